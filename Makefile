@@ -1,0 +1,43 @@
+# Two commands on a fresh Linux machine with git, make and Python 3.11 or newer: `make demo` and `make test`.
+# TORCH_SPEC chooses another torch build (TORCH_SPEC=torch==2.11.0 make demo); pip's own settings are honoured.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH_SPEC ?=
+
+.PHONY: demo test test-system lint bench install clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/bertnli demo --out runs/demo
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+test-system: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -q -m system $(PYTEST_ARGS)
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks
+
+install: $(VENV)/demo.stamp
+
+# The constraints pin the tested versions; one pip call installs everything, so that they are resolved together.
+$(VENV)/%.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("bertnli needs Python 3.11 or newer; found %s: give one as PYTHON=/path/to/python3" % sys.version.split()[0])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if [ -n "$(TORCH_SPEC)" ]; then grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; else cp constraints.txt $(VENV)/constraints.txt; fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt $(TORCH_SPEC) \
+		-e '.[train,export$(if $(filter test,$*),$(comma)test)]'
+	@touch $@
+	@if [ "$*" = test ]; then touch $(VENV)/demo.stamp; fi
+
+comma := ,
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,50 @@
+"""The errors a person can cause, and the exit codes they end in.
+
+Anything else that reaches the command line is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class BertnliError(Exception):
+    """One message a person can act on: what, found, expected, what to do.
+
+    `what` names the file, row or key. The other parts are left out where they would only repeat it.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        found: str | None = None,
+        expected: str | None = None,
+        do: str | None = None,
+    ):
+        parts = [what]
+        if found is not None:
+            parts.append(f"found {found}")
+        if expected is not None:
+            parts.append(f"expected {expected}")
+        if do is not None:
+            parts.append(do)
+        super().__init__("; ".join(parts))
+
+
+class InputError(BertnliError, ValueError):
+    """The input, the options or the environment are wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class RunError(BertnliError, RuntimeError):
+    """The work had started and failed (exit code 1)."""
+
+
+class Interrupted(BertnliError):
+    """The user (SIGINT, exit code 130) or a scheduler (SIGTERM, exit code 143) asked to stop; state is kept."""
+
+    def __init__(self, signal_number: int, what: str, *, do: str | None = None):
+        super().__init__(what, do=do)
+        self.exit_code = 128 + signal_number

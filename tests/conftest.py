@@ -1,0 +1,55 @@
+"""What the tests share: the real SNLI rows where they are at hand, and a cache that is nobody's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder with real SNLI rows: BERTNLI_TEST_DATA, else ../shared/data beside the repository."""
+    folder = Path(os.environ.get("BERTNLI_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "snli_1.0").is_dir():
+        pytest.skip("real SNLI rows are not at hand: name their folder in BERTNLI_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or fills the user's cache."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("BERTNLI_CACHE", str(cache))
+    return cache
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment for a child: with the repository importable, without the ranks that a test joined."""
+    ours = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return {**{name: value for name, value in os.environ.items() if name not in ours}, "PYTHONPATH": str(ROOT), **more}
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def bertnli(tmp_path: Path) -> Run:
+    """Runs the command as a user would, in `tmp_path`: `bertnli("train", "run.yaml", env={…})`."""
+
+    def run(
+        *arguments: object, env: dict[str, str] | None = None, **options: object
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [sys.executable, "-m", "bertnli.cli", *map(str, arguments)],
+            **{"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 240, **options},
+            env=environment(**(env or {})),
+        )
+
+    return run

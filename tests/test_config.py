@@ -1,0 +1,112 @@
+"""The run file: what is right loads, what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bertnli import config
+from bertnli.config import Holdout, RunConfig
+from bertnli.errors import InputError
+
+RUN = "model: minilm\ndata: {train: snli-100k, eval: {holdout: 2000}}\noutput: runs/x\nepochs: 2\n"
+
+
+def load(tmp_path: Path, text: str, *sets: str) -> RunConfig:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return config.load(path, sets)
+
+
+def test_defaults_and_overrides(tmp_path):
+    run = load(tmp_path, RUN, "learning_rate=2e-5", "data.eval=snli-dev", "checkpoint.keep=5", "labels=[a, b]")
+    assert run.data.eval == "snli-dev"
+    assert run.learning_rate == 2e-5  # YAML reads 2e-5 as text
+    assert run.checkpoint.keep == 5 and run.checkpoint.every_steps == 200
+    assert run.labels == ("a", "b")
+    assert load(tmp_path, RUN).data.eval == Holdout(holdout=2000)
+
+
+def test_resolved_run_file_reads_back_equal(tmp_path):
+    run = load(tmp_path, RUN, "data.label_names={0: entailment}", "deepspeed.zero_optimization.overlap_comm=true")
+    assert load(tmp_path, run.to_yaml()) == run
+    assert run.data.label_names == {"0": "entailment"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "said"),
+    [
+        (RUN + "learnin_rate: 1\n", (), "unknown key learnin_rate; did you mean learning_rate?"),
+        (RUN, ("data.skip_bad_row=true",), "unknown key data.skip_bad_row; did you mean data.skip_bad_rows?"),
+        (RUN, ("checkpoint.every=3",), "did you mean checkpoint.every_steps?"),
+        ("model: minilm\nepochs: 1\noutput: x\n", (), "key data is missing"),
+        (RUN, ("learning_rate=fast",), "key learning_rate: found 'fast'"),
+        (RUN, ("learning_rate=-1",), "key learning_rate: found -1"),
+        (RUN, ("learning_rate=.nan",), "key learning_rate"),
+        (RUN, ("max_steps=3",), "epochs or max_steps"),
+        (RUN, ("epochs=null",), "epochs or max_steps"),
+        (RUN, ("zero_stage=4",), "key zero_stage: found 4"),
+        (RUN, ("labels=[LABEL_0, LABEL_1]",), "placeholders"),
+        (RUN, ("learning_rate",), "expected KEY=VALUE"),
+        (RUN, ("=3",), "expected KEY=VALUE"),
+        (RUN + "epochs: 3\n", (), "line 5: the key 'epochs' a second time"),
+        ("- a\n- b\n", (), "expected a map of keys"),
+        ("a: [", (), "not a YAML file that can be read"),
+        ("a: 2020-13-45\n", (), "not a YAML file that can be read"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, sets, said):
+    with pytest.raises(InputError, match=r"run\.yaml|--set") as raised:
+        load(tmp_path, text, *sets)
+    assert said in str(raised.value)
+
+
+def test_missing_file_and_wrong_encoding(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        config.load(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9")
+    with pytest.raises(InputError, match="UTF-8"):
+        config.load(tmp_path / "latin.yaml")
+
+
+def test_batch_arithmetic_and_schedule(tmp_path):
+    run = load(tmp_path, RUN, "global_batch_size=32", "warmup=0.1")
+    assert run.steps_per_epoch(8000) == 250 and run.steps_per_epoch(8001) == 251
+    assert run.total_steps(8001) == 502
+    rates = [run.learning_rate_at(step, 500) for step in range(500)]
+    assert rates[0] == 0 and rates[50] == run.learning_rate == max(rates)
+    assert rates[25] == pytest.approx(run.learning_rate / 2)
+    assert rates[499] == pytest.approx(run.learning_rate / 450)
+    constant = load(tmp_path, RUN, "schedule=constant", "warmup=0")
+    assert {constant.learning_rate_at(step, 500) for step in range(500)} == {constant.learning_rate}
+
+
+def test_schedule_is_transformers(tmp_path):
+    import torch
+    from transformers import get_linear_schedule_with_warmup
+
+    run = load(tmp_path, RUN, "warmup=0.13")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=run.learning_rate)
+    schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=13, num_training_steps=100)
+    for step in range(100):
+        assert run.learning_rate_at(step, 100) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text() | st.binary().map(lambda data: data.decode("latin-1")),
+    key=st.text(max_size=8),
+    near=st.sampled_from(["", RUN, "data: ", "&a [*a]", "!!python/object:os.system ", "? [1]\n: 2\n"]),
+)
+def test_no_run_file_ends_in_a_traceback(tmp_path, text, key, near):
+    try:
+        load(tmp_path, (near + text).replace("\ud800", ""), f"{key}={text}")
+    except InputError as error:
+        assert str(error)
+    except UnicodeEncodeError:
+        pass  # the test's own writing of lone surrogates
