@@ -1,0 +1,99 @@
+"""Which pairs make up an optimizer step, and which rank takes which of them through the model.
+
+A step is a fixed set of pairs: a function of the seed and the step's number, of nothing else. So a run does not
+depend on the number of ranks, and a resumed run goes on exactly. Inside the step every rank gets nearly the same number
+of tokens and the same number of micro-batches, each of pairs of similar length laid end to end without padding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The endless sequence of global batches over `pairs` examples: epoch after epoch, each in an order of its own."""
+
+    pairs: int
+    global_batch_size: int
+    seed: int
+
+    def step(self, number: int) -> Indices:
+        """Indices of the pairs in optimizer step `number` (from 0); an epoch's last step may hold fewer pairs."""
+        epoch, place = divmod(number, math.ceil(self.pairs / self.global_batch_size))
+        start = place * self.global_batch_size
+        return _epoch_order(self.pairs, self.seed, epoch)[start : start + self.global_batch_size]
+
+
+@lru_cache(maxsize=1)
+def _epoch_order(pairs: int, seed: int, epoch: int) -> Indices:
+    return np.random.default_rng([seed, epoch]).permutation(pairs)
+
+
+def share(step: Indices, lengths: NDArray[np.integer], rank: int, world: int, max_tokens: int) -> list[Indices]:
+    """The micro-batches of one rank in one step, each sorted by length: `[micro_batches]` arrays of pair indices.
+
+    `lengths`: tokens of every pair of the corpus. Every rank gets the same number of micro-batches, so that
+    collective operations meet; one is empty where a step holds fewer pairs than there are places. A micro-batch holds
+    about `max_tokens` tokens at most (one pair always fits).
+    """
+    by_length = step[np.lexsort((step, lengths[step]))]
+    # Dealt in snake order (0 1 2 2 1 0 0 1 …), so no rank gets the longer pair of every round.
+    places = np.arange(len(by_length)) % (2 * world)
+    owner = np.minimum(places, 2 * world - 1 - places)
+    tokens = np.bincount(owner, weights=lengths[by_length], minlength=world)
+    count = max(1, math.ceil(tokens.max() / max_tokens))
+    mine = by_length[owner == rank]
+    # Cut where the running number of tokens passes each of `count` equal shares.
+    middles = np.cumsum(lengths[mine]) - lengths[mine] / 2
+    piece = np.minimum(middles * count // max(1.0, tokens[rank]), count - 1)
+    return [mine[piece == number] for number in range(count)]
+
+
+class TokenisedPairs(Protocol):
+    """Pairs in flat arrays: a corpus, or what a tokenizer has just made (`tokens.Encoded`)."""
+
+    @property
+    def ids(self) -> NDArray[np.int32]: ...  # [tokens]
+    @property
+    def offsets(self) -> NDArray[np.int64]: ...  # where a pair's tokens begin
+    @property
+    def lengths(self) -> NDArray[np.int32]: ...  # [pairs]
+    @property
+    def first_segment(self) -> NDArray[np.int32]: ...  # [pairs], tokens of [CLS] premise [SEP]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Pairs end to end: `input_ids` and `token_type_ids` int64 `[tokens]`, `lengths` int64 `[pairs]`."""
+
+    input_ids: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+def pack(pairs: TokenisedPairs, indices: Indices) -> PackedBatch:
+    """The pairs at `indices`, in that order, without padding."""
+    lengths = pairs.lengths[indices].astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    within = np.arange(lengths.sum()) - np.repeat(starts, lengths)  # a token's place in its pair
+    return PackedBatch(
+        input_ids=pairs.ids[np.repeat(pairs.offsets[indices], lengths) + within].astype(np.int64),
+        token_type_ids=(within >= np.repeat(pairs.first_segment[indices], lengths)).astype(np.int64),
+        lengths=lengths,
+    )
+
+
+def by_length(lengths: NDArray[np.integer], max_tokens: int) -> list[Indices]:
+    """All pairs, each once, in batches of similar length and about `max_tokens` tokens: for evaluation."""
+    order = np.argsort(lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    return np.split(order, np.flatnonzero(np.diff((ends - 1) // max_tokens)) + 1) if len(order) else []

@@ -1,0 +1,146 @@
+"""Line charts as numbers: where every tick and line of an SVG stands; templates/charts.html.j2 draws them.
+
+No plotting library: this way a chart follows the reader's light or dark theme, keeps its text readable on a phone,
+tells a screen reader what its curves do, and costs no import.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 400, 230  # of the drawing, in the SVG's own units
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 40  # margins around the plot
+_MOST_POINTS = 300  # of a line; more cannot be told apart at this size
+_SMOOTH = 0.05  # share of all points in the window of a moving mean
+
+Look = Literal["line", "faint", "marks"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve: finite `values` at rising `steps`."""
+
+    name: str
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+    look: Look = "line"
+
+    @classmethod
+    def of(cls, name: str, rows: Sequence[Mapping[str, Any]], key: str, look: Look = "line") -> Series:
+        """The values of `key` in rows of metrics.jsonl; of a step done again after a resume, the last one."""
+        found = {row["step"]: row[key] for row in rows if isinstance(row.get(key), int | float)}
+        steps = sorted(step for step, value in found.items() if math.isfinite(value))
+        return cls(name, np.array(steps, float), np.array([found[step] for step in steps], float), look)
+
+    def smoothed(self, name: str) -> Series:
+        """The centred moving mean, over fewer points towards both ends."""
+        count = len(self.values)
+        half = int(_SMOOTH * count / 2)
+        sums = np.concatenate([[0.0], np.cumsum(self.values)])
+        places = np.arange(count)
+        start, stop = np.maximum(places - half, 0), np.minimum(places + half + 1, count)
+        return Series(name, self.steps, (sums[stop] - sums[start]) / (stop - start))
+
+    def thinned(self) -> Series:
+        """The same curve in no more points than can be seen, each the mean of its neighbours."""
+        if len(self.steps) <= _MOST_POINTS:
+            return self
+        size = math.ceil(len(self.steps) / _MOST_POINTS)
+        starts = np.arange(0, len(self.steps), size)
+        sizes = np.diff(starts, append=len(self.steps))
+        return replace(
+            self,
+            steps=np.add.reduceat(self.steps, starts) / sizes,
+            values=np.add.reduceat(self.values, starts) / sizes,
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    name: str
+    look: Look
+    last: str  # the value at the last step
+    points: Sequence[tuple[float, float]]  # x, y in the drawing
+
+
+@dataclass(frozen=True)
+class Chart:
+    """All that the template needs; positions are in the drawing's units, y downwards."""
+
+    title: str
+    description: str  # what the curves do, for who does not see them
+    x_ticks: Sequence[tuple[float, str]]
+    y_ticks: Sequence[tuple[float, str]]
+    lines: Sequence[Line]
+
+
+def chart(title: str, series: Sequence[Series], *, from_zero: bool = False, percent: bool = False) -> Chart | None:
+    """One chart of several curves from step 0 on; None if no curve has a value."""
+    series = [one for one in series if len(one.values)]
+    if not series:
+        return None
+    drawn = [one.thinned() for one in series]
+    last = max(1.0, *(one.steps[-1] for one in series))
+    low = 0.0 if from_zero else min(one.values.min() for one in drawn)
+    y_ticks = ticks(low, max(one.values.max() for one in drawn), 5)
+    x_ticks = [tick for tick in ticks(0, last, 5) if tick <= last and tick == round(tick)]
+
+    def across(step: float) -> float:
+        return round(LEFT + step / last * (WIDTH - LEFT - RIGHT), 1)
+
+    def down(value: float) -> float:
+        share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return round(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), 1)
+
+    def text(value: float, figures: int = 3) -> str:
+        return f"{number(100 * value, figures)}%" if percent else number(value, figures)
+
+    def described(one: Series) -> str:
+        return (
+            f"{one.name}: {text(one.values[0])} at step {number(one.steps[0])}, {text(one.values[-1])} at step "
+            f"{number(one.steps[-1])}; lowest {text(one.values.min())}, highest {text(one.values.max())}."
+        )
+
+    return Chart(
+        title=title,
+        description=" ".join(described(one) for one in series if one.look != "faint"),
+        x_ticks=[(across(tick), number(tick)) for tick in x_ticks],
+        y_ticks=[(down(tick), text(tick, 4)) for tick in y_ticks],
+        lines=[
+            Line(
+                one.name,
+                one.look,
+                text(one.values[-1]),
+                [(across(x), down(y)) for x, y in zip(less.steps, less.values, strict=True)],
+            )
+            for one, less in zip(series, drawn, strict=True)
+        ],
+    )
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers around `low` to `high`, evenly apart by 1, 2 or 5 times a power of ten."""
+    least = max(abs(low), abs(high)) / 100 or 1.0  # closer ones would all read the same in four figures
+    if high - low < least:
+        low, high = (low + high - least) / 2, (low + high + least) / 2
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    apart = power * next(times for times in (1, 2, 5, 10) if times * power >= 0.999 * rough)
+    numbers = range(math.floor(low / apart + 1e-9), math.ceil(high / apart - 1e-9) + 1)
+    return [float(f"{index * apart:.12g}") for index in numbers]  # 0.3, not 0.30000000000000004
+
+
+def number(value: float, figures: int = 3) -> str:
+    """A few figures, as people write them: 12,000, 0.853, 5e-5."""
+    if abs(value) >= 1000 or value == round(value):
+        return f"{value:,.0f}"
+    if abs(value) >= 1e-3:
+        return f"{value:.{figures}g}"
+    mantissa, _, exponent = f"{value:.{figures - 1}e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

@@ -1,0 +1,326 @@
+"""The command `bertnli`: one thin function for each command, with the heavy imports inside."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bertnli.errors import BertnliError, InputError, Interrupted
+
+app = typer.Typer(
+    help="Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.",
+    epilog="Start with: bertnli demo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on the last line.")]
+Arch = Annotated[str | None, typer.Option(help="bert.small or bert.base, for d2l weights given as a path.")]
+Labels = Annotated[
+    str | None, typer.Option(help="Label names in the model's order, comma-separated, where its config has LABEL_0, ….")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Premise = Annotated[str | None, typer.Option(help="Name of the premise column.")]
+Hypothesis = Annotated[str | None, typer.Option(help="Name of the hypothesis column.")]
+Label = Annotated[str | None, typer.Option(help="Name of the label column.")]
+
+
+@app.callback()
+def _every_command(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    """Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs."""
+
+
+@app.command(epilog="Example: bertnli demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run, the bundle, the scores and the report.")] = Path(
+        "runs/demo"
+    ),
+    as_json: Json = False,
+) -> None:
+    """The whole path on real data: fetch, train, evaluate, export, verify, score a file."""
+    from bertnli.demo import run
+
+    _finish(run(out), as_json)
+
+
+@app.command(epilog="Example: bertnli fetch minilm")
+def fetch(
+    name: Annotated[str | None, typer.Argument(help="A name from --list, or a model's hub id (org/name).")] = None,
+    to: Annotated[Path | None, typer.Option(help="Put a copy into this folder as well.")] = None,
+    source: Annotated[str | None, typer.Option("--from", help="Take it from this file or address.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Show the names.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A named data set or pretrained model, checksummed, resumable, into the cache."""
+    from bertnli import catalog
+    from bertnli.fetch import fetch as fetch_name
+
+    if show_list:
+        for row in catalog.describe():
+            print(f"{row['name']:<18} {row['kind']:<8} {row['licence']:<14} {row['about']}")
+        return
+    if name is None:
+        raise InputError("fetch: no name given", do="see the names with: bertnli fetch --list")
+    path = fetch_name(name, to=to, source=source)
+    _finish({"path": str(path)}, as_json)
+
+
+@app.command(epilog="Example: bertnli train run.yaml --set learning_rate=2e-5 --ranks 2")
+def train(
+    run_file: Annotated[str, typer.Argument(metavar="RUN.yaml")],
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Processes; left out, one for each device.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune on this machine as the run file says; the same command goes on with a run that was stopped."""
+    from bertnli import config
+
+    config.load(run_file, sets or [])  # what is wrong with the run file shows before torch is loaded
+    _need("torch", "train")
+    import torch
+
+    devices = torch.cuda.device_count()
+    ranks = ranks or max(1, devices)
+    if devices and ranks > devices:
+        raise InputError("--ranks", found=str(ranks), expected=f"{devices} at most, a GPU each")
+    arguments = [run_file, *(part for assignment in sets or [] for part in ("--set", assignment))]
+    arguments += ["--json"] * as_json + ["--debug"] * _debug()
+    if ranks == 1:
+        from bertnli import train as training
+
+        raise typer.Exit(training.main(arguments))
+    from launch import local
+
+    raise typer.Exit(local.run(ranks, arguments))
+
+
+@app.command(name="eval", epilog="Example: bertnli eval runs/snli/model snli-test --report runs/snli/test")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model folder, a d2l folder or zip, a bundle, or a fetched name.")],
+    data: Annotated[str, typer.Argument(help="A labelled file, or a fetched name.")],
+    report: Annotated[Path | None, typer.Option(help="Write report.html and evaluation.json into this folder.")] = None,
+    arch: Arch = None,
+    labels: Labels = None,
+    device: Device = "auto",
+    premise: Premise = None,
+    hypothesis: Hypothesis = None,
+    label: Label = None,
+    skip_bad_rows: Annotated[bool, typer.Option(help="Leave out rows that cannot be used, and count them.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
+    from bertnli.evaluate import evaluate as measure
+    from bertnli.fetch import resolve_data
+    from bertnli.pairs import Columns, PairFile
+    from bertnli.progress import progress
+
+    predictor = _predictor(model, arch, labels, device)
+    reads_parse = predictor.tokenizer.settings.reads_parse
+    file = PairFile(resolve_data(data), columns=Columns(premise, hypothesis, label), prefer_parse=reads_parse)
+    with progress("pairs") as show:
+        found = measure(
+            predictor, file, skip_bad_rows=skip_bad_rows, progress=lambda done, total: show(done, "evaluated")
+        ).to_json()
+    if report is not None:
+        _write_evaluation(report, model, data, found)
+    low, high = found["accuracy_interval"]
+    print(f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows")
+    print(f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s")
+    for name, row in zip(found["labels"], found["confusion"], strict=True):
+        print(f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True)))
+    if as_json:
+        print(json.dumps(found))
+
+
+@app.command(epilog="Example: bertnli export runs/snli/model bundle --verify snli-test")
+def export(
+    model: Annotated[str, typer.Argument(help="A model folder, a d2l folder or zip, or a fetched name.")],
+    out: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    verify: Annotated[str | None, typer.Option(metavar="DATA", help="Real rows for the parity check.")] = None,
+    arch: Arch = None,
+    labels: Labels = None,
+    allow_unfused: Annotated[bool, typer.Option(help="Accept a graph whose attention is not fused.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Checkpoint to ONNX bundle: attention fused and counted, parity-checked, or nothing is left."""
+    _need("onnxscript", "export")
+    from bertnli import catalog
+    from bertnli.fetch import resolve_data
+    from bertnli.pairs import PairFile
+    from export.build import export_bundle
+
+    source = _pretrained(model, arch, labels)
+    rows = None
+    if verify is not None:
+        rows = PairFile(resolve_data(verify), prefer_parse=source.tokenizer.settings.reads_parse)
+    entry = catalog.lookup(model)
+    summary = export_bundle(
+        source,
+        out,
+        precision=precision,
+        verify_data=rows,
+        allow_unfused=allow_unfused,
+        force=force,
+        name=model,
+        licence=entry.licence if entry else None,
+        disclosure=entry.disclosure if entry else None,
+    )
+    _finish(summary, as_json)
+
+
+@app.command(epilog="Example: bertnli verify bundle --data snli-test")
+def verify(
+    bundle: Annotated[Path, typer.Argument()],
+    data: Annotated[str | None, typer.Option(help="A labelled file or fetched name, for the accuracy.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The bundle's checksums, and its logits on this machine's device against the checkpoint's."""
+    from bertnli.fetch import resolve_data
+    from export.verify import verify as check
+
+    _finish(check(bundle, None if data is None else resolve_data(data), device=device), as_json)
+
+
+@app.command(epilog="Example: bertnli score bundle pairs.tsv scores.tsv")
+def score(
+    bundle: Annotated[Path, typer.Argument()],
+    input: Annotated[
+        str, typer.Argument(help=".tsv .csv .jsonl .parquet, .gz or .zst of the text ones; - with --format.")
+    ],
+    output: Annotated[str, typer.Argument(help="The same formats, by its name; - for standard output.")],
+    device: Device = "auto",
+    strict: Annotated[bool, typer.Option(help="Stop at the first row that cannot be scored.")] = False,
+    restart: Annotated[bool, typer.Option(help="Start over, whatever is there.")] = False,
+    premise: Premise = None,
+    hypothesis: Hypothesis = None,
+    label: Label = None,
+    prefix: Annotated[str, typer.Option(help="Put this before the names of the added columns.")] = "",
+    format: Annotated[str | None, typer.Option(help="tsv, csv or jsonl, where - is the input or the output.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a file: every input row has one output row, in order; the same command goes on after a kill."""
+    from bertnli.fetch import resolve_data
+    from bertnli.pairs import Columns
+    from bertnli.progress import progress
+    from export.score import score_file
+
+    with progress("rows") as show:
+        summary = score_file(
+            bundle,
+            input if input == "-" else resolve_data(input),
+            output,
+            device=device,
+            strict=strict,
+            restart=restart,
+            columns=Columns(premise, hypothesis, label),
+            prefix=prefix,
+            input_format=format if input == "-" else None,
+            output_format=format if output == "-" else None,
+            progress=show,
+        )
+    # With scores on standard output, the summary has to go elsewhere.
+    _finish(summary, as_json, file=sys.stderr if output == "-" else sys.stdout)
+
+
+def main() -> None:
+    """The console script: every error a person can cause is one message and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
+    except BertnliError as error:
+        if _debug():
+            raise
+        print(f"bertnli: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted(number, "interrupted")
+
+
+def _debug() -> bool:
+    return "--debug" in sys.argv
+
+
+def _need(module: str, extra: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f"this needs {module}, which is not installed", do=f"pip install 'bertnli[{extra}]'")
+
+
+def _pretrained(model: str, arch: str | None, labels: str | None) -> Any:
+    """The checkpoint, HF folder or d2l weights that a person named."""
+    _need("torch", "train")
+    from bertnli import pretrained
+    from bertnli.fetch import resolve
+    from bertnli.model import D2L_ARCHITECTURES
+
+    names = None if labels is None else [name.strip() for name in labels.split(",")]
+    return pretrained.load(
+        resolve(model, "model"), arch=arch or (model if model in D2L_ARCHITECTURES else None), labels=names
+    )
+
+
+def _predictor(model: str, arch: str | None, labels: str | None, device: str) -> Any:
+    """Something with `labels`, `tokenizer` and `logits`: an ONNX bundle's session, or a checkpoint in torch."""
+    if (Path(model) / "manifest.json").is_file():
+        from export.scorer import Scorer
+
+        return Scorer(model, device=device)
+    source = _pretrained(model, arch, labels)
+    if not source.has_classifier:
+        raise InputError(f"model {model}: no classifier in it", do="train it first: bertnli train RUN.yaml")
+    from bertnli.predictor import TorchPredictor
+
+    return TorchPredictor(source.build(), source.tokenizer, device)
+
+
+def _write_evaluation(folder: Path, model: str, data: str, found: dict[str, Any]) -> None:
+    from bertnli import report
+    from bertnli.files import write_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    low, high = found["accuracy_interval"]
+    report.write_report(
+        folder / "report.html",
+        title=f"{model} on {data}",
+        figures={
+            "Accuracy": f"{found['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {found['rows']:,} rows",
+            "Speed": f"{found['pairs_per_second']:.1f} pairs/s",
+        },
+        evaluations={data: found},
+        provenance=report.provenance(),
+        notes=report.notes_about(model, [data]),
+    )
+    write_text(folder / "evaluation.json", json.dumps(found, indent=1))
+
+
+def _finish(summary: dict[str, Any], as_json: bool, file: Any = None) -> None:
+    """The summary for a person, and as one JSON line if asked for."""
+    for key, value in summary.items():
+        if isinstance(value, float):
+            print(f"{key}: {value:.4g}", file=file)
+        elif not isinstance(value, (dict, list)):
+            print(f"{key}: {value}", file=file)
+    if as_json:
+        print(json.dumps(summary), file=file)
+
+
+if __name__ == "__main__":
+    main()

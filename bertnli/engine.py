@@ -1,0 +1,250 @@
+"""DeepSpeed and the ranks of a job: the only file that knows either.
+
+Everything else that depends on ranks takes `rank` and `world` as arguments and reads the same with one process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Before deepspeed asks for a device: without this it probes for other vendors' libraries and logs about each.
+import torch
+
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed
+import deepspeed.comm as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from torch import Tensor, nn
+
+from bertnli.errors import InputError
+
+# DeepSpeed's CPU collectives are a C++ extension compiled at first use: without a compiler the job dies, with one the
+# first run takes minutes and a kill in the middle leaves a lock that later runs wait on for ever. gloo serves instead.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as torch.optim names them
+
+
+class Ranks:
+    """This process among those of the job; joins them when made.
+
+    rank, world: of the job; local_rank: of this host; device: what this process computes on.
+    """
+
+    def __init__(self) -> None:
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        if "RANK" not in os.environ:
+            os.environ.update(alone, MASTER_PORT=str(free_port()))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        cuda = torch.cuda.is_available()
+        if cuda and self.local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"rank {os.environ['RANK']} has no device of its own",
+                found=f"{torch.cuda.device_count()} GPUs on this host",
+                expected=f"{self.local_rank + 1} or more",
+                do="start fewer ranks a host",
+            )
+        deepspeed.init_distributed(
+            dist_backend="nccl" if cuda else "gloo",
+            auto_mpi_discovery="OMPI_COMM_WORLD_RANK" in os.environ,
+            verbose=False,
+        )
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.device = torch.device("cuda", self.local_rank) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(self.device)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all ranks, in float64. Waits for the device and for every rank."""
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(total)
+        return total.tolist()
+
+    def barrier(self) -> None:
+        """Every rank waits here for the others."""
+        if self.world > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def free_port() -> int:
+    """A TCP port of this host that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`auto` as bf16 where the device computes in it, else fp16 on a GPU, else fp32; others checked and kept.
+
+    Raises InputError for a precision the device does not have.
+    """
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if precision == "auto":
+        return "bf16" if bf16 else "fp16" if device.type == "cuda" else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision: fp16", found="a CPU, which trains in fp32 or bf16 only", do="set precision: auto")
+    if precision == "bf16" and device.type == "cuda" and not bf16:
+        raise InputError("precision: bf16", found=torch.cuda.get_device_name(device), do="set precision: fp16")
+    return precision
+
+
+class Engine:
+    """A model under DeepSpeed's engine: forward, backward, step; its state by parameter name, whatever the stage."""
+
+    def __init__(self, model: nn.Module, settings: dict[str, Any], weight_decay: float, ranks: Ranks):
+        """`settings`: as `deepspeed_config` gives them."""
+        self.ranks = ranks
+        # Norms and biases are not decayed (Devlin et al. 2018, the released optimization.py).
+        decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+        kept = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        # No learning rate until `step` gives one: some wrappers take a step with zero gradients while they set up.
+        adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model.to(ranks.device), optimizer=adamw, config=settings
+        )
+        self._adamw = adamw if self._optimizer is adamw else self._optimizer.optimizer
+        self._make_state()
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        return self._engine(*inputs)
+
+    def train(self) -> None:
+        self._engine.train()
+
+    def eval(self) -> None:
+        self._engine.eval()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, this rank's share of the step's mean loss.
+
+        DeepSpeed divides by the number of ranks, so multiplied by it here; its division by accumulation steps is off.
+        """
+        self._engine.backward(loss * self.ranks.world, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> None:
+        """End the optimizer step: reduce gradients over the ranks, clip, update, zero."""
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """fp32 weights and AdamW's moments as `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, on the CPU.
+
+        Independent of the number of ranks and the ZeRO stage. Every rank must call it; each gets the whole.
+        """
+        return {f"{kind}/{name}": tensor for name, parts in self._full_tensors() for kind, tensor in parts.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The fp32 weights by name, on the CPU. Every rank must call it."""
+        return {name: parts["weight"] for name, parts in self._full_tensors(moments=False)}
+
+    def load_state(self, state: Mapping[str, Tensor], steps: int) -> None:
+        """Take on what `state` returned after `steps` optimizer steps, on any number of ranks and any ZeRO stage."""
+        for name, parameter in self._engine.module.named_parameters():
+            for kind in ("weight", *MOMENTS):
+                self._set_full(parameter, kind, state[f"{kind}/{name}"])
+        self._set_steps(steps)
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _make_state(self) -> None:
+        """AdamW's state, zero, before the first step, so that a checkpoint can be loaded into it.
+
+        torch makes it in the first step; some of DeepSpeed's wrappers take one with zero gradients while they set up,
+        which must not count.
+        """
+        updated = getattr(
+            self._optimizer, "fp32_partitioned_groups_flat", None
+        )  # ZeRO-3 empties the groups between steps
+        if updated is None:
+            updated = [tensor for group in self._adamw.param_groups for tensor in group["params"]]
+        for tensor in updated:
+            self._adamw.state[tensor] = {
+                "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
+                **{kind: torch.zeros_like(tensor, requires_grad=False) for kind in MOMENTS},
+            }
+        link = getattr(self._optimizer, "_lazy_init_hp_params_optimizer_state", None)  # ZeRO-1 and 2
+        if link is not None:
+            link()
+
+    def _set_steps(self, steps: int) -> None:
+        for state in self._adamw.state.values():
+            state["step"].fill_(steps)
+
+    def _full_tensors(self, moments: bool = True):
+        kinds = ("weight", *(MOMENTS if moments else ()))
+        for name, parameter in self._engine.module.named_parameters():
+            yield name, {kind: self._get_full(parameter, kind).detach().to("cpu", copy=True) for kind in kinds}
+
+    def _get_full(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        own = self._unsharded(parameter)
+        if own is not None:
+            return own if kind == "weight" else self._adamw.state[own][kind]
+        if kind == "weight":
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, kind)
+
+    def _set_full(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+        own = self._unsharded(parameter)
+        if own is not None:
+            target = own if kind == "weight" else self._adamw.state[own][kind]
+            target.data.copy_(value)
+            if kind == "weight" and own is not parameter:
+                parameter.data.copy_(value)
+        elif hasattr(parameter, "ds_id"):  # ZeRO-3
+            local = self._partition(parameter, value)
+            if kind != "weight":
+                safe_set_local_optimizer_state(parameter, local, kind)
+                return
+            safe_set_local_fp32_param(parameter, local)
+            # That was the master copy; the working copy is in parts as well.
+            with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0):
+                parameter.data.copy_(value)
+        elif kind == "weight":
+            safe_set_full_fp32_param(parameter, value.to(self.ranks.device))
+            parameter.data.copy_(value)
+        else:
+            safe_set_full_optimizer_state(parameter, value.to(self.ranks.device), kind)
+
+    def _partition(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
+        """This rank's part of `value` under ZeRO-3: equal parts, the last filled up.
+
+        DeepSpeed's own safe_set_full_* cut without filling up and fail on sizes that the ranks do not divide.
+        """
+        size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+        filled = torch.zeros(size * self.ranks.world)
+        filled[: value.numel()] = value.flatten()
+        return filled[size * self.ranks.rank :][:size].to(self.ranks.device)
+
+    def _unsharded(self, parameter: nn.Parameter) -> Tensor | None:
+        """The tensor AdamW updates for `parameter` where each rank holds it whole (ZeRO-0), else None."""
+        if self._optimizer is self._adamw:
+            return parameter
+        if hasattr(self._optimizer, "fp32_groups") and hasattr(self._optimizer, "fp16_groups"):
+            return self._masters().get(parameter)
+        return None
+
+    def _masters(self) -> dict[nn.Parameter, Tensor]:
+        """fp16 at ZeRO-0: DeepSpeed's fp32 copies by the parameter they belong to."""
+        pairs = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
+        return {low: full for lows, fulls in pairs for low, full in zip(lows, fulls, strict=True)}

@@ -1,0 +1,64 @@
+"""Ctrl-C and a scheduler's SIGTERM: noted until it suits, or passed on to a child, so that state is kept."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """While entered, SIGINT and SIGTERM are only noted in `signal` (0: none came); a second SIGINT ends at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def run_child(
+    command: Sequence[str], *, environment: Mapping[str, str] | None = None, capture: bool = False
+) -> tuple[int, str]:
+    """Run a command to its end, however it is interrupted meanwhile: signals to us are passed on to it, once.
+
+    Returns its exit code (128 + signal where one ended it or was passed on and it did not succeed) and, with
+    `capture`, its standard output.
+    """
+    # In a session of its own, so that Ctrl-C on the terminal reaches it through us only.
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE if capture else None, text=True, start_new_session=True
+    )
+    received = 0
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = number
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        output, _ = process.communicate()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    code = process.returncode
+    if code and received:
+        return 128 + received, output or ""
+    return code if code >= 0 else 128 - code, output or ""

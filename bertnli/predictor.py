@@ -1,0 +1,47 @@
+"""A classifier in torch as something to ask: sentence pairs in, logits out. For evaluation and parity checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bertnli.attention import Packed
+from bertnli.batches import PackedBatch, by_length, pack
+from bertnli.errors import InputError
+from bertnli.model import PairClassifier
+from bertnli.tokens import PairTokenizer
+
+MAX_TOKENS = {"cpu": 2048, "cuda": 65_536}  # of a batch; more gains nothing on that device
+
+
+class TorchPredictor:
+    """Runs a model in fp32 on `device`: `cpu`, `cuda`, or `auto` for a GPU if there is one."""
+
+    def __init__(self, model: PairClassifier, tokenizer: PairTokenizer, device: str = "auto"):
+        if device not in ("auto", "cpu", "cuda"):
+            raise InputError("--device", found=device, expected="auto, cpu or cuda")
+        there = torch.cuda.is_available()
+        if device == "cuda" and not there:
+            raise InputError("--device cuda", found="no GPU that torch can use", do="give --device cpu")
+        self.device = torch.device("cuda" if there and device != "cpu" else "cpu")
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.labels = model.config.labels
+
+    @torch.inference_mode()
+    def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
+        """`[pairs, labels]`, in the order given."""
+        encoded = self.tokenizer.encode(premises, hypotheses)
+        result = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
+        for indices in by_length(encoded.lengths, MAX_TOKENS[self.device.type]):
+            result[indices] = self.model(*to_device(pack(encoded, indices), self.device)).float().cpu().numpy()
+        return result
+
+
+def to_device(batch: PackedBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, Packed]:
+    """The model's three inputs for a packed batch."""
+    layout = Packed(batch.lengths.tolist(), device)
+    return torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.token_type_ids).to(device), layout

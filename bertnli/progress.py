@@ -1,0 +1,39 @@
+"""How far a long piece of work is: a bar on a terminal, plain lines in a log. Always on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_LINE_EVERY = 10.0  # seconds between two lines in a log
+
+Update = Callable[[int, str], None]
+"""Called with how many are done and a few words on how it goes."""
+
+
+@contextmanager
+def progress(what: str, total: int | None = None, *, quiet: bool = False, start: int = 0) -> Iterator[Update]:
+    """Yields the function to report with; `total` is None where it is not known, `start` what was done before."""
+    if quiet:
+        yield lambda done, note: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (what, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=total, completed=start, note="")
+            yield lambda done, note: bar.update(task, completed=done, note=note)
+    else:
+        said = time.monotonic() - _LINE_EVERY
+
+        def line(done: int, note: str) -> None:
+            nonlocal said
+            if done == total or time.monotonic() - said >= _LINE_EVERY:
+                said = time.monotonic()
+                of = f"/{total}" if total is not None else ""
+                print(f"{what} {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+
+        yield line

@@ -1,0 +1,72 @@
+"""The folder of a training run: `run.yaml`, `metrics.jsonl`, `checkpoints/`, `report.html`, and the result in `model/`.
+
+The same command on the same folder goes on with an unfinished run and refuses a finished one; another run's folder is
+refused with the keys that differ.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bertnli import config as run_files
+from bertnli.config import RunConfig
+from bertnli.errors import InputError
+from bertnli.files import write_text
+
+# What does not change the result may differ when a run goes on.
+_FREE = ("checkpoint", "tensorboard")
+
+
+class RunFolder:
+    """Paths inside a run's folder, and whose run it is."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.run_file = self.path / "run.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.report = self.path / "report.html"
+        self.model = self.path / "model"
+
+    @property
+    def finished(self) -> bool:
+        """`model/` is renamed into place when all else is done."""
+        return self.model.is_dir()
+
+    def check(self, config: RunConfig) -> None:
+        """Raises InputError if the folder holds a finished run, another run, or somebody's other files."""
+        if self.finished:
+            raise InputError(
+                f"output {self.path}", found="a finished run", do="give another output, or remove the folder first"
+            )
+        if not self.run_file.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise InputError(f"output {self.path}", found="other files", expected="a new or empty folder")
+            return
+        before, now = (run.model_dump(exclude=set(_FREE)) for run in (run_files.load(self.run_file), config))
+        differing = [key for key in now if now[key] != before[key]]
+        if differing:
+            raise InputError(
+                f"output {self.path}: holds an unfinished run with other settings",
+                found="; ".join(f"{key}: {before[key]!r} there, {now[key]!r} now" for key in differing),
+                do="give the same settings to go on with it, or another output",
+            )
+
+    def claim(self, config: RunConfig) -> None:
+        """Make the folder and write `run.yaml`; call it on one rank, after `check`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.run_file, config.to_yaml())
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file, none if there is no file; a last line cut short by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

@@ -1,0 +1,1 @@
+"""Starting a training job's processes: on this machine, and on many hosts."""

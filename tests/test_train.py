@@ -1,0 +1,292 @@
+"""Training: the same run whatever the ranks and however often it dies; every pair once; nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+from bertnli import config as run_files
+from bertnli import train as training
+from bertnli.errors import InputError, RunError
+from bertnli.runfolder import read_metrics
+from tests import tiny
+from tests.conftest import environment
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    """One process group for all runs of this module: a process can join only one."""
+    joined = training.Ranks()
+    yield joined
+    joined.close()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run file for a tiny model: `run(epochs=1, …)` gives its path; keys may be dotted."""
+    tiny.hf_folder(tmp_path / "start")
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(400)))
+
+    def make(name: str = "run", **keys) -> Path:
+        content = {
+            "model": str(tmp_path / "start"),
+            "data": {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 60}},
+            "output": str(tmp_path / name),
+            "max_steps": 12,
+            "global_batch_size": 16,
+            "learning_rate": 1e-3,
+            "precision": "fp32",
+            "tensorboard": False,
+            **keys,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return make
+
+
+def train(path: Path, ranks, **sets) -> dict:
+    config = run_files.load(path, [f"{key}={value}" for key, value in sets.items()])
+    return training.train(config, ranks, say=lambda line: None)
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "model" / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, run, ranks):
+    keys = {"tensorboard": True, "dropout": 0.0, "learning_rate": 5e-3}
+    summary = train(run(max_steps=60, **keys), ranks, **{"data.max_train_pairs": 16})
+    out = tmp_path / "run"
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("checkpoints", "metrics.jsonl", "model", "report.html", "run.yaml", "tensorboard")
+    ]
+    files = {path.name for path in (out / "model").iterdir()}
+    assert files == {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {"output", "model", "steps", "pairs_per_second"} <= summary.keys() and summary["steps"] == 60
+    rows = read_metrics(out / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 61))
+    assert [row["step"] for row in rows if "eval_loss" in row][-1] == 60
+    assert np.mean(losses(out)[-5:]) < np.mean(losses(out)[:5]) / 2  # it learns 16 pairs by heart
+    assert run_files.load(out / "run.yaml").max_steps == 60
+    assert any((out / "tensorboard").iterdir())
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path, run, ranks):
+    path = run(max_steps=2)
+    train(path, ranks)
+    before = weights(tmp_path / "run")
+    with pytest.raises(InputError, match="a finished run; give another output"):
+        train(path, ranks)
+    assert same(before, weights(tmp_path / "run"))
+
+
+def test_another_runs_folder_and_foreign_files_are_refused(tmp_path, run, ranks):
+    path = run()
+    config = run_files.load(path)
+    folder = training.RunFolder(config.output)
+    folder.claim(config)
+    folder.check(config)
+    with pytest.raises(InputError, match=r"learning_rate: 0\.001 there, 0\.002 now"):
+        folder.check(run_files.load(path, ["learning_rate=0.002"]))
+    folder.check(run_files.load(path, ["checkpoint.keep=9"]))  # does not change the result
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="other files"):
+        train(run(), ranks, output=tmp_path / "other")
+
+
+def test_loss_is_the_mean_over_the_step_whatever_the_micro_batches(tmp_path, run, ranks):
+    for name, tokens in (("whole", 100_000), ("cut", 60)):
+        train(run(name, dropout=0.0, micro_batch_tokens=tokens), ranks)
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert len(set(losses(tmp_path / "cut"))) > 6
+
+
+def test_stages_of_zero_train_the_same(tmp_path, run, ranks):
+    for stage in (0, 1, 2, 3):
+        train(run(f"z{stage}", dropout=0.0, zero_stage=stage), ranks)
+        assert losses(tmp_path / f"z{stage}") == pytest.approx(losses(tmp_path / "z0"), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, precision, monkeypatch):
+    """Dropout on: whatever is random must come back too."""
+    straight = run("straight", precision=precision, checkpoint={"every_steps": 4})
+    train(straight, ranks)
+    stopped = run("stopped", precision=precision, checkpoint={"every_steps": 4})
+
+    class CrashError(Exception):
+        pass
+
+    sent = 0
+
+    def crash_at_ten(*arguments, **options):
+        nonlocal sent
+        sent += 1
+        if sent == 10:
+            raise CrashError
+        return share(*arguments, **options)
+
+    share = training.share
+    monkeypatch.setattr(training, "share", crash_at_ten)
+    with pytest.raises(CrashError):
+        train(stopped, ranks)
+    monkeypatch.undo()
+    monkeypatch.setenv("BERTNLI_CACHE", str(tmp_path / "cache"))
+    assert not (tmp_path / "stopped" / "model").exists()
+    train(stopped, ranks)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, run, ranks):
+    with pytest.raises(RunError, match=r"step \d+: the loss is (nan|inf)"):
+        train(run(max_grad_norm=0.0, weight_decay=0.0, warmup=0.0, schedule="constant"), ranks, learning_rate=1e30)
+
+
+def test_bad_rows_are_refused_or_skipped_and_counted(tmp_path, run, ranks):
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write("not json\n")
+    with pytest.raises(InputError, match=r"1 bad row of 401.*row 401.*data\.skip_bad_rows"):
+        train(run(), ranks)
+    lines: list[str] = []
+    training.train(run_files.load(run(max_steps=1), ["data.skip_bad_rows=true"]), ranks, say=lines.append)
+    assert any("and 1 bad rows left out" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ({"data.eval.holdout": 400}, "data.eval.holdout"),
+        ({"model": "minlm"}, "minilm"),
+        ({"data.train": "snli-100"}, "snli-100k"),
+        ({"precision": "fp16"}, "precision: auto"),
+        ({"deepspeed.train_batch_size": 3}, "global_batch_size"),
+        ({"deepspeed.zero_optimization.stage": 2}, "zero_stage"),
+        ({"deepspeed.bf16": "{enabled: true}"}, "precision"),
+        ({"arch": "bert.small"}, "--arch"),
+        ({"max_length": 4096}, "max_length"),
+        ({"labels": "[contradiction, neutral, entailment]"}, "entailment"),
+    ],
+)
+def test_what_cannot_run_says_so_before_it_starts(tmp_path, run, ranks, sets, said):
+    with pytest.raises(InputError) as raised:
+        train(run(), ranks, **sets)
+    assert said in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_d2l_trains_and_its_folder_trains_again(tmp_path, run, ranks):
+    tiny.d2l_folder(tmp_path / "book", arch="bert.small")
+    train(run("first", model=str(tmp_path / "book"), arch="bert.small", max_steps=2), ranks)
+    config = json.loads((tmp_path / "first" / "model" / "config.json").read_text())
+    assert config["model_type"] == "d2l-bert" and config["num_attention_heads"] == 4
+    assert list(config["id2label"].values()) == ["entailment", "contradiction", "neutral"]
+    train(run("second", model=str(tmp_path / "first" / "model"), max_steps=2), ranks)
+
+
+# ------------------------------------------------------------------------------------- whole processes
+
+
+def start(bertnli_arguments: list[object], cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bertnli.cli", *map(str, bertnli_arguments)]
+    return subprocess.Popen(command, cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if len(losses(folder)) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} in {folder}")
+
+
+def test_two_ranks_train_as_one(tmp_path, run, bertnli):
+    for name, ranks in (("one", 1), ("two", 2)):
+        data = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 61}}
+        keys = {"max_steps": 30, "dropout": 0.0, "data": data}
+        done = bertnli("train", run(name, **keys), "--ranks", ranks, "--json")
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout.splitlines()[-1])
+        assert (summary["ranks"], summary["eval_rows"]) == (ranks, 61)  # each example counted once
+    assert len(losses(tmp_path / "one")) == 30
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_the_deepspeed_launcher_starts_the_same(tmp_path, run):
+    path = run(max_steps=2)
+    command = [str(Path(sys.executable).parent / "deepspeed"), "--module", "bertnli.train", str(path), "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("number", "ranks", "code"), [(signal.SIGTERM, 1, 143), (signal.SIGINT, 2, 130)])
+def test_a_signal_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path, run, number, ranks, code):
+    keys = {"max_steps": 400, "checkpoint": {"every_steps": 10_000}}
+    arguments = ["train", run(**keys), "--ranks", ranks]
+    process = start(arguments, tmp_path)
+    wait_for_step(tmp_path / "run", 3)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert "the same command goes on" in stderr
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    steps = json.loads((kept / "checkpoint.json").read_text())["steps"]
+    assert len(losses(tmp_path / "run")) == steps
+    process = start(arguments, tmp_path)
+    wait_for_step(tmp_path / "run", steps + 1)
+    process.kill()
+    assert f"going on from step {steps} of 400" in process.communicate(timeout=60)[1]
+
+
+def kill_at_random_moments(tmp_path: Path, run, kills: int) -> None:
+    keys = {"max_steps": 150, "checkpoint": {"every_steps": 5, "keep": 2}, "global_batch_size": 8}
+    process = start(["train", run("straight", **keys)], tmp_path)
+    assert process.wait(timeout=240) == 0
+    arguments = ["train", run("killed", **keys)]
+    for _ in range(kills):
+        process = start(arguments, tmp_path)
+        before = len(losses(tmp_path / "killed"))
+        wait_for_step(tmp_path / "killed", min(before + 1, 149))
+        time.sleep(random.uniform(0, 1.0))
+        process.kill()
+        process.communicate()
+        if (tmp_path / "killed" / "model").exists():
+            break
+    else:
+        process = start(arguments, tmp_path)
+        assert process.wait(timeout=240) == 0, process.communicate()
+    assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "straight"))
+
+
+def test_kills_do_not_change_the_result(tmp_path, run):
+    kill_at_random_moments(tmp_path, run, kills=3)
+
+
+@pytest.mark.system
+def test_twenty_kills_do_not_change_the_result(tmp_path, run):
+    kill_at_random_moments(tmp_path, run, kills=20)
