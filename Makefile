@@ -12,7 +12,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/bertnli demo --out runs/demo
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto $(PYTEST_ARGS)
 
 test-system: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -q -m system $(PYTEST_ARGS)

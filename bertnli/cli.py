@@ -56,7 +56,9 @@ def demo(
 
 @app.command(epilog="Example: bertnli fetch minilm")
 def fetch(
-    name: Annotated[str | None, typer.Argument(help="A name from --list, or a model's hub id (org/name).")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A name from --list, or a model's hub id (org/name).")
+    ] = None,
     to: Annotated[Path | None, typer.Option(help="Put a copy into this folder as well.")] = None,
     source: Annotated[str | None, typer.Option("--from", help="Take it from this file or address.")] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the names.")] = False,
@@ -107,8 +109,10 @@ def train(
 
 @app.command(name="eval", epilog="Example: bertnli eval runs/snli/model snli-test --report runs/snli/test")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model folder, a d2l folder or zip, a bundle, or a fetched name.")],
-    data: Annotated[str, typer.Argument(help="A labelled file, or a fetched name.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder, a d2l folder or zip, a bundle, or a fetched name.")
+    ],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A labelled file, or a fetched name.")],
     report: Annotated[Path | None, typer.Option(help="Write report.html and evaluation.json into this folder.")] = None,
     arch: Arch = None,
     labels: Labels = None,
@@ -116,7 +120,9 @@ def evaluate(
     premise: Premise = None,
     hypothesis: Hypothesis = None,
     label: Label = None,
-    skip_bad_rows: Annotated[bool, typer.Option(help="Leave out rows that cannot be used, and count them.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and count them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
@@ -145,14 +151,18 @@ def evaluate(
 
 @app.command(epilog="Example: bertnli export runs/snli/model bundle --verify snli-test")
 def export(
-    model: Annotated[str, typer.Argument(help="A model folder, a d2l folder or zip, or a fetched name.")],
-    out: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder, a d2l folder or zip, or a fetched name.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
     precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
     verify: Annotated[str | None, typer.Option(metavar="DATA", help="Real rows for the parity check.")] = None,
     arch: Arch = None,
     labels: Labels = None,
-    allow_unfused: Annotated[bool, typer.Option(help="Accept a graph whose attention is not fused.")] = False,
-    force: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    allow_unfused: Annotated[
+        bool, typer.Option("--allow-unfused", help="Accept a graph whose attention is not fused.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Checkpoint to ONNX bundle: attention fused and counted, parity-checked, or nothing is left."""
@@ -183,7 +193,7 @@ def export(
 
 @app.command(epilog="Example: bertnli verify bundle --data snli-test")
 def verify(
-    bundle: Annotated[Path, typer.Argument()],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
     data: Annotated[str | None, typer.Option(help="A labelled file or fetched name, for the accuracy.")] = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -197,14 +207,19 @@ def verify(
 
 @app.command(epilog="Example: bertnli score bundle pairs.tsv scores.tsv")
 def score(
-    bundle: Annotated[Path, typer.Argument()],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
     input: Annotated[
-        str, typer.Argument(help=".tsv .csv .jsonl .parquet, .gz or .zst of the text ones; - with --format.")
+        str,
+        typer.Argument(
+            metavar="INPUT", help=".tsv .csv .jsonl .parquet, .gz or .zst of the text ones; - with --format."
+        ),
     ],
-    output: Annotated[str, typer.Argument(help="The same formats, by its name; - for standard output.")],
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="The same formats, by its name; - for standard output.")
+    ],
     device: Device = "auto",
-    strict: Annotated[bool, typer.Option(help="Stop at the first row that cannot be scored.")] = False,
-    restart: Annotated[bool, typer.Option(help="Start over, whatever is there.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over, whatever is there.")] = False,
     premise: Premise = None,
     hypothesis: Hypothesis = None,
     label: Label = None,

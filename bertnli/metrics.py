@@ -14,8 +14,8 @@ class Metrics:
 
     def __init__(self, folder: RunFolder, steps: int, tensorboard: bool):
         """`steps`: optimizer steps that count; lines beyond, of a run that was killed later, are dropped."""
-        self.rows = [row for row in read_metrics(folder.metrics_file) if row["step"] <= steps]
-        write_text(folder.metrics_file, "".join(json.dumps(row) + "\n" for row in self.rows))
+        counting = [row for row in read_metrics(folder.metrics_file) if row["step"] <= steps]
+        write_text(folder.metrics_file, "".join(json.dumps(row) + "\n" for row in counting))
         self._file = folder.metrics_file.open("a")
         self._board: Any = None
         if tensorboard:
@@ -24,9 +24,7 @@ class Metrics:
             self._board = SummaryWriter(str(folder.tensorboard), purge_step=steps + 1)
 
     def add(self, step: int, **figures: float) -> None:
-        row = {"step": step, **figures}
-        self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in figures.items():

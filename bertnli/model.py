@@ -8,6 +8,7 @@ where dropout acts, and in nothing else that a trained classifier uses.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class ModelConfig:
         book does.
     """
 
-    family: str = "bert"
+    family: Literal["bert", "d2l"] = "bert"
     labels: tuple[str, ...]
     vocab_size: int
     hidden_size: int

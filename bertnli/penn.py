@@ -3,7 +3,7 @@
 d2l's models know SNLI as its parse columns have it: split by the Stanford tokenizer into Penn Treebank words
 ("dog ." and "is n't"), then by Python, `text.lower().split()`. The rules here do both. Text that is already split
 stays as it is, word for word, and raw text becomes what Stanford made of it: on 220,000 sentences of SNLI all but
-52, most of those with a quotation mark that Stanford took for the other side's.
+46, most of those with a quotation mark that Stanford took for the other side's.
 
 Python's `lower` and `split` are met exactly, for all characters that Python's own Unicode tables know: the library's
 are newer, and it lower-cases some letters that an older Python leaves alone.

@@ -199,13 +199,7 @@ def _load_folder(
         names = label_orders.check_names(labels or new, "--labels")
     config = parsed.to_ours(names)
     state = from_foreign(tensors, config, weights, do="check that the weights belong to this config.json")
-    tokenizer = PairTokenizer.from_folder(
-        path,
-        max_length=max_length,
-        truncation=truncation,
-        max_positions=config.max_positions,
-        vocab_size=config.vocab_size,
-    )
+    tokenizer = PairTokenizer.from_folder(path, max_length=max_length, truncation=truncation)
     return Pretrained(config, state, tokenizer, sha256)
 
 

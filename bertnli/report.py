@@ -95,7 +95,7 @@ def write_model_card(
     folder: Path,
     *,
     name: str,
-    family: Literal["hf", "d2l"],
+    family: Literal["bert", "d2l"],
     labels: Sequence[str],
     base_model: str,
     data: Sequence[str],
@@ -117,7 +117,7 @@ def write_model_card(
     front = ModelCardData(
         language="en" if any(_hub_dataset(one) for one in data) else None,
         license=_HUB_LICENCES.get(base.licence, "other") if base else "other",
-        library_name="transformers" if family == "hf" else "bertnli",
+        library_name="transformers" if family == "bert" else "bertnli",
         pipeline_tag="text-classification",
         tags=["natural-language-inference", "bert", "bertnli"] + (["d2l"] if family == "d2l" else []),
         base_model=repos[0] if repos else None,

@@ -177,8 +177,9 @@ class PairTokenizer:
             lacking.append(special[-1])
         if lacking:
             raise InputError(f"{where}: vocabulary", found=f"no {' '.join(lacking)}", expected=" ".join(special))
-        self.pad_id, self.cls_id, self.sep_id, _ = map(tokenizer.token_to_id, special)
-        self.vocab_size = 1 + max(tokenizer.get_vocab().values())  # ids are below it; some may be unused
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.pad_id, self.cls_id, self.sep_id = (vocabulary[token] for token in _SPECIAL[model])
+        self.vocab_size = 1 + max(vocabulary.values())  # ids are below it; some may be unused
         self._check_template()
 
     def _check_template(self) -> None:

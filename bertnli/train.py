@@ -9,42 +9,33 @@ import argparse
 import json
 import math
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bertnli import checkpoint, pretrained, report
+from bertnli import checkpoint
 from bertnli import config as run_files
 from bertnli.batches import Indices, Stream, by_length, pack, share
-from bertnli.config import Holdout, RunConfig
-from bertnli.corpus import Corpus, prepare, split_holdout
+from bertnli.config import RunConfig
+from bertnli.corpus import Corpus
 from bertnli.deepspeed_config import deepspeed_config
 from bertnli.engine import Engine, Ranks, resolve_precision
 from bertnli.errors import BertnliError, InputError, Interrupted, RunError
 from bertnli.evaluate import Tally
-from bertnli.fetch import resolve, resolve_data
-from bertnli.files import sync
 from bertnli.interrupt import StopRequest
 from bertnli.metrics import Metrics
-from bertnli.model import D2L_ARCHITECTURES
-from bertnli.pairs import Columns, PairFile
 from bertnli.predictor import MAX_TOKENS, to_device
-from bertnli.pretrained import Pretrained
 from bertnli.progress import progress
+from bertnli.result import publish
+from bertnli.rundata import TrainingData, load_data, load_model
 from bertnli.runfolder import RunFolder
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
-_CARD_KEYS = {
-    *("epochs", "max_steps", "global_batch_size", "learning_rate", "schedule", "warmup", "weight_decay"),
-    *("max_grad_norm", "dropout", "max_length", "zero_stage", "seed"),
-}
 
 
 def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[str, Any]:
@@ -99,18 +90,9 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
             # Whatever is random in a step follows from the seed and the step, so a resumed run repeats it exactly.
             torch.manual_seed(np.random.SeedSequence([config.seed, steps, ranks.rank]).generate_state(1)[0])
             chosen = data.train[stream.step(steps)]
-            loss_sum, correct = torch.zeros((), device=ranks.device), torch.zeros((), device=ranks.device)
             engine.train()
-            for indices in share(chosen, data.corpus.lengths, ranks.rank, ranks.world, micro_tokens):
-                # A rank without pairs of its own still takes part in the step, with a pair that counts nothing.
-                counted = float(len(indices) > 0)
-                indices = indices if counted else chosen[:1]
-                labels = torch.from_numpy(data.corpus.labels[indices].astype(np.int64)).to(ranks.device)
-                logits = engine(*to_device(pack(data.corpus, indices), ranks.device)).float()
-                loss = F.cross_entropy(logits, labels, reduction="sum") * counted
-                engine.backward(loss / len(chosen))
-                loss_sum += loss.detach()
-                correct += (logits.argmax(dim=1) == labels).sum() * counted
+            micro_batches = share(chosen, data.corpus.lengths, ranks.rank, ranks.world, micro_tokens)
+            loss_sum, correct = accumulate(engine, data.corpus, micro_batches, chosen, ranks.device)
             learning_rate = config.learning_rate_at(steps, total_steps)
             engine.step(learning_rate)
 
@@ -169,67 +151,31 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
         **({"eval_accuracy": tally.accuracy, "eval_rows": tally.rows} if tally is not None else {}),
     }
     if metrics is not None:
-        finish(folder, config, source, data, weights, tally, metrics, summary)
+        metrics.close()
+        publish(folder, config, source, weights, tally, summary)
     ranks.barrier()
     return summary
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """A corpus and which of its pairs are for what; evaluation pairs may come from a corpus of their own."""
+def accumulate(
+    engine: Engine, corpus: Corpus, micro_batches: list[Indices], chosen: Indices, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add the gradients of this rank's micro-batches, as shares of the mean loss over all `chosen` pairs of the step.
 
-    corpus: Corpus
-    train: Indices
-    evaluation_corpus: Corpus
-    evaluation: Indices
-
-
-def load_model(config: RunConfig) -> Pretrained:
-    """The weights and tokenizer a run starts from."""
-    arch = config.arch or (config.model if config.model in D2L_ARCHITECTURES else None)
-    return pretrained.load(
-        resolve(config.model, "model"),
-        arch=arch,
-        labels=config.labels,
-        max_length=config.max_length,
-        truncation=config.truncation,
-    )
-
-
-def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None]) -> TrainingData:
-    """The run's pairs, tokenised, cut into those to train on and those to evaluate on."""
-
-    def corpus_of(name: str) -> Corpus:
-        columns = Columns(**config.data.columns.model_dump())
-        reads_parse = source.tokenizer.settings.reads_parse
-        corpus = prepare(
-            PairFile(resolve_data(name), columns=columns, prefer_parse=reads_parse),
-            source.tokenizer,
-            source.config.labels,
-            skip_bad_rows=config.data.skip_bad_rows,
-            label_names=config.data.label_names,
-        )
-        left_out = f"{corpus.about['no_gold']:,} without a gold label and {corpus.about['bad']:,} bad rows left out"
-        say(f"{name}: {len(corpus):,} labelled pairs, {left_out}")
-        return corpus
-
-    corpus = corpus_of(config.data.train)
-    train, evaluation_corpus, evaluation = np.arange(len(corpus)), corpus, np.arange(0)
-    if isinstance(config.data.eval, Holdout):
-        try:
-            train, evaluation = split_holdout(corpus, config.data.eval.holdout, config.seed)
-        except ValueError as error:
-            raise InputError(
-                "data.eval.holdout",
-                found=f"{config.data.eval.holdout} of {error}",
-                expected="fewer, so that some train",
-            ) from None
-    elif config.data.eval is not None:
-        evaluation_corpus = corpus_of(config.data.eval)
-        evaluation = np.arange(len(evaluation_corpus))
-    if config.data.max_train_pairs is not None and config.data.max_train_pairs < len(train):
-        train = np.random.default_rng([config.seed, 1]).choice(train, config.data.max_train_pairs, replace=False)
-    return TrainingData(corpus, train, evaluation_corpus, evaluation)
+    Returns this rank's summed loss and number of right answers, still on the device.
+    """
+    loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    for indices in micro_batches:
+        # A rank without pairs of its own still takes part in the step, with a pair that counts nothing.
+        counted = float(len(indices) > 0)
+        indices = indices if counted else chosen[:1]
+        labels = torch.from_numpy(corpus.labels[indices].astype(np.int64)).to(device)
+        logits = engine(*to_device(pack(corpus, indices), device)).float()
+        loss = F.cross_entropy(logits, labels, reduction="sum") * counted
+        engine.backward(loss / len(chosen))
+        loss_sum += loss.detach()
+        correct += (logits.argmax(dim=1) == labels).sum() * counted
+    return loss_sum, correct
 
 
 @torch.no_grad()
@@ -246,63 +192,6 @@ def evaluate(engine: Engine, ranks: Ranks, data: TrainingData, labels: tuple[str
         if number < len(batches):
             tally.add(logits, corpus.labels[mine].astype(np.int64))
     return Tally.from_vector(labels, np.asarray(ranks.sum(tally.as_vector().tolist())))
-
-
-def finish(
-    folder: RunFolder,
-    config: RunConfig,
-    source: Pretrained,
-    data: TrainingData,
-    weights: dict[str, torch.Tensor],
-    tally: Tally | None,
-    metrics: Metrics,
-    summary: dict[str, Any],
-) -> None:
-    """Report, model card and, in one rename that marks the run as finished, the model folder."""
-    metrics.close()
-    held_out = f"held out of {config.data.train}" if isinstance(config.data.eval, Holdout) else config.data.eval
-    evaluations = {str(held_out): tally.to_json()} if tally is not None else {}
-    names = [config.data.train, *([config.data.eval] if isinstance(config.data.eval, str) else [])]
-    origin = report.provenance()
-
-    aside = folder.path / ".model.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    model = source.build(source.config)  # as loaded: a dropout set for this run is no property of the model
-    model.load_state_dict(weights)
-    base = {"base_model": config.model, "base_sha256": source.sha256, "data": names}
-    pretrained.save(model, source.tokenizer, aside, extra=base)
-    report.write_model_card(
-        aside,
-        name=folder.path.name,
-        family="hf" if source.config.family == "bert" else "d2l",
-        labels=source.config.labels,
-        base_model=config.model,
-        data=names,
-        settings={**config.model_dump(mode="json", include=_CARD_KEYS), **summary_settings(summary)},
-        evaluations=evaluations,
-        provenance=origin,
-    )
-    figures = {
-        **({"Accuracy": f"{tally.accuracy:.4f} on {tally.rows:,} pairs {held_out}"} if tally is not None else {}),
-        "Training": f"{summary['steps']:,} steps, {len(data.train):,} pairs, {summary['pairs_per_second']:.1f} pairs/s",
-        "Started from": config.model,
-        "Model": str(folder.model),
-    }
-    report.write_report(
-        folder.report,
-        title=f"bertnli run {folder.path.name}",
-        figures=figures,
-        metrics=metrics.rows,
-        evaluations=evaluations,
-        provenance=origin,
-        notes=report.notes_about(config.model, names),
-    )
-    aside.rename(folder.model)
-    sync(folder.path)
-
-
-def summary_settings(summary: dict[str, Any]) -> dict[str, Any]:
-    return {key: summary[key] for key in ("steps", "precision", "ranks")}
 
 
 def main(arguments: list[str] | None = None) -> int:

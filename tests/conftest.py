@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# The tests' models are tiny, and the workers of pytest-xdist share the cores: more threads would only wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -307,7 +307,7 @@ def card(folder: Path, **given: Any) -> Any:
     from huggingface_hub import ModelCard
 
     settings = {"learning_rate": 1e-4, "epochs": 2}
-    known = {"name": "snli-minilm", "family": "hf", "labels": LABELS, "base_model": "minilm", "data": ["snli-100k"]}
+    known = {"name": "snli-minilm", "family": "bert", "labels": LABELS, "base_model": "minilm", "data": ["snli-100k"]}
     report.write_model_card(
         folder, **{**known, "settings": settings, "evaluations": {"snli-test": evaluation()}, **given}
     )

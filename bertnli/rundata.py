@@ -1,0 +1,76 @@
+"""What a run starts from: the weights and tokenizer it names, and its pairs, tokenised and divided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bertnli import pretrained
+from bertnli.batches import Indices
+from bertnli.config import Holdout, RunConfig
+from bertnli.corpus import Corpus, prepare, split_holdout
+from bertnli.errors import InputError
+from bertnli.fetch import resolve, resolve_data
+from bertnli.model import D2L_ARCHITECTURES
+from bertnli.pairs import Columns, PairFile
+from bertnli.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A corpus and which of its pairs are for what; evaluation pairs may come from a corpus of their own."""
+
+    corpus: Corpus
+    train: Indices
+    evaluation_corpus: Corpus
+    evaluation: Indices
+
+
+def load_model(config: RunConfig) -> Pretrained:
+    """The weights and tokenizer a run starts from."""
+    arch = config.arch or (config.model if config.model in D2L_ARCHITECTURES else None)
+    return pretrained.load(
+        resolve(config.model, "model"),
+        arch=arch,
+        labels=config.labels,
+        max_length=config.max_length,
+        truncation=config.truncation,
+    )
+
+
+def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None]) -> TrainingData:
+    """The run's pairs, tokenised, cut into those to train on and those to evaluate on."""
+
+    def corpus_of(name: str) -> Corpus:
+        columns = Columns(**config.data.columns.model_dump())
+        reads_parse = source.tokenizer.settings.reads_parse
+        corpus = prepare(
+            PairFile(resolve_data(name), columns=columns, prefer_parse=reads_parse),
+            source.tokenizer,
+            source.config.labels,
+            skip_bad_rows=config.data.skip_bad_rows,
+            label_names=config.data.label_names,
+        )
+        left_out = f"{corpus.about['no_gold']:,} without a gold label and {corpus.about['bad']:,} bad rows left out"
+        say(f"{name}: {len(corpus):,} labelled pairs, {left_out}")
+        return corpus
+
+    corpus = corpus_of(config.data.train)
+    train, evaluation_corpus, evaluation = np.arange(len(corpus)), corpus, np.arange(0)
+    if isinstance(config.data.eval, Holdout):
+        try:
+            train, evaluation = split_holdout(corpus, config.data.eval.holdout, config.seed)
+        except ValueError as error:
+            raise InputError(
+                "data.eval.holdout",
+                found=f"{config.data.eval.holdout} of {error}",
+                expected="fewer, so that some train",
+            ) from None
+    elif config.data.eval is not None:
+        evaluation_corpus = corpus_of(config.data.eval)
+        evaluation = np.arange(len(evaluation_corpus))
+    if config.data.max_train_pairs is not None and config.data.max_train_pairs < len(train):
+        train = np.random.default_rng([config.seed, 1]).choice(train, config.data.max_train_pairs, replace=False)
+    return TrainingData(corpus, train, evaluation_corpus, evaluation)

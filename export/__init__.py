@@ -1,0 +1,4 @@
+"""A trained classifier to scores: checkpoint -> graph -> bundle -> session -> file of scores.
+
+`build.export_bundle` makes a bundle of a checkpoint (with torch and onnx); everything else works from the bundle alone.
+"""

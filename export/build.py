@@ -1,0 +1,143 @@
+"""`bertnli export`, from top to bottom: a checkpoint becomes a bundle, or nothing at all."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from bertnli.errors import InputError, RunError
+from bertnli.pairs import PairFile
+from bertnli.pretrained import Pretrained
+from export import bundle, verify
+from export.graph import OPSET, add_metadata, export_graph, fused_attention, torch_logits
+from export.session import Session
+
+PRECISIONS = ("fp32",)
+_VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tokenizers", "numpy")
+
+
+def export_bundle(
+    source: Pretrained,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    verify_data: PairFile | None = None,
+    allow_unfused: bool = False,
+    force: bool = False,
+    name: str | None = None,
+    licence: str | None = None,
+    disclosure: str | None = None,
+) -> dict[str, Any]:
+    """Write the bundle of `source` to the folder `out`, parity-checked.
+
+    verify_data: real rows for the parity gate, beside its own pairs. allow_unfused: go on where the graph holds fewer
+    fused attention operators than the model has layers. force: replace a bundle that is there. name, licence,
+    disclosure: of the checkpoint, for the manifest.
+
+    Returns the summary: `bundle`, `precision`, `fused_attention`, `layers`, and the parity figures (see
+    `bundle.Parity`). Raises InputError if something is wrong beforehand; RunError if the graph cannot be made, is not
+    fused, or does not compute what the checkpoint computes. Nothing is left behind then.
+    """
+    _check_asked(source, precision)
+    bundle.check_out(out, force=force)
+    config, tokenizer = source.config, source.tokenizer
+    rows = None if verify_data is None else verify.RealRows.read(verify_data, config.labels)
+
+    model = source.build().eval()
+    checkpoint = partial(torch_logits, model)
+    graph = export_graph(model)
+    attention = _attention(fused_attention(graph), config.num_layers, allow_unfused)
+    known = verify.reference(checkpoint, tokenizer)
+    try:
+        with bundle.written(out, force=force) as folder:
+            add_metadata(graph, _metadata(source, precision))
+            onnx.save_model(graph, folder / bundle.MODEL)
+            tokenizer.save(folder)
+            bundle.write_json(folder / bundle.CONFIG, _config(source))
+            known.save(folder / bundle.PARITY)
+            session = Session(folder / bundle.MODEL, "cpu")
+            parity = verify.gate(checkpoint, session, known, tokenizer, precision, rows)
+            bundle.seal(
+                folder,
+                precision=precision,
+                opset=OPSET,
+                labels=config.labels,
+                max_length=tokenizer.max_length,
+                tokenizer_fingerprint=tokenizer.fingerprint,
+                attention=attention,
+                origin=bundle.Origin(
+                    sha256=source.sha256, name=name, family=config.family, licence=licence, disclosure=disclosure
+                ),
+                parity=parity,
+                versions=bundle.versions(_VERSIONS),
+            )
+    except OSError as error:
+        raise RunError(f"{out}: the bundle cannot be written: {error.strerror or error}") from error
+    return {
+        "bundle": str(out),
+        "precision": precision,
+        "fused_attention": attention.fused,
+        "layers": attention.layers,
+        **parity.model_dump(),
+    }
+
+
+def _check_asked(source: Pretrained, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise InputError("--precision", found=repr(precision), expected=" or ".join(PRECISIONS))
+    if not source.has_classifier:
+        raise InputError(
+            "the model has no classifier",
+            found="an encoder alone",
+            expected="a model trained on sentence pairs",
+            do="train it first: bertnli train RUN.yaml",
+        )
+
+
+def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> bundle.Attention:
+    fused = sum(operators.values())
+    if fused < layers and not allow_unfused:
+        raise RunError(
+            "the exported graph's attention is not fused",
+            found=f"{fused} fused operators",
+            expected=f"{layers}, one for each layer",
+            do="install the versions in constraints.txt, or accept a slower bundle with --allow-unfused",
+        )
+    return bundle.Attention(fused=fused, layers=layers, operators=operators)
+
+
+def _config(source: Pretrained) -> dict[str, Any]:
+    """config.json: what `PairTokenizer.from_folder` and other readers of Hugging Face configs look for."""
+    config = source.config
+    return {
+        "model_type": "bert" if config.family == "bert" else "d2l-bert",
+        "id2label": {str(index): label for index, label in enumerate(config.labels)},
+        "label2id": {label: index for index, label in enumerate(config.labels)},
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_positions,
+        "type_vocab_size": config.type_vocab_size,
+        "hidden_act": config.activation,
+        "layer_norm_eps": config.layer_norm_eps,
+        "pad_token_id": source.tokenizer.pad_id,
+        "bertnli": asdict(source.tokenizer.settings),
+    }
+
+
+def _metadata(source: Pretrained, precision: str) -> dict[str, str]:
+    return {
+        "version": bundle.versions([])["bertnli"],
+        "labels": ",".join(source.config.labels),
+        "max_length": str(source.tokenizer.max_length),
+        "truncation": source.tokenizer.settings.truncation,
+        "precision": precision,
+        "tokenizer_fingerprint": source.tokenizer.fingerprint,
+        "source_sha256": source.sha256,
+    }

@@ -1,0 +1,122 @@
+"""The command as a user meets it: help with examples, one message and an exit code for every mistake."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import tiny
+from tests.conftest import environment
+
+COMMANDS = ("demo", "fetch", "train", "eval", "verify", "export", "score")
+
+
+def test_help_of_every_command_has_an_example(bertnli):
+    listed = bertnli("--help").stdout
+    for command in COMMANDS:
+        assert f"  {command} " in listed
+        done = bertnli(command, "--help")
+        assert done.returncode == 0 and f"Example: bertnli {command}" in done.stdout
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny.hf_folder(tmp_path / "model")
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(64)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "nonsense"),
+        (["fetch"], "bertnli fetch --list"),
+        (["fetch", "minlm"], "minilm"),
+        (["train", "none.yaml"], "none.yaml"),
+        (["train"], "RUN.yaml"),
+        (["eval", "none", "pairs.jsonl"], "none"),
+        (["eval", "model", "none.tsv"], "none.tsv"),
+        (["eval", "model", "pairs.jsonl", "--label", "gold"], "gold"),
+        (["eval", "model", "pairs.jsonl", "--device", "tpu"], "tpu"),
+        (["eval", "model", "pairs.jsonl", "--labels", "a,b,c"], "entailment"),
+        (["export", "model", "out", "--precision", "fp64"], "fp64"),
+        (["export", "model", "model"], "model"),
+        (["verify", "model"], "manifest.json"),
+        (["score", "model", "pairs.jsonl", "out.tsv"], "manifest.json"),
+        (["score", "model"], "INPUT"),
+    ],
+)
+def test_mistakes_end_in_one_message_and_code_2(bertnli, tmp_path, model, data, arguments, said):
+    done = bertnli(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "pairs.jsonl"}
+
+
+def test_debug_asks_for_the_traceback(bertnli):
+    done = bertnli("train", "none.yaml", "--debug")
+    assert "Traceback" in done.stderr and "none.yaml" in done.stderr
+
+
+def test_eval_export_verify_score_agree(bertnli, tmp_path, model, data):
+    def summary(*arguments: object) -> dict:
+        done = bertnli(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    checkpoint = summary("eval", "model", "pairs.jsonl", "--report", "report")
+    assert {"accuracy", "rows"} <= checkpoint.keys()
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["accuracy"] == checkpoint["accuracy"]
+    assert (tmp_path / "report" / "report.html").is_file()
+
+    exported = summary("export", "model", "bundle", "--verify", "pairs.jsonl")
+    assert exported["bundle"] == "bundle" and exported["precision"] == "fp32" and exported["fused_attention"] == 2
+
+    assert summary("verify", "bundle", "--data", "pairs.jsonl")["accuracy"] == checkpoint["accuracy"]
+    assert summary("eval", "bundle", "pairs.jsonl")["confusion"] == checkpoint["confusion"]
+
+    scored = summary("score", "bundle", "pairs.jsonl", "scores.csv")
+    assert {"output", "rows", "errors", "truncated", "load_seconds", "pairs_per_second"} <= scored.keys()
+    assert scored["accuracy"] == checkpoint["accuracy"] and scored["rows"] == 64
+
+    piped = bertnli("score", "bundle", "-", "-", "--format", "jsonl", input=data.read_text())
+    assert len(piped.stdout.splitlines()) == 64
+    assert "rows: 64" in piped.stderr
+
+
+def test_d2l_weights_need_their_architectures_name(bertnli, tmp_path, data):
+    tiny.d2l_folder(tmp_path / "book", arch="bert.small", classifier=True)
+    refused = bertnli("eval", "book", "pairs.jsonl")
+    assert refused.returncode == 2 and "--arch" in refused.stderr
+    done = bertnli("eval", "book", "pairs.jsonl", "--arch", "bert.small", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["labels"] == ["entailment", "contradiction", "neutral"]
+    assert bertnli("export", "book", "bundle", "--arch", "bert.small").returncode == 0
+    assert bertnli("score", "bundle", "pairs.jsonl", "scores.tsv").returncode == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_have_their_own_codes(tmp_path, model, number, code):
+    """Interrupted while it waits for standard input: one line, no traceback."""
+    tiny_bundle = [sys.executable, "-m", "bertnli.cli", "export", "model", "bundle"]
+    subprocess.run(tiny_bundle, cwd=tmp_path, env=environment(), check=True, capture_output=True)
+    command = [sys.executable, "-m", "bertnli.cli", "score", "bundle", "-", "-", "--format", "tsv"]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, **streams)
+    process.stdin.write("premise\thypothesis\n")
+    process.stdin.flush()
+    time.sleep(3)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr

@@ -1,0 +1,596 @@
+"""Files of pairs to files of scores: every row once, in place, the same whatever happened on the way."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertnli.errors import InputError, Interrupted, RunError
+from bertnli.pairs import Columns
+from export import score as score_module
+from export import scorer as scorer_module
+from export.record import Record, record_path
+from export.score import Scorer, score_file
+from export.scorer import batches
+from tests import tiny
+from tests.conftest import environment
+
+FORMATS = ("tsv", "csv", "jsonl", "parquet")
+FIELDS = ("pairID", "gold_label", "sentence1", "sentence2")
+CHUNK = 64
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (score_module, scorer_module):
+        monkeypatch.setattr(module, "CHUNK", CHUNK)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return Scorer(tiny.bundle(), "cpu")
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Rows in the format that the file's name says."""
+    rows = [{name: row.get(name) for name in FIELDS} for row in rows]
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        separator = "\t" if path.suffix == ".tsv" else ","
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, delimiter=separator, lineterminator="\n")
+        writer.writerows([FIELDS, *([row[name] for name in FIELDS] for row in rows)])
+        path.write_text(text.getvalue())
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    text = path.read_text()
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines()]
+    separator, quoting = ("\t", csv.QUOTE_NONE) if path.suffix == ".tsv" else (",", csv.QUOTE_MINIMAL)
+    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting))
+
+
+def score(input: Path, output: Path, **options: Any) -> dict[str, Any]:
+    return score_file(tiny.bundle(), input, output, device="cpu", **{"checkpoint_seconds": 0.0, **options})
+
+
+# --- a pair's score is its own
+
+
+def test_scores_are_the_same_alone_in_any_batch_and_in_any_order(scorer) -> None:
+    pairs = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(150)]
+    pairs += [("", "a"), ("a", ""), ("x" * 5000, "y")]
+    together = np.array([list(one.probabilities.values()) for one in scorer.score(pairs)])
+    assert len(set(together.argmax(axis=1))) > 1
+    order = random.Random(0).sample(range(len(pairs)), len(pairs))
+    shuffled = scorer.score(pairs[index] for index in order)
+    for index, one in zip(order, shuffled, strict=True):
+        np.testing.assert_allclose(list(one.probabilities.values()), together[index], atol=1e-5)
+    for index in range(0, len(pairs), 5):
+        [alone] = scorer.score([pairs[index]])
+        np.testing.assert_allclose(list(alone.probabilities.values()), together[index], atol=1e-5)
+        assert alone.label == scorer.labels[together[index].argmax()]
+
+
+def test_iter_is_score_as_a_stream(scorer) -> None:
+    pairs = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(CHUNK + 3)]
+    taken = 0
+
+    def source():
+        nonlocal taken
+        for pair in pairs:
+            taken += 1
+            yield pair
+
+    stream = scorer.iter(source())
+    first = next(stream)
+    assert taken == CHUNK
+    assert [first, *stream] == scorer.score(pairs)
+
+
+def test_the_scorer_says_what_is_no_pair(scorer) -> None:
+    assert scorer.score([]) == []
+    for bad in [("a",), "ab", ("a", "b", "c")]:
+        with pytest.raises(InputError, match="expected a premise and a hypothesis"):
+            scorer.score([("a", "b"), bad])
+    with pytest.raises(InputError, match="expected text"):
+        scorer.score([("a", None)])
+    with pytest.raises(InputError, match="surrogate"):
+        scorer.score([("a", "\ud800")])
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(3, 512), max_size=200), st.integers(1, 40), st.integers(1, 2000))
+def test_batches_hold_every_pair_once_and_keep_to_the_limits(lengths, max_pairs, max_tokens) -> None:
+    found = list(batches(np.array(lengths, np.int32), max_pairs, max_tokens))
+    assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
+    for batch in found:
+        inside = [lengths[index] for index in batch]
+        assert len(batch) <= max_pairs
+        assert len(batch) == 1 or len(batch) * max(inside) <= max_tokens
+        assert max(inside) - min(inside) <= 64
+
+
+def test_a_long_pair_makes_no_other_long() -> None:
+    lengths = np.array([30] * 31 + [512], np.int32)
+    assert [len(batch) for batch in batches(lengths, 32, 100_000)] == [1, 31]
+
+
+# --- rows in, rows out
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_row_comes_back_in_place_with_its_columns(tmp_path, format, scorer) -> None:
+    rows = tiny.snli_rows(CHUNK + 40)
+    rows[7]["sentence2"] = ""
+    rows[CHUNK + 2]["sentence1"] = "  "
+    rows[9]["sentence1"] = "a dog " * 60
+    summary = score(write(tmp_path / f"in.{format}", rows), tmp_path / f"out.{format}")
+    found = read(tmp_path / f"out.{format}")
+
+    assert [row["pairID"] for row in found] == [row["pairID"] for row in rows]
+    assert list(found[0])[:9] == [*FIELDS, "prediction", "p_entailment", "p_neutral", "p_contradiction", "truncated"]
+    good = [index for index in range(len(rows)) if index not in (7, CHUNK + 2)]
+    expected = scorer.score((rows[index]["sentence1"], rows[index]["sentence2"]) for index in good)
+    for index, one in zip(good, expected, strict=True):
+        row = found[index]
+        assert row["prediction"] == one.label
+        assert float(row["p_neutral"]) == pytest.approx(one.probabilities["neutral"], abs=2e-6)
+        assert not row["error"]
+    assert [found[index]["error"] for index in (7, CHUNK + 2)] == ["empty hypothesis", "empty premise"]
+    assert all(not found[7][name] for name in ("prediction", "p_entailment"))
+    assert str(found[9]["truncated"]).lower() == "true"
+
+    known = [(index, one) for index, one in zip(good, expected, strict=True) if rows[index]["gold_label"] != "-"]
+    right = sum(rows[index]["gold_label"] == one.label for index, one in known)
+    assert summary["accuracy"] == right / len(known)
+    assert summary["labelled"] == len(known)
+    assert summary["truncated"] == sum(one.truncated for one in expected) > 0
+    assert (summary["rows"], summary["errors"], summary["device"]) == (len(rows), 2, "cpu")
+    assert summary["pairs_per_second"] > 0 < summary["load_seconds"]
+    assert summary["output"] == str(tmp_path / f"out.{format}")
+    assert {path.name for path in tmp_path.iterdir()} == {f"in.{format}", f"out.{format}", f"out.{format}.run.json"}
+
+
+def test_rows_of_all_kinds_of_badness_keep_their_place(tmp_path) -> None:
+    lines = [
+        b'{"premise": "a man", "hypothesis": "a dog"}',
+        b"",
+        b"not json",
+        b'{"premise": null, "hypothesis": "a"}',
+        b'{"hypothesis": "a"}',
+        b'{"premise": 5, "hypothesis": "a"}',
+        b'{"premise": "\\ud800", "hypothesis": "a"}',
+        b'{"premise": "a\\u0000b", "hypothesis": "a"}',
+        b'{"premise": "\xff", "hypothesis": "a"}',
+        b'{"premise": "' + b"long " * 200_000 + b'", "hypothesis": "a"}',
+        b"[" * 2000,
+        b'{"premise": "a man", "hypothesis": "a dog"}',
+    ]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    summary = score(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    found = read(tmp_path / "out.jsonl")
+    assert len(found) == summary["rows"] == len(lines)
+    assert [bool(row["error"]) for row in found] == [False, *[True] * 8, False, True, False]
+    assert summary["errors"] == 9
+    assert found[9]["truncated"] is True
+    assert found[0]["prediction"] == found[11]["prediction"]
+    assert "accuracy" not in summary
+
+
+def test_a_file_of_nothing_but_bad_rows(tmp_path) -> None:
+    (tmp_path / "in.tsv").write_text("premise\thypothesis\n\n\n")
+    summary = score(tmp_path / "in.tsv", tmp_path / "out.tsv")
+    assert (summary["rows"], summary["errors"]) == (2, 2)
+    (tmp_path / "none.tsv").write_text("premise\thypothesis\n")
+    assert score(tmp_path / "none.tsv", tmp_path / "none.out.tsv")["rows"] == 0
+
+
+def test_strict_stops_at_the_first_bad_row_and_shows_nothing(tmp_path) -> None:
+    rows = tiny.snli_rows(2 * CHUNK)
+    rows[CHUNK + 10]["sentence1"] = ""
+    rows[CHUNK + 20]["sentence1"] = ""
+    file = write(tmp_path / "in.jsonl", rows)
+    with pytest.raises(RunError, match=rf"row {CHUNK + 11}: empty premise; .*--strict"):
+        score(file, tmp_path / "out.jsonl", strict=True)
+    assert not (tmp_path / "out.jsonl").exists()
+    summary = score(file, tmp_path / "out.jsonl")
+    assert (summary["resumed_at"], summary["rows"], summary["errors"]) == (CHUNK, 2 * CHUNK, 2)
+    with pytest.raises(RunError, match="passed over 2 bad rows"):
+        score(file, tmp_path / "out.jsonl", strict=True)
+
+
+def test_columns_prefix_and_formats_can_be_given(tmp_path) -> None:
+    (tmp_path / "in.txt").write_text("q,a,prediction\none,two,mine\n")
+    options = {"columns": Columns("q", "a"), "input_format": "csv"}
+    with pytest.raises(InputError, match=r"'prediction'.*--prefix"):
+        score(tmp_path / "in.txt", tmp_path / "out", output_format="jsonl", **options)
+    score(tmp_path / "in.txt", tmp_path / "out", output_format="jsonl", prefix="nli_", **options)
+    [row] = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert row["prediction"] == "mine"
+    assert row["nli_prediction"] in tiny.SNLI_LABELS
+
+
+def test_pipes_at_both_ends(tmp_path, capfdbinary, monkeypatch) -> None:
+    rows = tiny.snli_rows(20)
+    file = write(tmp_path / "in.jsonl", rows)
+    score(file, tmp_path / "out.jsonl")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    summary = score_file(tiny.bundle(), "-", "-", device="cpu", input_format="jsonl", output_format="jsonl")
+    assert summary["rows"] == 20
+    assert capfdbinary.readouterr().out == (tmp_path / "out.jsonl").read_bytes()
+
+
+def test_a_pipe_does_not_replace_a_file_unasked(tmp_path, monkeypatch) -> None:
+    (tmp_path / "out.jsonl").write_text("mine")
+    line = b'{"premise": "a", "hypothesis": "b"}\n'
+    for restart in (False, True):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line)))
+        if not restart:
+            with pytest.raises(InputError, match="is there already; replace it with --restart"):
+                score(Path("-"), tmp_path / "out.jsonl", input_format="jsonl")
+            assert (tmp_path / "out.jsonl").read_text() == "mine"
+        else:
+            score(Path("-"), tmp_path / "out.jsonl", input_format="jsonl", restart=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+    assert len(read(tmp_path / "out.jsonl")) == 1
+
+
+# --- exactly once
+
+
+class Stop(Exception):
+    """Something that ends a run in the middle."""
+
+
+def stop_after(chunks: int) -> Any:
+    seen = 0
+
+    def progress(rows: int, note: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == chunks:
+            raise Stop
+
+    return progress
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "tsv.gz", "jsonl.zst"])
+def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, format) -> None:
+    rows = tiny.snli_rows(3 * CHUNK + 5)
+    rows[3]["sentence1"] = ""
+    file = write(tmp_path / "in.jsonl", rows)
+    undisturbed = score(file, tmp_path / f"whole.{format}")
+    output = tmp_path / f"out.{format}"
+    for chunks in (1, 2):
+        with pytest.raises(Stop):
+            score(file, output, progress=stop_after(chunks))
+        assert not output.exists()
+    summary = score(file, output)
+    # the first run was stopped before its only checkpoint; the second made one
+    assert summary["resumed_at"] == CHUNK
+    assert output.read_bytes() == (tmp_path / f"whole.{format}").read_bytes()
+    same = ("rows", "errors", "truncated", "labelled", "accuracy")
+    assert {key: summary[key] for key in same} == {key: undisturbed[key] for key in same}
+
+
+def test_a_finished_output_is_recognised(tmp_path, monkeypatch) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(30))
+    first = score(file, tmp_path / "out.tsv")
+    monkeypatch.setattr(score_module, "Scorer", lambda *_: pytest.fail("it was scored again"))
+    assert score(file, tmp_path / "out.tsv") == first | {"already_finished": True}
+    shutil.move(file, tmp_path / "moved.tsv")  # the content counts
+    assert score(tmp_path / "moved.tsv", tmp_path / "out.tsv")["already_finished"]
+
+
+def test_a_deleted_output_is_made_again(tmp_path) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(30))
+    score(file, tmp_path / "out.tsv")
+    (tmp_path / "out.tsv").unlink()
+    assert score(file, tmp_path / "out.tsv")["already_finished"] is False
+    assert (tmp_path / "out.tsv").exists()
+
+
+def test_a_kill_between_the_last_rename_and_its_note_is_harmless(tmp_path, monkeypatch) -> None:
+    for format in FORMATS:
+        file = write(tmp_path / f"in.{format}", tiny.snli_rows(30))
+        output = tmp_path / f"out.{format}"
+        with monkeypatch.context() as context:
+            context.setattr(Record, "finish", lambda *_: (_ for _ in ()).throw(Stop))
+            with pytest.raises(Stop):
+                score(file, output)
+        before = output.stat().st_mtime_ns
+        summary = score(file, output)
+        assert (summary["rows"], summary["resumed_at"]) == (30, 30)
+        assert output.stat().st_mtime_ns == before
+        assert score(file, output)["already_finished"]
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0, 1e9])
+def test_a_kill_before_the_last_rename_is_harmless(tmp_path, monkeypatch, checkpoint_seconds) -> None:
+    from export.partial import PartialFile
+
+    for format in FORMATS:
+        file = write(tmp_path / f"in.{format}", tiny.snli_rows(30))
+        output = tmp_path / f"out.{format}"
+        with monkeypatch.context() as context:
+            context.setattr(PartialFile, "publish", lambda *_: (_ for _ in ()).throw(Stop))
+            with pytest.raises(Stop):
+                score(file, output, checkpoint_seconds=checkpoint_seconds)
+        assert not output.exists()
+        assert score(file, output)["resumed_at"] == 30
+        score(file, tmp_path / f"whole.{format}")
+        assert output.read_bytes() == (tmp_path / f"whole.{format}").read_bytes()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("input", "input: sha256 was"),
+        ("bundle", "bundle: sha256 was"),
+        ("options", "options: prefix was , is x_"),
+    ],
+)
+def test_what_changed_in_between_is_named(tmp_path, finished, change, message) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(2 * CHUNK))
+    output = tmp_path / "out.tsv"
+    if finished:
+        score(file, output)
+    else:
+        with pytest.raises(Stop):
+            score(file, output, progress=stop_after(2))
+    bundle, prefix = tiny.bundle(), ""
+    if change == "input":
+        file.write_text(file.read_text().replace("dogs", "cats"))
+    elif change == "bundle":
+        bundle = shutil.copytree(bundle, tmp_path / "bundle")
+        manifest = bundle / "manifest.json"
+        manifest.write_text(manifest.read_text() + "\n")
+    else:
+        prefix = "x_"
+    before = output.read_bytes() if finished else None
+    with pytest.raises(InputError, match=message) as caught:
+        score_file(bundle, file, output, device="cpu", prefix=prefix)
+    assert "--restart" in str(caught.value)
+    others = {"input:", "bundle:", "options:"} - {f"{change}:"}
+    assert not any(other in str(caught.value) for other in others)
+    assert (output.read_bytes() if output.exists() else None) == before
+    summary = score_file(bundle, file, output, device="cpu", prefix=prefix, restart=True)
+    assert (summary["rows"], summary["resumed_at"]) == (2 * CHUNK, 0)
+
+
+def test_versions_and_device_matter_only_until_it_is_finished(tmp_path, monkeypatch) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(2 * CHUNK))
+    with pytest.raises(Stop):
+        score(file, tmp_path / "out.tsv", progress=stop_after(2))
+    with monkeypatch.context() as context:
+        context.setattr(score_module, "versions", lambda _: {"onnxruntime": "99"})
+        with pytest.raises(InputError, match=r"versions: .*onnxruntime was .*, is 99"):
+            score(file, tmp_path / "out.tsv")
+    score(file, tmp_path / "out.tsv")
+    monkeypatch.setattr(score_module, "versions", lambda _: {"onnxruntime": "99"})
+    assert score(file, tmp_path / "out.tsv")["already_finished"]
+
+
+def test_an_output_that_is_not_ours_is_not_touched(tmp_path) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(5))
+    (tmp_path / "out.tsv").write_text("mine")
+    with pytest.raises(InputError, match=r"is there already.*--restart"):
+        score(file, tmp_path / "out.tsv")
+    assert (tmp_path / "out.tsv").read_text() == "mine"
+    score(file, tmp_path / "out.tsv", restart=True)
+    assert len(read(tmp_path / "out.tsv")) == 5
+    (tmp_path / "out.tsv").write_text("edited")
+    with pytest.raises(InputError, match="was changed after it was finished"):
+        score(file, tmp_path / "out.tsv")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"bertnli_score_record": 1}', '{"bertnli_score_record": 7}']
+)
+def test_a_damaged_record_is_named(tmp_path, content) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(5))
+    record_path(tmp_path / "out.tsv").write_text(content)
+    with pytest.raises(InputError, match=r"out\.tsv\.run\.json: damaged, or not bertnli's.*--restart"):
+        score(file, tmp_path / "out.tsv")
+    score(file, tmp_path / "out.tsv", restart=True)
+
+
+def test_a_stop_by_signal_says_how_to_go_on(tmp_path) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(2 * CHUNK))
+
+    def stop(rows: int, note: str) -> None:
+        if rows == 2 * CHUNK:
+            raise Interrupted(signal.SIGTERM, "interrupted")
+
+    with pytest.raises(Interrupted, match=f"{CHUNK} rows are kept; give the same command again") as caught:
+        score(file, tmp_path / "out.tsv", progress=stop)
+    assert caught.value.exit_code == 143
+    assert score(file, tmp_path / "out.tsv")["resumed_at"] == CHUNK
+
+
+# --- real processes
+
+CHILD = """
+import json, signal, sys
+if {no_torch}:
+    sys.modules.update(dict.fromkeys(("torch", "onnx", "onnxscript", "safetensors", "deepspeed")))  # importing fails
+from bertnli.errors import Interrupted
+from export import score
+
+score.CHUNK = {chunk}
+
+def interrupt(number, frame):
+    raise Interrupted(number, "interrupted")
+
+signal.signal(signal.SIGTERM, interrupt)
+try:
+    bundle, file, output = sys.argv[1:]
+    summary = score.score_file(
+        bundle, file, output, device="cpu", checkpoint_seconds=0, progress=lambda *_: print("x", flush=True)
+    )
+except Interrupted as stop:
+    print(stop, file=sys.stderr)
+    sys.exit(stop.exit_code)
+print(json.dumps(summary))
+"""
+
+
+def start(file: Path, output: Path, no_torch: bool = False) -> subprocess.Popen[str]:
+    code = CHILD.replace("{no_torch}", str(no_torch)).replace("{chunk}", str(CHUNK))
+    arguments = [sys.executable, "-c", code, tiny.bundle(), file, output]
+    return subprocess.Popen(
+        list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+def test_scoring_needs_no_torch(tmp_path) -> None:
+    file = write(tmp_path / "in.parquet", tiny.snli_rows(40))
+    child = start(file, tmp_path / "out.parquet", no_torch=True)
+    out, errors = child.communicate(timeout=100)
+    assert child.returncode == 0, errors
+    assert json.loads(out.splitlines()[-1])["rows"] == 40
+
+
+def test_sigterm_keeps_what_is_done(tmp_path) -> None:
+    file = write(tmp_path / "in.jsonl", tiny.snli_rows(300 * CHUNK))
+    child = start(file, tmp_path / "out.jsonl")
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.stdout.readline()
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=100)
+    assert child.returncode == 143, errors
+    assert "give the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out.jsonl").exists()
+    assert json.loads(record_path(tmp_path / "out.jsonl").read_text())["counts"]["rows"] >= CHUNK
+
+
+def killed_at_random(folder: Path, format: str, kills: int, seed: int) -> None:
+    """Start scoring over and over, killed at random moments, and compare the bytes with those of a run left alone."""
+    rows = tiny.snli_rows(20 * CHUNK + 10, seed=seed)
+    rows[10]["sentence1"] = ""
+    file = write(folder / f"in.{format}", rows)
+    output = folder / f"out.{format}"
+    score(file, folder / f"whole.{format}")
+    draw = random.Random(seed)
+    for _ in range(kills):
+        child = start(file, output)
+        assert child.stdout is not None
+        for _ in range(draw.randint(0, 6)):  # chunks to let pass
+            child.stdout.readline()
+        time.sleep(draw.uniform(0, 0.03))
+        child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=100)
+    child = start(file, output)
+    out, errors = child.communicate(timeout=100)
+    assert child.returncode == 0, errors
+    assert json.loads(out.splitlines()[-1])["rows"] == len(rows)
+    assert output.read_bytes() == (folder / f"whole.{format}").read_bytes()
+    assert not [path for path in folder.iterdir() if ".partial" in path.name]
+
+
+def test_killed_at_random_moments(tmp_path) -> None:
+    """One kill in each of three formats; `make test-system` has twenty."""
+    for seed, format in enumerate(("tsv", "jsonl", "parquet")):
+        killed_at_random(tmp_path, format, kills=1, seed=seed)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("format", FORMATS)
+def test_killed_at_many_random_moments(tmp_path, format) -> None:
+    killed_at_random(tmp_path, format, kills=5, seed=FORMATS.index(format))
+
+
+def test_two_processes_do_not_write_one_output(tmp_path) -> None:
+    file = write(tmp_path / "in.jsonl", tiny.snli_rows(300 * CHUNK))
+    child = start(file, tmp_path / "out.jsonl")
+    assert child.stdout is not None
+    child.stdout.readline()
+    try:
+        with pytest.raises(InputError, match="another process is writing it"):
+            score(file, tmp_path / "out.jsonl")
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_packed_input(tmp_path) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(10))
+    (tmp_path / "in.tsv.gz").write_bytes(gzip.compress(file.read_bytes()))
+    score(tmp_path / "in.tsv.gz", tmp_path / "out.tsv")
+    assert len(read(tmp_path / "out.tsv")) == 10
+
+
+def test_a_damaged_input_is_one_message(tmp_path) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(3 * CHUNK))
+    packed = gzip.compress(file.read_bytes())
+    (tmp_path / "in.tsv.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(RunError, match=r"in\.tsv\.gz: cannot be read beyond row \d+"):
+        score(tmp_path / "in.tsv.gz", tmp_path / "out.tsv")
+    assert not (tmp_path / "out.tsv").exists()
+
+
+def test_a_score_that_is_no_number_is_one_message(tmp_path, monkeypatch) -> None:
+    from export.session import Session
+
+    monkeypatch.setattr(Session, "logits", lambda self, ids, *_: np.full((len(ids), 3), np.nan, np.float32))
+    with pytest.raises(RunError, match="not finite numbers"):
+        score(write(tmp_path / "in.tsv", tiny.snli_rows(3)), tmp_path / "out.tsv")
+
+
+def test_a_changed_bundle_is_noticed_before_scoring(tmp_path) -> None:
+    bundle = shutil.copytree(tiny.bundle(), tmp_path / "bundle")
+    with (bundle / "model.onnx").open("r+b") as model:
+        model.seek(-100, os.SEEK_END)
+        model.write(b"\0")
+    with pytest.raises(InputError, match=r"model\.onnx: not the file that was exported"):
+        score_file(bundle, write(tmp_path / "in.tsv", tiny.snli_rows(3)), tmp_path / "out.tsv", device="cpu")
+
+
+def test_a_record_that_cannot_be_written_is_one_message_and_resumable(tmp_path, monkeypatch) -> None:
+    from export import record
+
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(3 * CHUNK))
+    real, saved = record.write_text, []
+
+    def fill_up(path: Path, text: str) -> None:
+        saved.append(path)
+        if len(saved) == 3:
+            raise OSError(28, "No space left on device")
+        real(path, text)
+
+    with monkeypatch.context() as context:
+        context.setattr(record, "write_text", fill_up)
+        with pytest.raises(RunError, match=r"run\.json: cannot be written .No space left.*the same command again"):
+            score(file, tmp_path / "out.tsv")
+    assert score(file, tmp_path / "out.tsv")["resumed_at"] == CHUNK
+    score(file, tmp_path / "whole.tsv")
+    assert (tmp_path / "out.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()

@@ -1,0 +1,112 @@
+"""The promises that need the real model and rows: MiniLM and SNLI, fetched from the package index."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from bertnli.cache import cache_dir
+from bertnli.runfolder import read_metrics
+from tests.conftest import environment
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
+
+USERS_CACHE = str(cache_dir())  # as it is outside the tests, which have caches of their own
+
+
+def bertnli(*arguments: object, cwd: Path, **env: str) -> dict:
+    command = [sys.executable, "-m", "bertnli.cli", *map(str, arguments), "--json"]
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment(BERTNLI_CACHE=USERS_CACHE, **env),
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_file(folder: Path, name: str, **keys: object) -> Path:
+    content = {
+        "model": "minilm",
+        "data": {"train": "snli-100k", "eval": {"holdout": 200}},
+        "output": str(folder / name),
+        "global_batch_size": 32,
+        "max_steps": 30,
+        "tensorboard": False,
+        **keys,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_thirty_steps_on_two_ranks_are_those_of_one(tmp_path):
+    losses = {}
+    for ranks in (1, 2):
+        path = run_file(tmp_path, f"ranks-{ranks}", precision="fp32", dropout=0.0)
+        bertnli("train", path, "--ranks", ranks, cwd=tmp_path)
+        losses[ranks] = [
+            row["loss"] for row in read_metrics(tmp_path / f"ranks-{ranks}" / "metrics.jsonl") if "loss" in row
+        ]
+    assert len(losses[1]) == 30
+    np.testing.assert_allclose(losses[2], losses[1], rtol=1e-4)
+
+
+def test_the_demo_reaches_its_accuracy_and_is_not_done_twice(tmp_path):
+    first = bertnli("demo", "--out", "runs/demo", cwd=tmp_path)
+    assert first["rows"] == 9824 and first["accuracy"] >= 0.76
+    assert sum(map(sum, first["confusion"])) == 9824
+    out = tmp_path / "runs" / "demo"
+    page = (out / "report.html").read_text()
+    assert f"{first['accuracy']:.4f}" in page and "9,824" in page
+    scores = out / "scores.jsonl"
+    assert len(scores.read_text().splitlines()) == 10_000
+    before = {path: path.stat().st_mtime_ns for path in (out / "model" / "model.safetensors", out / "bundle", scores)}
+    second = bertnli("demo", "--out", "runs/demo", cwd=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (second["accuracy"], second["confusion"]) == (first["accuracy"], first["confusion"])
+
+    # The model folder is what other tools expect: same scores, same names.
+    rows = [json.loads(line) for line in scores.read_text().splitlines()[:200]]
+    pairs = [(row["sentence1"], row["sentence2"]) for row in rows]
+    labels = ("entailment", "neutral", "contradiction")
+    ours = np.array([[row[f"p_{label}"] for label in labels] for row in rows])
+    for theirs in (with_transformers, with_sentence_transformers):
+        names, found = theirs(out / "model", pairs)
+        assert names == labels
+        np.testing.assert_allclose(found, ours, atol=1e-4)
+
+
+def with_transformers(folder: Path, pairs: list[tuple[str, str]]) -> tuple[tuple[str, ...], np.ndarray]:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    inputs = AutoTokenizer.from_pretrained(folder)(*zip(*pairs, strict=True), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return tuple(model.config.id2label.values()), model(**inputs).logits.softmax(-1).numpy()
+
+
+def with_sentence_transformers(folder: Path, pairs: list[tuple[str, str]]) -> tuple[tuple[str, ...], np.ndarray]:
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(folder), device="cpu")
+    return tuple(model.config.id2label.values()), np.asarray(model.predict(pairs, apply_softmax=True))
+
+
+def test_nothing_is_compiled(tmp_path):
+    """No compiler on the PATH, and no build of DeepSpeed's extensions is even begun."""
+    path = run_file(tmp_path, "bare", max_steps=2)
+    only_python = str(Path(sys.executable).parent)
+    bertnli("train", path, "--ranks", 2, cwd=tmp_path, PATH=only_python, TORCH_EXTENSIONS_DIR=str(tmp_path / "built"))
+    assert not (tmp_path / "built").exists()
+    assert (tmp_path / "bare" / "model").is_dir()
