@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bertnli.catalog import CATALOG, Entry
-from bertnli.download import digest, say, sync_folder
+from bertnli.download import say
 from bertnli.errors import InputError
+from bertnli.files import digest, sync
 
 RECEIPT = "receipt.json"
 
@@ -107,15 +108,15 @@ def publish(entry: Entry, aside: Path, source: str) -> None:
     }
     (aside / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
     for path in aside.iterdir():
-        _flush(path)
-    sync_folder(aside)
+        sync(path)
+    sync(aside)
     folder = folder_of(entry)
     outdated = aside.with_name(aside.name + ".old")
     shutil.rmtree(outdated, ignore_errors=True)
     if folder.exists():  # not whole, or nobody would publish it again
         folder.rename(outdated)
     aside.rename(folder)
-    sync_folder(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(outdated, ignore_errors=True)
 
 
@@ -143,7 +144,7 @@ def copy_to(path: Path, to: Path) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         aside.unlink(missing_ok=True)
         raise
-    sync_folder(target.parent)
+    sync(target.parent)
     return target
 
 
@@ -158,9 +159,4 @@ def _link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:  # another disk, or a file system without links
         shutil.copyfile(source, target)
-        _flush(target)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        sync(target)

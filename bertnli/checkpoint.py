@@ -18,8 +18,9 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from bertnli import tensorfiles
 from bertnli.errors import RunError
-from bertnli.files import digest, share, sync
+from bertnli.files import digest, sync
 
 _ABOUT = "checkpoint.json"
 _STATE = "state.safetensors"
@@ -44,8 +45,7 @@ def write(folder: Path, steps: int, state: Mapping[str, Tensor], progress: Mappi
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        safetensors.torch.save_file(dict(state), aside / _STATE)
-        share(aside / _STATE)
+        tensorfiles.save(state, aside / _STATE)
         about = {"steps": steps, "sha256": digest(aside / _STATE), "progress": dict(progress)}
         (aside / _ABOUT).write_text(json.dumps(about))
         for path in (aside / _STATE, aside / _ABOUT, aside):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from bertnli.catalog import SourceError
+from bertnli.files import digest, sync
 
 if TYPE_CHECKING:
     import httpx2
@@ -52,12 +53,6 @@ def redact(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """The file's hexadecimal digest. `algorithm` is a name that hashlib knows."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
 def check(path: Path, checksum: str) -> None:
     """Raise SourceError unless the file has this checksum (`algorithm:hexdigest`)."""
     algorithm, _, expected = checksum.partition(":")
@@ -67,15 +62,6 @@ def check(path: Path, checksum: str) -> None:
             f"wrong checksum of {path.name.removesuffix('.part')}: "
             f"found {algorithm} {found} ({path.stat().st_size:,} bytes), expected {expected}"
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names to the disk, so that a rename in it outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def new_client() -> httpx2.Client:
@@ -121,7 +107,7 @@ def download(
                     raise
                 last = True  # the pieces may be of two files: once more, from the start
     part.file.replace(target)
-    sync_folder(target.parent)
+    sync(target.parent)
     part.note_file.unlink(missing_ok=True)
 
 

@@ -20,8 +20,9 @@ from bertnli.catalog import (
     lookup,
     nearest,
 )
-from bertnli.download import check, digest, download, megabytes, redact, say
+from bertnli.download import check, download, megabytes, redact, say
 from bertnli.errors import InputError, RunError
+from bertnli.files import digest
 from bertnli.model_hub import copy_model, download_model
 from bertnli.package_index import download_archive
 from bertnli.unpack import unpack

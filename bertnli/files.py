@@ -18,21 +18,21 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # not every file system can flush a folder
+            raise
     finally:
         os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file's content in one step: a reader sees the old or the new, never a part."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    aside.replace(path)
-    sync(path.parent)
-
-
-def share(path: Path) -> None:
-    """Give a file the mode that the umask says: some libraries write theirs for the owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # A file name in the text need not be valid Unicode: backslashreplace.
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)

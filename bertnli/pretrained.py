@@ -100,16 +100,8 @@ def save(model: PairClassifier, tokenizer: PairTokenizer, folder: Path, extra: M
     """
     config = model.config
     state = {name: tensor.float().cpu() for name, tensor in model.state_dict().items()}
-    content: dict[str, Any] = {
-        "architectures": ["BertForSequenceClassification" if config.family == "bert" else "BERTClassifier"],
-        "model_type": "bert" if config.family == "bert" else "d2l-bert",
-        **{field.alias or ours: getattr(config, ours) for ours, field in _Sizes.model_fields.items()},
-        "pad_token_id": tokenizer.pad_id,
-        "torch_dtype": "float32",
-        "id2label": {str(index): name for index, name in enumerate(config.labels)},
-        "label2id": {name: index for index, name in enumerate(config.labels)},
-        "bertnli": {**asdict(tokenizer.settings), **(extra or {})},
-    }
+    content = folder_config(config, tokenizer)
+    content["bertnli"] |= extra or {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tensorfiles.save(to_foreign(state, config), folder / "model.safetensors")
@@ -121,6 +113,20 @@ def save(model: PairClassifier, tokenizer: PairTokenizer, folder: Path, extra: M
         raise RunError(
             f"model folder {folder}: cannot be written: {error}", do="make room, or choose another"
         ) from None
+
+
+def folder_config(config: ModelConfig, tokenizer: PairTokenizer) -> dict[str, Any]:
+    """config.json of a model folder or a bundle: HF's keys, and ours under `bertnli`."""
+    return {
+        "architectures": ["BertForSequenceClassification" if config.family == "bert" else "BERTClassifier"],
+        "model_type": "bert" if config.family == "bert" else "d2l-bert",
+        **{field.alias or ours: getattr(config, ours) for ours, field in _Sizes.model_fields.items()},
+        "pad_token_id": tokenizer.pad_id,
+        "torch_dtype": "float32",
+        "id2label": {str(index): name for index, name in enumerate(config.labels)},
+        "label2id": {name: index for index, name in enumerate(config.labels)},
+        "bertnli": asdict(tokenizer.settings),
+    }
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

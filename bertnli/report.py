@@ -6,7 +6,6 @@ nothing to show is left out. All text from data, labels and commands is escaped.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import html
 import importlib.metadata
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bertnli import catalog, charts
 from bertnli.errors import RunError
+from bertnli.files import write_text
 
 if TYPE_CHECKING:
     import jinja2
@@ -229,18 +229,8 @@ def _markdown(text: object) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the file aside, then put it in its place in one rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A file name on the command line need not be valid Unicode: backslashreplace.
-        with aside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()

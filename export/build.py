@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import onnx
 
 from bertnli.errors import InputError, RunError
 from bertnli.pairs import PairFile
-from bertnli.pretrained import Pretrained
+from bertnli.pretrained import Pretrained, folder_config
 from export import bundle, verify
 from export.graph import OPSET, add_metadata, export_graph, fused_attention, torch_logits
 from export.session import Session
@@ -57,7 +56,7 @@ def export_bundle(
             add_metadata(graph, _metadata(source, precision))
             onnx.save_model(graph, folder / bundle.MODEL)
             tokenizer.save(folder)
-            bundle.write_json(folder / bundle.CONFIG, _config(source))
+            bundle.write_json(folder / bundle.CONFIG, folder_config(config, tokenizer))
             known.save(folder / bundle.PARITY)
             session = Session(folder / bundle.MODEL, "cpu")
             parity = verify.gate(checkpoint, session, known, tokenizer, precision, rows)
@@ -108,27 +107,6 @@ def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> b
             do="install the versions in constraints.txt, or accept a slower bundle with --allow-unfused",
         )
     return bundle.Attention(fused=fused, layers=layers, operators=operators)
-
-
-def _config(source: Pretrained) -> dict[str, Any]:
-    """config.json: what `PairTokenizer.from_folder` and other readers of Hugging Face configs look for."""
-    config = source.config
-    return {
-        "model_type": "bert" if config.family == "bert" else "d2l-bert",
-        "id2label": {str(index): label for index, label in enumerate(config.labels)},
-        "label2id": {label: index for index, label in enumerate(config.labels)},
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_positions,
-        "type_vocab_size": config.type_vocab_size,
-        "hidden_act": config.activation,
-        "layer_norm_eps": config.layer_norm_eps,
-        "pad_token_id": source.tokenizer.pad_id,
-        "bertnli": asdict(source.tokenizer.settings),
-    }
 
 
 def _metadata(source: Pretrained, precision: str) -> dict[str, str]:

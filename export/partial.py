@@ -11,11 +11,12 @@ import gzip
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bertnli.errors import InputError, RunError
+from bertnli.files import sync
 from bertnli.formats import reason_of
 
 
@@ -53,7 +54,7 @@ class PartialFile:
             with writing(self.path):
                 os.ftruncate(self._fd, self.size)
                 os.lseek(self._fd, self.size, os.SEEK_SET)
-                _sync_folder(self.path.parent)
+                sync(self.path.parent)
         except BaseException:
             self.close()
             raise
@@ -99,9 +100,9 @@ class PartialFile:
                 with finished.open("rb+") as file:
                     os.fsync(file.fileno())
                 finished.replace(self._final)
-                _sync_folder(self._final.parent)
+                sync(self._final.parent)
                 self.path.unlink()
-            _sync_folder(self._final.parent)
+            sync(self._final.parent)
         self.close()
 
     def close(self) -> None:
@@ -159,13 +160,3 @@ def writing(path: Path) -> Iterator[None]:
             do=("make room there" if full else "mend that")
             + ", then give the same command again: it goes on after the last checkpoint",
         ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make names in a folder durable, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ numpy, pandas and scipy.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -15,12 +16,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 from bertnli import pretrained
 from bertnli.attention import Packed, Padded
+from tests import tiny
 from tests.conftest import ROOT, environment
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +82,32 @@ def test_dropout_acts_where_the_book_has_it(made: tuple[str, Path]) -> None:
         found = model(reference["ids"], reference["segments"], Padded(mask))
     torch.testing.assert_close(found, reference["training_logits"], atol=1e-5, rtol=0)
     assert not torch.allclose(found, reference["logits"], atol=1e-2)
+
+
+def test_the_books_files_train_export_and_score(made: tuple[str, Path], tmp_path: Path) -> None:
+    """From the zip as the book lays it out, and from the reader's own fine-tuned folder."""
+    arch, out = made
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(64)))
+    run = {
+        "model": str(out / f"{arch}.torch.zip"),
+        "arch": arch,
+        "data": {"train": "rows.jsonl"},
+        "output": "run",
+        "max_steps": 3,
+        "global_batch_size": 16,
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+
+    def bertnli(*arguments: object) -> None:
+        command = [sys.executable, "-m", "bertnli.cli", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=800)
+        assert done.returncode == 0, done.stderr
+
+    bertnli("train", "run.yaml")
+    bertnli("export", "run/model", "trained", "--verify", "rows.jsonl")
+    bertnli("export", out / arch, "readers", "--arch", arch)
+    for bundle in ("trained", "readers"):
+        bertnli("score", bundle, "rows.jsonl", f"{bundle}.tsv")
+        header, *rows = (tmp_path / f"{bundle}.tsv").read_text().splitlines()
+        assert len(rows) == 64
+        assert header.split("\t")[-7:-3] == ["prediction", "p_entailment", "p_contradiction", "p_neutral"]

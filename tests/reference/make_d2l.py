@@ -1,7 +1,7 @@
 """What the d2l package itself computes: models of its own classes, with random weights, and their logits.
 
     python tests/reference/make_d2l.py OUT tiny odd      # OUT/d2l_tiny.safetensors, … as committed beside this file
-    python tests/reference/make_d2l.py OUT bert.small    # and the files in the book's layout
+    python tests/reference/make_d2l.py OUT bert.small    # and the files in the layout of the book
 
 Run it where torch and safetensors are, and d2l without its dependencies (`pip install --no-deps d2l==1.0.3`): it pins
 old versions of what it plots, downloads and reads pictures with, and here does none of that.
