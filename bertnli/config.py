@@ -77,7 +77,7 @@ class RunConfig(Section):
     arch: Literal["bert.small", "bert.base"] | None = None
     """For d2l weights given as a path: their files do not hold the number of heads."""
     labels: tuple[str, ...] | None = None
-    """Label names in the new classifier's order; left out, the model's own, else SNLI's."""
+    """Label names in the order of a new classifier, or of one whose config has LABEL_0, …; left out, SNLI's."""
     data: Data
     output: str
     """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/."""

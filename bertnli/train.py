@@ -54,6 +54,8 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
     if ranks.rank == 0:
         folder.claim(config)
 
+    if not source.has_classifier:
+        say(f"{config.model} has no classifier: a new one starts, for {', '.join(source.config.labels)}")
     torch.manual_seed(config.seed)
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     model = source.build(model_config)

@@ -263,7 +263,7 @@ def test_training_rows_stand_in_micro_batches_of_one_length(given: work.Work, tm
     lengths = source.tokenizer.encode([r["sentence1"] for r in rows], [r["sentence2"] for r in rows]).lengths
     assert lengths.mean() == pytest.approx(given.tokens_per_pair)
     for batch in lengths.reshape(-1, work.MICRO_BATCH):
-        assert batch.max() - batch.min() <= 6  # 11 to 40 in the whole file
+        assert batch.max() - batch.min() <= 10  # 10 to 39 in the whole file
     again = work.training(tmp_path, str(given.model), str(tmp_path / "data.jsonl"), pairs=64, batch_size=32)
     assert again.read() == rows
     assert given.head(5).read_text().splitlines() == given.rows.read_text().splitlines()[:5]
@@ -301,7 +301,7 @@ def test_the_plain_loop_computes_what_bertnli_train_computes(given: work.Work) -
 def test_bertnli_scores_the_rows(given: work.Work) -> None:
     scorer = BertnliScore(replace(given, batch_size=0))
     probabilities = np.array(scorer.check()).reshape(-1, 3)
-    assert probabilities.sum(axis=1) == pytest.approx(1.0)
+    assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)  # they are written to six digits
     scorer.prepare()
     for _ in range(2):  # the second starts over, rather than find the first one's output
         found = scorer.run(48)
