@@ -125,13 +125,10 @@ def _write_report(
             "Scoring": f"{summary['scoring_pairs_per_second']:.1f} pairs/s with ONNX Runtime",
             "ONNX against checkpoint": f"largest logit difference {exported['max_logit_difference']:.2g}, "
             f"{exported['label_flips']} labels changed",
-            "Model": summary["model"],
-            "Bundle": summary["bundle"],
-            "Scores": summary["scores"],
         },
         metrics=read_metrics(folder.metrics_file),
         evaluations={"snli-test": evaluation},
-        provenance=report.provenance(),
+        provenance={**{name: summary[name] for name in ("model", "bundle", "scores")}, **report.provenance()},
         notes=report.notes_about(MODEL, DATA),
     )
 

@@ -58,7 +58,6 @@ def publish(
     figures = {
         "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
         "Started from": config.model,
-        "Model": str(folder.model),
     }
     if tally is not None:
         figures = {"Accuracy": f"{tally.accuracy:.4f} on {tally.rows:,} pairs, {held_out}", **figures}
@@ -68,7 +67,7 @@ def publish(
         figures=figures,
         metrics=read_metrics(folder.metrics_file),
         evaluations=evaluations,
-        provenance=origin,
+        provenance={"model": str(folder.model), **origin},
         notes=report.notes_about(config.model, data),
     )
     aside.rename(folder.model)
