@@ -113,15 +113,14 @@ class Engine:
     def __init__(self, model: nn.Module, settings: dict[str, Any], weight_decay: float, ranks: Ranks):
         """`settings`: as `deepspeed_config` gives them."""
         self.ranks = ranks
+        model.to(ranks.device)
         # Norms and biases are not decayed (Devlin et al. 2018, the released optimization.py).
         decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
         kept = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
         # No learning rate until `step` gives one: some wrappers take a step with zero gradients while they set up.
         adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model.to(ranks.device), optimizer=adamw, config=settings
-        )
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=adamw, config=settings)
         self._adamw = adamw if self._optimizer is adamw else self._optimizer.optimizer
         self._make_state()
 

@@ -37,7 +37,7 @@ class StandIn(Peer):
     figures: tuple[float, ...] = (1.0, 2.0)
     fails_in: str = ""
     tolerance: float = 0.01
-    memory: int = 0  # bytes held
+    memory: int = 0  # bytes used for a moment
 
     def options(self) -> dict[str, Any]:
         return {"figures": list(self.figures)}
@@ -46,7 +46,7 @@ class StandIn(Peer):
         return list(self.figures)
 
     def prepare(self) -> None:
-        self._held = np.ones(self.memory, np.uint8)
+        np.ones(self.memory, np.uint8)
         if self.fails_in == "missing":
             raise Unavailable("no such library here")
         if self.fails_in == "prepare":
@@ -305,8 +305,11 @@ def test_bertnli_scores_the_rows(given: work.Work) -> None:
     probabilities = np.array(scorer.check()).reshape(-1, 3)
     assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)  # they are written to six digits
     scorer.prepare()
-    for _ in range(2):  # the second starts over, rather than find the first one's output
+    out, written = given.folder / "bertnli.jsonl", set()
+    for _ in range(2):  # the second starts over, rather than find the first one's output finished
         found = scorer.run(48)
         assert found.done == 48
         assert found.seconds > 0
-    assert len((given.folder / "bertnli.jsonl").read_text().splitlines()) == 48
+        assert len(out.read_text().splitlines()) == 48
+        written.add(out.stat().st_mtime_ns)
+    assert len(written) == 2
