@@ -1,0 +1,308 @@
+"""Runs peers against each other on the same work, fairly, and keeps what was measured.
+
+Each peer lives in a process of its own for the whole measurement, so that its memory, threads and imports are its own.
+Before anything is timed, what the peers compute must agree. Then come unmeasured warm-ups, then rounds: A B C A B C …,
+one peer at a time, so that a machine that slows down or is shared slows all of them alike; ratios are taken inside a
+round. Memory comes from the operating system.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import statistics
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil  # type: ignore[import-untyped]
+
+from bertnli.errors import RunError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One timed run: how much was done, in the peer's unit, and the seconds it took."""
+
+    done: float
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return self.done / self.seconds
+
+
+class Unavailable(Exception):
+    """A peer that cannot run on this machine, with the reason; it is named as skipped, never shown as zero."""
+
+
+class Peer(ABC):
+    """One way to do the work. Made in the harness and sent to a process of its own before `prepare`.
+
+    name: as tables show it; about: one line for a person; unit: of what `run` does.
+    tolerance: how far `check` may be from the first peer's, with its reason where it is set.
+    """
+
+    name: str
+    about: str
+    unit: ClassVar[str] = "pairs"
+    check_steps: ClassVar[int] = 2  # of training: the second loss shows whether the first step was the same
+    tolerance: float = 1e-3
+
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """Every choice that was made for this peer, for the record."""
+
+    def check(self) -> list[float]:
+        """Figures that must agree with the other peers'; none for a peer with nothing to compare."""
+        return []
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Whatever is not timed: imports, loading, tokenising. Raises Unavailable."""
+
+    @abstractmethod
+    def run(self, amount: int) -> Run:
+        """Do `amount` (or as near as it can) and say how long that took, start-up apart."""
+
+    def processes(self) -> list[int]:
+        """Ids of the processes that do the work: their memory is the peer's."""
+        return [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
+
+    def close(self) -> None:  # noqa: B027 - most peers have nothing to end
+        """End what `prepare` started."""
+
+
+@contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Yields a function that gives the seconds since; after the block, those of the block."""
+    began, ended = time.perf_counter(), 0.0
+    yield lambda: (ended or time.perf_counter()) - began
+    ended = time.perf_counter()
+
+
+@dataclass
+class Measured:
+    """What became of one peer. `runs` are in the order of the rounds."""
+
+    peer: Peer
+    runs: list[Run] = field(default_factory=list)
+    around: list[dict[str, float]] = field(default_factory=list)  # of each run: load before it, others' CPU during it
+    difference: float | None = None  # of its `check` from the first peer's
+    peak_rss: int = 0  # bytes
+    skipped: str = ""
+
+    def rates(self) -> list[float]:
+        return [run.per_second for run in self.runs]
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "name": self.peer.name,
+            "about": self.peer.about,
+            "options": self.peer.options(),
+            "unit": self.peer.unit,
+        }
+        if self.skipped:
+            return found | {"skipped": self.skipped}
+        runs = [
+            asdict(run) | {"per_second": run.per_second} | around
+            for run, around in zip(self.runs, self.around, strict=True)
+        ]
+        return found | {
+            "check_difference": self.difference,
+            "per_second": spread(self.rates()),
+            "peak_rss_mib": round(self.peak_rss / 2**20, 1),
+            "runs": runs,
+        }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, min and max."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(ours: Measured, theirs: Measured) -> dict[str, float]:
+    """Median, min and max over the rounds of our rate divided by theirs in the same round."""
+    return spread([a / b for a, b in zip(ours.rates(), theirs.rates(), strict=True)])
+
+
+def measure(peers: Sequence[Peer], *, amount: int, warm_up: int, rounds: int, logs: Path, say: Say) -> list[Measured]:
+    """Check, warm up, and run every peer `rounds` times, interleaved.
+
+    amount, warm_up: what one timed run, and the unmeasured one before, is asked to do. logs: a folder for what peers
+    print. Raises RunError where a peer fails, or computes something else than the first one.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    measured = [Measured(peer) for peer in peers]
+    workers: list[_Worker] = []
+    try:
+        reference: list[float] = []
+        for one in measured:
+            worker = _Worker(one.peer, logs / f"{one.peer.name}.log")
+            workers.append(worker)
+            say(f"{one.peer.name}: checking and preparing")
+            try:
+                figures = worker.ask("check")
+                worker.ask("prepare")
+            except Unavailable as reason:
+                one.skipped = str(reason)
+                say(f"{one.peer.name}: skipped: {reason}")
+                continue
+            if figures:
+                reference = reference or figures
+                one.difference = difference(figures, reference)
+                _must_agree(one, reference, figures)
+            worker.ask("run", warm_up)
+        for number in range(rounds):
+            for one, worker in zip(measured, workers, strict=True):
+                if one.skipped:
+                    continue
+                with _surroundings(worker) as around:
+                    run = worker.ask("run", amount)
+                one.runs.append(run)
+                one.around.append(around)
+                say(f"round {number + 1} of {rounds}: {one.peer.name}: {run.per_second:.4g} {one.peer.unit}/s")
+        for one, worker in zip(measured, workers, strict=True):
+            one.peak_rss = 0 if one.skipped else sum(_peak_rss(pid) for pid in worker.processes())
+    finally:
+        for worker in workers:
+            worker.close()
+    return measured
+
+
+def difference(found: Sequence[float], expected: Sequence[float]) -> float:
+    """The largest absolute difference; infinite where there are more of one, or a figure is no number."""
+    if len(found) != len(expected):
+        return float("inf")
+    gaps = [abs(a - b) for a, b in zip(found, expected, strict=True)]
+    return max((gap if gap == gap else float("inf") for gap in gaps), default=0.0)
+
+
+def _must_agree(one: Measured, reference: Sequence[float], figures: Sequence[float]) -> None:
+    assert one.difference is not None
+    if one.difference > one.peer.tolerance:
+        raise RunError(
+            f"benchmark: {one.peer.name} computes something else than the first peer",
+            found=f"{_few(figures)}, {one.difference:.3g} off",
+            expected=f"{_few(reference)}, within {one.peer.tolerance:g}",
+            do="mend it: a figure for other work is worth nothing",
+        )
+
+
+def _few(figures: Sequence[float]) -> str:
+    return ", ".join(f"{figure:.5f}" for figure in figures[:6]) + (", …" if len(figures) > 6 else "")
+
+
+class _Worker:
+    """A peer in a process of its own, which answers one question at a time."""
+
+    def __init__(self, peer: Peer, log: Path):
+        context = multiprocessing.get_context("spawn")
+        self.peer, self.log = peer, log
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, peer, str(log)))
+        self._process.start()
+        theirs.close()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            self._connection.send((method, arguments))
+            kind, answer = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise RunError(
+                f"benchmark: {self.peer.name} died in {method}",
+                found=f"exit code {self._process.exitcode}",
+                do=f"see {self.log}",
+            ) from None
+        if kind == "unavailable":
+            raise Unavailable(answer)
+        if kind == "failed":
+            raise RunError(f"benchmark: {self.peer.name} failed in {method}: {answer}", do=f"see {self.log}")
+        return answer
+
+    def processes(self) -> list[int]:
+        return self.ask("processes")
+
+    def close(self) -> None:
+        with suppress(RunError):  # it is ended below, whatever state it is in
+            self.ask("close")
+        self._connection.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _serve(connection: Connection, peer: Peer, log: str) -> None:
+    """The life of a peer's process. What libraries print goes to the log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the harness, which ends us in order
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    while True:
+        try:
+            method, arguments = connection.recv()
+        except EOFError:  # the harness is gone
+            peer.close()
+            return
+        try:
+            answer = ("done", getattr(peer, method)(*arguments))
+        except Unavailable as reason:
+            answer = ("unavailable", str(reason))
+        except Exception as error:
+            traceback.print_exc()
+            answer = ("failed", f"{type(error).__name__}: {error}")
+        connection.send(answer)
+        if method == "close":
+            return
+
+
+# --- what the operating system says ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _surroundings(worker: _Worker) -> Iterator[dict[str, float]]:
+    """Yields a dict that holds, after the block, the load before it and the cores that others kept busy meanwhile."""
+    pids = worker.processes()
+    found = {"load_1min": round(os.getloadavg()[0], 2)}
+    busy, own, began = _busy_seconds(), _cpu_seconds(pids), time.perf_counter()
+    yield found
+    wall = time.perf_counter() - began
+    others = (_busy_seconds() - busy) - (_cpu_seconds(pids) - own)
+    found["others_cores"] = round(max(0.0, others / wall), 3)
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of the whole machine, other machines on the same hardware (steal) included."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+
+
+def _cpu_seconds(pids: Sequence[int]) -> float:
+    total = 0.0
+    for pid in pids:
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def _peak_rss(pid: int) -> int:
+    """Bytes of the largest resident set that a process has had so far (Linux: VmHWM)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

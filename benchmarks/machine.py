@@ -1,0 +1,90 @@
+"""Where and with what a figure was measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_LIBRARIES = (
+    *("torch", "deepspeed", "transformers", "accelerate", "sentence-transformers", "tokenizers", "numpy"),
+    *("onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"),
+)
+
+
+def describe() -> dict[str, Any]:
+    """Date, command, commit, machine and library versions, for the head of a result."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        **commit(),
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **versions()},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The processor, the cores this process may use, the memory, the system, and the GPUs if there are any."""
+    found: dict[str, Any] = {
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+    gpus = _gpus()
+    return found | ({"gpus": gpus} if gpus else {})
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide a figure, as far as they are installed."""
+    found = {}
+    for library in _LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """The checkout's commit, and whether files differ from it (results apart); nothing where git does not know."""
+    head = _output("git", "-C", str(_ROOT), "rev-parse", "HEAD")
+    if not head:
+        return {"commit": None, "dirty": None}
+    changed = _output("git", "-C", str(_ROOT), "status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return {"commit": head, "dirty": bool(changed)}
+
+
+def _processor() -> str:
+    names = ("model name", "cpu family", "model")
+    found: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in names:
+                found.setdefault(key.strip(), value.strip())
+    except OSError:
+        return platform.processor() or "unknown"
+    # Virtual machines often name the maker alone; family and model say which generation it is.
+    return f"{found.get('model name', 'unknown')} (family {found.get('cpu family')}, model {found.get('model')})"
+
+
+def _gpus() -> list[str]:
+    return _output("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader").splitlines()
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,138 @@
+"""bertnli's own trainer: the command a user gives, untouched, timed from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.harness import Peer, Run
+from benchmarks.work import Work
+from bertnli.errors import RunError
+
+_POLL = 0.005  # seconds between two looks at metrics.jsonl
+_PATIENCE = 600.0  # seconds for a step, the first one's start-up included
+_NEVER = 10**6
+
+
+@dataclass
+class BertnliTrain(Peer):
+    """`python -m bertnli.train RUN.yaml`, stopped (SIGSTOP) between runs.
+
+    Time goes from one line of metrics.jsonl to another, by the harness's clock, so whatever the loop does in between
+    counts. The step under way when the process was stopped does not.
+    """
+
+    work: Work
+    name: str = "bertnli"
+    zero_stage: int = 0
+    micro_batch_tokens: int | None = None
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        self.about = f"bertnli, ZeRO-{self.zero_stage}"
+        self._process: subprocess.Popen[bytes] | None = None
+        # Losses in bf16 are good for three digits.
+        self.tolerance = 1e-3 if self.precision == "fp32" else 2e-2
+
+    def options(self) -> dict[str, Any]:
+        given = self._run_file(self.work.rows, self.name)
+        return {key: value for key, value in given.items() if key not in ("model", "data", "output")}
+
+    def check(self) -> list[float]:
+        """The losses of the first steps, each on the first batch of the rows, without dropout."""
+        steps = self.check_steps
+        rows = self.work.head(self.work.batch_size)
+        output = self._start(rows, f"{self.name}-check", dropout=0.0, max_steps=steps)
+        self._wait_for(output, steps)
+        assert self._process is not None
+        self._process.wait(_PATIENCE)
+        return [row["loss"] for row in _metrics(output)[:steps]]
+
+    def prepare(self) -> None:
+        self._output = self._start(self.work.rows, self.name)
+        self._wait_for(self._output, 1)
+        self._stop()
+
+    def run(self, amount: int) -> Run:
+        steps = max(1, amount // self.work.batch_size)
+        assert self._process is not None
+        before = len(_metrics(self._output))
+        self._process.send_signal(signal.SIGCONT)
+        self._wait_for(self._output, before + 1)
+        began = time.perf_counter()
+        self._wait_for(self._output, before + 1 + steps)
+        seconds = time.perf_counter() - began
+        self._stop()
+        return Run(steps * self.work.batch_size, seconds)
+
+    def processes(self) -> list[int]:
+        """The command's alone: this process only watches."""
+        return [self._process.pid] if self._process is not None else []
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _run_file(self, rows: Path, name: str, **more: Any) -> dict[str, Any]:
+        return {
+            "model": str(self.work.model),
+            "data": {"train": str(rows)},
+            "output": str(self.work.folder / f"{name}-{self.work.batch_size}"),
+            "max_steps": _NEVER,
+            "global_batch_size": self.work.batch_size,
+            "learning_rate": self.work.learning_rate,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "precision": self.precision,
+            "zero_stage": self.zero_stage,
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "checkpoint": {"every_steps": _NEVER},
+            **more,
+        }
+
+    def _start(self, rows: Path, name: str, **more: Any) -> Path:
+        content = self._run_file(rows, name, **more)
+        output = Path(content["output"])
+        path = output.with_suffix(".yaml")
+        path.write_text(yaml.safe_dump(content))
+        self._process = subprocess.Popen([sys.executable, "-m", "bertnli.train", str(path)])
+        return output
+
+    def _wait_for(self, output: Path, steps: int) -> None:
+        """Until `steps` steps have been logged."""
+        assert self._process is not None
+        file, size = output / "metrics.jsonl", -1
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
+            if file.exists() and file.stat().st_size != size:
+                size = file.stat().st_size
+                if len(_metrics(output)) >= steps:
+                    return
+            if self._process.poll() not in (None, 0):
+                raise RunError(f"bertnli train ended with exit code {self._process.returncode}")
+            time.sleep(_POLL)
+        raise RunError(f"bertnli train: no step in {_PATIENCE:.0f} s")
+
+    def _stop(self) -> None:
+        """Returns when every thread has come to rest."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
+def _metrics(output: Path) -> list[dict[str, Any]]:
+    """The lines that are whole."""
+    lines = (output / "metrics.jsonl").read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,92 @@
+"""DeepSpeed's bare engine, used as its own examples use it, with padded batches of similar length."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.harness import Peer, Run, Unavailable, stopwatch
+from benchmarks.peers import hf
+from benchmarks.work import MICRO_BATCH, Work
+
+
+@dataclass
+class DeepSpeedEngine(Peer):
+    """`deepspeed.initialize`, then forward, `engine.backward`, `engine.step` for each micro-batch.
+
+    Two departures, without which it does not run everywhere, neither of which makes it slower: torch's fused AdamW is
+    handed over (DeepSpeed's own is compiled at first use), and its compiled shared-memory collectives are off (one
+    process has nothing to communicate).
+    """
+
+    work: Work
+    name: str = "deepspeed-engine"
+    about: str = "DeepSpeed's engine with transformers' BERT, similar lengths, bf16"
+    # Its forward runs on weights rounded to bf16, which swallow part of a first step of 1e-4; in fp32 it is 2e-5 off.
+    tolerance: float = 0.15
+
+    def options(self) -> dict[str, Any]:
+        micro_batch = min(self.work.batch_size, MICRO_BATCH)
+        return {
+            "train_batch_size": self.work.batch_size,
+            "train_micro_batch_size_per_gpu": micro_batch,
+            "gradient_accumulation_steps": self.work.batch_size // micro_batch,
+            "gradient_clipping": 1.0,
+            "bf16": {"enabled": True},
+            "zero_optimization": {"stage": 0},
+            "zero_allow_untested_optimizer": True,
+        }
+
+    def check(self) -> list[float]:
+        self._load(self.work.batch_size, dropout=0.0)
+        return [self._step() for _ in range(self.check_steps)]
+
+    def prepare(self) -> None:
+        self._load(self.work.pairs, dropout=None)
+
+    def run(self, amount: int) -> Run:
+        steps = max(1, amount // self.work.batch_size)
+        with stopwatch() as seconds:
+            for _ in range(steps):
+                self._step()
+        return Run(steps * self.work.batch_size, seconds())
+
+    def _load(self, pairs: int, dropout: float | None) -> None:
+        import torch
+        from torch.utils.data import DataLoader
+
+        os.environ.setdefault("DS_ACCELERATOR", hf.device().type)
+        try:
+            import deepspeed
+        except ImportError as error:
+            raise Unavailable(f"{error}") from None
+        from transformers import DataCollatorWithPadding
+
+        from bertnli.engine import Ranks
+
+        self._device = Ranks().device  # joins a group of one
+        model = hf.model(self.work, dropout=dropout)
+        adamw = torch.optim.AdamW(model.parameters(), lr=self.work.learning_rate, fused=True)
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=self.options())
+        self._engine.train()
+        collator = DataCollatorWithPadding(hf.tokenizer(self.work))
+        rows: Any = hf.features(self.work, pairs)
+        loader: Any = DataLoader(rows, MICRO_BATCH, collate_fn=collator)
+        self._batches = _endless(loader)
+
+    def _step(self) -> float:
+        """One optimizer step, of as many micro-batches as the engine accumulates; returns the mean loss."""
+        total, count = 0.0, self._engine.gradient_accumulation_steps()
+        for _ in range(count):
+            batch = next(self._batches).to(self._device)
+            loss = self._engine(**batch).loss
+            self._engine.backward(loss)
+            self._engine.step()
+            total += float(loss)
+        return total / count
+
+
+def _endless(loader: Any) -> Any:
+    while True:
+        yield from loader

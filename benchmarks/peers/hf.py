@@ -1,0 +1,51 @@
+"""What the peers built on transformers share: the model, and rows tokenised beforehand as its guides do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.harness import Unavailable
+from benchmarks.work import MAX_LENGTH, Work
+
+
+def model(work: Work, *, dropout: float | None = None) -> Any:
+    """BertForSequenceClassification of the work's folder, in fp32; `dropout` replaces every probability."""
+    try:
+        from transformers import AutoModelForSequenceClassification
+    except ImportError as error:
+        raise Unavailable(f"{error}") from None
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    changes = {} if dropout is None else dict.fromkeys(names, dropout)
+    return AutoModelForSequenceClassification.from_pretrained(work.model, **changes)
+
+
+def tokenizer(work: Work) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(work.model)
+
+
+def features(work: Work, pairs: int | None = None, *, pad: bool = False) -> list[dict[str, Any]]:
+    """The first rows as `input_ids`, `token_type_ids`, `attention_mask` and `labels`; with `pad` all of full length."""
+    from transformers import AutoConfig
+
+    rows = work.read(pairs)
+    label_ids = AutoConfig.from_pretrained(work.model).label2id
+    encoded = tokenizer(work)(
+        [row["sentence1"] for row in rows],
+        [row["sentence2"] for row in rows],
+        truncation=True,
+        max_length=MAX_LENGTH,
+        padding="max_length" if pad else False,
+    )
+    names = list(encoded)
+    return [
+        {**{name: encoded[name][place] for name in names}, "labels": label_ids[row["gold_label"]]}
+        for place, row in enumerate(rows)
+    ]
+
+
+def device() -> Any:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,93 @@
+"""A plain torch loop with exactly bertnli's model, batches and arithmetic: what DeepSpeed's engine costs beyond it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.harness import Peer, Run, stopwatch
+from benchmarks.work import MAX_LENGTH, Work
+
+
+@dataclass
+class PlainLoop(Peer):
+    """bertnli's packed model under torch.autocast, its stream and micro-batches, its AdamW; no engine."""
+
+    work: Work
+    name: str = "plain-loop"
+    about: str = "plain torch loop, bertnli's model and batches"
+    precision: str = "bf16"
+    tolerance: float = 2e-2  # a loss in bf16 is good for three digits
+    micro_batch_tokens: int | None = None
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "precision": self.precision,
+            "optimizer": "torch.optim.AdamW(fused=True)",
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm,
+        }
+
+    def check(self) -> list[float]:
+        self._load(self.work.batch_size, dropout=0.0)
+        return [self.step() for _ in range(self.check_steps)]
+
+    def prepare(self) -> None:
+        self._load(self.work.pairs, dropout=None)
+
+    def run(self, amount: int) -> Run:
+        steps = max(1, amount // self.work.batch_size)
+        with stopwatch() as seconds:
+            for _ in range(steps):
+                self.step()
+        return Run(steps * self.work.batch_size, seconds())
+
+    def _load(self, pairs: int, dropout: float | None) -> None:
+        import torch
+
+        from bertnli import pretrained
+        from bertnli.batches import Stream
+        from bertnli.corpus import prepare
+        from bertnli.pairs import PairFile
+        from bertnli.train import MICRO_BATCH_TOKENS
+
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.micro_tokens = self.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device.type]
+        source = pretrained.load(self.work.model, max_length=MAX_LENGTH)
+        self.corpus = prepare(PairFile(str(self.work.head(pairs))), source.tokenizer, source.config.labels)
+        config = source.config if dropout is None else source.config.with_dropout(dropout)
+        torch.manual_seed(0)
+        self.model = source.build(config).to(self.device).train()
+        decayed = [parameter for parameter in self.model.parameters() if parameter.dim() > 1]
+        kept = [parameter for parameter in self.model.parameters() if parameter.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.work.learning_rate, fused=True)
+        self.stream, self.steps = Stream(len(self.corpus), self.work.batch_size, seed=0), 0
+
+    def step(self) -> float:
+        """One optimizer step; returns its mean loss."""
+        import numpy as np
+        import torch
+        import torch.nn.functional as F
+
+        from bertnli.batches import pack, share
+        from bertnli.predictor import to_device
+
+        torch.manual_seed(np.random.SeedSequence([0, self.steps, 0]).generate_state(1)[0])
+        chosen = self.stream.step(self.steps)
+        loss_sum = torch.zeros((), device=self.device)
+        for indices in share(chosen, self.corpus.lengths, 0, 1, self.micro_tokens):
+            labels = torch.from_numpy(self.corpus.labels[indices].astype(np.int64)).to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = self.model(*to_device(pack(self.corpus, indices), self.device)).float()
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            (loss / len(chosen)).backward()
+            loss_sum += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+        return float(loss_sum) / len(chosen)

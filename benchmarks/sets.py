@@ -1,0 +1,139 @@
+"""Which peers are measured together, on what, and the record that is kept of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, work
+from benchmarks.harness import Measured, Peer, Say, measure, ratios
+from benchmarks.peers.bertnli_train import BertnliTrain
+from benchmarks.peers.d2l_loop import D2lLoop
+from benchmarks.peers.deepspeed_engine import DeepSpeedEngine
+from benchmarks.peers.peak import MatrixPeak
+from benchmarks.peers.plain_loop import PlainLoop
+from benchmarks.peers.scoring import BertnliScore, CrossEncoderPredict, TransformersPipeline
+from benchmarks.peers.transformers_trainer import TransformersTrainer
+from benchmarks.work import Work
+from bertnli.files import write_text
+
+OURS = "bertnli"
+"""The peer whose rate is set against the others'."""
+
+TRAIN_DATA, TEST_DATA, MODEL = "snli-100k", "snli-test", "minilm"
+MICRO_BATCH_TOKENS = (512, 1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: pairs a timed run, and rounds."""
+
+    training_pairs: int
+    scoring_pairs: int
+    rounds: int
+
+
+SHORT = Effort(training_pairs=512, scoring_pairs=2000, rounds=3)
+FULL = Effort(training_pairs=2048, scoring_pairs=10_000, rounds=5)
+
+
+def training(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[str, Any]:
+    """Training at one batch size: every way to do it, and the machine's matrix peak in the same rounds."""
+    given = work.training(folder, MODEL, TRAIN_DATA, effort.training_pairs, batch_size)
+    peers: list[Peer] = [
+        D2lLoop(given),  # in fp32: the reference for the losses
+        TransformersTrainer(given),
+        TransformersTrainer(given, best=True),
+        DeepSpeedEngine(given),
+        PlainLoop(given),
+        BertnliTrain(given),
+        *(BertnliTrain(given, name=f"bertnli-zero{stage}", zero_stage=stage) for stage in (1, 2, 3)),
+        *_peaks(given),
+    ]
+    return run(f"training-{batch_size}", "training", given, TRAIN_DATA, peers, effort.training_pairs, effort, say)
+
+
+def micro_batches(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[str, Any]:
+    """bertnli's trainer with different numbers of tokens in a micro-batch."""
+    given = work.training(folder, MODEL, TRAIN_DATA, effort.training_pairs, batch_size)
+    peers = [
+        BertnliTrain(given, name=f"bertnli-{tokens}-tokens", micro_batch_tokens=tokens) for tokens in MICRO_BATCH_TOKENS
+    ]
+    for peer, tokens in zip(peers, MICRO_BATCH_TOKENS, strict=True):
+        peer.about = f"bertnli, micro-batches of {tokens} tokens"
+    name = f"micro-batches-{batch_size}"
+    return run(name, "training", given, TRAIN_DATA, peers, effort.training_pairs, effort, say)
+
+
+def scoring(folder: Path, model: str, effort: Effort, say: Say) -> dict[str, Any]:
+    """Scoring a file with one model folder."""
+    given = work.scoring(folder, model, TEST_DATA, effort.scoring_pairs)
+    peers: list[Peer] = [
+        TransformersPipeline(given),  # the reference for the probabilities
+        CrossEncoderPredict(given),
+        BertnliScore(given),
+        *_peaks(given),
+    ]
+    return run("scoring", "scoring", given, TEST_DATA, peers, effort.scoring_pairs, effort, say)
+
+
+def peak(folder: Path, effort: Effort, say: Say) -> dict[str, Any]:
+    """The machine's matrix peak alone."""
+    given = work.training(folder, MODEL, TRAIN_DATA, work.MICRO_BATCH, work.MICRO_BATCH)
+    return run("peak", "peak", given, TRAIN_DATA, _peaks(given), 1, effort, say)
+
+
+def _peaks(given: Work) -> list[Peer]:
+    return [MatrixPeak(given, "fp32"), MatrixPeak(given, "bf16")]
+
+
+def run(
+    name: str,
+    kind: str,
+    given: Work,
+    data: str,
+    peers: Sequence[Peer],
+    amount: int,
+    effort: Effort,
+    say: Say,
+) -> dict[str, Any]:
+    """Measure, and make the record (see `record`)."""
+    about = machine.describe()
+    warm_up = given.batch_size or amount // 8  # a step, or some batches
+    measured = measure(peers, amount=amount, warm_up=warm_up, rounds=effort.rounds, logs=given.folder / "logs", say=say)
+    return {"name": name, "kind": kind, **about, "work": given.to_json(data), **record(measured, given.flop_per_pair)}
+
+
+def record(measured: Sequence[Measured], flop_per_pair: float) -> dict[str, Any]:
+    """The figures of one set: of each peer what `Measured.to_json` says, its share of the matrix peak where that was
+    measured in the same rounds, and our rate over its own."""
+    by_name = {one.peer.name: one for one in measured if not one.skipped}
+    peaks = {one.peer.precision: one for one in by_name.values() if isinstance(one.peer, MatrixPeak)}
+    ours = by_name.get(OURS)
+    rows = []
+    for one in measured:
+        row = one.to_json()
+        if not one.skipped and one.peer.unit == "pairs":
+            row["share_of_peak"] = {
+                precision: row["per_second"]["median"] * flop_per_pair / _median(peak_)
+                for precision, peak_ in peaks.items()
+            }
+            if ours is not None and one is not ours:
+                row[f"{OURS}_over_it"] = ratios(ours, one)
+        rows.append(row)
+    return {"rounds": max((len(one.runs) for one in measured), default=0), "peers": rows}
+
+
+def _median(one: Measured) -> float:
+    return one.to_json()["per_second"]["median"]
+
+
+def save(result: dict[str, Any], folder: Path) -> Path:
+    """`folder/NAME.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result['name']}.json"
+    write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return path

@@ -1,0 +1,147 @@
+"""What every peer of a set is given: one model folder, one file of rows, and nothing made to suit one of them.
+
+Training rows are whole batches out of the transformers Trainer's own epoch over the full corpus: a peer that batches
+by length gets batches as good as it would in a long run, though a benchmark's run is short (grouping a thousand rows
+alone would leave it 15% more padding). The batches taken are spread evenly over the lengths, so the rows are as
+long as the corpus is; a peer that shuffles meets the corpus's own mixture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MICRO_BATCH = 32
+"""Pairs of nearly one length that stand together in the training rows: what peers that batch by length take at once."""
+
+MAX_LENGTH = 128
+"""Tokens of a pair, as the book and our own default have it; no pair of SNLI's is that long."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """model: an HF folder with a classifier, which every peer can load. rows: JSON lines, sentence1 and sentence2 and,
+    for training, gold_label. folder: for what peers write.
+
+    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: see `training_flop`."""
+
+    folder: Path
+    model: Path
+    rows: Path
+    pairs: int
+    tokens_per_pair: float
+    flop_per_pair: float
+    batch_size: int
+    learning_rate: float = 1e-4
+
+    def head(self, pairs: int) -> Path:
+        """A file of the first `pairs` rows."""
+        path = self.rows.with_name(f"{self.rows.stem}-{pairs}{self.rows.suffix}")
+        if not path.exists():
+            with self.rows.open(encoding="utf-8") as file:
+                path.write_text("".join(islice(file, pairs)), encoding="utf-8")
+        return path
+
+    def read(self, pairs: int | None = None) -> list[dict[str, str]]:
+        """The first `pairs` rows, or all."""
+        with self.rows.open(encoding="utf-8") as file:
+            return [json.loads(line) for line in islice(file, pairs)]
+
+    def to_json(self, source: str) -> dict[str, Any]:
+        """For the record. `source`: the data's name."""
+        return {
+            "rows_from": source,
+            "rows": self.pairs,
+            "rows_sha256": hashlib.sha256(self.rows.read_bytes()).hexdigest(),
+            "tokens_per_pair": round(self.tokens_per_pair, 2),
+            "batch_size": self.batch_size,
+            "flop_per_pair": self.flop_per_pair,
+        }
+
+
+def training(folder: Path, model: str, data: str, pairs: int, batch_size: int) -> Work:
+    """Work for training peers: `pairs` rows of `data`, in micro-batches of `MICRO_BATCH` rows of nearly one length."""
+    from bertnli.corpus import prepare
+    from bertnli.fetch import resolve_data
+    from bertnli.pairs import PairFile, read_labelled
+
+    path, source = _model(folder, model)
+    file = PairFile(resolve_data(data))
+    corpus = prepare(file, source.tokenizer, source.config.labels)
+    chosen = _micro_batches(np.asarray(corpus.lengths), batch_size, pairs // MICRO_BATCH)
+    wanted = set(corpus.rows[chosen].tolist())
+    texts = {row.number: row for row in read_labelled(file, source.config.labels) if row.number in wanted}
+    rows = folder / f"training-{batch_size}.jsonl"
+    with rows.open("w", encoding="utf-8") as out:
+        for number in corpus.rows[chosen].tolist():
+            row = texts[number]
+            cells = {"sentence1": row.premise, "sentence2": row.hypothesis}
+            out.write(json.dumps({**cells, "gold_label": source.config.labels[row.label]}) + "\n")
+    lengths = corpus.lengths[chosen]
+    flop = training_flop(source.config, float(lengths.mean()))
+    return Work(folder, path, rows, len(chosen), float(lengths.mean()), flop, batch_size)
+
+
+def _micro_batches(lengths: NDArray[np.integer], batch_size: int, count: int) -> NDArray[np.int64]:
+    """Indices of `count` micro-batches of the Trainer's epoch over all rows, spread over its lengths, shuffled."""
+    import torch
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    order = get_length_grouped_indices(lengths.tolist(), batch_size, generator=torch.Generator().manual_seed(0))
+    whole = np.asarray(order)[: len(order) // MICRO_BATCH * MICRO_BATCH].reshape(-1, MICRO_BATCH)
+    by_length = whole[np.argsort(lengths[whole].max(axis=1), kind="stable")]
+    places = ((np.arange(count) + 0.5) / count * len(by_length)).astype(np.int64)
+    return np.random.default_rng(0).permutation(by_length[places]).ravel()
+
+
+def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
+    """Work for scoring peers: `pairs` rows of `data`, evenly taken from the whole file, in its order."""
+    from bertnli.fetch import resolve_data
+    from bertnli.pairs import PairFile
+
+    path, source = _model(folder, model)
+    texts = [(row.premise, row.hypothesis) for row in PairFile(resolve_data(data)).rows() if row.error is None]
+    chosen = [texts[place] for place in np.linspace(0, len(texts) - 1, min(pairs, len(texts))).astype(int)]
+    rows = folder / "scoring.jsonl"
+    rows.write_text("".join(json.dumps({"sentence1": p, "sentence2": h}) + "\n" for p, h in chosen), encoding="utf-8")
+    tokens = float(source.tokenizer.encode(*map(list, zip(*chosen, strict=True))).lengths.mean())
+    return Work(folder, path, rows, len(chosen), tokens, training_flop(source.config, tokens) / 3, 0)
+
+
+def _model(folder: Path, model: str) -> tuple[Path, Any]:
+    """The model as a folder that every peer can load, with a classifier: of an encoder alone, a random one."""
+    import torch
+
+    from bertnli import pretrained
+    from bertnli.fetch import resolve
+
+    source = pretrained.load(resolve(model, "model"), max_length=MAX_LENGTH)
+    torch.manual_seed(0)
+    classifier = source.build()
+    if not source.has_classifier:
+        classifier.classifier.weight.data *= 20  # so that labels differ from row to row
+    path = folder / "model"
+    pretrained.save(classifier, source.tokenizer, path)
+    return path, source
+
+
+def block_weights(config: Any) -> int:
+    """Weights in the matrix products of all blocks: of each, 4 H^2 in the attention and 2 H I in the feed-forward."""
+    hidden = config.hidden_size
+    return config.num_layers * (4 * hidden**2 + 2 * hidden * config.intermediate_size)
+
+
+def training_flop(config: Any, tokens: float) -> float:
+    """Floating-point operations to train on a pair of `tokens` tokens: 6 x weights x tokens.
+
+    Two for each weight and token forward and four backward (Kaplan et al. 2020, section 2.1), over the blocks' matrix
+    products; attention's own products, embeddings, pooler and classifier are left out (3% together at SNLI's lengths).
+    """
+    return 6 * block_weights(config) * tokens
