@@ -9,8 +9,10 @@ python -m benchmarks table                    # Markdown of what benchmarks/resu
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import sets
@@ -29,13 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, action="append", help="of training: 32 and 256 where left out")
     parser.add_argument("--full", action="store_true", help="more pairs and rounds: an hour on two cores")
     parser.add_argument("--model", default=sets.MODEL, help="for scoring: a model folder, or a fetched name")
+    parser.add_argument("--patience", type=float, help="seconds a set may wait for a quiet machine")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     options = parser.parse_args(arguments)
     effort = sets.FULL if options.full else sets.SHORT
+    if options.patience is not None:
+        effort = replace(effort, patience=options.patience)
     if "table" in options.set:
         print(tables(options.results))
         return 0
     batches = options.batch or [32, 256]
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that peers are ended
     try:
         with tempfile.TemporaryDirectory(prefix="bertnli-benchmarks-") as scratch:
             for name in options.set or ("training", "scoring"):

@@ -78,9 +78,6 @@ class Peer(ABC):
         """Ids of the processes that do the work: their memory is the peer's."""
         return [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
 
-    def close(self) -> None:  # noqa: B027 - most peers have nothing to end
-        """End what `prepare` started."""
-
 
 @contextmanager
 def stopwatch() -> Iterator[Callable[[], float]]:
@@ -135,15 +132,27 @@ def ratios(ours: Measured, theirs: Measured) -> dict[str, float]:
     return spread([a / b for a, b in zip(ours.rates(), theirs.rates(), strict=True)])
 
 
-def measure(peers: Sequence[Peer], *, amount: int, warm_up: int, rounds: int, logs: Path, say: Say) -> list[Measured]:
+def measure(
+    peers: Sequence[Peer],
+    *,
+    amount: int,
+    warm_up: int,
+    rounds: int,
+    logs: Path,
+    say: Say,
+    patience: float = 0.0,
+) -> list[Measured]:
     """Check, warm up, and run every peer `rounds` times, interleaved.
 
     amount, warm_up: what one timed run, and the unmeasured one before, is asked to do. logs: a folder for what peers
-    print. Raises RunError where a peer fails, or computes something else than the first one.
+    print. patience: seconds that may be spent, over all runs, on waiting for other programs to leave the machine alone
+    and on repeating a run that they disturbed. Raises RunError where a peer fails, or computes something else than the
+    first one.
     """
     logs.mkdir(parents=True, exist_ok=True)
     measured = [Measured(peer) for peer in peers]
     workers: list[_Worker] = []
+    quiet = _Quiet(patience, say)
     try:
         reference: list[float] = []
         for one in measured:
@@ -166,8 +175,7 @@ def measure(peers: Sequence[Peer], *, amount: int, warm_up: int, rounds: int, lo
             for one, worker in zip(measured, workers, strict=True):
                 if one.skipped:
                     continue
-                with _surroundings(worker) as around:
-                    run = worker.ask("run", amount)
+                run, around = quiet.run(worker, amount)
                 one.runs.append(run)
                 one.around.append(around)
                 say(f"round {number + 1} of {rounds}: {one.peer.name}: {run.per_second:.4g} {one.peer.unit}/s")
@@ -234,40 +242,76 @@ class _Worker:
         return self.ask("processes")
 
     def close(self) -> None:
-        with suppress(RunError):  # it is ended below, whatever state it is in
-            self.ask("close")
-        self._connection.close()
-        self._process.join(10)
+        """End it and what it started, whatever state they are in."""
         if self._process.is_alive():
+            end_children(self._process.pid)
             self._process.kill()
-            self._process.join()
+        self._process.join()
+        self._connection.close()
 
 
 def _serve(connection: Connection, peer: Peer, log: str) -> None:
     """The life of a peer's process. What libraries print goes to the log."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the harness, which ends us in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the harness, which ends us
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    while True:
-        try:
+    try:
+        while True:
             method, arguments = connection.recv()
-        except EOFError:  # the harness is gone
-            peer.close()
-            return
-        try:
-            answer = ("done", getattr(peer, method)(*arguments))
-        except Unavailable as reason:
-            answer = ("unavailable", str(reason))
-        except Exception as error:
-            traceback.print_exc()
-            answer = ("failed", f"{type(error).__name__}: {error}")
-        connection.send(answer)
-        if method == "close":
-            return
+            connection.send(_answer(peer, method, arguments))
+    except (EOFError, OSError):  # the harness is gone
+        end_children(os.getpid())
+
+
+def _answer(peer: Peer, method: str, arguments: Sequence[Any]) -> tuple[str, Any]:
+    try:
+        return "done", getattr(peer, method)(*arguments)
+    except Unavailable as reason:
+        return "unavailable", str(reason)
+    except Exception as error:
+        traceback.print_exc()
+        return "failed", f"{type(error).__name__}: {error}"
+
+
+def end_children(pid: int | None) -> None:
+    """Kill every process that `pid` started, stopped ones too."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 # --- what the operating system says ----------------------------------------------------------------------------------
+
+
+class _Quiet:
+    """Runs peers while nobody else needs the machine, as far as patience goes."""
+
+    LIMIT = 0.1  # cores that others may keep busy
+    GLANCE = 2.0  # seconds
+
+    def __init__(self, patience: float, say: Say):
+        self.left, self.say = patience, say
+
+    def run(self, worker: _Worker, amount: int) -> tuple[Run, dict[str, float]]:
+        """One run of the peer, and what was around it."""
+        while True:
+            self._wait()
+            with _surroundings(worker) as around:
+                run = worker.ask("run", amount)
+            if around["others_cores"] <= self.LIMIT or self.left <= 0:
+                return run, around
+            self.say(f"{worker.peer.name}: others kept {around['others_cores']:.1f} cores busy: once more")
+            self.left -= run.seconds
+
+    def _wait(self) -> None:
+        while self.left > 0:
+            busy = _busy_seconds()
+            time.sleep(self.GLANCE)
+            if (_busy_seconds() - busy) / self.GLANCE <= self.LIMIT:
+                return
+            self.left -= self.GLANCE
 
 
 @contextmanager

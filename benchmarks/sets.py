@@ -29,11 +29,12 @@ MICRO_BATCH_TOKENS = (512, 1024, 2048, 4096)
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: pairs a timed run, and rounds."""
+    """How much is measured: pairs a timed run, rounds, and the seconds to wait in for a quiet machine."""
 
     training_pairs: int
     scoring_pairs: int
     rounds: int
+    patience: float = 60.0
 
 
 SHORT = Effort(training_pairs=512, scoring_pairs=2000, rounds=3)
@@ -103,7 +104,15 @@ def run(
     """Measure, and make the record (see `record`)."""
     about = machine.describe()
     warm_up = given.batch_size or amount // 8  # a step, or some batches
-    measured = measure(peers, amount=amount, warm_up=warm_up, rounds=effort.rounds, logs=given.folder / "logs", say=say)
+    measured = measure(
+        peers,
+        amount=amount,
+        warm_up=warm_up,
+        rounds=effort.rounds,
+        logs=given.folder / "logs",
+        say=say,
+        patience=effort.patience,
+    )
     return {"name": name, "kind": kind, **about, "work": given.to_json(data), **record(measured, given.flop_per_pair)}
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks import harness, machine, sets, work
@@ -23,6 +28,7 @@ from benchmarks.profile import kind_of
 from benchmarks.table import table, tables
 from bertnli.errors import RunError
 from tests import tiny
+from tests.conftest import environment
 
 # --- stand-ins -------------------------------------------------------------------------------------------------------
 
@@ -38,6 +44,7 @@ class StandIn(Peer):
     fails_in: str = ""
     tolerance: float = 0.01
     memory: int = 0  # bytes used for a moment
+    starts: str = ""  # a child of its own
 
     def options(self) -> dict[str, Any]:
         return {"figures": list(self.figures)}
@@ -47,6 +54,9 @@ class StandIn(Peer):
 
     def prepare(self) -> None:
         np.ones(self.memory, np.uint8)
+        if self.starts:
+            child = subprocess.Popen([self.starts, "600"])
+            (self.diary.parent / "child").write_text(str(child.pid))
         if self.fails_in == "missing":
             raise Unavailable("no such library here")
         if self.fails_in == "prepare":
@@ -124,6 +134,77 @@ def test_a_peer_that_fails_or_dies_is_named(tmp_path: Path) -> None:
     assert "Traceback" in (tmp_path / "logs" / "b.log").read_text()
     with pytest.raises(RunError, match=r"b died in run.*exit code 7"):
         run([StandIn(tmp_path / "diary", "b", fails_in="run")], tmp_path)
+
+
+def test_a_run_that_others_disturbed_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # CPU seconds of the machine: quiet, then 3 cores of others in the first run, quiet ever after.
+    busy = iter([0.0, 0.0, 0.0, 3e6])
+    last = 0.0
+
+    def seconds() -> float:
+        nonlocal last
+        last = next(busy, last)
+        return last
+
+    monkeypatch.setattr(harness, "_busy_seconds", seconds)
+    monkeypatch.setattr(harness._Quiet, "GLANCE", 0.01)
+    said: list[str] = []
+    diary = tmp_path / "diary"
+    (found,) = measure([StandIn(diary)], amount=10, warm_up=3, rounds=2, logs=tmp_path, say=said.append, patience=60.0)
+    assert [line.split()[1] for line in diary.read_text().splitlines()] == ["3", "10", "10", "10"]
+    assert len(found.runs) == 2
+    assert [around["others_cores"] for around in found.around] == [0, 0]
+    assert sum("once more" in line for line in said) == 1
+
+
+def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is never quiet is measured all the same, and the record says so."""
+    monkeypatch.setattr(harness, "_busy_seconds", lambda: time.perf_counter() * 100)
+    monkeypatch.setattr(harness._Quiet, "GLANCE", 0.01)
+    (found,) = measure(
+        [StandIn(tmp_path / "diary")],
+        amount=10,
+        warm_up=3,
+        rounds=1,
+        logs=tmp_path,
+        say=lambda line: None,
+        patience=0.1,
+    )
+    assert found.around[0]["others_cores"] > 50
+
+
+def test_what_a_peer_started_is_ended_with_it(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    run([StandIn(diary, starts="sleep")], tmp_path, rounds=1)
+    assert wait_until(lambda: ended(tmp_path / "child"))
+
+
+def test_nothing_is_left_behind_by_a_harness_that_was_killed(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from tests import test_benchmarks as t; "
+        "t.run([t.StandIn(Path('diary'), starts='sleep')], Path('.'), rounds=10**9)"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL) as killed:
+        wait_until(lambda: (tmp_path / "diary").exists())
+        killed.kill()
+    assert wait_until(lambda: ended(tmp_path / "child"))
+
+
+def ended(pid_file: Path) -> bool:
+    try:
+        return psutil.Process(int(pid_file.read_text())).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def test_the_stopwatch_times_its_block() -> None:
@@ -298,8 +379,8 @@ def test_the_plain_loop_computes_what_bertnli_train_computes(given: work.Work, m
             (pid,) = ours.processes()
             assert "T (stopped)" in Path(f"/proc/{pid}/status").read_text()
     finally:
-        ours.close()
-    assert not Path(f"/proc/{pid}").exists()
+        for pid in ours.processes():
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_bertnli_scores_the_rows(given: work.Work) -> None:

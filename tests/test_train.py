@@ -263,24 +263,27 @@ def test_a_signal_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path, run,
 
 
 def kill_at_random_moments(tmp_path: Path, run, kills: int) -> None:
-    keys = {"max_steps": 150, "checkpoint": {"every_steps": 5, "keep": 2}, "global_batch_size": 8}
+    """Every other kill falls into the writing of a checkpoint."""
+    steps = 40 * kills + 100
+    keys = {"max_steps": steps, "checkpoint": {"every_steps": 5, "keep": 2}, "global_batch_size": 8}
     process = start(["train", run("straight", **keys)], tmp_path)
     assert process.wait(timeout=240) == 0
-    arguments = ["train", run("killed", **keys)]
-    for _ in range(kills):
+    arguments, folder = ["train", run("killed", **keys)], tmp_path / "killed"
+    for number in range(kills):
+        before = len(losses(folder))
         process = start(arguments, tmp_path)
-        before = len(losses(tmp_path / "killed"))
-        wait_for_step(tmp_path / "killed", min(before + 1, 149))
-        time.sleep(random.uniform(0, 1.0))
+        wait_for_step(folder, before + 1)
+        time.sleep(random.uniform(0, 0.2))
+        while number % 2 and process.poll() is None and not any((folder / "checkpoints").glob(".step-*.part")):
+            pass
+        assert process.poll() is None, "the run ended before it could be killed"
         process.kill()
         process.communicate()
-        if (tmp_path / "killed" / "model").exists():
-            break
-    else:
-        process = start(arguments, tmp_path)
-        assert process.wait(timeout=240) == 0, process.communicate()
-    assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
-    assert same(weights(tmp_path / "killed"), weights(tmp_path / "straight"))
+    process = start(arguments, tmp_path)
+    assert process.wait(timeout=240) == 0, process.communicate()
+    assert len(losses(folder)) == steps
+    assert losses(folder) == losses(tmp_path / "straight")
+    assert same(weights(folder), weights(tmp_path / "straight"))
 
 
 def test_kills_do_not_change_the_result(tmp_path, run):

@@ -78,11 +78,6 @@ class BertnliTrain(Peer):
         """The command's alone: this process only watches."""
         return [self._process.pid] if self._process is not None else []
 
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
     # ------------------------------------------------------------------------------------------------------------
 
     def _run_file(self, rows: Path, name: str, **more: Any) -> dict[str, Any]:
