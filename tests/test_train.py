@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,15 +225,29 @@ def wait_for_step(folder: Path, step: int) -> None:
 
 
 def test_two_ranks_train_as_one(tmp_path, run, bertnli):
+    """Gradients too: about half of these steps are clipped, so that AdamW does not hide a wrong scale."""
     for name, ranks in (("one", 1), ("two", 2)):
         data = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 61}}
-        keys = {"max_steps": 30, "dropout": 0.0, "data": data}
+        keys = {"max_steps": 30, "dropout": 0.0, "max_grad_norm": 5.0, "data": data}
         done = bertnli("train", run(name, **keys), "--ranks", ranks, "--json")
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout.splitlines()[-1])
         assert (summary["ranks"], summary["eval_rows"]) == (ranks, 61)  # each example counted once
     assert len(losses(tmp_path / "one")) == 30
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, bertnli):
+    """From one rank to two under ZeRO-3, whose parts have other sizes then."""
+    keys = {"dropout": 0.0, "zero_stage": 3, "checkpoint": {"every_steps": 4, "keep": 9}}
+    assert bertnli("train", run("straight", **keys)).returncode == 0
+    path, folder = run("moved", **keys), tmp_path / "moved"
+    later = shutil.ignore_patterns("model", "step-00000008", "step-00000012")
+    shutil.copytree(tmp_path / "straight", folder, ignore=later)
+    (folder / "run.yaml").write_text(run_files.load(path).to_yaml())
+    done = bertnli("train", path, "--ranks", 2)
+    assert done.returncode == 0 and "going on from step 4 of 12" in done.stderr, done.stderr
+    assert losses(folder) == pytest.approx(losses(tmp_path / "straight"), rel=1e-5)
 
 
 def test_the_deepspeed_launcher_starts_the_same(tmp_path, run):
