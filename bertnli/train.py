@@ -35,7 +35,7 @@ from bertnli.result import publish
 from bertnli.rundata import TrainingData, load_data, load_model
 from bertnli.runfolder import RunFolder
 
-MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
+MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
 
 
 def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[str, Any]:
