@@ -377,7 +377,9 @@ def test_the_plain_loop_computes_what_bertnli_train_computes(given: work.Work, m
             assert found.done == 64
             assert found.seconds > 0
             (pid,) = ours.processes()
-            assert "T (stopped)" in Path(f"/proc/{pid}/status").read_text()
+            deadline = time.monotonic() + 10  # the signal takes a moment
+            while "T (stopped)" not in Path(f"/proc/{pid}/status").read_text():
+                assert time.monotonic() < deadline
     finally:
         for pid in ours.processes():
             os.kill(pid, signal.SIGKILL)
