@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +107,17 @@ def test_d2l_weights_need_their_architectures_name(bertnli, tmp_path, data):
     assert bertnli("score", "bundle", "pairs.jsonl", "scores.tsv").returncode == 0
 
 
+def wait_until_caught(pid: int, number: int) -> None:
+    """Until the process has a handler of its own for the signal."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{pid}/status").read_text()
+        if int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no handler was set")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_have_their_own_codes(tmp_path, model, number, code):
     """Interrupted while it waits for standard input: one line, no traceback."""
@@ -115,7 +128,7 @@ def test_signals_have_their_own_codes(tmp_path, model, number, code):
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, **streams)
     process.stdin.write("premise\thypothesis\n")
     process.stdin.flush()
-    time.sleep(3)
+    wait_until_caught(process.pid, signal.SIGTERM)  # Python itself has a handler for SIGINT from the start
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
