@@ -279,7 +279,7 @@ def test_a_signal_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path, run,
 
 def kill_at_random_moments(tmp_path: Path, run, kills: int) -> None:
     """Every other kill falls into the writing of a checkpoint."""
-    steps = 40 * kills + 100
+    steps = 100 * kills + 100
     keys = {"max_steps": steps, "checkpoint": {"every_steps": 5, "keep": 2}, "global_batch_size": 8}
     process = start(["train", run("straight", **keys)], tmp_path)
     assert process.wait(timeout=240) == 0
