@@ -1,29 +1,35 @@
 """Checkpoints to go on from: durable, atomic, verified, and independent of the number of ranks.
 
-`checkpoints/step-00000200/` holds `state.safetensors` (fp32 weights and optimizer moments by parameter name) and
-`checkpoint.json` (the step, where the run stands, the checksum). It is written aside, flushed and renamed, so what has
-the name is whole; one that was damaged afterwards is recognised, named, and the one before it is taken.
+`checkpoints/step-00000200/` holds `state.safetensors` (fp32 weights and optimizer moments by parameter name),
+`checkpoint.json` (the step, where the run stands) and `SHA256SUMS` of both. It is written aside, flushed, read back and
+renamed, so what has the name is whole; one that was damaged afterwards is recognised, named, and the one before it is
+taken. `Saver` does this while training goes on.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import numpy as np
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from bertnli import tensorfiles
 from bertnli.errors import RunError
 from bertnli.files import digest, sync
 
-_ABOUT = "checkpoint.json"
-_STATE = "state.safetensors"
+_STATE, _ABOUT, _SUMS = "state.safetensors", "checkpoint.json", "SHA256SUMS"
+_MEND = "make room and give the same command again: it goes on from the last good checkpoint"
 
 
 @dataclass(frozen=True)
@@ -35,34 +41,87 @@ class Checkpoint:
     progress: dict[str, Any]
 
 
-def write(folder: Path, steps: int, state: Mapping[str, Tensor], progress: Mapping[str, Any], keep: int) -> Path:
-    """Make `folder/step-…` visible whole, then remove all but the `keep` newest; call it on one rank.
+class Saver:
+    """Writes checkpoints into `folder` in a thread of its own, one at a time; on one rank, as a context manager.
+
+    One being written keeps its copy of the state in memory: `wait` before the next is made, and there is one at most.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self._folder, self._keep = folder, keep
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(
+        self, steps: int, state: Mapping[str, Tensor], progress: Mapping[str, Any], also_keep: int | None = None
+    ) -> None:
+        """Start to write `state`, CPU tensors that nobody changes any more, when the one before is done; see `write`.
+
+        Raises the RunError of the one before.
+        """
+        self.wait()
+        self._writing = self._thread.submit(write, self._folder, steps, state, dict(progress), self._keep, also_keep)
+
+    def wait(self) -> None:
+        """Return when what was given to `save` is on disk. Raises RunError, as `write` does, if it is not."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Finish the save under way; its own failure does not hide an `error` that ends the loop."""
+        try:
+            self.wait()
+        except Exception as failed:
+            if error is None:
+                raise
+            error.add_note(str(failed))
+        finally:
+            self._thread.shutdown()
+
+
+def write(
+    folder: Path,
+    steps: int,
+    state: Mapping[str, Tensor],
+    progress: Mapping[str, Any],
+    keep: int,
+    also_keep: int | None = None,
+) -> Path:
+    """Make `folder/step-…` visible whole, then remove all but the `keep` newest and that of step `also_keep`.
+
+    Call it on one rank.
 
     Raises RunError, with the older checkpoints intact, if the disk is full or cannot be written.
     """
-    final = folder / f"step-{steps:08d}"
+    final = _path(folder, steps)
     aside = folder / f".{final.name}.part"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
+        for left in folder.glob(".step-*.part"):  # by a run that was killed
+            shutil.rmtree(left)
         aside.mkdir(parents=True)
-        tensorfiles.save(state, aside / _STATE)
-        about = {"steps": steps, "sha256": digest(aside / _STATE), "progress": dict(progress)}
-        (aside / _ABOUT).write_text(json.dumps(about))
-        for path in (aside / _STATE, aside / _ABOUT, aside):
-            sync(path)
+        _check_room(final, sum(tensor.nbytes for tensor in state.values()))
+        _fill(aside, state, json.dumps({"steps": steps, "progress": dict(progress)}))
         shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
         aside.rename(final)
-        sync(folder)
+        for path in (folder, folder.parent):
+            sync(path)
     # safetensors reports a full disk as an error of its own
     except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         full = (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error)
-        raise RunError(
-            f"checkpoint {final}: {'the disk is full' if full else error}",
-            do="make room and give the same command again: it goes on from the last good checkpoint",
-        ) from None
-    for old in _checkpoints(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        raise RunError(f"checkpoint {final}: {'the disk is full' if full else error}", do=_MEND) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    # One of a later step was found damaged when the run went on from an earlier one: it must not count as the newest.
+    kept = [path for path in _checkpoints(folder) if path.name <= final.name][:keep]
+    if also_keep is not None:
+        kept.append(_path(folder, also_keep))
+    for path in _checkpoints(folder):
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
     return final
 
 
@@ -70,15 +129,80 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole; `warn` is told of each that is not. None if there is none."""
     for path in _checkpoints(folder):
         try:
-            about = json.loads((path / _ABOUT).read_text())
-            if digest(path / _STATE) != about["sha256"]:
-                raise ValueError(f"{_STATE} does not have the checksum it was written with")
-            return Checkpoint(about["steps"], safetensors.torch.load_file(path / _STATE), about["progress"])
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            return _read(path)
+        except (OSError, ValueError) as error:
             warn(f"checkpoint {path} is damaged and left out: {error}")
     return None
 
 
+def read(folder: Path, steps: int) -> Checkpoint:
+    """The checkpoint of one step. Raises RunError if it is damaged or not there."""
+    path = _path(folder, steps)
+    try:
+        return _read(path)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"checkpoint {path} cannot be read: {error}", do="start the run anew in another output"
+        ) from None
+
+
+def _read(path: Path) -> Checkpoint:
+    if (path / _SUMS).read_text() != _checksums(path):
+        raise ValueError(f"its files are not those that {_SUMS} in it describes")
+    about = json.loads((path / _ABOUT).read_text())
+    return Checkpoint(about["steps"], safetensors.torch.load_file(path / _STATE), about["progress"])
+
+
+def _path(folder: Path, steps: int) -> Path:
+    return folder / f"step-{steps:08d}"
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     """Newest first."""
-    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
+    return sorted((path for path in folder.glob("step-" + 8 * "[0-9]") if path.is_dir()), reverse=True)
+
+
+def _check_room(final: Path, needed: int) -> None:
+    disk = shutil.disk_usage(final.parent)
+    if disk.total and disk.free < needed:  # some network file systems say 0 of 0
+        raise RunError(
+            f"checkpoint {final}: the disk is full, nothing was written",
+            found=f"{disk.free:,} bytes free",
+            expected=f"{needed:,} or more",
+            do=_MEND,
+        )
+
+
+def _fill(aside: Path, state: Mapping[str, Tensor], about: str) -> None:
+    """Write a checkpoint's files and flush them, with the checksums of what the disk gives back."""
+    tensorfiles.save(state, aside / _STATE)
+    (aside / _ABOUT).write_text(about)
+    for name in (_STATE, _ABOUT):
+        sync(aside / name)
+        _forget(aside / name)
+    (aside / _SUMS).write_text(_checksums(aside))
+    if not _same(safetensors.torch.load_file(aside / _STATE), state) or (aside / _ABOUT).read_text() != about:
+        raise OSError(errno.EIO, "what the disk gives back is not what was written")
+    sync(aside / _SUMS)
+    sync(aside)
+
+
+def _checksums(folder: Path) -> str:
+    """As `sha256sum` prints them."""
+    return "".join(f"{digest(folder / name)}  {name}\n" for name in (_STATE, _ABOUT))
+
+
+def _forget(path: Path) -> None:
+    """Have a flushed file dropped from the page cache, so that what is read next is what the disk holds."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Equal to the bit. By numpy: torch would start threads of its own in the saver's, beside those of training."""
+
+    def parts(tensor: Tensor) -> tuple[object, np.ndarray]:
+        return (tensor.dtype, tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy()
+
+    pairs = ((parts(one[name]), parts(other[name])) for name in one)
+    return one.keys() == other.keys() and all(a[0] == b[0] and np.array_equal(a[1], b[1]) for a, b in pairs)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bertnli import deepspeed_config
 from bertnli.errors import InputError
 from bertnli.labels import check_names
 
@@ -108,10 +109,14 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
-    """Left out: after every epoch and at the end."""
+    """Left out: after every epoch and at the end. Needs data.eval, as the two below do."""
+    keep_best: bool = False
+    """The result is the model of the best held-out accuracy, not of the last step."""
+    early_stopping: Positive | None = None
+    """End after this many evaluations in a row without a better held-out accuracy."""
     tensorboard: bool = True
     deepspeed: dict[str, Any] = {}
-    """Anything DeepSpeed takes, merged over ours; a key that ours already set is an error."""
+    """Anything DeepSpeed takes, merged over ours; one that contradicts ours, or cannot work here, is an error."""
 
     @model_validator(mode="after")
     def _together(self) -> RunConfig:
@@ -119,6 +124,10 @@ class RunConfig(Section):
             raise ValueError("give epochs or max_steps, one of them")
         if self.labels is not None:
             check_names(self.labels, "labels")
+        for key in ("eval_every_steps", "keep_best", "early_stopping"):
+            if getattr(self, key) and self.data.eval is None:
+                raise ValueError(f"{key} needs data.eval; set data.eval: {{holdout: 2000}}, or a name or path")
+        deepspeed_config.check(self)
         return self
 
     def steps_per_epoch(self, pairs: int) -> int:
@@ -131,9 +140,10 @@ class RunConfig(Section):
     def learning_rate_at(self, step: int, total_steps: int) -> float:
         """Learning rate of the optimizer step number `step` (from 0): linear warm-up, then `schedule`.
 
-        As in Devlin et al. 2018, appendix A.2; equal to transformers' get_linear_schedule_with_warmup.
+        As in Devlin et al. 2018, appendix A.2; equal to transformers' get_linear_schedule_with_warmup, but that the last
+        step is never one of warm-up: a run of one step learns.
         """
-        warmup_steps = math.ceil(self.warmup * total_steps)
+        warmup_steps = min(math.ceil(self.warmup * total_steps), total_steps - 1)
         if step < warmup_steps:
             return self.learning_rate * (step / warmup_steps)
         if self.schedule == "constant":

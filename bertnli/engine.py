@@ -27,13 +27,15 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from bertnli.errors import InputError
+from bertnli.allocator import keep_freed_memory
+from bertnli.errors import InputError, RunError
 
 # DeepSpeed's CPU collectives are a C++ extension compiled at first use: without a compiler the job dies, with one the
 # first run takes minutes and a kill in the middle leaves a lock that later runs wait on for ever. gloo serves instead.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as torch.optim names them
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what fp16's loss scaler remembers
 
 
 class Ranks:
@@ -64,6 +66,8 @@ class Ranks:
         self.device = torch.device("cuda", self.local_rank) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(self.device)
+        else:
+            keep_freed_memory()
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all ranks, in float64. Waits for the device and for every rank."""
@@ -121,8 +125,12 @@ class Engine:
         # No learning rate until `step` gives one: some wrappers take a step with zero gradients while they set up.
         adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=adamw, config=settings)
+        if ranks.world == 1 and settings["zero_optimization"]["stage"] == 0:
+            # It would copy all gradients into one buffer and back, to sum them over a single rank.
+            self._engine.enable_backward_allreduce = False
         self._adamw = adamw if self._optimizer is adamw else self._optimizer.optimizer
         self._make_state()
+        self._scaler, self._lowest_scale = self._find_scaler()
 
     def __call__(self, *inputs: Any) -> Tensor:
         return self._engine(*inputs)
@@ -141,17 +149,42 @@ class Engine:
         self._engine.backward(loss * self.ranks.world, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> None:
-        """End the optimizer step: reduce gradients over the ranks, clip, update, zero."""
+        """End the optimizer step: reduce gradients over the ranks, clip, update, zero.
+
+        In fp16 a step whose gradients overflow is skipped and the loss scale halved; RunError if it cannot go lower.
+        """
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
+        lowest = self._scaler is not None and self._scaler.cur_scale <= self._lowest_scale
+        skipped = self.skipped_steps
         self._engine.step()
+        if lowest and self.skipped_steps > skipped:
+            raise RunError(
+                f"fp16: the gradients overflow at the smallest loss scale, {self._lowest_scale:g}",
+                do="lower learning_rate, or set precision: bf16 or fp32; give a new output",
+            )
+
+    @property
+    def skipped_steps(self) -> int:
+        """Optimizer steps without an update, because fp16's gradients overflowed."""
+        return self._engine.skipped_steps
+
+    def figures(self) -> dict[str, float]:
+        """For the metrics, after a step: fp16's loss scale and the number of steps skipped so far."""
+        if self._scaler is None:
+            return {}
+        return {"loss_scale": float(self._scaler.cur_scale), "skipped_steps": self.skipped_steps}
 
     def state(self) -> dict[str, Tensor]:
         """fp32 weights and AdamW's moments as `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, on the CPU.
 
-        Independent of the number of ranks and the ZeRO stage. Every rank must call it; each gets the whole.
+        What fp16's loss scaler remembers is `scaler/NAME`. Independent of the number of ranks and the ZeRO stage. Every
+        rank must call it; each gets the whole.
         """
-        return {f"{kind}/{name}": tensor for name, parts in self._full_tensors() for kind, tensor in parts.items()}
+        state = {f"{kind}/{name}": tensor for name, parts in self._full_tensors() for kind, tensor in parts.items()}
+        scaler = {name: getattr(self._scaler, name) for name in _SCALER if hasattr(self._scaler, name)}
+        scaler["skipped_steps"] = self.skipped_steps
+        return state | {f"scaler/{name}": torch.tensor(value, dtype=torch.float64) for name, value in scaler.items()}
 
     def weights(self) -> dict[str, Tensor]:
         """The fp32 weights by name, on the CPU. Every rank must call it."""
@@ -162,7 +195,12 @@ class Engine:
         for name, parameter in self._engine.module.named_parameters():
             for kind in ("weight", *MOMENTS):
                 self._set_full(parameter, kind, state[f"{kind}/{name}"])
-        self._set_steps(steps)
+        for name in _SCALER:
+            if f"scaler/{name}" in state and hasattr(self._scaler, name):
+                value = state[f"scaler/{name}"].item()
+                setattr(self._scaler, name, value if name == "cur_scale" else int(value))
+        self._engine.skipped_steps = int(state["scaler/skipped_steps"])
+        self._set_steps(steps - self.skipped_steps)
 
     # ------------------------------------------------------------------------------------------------------------
 
@@ -185,6 +223,21 @@ class Engine:
         link = getattr(self._optimizer, "_lazy_init_hp_params_optimizer_state", None)  # ZeRO-1 and 2
         if link is not None:
             link()
+
+    def _find_scaler(self) -> tuple[Any, float]:
+        """DeepSpeed's dynamic loss scaler and the lowest scale it goes to; None where there is none.
+
+        At ZeRO-0 it is a part of the optimizer that goes on for ever at its lowest scale; at the others an object that
+        then raises a bare Exception. `step` has one rule for both.
+        """
+        scaler = getattr(self._optimizer, "loss_scale_config", None)
+        if scaler is not None:
+            return (scaler, scaler.min_loss_scale) if scaler.dynamic_loss_scale else (None, 0.0)
+        scaler = getattr(self._optimizer, "loss_scaler", None)
+        if scaler is None or not scaler.dynamic:
+            return None, 0.0
+        scaler.raise_error_at_min_scale = False
+        return scaler, scaler.min_scale
 
     def _set_steps(self, steps: int) -> None:
         for state in self._adamw.state.values():

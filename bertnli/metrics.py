@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any
 
 from bertnli.files import write_text
@@ -34,3 +35,36 @@ class Metrics:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+class Recent:
+    """What the last steps were like on average, for the progress line."""
+
+    def __init__(self, peak_seconds_per_token: float, steps: int = 50):
+        """`peak_seconds_per_token`: what a token would take at the devices' full rate."""
+        self._peak = peak_seconds_per_token
+        self._steps: deque[tuple[float, float, int, int, float]] = deque(maxlen=steps)
+
+    def add(self, loss: float, correct: float, pairs: int, tokens: int, seconds: float) -> None:
+        """A step over all ranks; `loss` is the sum over its `pairs`, `correct` the number of right answers."""
+        self._steps.append((loss, correct, pairs, tokens, seconds))
+
+    def last(self) -> dict[str, float]:
+        """The figures of the last step alone."""
+        return self._figures(*self._steps[-1])
+
+    def __str__(self) -> str:
+        mean = self._figures(*(sum(column) for column in zip(*self._steps, strict=True)))
+        return (
+            f"loss {mean['loss']:.3f}, accuracy {mean['accuracy']:.3f}, {mean['pairs_per_second']:,.0f} pairs/s, "
+            f"{mean['tokens_per_second']:,.0f} tokens/s, {mean['share_of_peak']:.0%} of peak"
+        )
+
+    def _figures(self, loss: float, correct: float, pairs: float, tokens: float, seconds: float) -> dict[str, float]:
+        return {
+            "loss": loss / pairs,
+            "accuracy": correct / pairs,
+            "pairs_per_second": pairs / seconds,
+            "tokens_per_second": tokens / seconds,
+            "share_of_peak": tokens * self._peak / seconds,
+        }

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli.attention import Layout
+from bertnli.dropout import Dropout
 from bertnli.labels import D2L_ORDER
 
 ACTIVATIONS = {
@@ -105,7 +106,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_positions, config.hidden_size)
         self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, positions: Tensor) -> Tensor:
         summed = self.token(input_ids) + self.segment(token_type_ids) + self.position(positions)
@@ -117,14 +118,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.heads = (config.num_heads, config.head_size)
+        self.heads = (3, config.num_heads, config.head_size)
         self.attention_dropout = config.attention_dropout
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        query, key, value = (x.unflatten(-1, self.heads) for x in self.qkv(hidden).chunk(3, dim=-1))
-        mixed = layout.attend(query, key, value, self.attention_dropout if self.training else 0.0)
+        qkv = self.qkv(hidden).unflatten(-1, self.heads)
+        mixed = layout.attend(qkv, self.attention_dropout if self.training else 0.0)
         return self.output(mixed.flatten(-2))
 
 
@@ -138,7 +139,7 @@ class Block(nn.Module):
         self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
         self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
@@ -158,7 +159,7 @@ class PairClassifier(nn.Module):
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.labels))
         if config.initializer_range is not None:
             for head in (self.pooler, self.classifier):

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 _LINE_EVERY = 10.0  # seconds between two lines in a log
 
@@ -27,13 +28,19 @@ def progress(what: str, total: int | None = None, *, quiet: bool = False, start:
             task = bar.add_task(what, total=total, completed=start, note="")
             yield lambda done, note: bar.update(task, completed=done, note=note)
     else:
-        said = time.monotonic() - _LINE_EVERY
+        began = time.monotonic()
+        said = began - _LINE_EVERY
 
         def line(done: int, note: str) -> None:
             nonlocal said
-            if done == total or time.monotonic() - said >= _LINE_EVERY:
-                said = time.monotonic()
+            now = time.monotonic()
+            if done == total or now - said >= _LINE_EVERY:
+                said = now
                 of = f"/{total}" if total is not None else ""
-                print(f"{what} {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+                left = ""
+                if total is not None and start < done < total:
+                    seconds = round((now - began) / (done - start) * (total - done))
+                    left = f", {timedelta(seconds=seconds)} left"
+                print(f"{what} {done}{of} {note}{left}".rstrip(), file=sys.stderr, flush=True)
 
         yield line

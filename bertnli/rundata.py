@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,18 @@ class TrainingData:
     train: Indices
     evaluation_corpus: Corpus
     evaluation: Indices
+
+    def rows(self, chosen: Indices, source: Pretrained) -> Iterator[dict[str, Any]]:
+        """Training pairs as a person can look at them: row in the data file, label, tokens and their ids."""
+        corpus = self.corpus
+        for index in chosen:
+            ids = corpus.ids[corpus.offsets[index] :][: corpus.lengths[index]].tolist()
+            yield {
+                "row": int(corpus.rows[index]),
+                "label": source.config.labels[corpus.labels[index]],
+                "tokens": source.tokenizer.tokens(ids),
+                "ids": ids,
+            }
 
 
 def load_model(config: RunConfig) -> Pretrained:

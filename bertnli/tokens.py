@@ -326,6 +326,10 @@ class PairTokenizer:
             truncated=keep_p + keep_h < len_p + len_h,
         )
 
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The tokens of `ids`, as the vocabulary spells them."""
+        return [self._tokenizer.id_to_token(token) or f"?{token}" for token in ids]
+
     def _encode_sentences(self, sentences: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """[CLS], [SEP], then the first tokens of each sentence, as many as a pair could hold; and all their lengths."""
         room = self.max_length - SPECIAL_TOKENS

@@ -20,16 +20,21 @@ import torch.nn.functional as F
 
 from bertnli import checkpoint
 from bertnli import config as run_files
-from bertnli.batches import Indices, Stream, by_length, pack, share
+from bertnli.batches import Indices, Stream, by_length, imbalance, pack, share
+from bertnli.checkpoint import Saver
 from bertnli.config import RunConfig
 from bertnli.corpus import Corpus
 from bertnli.deepspeed_config import deepspeed_config
 from bertnli.engine import Engine, Ranks, resolve_precision
 from bertnli.errors import BertnliError, InputError, Interrupted, RunError
 from bertnli.evaluate import Tally
+from bertnli.files import write_text
 from bertnli.interrupt import StopRequest
-from bertnli.metrics import Metrics
+from bertnli.metrics import Metrics, Recent
+from bertnli.peak import matrix_peak, training_flop
+from bertnli.position import Position
 from bertnli.predictor import MAX_TOKENS, to_device
+from bertnli.pretrained import Pretrained
 from bertnli.progress import progress
 from bertnli.result import publish
 from bertnli.rundata import TrainingData, load_data, load_model
@@ -58,98 +63,121 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
         say(f"{config.model} has no classifier: a new one starts, for {', '.join(source.config.labels)}")
     torch.manual_seed(config.seed)
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
-    model = source.build(model_config)
-    engine = Engine(model, settings, config.weight_decay, ranks)
+    engine = Engine(source.build(model_config), settings, config.weight_decay, ranks)
 
     stream = Stream(len(data.train), config.global_batch_size, config.seed)
     total_steps = config.total_steps(len(data.train))
     eval_every = config.eval_every_steps or config.steps_per_epoch(len(data.train))
     micro_tokens = config.micro_batch_tokens or MICRO_BATCH_TOKENS[ranks.device.type]
 
+    at = Position()
     resumed = checkpoint.newest(folder.checkpoints, warn=say)
-    steps, seconds, pairs_seen = 0, 0.0, 0
     if resumed is not None:
         engine.load_state(resumed.state, resumed.steps)
-        steps, seconds, pairs_seen = resumed.steps, resumed.progress["seconds"], resumed.progress["pairs"]
-        say(f"going on from step {steps} of {total_steps}")
-    metrics = Metrics(folder, steps, config.tensorboard) if ranks.rank == 0 else None
+        at = Position.of(resumed.steps, resumed.progress)
+        resumed = None  # it is as large as the engine's own state
+        say(f"going on from step {at.steps} of {total_steps}")
     say(
         f"{len(data.train):,} pairs to train on, {len(data.evaluation):,} to evaluate on; {total_steps} steps of "
         f"{config.global_batch_size} pairs, {precision}, ZeRO-{config.zero_stage}, {ranks.world} x {ranks.device.type}"
     )
+    [peak] = ranks.sum([matrix_peak(model_config, precision, ranks.device)])
+    metrics = Metrics(folder, at.steps, config.tensorboard) if ranks.rank == 0 else None
+    recent = Recent(training_flop(model_config, tokens=1) / peak)
+
+    if ranks.sum([at.steps])[0] != at.steps * ranks.world:
+        raise RunError(
+            f"rank {ranks.rank} would go on from step {at.steps}, other ranks from another",
+            do=f"see that every host reads the same {folder.checkpoints}",
+        )
 
     def save_checkpoint() -> None:
+        saver.wait()  # one copy of the state at a time, besides the engine's
         state = engine.state()  # every rank takes part in gathering it
         if ranks.rank == 0:
-            where = {"seconds": seconds, "pairs": pairs_seen}
-            checkpoint.write(folder.checkpoints, steps, state, where, config.checkpoint.keep)
+            saver.save(at.steps, state, at.to_json(), also_keep=at.best_step if config.keep_best else None)
+
+    def finish_saving() -> None:
+        """Before all ranks end: the launcher ends the others when the first one has ended."""
+        saver.wait()
         ranks.barrier()
 
     tally = None
-    with StopRequest() as stop, progress("step", total_steps, quiet=ranks.rank != 0, start=steps) as show:
-        while steps < total_steps:
+    with (
+        StopRequest() as stop,
+        Saver(folder.checkpoints, config.checkpoint.keep) as saver,
+        progress("step", total_steps, quiet=ranks.rank != 0, start=at.steps) as show,
+    ):
+        while at.steps < total_steps and not (config.early_stopping and at.not_better >= config.early_stopping):
             begun = time.perf_counter()
             # Whatever is random in a step follows from the seed and the step, so a resumed run repeats it exactly.
-            torch.manual_seed(np.random.SeedSequence([config.seed, steps, ranks.rank]).generate_state(1)[0])
-            chosen = data.train[stream.step(steps)]
+            torch.manual_seed(np.random.SeedSequence([config.seed, at.steps, ranks.rank]).generate_state(1)[0])
+            chosen = data.train[stream.step(at.steps)]
             engine.train()
             micro_batches = share(chosen, data.corpus.lengths, ranks.rank, ranks.world, micro_tokens)
             loss_sum, correct = accumulate(engine, data.corpus, micro_batches, chosen, ranks.device)
-            learning_rate = config.learning_rate_at(steps, total_steps)
+            learning_rate = config.learning_rate_at(at.steps, total_steps)
             engine.step(learning_rate)
 
             # Waits for the device and for every rank, once a step; the signals travel along, so that all stop together.
             loss_total, correct_total, interrupted, terminated = ranks.sum(
                 [loss_sum.item(), correct.item(), stop.signal == 2, stop.signal == 15]
             )
-            steps += 1
-            pairs_seen += len(chosen)
             took = time.perf_counter() - begun
-            seconds += took
-            mean_loss = loss_total / len(chosen)
-            if not math.isfinite(mean_loss):
-                raise RunError(
-                    f"step {steps}: the loss is {mean_loss}",
-                    do="lower learning_rate, or try precision: fp32; the last checkpoint is from before",
-                )
+            at.steps += 1
+            at.pairs += len(chosen)
+            at.seconds += took
+            if not math.isfinite(loss_total):
+                finish_saving()
+                raise not_finite(loss_total, at.steps, chosen, data, source, folder, ranks)
+            recent.add(loss_total, correct_total, len(chosen), int(data.corpus.lengths[chosen].sum()), took)
             if metrics is not None:
-                tokens = int(data.corpus.lengths[chosen].sum())
                 metrics.add(
-                    steps,
-                    loss=mean_loss,
-                    accuracy=correct_total / len(chosen),
+                    at.steps,
+                    **recent.last(),
                     learning_rate=learning_rate,
-                    pairs_per_second=len(chosen) / took,
-                    tokens_per_second=tokens / took,
+                    **({"imbalance": imbalance(chosen, data.corpus.lengths, ranks.world)} if ranks.world > 1 else {}),
+                    **engine.figures(),
                 )
-            show(steps, f"loss {mean_loss:.3f}, {pairs_seen / seconds:.0f} pairs/s")
+            show(at.steps, str(recent))
 
-            last = steps == total_steps
-            if len(data.evaluation) and (last or steps % eval_every == 0):
+            last = at.steps == total_steps
+            better = False
+            if len(data.evaluation) and (last or at.steps % eval_every == 0):
                 tally = evaluate(engine, ranks, data, source.config.labels)
-                say(f"step {steps}: held-out accuracy {tally.accuracy:.4f}, loss {tally.loss:.4f}")
+                better = at.evaluated(tally.accuracy)
+                say(f"step {at.steps}: held-out accuracy {tally.accuracy:.4f}, loss {tally.loss:.4f}")
                 if metrics is not None:
-                    metrics.add(steps, eval_accuracy=tally.accuracy, eval_loss=tally.loss)
+                    metrics.add(at.steps, eval_accuracy=tally.accuracy, eval_loss=tally.loss)
             stopping = (interrupted or terminated) and not last
-            if last or stopping or steps % config.checkpoint.every_steps == 0:
+            due = at.steps % config.checkpoint.every_steps == 0 or (better and config.keep_best)
+            if last or stopping or due:
                 save_checkpoint()
             if stopping:
+                finish_saving()
                 raise Interrupted(
                     2 if interrupted else 15,
-                    f"stopped after step {steps} of {total_steps}; a checkpoint is in {folder.checkpoints}",
+                    f"stopped after step {at.steps} of {total_steps}; a checkpoint is in {folder.checkpoints}",
                     do="the same command goes on from it",
                 )
 
-    if tally is None and len(data.evaluation):  # the run was killed between its last step and this line
+    if at.steps < total_steps:
+        say(f"stopped early: {at.not_better} evaluations in a row were no better than that of step {at.best_step}")
+    if config.keep_best and at.best_step not in (0, at.steps):
+        ranks.barrier()  # the first rank has written it
+        engine.load_state(checkpoint.read(folder.checkpoints, at.best_step).state, at.best_step)
+        tally = None
+    if tally is None and len(data.evaluation):  # also where the run was killed between its last step and this line
         tally = evaluate(engine, ranks, data, source.config.labels)
     weights = engine.weights()
     summary = {
         "output": str(folder.path),
         "model": str(folder.model),
-        "steps": steps,
-        "pairs_per_second": pairs_seen / seconds,
+        "steps": at.steps,
+        "pairs_per_second": at.pairs / at.seconds,
         "precision": precision,
         "ranks": ranks.world,
+        **({"best_step": at.best_step} if config.keep_best else {}),
         **({"eval_accuracy": tally.accuracy, "eval_rows": tally.rows} if tally is not None else {}),
     }
     if metrics is not None:
@@ -178,6 +206,25 @@ def accumulate(
         loss_sum += loss.detach()
         correct += (logits.argmax(dim=1) == labels).sum() * counted
     return loss_sum, correct
+
+
+def not_finite(
+    loss: float,
+    step: int,
+    chosen: Indices,
+    data: TrainingData,
+    source: Pretrained,
+    folder: RunFolder,
+    ranks: Ranks,
+) -> RunError:
+    """The error for a loss that is no number; the first rank sets the step's pairs aside for a look."""
+    aside = folder.path / f"loss-{loss}-at-step-{step}.jsonl"
+    if ranks.rank == 0:
+        write_text(aside, "".join(json.dumps(row) + "\n" for row in data.rows(chosen, source)))
+    return RunError(
+        f"step {step}: the loss is {loss}; its {len(chosen)} pairs are in {aside}",
+        do="look at them; lower learning_rate, or try precision: fp32. The last checkpoint is from before",
+    )
 
 
 @torch.no_grad()

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from bertnli import pretrained
+from bertnli import dropout, pretrained
 from bertnli.attention import Packed, Padded
+from bertnli.dropout import Dropout
 from bertnli.keymaps import from_foreign, to_foreign
 from bertnli.labels import SNLI_ORDER
 from bertnli.model import D2L_ARCHITECTURES, ModelConfig, PairClassifier
@@ -75,7 +76,18 @@ def packed(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -
     return model(ids[mask], segments[mask], Packed(mask.sum(1).tolist()))
 
 
-LAYOUTS = pytest.mark.parametrize("layout", [padded, packed])
+class Nested(Packed):
+    """Packed as on a GPU: torch's nested tensors run on a CPU too, through its plain kernel."""
+
+    def attend(self, qkv: Tensor, dropout: float) -> Tensor:
+        return self._nested(qkv, dropout)
+
+
+def nested(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
+    return model(ids[mask], segments[mask], Nested(mask.sum(1).tolist()))
+
+
+LAYOUTS = pytest.mark.parametrize("layout", [padded, packed, nested])
 FAMILIES = pytest.mark.parametrize("config", [SMALL, SMALL_D2L], ids=["bert", "d2l"])
 
 
@@ -131,8 +143,9 @@ def test_logits_equal_transformers(changes: dict[str, Any], layout: Any) -> None
         torch.testing.assert_close(layout(ours, ids, segments, mask), expected, atol=1e-5, rtol=0)
 
 
-def test_dropout_acts_where_transformers_has_it() -> None:
-    """Both draw the same random numbers in the same order, so in training too the logits are the same."""
+def test_dropout_acts_where_transformers_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both draw the same masks in the same order, so in training too the logits are the same."""
+    monkeypatch.setattr(nn.functional, "dropout", lambda x, p, training, inplace: Dropout(p).train(training)(x))
     theirs, ours = hf_model(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     ids, segments, mask = batch([9, 3, 16, 5, 5, 12, 4])
     torch.manual_seed(3)
@@ -171,15 +184,16 @@ def test_packed_equals_padded_and_so_do_the_gradients(config: ModelConfig, lengt
     model = lively(PairClassifier(config))
     inputs = batch(lengths, width=min(16, max(lengths) + more))
     results = []
-    for layout in (padded, packed):
+    for layout in (padded, packed, nested):
         model.zero_grad()
         logits = layout(model, *inputs)
         nn.functional.cross_entropy(logits, torch.arange(len(lengths)) % 3, reduction="sum").backward()
         results.append((logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}))
-    (logits, gradients), (packed_logits, packed_gradients) = results
-    torch.testing.assert_close(packed_logits, logits, atol=1e-5, rtol=0)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(packed_gradients[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+    (logits, gradients), *others = results
+    for their_logits, their_gradients in others:
+        torch.testing.assert_close(their_logits, logits, atol=1e-5, rtol=0)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(their_gradients[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
 
 
 @LAYOUTS
@@ -213,8 +227,50 @@ def test_a_pair_sees_its_own_tokens_only() -> None:
 def test_packed_knows_positions_starts_and_groups() -> None:
     layout = Packed([3, 3, 5, 3])
     assert layout.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2]
-    assert layout.starts.tolist() == [0, 3, 6, 11]
-    assert layout.groups == [(2, 3), (1, 5), (1, 3)]
+    assert layout.offsets.tolist() == [0, 3, 6, 11, 14]
+    assert [(b.pairs, b.length, b.tokens) for b in layout.buckets] == [
+        *((2, 3, slice(0, 6)), (1, 5, slice(6, 11)), (1, 3, slice(11, 14)))
+    ]
+
+
+def test_packed_puts_pairs_of_like_length_together() -> None:
+    def sizes(lengths: list[int]) -> list[tuple[int, int]]:
+        return [(bucket.pairs, bucket.length) for bucket in Packed(lengths).buckets]
+
+    assert sizes([8, 9, 10, 11, 14, 17]) == [(3, 10), (1, 11), (2, 17)]  # a quarter longer at most
+    assert sizes([20] * 40) == [(40, 20)]  # any number of one length
+    assert sizes([20] * 7 + [21] * 9) == [(8, 21), (8, 21)]  # eight that are not
+    assert Packed([8, 8]).buckets[0].bias is None and Packed([8, 9]).buckets[0].bias is not None
+
+
+def test_packed_attention_drops_weights_and_sends_gradients_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against attention written down pair by pair, with the masks that were drawn, in double precision."""
+    keep, drawn = dropout.keep, []
+
+    def remember(*arguments: Any) -> tuple[Tensor, float]:
+        drawn.append(keep(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(dropout, "keep", remember)
+    lengths, heads, size = [3, 3, 5, 9, 9, 9, 14], 2, 4  # each bucket of one length: the mask has no padding
+    qkv = torch.randn(sum(lengths), 3, heads, size, requires_grad=True)
+    mixed = Packed(lengths).attend(qkv, 0.3)
+    above = torch.randn_like(mixed)
+    (gradient,) = torch.autograd.grad(mixed, qkv, above)
+
+    [(mask, scale)] = drawn
+    assert 0.1 < 1 - mask.mean() < 0.5 and scale == pytest.approx(1 / 0.7, rel=1e-4)
+    same, start, cell = qkv.detach().double().requires_grad_(), 0, 0
+    expected = []
+    for length in lengths:
+        query, key, value = same[start : start + length].permute(1, 2, 0, 3)
+        weights = (query @ key.mT / size**0.5).softmax(-1)
+        kept = mask[cell : cell + weights.numel()].view_as(weights) * scale
+        expected.append((weights * kept @ value).transpose(0, 1))
+        start, cell = start + length, cell + weights.numel()
+    (expected_gradient,) = torch.autograd.grad(torch.cat(expected), same, above.double())
+    torch.testing.assert_close(mixed.double(), torch.cat(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradient.double(), expected_gradient, atol=1e-5, rtol=0)
 
 
 # --- Dropout and new weights -----------------------------------------------------------------------------------------
