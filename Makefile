@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_SPEC ?=
 
-.PHONY: demo test test-system lint bench install clean
+.PHONY: demo test test-system lint bench bench-full install clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/bertnli demo --out runs/demo
@@ -24,6 +24,9 @@ lint: $(VENV)/test.stamp
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks
+
+bench-full: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks --full
 
 install: $(VENV)/demo.stamp
 

@@ -2,7 +2,8 @@
 
 python -m benchmarks                          # training at batches of 32 and 256, scoring
 python -m benchmarks training --batch 256     # one set
-python -m benchmarks --full                   # more pairs and rounds
+python -m benchmarks --full                   # all sets of a CPU, with more pairs and rounds
+python -m benchmarks gpu                      # all there is about a GPU, in 8 minutes (see gpu.py)
 python -m benchmarks table                    # Markdown of what benchmarks/results holds
 """
 
@@ -12,15 +13,23 @@ import argparse
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from benchmarks import sets
+from benchmarks import gpu, sets
+from benchmarks.accuracy import accuracy
+from benchmarks.memory import memory
+from benchmarks.ranks import ranks
 from benchmarks.table import table, tables
 from bertnli.errors import BertnliError
 
 RESULTS = Path(__file__).parent / "results"
-SETS = ("training", "scoring", "peak", "micro-batches", "profile")
+DEFAULT = ("training", "scoring")
+FULL = (*DEFAULT, "tokenise", "ranks", "memory", "accuracy")
+SETS = (*FULL, "peak", "micro-batches", "profile", "gpu")
+BY_BATCH = ("training", "micro-batches", "profile")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,46 +38,69 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("set", nargs="*", choices=[*SETS, "table", []], help="left out: training and scoring")
     parser.add_argument("--batch", type=int, action="append", help="of training: 32 and 256 where left out")
-    parser.add_argument("--full", action="store_true", help="more pairs and rounds: an hour on two cores")
+    parser.add_argument(
+        "--full", action="store_true", help="more pairs and rounds: two hours on two cores for all sets"
+    )
     parser.add_argument("--model", default=sets.MODEL, help="for scoring: a model folder, or a fetched name")
     parser.add_argument("--patience", type=float, help="seconds a set may wait for a quiet machine")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
+    parser.add_argument("--results", type=Path, help="where results are kept")
+    parser.add_argument("--carry", type=Path, metavar="DIR", help="of gpu: write what a machine without network needs")
+    parser.add_argument("--from", dest="carried", type=Path, metavar="DIR", help="of gpu: what --carry wrote")
+    parser.add_argument("--rehearse", action="store_true", help="of gpu: tiny sizes, no GPU needed, nothing kept")
     options = parser.parse_args(arguments)
-    effort = sets.FULL if options.full else sets.SHORT
-    if options.patience is not None:
-        effort = replace(effort, patience=options.patience)
+    results = options.results or RESULTS
     if "table" in options.set:
-        print(tables(options.results))
+        print(tables(results))
         return 0
-    batches = options.batch or [32, 256]
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that peers are ended
     try:
+        if options.carry is not None:
+            gpu.carry(gpu.fetched(), options.carry)
+            return 0
         with tempfile.TemporaryDirectory(prefix="bertnli-benchmarks-") as scratch:
-            for name in options.set or ("training", "scoring"):
-                sizes = batches if name in ("training", "micro-batches", "profile") else [0]
-                for size in sizes:
+            if options.rehearse and options.results is None:
+                results = Path(scratch) / "results"
+            for name in options.set or (FULL if options.full else DEFAULT):
+                for size in (options.batch or [32, 256]) if name in BY_BATCH else [0]:
                     folder = Path(scratch) / f"{name}-{size}"
                     folder.mkdir()
-                    result = _measure(name, folder, size, options.model, effort)
-                    print(f"\n{table(result)}\n\n{sets.save(result, options.results)}\n", flush=True)
+                    for result in _measure(name, folder, size, options):
+                        print(f"\n{table(result)}\n\n{sets.save(result, results)}\n", flush=True)
     except BertnliError as error:
         _say(f"benchmarks: {error}")
         return error.exit_code
     return 0
 
 
-def _measure(name: str, folder: Path, batch_size: int, model: str, effort: sets.Effort) -> dict:
+def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator[dict[str, Any]]:
+    effort = sets.FULL if options.full else sets.SHORT
+    if options.patience is not None:
+        effort = replace(effort, patience=options.patience)
     if name == "training":
-        return sets.training(folder, batch_size, effort, _say)
-    if name == "micro-batches":
-        return sets.micro_batches(folder, batch_size, effort, _say)
-    if name == "scoring":
-        return sets.scoring(folder, model, effort, _say)
-    if name == "peak":
-        return sets.peak(folder, effort, _say)
-    from benchmarks.profile import profile
+        yield sets.training(folder, batch_size, effort, _say)
+    elif name == "micro-batches":
+        yield sets.micro_batches(folder, batch_size, effort, _say)
+    elif name == "scoring":
+        yield sets.scoring(folder, options.model, effort, _say)
+    elif name == "peak":
+        yield sets.peak(folder, effort, _say)
+    elif name == "tokenise":
+        yield sets.tokenise(folder, effort, _say)
+    elif name == "ranks":
+        yield ranks(folder, sets.MODEL, sets.TRAIN_DATA, _say)
+    elif name == "memory":
+        yield memory(folder, sets.MODEL, sets.TRAIN_DATA, effort.memory_rows, _say)
+    elif name == "accuracy":
+        counts = effort.accuracy_pairs, range(effort.seeds)
+        yield accuracy(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, *counts, _say)
+    elif name == "gpu":
+        inputs = gpu.carried(options.carried) if options.carried else gpu.fetched()
+        plan = gpu.REHEARSAL if options.rehearse else gpu.PLAN
+        yield from gpu.gpu(folder, inputs, plan, _say, rehearsal=options.rehearse)
+    else:
+        from benchmarks.profile import profile
 
-    return profile(folder, batch_size)
+        yield profile(folder, batch_size)
 
 
 def _say(line: str) -> None:

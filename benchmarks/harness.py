@@ -1,9 +1,9 @@
 """Runs peers against each other on the same work, fairly, and keeps what was measured.
 
 Each peer lives in a process of its own for the whole measurement, so that its memory, threads and imports are its own.
-Before anything is timed, what the peers compute must agree. Then come unmeasured warm-ups, then rounds: A B C A B C …,
-one peer at a time, so that a machine that slows down or is shared slows all of them alike; ratios are taken inside a
-round. Memory comes from the operating system.
+Before anything is timed, what the peers compute must agree; that is looked at in a process apart, whose memory does not
+count. Then come unmeasured warm-ups, then rounds: A B C A B C …, one peer at a time, so that a machine that slows down
+or is shared slows all of them alike; ratios are taken inside a round. Memory comes from the operating system.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ class Peer(ABC):
         """Every choice that was made for this peer, for the record."""
 
     def check(self) -> list[float]:
-        """Figures that must agree with the other peers'; none for a peer with nothing to compare."""
+        """Figures that must agree with the other peers'; none for a peer with nothing to compare. Raises Unavailable.
+
+        It has a process to itself, so `prepare` finds nothing of what it did but files.
+        """
         return []
 
     @abstractmethod
@@ -160,7 +163,7 @@ def measure(
             workers.append(worker)
             say(f"{one.peer.name}: checking and preparing")
             try:
-                figures = worker.ask("check")
+                figures = _check(one.peer, logs / f"{one.peer.name}-check.log")
                 worker.ask("prepare")
             except Unavailable as reason:
                 one.skipped = str(reason)
@@ -185,6 +188,14 @@ def measure(
         for worker in workers:
             worker.close()
     return measured
+
+
+def _check(peer: Peer, log: Path) -> list[float]:
+    worker = _Worker(peer, log)
+    try:
+        return worker.ask("check")
+    finally:
+        worker.close()
 
 
 def difference(found: Sequence[float], expected: Sequence[float]) -> float:

@@ -13,10 +13,10 @@ _STEPS = 8
 
 _KINDS = {
     "matrix products": ("mkldnn_linear", "addmm", "aten::mm", "mkldnn_convolution", "aten::bmm"),
-    "attention": ("flash_attention", "scaled_dot_product"),
-    "dropout": ("bernoulli", "native_dropout", "dropout"),
+    "GELU": ("gelu",),  # before aten::ge
+    "attention": ("flash_attention", "scaled_dot_product", "groupedattention", "baddbmm", "_softmax"),
+    "dropout": ("bernoulli", "native_dropout", "drop", "aten::ge"),
     "copies and casts": ("copy_", "_to_copy", "contiguous", "clone", "aten::cat", "reorder"),
-    "GELU": ("gelu",),
     "norms": ("layer_norm",),
     "optimizer": ("adam",),
     "gradient clipping": ("foreach_norm", "linalg_vector_norm", "foreach_mul", "clip"),

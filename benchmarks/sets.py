@@ -17,6 +17,7 @@ from benchmarks.peers.peak import MatrixPeak
 from benchmarks.peers.plain_loop import PlainLoop
 from benchmarks.peers.scoring import BertnliScore, CrossEncoderPredict, TransformersPipeline
 from benchmarks.peers.transformers_trainer import TransformersTrainer
+from benchmarks.tokenise import CorpusPreparation, TransformersTokenizer, tokenising
 from benchmarks.work import Work
 from bertnli.files import write_text
 
@@ -29,16 +30,22 @@ MICRO_BATCH_TOKENS = (512, 1024, 2048, 4096)
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: pairs a timed run, rounds, and the seconds to wait in for a quiet machine."""
+    """How much is measured: pairs a timed run, rounds, and the seconds to wait in for a quiet machine.
+
+    accuracy_pairs, seeds: pairs trained on for accuracy, and how many times. memory_rows: sizes of file compared.
+    """
 
     training_pairs: int
     scoring_pairs: int
     rounds: int
+    accuracy_pairs: int
+    seeds: int
+    memory_rows: tuple[int, int]
     patience: float = 60.0
 
 
-SHORT = Effort(training_pairs=512, scoring_pairs=2000, rounds=3)
-FULL = Effort(training_pairs=2048, scoring_pairs=10_000, rounds=5)
+SHORT = Effort(512, 2000, rounds=3, accuracy_pairs=1024, seeds=1, memory_rows=(10_000, 100_000))
+FULL = Effort(2048, 10_000, rounds=5, accuracy_pairs=8000, seeds=3, memory_rows=(100_000, 1_000_000))
 
 
 def training(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[str, Any]:
@@ -81,6 +88,13 @@ def scoring(folder: Path, model: str, effort: Effort, say: Say) -> dict[str, Any
     return run("scoring", "scoring", given, TEST_DATA, peers, effort.scoring_pairs, effort, say)
 
 
+def tokenise(folder: Path, effort: Effort, say: Say) -> dict[str, Any]:
+    """All of the training rows to token ids."""
+    given = tokenising(folder, MODEL, TRAIN_DATA)
+    peers: list[Peer] = [TransformersTokenizer(given), CorpusPreparation(given), CorpusPreparation(given, again=True)]
+    return run("tokenise", "tokenise", given, TRAIN_DATA, peers, given.pairs, effort, say)
+
+
 def peak(folder: Path, effort: Effort, say: Say) -> dict[str, Any]:
     """The machine's matrix peak alone."""
     given = work.training(folder, MODEL, TRAIN_DATA, work.MICRO_BATCH, work.MICRO_BATCH)
@@ -118,10 +132,11 @@ def run(
 
 def record(measured: Sequence[Measured], flop_per_pair: float) -> dict[str, Any]:
     """The figures of one set: of each peer what `Measured.to_json` says, its share of the matrix peak where that was
-    measured in the same rounds, and our rate over its own."""
+    measured in the same rounds, our rate and memory over its own, and of our trainers their time over the plain
+    loop's."""
     by_name = {one.peer.name: one for one in measured if not one.skipped}
     peaks = {one.peer.precision: one for one in by_name.values() if isinstance(one.peer, MatrixPeak)}
-    ours = by_name.get(OURS)
+    ours, plain = by_name.get(OURS), by_name.get("plain-loop")
     rows = []
     for one in measured:
         row = one.to_json()
@@ -132,6 +147,9 @@ def record(measured: Sequence[Measured], flop_per_pair: float) -> dict[str, Any]
             }
             if ours is not None and one is not ours:
                 row[f"{OURS}_over_it"] = ratios(ours, one)
+                row[f"{OURS}_memory_over_it"] = ours.peak_rss / one.peak_rss
+            if plain is not None and isinstance(one.peer, BertnliTrain):
+                row["time_over_plain_loop"] = ratios(plain, one)
         rows.append(row)
     return {"rounds": max((len(one.runs) for one in measured), default=0), "peers": rows}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.sets import OURS
+from benchmarks.targets import targets
 
 Json = Mapping[str, Any]
 
@@ -19,41 +20,55 @@ def tables(folder: Path) -> str:
 
 
 def table(result: Json) -> str:
-    """The result's head in a sentence, then a row for each peer, the slowest first; of a profile, its shares."""
-    if result["kind"] == "profile":
-        lines = [f"### {result['name']}", "", _head(result), "", "| kind of work | of a step |", "| --- | --- |"]
-        return "\n".join(lines + [f"| {kind} | {share:.0%} |" for kind, share in result["kinds"].items()])
-    done = [peer for peer in result["peers"] if "skipped" not in peer]
-    pairs = sorted((peer for peer in done if peer["unit"] == "pairs"), key=lambda peer: peer["per_second"]["median"])
-    peaks = [peer for peer in done if peer["unit"] == "FLOP"]
-    lines = [f"### {result['name']}", "", _head(result), ""]
-    if pairs:
-        lines += [
-            f"| how | pairs/s, median (min to max) | {OURS} is faster by | of the bf16 peak | peak memory |",
-            "| --- | --- | --- | --- | --- |",
-            *map(_row, pairs),
-        ]
-    elif peaks:
-        lines += ["| what | GFLOP/s, median (min to max) |", "| --- | --- |"]
-        lines += [f"| {peer['about']} | {_spread(peer['per_second'], 1e9)} |" for peer in peaks]
-    if pairs and peaks:
-        found = ", ".join(f"{peer['options']['precision']} {peer['per_second']['median'] / 1e9:.0f}" for peer in peaks)
-        lines += ["", f"Matrix peak in the same rounds, GFLOP/s: {found}."]
-    lines += [f"\nSkipped: {peer['about']}: {peer['skipped']}." for peer in result["peers"] if "skipped" in peer]
+    """The result's head in a sentence, its figures in the form of its kind, and the targets it has to do with."""
+    lines = [f"### {result['name']}", "", _head(result), "", *_BODIES.get(result["kind"], _peers)(result)]
+    found = targets(result)
+    if found:
+        lines += ["", *_grid(("target", "wanted", "measured", ""))]
+        lines += [target.row() for target in found]
     return "\n".join(lines)
 
 
 def _head(result: Json) -> str:
     machine, versions, given = result["machine"], result["versions"], result["work"]
     where = ", ".join(machine["gpus"]) if machine.get("gpus") else f"{machine['cores']} cores of {machine['cpu']}"
+    tokens = f", {given['tokens_per_pair']:.1f} tokens a pair" if "tokens_per_pair" in given else ""
     batch = f", batch {given['batch_size']}" if given["batch_size"] else ""
     commit = (result["commit"] or "no commit")[:12] + (" with changes" if result["dirty"] else "")
     rounds = f"{result['rounds']} rounds; " if "rounds" in result else ""
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions)
     return (
-        f"{given['rows']:,} rows of {given['rows_from']}, {given['tokens_per_pair']:.1f} tokens a pair{batch}; "
+        f"{given['rows']:,} rows of {given['rows_from']}{tokens}{batch}; "
         f"{rounds}{where}; {libraries}; {result['date'][:10]}, {commit}; `{result['command']}`."
     )
+
+
+# --- what peers did in rounds ----------------------------------------------------------------------------------------
+
+
+def _peers(result: Json) -> list[str]:
+    """A row for each peer, the slowest first."""
+    done = _done(result)
+    pairs = sorted((peer for peer in done if peer["unit"] == "pairs"), key=lambda peer: peer["per_second"]["median"])
+    peaks = [peer for peer in done if peer["unit"] == "FLOP"]
+    lines: list[str] = []
+    if pairs:
+        columns = ("how", "pairs/s, median (min to max)", f"{OURS} is faster by", "of the bf16 peak", "peak memory")
+        lines += [*_grid(columns), *map(_row, pairs)]
+    elif peaks:
+        lines += _grid(("what", "GFLOP/s, median (min to max)"))
+        lines += [f"| {peer['about']} | {_spread(peer['per_second'], 1e9)} |" for peer in peaks]
+    if pairs and peaks:
+        found = ", ".join(f"{peer['options']['precision']} {peer['per_second']['median'] / 1e9:.0f}" for peer in peaks)
+        lines += ["", f"Matrix peak in the same rounds, GFLOP/s: {found}."]
+    costs = [
+        f"{peer['about'].removeprefix('bertnli, ')} {_spread(peer['time_over_plain_loop'])}"
+        for peer in done
+        if "time_over_plain_loop" in peer
+    ]
+    if costs:
+        lines += ["", f"Time of {OURS}'s step over the plain loop's: {'; '.join(costs)}."]
+    return lines + _skipped(result)
 
 
 def _row(peer: Json) -> str:
@@ -63,6 +78,105 @@ def _row(peer: Json) -> str:
         f"| {peer['about']} | {_spread(peer['per_second'])} | {_spread(ratio) + ' x' if ratio else ''} "
         f"| {f'{share:.0%}' if share is not None else ''} | {peer['peak_rss_mib']:,.0f} MiB |"
     )
+
+
+def _tokenise(result: Json) -> list[str]:
+    lines = _grid(("how", "seconds, median (min to max)", "pairs/s", "peak memory"))
+    for peer in sorted(_done(result), key=lambda peer: peer["per_second"]["median"]):
+        seconds = sorted(run["seconds"] for run in peer["runs"])
+        spread = {"median": seconds[len(seconds) // 2], "min": seconds[0], "max": seconds[-1]}
+        rate, memory = peer["per_second"]["median"], peer["peak_rss_mib"]
+        lines.append(f"| {peer['about']} | {_spread(spread)} | {_three_digits(rate)} | {memory:,.0f} MiB |")
+    return lines + _skipped(result)
+
+
+def _done(result: Json) -> list[Json]:
+    return [peer for peer in result["peers"] if "skipped" not in peer]
+
+
+def _skipped(result: Json) -> list[str]:
+    return [f"\nSkipped: {peer['about']}: {peer['skipped']}." for peer in result["peers"] if "skipped" in peer]
+
+
+# --- sets with an idea of their own ----------------------------------------------------------------------------------
+
+
+def _profile(result: Json) -> list[str]:
+    return _grid(("kind of work", "of a step")) + [f"| {kind} | {part:.0%} |" for kind, part in result["kinds"].items()]
+
+
+def _ranks(result: Json) -> list[str]:
+    lines = _grid(("batch", "ranks", "the fullest rank has more than the mean by: median step", "worst of all steps"))
+    for row in result["imbalance"]:
+        excess = row["excess"]
+        lines.append(f"| {row['batch_size']} | {row['ranks']} | {excess['median']:.2%} | {excess['worst']:.1%} |")
+    return lines
+
+
+def _memory(result: Json) -> list[str]:
+    lines = _grid(
+        ("rows", "start", "first step after", "peak memory, MiB", "own pages", "mapped files", "corpus on disk")
+    )
+    for size in result["sizes"]:
+        for start, found in size["starts"].items():
+            peak = found["peak_mib"]["whole"]
+            lines.append(
+                f"| {size['rows']:,} | {start} | {found['seconds_to_first_step']:.0f} s | {peak['rss']:,.0f} "
+                f"| {peak['own']:,.0f} | {peak['mapped']:,.0f} | {size['corpus_mib']:,.0f} MiB |"
+            )
+    for start, growth in result["growth"].items():
+        parts = "; ".join(
+            f"{part.replace('_', ' ')}: own {growth[part]['own']:.2f}, mapped {growth[part]['mapped']:.2f}"
+            for part in ("before_steps", "steps")
+        )
+        lines += ["", f"Growth from the fewest rows to the most, {start} start: {parts}."]
+    return lines
+
+
+def _accuracy(result: Json) -> list[str]:
+    lines = _grid(("how", *(f"seed {seed}" for seed in result["work"]["seeds"]), "mean"))
+    for how, mean in result["mean"].items():
+        each = " | ".join(f"{run['accuracy']:.4f}" for run in result["runs"] if run["how"] == how)
+        lines.append(f"| {how} | {each} | {mean:.4f} |")
+    return lines
+
+
+def _gpu_checks(result: Json) -> list[str]:
+    lines = _grid(("check", "found", "at most", ""))
+    for check in result["checks"]:
+        if check["skipped"]:
+            lines.append(f"| {check['what']} | | | skipped: {check['skipped']} |")
+        else:
+            verdict = "right" if check["right"] else "WRONG"
+            lines.append(f"| {check['what']} | {check['found']:.2g} | {check['limit']:.2g} | {verdict} |")
+    return lines
+
+
+def _gpu_run(result: Json) -> list[str]:
+    names = ("from the command to the model, s", "training, pairs/s", "accuracy", "rows evaluated")
+    values = (
+        f"{result['wall_seconds']:.0f}",
+        _three_digits(result["pairs_per_second"]),
+        f"{result['accuracy']:.4f}",
+        f"{result['rows']:,}",
+    )
+    return [*_grid(names), f"| {' | '.join(values)} |"]
+
+
+_BODIES: dict[str, Callable[[Json], list[str]]] = {
+    "profile": _profile,
+    "tokenise": _tokenise,
+    "ranks": _ranks,
+    "memory": _memory,
+    "accuracy": _accuracy,
+    "gpu-checks": _gpu_checks,
+    "gpu-run": _gpu_run,
+}
+
+
+def _grid(columns: Sequence[str]) -> list[str]:
+    """The two lines that begin a table."""
+    return [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
 
 
 def _spread(found: Json, unit: float = 1.0) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MICRO_BATCH = 32
-"""Pairs of nearly one length that stand together in the training rows: what peers that batch by length take at once."""
+"""Pairs of nearly one length that stand together in the training rows, where a set does not say otherwise."""
 
 MAX_LENGTH = 128
 """Tokens of a pair, as the book and our own default have it; no pair of SNLI's is that long."""
@@ -30,7 +31,8 @@ class Work:
     """model: an HF folder with a classifier, which every peer can load. rows: JSON lines, sentence1 and sentence2 and,
     for training, gold_label. folder: for what peers write.
 
-    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: see `training_flop`."""
+    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: see `training_flop`.
+    micro_batch: rows of nearly one length that stand together: what peers that batch by length take at once."""
 
     folder: Path
     model: Path
@@ -40,6 +42,7 @@ class Work:
     flop_per_pair: float
     batch_size: int
     learning_rate: float = 1e-4
+    micro_batch: int = MICRO_BATCH
 
     def head(self, pairs: int) -> Path:
         """A file of the first `pairs` rows."""
@@ -66,16 +69,50 @@ class Work:
         }
 
 
-def training(folder: Path, model: str, data: str, pairs: int, batch_size: int) -> Work:
-    """Work for training peers: `pairs` rows of `data`, in micro-batches of `MICRO_BATCH` rows of nearly one length."""
+def training(folder: Path, model: str, data: str, pairs: int, batch_size: int, micro_batch: int = MICRO_BATCH) -> Work:
+    """Work for training peers: `pairs` rows of `data`, in micro-batches of rows of nearly one length."""
+    return _training(
+        folder,
+        model,
+        data,
+        batch_size,
+        micro_batch,
+        lambda lengths: _micro_batches(lengths, batch_size, micro_batch, pairs // micro_batch),
+    )
+
+
+def sample(folder: Path, model: str, data: str, pairs: int, batch_size: int, seed: int) -> Work:
+    """Work for training peers that batch `pairs` rows of `data` themselves: drawn by `seed`, as is a new classifier."""
+    return _training(
+        folder,
+        model,
+        data,
+        batch_size,
+        MICRO_BATCH,
+        lambda lengths: np.random.default_rng(seed).choice(len(lengths), pairs, replace=False),
+        seed=seed,
+        spread=1.0,
+    )
+
+
+def _training(
+    folder: Path,
+    model: str,
+    data: str,
+    batch_size: int,
+    micro_batch: int,
+    choose: Callable[[NDArray[np.integer]], NDArray[np.int64]],
+    **classifier: Any,
+) -> Work:
+    """Work of the rows of `data` whose indices `choose` gives for the tokens of each pair."""
     from bertnli.corpus import prepare
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile, read_labelled
 
-    path, source = _model(folder, model)
+    path, source = model_folder(folder, model, **classifier)
     file = PairFile(resolve_data(data))
     corpus = prepare(file, source.tokenizer, source.config.labels)
-    chosen = _micro_batches(np.asarray(corpus.lengths), batch_size, pairs // MICRO_BATCH)
+    chosen = choose(np.asarray(corpus.lengths))
     wanted = set(corpus.rows[chosen].tolist())
     texts = {row.number: row for row in read_labelled(file, source.config.labels) if row.number in wanted}
     rows = folder / f"training-{batch_size}.jsonl"
@@ -84,18 +121,18 @@ def training(folder: Path, model: str, data: str, pairs: int, batch_size: int) -
             row = texts[number]
             cells = {"sentence1": row.premise, "sentence2": row.hypothesis}
             out.write(json.dumps({**cells, "gold_label": source.config.labels[row.label]}) + "\n")
-    lengths = corpus.lengths[chosen]
-    flop = training_flop(source.config, float(lengths.mean()))
-    return Work(folder, path, rows, len(chosen), float(lengths.mean()), flop, batch_size)
+    tokens = float(corpus.lengths[chosen].mean())
+    flop = training_flop(source.config, tokens)
+    return Work(folder, path, rows, len(chosen), tokens, flop, batch_size, micro_batch=micro_batch)
 
 
-def _micro_batches(lengths: NDArray[np.integer], batch_size: int, count: int) -> NDArray[np.int64]:
+def _micro_batches(lengths: NDArray[np.integer], batch_size: int, micro_batch: int, count: int) -> NDArray[np.int64]:
     """Indices of `count` micro-batches of the Trainer's epoch over all rows, spread over its lengths, shuffled."""
     import torch
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
     order = get_length_grouped_indices(lengths.tolist(), batch_size, generator=torch.Generator().manual_seed(0))
-    whole = np.asarray(order)[: len(order) // MICRO_BATCH * MICRO_BATCH].reshape(-1, MICRO_BATCH)
+    whole = np.asarray(order)[: len(order) // micro_batch * micro_batch].reshape(-1, micro_batch)
     by_length = whole[np.argsort(lengths[whole].max(axis=1), kind="stable")]
     places = ((np.arange(count) + 0.5) / count * len(by_length)).astype(np.int64)
     return np.random.default_rng(0).permutation(by_length[places]).ravel()
@@ -106,7 +143,7 @@ def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile
 
-    path, source = _model(folder, model)
+    path, source = model_folder(folder, model)
     texts = [(row.premise, row.hypothesis) for row in PairFile(resolve_data(data)).rows() if row.error is None]
     chosen = [texts[place] for place in np.linspace(0, len(texts) - 1, min(pairs, len(texts))).astype(int)]
     rows = folder / "scoring.jsonl"
@@ -115,18 +152,19 @@ def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
     return Work(folder, path, rows, len(chosen), tokens, training_flop(source.config, tokens) / 3, 0)
 
 
-def _model(folder: Path, model: str) -> tuple[Path, Any]:
-    """The model as a folder that every peer can load, with a classifier: of an encoder alone, a random one."""
+def model_folder(folder: Path, model: str, *, seed: int = 0, spread: float = 20.0) -> tuple[Path, Any]:
+    """The model as a folder that every peer can load, with a classifier: of an encoder alone, a random one, whose
+    weights are multiplied by `spread`, so that labels differ from row to row. Returns it with what it was made of."""
     import torch
 
     from bertnli import pretrained
     from bertnli.fetch import resolve
 
     source = pretrained.load(resolve(model, "model"), max_length=MAX_LENGTH)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     classifier = source.build()
     if not source.has_classifier:
-        classifier.classifier.weight.data *= 20  # so that labels differ from row to row
+        classifier.classifier.weight.data *= spread
     path = folder / "model"
     pretrained.save(classifier, source.tokenizer, path)
     return path, source

@@ -19,6 +19,8 @@ def keep_freed_memory() -> None:
     """For this process, from now on; call it before torch allocates. Another C library than glibc stays as it is."""
     # torch asks for huge pages for what is 2 MiB or larger: one fault in place of 512.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # oneDNN keeps a kernel for each number of tokens, a new one in almost every step; 1024 of them take 400 MB.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)  # no block gets a mapping of its own

@@ -7,6 +7,7 @@ of tokens and the same number of micro-batches, each of pairs of similar length 
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,30 +61,31 @@ def imbalance(step: Indices, lengths: NDArray[np.integer], world: int) -> float:
     return float(tokens.max() / tokens.mean() - 1)
 
 
-def _deal(step: Indices, lengths: NDArray[np.integer], world: int) -> tuple[Indices, Indices, NDArray[np.float64]]:
+def _deal(step: Indices, lengths: NDArray[np.integer], world: int) -> tuple[Indices, Indices, NDArray[np.int64]]:
     """The pairs by length, the rank of each, and the tokens of each rank.
 
-    Dealt in snake order (0 1 2 2 1 0 0 1 …), so no rank gets the longer pair of every round.
+    Each goes to the rank with the fewest tokens so far, the longest first (Graham 1969, LPT rule).
     """
     by_length = step[np.lexsort((step, lengths[step]))]
-    places = np.arange(len(by_length)) % (2 * world)
-    owner = np.minimum(places, 2 * world - 1 - places)
-    tokens = np.zeros(world)
-    np.add.at(tokens, owner, lengths[by_length])
-    return by_length, owner, tokens
+    owner = np.zeros(len(by_length), dtype=np.int64)
+    loads = [(0, rank) for rank in range(world)]  # a heap
+    for place, tokens in reversed(list(enumerate(lengths[by_length].tolist()))):
+        load, owner[place] = loads[0]
+        heapq.heapreplace(loads, (load + tokens, int(owner[place])))
+    return by_length, owner, np.array([load for load, _ in sorted(loads, key=lambda entry: entry[1])])
 
 
 class TokenisedPairs(Protocol):
     """Pairs in flat arrays: a corpus, or what a tokenizer has just made (`tokens.Encoded`)."""
 
     @property
-    def ids(self) -> NDArray[np.int32]: ...  # [tokens]
+    def ids(self) -> NDArray[np.integer]: ...  # [tokens]
     @property
     def offsets(self) -> NDArray[np.int64]: ...  # where a pair's tokens begin
     @property
-    def lengths(self) -> NDArray[np.int32]: ...  # [pairs]
+    def lengths(self) -> NDArray[np.integer]: ...  # [pairs]
     @property
-    def first_segment(self) -> NDArray[np.int32]: ...  # [pairs], tokens of [CLS] premise [SEP]
+    def first_segment(self) -> NDArray[np.integer]: ...  # [pairs], tokens of [CLS] premise [SEP]
 
 
 @dataclass(frozen=True)

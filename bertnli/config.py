@@ -140,8 +140,8 @@ class RunConfig(Section):
     def learning_rate_at(self, step: int, total_steps: int) -> float:
         """Learning rate of the optimizer step number `step` (from 0): linear warm-up, then `schedule`.
 
-        As in Devlin et al. 2018, appendix A.2; equal to transformers' get_linear_schedule_with_warmup, but that the last
-        step is never one of warm-up: a run of one step learns.
+        As in Devlin et al. 2018, appendix A.2; equal to transformers' get_linear_schedule_with_warmup, but that the
+        last step is never one of warm-up: a run of one step learns.
         """
         warmup_steps = min(math.ceil(self.warmup * total_steps), total_steps - 1)
         if step < warmup_steps:

@@ -25,13 +25,13 @@ from bertnli.files import digest
 from bertnli.pairs import PairFile, read_labelled
 from bertnli.tokens import PairTokenizer
 
-_FORMAT = 1  # part of the key: raise it when the arrays change
+_FORMAT = 2  # part of the key: raise it when the arrays change
 _CHUNK = 16_384  # pairs tokenised at once
 _ARRAYS: dict[str, np.dtype[Any]] = {
-    "ids": np.dtype(np.int32),  # [tokens], pair after pair
+    "ids": np.dtype(np.uint16),  # [tokens], pair after pair; uint32 where the vocabulary has more than 65,536
     "offsets": np.dtype(np.int64),  # [pairs], where a pair's tokens begin
-    "lengths": np.dtype(np.int32),  # [pairs], its tokens
-    "first_segment": np.dtype(np.int32),  # [pairs], how many of them are [CLS] premise [SEP]
+    "lengths": np.dtype(np.uint16),  # [pairs], its tokens
+    "first_segment": np.dtype(np.uint16),  # [pairs], how many of them are [CLS] premise [SEP]
     "labels": np.dtype(np.int8),  # [pairs], index into the model's labels
     "rows": np.dtype(np.int64),  # [pairs], row number in the file
     "premises": np.dtype(np.uint64),  # [pairs], hash of the premise's text: equal premises, equal hashes
@@ -41,17 +41,17 @@ _ARRAYS: dict[str, np.dtype[Any]] = {
 class Corpus:
     """The arrays above, mapped read-only; `len` is the number of pairs. Counts of rows left out are in `about`."""
 
-    ids: NDArray[np.int32]
+    ids: NDArray[np.integer]
     offsets: NDArray[np.int64]
-    lengths: NDArray[np.int32]
-    first_segment: NDArray[np.int32]
+    lengths: NDArray[np.uint16]
+    first_segment: NDArray[np.uint16]
     labels: NDArray[np.int8]
     rows: NDArray[np.int64]
     premises: NDArray[np.uint64]
 
     def __init__(self, folder: Path):
         self.about: dict[str, int] = json.loads((folder / "about.json").read_text())
-        for name, dtype in _ARRAYS.items():
+        for name, dtype in _types(self.about["vocabulary"]).items():
             setattr(self, name, np.memmap(folder / name, dtype=dtype, mode="r"))
 
     def __len__(self) -> int:
@@ -105,7 +105,8 @@ def _write(
     label_names: Mapping[str, str] | None,
 ) -> None:
     labelled = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
-    streams = {name: (folder / name).open("wb") for name in _ARRAYS}
+    types = _types(tokenizer.vocab_size)
+    streams = {name: (folder / name).open("wb") for name in types}
     try:
         tokens = 0
         pairs = iter(labelled)
@@ -123,15 +124,19 @@ def _write(
             }
             tokens += len(encoded.ids)
             for name, values in arrays.items():
-                np.asarray(values, dtype=_ARRAYS[name]).tofile(streams[name])
+                np.asarray(values).astype(types[name]).tofile(streams[name])
         for stream in streams.values():
             stream.flush()
             os.fsync(stream.fileno())
     finally:
         for stream in streams.values():
             stream.close()
-    about = {"tokens": tokens, "no_gold": labelled.no_gold, "bad": labelled.bad}
+    about = {"vocabulary": tokenizer.vocab_size, "tokens": tokens, "no_gold": labelled.no_gold, "bad": labelled.bad}
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def _types(vocabulary: int) -> dict[str, np.dtype[Any]]:
+    return _ARRAYS if vocabulary <= 2**16 else {**_ARRAYS, "ids": np.dtype(np.uint32)}
 
 
 def _text_hash(text: str) -> int:

@@ -1,8 +1,8 @@
 """DeepSpeed's configuration for a run: ours, with what the run file's `deepspeed:` adds, and no contradictions.
 
-DeepSpeed ignores keys that it does not know, and modes that do not go together; it fails on others only once the weights
-are loaded, and trains wrongly with a few. Here each is an InputError that says what works instead: `check` when the run
-file is read, `deepspeed_config` when the device and the number of ranks are known.
+DeepSpeed ignores keys that it does not know, and modes that do not go together; it fails on others only once the
+weights are loaded, and trains wrongly with a few. Here each is an InputError that says what works instead: `check` when
+the run file is read, `deepspeed_config` when the device and the number of ranks are known.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ NOT_HERE = {
         "remove it",
     ),
     "zero_optimization.zenflow": ("it needs an optimizer of its own", _OFFLOAD),
-    "zero_optimization.zero_quantized_gradients": (_NO_EXTENSION, "remove it; communication_data_type: bf16 sends less"),
+    "zero_optimization.zero_quantized_gradients": (
+        _NO_EXTENSION,
+        "remove it, or set communication_data_type: bf16",
+    ),
     "zero_optimization.zero_quantized_nontrainable_weights": (_NO_EXTENSION, "remove it"),
     "zero_optimization.zero_quantized_weights": (_NO_EXTENSION, "remove it, or set zero_hpz_partition_size"),
 }
@@ -158,13 +161,13 @@ def check(config: RunConfig) -> None:
             )
         if key.endswith(".device") and value == "nvme":
             raise InputError(f"deepspeed.{key}: nvme cannot be used here: {_NO_EXTENSION}", do="set device: cpu")
-        if key == "zero_optimization.compute_grad_norm" and value is False:
-            if config.max_grad_norm or config.zero_stage not in (1, 2):
-                raise InputError(
-                    f"deepspeed.{key}: false does not go with max_grad_norm: {config.max_grad_norm} and "
-                    f"zero_stage: {config.zero_stage}",
-                    do="set max_grad_norm: 0 and zero_stage: 1 or 2, or remove it",
-                )
+        clipped = config.max_grad_norm or config.zero_stage not in (1, 2)
+        if key == "zero_optimization.compute_grad_norm" and value is False and clipped:
+            raise InputError(
+                f"deepspeed.{key}: false does not go with max_grad_norm: {config.max_grad_norm} and "
+                f"zero_stage: {config.zero_stage}",
+                do="set max_grad_norm: 0 and zero_stage: 1 or 2, or remove it",
+            )
 
 
 def deepspeed_config(

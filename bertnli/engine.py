@@ -146,7 +146,12 @@ class Engine:
 
         DeepSpeed divides by the number of ranks, so multiplied by it here; its division by accumulation steps is off.
         """
-        self._engine.backward(loss * self.ranks.world, scale_wrt_gas=False)
+        loss = loss * self.ranks.world
+        unscaled = getattr(self._optimizer, "loss_scale_config", None)
+        if unscaled is not None:
+            # At ZeRO-0 DeepSpeed 0.19 divides fp16's gradients by the loss scale, but never multiplies the loss by it.
+            loss = loss * unscaled.cur_scale
+        self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> None:
         """End the optimizer step: reduce gradients over the ranks, clip, update, zero.

@@ -5,31 +5,55 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bertnli.interrupt import run_child
+
+_REASONS = {"SIGKILL": ", perhaps because the memory was full; lower micro_batch_tokens, or start fewer ranks"}
 
 
 def run(ranks: int, arguments: Sequence[str]) -> int:
     """Run `python -m bertnli.train ARGUMENTS` in `ranks` processes, one a device, until all have ended.
 
-    Returns the exit code: of the rank that failed first, or 130 or 143 where SIGINT or SIGTERM stopped the job. The
-    signals are passed on, and the ranks keep a checkpoint before they end.
+    Returns the exit code: of the rank that failed first (128 + signal where one ended it), or 130 or 143 where SIGINT
+    or SIGTERM stopped the job. The signals are passed on, and the ranks keep a checkpoint before they end.
     """
-    host = {"localhost": list(range(ranks))}
+    host = {"localhost": _devices(ranks, os.environ)}
     command = [
-        *(sys.executable, "-m", "deepspeed.launcher.launch", "--quiet"),
+        # It reports a rank that has failed as an error of its own, on standard output; the rank has said why.
+        *(sys.executable, "-m", "deepspeed.launcher.launch", "--log_level=critical"),
         f"--world_info={base64.urlsafe_b64encode(json.dumps(host).encode()).decode()}",
         f"--master_port={_free_port()}",
         *("--module", "bertnli.train", *arguments),
     ]
     environment = dict(os.environ)
+    cores = len(os.sched_getaffinity(0))
+    if ranks > cores:
+        print(f"bertnli train: {ranks} ranks share {cores} CPU cores and wait for each other", file=sys.stderr)
     # Each rank would take every core for itself.
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
     code, _ = run_child(command, environment=environment)
-    return code
+    ended_by = 256 - code  # the launcher exits with its rank's return code, and that is minus the signal's number
+    if ended_by not in range(1, 32):
+        return code
+    name = signal.Signals(ended_by).name
+    print(f"bertnli train: a rank was ended by {name}{_REASONS.get(name, '')}", file=sys.stderr)
+    return 128 + ended_by
+
+
+def _devices(ranks: int, environment: Mapping[str, str]) -> list[str]:
+    """A GPU for each rank, as the launcher writes them into CUDA_VISIBLE_DEVICES: the user's own choice where there is.
+
+    Where that names fewer (or hides all), the other ranks get none, not one that was hidden.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(number) for number in range(ranks)]
+    named = [device.strip() for device in visible.split(",") if device.strip()]
+    return (named + ["-1"] * ranks)[:ranks]
 
 
 def _free_port() -> int:

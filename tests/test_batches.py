@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertnli.batches import Stream, by_length, pack, share
+from bertnli.batches import Stream, by_length, imbalance, pack, share
 from bertnli.tokens import Encoded
 
 
@@ -60,6 +61,15 @@ def test_ranks_and_micro_batches_are_even_on_snli_lengths():
             tokens = np.array([sum(lengths[part].sum() for part in parts) for parts in shares])
             assert tokens.max() / tokens.mean() < 1.05
             assert max(lengths[part].sum() for parts in shares for part in parts) < 1024 + 80
+            assert imbalance(step, lengths, world) == pytest.approx(tokens.max() / tokens.mean() - 1)
+
+
+def test_imbalance_is_what_the_busiest_rank_has_too_much():
+    lengths = np.array([10, 20, 30, 40])
+    assert imbalance(np.arange(4), lengths, 1) == 0
+    assert imbalance(np.arange(4), lengths, 2) == 0  # 40 + 10, 30 + 20
+    assert imbalance(np.arange(3), lengths, 2) == 0
+    assert imbalance(np.arange(4), lengths, 4) == pytest.approx(0.6)  # 40 of a mean of 25
 
 
 def test_a_step_with_fewer_pairs_than_ranks_leaves_some_empty():

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks import harness, machine, sets, work
+from benchmarks import accuracy, gpu, gpu_checks, harness, machine, memory, ranks, sets, work
 from benchmarks.__main__ import main
 from benchmarks.harness import Measured, Peer, Run, Unavailable, difference, measure, ratios, spread
 from benchmarks.peers.bertnli_train import BertnliTrain
@@ -26,7 +26,9 @@ from benchmarks.peers.plain_loop import PlainLoop
 from benchmarks.peers.scoring import BertnliScore
 from benchmarks.profile import kind_of
 from benchmarks.table import table, tables
-from bertnli.errors import RunError
+from benchmarks.targets import Target, targets
+from benchmarks.tokenise import CorpusPreparation, TransformersTokenizer, tokenising
+from bertnli.errors import InputError, RunError
 from tests import tiny
 from tests.conftest import environment
 
@@ -44,12 +46,14 @@ class StandIn(Peer):
     fails_in: str = ""
     tolerance: float = 0.01
     memory: int = 0  # bytes used for a moment
+    check_memory: int = 0  # likewise, while it is checked
     starts: str = ""  # a child of its own
 
     def options(self) -> dict[str, Any]:
         return {"figures": list(self.figures)}
 
     def check(self) -> list[float]:
+        np.ones(self.check_memory, np.uint8)
         return list(self.figures)
 
     def prepare(self) -> None:
@@ -94,9 +98,10 @@ def test_rounds_are_interleaved_and_each_peer_has_a_process_of_its_own(tmp_path:
 
 def test_memory_is_each_peers_own(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
-    small, large = run([StandIn(diary, "small"), StandIn(diary, "large", memory=200 * 2**20)], tmp_path, rounds=1)
+    much = 200 * 2**20
+    small, large = run([StandIn(diary, "small", check_memory=much), StandIn(diary, "large", memory=much)], tmp_path, 1)
     assert small.peak_rss > 5 * 2**20
-    assert large.peak_rss - small.peak_rss == pytest.approx(200 * 2**20, rel=0.1)
+    assert large.peak_rss - small.peak_rss == pytest.approx(much, rel=0.1)
 
 
 def test_peers_that_compute_something_else_are_not_timed(tmp_path: Path) -> None:
@@ -269,6 +274,7 @@ def test_the_record_says_what_was_measured_where_and_with_what(result: dict[str,
         "others_cores": 0.1,
     }
     assert theirs["bertnli_over_it"] == pytest.approx({"median": 110 / 12, "min": 6.0, "max": 10.0})
+    assert theirs["bertnli_memory_over_it"] == 1.0
     assert "bertnli_over_it" not in ours
     assert ours["share_of_peak"] == pytest.approx({"bf16": 110 * 1e9 / 2e11})  # pairs/s x FLOP a pair / peak
     assert "share_of_peak" not in peak
@@ -278,7 +284,8 @@ def test_the_table_is_made_of_the_record(result: dict[str, Any], tmp_path: Path)
     lines = table(result).splitlines()
     assert lines[0] == "### training-32"
     assert "640 rows of snli-100k, 25.0 tokens a pair, batch 32; 3 rounds" in lines[2]
-    assert lines[-7:] == [
+    end = lines.index("| target | wanted | measured |  |")
+    assert lines[end - 8 : end] == [
         "| --- | --- | --- | --- | --- |",
         "| the b way | 12.0 (10.0 to 20.0) | 9.17 (6.00 to 10.0) x | 6% | 3 MiB |",
         "| the bertnli way | 110 (100 to 120) |  | 55% | 3 MiB |",
@@ -286,9 +293,55 @@ def test_the_table_is_made_of_the_record(result: dict[str, Any], tmp_path: Path)
         "Matrix peak in the same rounds, GFLOP/s: bf16 200.",
         "",
         "Skipped: the c way: no GPU.",
+        "",
+    ]
+    assert lines[end + 2 :] == [
+        "| rate over the Trainer's at its defaults | at least 3.00 x |  | not measured |",
+        "| rate over the Trainer's at its best | at least 1.25 x |  | not measured |",
+        "| rate over the book's loop | at least 7.00 x |  | not measured |",
+        "| share of the bf16 matrix peak | at least 50.0% | 55.0% | met |",
+        "| peak memory over the Trainer's at its best | at most 1.00 x |  | not measured |",
     ]
     sets.save(result, tmp_path / "results")
     assert tables(tmp_path / "results") == table(result)
+
+
+def test_the_engines_cost_and_memory_stand_beside_the_peers(tmp_path: Path) -> None:
+    given = work.Work(tmp_path, tmp_path, tmp_path / "rows.jsonl", 640, 25.0, flop_per_pair=1e9, batch_size=256)
+    given.rows.write_text("{}\n")
+
+    def ours(rates: list[float], stage: int, mib: int) -> Measured:
+        name = "bertnli" if stage == 0 else f"bertnli-zero{stage}"
+        found = measured(name, rates, tmp_path)
+        return replace(found, peer=BertnliTrain(given, name=name, zero_stage=stage), peak_rss=mib * 2**20)
+
+    trainer = replace(measured("trainer-best", [50, 5, 50], tmp_path), peak_rss=400 * 2**20)
+    found = [measured("plain-loop", [110, 11, 120], tmp_path), trainer, ours([100, 10, 100], 0, 300)]
+    found += [ours([50, 5, 50], stage, 500) for stage in (1, 2, 3)]
+    head = {"name": "training-256", "kind": "training", **machine.describe(), "work": given.to_json("snli-100k")}
+    result = head | sets.record(found, given.flop_per_pair)
+    peers = {peer["name"]: peer for peer in result["peers"]}
+    assert peers["bertnli"]["time_over_plain_loop"] == pytest.approx({"median": 1.1, "min": 1.1, "max": 1.2})
+    assert peers["bertnli-zero3"]["time_over_plain_loop"]["median"] == pytest.approx(2.2)
+    assert "time_over_plain_loop" not in peers["trainer-best"]
+    assert peers["trainer-best"]["bertnli_memory_over_it"] == 0.75
+    lines = table(result)
+    each = ["ZeRO-0 1.10 (1.10 to 1.20)", *(f"ZeRO-{stage} 2.20 (2.20 to 2.40)" for stage in (1, 2, 3))]
+    assert f"\nTime of bertnli's step over the plain loop's: {'; '.join(each)}.\n" in lines
+    verdicts = {
+        line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines.split("| target |")[1].split("\n")
+    }
+    assert verdicts["rate over the Trainer's at its best"] == "met"
+    assert verdicts["peak memory over the Trainer's at its best"] == "met"
+    assert verdicts["time of a step over the plain loop's, ZeRO-0"] == "met"  # 1.1 to the last digit
+    assert verdicts["share of the bf16 matrix peak"] == "not measured"
+
+
+def test_a_target_is_met_missed_or_not_measured() -> None:
+    assert [Target("", found, 2.0).met for found in (2.0, 1.99, None, float("nan"))] == [True, False, None, False]
+    assert [Target("", found, 2.0, at_most=True).met for found in (2.0, 2.01, None)] == [True, False, None]
+    assert Target("speed", 1.234, 3.0).row() == "| speed | at least 3.00 x | 1.23 x | not met |"
+    assert Target("time", 9.0, 10.0, "{:.1f} s", at_most=True).row() == "| time | at most 10.0 s | 9.0 s | met |"
 
 
 def test_the_command_prints_the_tables(
@@ -313,7 +366,9 @@ def test_operators_are_told_apart_by_kind() -> None:
         "aten::addmm": "matrix products",
         "aten::mkldnn_linear": "matrix products",
         "aten::_scaled_dot_product_flash_attention_for_cpu_backward": "attention",
+        "aten::baddbmm": "attention",
         "aten::bernoulli_": "dropout",
+        "aten::ge": "dropout",
         "aten::copy_": "copies and casts",
         "aten::gelu_backward": "GELU",
         "aten::native_layer_norm": "norms",
@@ -398,3 +453,280 @@ def test_bertnli_scores_the_rows(given: work.Work) -> None:
         assert len(out.read_text().splitlines()) == 48
         written.add(out.stat().st_mtime_ns)
     assert len(written) == 2
+
+
+# --- sets with an idea of their own ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "snli.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(400)))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny.hf_folder(tmp_path / "tiny", max_positions=128)
+
+
+def test_tokenisers_agree_and_begin_where_they_say(rows: Path, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    given = tokenising(folder, str(model), str(rows))
+    labelled = [row for row in map(json.loads, rows.open()) if row["gold_label"] != "-"]
+    assert given.pairs == len(labelled) < 400
+    peers = [TransformersTokenizer(given), CorpusPreparation(given), CorpusPreparation(given, again=True)]
+    expected, *others = (peer.check() for peer in peers)
+    assert len(expected) == round(given.tokens_per_pair * given.pairs)
+    assert others == [expected, expected]
+
+    def corpora(peer: CorpusPreparation) -> list[int]:
+        return [
+            path.stat().st_mtime_ns for path in (folder / f"{peer.name}-cache" / "corpora").iterdir() if path.is_dir()
+        ]
+
+    for peer in peers:
+        peer.prepare()  # each has a cache of its own, named in the environment of its own process
+        assert peer.run(given.pairs).done == given.pairs
+        if isinstance(peer, CorpusPreparation):
+            before = corpora(peer)
+            assert peer.run(given.pairs).done == given.pairs
+            assert (corpora(peer) == before) == peer.again
+            assert len(before) == 1 or peer.again  # an empty cache is empty of the shorter file, too
+    assert peers[1].run(100).done < 100  # rows without a gold label
+    assert rows.parent.joinpath("snli-100.jsonl").exists() is False
+
+
+def test_imbalance_is_counted_over_every_step(
+    rows: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ranks.ranks(tmp_path, str(model), str(rows), lambda line: None)
+    assert [(row["batch_size"], row["ranks"]) for row in real["imbalance"]] == [
+        (batch, world) for batch in (32, 256) for world in (2, 4, 8)
+    ]
+    pairs = real["work"]["rows"]
+    assert [row["steps"] for row in real["imbalance"]] == [-(-pairs // 32)] * 3 + [-(-pairs // 256)] * 3
+    assert all(0 <= row["excess"]["median"] <= row["excess"]["worst"] for row in real["imbalance"])
+    # One rank that gets all in the first step has `world` times the mean.
+    calls: list[int] = []
+
+    def unfair(step: Any, lengths: Any, rank: int, world: int, max_tokens: int) -> list[Any]:
+        calls.append(rank)
+        first = len(calls) <= world
+        return [step] if rank == 0 or not first else []
+
+    monkeypatch.setattr("bertnli.batches.share", unfair)
+    monkeypatch.setattr(ranks, "WORLDS", (4,))
+    monkeypatch.setattr(ranks, "BATCH_SIZES", (32,))
+    (row,) = ranks.ranks(tmp_path, str(model), str(rows), lambda line: None)["imbalance"]
+    assert row["excess"] == {"median": 0.0, "mean": pytest.approx(3 / row["steps"]), "worst": 3.0}
+    (target,) = targets({"kind": "ranks", "imbalance": [row]})
+    assert target.met is True
+
+
+def test_rows_are_repeated_with_their_words_in_another_order(rows: Path, tmp_path: Path) -> None:
+    path = memory.write_rows(str(rows), tiny.SNLI_LABELS, 1000, tmp_path / "many.jsonl")
+    labelled = [row for row in map(json.loads, rows.open()) if row["gold_label"] != "-"]
+    found = [json.loads(line) for line in path.open()]
+    assert len(found) == 1000
+    names = ("sentence1", "sentence2", "gold_label")
+    assert found[: len(labelled)] == [{name: row[name] for name in names} for row in labelled]
+    again = found[len(labelled) : 2 * len(labelled)]
+    for one, other in zip(labelled, again, strict=True):
+        assert one["gold_label"] == other["gold_label"]
+        assert sorted(one["sentence1"].split()) == sorted(other["sentence1"].split())
+    assert sum(one["sentence1"] != other["sentence1"] for one, other in zip(labelled, again, strict=True)) > 300
+    assert memory.write_rows(str(rows), tiny.SNLI_LABELS, 1000, tmp_path / "b.jsonl").read_text() == path.read_text()
+
+
+TRAINER = """
+import mmap, pathlib, sys, time
+held = bytearray(b"x") * (60 << 20)
+time.sleep(0.3)
+output = pathlib.Path(sys.argv[1])
+output.mkdir()
+(output / "metrics.jsonl").write_text('{"step": 1}\\n')
+more = bytearray(b"x") * (100 << 20)
+with open(sys.argv[2], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+touched = sum(mapped[place] for place in range(0, len(mapped), 4096))
+time.sleep(0.3)
+sys.exit(int(sys.argv[3]))
+"""
+
+
+def test_memory_is_told_apart_by_kind_and_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in that holds 60 MiB, logs a step, takes 100 MiB more of its own and maps a file of 40."""
+    (tmp_path / "file").write_bytes(bytes(40 << 20))
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    code = "0"
+
+    def stand_in(run_file: dict[str, Any], environment: dict[str, str], **streams: Any) -> subprocess.Popen[bytes]:
+        script = [sys.executable, str(tmp_path / "trainer.py"), run_file["output"], str(tmp_path / "file"), code]
+        return subprocess.Popen(script, **streams)
+
+    monkeypatch.setattr("benchmarks.peers.bertnli_train.start", stand_in)
+    found = memory._watched({"output": str(tmp_path / "run")}, tmp_path / "cache")
+    before, after, whole = (found["peak_mib"][name] for name in ("before_steps", "steps", "whole"))
+    assert after["own"] - before["own"] == pytest.approx(100, abs=10)
+    assert after["mapped"] - before["mapped"] == pytest.approx(40, abs=10)
+    assert whole == after
+    assert after["rss"] == pytest.approx(after["own"] + after["mapped"], abs=1)
+    assert found["kernel_rss_mib"] == pytest.approx(after["rss"], abs=15)
+    assert 0.3 < found["seconds_to_first_step"] < found["seconds"] - 0.3
+    code = "3"
+    with pytest.raises(RunError, match="exit code 3"):
+        memory._watched({"output": str(tmp_path / "failed")}, tmp_path / "cache")
+
+
+def test_growth_is_of_the_largest_over_the_smallest() -> None:
+    def size(rows: int, rss: float, own: float) -> dict[str, Any]:
+        peak = {part: {"rss": rss, "own": own, "mapped": rss - own} for part in ("whole", "before_steps", "steps")}
+        start = {"kernel_rss_mib": rss, "peak_mib": peak, "seconds_to_first_step": 1.0}
+        return {"rows": rows, "corpus_mib": 5.0, "starts": {"first": start, "second": start}}
+
+    sizes = [size(100_000, 1000, 900), size(1_000_000, 1300, 990)]
+    head = {"name": "memory", "kind": "memory", **machine.describe()}
+    given = {"rows_from": "snli-100k", "rows": 1_000_000, "batch_size": 256}
+    result = head | {"work": given, "sizes": sizes, "growth": memory._growth(sizes)}
+    assert result["growth"]["first"]["whole"] == pytest.approx({"rss": 1.3, "own": 1.1, "mapped": 3.1})
+    wanted = "| resident memory, first start, 1,000,000 rows over 100,000 | at most 1.10 x | 1.30 x | not met |"
+    assert wanted in table(result)
+    assert "Growth from the fewest rows to the most, second start: before steps: own 1.10, mapped 3.10" in table(result)
+
+
+def test_accuracy_is_compared_by_its_mean_over_seeds(
+    rows: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[tuple[bytes, bytes]]] = {"bertnli": [], "trainer": []}
+
+    def training(name: str) -> Callable[[work.Work, int], Path]:
+        def train(given: work.Work, seed: int) -> Path:
+            seen[name].append((given.rows.read_bytes(), (given.model / "model.safetensors").read_bytes()))
+            return Path(f"{name}-{seed}")
+
+        return train
+
+    figures = {"bertnli-0": 0.70, "bertnli-1": 0.80, "trainer-0": 0.75, "trainer-1": 0.764}
+    monkeypatch.setattr(accuracy, "_bertnli", training("bertnli"))
+    monkeypatch.setattr(accuracy, "_trainer", training("trainer"))
+    monkeypatch.setattr(accuracy, "evaluate", lambda path, data: {"accuracy": figures[str(path)], "rows": 9824})
+    encoder = tiny.hf_folder(tmp_path / "encoder", max_positions=128, labels=None)
+    result = accuracy.accuracy(tmp_path, str(encoder), str(rows), "snli-test", 64, range(2), lambda line: None)
+    assert result["mean"] == pytest.approx({"bertnli": 0.75, "trainer-best": 0.757})
+    assert result["points_over_trainer"] == pytest.approx(-0.7)
+    assert seen["bertnli"] == seen["trainer"]  # the same rows and weights for both
+    assert all(one != other for one, other in zip(*seen["bertnli"], strict=True))  # others for each seed
+    lines = table(result)
+    assert "| bertnli | 0.7000 | 0.8000 | 0.7500 |" in lines
+    enough = result | {"work": result["work"] | {"rows": 8000, "seeds": [0, 1, 2]}}
+    for too_few in ({"rows": 64}, {"seeds": [0, 1]}):
+        assert targets(enough | {"work": enough["work"] | too_few}) == []
+    wanted = "8,000 pairs, mean of 3 seeds | at least -0.50 points | -0.70 points | not met |"
+    assert [wanted in target.row() for target in targets(enough)] == [True]
+
+
+# --- GPU -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inputs(rows: Path, model: Path) -> gpu.Inputs:
+    return gpu.Inputs(model, rows, rows, {"model": "tiny", "train": "tiny rows", "test": "tiny rows"})
+
+
+def test_what_a_machine_without_network_needs_is_carried(inputs: gpu.Inputs, tmp_path: Path) -> None:
+    from bertnli import pretrained
+    from bertnli.pairs import PairFile
+
+    gpu.carry(inputs, tmp_path / "carried")
+    there = gpu.carried(tmp_path / "carried")
+    size = (there.model / "model.safetensors").stat().st_size / (inputs.model / "model.safetensors").stat().st_size
+    assert size < 0.6
+    before, after = (pretrained.load(path).state for path in (inputs.model, there.model))
+    assert before.keys() == after.keys()
+    assert all(np.allclose(before[name], after[name], rtol=2e-3, atol=1e-6) for name in before)
+    texts = [
+        [(row.premise, row.hypothesis, row.label) for row in PairFile(file).rows()]
+        for file in (inputs.train, there.train)
+    ]
+    assert texts[0] == texts[1]
+    assert there.source["train"] == "tiny rows"
+    assert there.source["weights"] == "carried in fp16"
+    assert there.source["commit"] == machine.commit()["commit"]
+    (there.test).unlink()
+    with pytest.raises(InputError, match=r"no test\.jsonl\.gz"):
+        gpu.carried(tmp_path / "carried")
+
+
+def test_without_a_gpu_nothing_is_made_up(
+    inputs: gpu.Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    gpu.carry(inputs, tmp_path / "carried")
+    assert main(["gpu", "--from", str(tmp_path / "carried"), "--results", str(tmp_path / "results")]) == 2
+    assert "no GPU that torch can use" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_nothing_is_timed_on_a_gpu_that_computes_something_else(
+    inputs: gpu.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BERTNLI_CACHE", "")  # the set sets its own
+    checks = [gpu_checks.Check("this", 1e-6, 1e-5, True), gpu_checks.Check("that", 1.0, 1e-5, False)]
+    monkeypatch.setattr(gpu, "_checks", lambda *given: [*checks, gpu_checks.Check("a third", skipped="no GPU")])
+    parts = gpu.gpu(tmp_path, inputs, gpu.REHEARSAL, lambda line: None, rehearsal=True)
+    result = next(parts)
+    assert [line.split("|")[-2].strip() for line in table(result).splitlines()[-3:]] == [
+        "right",
+        "WRONG",
+        "skipped: no GPU",
+    ]
+    with pytest.raises(RunError, match=r"computes something else; found that;"):
+        next(parts)
+
+
+@pytest.fixture
+def checked(inputs: gpu.Inputs, tmp_path: Path) -> work.Work:
+    folder = tmp_path / "checked"
+    folder.mkdir()
+    return work.sample(folder, str(inputs.model), str(inputs.train), 32, 32, seed=0)
+
+
+def test_the_checks_hold_here(checked: work.Work) -> None:
+    found = gpu_checks.attention(checked) + gpu_checks.reduced_precision(checked)
+    assert [(one.what, one.right) for one in found if not one.right] == []
+    assert found[2].found > 1e-4  # it was bf16
+
+
+@pytest.mark.parametrize("error", [1e-3, float("nan")])
+def test_attention_that_is_wrong_does_not_pass(
+    checked: work.Work, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertnli.attention import Packed
+
+    right = Packed.attend
+    monkeypatch.setattr(Packed, "attend", lambda *given: right(*given) * (1 + error))
+    assert not any(one.right for one in gpu_checks.attention(checked))
+
+
+def test_losses_that_differ_and_skips_that_are_not_counted_do_not_pass(
+    checked: work.Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = {"check-here": [1.1, 1.0, 0.9], "check-cpu": [1.1, 1.0, 0.902], "check-fp16": [1.1, 1.1, 1.0, 0.9]}
+    ran: list[tuple[dict[str, Any], str | None]] = []
+    monkeypatch.setattr(gpu_checks, "train", lambda run, env: ran.append((run, env.get("CUDA_VISIBLE_DEVICES"))))
+    monkeypatch.setattr(gpu_checks, "steps_of", lambda output: [{"loss": loss} for loss in logged[output.name]])
+    (found,) = gpu_checks.losses(checked, 3)
+    assert found.found == pytest.approx(0.002 / 0.902)
+    assert not found.right
+    assert ran[1][1] == ""  # the CPU's run sees no GPU
+    assert [run["precision"] for run, _ in ran] == ["fp32", "fp32"]
+    not_counted, skipped, _ = gpu_checks.fp16(checked, 1, there=True)
+    assert (not_counted.right, skipped.right) == (False, True)
+    rows = [{"loss": 1.0, "skipped_steps": min(number, 3)} for number in range(9)]
+    monkeypatch.setattr(gpu_checks, "steps_of", lambda output: rows)
+    assert [one.right for one in gpu_checks.fp16(checked, 3, there=True)] == [True, True, True]

@@ -31,7 +31,7 @@ def test_defaults_and_overrides(tmp_path):
 
 
 def test_resolved_run_file_reads_back_equal(tmp_path):
-    run = load(tmp_path, RUN, "data.label_names={0: entailment}", "deepspeed.zero_optimization.overlap_comm=true")
+    run = load(tmp_path, RUN, "data.label_names={0: entailment}", "deepspeed.zero_optimization.reduce_scatter=true")
     assert load(tmp_path, run.to_yaml()) == run
     assert run.data.label_names == {"0": "entailment"}
 
@@ -50,6 +50,14 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
         (RUN, ("epochs=null",), "epochs or max_steps"),
         (RUN, ("zero_stage=4",), "key zero_stage: found 4"),
         (RUN, ("labels=[LABEL_0, LABEL_1]",), "placeholders"),
+        (RUN, ("keep_best=true", "data.eval=null"), "keep_best needs data.eval; set data.eval: {holdout: 2000}"),
+        (RUN, ("early_stopping=3", "data.eval=null"), "early_stopping needs data.eval"),
+        (RUN, ("eval_every_steps=10", "data.eval=null"), "eval_every_steps needs data.eval"),
+        (RUN, ("early_stopping=0",), "key early_stopping: found 0"),
+        (RUN, ("global_batch_size=0",), "key global_batch_size: found 0"),
+        (RUN, ("warmup=1",), "key warmup: found 1"),
+        (RUN, ("deepspeed.zero_optimisation.stage=2",), "unknown key deepspeed.zero_optimisation; did you mean"),
+        (RUN, ("deepspeed=3",), "key deepspeed: found 3"),
         (RUN, ("learning_rate",), "expected KEY=VALUE"),
         (RUN, ("=3",), "expected KEY=VALUE"),
         (RUN + "epochs: 3\n", (), "line 5: the key 'epochs' a second time"),
@@ -82,6 +90,24 @@ def test_batch_arithmetic_and_schedule(tmp_path):
     assert rates[499] == pytest.approx(run.learning_rate / 450)
     constant = load(tmp_path, RUN, "schedule=constant", "warmup=0")
     assert {constant.learning_rate_at(step, 500) for step in range(500)} == {constant.learning_rate}
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 10, 37])
+@pytest.mark.parametrize("warmup", [0, 0.1, 0.99])
+def test_every_run_reaches_its_learning_rate(tmp_path, total, warmup):
+    """A run of one step trains; however short, the last step is none of warm-up."""
+    run = load(tmp_path, RUN, f"warmup={warmup}")
+    rates = [run.learning_rate_at(step, total) for step in range(total)]
+    assert max(rates) == run.learning_rate and rates[-1] > 0
+    assert all(0 <= rate <= run.learning_rate for rate in rates)
+
+
+def test_best_model_and_early_stopping_are_off_unless_asked_for(tmp_path):
+    run = load(tmp_path, RUN)
+    assert not run.keep_best and run.early_stopping is None
+    run = load(tmp_path, RUN, "keep_best=true", "early_stopping=3", "eval_every_steps=100")
+    assert run.keep_best and run.early_stopping == 3
+    assert load(tmp_path, run.to_yaml()) == run
 
 
 def test_schedule_is_transformers(tmp_path):

@@ -13,66 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
-import yaml
 
 from bertnli import config as run_files
 from bertnli import train as training
-from bertnli.errors import InputError, RunError
+from bertnli.errors import InputError
 from bertnli.runfolder import read_metrics
 from tests import tiny
 from tests.conftest import environment
-
-
-@pytest.fixture(scope="module")
-def ranks():
-    """One process group for all runs of this module: a process can join only one."""
-    joined = training.Ranks()
-    yield joined
-    joined.close()
-
-
-@pytest.fixture
-def run(tmp_path):
-    """A run file for a tiny model: `run(epochs=1, …)` gives its path; keys may be dotted."""
-    tiny.hf_folder(tmp_path / "start")
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(400)))
-
-    def make(name: str = "run", **keys) -> Path:
-        content = {
-            "model": str(tmp_path / "start"),
-            "data": {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 60}},
-            "output": str(tmp_path / name),
-            "max_steps": 12,
-            "global_batch_size": 16,
-            "learning_rate": 1e-3,
-            "precision": "fp32",
-            "tensorboard": False,
-            **keys,
-        }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(content))
-        return path
-
-    return make
-
-
-def train(path: Path, ranks, **sets) -> dict:
-    config = run_files.load(path, [f"{key}={value}" for key, value in sets.items()])
-    return training.train(config, ranks, say=lambda line: None)
-
-
-def losses(folder: Path) -> list[float]:
-    return [row["loss"] for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(folder / "model" / "model.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+from tests.runs import losses, same, start, train, wait_for_step, weights
 
 
 def test_a_run_leaves_what_it_promises(tmp_path, run, ranks):
@@ -161,11 +109,6 @@ def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, precision, m
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, run, ranks):
-    with pytest.raises(RunError, match=r"step \d+: the loss is (nan|inf)"):
-        train(run(max_grad_norm=0.0, weight_decay=0.0, warmup=0.0, schedule="constant"), ranks, learning_rate=1e30)
-
-
 def test_bad_rows_are_refused_or_skipped_and_counted(tmp_path, run, ranks):
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write("not json\n")
@@ -210,31 +153,22 @@ def test_d2l_trains_and_its_folder_trains_again(tmp_path, run, ranks):
 # ------------------------------------------------------------------------------------- whole processes
 
 
-def start(bertnli_arguments: list[object], cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "bertnli.cli", *map(str, bertnli_arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(folder: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if len(losses(folder)) >= step:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step} in {folder}")
-
-
-def test_two_ranks_train_as_one(tmp_path, run, bertnli):
+def test_the_run_does_not_depend_on_ranks_or_accumulation(tmp_path, run, bertnli):
     """Gradients too: about half of these steps are clipped, so that AdamW does not hide a wrong scale."""
-    for name, ranks in (("one", 1), ("two", 2)):
+    for ranks, micro_batch_tokens in ((1, 4096), (2, 60), (4, 4096)):
         data = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 61}}
-        keys = {"max_steps": 30, "dropout": 0.0, "max_grad_norm": 5.0, "data": data}
-        done = bertnli("train", run(name, **keys), "--ranks", ranks, "--json")
+        keys = {"max_steps": 50, "dropout": 0.0, "max_grad_norm": 5.0, "learning_rate": 1e-4, "data": data}
+        path = run(f"run{ranks}", micro_batch_tokens=micro_batch_tokens, **keys)
+        done = bertnli("train", path, "--ranks", ranks, "--json")
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout.splitlines()[-1])
         assert (summary["ranks"], summary["eval_rows"]) == (ranks, 61)  # each example counted once
-    assert len(losses(tmp_path / "one")) == 30
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    alone = losses(tmp_path / "run1")
+    assert len(alone) == 50
+    for ranks in (2, 4):
+        assert losses(tmp_path / f"run{ranks}") == pytest.approx(alone, rel=1e-5)
+        uneven = [row["imbalance"] for row in read_metrics(tmp_path / f"run{ranks}" / "metrics.jsonl") if "loss" in row]
+        assert len(uneven) == 50 and 0 < max(uneven) < 0.5
 
 
 def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, bertnli):

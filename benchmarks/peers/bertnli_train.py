@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.harness import Peer, Run
+from benchmarks.harness import Peer, Run, end_children
 from benchmarks.work import Work
 from bertnli.errors import RunError
 
@@ -55,7 +57,7 @@ class BertnliTrain(Peer):
         self._wait_for(output, steps)
         assert self._process is not None
         self._process.wait(_PATIENCE)
-        return [row["loss"] for row in _metrics(output)[:steps]]
+        return [row["loss"] for row in steps_of(output)[:steps]]
 
     def prepare(self) -> None:
         self._output = self._start(self.work.rows, self.name)
@@ -65,7 +67,7 @@ class BertnliTrain(Peer):
     def run(self, amount: int) -> Run:
         steps = max(1, amount // self.work.batch_size)
         assert self._process is not None
-        before = len(_metrics(self._output))
+        before = len(steps_of(self._output))
         self._process.send_signal(signal.SIGCONT)
         self._wait_for(self._output, before + 1)
         began = time.perf_counter()
@@ -99,11 +101,8 @@ class BertnliTrain(Peer):
 
     def _start(self, rows: Path, name: str, **more: Any) -> Path:
         content = self._run_file(rows, name, **more)
-        output = Path(content["output"])
-        path = output.with_suffix(".yaml")
-        path.write_text(yaml.safe_dump(content))
-        self._process = subprocess.Popen([sys.executable, "-m", "bertnli.train", str(path)])
-        return output
+        self._process = start(content)
+        return Path(content["output"])
 
     def _wait_for(self, output: Path, steps: int) -> None:
         """Until `steps` steps have been logged."""
@@ -113,7 +112,7 @@ class BertnliTrain(Peer):
         while time.monotonic() < until:
             if file.exists() and file.stat().st_size != size:
                 size = file.stat().st_size
-                if len(_metrics(output)) >= steps:
+                if len(steps_of(output)) >= steps:
                     return
             if self._process.poll() not in (None, 0):
                 raise RunError(f"bertnli train ended with exit code {self._process.returncode}")
@@ -127,7 +126,44 @@ class BertnliTrain(Peer):
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
-def _metrics(output: Path) -> list[dict[str, Any]]:
-    """The lines that are whole."""
-    lines = (output / "metrics.jsonl").read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+def start(
+    run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None, **streams: Any
+) -> subprocess.Popen[bytes]:
+    """`python -m bertnli.train` on these keys, written beside the run's output, with variables of its own besides."""
+    path = Path(run_file["output"]).with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(dict(run_file)))
+    command = [sys.executable, "-m", "bertnli.train", str(path), "--json"]
+    return subprocess.Popen(command, env={**os.environ, **(environment or {})}, **streams)
+
+
+@contextmanager
+def started(
+    run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None, **streams: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The same; it does not outlive the block."""
+    process = start(run_file, environment, **streams)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            end_children(process.pid)
+            process.kill()
+            process.wait()
+
+
+def train(run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The same, to its end: the summary that it prints. Raises RunError where it fails."""
+    log = Path(run_file["output"]).with_suffix(".log")
+    with log.open("wb") as errors, started(run_file, environment, stdout=subprocess.PIPE, stderr=errors) as process:
+        out, _ = process.communicate()
+    if process.returncode:
+        raise RunError(
+            f"bertnli train ended with exit code {process.returncode}", found=log.read_text()[-500:], do=f"see {log}"
+        )
+    return json.loads(out.splitlines()[-1])
+
+
+def steps_of(output: Path) -> list[dict[str, Any]]:
+    """The figures of each step that a run has logged so far."""
+    lines = (output / "metrics.jsonl").read_text().split("\n")[:-1]  # those that are whole
+    return [row for row in map(json.loads, lines) if "loss" in row]

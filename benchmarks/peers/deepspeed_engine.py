@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.harness import Peer, Run, Unavailable, stopwatch
 from benchmarks.peers import hf
-from benchmarks.work import MICRO_BATCH, Work
+from benchmarks.work import Work
 
 
 @dataclass
@@ -27,7 +27,7 @@ class DeepSpeedEngine(Peer):
     tolerance: float = 0.15
 
     def options(self) -> dict[str, Any]:
-        micro_batch = min(self.work.batch_size, MICRO_BATCH)
+        micro_batch = min(self.work.batch_size, self.work.micro_batch)
         return {
             "train_batch_size": self.work.batch_size,
             "train_micro_batch_size_per_gpu": micro_batch,
@@ -72,7 +72,7 @@ class DeepSpeedEngine(Peer):
         self._engine.train()
         collator = DataCollatorWithPadding(hf.tokenizer(self.work))
         rows: Any = hf.features(self.work, pairs)
-        loader: Any = DataLoader(rows, MICRO_BATCH, collate_fn=collator)
+        loader: Any = DataLoader(rows, self.work.micro_batch, collate_fn=collator)
         self._batches = _endless(loader)
 
     def _step(self) -> float:

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from benchmarks.harness import Peer, Run
+from benchmarks.peers import hf
 from benchmarks.work import Work
 
 _SECONDS = 0.25  # for each shape
-_TOKENS = (1024, 4096)
+_TOKENS = {"cpu": (1024, 4096), "cuda": (4096, 16_384)}
+_SQUARE = {"cpu": (), "cuda": (8192,)}
+"""Products of square matrices besides: a GPU's rate is commonly measured so; a small model's shapes stay below it."""
 
 
 @dataclass
 class MatrixPeak(Peer):
-    """Products [tokens, in] x [in, out] of the blocks' four linear layers; the rate of the fastest shape."""
+    """Products [tokens, in] x [in, out] of the blocks' four linear layers, on a GPU also [8192, 8192] x [8192, 8192];
+    the rate of the fastest."""
 
     work: Work
     precision: str
@@ -26,7 +30,9 @@ class MatrixPeak(Peer):
         self.about = f"the fastest {self.precision} matrix product of the model's shapes"
 
     def options(self) -> dict[str, Any]:
-        return {"precision": self.precision, "tokens": list(_TOKENS), "seconds_a_shape": _SECONDS}
+        device = hf.device().type
+        sizes = {"tokens": list(_TOKENS[device]), "square": list(_SQUARE[device])}
+        return {"precision": self.precision, **sizes, "seconds_a_shape": _SECONDS}
 
     def prepare(self) -> None:
         import torch
@@ -35,12 +41,13 @@ class MatrixPeak(Peer):
         config = AutoConfig.from_pretrained(self.work.model)
         hidden, wide = config.hidden_size, config.intermediate_size
         kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        shapes = [(hidden, 3 * hidden), (hidden, hidden), (hidden, wide), (wide, hidden)]
+        device = hf.device()
+        layers = [(hidden, 3 * hidden), (hidden, hidden), (hidden, wide), (wide, hidden)]
+        shapes = [(tokens, inner, outer) for tokens in _TOKENS[device.type] for inner, outer in layers]
+        shapes += [(size, size, size) for size in _SQUARE[device.type]]
         self._operands = [
             (torch.randn(tokens, inner, device=device).to(kind), torch.randn(outer, inner, device=device).to(kind))
-            for tokens in _TOKENS
-            for inner, outer in shapes
+            for tokens, inner, outer in shapes
         ]
 
     def run(self, amount: int) -> Run:

@@ -11,7 +11,7 @@ from benchmarks.work import MAX_LENGTH, Work
 
 @dataclass
 class PlainLoop(Peer):
-    """bertnli's packed model under torch.autocast, its stream and micro-batches, its AdamW; no engine."""
+    """bertnli's packed model under torch.autocast, its stream, micro-batches, allocator settings, AdamW; no engine."""
 
     work: Work
     name: str = "plain-loop"
@@ -46,6 +46,9 @@ class PlainLoop(Peer):
         return Run(steps * self.work.batch_size, seconds())
 
     def _load(self, pairs: int, dropout: float | None) -> None:
+        from bertnli.allocator import keep_freed_memory
+
+        keep_freed_memory()
         import torch
 
         from bertnli import pretrained

@@ -35,7 +35,7 @@ class _Scoring(Peer):
         return [row[name] for row in rows for name in sorted(row) if name.startswith("p_")]
 
     def prepare(self) -> None:
-        """`check` has loaded the model."""
+        self.load()
 
     def run(self, amount: int) -> Run:
         rows = self.work.head(min(amount, self.work.pairs))

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.harness import Peer, Run, Unavailable
 from benchmarks.peers import hf
-from benchmarks.work import MICRO_BATCH, Work
+from benchmarks.work import Work
 
 
 @dataclass
@@ -18,11 +18,15 @@ class TransformersTrainer(Peer):
     best: bf16, train_sampling_strategy="group_by_length", optim="adamw_torch_fused". The rows already stand as
     group_by_length orders them over the whole corpus (see `work`), so they are read in order ("sequential"): grouping
     the few rows of a run anew would leave more padding than the Trainer has in a real epoch. A large batch is then
-    accumulated from micro-batches, which on a CPU is faster than taking it whole.
+    accumulated from the work's micro-batches, which on a CPU is faster than taking it whole.
+    workers: processes that collate batches, as a GPU needs them. untimed_steps: first steps of a run that do not count;
+    on a GPU, where a run is over in seconds, starting the workers would.
     """
 
     work: Work
     best: bool = False
+    workers: int = 0
+    untimed_steps: int = 0
 
     def __post_init__(self) -> None:
         self.name = "trainer-best" if self.best else "trainer-defaults"
@@ -39,9 +43,10 @@ class TransformersTrainer(Peer):
             "lr_scheduler_type": "constant",
             "save_strategy": "no",
             "report_to": "none",
+            "dataloader_num_workers": self.workers,
         }
         if self.best:
-            micro_batch = min(batch_size, MICRO_BATCH)
+            micro_batch = min(batch_size, self.work.micro_batch)
             given |= {
                 "per_device_train_batch_size": micro_batch,
                 "gradient_accumulation_steps": batch_size // micro_batch,
@@ -55,7 +60,7 @@ class TransformersTrainer(Peer):
         """The losses of the first steps, each on the first batch of the rows, without dropout."""
         self._model = hf.model(self.work, dropout=0.0)
         self._features = hf.features(self.work, self.work.batch_size)
-        trainer = self._trainer(max_steps=self.check_steps, logging_steps=1)
+        trainer = self.trainer(max_steps=self.check_steps, logging_steps=1)
         trainer.train()
         return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
@@ -65,20 +70,20 @@ class TransformersTrainer(Peer):
 
     def run(self, amount: int) -> Run:
         steps = max(1, min(amount, self.work.pairs) // self.work.batch_size)
-        clock = _clock()
-        self._trainer(clock, max_steps=steps).train()
+        clock = _clock(self.untimed_steps)
+        self.trainer(clock, max_steps=self.untimed_steps + steps).train()
         return Run(steps * self.work.batch_size, clock.ended - clock.began)
 
-    def _trainer(self, *callbacks: Any, **more: Any) -> Any:
+    def trainer(self, *callbacks: Any, **changes: Any) -> Any:
+        """A Trainer of what `prepare` has loaded, with `options` and `changes` to them."""
         try:
             import accelerate  # type: ignore[import-not-found] # noqa: F401 - the Trainer needs it
         except ImportError as error:
             raise Unavailable(f"the Trainer needs accelerate: {error}") from None
         from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-        arguments = TrainingArguments(
-            output_dir=str(self.work.folder / self.name), use_cpu=hf.device().type == "cpu", **self.options(), **more
-        )
+        fixed = {"output_dir": str(self.work.folder / self.name), "use_cpu": hf.device().type == "cpu"}
+        arguments = TrainingArguments(**fixed, **(self.options() | changes))
         tokenizer = hf.tokenizer(self.work)
         return Trainer(
             self._model,
@@ -90,7 +95,8 @@ class TransformersTrainer(Peer):
         )
 
 
-def _clock() -> Any:
+def _clock(untimed_steps: int) -> Any:
+    import torch
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -99,6 +105,13 @@ def _clock() -> Any:
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.began = time.perf_counter()
 
+        def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step == untimed_steps:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                self.began = time.perf_counter()
+
+        # By now the Trainer has read the loss, so the device has done all.
         def on_train_end(self, *_: Any, **__: Any) -> None:
             self.ended = time.perf_counter()
 

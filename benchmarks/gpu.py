@@ -1,0 +1,238 @@
+"""Everything about a GPU in one go of under 8 minutes: first whether it computes what it should, then how fast.
+
+On a machine with network: `python -m benchmarks gpu`. One without is sent what it needs: here
+`python -m benchmarks gpu --carry DIR` writes the model (weights in fp16, 45 MB) and the rows (5 MB), there
+`python -m benchmarks gpu --from DIR --results OUT` uses them. With wheels of what it lacks in DIR/wheels (deepspeed,
+which builds to a pure wheel; hjson, pydantic, pydantic_core, annotated_types, typing_inspection, platformdirs):
+
+    python3 -m pip install --no-index --no-deps --target /tmp/site DIR/wheels/*.whl && export PYTHONPATH=/tmp/site
+
+`--rehearse` does it all with tiny sizes, on a CPU where there is no GPU. Its figures mean nothing, and are not kept.
+
+The parts, each kept as a JSON of its own as soon as it is done: gpu-checks, gpu-training-256, gpu-minilm,
+gpu-training-1024. A check that fails ends the command before anything is timed; a part for which no time is left is
+named and left out.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, sets, work
+from benchmarks.accuracy import evaluate
+from benchmarks.gpu_checks import Check, attention, fp16, losses, reduced_precision
+from benchmarks.harness import Peer, Say
+from benchmarks.peers.bertnli_train import BertnliTrain, train
+from benchmarks.peers.peak import MatrixPeak
+from benchmarks.peers.plain_loop import PlainLoop
+from benchmarks.peers.transformers_trainer import TransformersTrainer
+from bertnli.errors import InputError, RunError
+
+MINUTES = 8.0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """model: an HF folder; train, test: labelled files; source: their names, for the record, and where from."""
+
+    model: Path
+    train: Path
+    test: Path
+    source: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done. shape: of the large, random model. batch_sizes: each with the pairs of a timed run."""
+
+    shape: Mapping[str, Any]
+    batch_sizes: Mapping[int, int]
+    check_pairs: int
+    check_steps: int
+    rounds: int
+    fine_tuning: Mapping[str, Any]
+    workers: int
+
+
+PLAN = Plan(
+    shape={"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072},  # BERT-base
+    batch_sizes={256: 25_600, 1024: 65_536},
+    check_pairs=256,
+    check_steps=20,
+    rounds=3,
+    fine_tuning={"epochs": 3, "global_batch_size": 256, "learning_rate": 2e-4},
+    workers=4,
+)
+REHEARSAL = Plan(
+    shape={"hidden_size": 64, "num_layers": 2, "num_heads": 4, "intermediate_size": 128},
+    batch_sizes={16: 64},
+    check_pairs=32,
+    check_steps=3,
+    rounds=1,
+    fine_tuning={"max_steps": 3, "global_batch_size": 32, "learning_rate": 2e-4},
+    workers=0,
+)
+
+
+def gpu(folder: Path, inputs: Inputs, plan: Plan, say: Say, rehearsal: bool = False) -> Iterator[dict[str, Any]]:
+    """Yields a record for each part. Raises InputError where there is no GPU, RunError after checks that failed."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if not there and not rehearsal:
+        raise InputError("benchmarks gpu", found="no GPU that torch can use", do="--rehearse runs it without")
+    os.environ["BERTNLI_CACHE"] = str(folder / "cache")
+    began = time.monotonic()
+    head = machine.describe() | ({"rehearsal": True} if rehearsal else {})
+    if head["commit"] is None:
+        head |= {key: inputs.source.get(key) for key in ("commit", "dirty")}
+
+    def in_time(part: str, minutes: float) -> bool:
+        spent = (time.monotonic() - began) / 60
+        if spent + minutes > MINUTES:
+            say(f"{part}: left out: {spent:.1f} of {MINUTES:.0f} minutes are spent and it takes about {minutes:.1f}")
+            return False
+        say(f"{part}: begins after {spent:.1f} minutes")
+        return True
+
+    checks = _checks(folder, inputs, plan, there, say)
+    given = {"rows_from": inputs.source["train"], "rows": plan.check_pairs, "batch_size": 0}
+    yield {"name": "gpu-checks", "kind": "gpu-checks", **head, "work": given, "checks": [vars(one) for one in checks]}
+    wrong = [one.what for one in checks if not one.skipped and not one.right]
+    if wrong:
+        raise RunError("benchmarks gpu: the GPU computes something else", found="; ".join(wrong), do="mend it first")
+
+    model = _random_model(folder, inputs, plan)
+    (first, pairs), *others = plan.batch_sizes.items()
+    if in_time(f"training at batch {first}", 2):
+        yield _training(folder, inputs, plan, model, first, pairs, say) | head
+    if in_time("fine-tuning", 2):
+        yield _fine_tuning(folder, inputs, plan) | head
+    for batch_size, pairs in others:
+        if in_time(f"training at batch {batch_size}", 2):
+            yield _training(folder, inputs, plan, model, batch_size, pairs, say) | head
+
+
+def _checks(folder: Path, inputs: Inputs, plan: Plan, there: bool, say: Say) -> list[Check]:
+    given = work.sample(folder, str(inputs.model), str(inputs.train), plan.check_pairs, 32, seed=0)
+    wanted: list[Callable[[], list[Check]]] = [
+        lambda: attention(given),
+        lambda: reduced_precision(given),
+        lambda: losses(given, plan.check_steps),
+        lambda: fp16(given, plan.check_steps, there),
+    ]
+    found = []
+    for check in wanted:
+        for one in check():
+            say(f"check: {one.what}: {one.skipped or f'{one.found:.2g}, at most {one.limit:.2g}'}")
+            found.append(one)
+    return found
+
+
+def _random_model(folder: Path, inputs: Inputs, plan: Plan) -> Path:
+    """A classifier of the plan's shape with random weights and the model's own tokenizer."""
+    import torch
+
+    from bertnli import pretrained
+    from bertnli.model import PairClassifier
+
+    source = pretrained.load(inputs.model, max_length=work.MAX_LENGTH)
+    torch.manual_seed(0)
+    model = PairClassifier(replace(source.config, **plan.shape))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.02)  # Devlin et al. 2018, the released modeling.py
+    path = folder / "random"
+    pretrained.save(model, source.tokenizer, path)
+    return path
+
+
+def _training(
+    folder: Path, inputs: Inputs, plan: Plan, model: Path, batch_size: int, pairs: int, say: Say
+) -> dict[str, Any]:
+    """The Trainer at its best, a plain loop and bertnli, interleaved; the Trainer takes each batch whole."""
+    place = folder / f"training-{batch_size}"
+    place.mkdir()
+    given = work.training(place, str(model), str(inputs.train), pairs, batch_size, micro_batch=batch_size)
+    peers: list[Peer] = [
+        TransformersTrainer(given, best=True, workers=plan.workers, untimed_steps=2),
+        PlainLoop(given),
+        BertnliTrain(given, precision="bf16"),
+        MatrixPeak(given, "bf16"),
+    ]
+    effort = replace(sets.SHORT, rounds=plan.rounds, patience=0.0)
+    name = f"gpu-training-{batch_size}"
+    return sets.run(name, "gpu-training", given, inputs.source["train"], peers, pairs, effort, say)
+
+
+def _fine_tuning(folder: Path, inputs: Inputs, plan: Plan) -> dict[str, Any]:
+    """The model on all rows, from an empty cache: seconds from the command to the model's folder, and its accuracy."""
+    output = folder / "minilm"
+    run_file = {"model": str(inputs.model), "data": {"train": str(inputs.train)}, "output": str(output)}
+    began = time.perf_counter()
+    summary = train({**run_file, **plan.fine_tuning}, {"BERTNLI_CACHE": str(folder / "empty-cache")})
+    seconds = time.perf_counter() - began
+    found = evaluate(output / "model", str(inputs.test))
+    given = {"rows_from": inputs.source["train"], "rows": summary["steps"] * plan.fine_tuning["global_batch_size"]}
+    return {
+        "name": "gpu-minilm",
+        "kind": "gpu-run",
+        "work": given | {"batch_size": plan.fine_tuning["global_batch_size"], "test": inputs.source["test"]},
+        "options": dict(plan.fine_tuning) | {"weights": inputs.source.get("weights", "fp32")},
+        "wall_seconds": seconds,
+        **{key: summary[key] for key in ("steps", "pairs_per_second", "precision")},
+        **{key: found[key] for key in ("accuracy", "rows")},
+    }
+
+
+# --- a machine without network ---------------------------------------------------------------------------------------
+
+
+def fetched() -> Inputs:
+    """The fetched names as paths."""
+    from bertnli.fetch import resolve, resolve_data
+
+    names = {"model": sets.MODEL, "train": sets.TRAIN_DATA, "test": sets.TEST_DATA}
+    return Inputs(
+        resolve(sets.MODEL, "model"), Path(resolve_data(sets.TRAIN_DATA)), Path(resolve_data(sets.TEST_DATA)), names
+    )
+
+
+def carry(inputs: Inputs, to: Path) -> None:
+    """Write what `carried` reads: small enough to travel with a checkout."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from bertnli.pairs import PairFile
+
+    shutil.copytree(inputs.model, to / "model")
+    weights = to / "model" / "model.safetensors"
+    tensors = {
+        name: tensor.to(torch.float16) for name, tensor in load_file(weights).items() if tensor.is_floating_point()
+    }
+    save_file(tensors, weights, metadata={"format": "pt"})
+    for name in ("train", "test"):
+        with gzip.open(to / f"{name}.jsonl.gz", "wt", encoding="utf-8") as out:
+            for row in PairFile(getattr(inputs, name)).rows():
+                cells = {"sentence1": row.premise, "sentence2": row.hypothesis, "gold_label": row.label}
+                out.write(json.dumps(cells) + "\n")
+    source = {**inputs.source, **machine.commit(), "weights": "carried in fp16"}
+    (to / "source.json").write_text(json.dumps(source), encoding="utf-8")
+
+
+def carried(folder: Path) -> Inputs:
+    """What `carry` wrote. Raises InputError where it is not all there."""
+    paths = [folder / name for name in ("model", "train.jsonl.gz", "test.jsonl.gz", "source.json")]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise InputError(f"--from {folder}", found=f"no {', '.join(missing)}", do="write it with --carry")
+    model, train_file, test_file, source = paths
+    return Inputs(model, train_file, test_file, json.loads(source.read_text(encoding="utf-8")))

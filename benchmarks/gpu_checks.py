@@ -1,0 +1,143 @@
+"""What must hold on a GPU before anything is timed there; on a machine without one, the same code on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.peers import hf
+from benchmarks.peers.bertnli_train import steps_of, train
+from benchmarks.work import MAX_LENGTH, Work
+
+
+@dataclass
+class Check:
+    """One figure and the most it may be; skipped: why it was not looked at."""
+
+    what: str
+    found: float = 0.0
+    limit: float = 0.0
+    right: bool = False
+    skipped: str = ""
+
+
+def _at_most(what: str, found: float, limit: float) -> Check:
+    return Check(what, found, limit, right=found <= limit)  # a NaN is wrong
+
+
+def attention(given: Work) -> list[Check]:
+    """Packed against padded attention in fp32: logits to 1e-5, gradients of the mean loss to 1e-4."""
+    packed, padded = _pass(given, padded=False), _pass(given, padded=True)
+    return [
+        _at_most("packed against padded, fp32: logits", _largest(packed[:1], padded[:1]), 1e-5),
+        _at_most("packed against padded, fp32: gradients", _largest(packed[1:], padded[1:]), 1e-4),
+    ]
+
+
+def reduced_precision(given: Work) -> list[Check]:
+    """Packed attention under bf16 against padded in fp32, loosely: bf16 holds three digits, and layers add up."""
+    import torch
+
+    (logits, *gradients), (right, *expected) = _pass(given, padded=False, bf16=True), _pass(given, padded=True)
+    found, wanted = (torch.cat([part.flatten() for part in parts]) for parts in (gradients, expected))
+    return [
+        _at_most(
+            "bf16 against fp32: logits, of the largest", _largest([logits], [right]) / float(right.abs().max()), 0.1
+        ),
+        _at_most("bf16 against fp32: gradients, of their norm", float((found - wanted).norm() / wanted.norm()), 0.1),
+    ]
+
+
+def losses(given: Work, steps: int) -> list[Check]:
+    """The trainer in fp32 without dropout: the losses of its first steps on this device and on the CPU."""
+    here = _losses(given, "here", steps, {})
+    cpu = _losses(given, "cpu", steps, {"CUDA_VISIBLE_DEVICES": ""})
+    # Adam divides by a gradient's own size, so what rounding does to small ones grows from step to step.
+    off = max(abs(a - b) / abs(b) for a, b in zip(here, cpu, strict=True))
+    return [_at_most(f"{steps} steps in fp32, this device against the CPU: losses, relative", off, 1e-3)]
+
+
+def fp16(given: Work, steps: int, there: bool) -> list[Check]:
+    """Dynamic loss scaling that starts far too high: steps are skipped and counted, then it trains."""
+    what = "fp16 with dynamic loss scaling"
+    if not there:
+        return [Check(what, skipped="a CPU does not train in fp16")]
+    scaler = {"fp16": {"initial_scale_power": 24, "hysteresis": 1}}
+    rows = _train(given, "fp16", 3 * steps, precision="fp16", deepspeed=scaler, learning_rate=1e-4)
+    skipped = max(row.get("skipped_steps", 0) for row in rows)
+    half = len(rows) // 2
+    return [
+        _at_most(f"{what}: skipped steps not counted", float(skipped == 0), 0.0),
+        _at_most(f"{what}: steps skipped, of all", skipped / len(rows), 0.5),
+        _at_most(f"{what}: loss later over loss first", _mean(rows[half:]) / _mean(rows[:half]), 1.0),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _pass(given: Work, *, padded: bool, bf16: bool = False) -> list[Any]:
+    """Forward and backward over all rows without dropout: the logits, and the gradient of every parameter."""
+    import torch
+    import torch.nn.functional as F
+
+    from bertnli import pretrained
+    from bertnli.attention import Padded
+    from bertnli.batches import pack
+    from bertnli.corpus import prepare
+    from bertnli.pairs import PairFile
+    from bertnli.predictor import to_device
+
+    device = hf.device()
+    source = pretrained.load(given.model, max_length=MAX_LENGTH)
+    corpus = prepare(PairFile(given.rows), source.tokenizer, source.config.labels)
+    model = source.build(source.config.without_dropout()).to(device).train()
+    order = corpus.lengths.argsort(kind="stable")
+    batch = pack(corpus, order)
+    inputs: Sequence[Any] = to_device(batch, device)
+    if padded:
+        mask = torch.arange(int(batch.lengths.max())) < torch.from_numpy(batch.lengths)[:, None]
+        rectangle = torch.zeros(mask.shape, dtype=torch.long)
+        ids, segments = (
+            rectangle.masked_scatter(mask, torch.from_numpy(part)).to(device)
+            for part in (batch.input_ids, batch.token_type_ids)
+        )
+        inputs = (ids, segments, Padded(mask.to(device)))
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        logits = model(*inputs).float()
+    F.cross_entropy(logits, torch.from_numpy(corpus.labels[order].astype("int64")).to(device)).backward()
+    return [logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+def _largest(found: Sequence[Any], expected: Sequence[Any]) -> float:
+    """The largest absolute difference."""
+    return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+
+
+def _losses(given: Work, name: str, steps: int, environment: dict[str, str]) -> list[float]:
+    rows = _train(given, name, steps, environment, precision="fp32", dropout=0.0, learning_rate=1e-4)
+    return [row["loss"] for row in rows]
+
+
+def _train(
+    given: Work, name: str, steps: int, environment: dict[str, str] | None = None, **settings: Any
+) -> list[dict[str, Any]]:
+    """What each step of a short run logged."""
+    output = given.folder / f"check-{name}"
+    run_file = {
+        "model": str(given.model),
+        "data": {"train": str(given.rows)},
+        "output": str(output),
+        "max_steps": steps,
+        "global_batch_size": given.batch_size,
+        "tensorboard": False,
+        **settings,
+    }
+    train(run_file, {**os.environ, **(environment or {})})
+    return steps_of(output)
+
+
+def _mean(rows: Sequence[dict[str, Any]]) -> float:
+    return sum(row["loss"] for row in rows) / len(rows)

@@ -1,0 +1,89 @@
+"""The sets that start whole trainings, with tiny models: minutes, so by `make test-system`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.accuracy import accuracy
+from benchmarks.memory import memory
+from benchmarks.table import table
+from bertnli.errors import InputError
+from tests import tiny
+from tests.conftest import environment
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny.hf_folder(tmp_path / "tiny", max_positions=128)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(600)))
+    return path
+
+
+def test_the_gpu_script_runs_from_end_to_end(model: Path, rows: Path, tmp_path: Path) -> None:
+    """The rehearsal: every part, in its order, from carried files, without network or cache."""
+    names = {"model": "tiny", "train": "tiny rows", "test": "tiny rows"}
+    gpu.carry(gpu.Inputs(model, rows, rows, names), tmp_path / "carried")
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--rehearse", "--from", str(tmp_path / "carried")]
+    env = environment() | {"BERTNLI_CACHE": str(tmp_path / "untouched")}
+    done = subprocess.run([*command, "--results", str(results)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {path.stem: json.loads(path.read_text()) for path in results.iterdir()}
+    assert {*found} == {"gpu-checks", "gpu-training-16", "gpu-minilm"}
+    assert all(result["rehearsal"] for result in found.values())
+    checks = found["gpu-checks"]["checks"]
+    assert [check["what"] for check in checks if not check["right"]] == ["fp16 with dynamic loss scaling"]
+    peers = {peer["name"]: peer for peer in found["gpu-training-16"]["peers"]}
+    assert {*peers} == {"trainer-best", "plain-loop", "bertnli", "matrix-peak-bf16"}
+    assert 0 < peers["bertnli"]["share_of_peak"]["bf16"] < 1
+    assert peers["trainer-best"].get("skipped") or peers["trainer-best"]["options"]["gradient_accumulation_steps"] == 1
+    assert found["gpu-minilm"]["wall_seconds"] > 1
+    assert found["gpu-minilm"]["rows"] == sum(row["gold_label"] != "-" for row in map(json.loads, rows.open()))
+    for result in found.values():
+        assert table(result) in done.stdout
+    assert not (tmp_path / "untouched").exists()
+
+
+def test_memory_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    result = memory(folder, str(model), str(rows), (300, 3000), lambda line: None, steps=2)
+    assert [size["rows"] for size in result["sizes"]] == [300, 3000]
+    small, large = result["sizes"]
+    assert large["corpus_mib"] > 5 * small["corpus_mib"]
+    for size in (small, large):
+        for start in size["starts"].values():
+            whole = start["peak_mib"]["whole"]
+            assert whole["own"] > 100  # torch alone takes more
+            assert whole["mapped"] > 20
+            assert start["kernel_rss_mib"] == pytest.approx(whole["rss"], rel=0.2)
+    assert 0.8 < result["growth"]["second"]["whole"]["rss"] < 1.2
+
+
+def test_accuracy_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    given = (folder, str(model), str(rows), str(rows), 64, range(1), lambda line: None)
+    if find_spec("accelerate") is None:
+        with pytest.raises(InputError, match="needs accelerate"):
+            accuracy(*given)
+        return
+    result = accuracy(*given)
+    assert [(run["how"], run["seed"]) for run in result["runs"]] == [("bertnli", 0), ("trainer-best", 0)]
+    assert all(0.2 < run["accuracy"] < 0.6 for run in result["runs"])  # the labels are random
+    assert (folder / "seed-0" / "trainer-model" / "model.safetensors").exists()
+    assert len((folder / "seed-0" / "bertnli" / "metrics.jsonl").read_text().splitlines()) == 2  # of 32 pairs

@@ -1,0 +1,114 @@
+"""Several ranks on one machine: each on a device that the user meant, and a rank that fails is told once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import local
+from tests.conftest import ROOT, environment
+
+RUN = "model: minilm\ndata: {train: snli-100k}\noutput: run\nmax_steps: 2\n"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What `run` starts, in place of starting it: devices of the ranks, and the environment."""
+
+    class Started:
+        code = 0
+        devices: list[str]
+        environment: dict[str, str]
+
+    def run_child(command, environment):
+        (info,) = [part.split("=", 1)[1] for part in command if part.startswith("--world_info=")]
+        Started.devices = json.loads(base64.urlsafe_b64decode(info))["localhost"]
+        Started.environment = environment
+        return Started.code, ""
+
+    monkeypatch.setattr(local, "run_child", run_child)
+    return Started
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices"),
+    [
+        (None, ["0", "1", "2"]),
+        ("4,5,6,7", ["4", "5", "6"]),  # the launcher would have taken 0, 1 and 2
+        ("GPU-8a, MIG-1,3", ["GPU-8a", "MIG-1", "3"]),
+        ("5", ["5", "-1", "-1"]),
+        ("", ["-1", "-1", "-1"]),  # hidden GPUs stay hidden
+    ],
+)
+def test_ranks_get_the_devices_that_the_user_chose(started, monkeypatch, visible, devices):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert local.run(3, ["run.yaml"]) == 0
+    assert started.devices == devices
+
+
+def test_cores_are_shared_out_and_too_few_are_a_warning(started, monkeypatch, capfd):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    assert local.run(3, ["run.yaml"]) == 0
+    assert started.environment["OMP_NUM_THREADS"] == "2"
+    assert capfd.readouterr().err == ""
+    assert local.run(9, ["run.yaml"]) == 0
+    assert started.environment["OMP_NUM_THREADS"] == "1"
+    assert "9 ranks share 8 CPU cores" in capfd.readouterr().err
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    local.run(3, ["run.yaml"])
+    assert started.environment["OMP_NUM_THREADS"] == "5"
+
+
+@pytest.mark.parametrize(("code", "returned"), [(0, 0), (1, 1), (2, 2), (143, 143), (247, 137)])
+def test_exit_codes_are_the_ranks(started, monkeypatch, capfd, code, returned):
+    monkeypatch.setattr(started, "code", code)
+    assert local.run(2, ["run.yaml"]) == returned
+    assert ("ended by SIGKILL" in capfd.readouterr().err) == (returned == 137)
+
+
+def launched(tmp_path: Path, stand_in: str, ranks: int) -> subprocess.CompletedProcess[str]:
+    """`ranks` real processes through DeepSpeed's launcher, each of which runs `stand_in` first."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(stand_in)
+    (tmp_path / "run.yaml").write_text(RUN)
+    program = f"import sys; from launch import local; sys.exit(local.run({ranks}, ['run.yaml']))"
+    paths = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=paths, DS_ACCELERATOR="cpu"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
+    """A machine with one GPU, as torch sees it; the other rank waits in the rendezvous as it would there."""
+    done = launched(
+        tmp_path,
+        "import time, torch, torch.distributed\n"
+        "torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n"
+        "torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)\n",
+        ranks=2,
+    )
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("bertnli")]
+    assert len(said) == 1 and "GPU" in said[0] and "fewer ranks" in said[0], done.stderr
+    assert "Traceback" not in done.stderr and "ERROR" not in done.stdout
+
+
+def test_a_rank_that_was_killed_is_told(tmp_path):
+    killed = "import os, signal\nif os.environ.get('RANK') == '1':\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    done = launched(tmp_path, killed, ranks=2)
+    assert done.returncode == 137, done.stderr
+    assert "a rank was ended by SIGKILL" in done.stderr and "memory" in done.stderr
