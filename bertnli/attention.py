@@ -68,8 +68,8 @@ class Packed:
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu"):
         sizes = torch.as_tensor(lengths)
         offsets = F.pad(sizes.cumsum(0), (1, 0))
-        self.positions = (torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(sizes)).to(device)
-        self.offsets = offsets.to(device)
+        self.positions = send(torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(sizes), device)
+        self.offsets = send(offsets, device)
         self.shortest, self.longest = min(lengths), max(lengths)
         self.buckets = _buckets(lengths) if torch.device(device).type == "cpu" else []
 
@@ -90,6 +90,13 @@ class Packed:
             for x in qkv.unbind(-3)
         )
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).values()
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`. To a GPU from pinned memory, without waiting for it or for work before."""
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bertnli.attention import Packed
+from bertnli.attention import Packed, send
 from bertnli.batches import PackedBatch, by_length, pack
 from bertnli.errors import InputError
 from bertnli.model import PairClassifier
@@ -42,6 +42,6 @@ class TorchPredictor:
 
 
 def to_device(batch: PackedBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, Packed]:
-    """The model's three inputs for a packed batch."""
+    """The model's three inputs for a packed batch; a GPU takes them while it still computes on those before."""
     layout = Packed(batch.lengths.tolist(), device)
-    return torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.token_type_ids).to(device), layout
+    return send(torch.from_numpy(batch.input_ids), device), send(torch.from_numpy(batch.token_type_ids), device), layout

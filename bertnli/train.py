@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 
 from bertnli import checkpoint
 from bertnli import config as run_files
+from bertnli.attention import send
 from bertnli.batches import Indices, Stream, by_length, imbalance, pack, share
 from bertnli.checkpoint import Saver
 from bertnli.config import RunConfig
@@ -31,6 +33,7 @@ from bertnli.evaluate import Tally
 from bertnli.files import write_text
 from bertnli.interrupt import StopRequest
 from bertnli.metrics import Metrics, Recent
+from bertnli.network import set_interfaces
 from bertnli.peak import matrix_peak, training_flop
 from bertnli.position import Position
 from bertnli.predictor import MAX_TOKENS, to_device
@@ -199,7 +202,7 @@ def accumulate(
         # A rank without pairs of its own still takes part in the step, with a pair that counts nothing.
         counted = float(len(indices) > 0)
         indices = indices if counted else chosen[:1]
-        labels = torch.from_numpy(corpus.labels[indices].astype(np.int64)).to(device)
+        labels = send(torch.from_numpy(corpus.labels[indices].astype(np.int64)), device)
         logits = engine(*to_device(pack(corpus, indices), device)).float()
         loss = F.cross_entropy(logits, labels, reduction="sum") * counted
         engine.backward(loss / len(chosen))
@@ -248,13 +251,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bertnli.train", description=__doc__)
     parser.add_argument("run_file", metavar="RUN.yaml")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--directory", help="change to this folder first: relative paths count from there")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--local_rank", type=int, default=0, help="given by the deepspeed launcher; LOCAL_RANK counts")
     options = parser.parse_args(arguments)
     ranks = None
     try:
+        if options.directory is not None:
+            os.chdir(options.directory)
         config = run_files.load(options.run_file, options.sets)
+        set_interfaces(os.environ)
         ranks = Ranks()
         speaks = ranks.rank == 0
         summary = train(config, ranks, say=_to_stderr if speaks else lambda line: None)
