@@ -85,7 +85,7 @@ class TransformersTrainer(Peer):
         fixed = {"output_dir": str(self.work.folder / self.name), "use_cpu": hf.device().type == "cpu"}
         arguments = TrainingArguments(**fixed, **(self.options() | changes))
         tokenizer = hf.tokenizer(self.work)
-        return Trainer(
+        trainer = Trainer(
             self._model,
             arguments,
             data_collator=DataCollatorWithPadding(tokenizer),
@@ -93,6 +93,10 @@ class TransformersTrainer(Peer):
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
+        # BERT's loss is the mean over a micro-batch whatever the Trainer tells the model; without this it would add up
+        # the means of an accumulated step instead of dividing by their number.
+        trainer.loss_is_scaled_for_ga = False
+        return trainer
 
 
 def _clock(untimed_steps: int) -> Any:
