@@ -31,6 +31,14 @@ Premise = Annotated[str | None, typer.Option(help="Name of the premise column.")
 Hypothesis = Annotated[str | None, typer.Option(help="Name of the hypothesis column.")]
 Label = Annotated[str | None, typer.Option(help="Name of the label column.")]
 
+Include = Annotated[str | None, typer.Option(metavar="HOST[:SLOT,…]@…", help="Only these hosts and slots.")]
+Exclude = Annotated[str | None, typer.Option(metavar="HOST[:SLOT,…]@…", help="All but these hosts and slots.")]
+EnvFile = Annotated[
+    str | None, typer.Option(help="NAME=VALUE lines for every rank; left out, .deepspeed_env as DeepSpeed finds it.")
+]
+MasterAddr = Annotated[str | None, typer.Option(help="Address of the first host; left out, it is found.")]
+MasterPort = Annotated[int, typer.Option(min=1, max=65535, help="Port on the first host, free there.")]
+
 
 @app.callback()
 def _every_command(
@@ -105,6 +113,67 @@ def train(
     from launch import local
 
     raise typer.Exit(local.run(ranks, arguments))
+
+
+@app.command(epilog="Example: bertnli launch run.yaml --hostfile hosts")
+def launch(
+    run_file: Annotated[str, typer.Argument(metavar="RUN.yaml")],
+    hostfile: Annotated[str, typer.Option(help="Lines of: HOST slots=N.")],
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    env_file: EnvFile = None,
+    master_addr: MasterAddr = None,
+    master_port: MasterPort = 29500,
+    launcher: Annotated[str | None, typer.Option(help="pdsh or ssh; left out, pdsh where it is installed.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, then print what would be started.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune on many hosts through the deepspeed launcher, after a look at every host."""
+    _need("deepspeed", "train")
+    from launch import job
+
+    code = job.launch(
+        run_file,
+        sets or [],
+        hosts_file=hostfile,
+        include=include,
+        exclude=exclude,
+        env_file=env_file,
+        master=master_addr,
+        port=master_port,
+        launcher=launcher,
+        dry_run=dry_run,
+        more=["--json"] * as_json + ["--debug"] * _debug(),
+    )
+    raise typer.Exit(code)
+
+
+@app.command(name="doctor", epilog="Example: bertnli doctor --hostfile hosts")
+def doctor(
+    hostfile: Annotated[str | None, typer.Option(help="Look at every host of it, as launch does.")] = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    env_file: EnvFile = None,
+    master_addr: MasterAddr = None,
+    master_port: MasterPort = 29500,
+    bundle: Annotated[Path | None, typer.Option(help="Compare this bundle's files with its manifest.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What this machine, or every host of a hostfile, has and lacks, each with its mend."""
+    from launch.doctor import doctor as examine
+
+    found = examine(
+        hostfile,
+        include=include,
+        exclude=exclude,
+        env_file=env_file,
+        master=master_addr,
+        port=master_port,
+        bundle=bundle,
+    )
+    if as_json:
+        print(json.dumps(found))
 
 
 @app.command(name="eval", epilog="Example: bertnli eval runs/snli/model snli-test --report runs/snli/test")

@@ -80,6 +80,11 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
         at = Position.of(resumed.steps, resumed.progress)
         resumed = None  # it is as large as the engine's own state
         say(f"going on from step {at.steps} of {total_steps}")
+    if ranks.sum([at.steps])[0] != at.steps * ranks.world:
+        raise RunError(
+            f"rank {ranks.rank} would go on from step {at.steps}, other ranks from another",
+            do=f"see that every host reads the same {folder.checkpoints}",
+        )
     say(
         f"{len(data.train):,} pairs to train on, {len(data.evaluation):,} to evaluate on; {total_steps} steps of "
         f"{config.global_batch_size} pairs, {precision}, ZeRO-{config.zero_stage}, {ranks.world} x {ranks.device.type}"
@@ -88,15 +93,15 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
     metrics = Metrics(folder, at.steps, config.tensorboard) if ranks.rank == 0 else None
     recent = Recent(training_flop(model_config, tokens=1) / peak)
 
-    if ranks.sum([at.steps])[0] != at.steps * ranks.world:
-        raise RunError(
-            f"rank {ranks.rank} would go on from step {at.steps}, other ranks from another",
-            do=f"see that every host reads the same {folder.checkpoints}",
-        )
-
     def save_checkpoint() -> None:
         saver.wait()  # one copy of the state at a time, besides the engine's
         state = engine.state()  # every rank takes part in gathering it
+        # Gradients may be no numbers where the loss still is one: that shows in the weights first.
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise RunError(
+                f"step {at.steps}: the weights are no longer finite",
+                do="lower learning_rate, or try precision: fp32. The last checkpoint is from before",
+            )
         if ranks.rank == 0:
             saver.save(at.steps, state, at.to_json(), also_keep=at.best_step if config.keep_best else None)
 

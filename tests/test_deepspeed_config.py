@@ -1,4 +1,4 @@
-"""What may stand in `deepspeed:`: a contradiction names both sides, what cannot work says what does, the rest trains."""
+"""What may stand in `deepspeed:`: contradictions name both sides, what cannot work says what does, the rest trains."""
 
 from __future__ import annotations
 

@@ -75,6 +75,14 @@ def test_exit_codes_are_the_ranks(started, monkeypatch, capfd, code, returned):
     assert ("ended by SIGKILL" in capfd.readouterr().err) == (returned == 137)
 
 
+# A machine with one GPU, as torch sees it; a rank that has it waits in the rendezvous, as it would there.
+ONE_GPU = (
+    "import time, torch, torch.distributed\n"
+    "torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n"
+    "torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)\n"
+)
+
+
 def launched(tmp_path: Path, stand_in: str, ranks: int) -> subprocess.CompletedProcess[str]:
     """`ranks` real processes through DeepSpeed's launcher, each of which runs `stand_in` first."""
     (tmp_path / "site").mkdir()
@@ -93,18 +101,18 @@ def launched(tmp_path: Path, stand_in: str, ranks: int) -> subprocess.CompletedP
 
 
 def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
-    """A machine with one GPU, as torch sees it; the other rank waits in the rendezvous as it would there."""
-    done = launched(
-        tmp_path,
-        "import time, torch, torch.distributed\n"
-        "torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n"
-        "torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)\n",
-        ranks=2,
-    )
+    done = launched(tmp_path, ONE_GPU, ranks=2)
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("bertnli")]
     assert len(said) == 1 and "GPU" in said[0] and "fewer ranks" in said[0], done.stderr
     assert "Traceback" not in done.stderr and "ERROR" not in done.stdout
+
+
+def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, bertnli):
+    (tmp_path / "sitecustomize.py").write_text(ONE_GPU)
+    (tmp_path / "run.yaml").write_text(RUN)
+    done = bertnli("train", "run.yaml", "--ranks", 3, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
+    assert (done.returncode, done.stderr.strip()) == (2, "bertnli: --ranks; found 3; expected 1 at most, a GPU each")
 
 
 def test_a_rank_that_was_killed_is_told(tmp_path):

@@ -98,3 +98,22 @@ def test_a_loss_that_is_no_number_stops_the_run_and_sets_its_pairs_aside(tmp_pat
         assert row["tokens"][1] == there["sentence1"].split()[0].lower()
         assert len(row["ids"]) == len(row["tokens"])
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_weights_that_are_no_numbers_are_never_kept(tmp_path, run, ranks, monkeypatch):
+    """A step's loss may be finite and its gradients not: the loss tells only in the step after."""
+    path = run(max_grad_norm=0.0, checkpoint={"every_steps": 1, "keep": 9})
+    step, taken = training.Engine.step, 0
+
+    def poisoned(engine, learning_rate):
+        nonlocal taken
+        taken += 1
+        if taken == 3:
+            next(engine._engine.module.parameters()).grad[0, 0] = float("inf")
+        step(engine, learning_rate)
+
+    monkeypatch.setattr(training.Engine, "step", poisoned)
+    with pytest.raises(RunError, match="step 3: the weights are no longer finite"):
+        train(path, ranks)
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {"step-00000001", "step-00000002"}

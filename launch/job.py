@@ -1,0 +1,235 @@
+"""`bertnli launch`: a training job on many hosts, from the preflight to its end, through DeepSpeed's own launcher.
+
+With pdsh at hand one `deepspeed` command starts all hosts; without, ssh starts on each host what that command would
+have started there (`deepspeed.launcher.launch`). Either way every rank runs `python -m bertnli.train`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import bertnli
+from bertnli import config as run_files
+from bertnli.config import RunConfig
+from bertnli.errors import InputError
+from bertnli.fetch import cache_dir, resolve, resolve_data
+from bertnli.runfolder import RunFolder
+from launch import envfile, hostfile, shell
+from launch.hostfile import Hosts
+from launch.preflight import Needs, preflight
+
+DEFAULT_PORT = 29500  # DeepSpeed's and torch's
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides a job's commands.
+
+    master, port: where rank 0 listens. environment: for every rank. arguments: of `python -m bertnli.train`. launcher:
+    pdsh or ssh.
+    """
+
+    hosts: Hosts
+    master: str
+    port: int
+    environment: Mapping[str, str]
+    arguments: Sequence[str]
+    launcher: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to start on this host. files: what it reads. host: the one whose output it gives, None for all."""
+
+    words: Sequence[str]
+    environment: Mapping[str, str]
+    files: Mapping[Path, str]
+    host: str | None
+
+
+def launch(
+    run_file: str,
+    sets: Sequence[str] = (),
+    *,
+    hosts_file: str,
+    include: str | None = None,
+    exclude: str | None = None,
+    env_file: str | None = None,
+    master: str | None = None,
+    port: int = DEFAULT_PORT,
+    launcher: str | None = None,
+    dry_run: bool = False,
+    more: Sequence[str] = (),
+) -> int:
+    """Check the run file and every host, then run the job to its end; the exit code.
+
+    `more`: further arguments for `bertnli.train`. With `dry_run` only print what would run. Raises InputError for
+    whatever is wrong before anything has been started.
+    """
+    config = run_files.load(run_file, sets)
+    RunFolder(config.output).check(config)
+    hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
+    environment = job_environment(os.environ, env_file)
+    # DeepSpeed hands the working folder's name to a shell without quotes, so it starts in / and ranks change theirs.
+    arguments = ["--directory", str(Path.cwd()), run_file]
+    arguments += [word for assignment in sets for word in ("--set", assignment)] + list(more)
+    launcher = choose_launcher(launcher)
+    cleared = preflight(hosts, needs(config, run_file), environment, master=master, port=port)
+    environment["DS_ACCELERATOR"] = "cuda" if cleared.on_gpus else "cpu"  # or DeepSpeed guesses, and warns
+    job = Job(hosts, cleared.master, port, environment, arguments, launcher)
+    folder = Path(tempfile.gettempdir()) / f"bertnli-launch-{uuid.uuid4().hex[:8]}"
+    if dry_run:
+        print(to_paste(commands(job, folder)))
+        return 0
+    try:
+        return run(commands(job, folder), next(iter(hosts)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def needs(config: RunConfig, run_file: str) -> Needs:
+    """What the run takes of every host. Names of models and data are fetched into this host's cache."""
+    paths = {"run file": Path(run_file), "model": resolve(config.model, "model")}
+    data = {"data.train": config.data.train}
+    if isinstance(config.data.eval, str):
+        data["data.eval"] = config.data.eval
+    for label, name in data.items():
+        path = resolve_data(name)
+        paths[label] = Path(path if Path(path).exists() else path.rpartition("#")[0])  # FILE#member
+    model = paths["model"]
+    files = model.glob("*") if model.is_dir() else [model]
+    weights = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".bin", ".params", ".zip"))
+    return Needs(
+        paths={label: path.absolute() for label, path in paths.items()},
+        output=Path(config.output).absolute(),
+        # a checkpoint holds weights and AdamW's two moments; one more than is kept while it is written
+        disk=3 * weights * (config.checkpoint.keep + 1),
+        # besides those the gradients, and what Python and torch take
+        memory=4 * weights + 2**30,
+    )
+
+
+def job_environment(environment: Mapping[str, str], env_file: str | None) -> dict[str, str]:
+    """What every rank gets: what goes along of this process's environment, over it the env file.
+
+    Without `env_file`, the ones that DeepSpeed looks for: DS_ENV_FILE, or .deepspeed_env in the home folder and here.
+    """
+    variables = envfile.going_along(environment)
+    named = variables.pop("DS_ENV_FILE", None)
+    root = Path(bertnli.__file__).parent.parent
+    if root not in {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}:  # run from its source
+        variables["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [variables.get("PYTHONPATH")])])
+    variables["BERTNLI_CACHE"] = str(cache_dir())
+    if env_file is not None or named is not None:
+        return variables | envfile.read(str(env_file or named))
+    for path in (Path.home() / ".deepspeed_env", Path(".deepspeed_env")):
+        if path.is_file():
+            variables |= envfile.read(path)
+    return variables
+
+
+def choose_launcher(asked: str | None) -> str:
+    """pdsh where it is installed, else ssh; or the one asked for. Raises InputError for one that is not there."""
+    if asked not in (None, "pdsh", "ssh"):
+        raise InputError(f"--launcher {asked}", expected="pdsh or ssh")
+    if asked == "pdsh" and shutil.which("pdsh") is None:
+        raise InputError("--launcher pdsh", found="no pdsh here", do="apt-get install pdsh, or give --launcher ssh")
+    return asked or ("pdsh" if shutil.which("pdsh") else "ssh")
+
+
+def commands(job: Job, folder: Path) -> list[Command]:
+    """What to start on this host, all at once; `folder`, not made yet, is for the files that it reads."""
+    rank = ["--module", "bertnli.train"]
+    if job.launcher == "pdsh":
+        shell.check_plain("the path of this Python", sys.executable)
+        hosts, variables = folder / "hosts", folder / "environment"
+        words = [
+            *(str(Path(sys.executable).parent / "deepspeed"), "--quiet", "--launcher", "pdsh"),
+            *("--hostfile", str(hosts), "--include", hostfile.to_include(job.hosts)),
+            *("--force_multi", "--no_ssh_check", "--master_addr", job.master, "--master_port", str(job.port)),
+            *(*rank, *map(shell.deepspeed_argument, job.arguments)),
+        ]
+        environment = {"DS_ENV_FILE": str(variables), "DS_ACCELERATOR": job.environment["DS_ACCELERATOR"]}
+        environment["PDSH_SSH_ARGS_APPEND"] = shlex.join(shell.SSH[1:])
+        files = {hosts: hostfile.to_text(job.hosts), variables: shell.deepspeed_env_file(job.environment)}
+        return [Command(words, environment, files, None)]
+    world = json.dumps({host: list(slots) for host, slots in job.hosts.items()}).encode()
+    started = []
+    for number, host in enumerate(job.hosts):
+        words = [
+            *(sys.executable, "-u", "-m", "deepspeed.launcher.launch"),
+            *(f"--world_info={base64.urlsafe_b64encode(world).decode()}", f"--node_rank={number}"),
+            *(f"--master_addr={job.master}", f"--master_port={job.port}", *rank, *job.arguments),
+        ]
+        started.append(Command(shell.over_ssh(host, words, job.environment), {}, {}, host))
+    return started
+
+
+def to_paste(started: Sequence[Command]) -> str:
+    """A shell script that does what `run` does: the host list, the environment, the commands."""
+    lines = []
+    for command in started:
+        for path, text in command.files.items():
+            lines += [
+                f"mkdir -p {shlex.quote(str(path.parent))}",
+                f"cat > {shlex.quote(str(path))} <<'END'",
+                f"{text}END",
+            ]
+        settings = "".join(f"{name}={shlex.quote(value)} " for name, value in command.environment.items())
+        lines.append(f"(cd / && {settings}{shlex.join(command.words)}){' &' * (len(started) > 1)}")
+    return "\n".join([*lines, *["wait"] * (len(started) > 1)])
+
+
+def run(started: Sequence[Command], first: str) -> int:
+    """Run the commands to their end; the output of `first` is shown as it is, other hosts' with their names before."""
+    processes, pumps = [], []
+    for command in started:
+        for path, text in command.files.items():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        process = subprocess.Popen(
+            command.words,
+            env={**os.environ, **command.environment},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        processes.append(process)
+        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+            assert source is not None
+            pumps.append(threading.Thread(target=_show, args=(source, target, command.host, first)))
+            pumps[-1].start()
+    codes = [process.wait() for process in processes]
+    for pump in pumps:
+        pump.join()
+    return next((code if code > 0 else 128 - code for code in codes if code), 0)
+
+
+def _show(source: IO[str], target: IO[str], host: str | None, first: str) -> None:
+    for line in source:
+        if host is None:  # pdsh has put the host's name before it
+            line = line.removeprefix(f"{first}: ")
+        elif host != first:
+            line = f"{host}: {line}"
+        if "] [INFO] [launch.py:" in line:  # DeepSpeed's launcher on each host about what it does
+            continue
+        target.write(line)
+        target.flush()
