@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 # Before deepspeed asks for a device: without this it probes for other vendors' libraries and logs about each.
@@ -28,7 +29,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from bertnli.allocator import keep_freed_memory
-from bertnli.errors import InputError, RunError
+from bertnli.errors import InputError, RunError, SaidElsewhere
 
 # DeepSpeed's CPU collectives are a C++ extension compiled at first use: without a compiler the job dies, with one the
 # first run takes minutes and a kill in the middle leaves a lock that later runs wait on for ever. gloo serves instead.
@@ -81,6 +82,21 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
+    @contextmanager
+    def agree(self) -> Iterator[None]:
+        """Around what every rank finds out for itself: an InputError on one ends it on all, and one rank raises it.
+
+        All meet here first: a launcher ends the other ranks as soon as one has ended, maybe before the one that speaks.
+        """
+        error = None
+        try:
+            yield
+        except InputError as found:
+            error = found
+        failed = self.sum([float(error is not None and rank == self.rank) for rank in range(self.world)])
+        if any(failed):
+            raise error if error is not None and not any(failed[: self.rank]) else SaidElsewhere("said by another rank")
+
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -109,6 +125,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision == "bf16" and device.type == "cuda" and not bf16:
         raise InputError("precision: bf16", found=torch.cuda.get_device_name(device), do="set precision: fp16")
     return precision
+
+
+def parse_settings(settings: dict[str, Any]) -> None:
+    """DeepSpeed's own look at its configuration; raises whatever DeepSpeed raises."""
+    deepspeed.runtime.config.DeepSpeedConfig(settings)
 
 
 class Engine:

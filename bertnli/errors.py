@@ -38,6 +38,10 @@ class InputError(BertnliError, ValueError):
     exit_code = 2
 
 
+class SaidElsewhere(InputError):
+    """Another rank says what is wrong; this one ends with it, silently."""
+
+
 class RunError(BertnliError, RuntimeError):
     """The work had started and failed (exit code 1)."""
 

@@ -84,6 +84,13 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     elif config.data.eval is not None:
         evaluation_corpus = corpus_of(config.data.eval)
         evaluation = np.arange(len(evaluation_corpus))
-    if config.data.max_train_pairs is not None and config.data.max_train_pairs < len(train):
-        train = np.random.default_rng([config.seed, 1]).choice(train, config.data.max_train_pairs, replace=False)
+    wanted = config.data.max_train_pairs or len(train)
+    if wanted > len(train):
+        raise InputError(
+            "data.max_train_pairs",
+            found=f"{wanted} of {len(train)} pairs",
+            do=f"set {len(train)} or fewer, or leave it out",
+        )
+    if wanted < len(train):
+        train = np.random.default_rng([config.seed, 1]).choice(train, wanted, replace=False)
     return TrainingData(corpus, train, evaluation_corpus, evaluation)

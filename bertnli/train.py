@@ -27,8 +27,8 @@ from bertnli.checkpoint import Saver
 from bertnli.config import RunConfig
 from bertnli.corpus import Corpus
 from bertnli.deepspeed_config import deepspeed_config
-from bertnli.engine import Engine, Ranks, resolve_precision
-from bertnli.errors import BertnliError, InputError, Interrupted, RunError
+from bertnli.engine import Engine, Ranks, parse_settings, resolve_precision
+from bertnli.errors import BertnliError, Interrupted, RunError, SaidElsewhere
 from bertnli.evaluate import Tally
 from bertnli.files import write_text
 from bertnli.interrupt import StopRequest
@@ -53,12 +53,12 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
     Interrupted when SIGINT or SIGTERM asked to stop and a checkpoint was kept.
     """
     folder = RunFolder(config.output)
-    folder.check(config)
-    precision = resolve_precision(config.precision, ranks.device)
-    settings = deepspeed_config(config, precision, ranks.world)
-    source = load_model(config)
-    data = load_data(config, source, say)
-    ranks.barrier()  # all have looked at the folder before one of them writes into it
+    with ranks.agree():  # so all have looked at the folder, too, before one of them writes into it
+        folder.check(config)
+        precision = resolve_precision(config.precision, ranks.device)
+        settings = deepspeed_config(config, precision, ranks.world, parse_settings)
+        source = load_model(config)
+        data = load_data(config, source, say)
     if ranks.rank == 0:
         folder.claim(config)
 
@@ -277,7 +277,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BertnliError as error:
         if options.debug:
             raise
-        if ranks is None or ranks.rank == 0 or not isinstance(error, (InputError, Interrupted)):
+        silent = isinstance(error, SaidElsewhere) or (isinstance(error, Interrupted) and ranks and ranks.rank)
+        if not silent:
             _to_stderr(f"bertnli train: {error}")
         return error.exit_code
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch import local
+from tests import tiny
 from tests.conftest import ROOT, environment
 
 RUN = "model: minilm\ndata: {train: snli-100k}\noutput: run\nmax_steps: 2\n"
@@ -83,11 +84,11 @@ ONE_GPU = (
 )
 
 
-def launched(tmp_path: Path, stand_in: str, ranks: int) -> subprocess.CompletedProcess[str]:
+def launched(tmp_path: Path, stand_in: str, ranks: int, run: str = RUN) -> subprocess.CompletedProcess[str]:
     """`ranks` real processes through DeepSpeed's launcher, each of which runs `stand_in` first."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(stand_in)
-    (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "run.yaml").write_text(run)
     program = f"import sys; from launch import local; sys.exit(local.run({ranks}, ['run.yaml']))"
     paths = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
     return subprocess.run(
@@ -120,3 +121,22 @@ def test_a_rank_that_was_killed_is_told(tmp_path):
     done = launched(tmp_path, killed, ranks=2)
     assert done.returncode == 137, done.stderr
     assert "a rank was ended by SIGKILL" in done.stderr and "memory" in done.stderr
+
+
+def test_a_mistake_that_every_rank_finds_is_told_once_whichever_finds_it_first(tmp_path):
+    """Rank 0 speaks, and is the slower one here: the launcher would end it before it has spoken."""
+    tiny.hf_folder(tmp_path / "start")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(tiny.snli_rows(1)[0]) + "\nnot json\n")
+    done = launched(
+        tmp_path,
+        "import os, time\n"
+        "if os.environ.get('RANK') == '0':\n"
+        "    from bertnli import corpus\n"
+        "    prepare = corpus.prepare\n"
+        "    corpus.prepare = lambda *found, **more: time.sleep(3) or prepare(*found, **more)\n",
+        ranks=2,
+        run="model: start\ndata: {train: rows.jsonl}\noutput: run\nmax_steps: 2\n",
+    )
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("bertnli")]
+    assert len(said) == 1 and "1 bad row" in said[0], done.stderr

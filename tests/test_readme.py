@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-PAGES = [path for name in ("*.md", "launch/recipes/*.md") for path in ROOT.glob(name)]
+PAGES = [path for name in ("*.md", "recipes/*.md", "launch/recipes/*.md") for path in ROOT.glob(name)]
 
 
 def commands() -> list[list[str]]:
