@@ -144,7 +144,8 @@ def looked_at(needs: Needs | None = None, *, names: str = "ab", port: int | None
     except InputError as error:
         raise InputError(f"{shown[0]}\n{error}") from error
     finally:
-        assert not [child for child in psutil.Process().children(True) if "launch.probe" in child.cmdline()]
+        alive = [child for child in psutil.Process().children(True) if child.status() != psutil.STATUS_ZOMBIE]
+        assert not [child for child in alive if "launch.probe" in child.cmdline()]
     assert cleared.master == "127.0.0.1"
     return shown[0]
 
