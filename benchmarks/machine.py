@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -12,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
+
+from bertnli.versions import installed
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LIBRARIES = (
@@ -28,7 +29,7 @@ def describe() -> dict[str, Any]:
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         **commit(),
         "machine": machine(),
-        "versions": {"python": platform.python_version(), **versions()},
+        "versions": {"python": platform.python_version(), **installed(_LIBRARIES)},
     }
 
 
@@ -42,17 +43,6 @@ def machine() -> dict[str, Any]:
     }
     gpus = _gpus()
     return found | ({"gpus": gpus} if gpus else {})
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that decide a figure, as far as they are installed."""
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def commit() -> dict[str, Any]:

@@ -16,11 +16,10 @@ BATCH_SIZES = (32, 256)
 
 def ranks(folder: Path, model: str, data: str, say: Say) -> dict[str, Any]:
     """Of every step of an epoch: the tokens of the rank that has most, over the mean of all ranks, less one."""
-    from bertnli.batches import Stream, share
+    from bertnli.batches import Stream, deal
     from bertnli.corpus import prepare
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile
-    from bertnli.train import MICRO_BATCH_TOKENS
 
     _, source = work.model_folder(folder, model)
     corpus = prepare(PairFile(resolve_data(data)), source.tokenizer, source.config.labels)
@@ -31,17 +30,7 @@ def ranks(folder: Path, model: str, data: str, say: Say) -> dict[str, Any]:
         steps = -(-len(corpus) // batch_size)
         for world in WORLDS:
             say(f"batch {batch_size}, {world} ranks")
-            excess = []
-            for number in range(steps):
-                step = stream.step(number)
-                tokens = [
-                    sum(
-                        int(lengths[piece].sum())
-                        for piece in share(step, lengths, rank, world, MICRO_BATCH_TOKENS["cpu"])
-                    )
-                    for rank in range(world)
-                ]
-                excess.append(max(tokens) * world / sum(tokens) - 1)
+            excess = [deal(stream.step(number), lengths, world).imbalance for number in range(steps)]
             found = {"median": float(np.median(excess)), "mean": float(np.mean(excess)), "worst": max(excess)}
             rows.append({"batch_size": batch_size, "ranks": world, "steps": steps, "excess": found})
     given = {"rows_from": data, "rows": len(corpus), "tokens_per_pair": float(lengths.mean()), "batch_size": 0}

@@ -31,7 +31,7 @@ class Work:
     """model: an HF folder with a classifier, which every peer can load. rows: JSON lines, sentence1 and sentence2 and,
     for training, gold_label. folder: for what peers write.
 
-    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: see `training_flop`.
+    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: see bertnli/peak.py.
     micro_batch: rows of nearly one length that stand together: what peers that batch by length take at once."""
 
     folder: Path
@@ -108,6 +108,7 @@ def _training(
     from bertnli.corpus import prepare
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile, read_labelled
+    from bertnli.peak import training_flop
 
     path, source = model_folder(folder, model, **classifier)
     file = PairFile(resolve_data(data))
@@ -142,6 +143,7 @@ def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
     """Work for scoring peers: `pairs` rows of `data`, evenly taken from the whole file, in its order."""
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile
+    from bertnli.peak import training_flop
 
     path, source = model_folder(folder, model)
     texts = [(row.premise, row.hypothesis) for row in PairFile(resolve_data(data)).rows() if row.error is None]
@@ -168,18 +170,3 @@ def model_folder(folder: Path, model: str, *, seed: int = 0, spread: float = 20.
     path = folder / "model"
     pretrained.save(classifier, source.tokenizer, path)
     return path, source
-
-
-def block_weights(config: Any) -> int:
-    """Weights in the matrix products of all blocks: of each, 4 H^2 in the attention and 2 H I in the feed-forward."""
-    hidden = config.hidden_size
-    return config.num_layers * (4 * hidden**2 + 2 * hidden * config.intermediate_size)
-
-
-def training_flop(config: Any, tokens: float) -> float:
-    """Floating-point operations to train on a pair of `tokens` tokens: 6 x weights x tokens.
-
-    Two for each weight and token forward and four backward (Kaplan et al. 2020, section 2.1), over the blocks' matrix
-    products; attention's own products, embeddings, pooler and classifier are left out (3% together at SNLI's lengths).
-    """
-    return 6 * block_weights(config) * tokens

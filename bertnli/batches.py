@@ -39,40 +39,55 @@ def _epoch_order(pairs: int, seed: int, epoch: int) -> Indices:
     return np.random.default_rng([seed, epoch]).permutation(pairs)
 
 
-def share(step: Indices, lengths: NDArray[np.integer], rank: int, world: int, max_tokens: int) -> list[Indices]:
-    """The micro-batches of one rank in one step, each sorted by length: `[micro_batches]` arrays of pair indices.
+@dataclass(frozen=True)
+class Deal:
+    """A step's pairs dealt to the ranks.
 
-    `lengths`: tokens of every pair of the corpus. Every rank gets the same number of micro-batches, so that
-    collective operations meet; one is empty where a step holds fewer pairs than there are places. A micro-batch holds
-    about `max_tokens` tokens at most (one pair always fits).
+    pairs: `[pairs]` indices, the shortest first; lengths: tokens of each; owner: the rank of each; tokens: `[ranks]`,
+    of each rank.
     """
-    by_length, owner, tokens = _deal(step, lengths, world)
-    count = max(1, math.ceil(tokens.max() / max_tokens))
-    mine = by_length[owner == rank]
-    # Cut where the running number of tokens passes each of `count` equal shares.
-    middles = np.cumsum(lengths[mine]) - lengths[mine] / 2
-    piece = np.minimum(middles * count // max(1.0, tokens[rank]), count - 1)
-    return [mine[piece == number] for number in range(count)]
+
+    pairs: Indices
+    lengths: Indices
+    owner: Indices
+    tokens: Indices
+
+    @property
+    def imbalance(self) -> float:
+        """How many more tokens the busiest rank has than the mean: 0.05 for 5%, 0 for ranks that are even."""
+        return float(self.tokens.max() / self.tokens.mean() - 1)
+
+    def micro_batches(self, rank: int, max_tokens: int) -> list[Indices]:
+        """Those of one rank, each sorted by length: `[micro_batches]` arrays of pair indices.
+
+        Every rank gets the same number of them, so that collective operations meet; one is empty where a step holds
+        fewer pairs than there are places. One holds about `max_tokens` tokens at most (one pair always fits).
+        """
+        count = max(1, math.ceil(self.tokens.max() / max_tokens))
+        mine, lengths = self.pairs[self.owner == rank], self.lengths[self.owner == rank]
+        # Cut where the running number of tokens passes each of `count` equal shares.
+        middles = np.cumsum(lengths) - lengths / 2
+        piece = np.minimum(middles * count // max(1.0, self.tokens[rank]), count - 1)
+        return [mine[piece == number] for number in range(count)]
 
 
-def imbalance(step: Indices, lengths: NDArray[np.integer], world: int) -> float:
-    """How many more tokens the busiest rank has in a step than the mean: 0.05 for 5%, 0 for ranks that are even."""
-    _, _, tokens = _deal(step, lengths, world)
-    return float(tokens.max() / tokens.mean() - 1)
+def deal(step: Indices, lengths: NDArray[np.integer], world: int) -> Deal:
+    """Each pair to the rank with the fewest tokens so far, the longest first (Graham 1969, LPT rule).
 
-
-def _deal(step: Indices, lengths: NDArray[np.integer], world: int) -> tuple[Indices, Indices, NDArray[np.int64]]:
-    """The pairs by length, the rank of each, and the tokens of each rank.
-
-    Each goes to the rank with the fewest tokens so far, the longest first (Graham 1969, LPT rule).
+    `lengths`: tokens of every pair of the corpus.
     """
-    by_length = step[np.lexsort((step, lengths[step]))]
-    owner = np.zeros(len(by_length), dtype=np.int64)
-    loads = [(0, rank) for rank in range(world)]  # a heap
-    for place, tokens in reversed(list(enumerate(lengths[by_length].tolist()))):
-        load, owner[place] = loads[0]
-        heapq.heapreplace(loads, (load + tokens, int(owner[place])))
-    return by_length, owner, np.array([load for load, _ in sorted(loads, key=lambda entry: entry[1])])
+    pairs = step[np.lexsort((step, lengths[step]))]
+    sizes = lengths[pairs].astype(np.int64)
+    owner = np.zeros(len(pairs), dtype=np.int64)
+    if world > 1:
+        loads = [(0, rank) for rank in range(world)]  # a heap
+        for place in range(len(pairs) - 1, -1, -1):
+            load, rank = loads[0]
+            owner[place] = rank
+            heapq.heapreplace(loads, (load + int(sizes[place]), rank))
+    tokens = np.zeros(world, dtype=np.int64)
+    np.add.at(tokens, owner, sizes)
+    return Deal(pairs, sizes, owner, tokens)
 
 
 class TokenisedPairs(Protocol):

@@ -6,7 +6,6 @@ Everything else that depends on ranks takes `rank` and `world` as arguments and 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 
 from bertnli.allocator import keep_freed_memory
 from bertnli.errors import InputError, RunError, SaidElsewhere
+from bertnli.network import free_port
 
 # DeepSpeed's CPU collectives are a C++ extension compiled at first use: without a compiler the job dies, with one the
 # first run takes minutes and a kill in the middle leaves a lock that later runs wait on for ever. gloo serves instead.
@@ -100,13 +100,6 @@ class Ranks:
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def free_port() -> int:
-    """A TCP port of this host that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -52,6 +52,13 @@ def interface_to(address: str) -> str | None:
     return next((name for name, own_ones in addresses().items() if own in own_ones), None)
 
 
+def free_port() -> int:
+    """A TCP port of this host that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def source_address(address: str) -> str | None:
     """The address of this host that its packets to `address`, a name or a number, carry; None without a route."""
     try:

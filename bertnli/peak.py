@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from bertnli.model import ModelConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_TOKENS = {"cpu": (1024, 4096), "cuda": (16_384,)}
+TOKENS = {"cpu": (1024, 4096), "cuda": (4096, 16_384)}
+SQUARE = {"cpu": (), "cuda": (8192,)}
+"""Products of square matrices besides: a GPU's rate is commonly measured so; a small model's shapes stay below it."""
+
+
+def block_weights(config: ModelConfig) -> int:
+    """Weights in the matrix products of all blocks: of each, 4 H^2 in the attention and 2 H I in the feed-forward."""
+    hidden = config.hidden_size
+    return config.num_layers * (4 * hidden**2 + 2 * hidden * config.intermediate_size)
 
 
 def training_flop(config: ModelConfig, tokens: float) -> float:
@@ -19,27 +27,23 @@ def training_flop(config: ModelConfig, tokens: float) -> float:
     Two for each weight and token forward and four backward (Kaplan et al. 2020, section 2.1), over the blocks' matrix
     products; attention's own products, embeddings, pooler and classifier are left out (3% together at SNLI's lengths).
     """
-    hidden = config.hidden_size
-    return 6 * config.num_layers * (4 * hidden**2 + 2 * hidden * config.intermediate_size) * tokens
+    return 6 * block_weights(config) * tokens
 
 
-def matrix_peak(config: ModelConfig, precision: str, device: torch.device, seconds: float = 0.05) -> float:
-    """FLOP/s of the fastest product `[tokens, in] x [in, out]` of the model's four linear shapes, measured now.
+def matrix_peak(hidden: int, wide: int, precision: str, device: torch.device, seconds: float = 0.02) -> float:
+    """FLOP/s of the fastest product `[tokens, in] x [in, out]` of a block's four linear shapes, measured now.
 
-    `seconds`: for each shape.
+    hidden, wide: the model's hidden_size and intermediate_size. seconds: for each shape.
     """
-    hidden, wide = config.hidden_size, config.intermediate_size
-    shapes = [(hidden, 3 * hidden), (hidden, hidden), (hidden, wide), (wide, hidden)]
+    layers = [(hidden, 3 * hidden), (hidden, hidden), (hidden, wide), (wide, hidden)]
+    shapes = [(tokens, inner, outer) for tokens in TOKENS[device.type] for inner, outer in layers]
+    shapes += [(size, size, size) for size in SQUARE[device.type]]
     generator = torch.Generator(device).manual_seed(0)  # the run's own numbers stay as they are
 
     def operand(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, generator=generator).to(DTYPES[precision])
 
-    return max(
-        _rate(operand(tokens, inner), operand(outer, inner), seconds)
-        for tokens in _TOKENS[device.type]
-        for inner, outer in shapes
-    )
+    return max(_rate(operand(tokens, inner), operand(outer, inner), seconds) for tokens, inner, outer in shapes)
 
 
 def _rate(x: torch.Tensor, weight: torch.Tensor, seconds: float) -> float:

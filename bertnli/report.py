@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import html
-import importlib.metadata
 import os
 import platform
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bertnli import catalog, charts
 from bertnli.errors import RunError
 from bertnli.files import write_text
+from bertnli.versions import installed
 
 if TYPE_CHECKING:
     import jinja2
@@ -180,13 +180,7 @@ def provenance() -> dict[str, str]:
     if torch is not None and torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         facts["GPU"] = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-    facts["python"] = platform.python_version()
-    for library in _LIBRARIES:
-        try:
-            facts[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return facts
+    return facts | {"python": platform.python_version()} | installed(_LIBRARIES)
 
 
 def _processor() -> str:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from bertnli import checkpoint
 from bertnli import config as run_files
 from bertnli.attention import send
-from bertnli.batches import Indices, Stream, by_length, imbalance, pack, share
+from bertnli.batches import Indices, Stream, by_length, deal, pack
 from bertnli.checkpoint import Saver
 from bertnli.config import RunConfig
 from bertnli.corpus import Corpus
@@ -89,7 +89,8 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
         f"{len(data.train):,} pairs to train on, {len(data.evaluation):,} to evaluate on; {total_steps} steps of "
         f"{config.global_batch_size} pairs, {precision}, ZeRO-{config.zero_stage}, {ranks.world} x {ranks.device.type}"
     )
-    [peak] = ranks.sum([matrix_peak(model_config, precision, ranks.device)])
+    sizes = model_config.hidden_size, model_config.intermediate_size
+    [peak] = ranks.sum([matrix_peak(*sizes, precision, ranks.device)])
     metrics = Metrics(folder, at.steps, config.tensorboard) if ranks.rank == 0 else None
     recent = Recent(training_flop(model_config, tokens=1) / peak)
 
@@ -122,7 +123,8 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
             torch.manual_seed(np.random.SeedSequence([config.seed, at.steps, ranks.rank]).generate_state(1)[0])
             chosen = data.train[stream.step(at.steps)]
             engine.train()
-            micro_batches = share(chosen, data.corpus.lengths, ranks.rank, ranks.world, micro_tokens)
+            dealt = deal(chosen, data.corpus.lengths, ranks.world)
+            micro_batches = dealt.micro_batches(ranks.rank, micro_tokens)
             loss_sum, correct = accumulate(engine, data.corpus, micro_batches, chosen, ranks.device)
             learning_rate = config.learning_rate_at(at.steps, total_steps)
             engine.step(learning_rate)
@@ -138,13 +140,13 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
             if not math.isfinite(loss_total):
                 finish_saving()
                 raise not_finite(loss_total, at.steps, chosen, data, source, folder, ranks)
-            recent.add(loss_total, correct_total, len(chosen), int(data.corpus.lengths[chosen].sum()), took)
+            recent.add(loss_total, correct_total, len(chosen), int(dealt.tokens.sum()), took)
             if metrics is not None:
                 metrics.add(
                     at.steps,
                     **recent.last(),
                     learning_rate=learning_rate,
-                    **({"imbalance": imbalance(chosen, data.corpus.lengths, ranks.world)} if ranks.world > 1 else {}),
+                    **({"imbalance": dealt.imbalance} if ranks.world > 1 else {}),
                     **engine.figures(),
                 )
             show(at.steps, str(recent))

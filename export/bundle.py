@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from bertnli import labels as label_orders
 from bertnli.errors import InputError
 from bertnli.files import digest, sync
 from bertnli.tokens import PairTokenizer
+from bertnli.versions import installed
 
 FORMAT, FORMAT_VERSION = "bertnli-bundle", 1
 MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
@@ -271,10 +271,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """bertnli's version, and those of the packages that are installed."""
-    found = {"bertnli": __version__}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"bertnli": __version__, **installed(packages)}

@@ -10,6 +10,7 @@ from typing import Any
 
 from bertnli.cache import cache_dir
 from bertnli.errors import InputError
+from bertnli.versions import installed
 from launch import hostfile, job, probe
 from launch.preflight import Facts, Needs, on_gpus, preflight
 
@@ -57,9 +58,11 @@ def about_this_machine(facts: Facts) -> Iterator[str]:
     yield f"GPUs: {facts['gpus'] or 'none, so training and scoring run on the CPU'}"
     if facts["driver_problem"]:
         yield f"GPU driver: {facts['driver_problem']}"
-    for package, purpose in (("torch", "train"), ("deepspeed", "train"), ("onnxscript", "export")):
-        have = probe.version(package)
-        yield f"{package}: {have or f'not installed; to {purpose}: pip install {chr(39)}bertnli[{purpose}]{chr(39)}'}"
+    purposes = {"torch": "train", "deepspeed": "train", "onnxscript": "export"}
+    have = installed(purposes)
+    for package, purpose in purposes.items():
+        need = f"not installed; to {purpose}: pip install 'bertnli[{purpose}]'"
+        yield f"{package}: {have.get(package, need)}"
     if facts["torch"] and facts["gpus"] and not on_gpus(facts):
         yield f"torch: {facts['torch']} is built without CUDA and leaves the GPUs alone; install a build with CUDA"
     yield f"scoring: {_scoring_device()}"

@@ -24,9 +24,10 @@ from typing import IO
 
 import bertnli
 from bertnli import config as run_files
+from bertnli.cache import cache_dir
 from bertnli.config import RunConfig
 from bertnli.errors import InputError
-from bertnli.fetch import cache_dir, resolve, resolve_data
+from bertnli.fetch import resolve, resolve_data
 from bertnli.runfolder import RunFolder
 from launch import envfile, hostfile, shell
 from launch.hostfile import Hosts

@@ -6,11 +6,11 @@ import base64
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 
 from bertnli.interrupt import run_child
+from bertnli.network import free_port
 
 _REASONS = {"SIGKILL": ", perhaps because the memory was full; lower micro_batch_tokens, or start fewer ranks"}
 
@@ -26,7 +26,7 @@ def run(ranks: int, arguments: Sequence[str]) -> int:
         # It reports a rank that has failed as an error of its own, on standard output; the rank has said why.
         *(sys.executable, "-m", "deepspeed.launcher.launch", "--log_level=critical"),
         f"--world_info={base64.urlsafe_b64encode(json.dumps(host).encode()).decode()}",
-        f"--master_port={_free_port()}",
+        f"--master_port={free_port()}",
         *("--module", "bertnli.train", *arguments),
     ]
     environment = dict(os.environ)
@@ -54,9 +54,3 @@ def _devices(ranks: int, environment: Mapping[str, str]) -> list[str]:
         return [str(number) for number in range(ranks)]
     named = [device.strip() for device in visible.split(",") if device.strip()]
     return (named + ["-1"] * ranks)[:ranks]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

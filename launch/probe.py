@@ -25,6 +25,7 @@ from typing import Any
 
 import bertnli
 from bertnli.network import addresses, chosen_interface, source_address
+from bertnli.versions import installed
 from export.session import find_gpus, usable_cores
 
 MARK = "bertnli-probe: "  # begins every answer: login scripts write to standard output as well
@@ -46,13 +47,14 @@ def facts(paths: dict[str, str] | None = None, output: str | None = None) -> dic
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # slots number all GPUs of a host
     gpus = find_gpus()
     folder = existing_parent(Path(output or "."))
+    packages = installed(("torch", "deepspeed"))
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "bertnli": bertnli.__version__,
         "source": source_digest(),
-        "torch": version("torch"),
-        "deepspeed": version("deepspeed"),
+        "torch": packages.get("torch"),
+        "deepspeed": packages.get("deepspeed"),
         "torch_cuda": torch_cuda(),
         "gpus": gpus.count,
         "driver_problem": gpus.problem if gpus.count else None,
@@ -64,13 +66,6 @@ def facts(paths: dict[str, str] | None = None, output: str | None = None) -> dic
         # under which the one that asks has reached this host
         "address": os.environ.get("SSH_CONNECTION", "127.0.0.1 0 127.0.0.1 0").split()[2],
     }
-
-
-def version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def source_digest() -> str:

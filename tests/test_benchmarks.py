@@ -28,7 +28,9 @@ from benchmarks.profile import kind_of
 from benchmarks.table import table, tables
 from benchmarks.targets import Target, targets
 from benchmarks.tokenise import CorpusPreparation, TransformersTokenizer, tokenising
+from bertnli.batches import Deal
 from bertnli.errors import InputError, RunError
+from bertnli.peak import block_weights
 from tests import tiny
 from tests.conftest import environment
 
@@ -412,7 +414,7 @@ def test_flop_are_counted_from_the_config(given: work.Work) -> None:
 
     model = pretrained.load(given.model, max_length=work.MAX_LENGTH).build()
     weights = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
-    assert work.block_weights(model.config) == weights
+    assert block_weights(model.config) == weights
     assert given.flop_per_pair == pytest.approx(6 * weights * given.tokens_per_pair)
 
 
@@ -511,12 +513,12 @@ def test_imbalance_is_counted_over_every_step(
     # One rank that gets all in the first step has `world` times the mean.
     calls: list[int] = []
 
-    def unfair(step: Any, lengths: Any, rank: int, world: int, max_tokens: int) -> list[Any]:
-        calls.append(rank)
-        first = len(calls) <= world
-        return [step] if rank == 0 or not first else []
+    def unfair(step: Any, lengths: Any, world: int) -> Deal:
+        calls.append(world)
+        tokens = [1000, 0, 0, 0] if len(calls) == 1 else [250] * 4
+        return Deal(step, step, step, np.array(tokens))
 
-    monkeypatch.setattr("bertnli.batches.share", unfair)
+    monkeypatch.setattr("bertnli.batches.deal", unfair)
     monkeypatch.setattr(ranks, "WORLDS", (4,))
     monkeypatch.setattr(ranks, "BATCH_SIZES", (32,))
     (row,) = ranks.ranks(tmp_path, str(model), str(rows), lambda line: None)["imbalance"]

@@ -71,16 +71,16 @@ def test_early_stopping_ends_after_evaluations_that_are_no_better(tmp_path, run,
 def test_a_resumed_run_remembers_the_best(tmp_path, run, ranks, judged, monkeypatch, killed_in_step):
     train(run("straight", **KEYS, keep_best=True, early_stopping=3), ranks)
     path = run("stopped", **KEYS, keep_best=True, early_stopping=3)
-    real_share, begun = training.share, 0
+    real_deal, begun = training.deal, 0
 
     def crash(*arguments):
         nonlocal begun
         begun += 1
         if begun == killed_in_step:
             raise RuntimeError("crash")
-        return real_share(*arguments)
+        return real_deal(*arguments)
 
-    monkeypatch.setattr(training, "share", crash)
+    monkeypatch.setattr(training, "deal", crash)
     with pytest.raises(RuntimeError, match="crash"):
         train(path, ranks)
     summary = train(path, ranks)

@@ -59,16 +59,16 @@ def test_fp16_goes_on_with_the_scaler_as_it_was(tmp_path, run, ranks, fp16_on_cp
     train(run("straight", **keys), ranks)
     stopped = run("stopped", **keys)
     calls = 0
-    share = training.share
+    real_deal = training.deal
 
     def crash(*arguments):
         nonlocal calls
         calls += 1
         if calls == 7:
             raise RuntimeError("crash")
-        return share(*arguments)
+        return real_deal(*arguments)
 
-    monkeypatch.setattr(training, "share", crash)
+    monkeypatch.setattr(training, "deal", crash)
     with pytest.raises(RuntimeError, match="crash"):
         train(stopped, ranks)
     train(stopped, ranks)

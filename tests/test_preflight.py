@@ -14,6 +14,8 @@ import pytest
 
 from bertnli import network
 from bertnli.errors import InputError
+from bertnli.network import free_port
+from bertnli.versions import installed
 from launch import envfile, probe
 from launch.doctor import doctor
 from launch.preflight import Needs, compare, preflight
@@ -120,12 +122,6 @@ def hosts(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def looked_at(needs: Needs | None = None, *, names: str = "ab", port: int | None = None, slots: int = 1) -> str:
@@ -285,13 +281,13 @@ def test_interfaces_from_the_route_to_the_master(environment, expected):
 
 
 def test_doctor_says_what_is_here_and_what_is_not(capsys, monkeypatch):
-    real = probe.version
-    monkeypatch.setattr(probe, "version", lambda name: None if name == "deepspeed" else real(name))
+    packages = installed(("torch",))
+    monkeypatch.setattr("launch.doctor.installed", lambda _: packages)
     monkeypatch.setenv("PATH", "/nowhere")
     doctor()
     out = capsys.readouterr().out
     assert f"on Python {sys.version.split()[0]}" in out
-    assert f"torch: {real('torch')}" in out
+    assert f"torch: {packages['torch']}" in out
     assert "deepspeed: not installed; to train: pip install 'bertnli[train]'" in out
     assert "pdsh: not installed; for jobs on many hosts: apt-get install pdsh" in out
 

@@ -95,10 +95,10 @@ def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, precision, m
         sent += 1
         if sent == 10:
             raise CrashError
-        return share(*arguments, **options)
+        return real_deal(*arguments, **options)
 
-    share = training.share
-    monkeypatch.setattr(training, "share", crash_at_ten)
+    real_deal = training.deal
+    monkeypatch.setattr(training, "deal", crash_at_ten)
     with pytest.raises(CrashError):
         train(stopped, ranks)
     monkeypatch.undo()
