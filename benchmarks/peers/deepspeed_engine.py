@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness import Peer, Run, Unavailable, stopwatch
+from benchmarks.harness import Unavailable
 from benchmarks.peers import hf
-from benchmarks.work import Work
+from benchmarks.peers.loop import Loop, endless
 
 
 @dataclass
-class DeepSpeedEngine(Peer):
+class DeepSpeedEngine(Loop):
     """`deepspeed.initialize`, then forward, `engine.backward`, `engine.step` for each micro-batch.
 
     Two departures, without which it does not run everywhere, neither of which makes it slower: torch's fused AdamW is
@@ -20,7 +20,6 @@ class DeepSpeedEngine(Peer):
     process has nothing to communicate).
     """
 
-    work: Work
     name: str = "deepspeed-engine"
     about: str = "DeepSpeed's engine with transformers' BERT, similar lengths, bf16"
     # Its forward runs on weights rounded to bf16, which swallow part of a first step of 1e-4; in fp32 it is 2e-5 off.
@@ -38,21 +37,7 @@ class DeepSpeedEngine(Peer):
             "zero_allow_untested_optimizer": True,
         }
 
-    def check(self) -> list[float]:
-        self._load(self.work.batch_size, dropout=0.0)
-        return [self._step() for _ in range(self.check_steps)]
-
-    def prepare(self) -> None:
-        self._load(self.work.pairs, dropout=None)
-
-    def run(self, amount: int) -> Run:
-        steps = max(1, amount // self.work.batch_size)
-        with stopwatch() as seconds:
-            for _ in range(steps):
-                self._step()
-        return Run(steps * self.work.batch_size, seconds())
-
-    def _load(self, pairs: int, dropout: float | None) -> None:
+    def load(self, pairs: int, dropout: float | None) -> None:
         import torch
         from torch.utils.data import DataLoader
 
@@ -73,10 +58,10 @@ class DeepSpeedEngine(Peer):
         collator = DataCollatorWithPadding(hf.tokenizer(self.work))
         rows: Any = hf.features(self.work, pairs)
         loader: Any = DataLoader(rows, self.work.micro_batch, collate_fn=collator)
-        self._batches = _endless(loader)
+        self._batches = endless(loader)
 
-    def _step(self) -> float:
-        """One optimizer step, of as many micro-batches as the engine accumulates; returns the mean loss."""
+    def step(self) -> float:
+        """One optimizer step, of as many micro-batches as the engine accumulates."""
         total, count = 0.0, self._engine.gradient_accumulation_steps()
         for _ in range(count):
             batch = next(self._batches).to(self._device)
@@ -85,8 +70,3 @@ class DeepSpeedEngine(Peer):
             self._engine.step()
             total += float(loss)
         return total / count
-
-
-def _endless(loader: Any) -> Any:
-    while True:
-        yield from loader

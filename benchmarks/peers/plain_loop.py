@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness import Peer, Run, stopwatch
-from benchmarks.work import MAX_LENGTH, Work
+from benchmarks.peers.loop import Loop
+from benchmarks.work import MAX_LENGTH
 
 
 @dataclass
-class PlainLoop(Peer):
+class PlainLoop(Loop):
     """bertnli's packed model under torch.autocast, its stream, micro-batches, allocator settings, AdamW; no engine."""
 
-    work: Work
     name: str = "plain-loop"
     about: str = "plain torch loop, bertnli's model and batches"
     precision: str = "bf16"
@@ -31,21 +30,7 @@ class PlainLoop(Peer):
             "max_grad_norm": self.max_grad_norm,
         }
 
-    def check(self) -> list[float]:
-        self._load(self.work.batch_size, dropout=0.0)
-        return [self.step() for _ in range(self.check_steps)]
-
-    def prepare(self) -> None:
-        self._load(self.work.pairs, dropout=None)
-
-    def run(self, amount: int) -> Run:
-        steps = max(1, amount // self.work.batch_size)
-        with stopwatch() as seconds:
-            for _ in range(steps):
-                self.step()
-        return Run(steps * self.work.batch_size, seconds())
-
-    def _load(self, pairs: int, dropout: float | None) -> None:
+    def load(self, pairs: int, dropout: float | None) -> None:
         from bertnli.allocator import keep_freed_memory
 
         keep_freed_memory()
