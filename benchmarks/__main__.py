@@ -22,12 +22,13 @@ from benchmarks import gpu, sets
 from benchmarks.accuracy import accuracy
 from benchmarks.memory import memory
 from benchmarks.ranks import ranks
+from benchmarks.scaling import scaling
 from benchmarks.table import table, tables
 from bertnli.errors import BertnliError
 
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
-FULL = (*DEFAULT, "tokenise", "ranks", "memory", "accuracy")
+FULL = (*DEFAULT, "tokenise", "ranks", "memory", "accuracy", "scaling")
 SETS = (*FULL, "peak", "micro-batches", "profile", "gpu")
 BY_BATCH = ("training", "micro-batches", "profile")
 
@@ -93,6 +94,8 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
     elif name == "accuracy":
         counts = effort.accuracy_pairs, range(effort.seeds)
         yield accuracy(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, *counts, _say)
+    elif name == "scaling":
+        yield scaling(folder, sets.MODEL, sets.TRAIN_DATA, effort.rounds, _say, options.results or RESULTS)
     elif name == "gpu":
         inputs = gpu.carried(options.carried) if options.carried else gpu.fetched()
         plan = gpu.REHEARSAL if options.rehearse else gpu.PLAN

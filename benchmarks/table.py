@@ -141,6 +141,43 @@ def _accuracy(result: Json) -> list[str]:
     return lines
 
 
+def _scaling(result: Json) -> list[str]:
+    """What was measured, what the model says of it, and what it says of hosts that are not here."""
+    each, size = result["each_rank"], result["gradient_bytes"]
+    lines = [f"{result['where'].capitalize()}; {each['pairs_a_step']} pairs and one core a rank.", ""]
+    columns = ("how", "pairs/s", "over one rank", "of a step in communication", "link, MB/s", "pairs/s by the model")
+    lines += _grid(columns)
+    for way in result["ways"]:
+        cells = [way["about"], _spread(way["pairs_per_second"]), f"{_spread(way['over_alone'])} x", "", "", ""]
+        if "communication_share" in way:
+            share = way["communication_share"]
+            cells[3] = f"{share['median']:.0%} ({share['min']:.0%} to {share['max']:.0%})"
+            cells[4] = _three_digits(way["link_bytes_per_second"] / 1e6)
+            cells[5] = _three_digits(way["modelled_pairs_per_second"])
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"Communication: {result['communication']}. Gradients: {size / 1e6:.1f} MB a step."]
+    modelled = result["projection"]
+    lines += ["", f"BERT-base by the model alone. {modelled['not_measured']}", ""]
+    lines += _grid(
+        (
+            *("GPUs", "link of a host", "pairs a GPU", "computing, ms", "exchange, ms"),
+            *("pairs/s without overlap", "of the GPUs' rate", "pairs/s with overlap", "of the GPUs' rate"),
+        )
+    )
+    for row in modelled["rows"]:
+        cells = [str(row["gpus"]), f"{row['gbit']} Gb/s" if row["gbit"] else "one host", str(row["pairs_a_gpu"])]
+        cells += [f"{row[f'{part}_seconds'] * 1000:.1f}" for part in ("compute", "exchange")]
+        for overlap in ("without_overlap", "with_overlap"):
+            cells += [_three_digits(row[overlap]["pairs_per_second"]), f"{row[overlap]['efficiency']:.0%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *_grid(("the model takes", "value", "", "from"))]
+    lines += [
+        f"| {one['what']} | {one['value']:.4g} {one['unit']} | {one['how']} | {one['source']} |"
+        for one in modelled["given"]
+    ]
+    return [*lines, "", "And it assumes:", "", *(f"* {sentence}" for sentence in modelled["assumed"])]
+
+
 def _gpu_checks(result: Json) -> list[str]:
     lines = _grid(("check", "found", "at most", ""))
     for check in result["checks"]:
@@ -169,6 +206,7 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "ranks": _ranks,
     "memory": _memory,
     "accuracy": _accuracy,
+    "scaling": _scaling,
     "gpu-checks": _gpu_checks,
     "gpu-run": _gpu_run,
 }

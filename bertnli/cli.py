@@ -107,9 +107,9 @@ def train(
     arguments = [run_file, *(part for assignment in sets or [] for part in ("--set", assignment))]
     arguments += ["--json"] * as_json + ["--debug"] * _debug()
     if ranks == 1:
-        from bertnli import train as training
+        from bertnli import rank
 
-        raise typer.Exit(training.main(arguments))
+        raise typer.Exit(rank.main(arguments))
     from launch import local
 
     raise typer.Exit(local.run(ranks, arguments))
@@ -127,6 +127,10 @@ def launch(
     master_port: MasterPort = 29500,
     launcher: Annotated[str | None, typer.Option(help="pdsh or ssh; left out, pdsh where it is installed.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, then print what would be started.")] = False,
+    restarts: Annotated[int, typer.Option(min=0, help="Start a job that fails again, this many times.")] = 0,
+    min_hosts: Annotated[
+        int | None, typer.Option(help="Of those that still answer, for a restart; left out, all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune on many hosts through the deepspeed launcher, after a look at every host."""
@@ -144,6 +148,8 @@ def launch(
         port=master_port,
         launcher=launcher,
         dry_run=dry_run,
+        restarts=restarts,
+        min_hosts=min_hosts,
         more=["--json"] * as_json + ["--debug"] * _debug(),
     )
     raise typer.Exit(code)

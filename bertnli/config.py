@@ -25,6 +25,9 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
+STALL_TIMEOUT = 300.0  # seconds
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -115,6 +118,8 @@ class RunConfig(Section):
     early_stopping: Positive | None = None
     """End after this many evaluations in a row without a better held-out accuracy."""
     tensorboard: bool = True
+    stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
+    """Seconds without progress of any rank, or a sign of one, after which the job is ended (bertnli/watch.py)."""
     deepspeed: dict[str, Any] = {}
     """Anything DeepSpeed takes, merged over ours; one that contradicts ours, or cannot work here, is an error."""
 

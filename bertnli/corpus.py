@@ -11,18 +11,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from bertnli.cache import cache_dir
 from bertnli.files import digest
 from bertnli.pairs import PairFile, read_labelled
+from bertnli.pulse import pulse
 from bertnli.tokens import PairTokenizer
 
 _FORMAT = 2  # part of the key: raise it when the arrays change
@@ -83,7 +85,7 @@ def prepare(
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir() / "corpora" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with _locked(folder.with_suffix(".lock")):
         if not folder.is_dir():
             aside = folder.with_suffix(".part")
             shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
@@ -94,6 +96,21 @@ def prepare(
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
     return Corpus(folder)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that another job may hold as long as its preparation takes; waiting for that is no standstill."""
+    lock = FileLock(path)
+    while True:
+        with suppress(Timeout):
+            lock.acquire(timeout=1)
+            break
+        pulse("waiting for another preparation of the corpus")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write(
@@ -111,6 +128,7 @@ def _write(
         tokens = 0
         pairs = iter(labelled)
         while chunk := list(islice(pairs, _CHUNK)):
+            pulse(f"tokenising after {tokens:,} tokens")
             premises, hypotheses, gold, rows = zip(*chunk, strict=True)
             encoded = tokenizer.encode(premises, hypotheses)
             arrays: dict[str, Any] = {

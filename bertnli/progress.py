@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from bertnli.pulse import pulse
+
 _LINE_EVERY = 10.0  # seconds between two lines in a log
 
 Update = Callable[[int, str], None]
@@ -18,7 +20,7 @@ Update = Callable[[int, str], None]
 def progress(what: str, total: int | None = None, *, quiet: bool = False, start: int = 0) -> Iterator[Update]:
     """Yields the function to report with; `total` is None where it is not known, `start` what was done before."""
     if quiet:
-        yield lambda done, note: None
+        yield lambda done, note: pulse(f"{what} {done}")
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,13 +28,19 @@ def progress(what: str, total: int | None = None, *, quiet: bool = False, start:
         columns = (what, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=total, completed=start, note="")
-            yield lambda done, note: bar.update(task, completed=done, note=note)
+
+            def move(done: int, note: str) -> None:
+                pulse(f"{what} {done}")
+                bar.update(task, completed=done, note=note)
+
+            yield move
     else:
         began = time.monotonic()
         said = began - _LINE_EVERY
 
         def line(done: int, note: str) -> None:
             nonlocal said
+            pulse(f"{what} {done}")
             now = time.monotonic()
             if done == total or now - said >= _LINE_EVERY:
                 said = now

@@ -1,4 +1,4 @@
-"""The folder of a training run: `run.yaml`, `metrics.jsonl`, `checkpoints/`, `report.html`, and the result in `model/`.
+"""The folder of a training run: run.yaml, metrics.jsonl, checkpoints/, logs/, report.html, and the result in model/.
 
 The same command on the same folder goes on with an unfinished run and refuses a finished one; another run's folder is
 refused with the keys that differ.
@@ -16,7 +16,7 @@ from bertnli.errors import InputError
 from bertnli.files import write_text
 
 # What does not change the result may differ when a run goes on.
-_FREE = ("checkpoint", "tensorboard")
+_FREE = ("checkpoint", "tensorboard", "stall_timeout")
 
 
 class RunFolder:
@@ -28,6 +28,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
+        self.logs = self.path / "logs"  # of ranks that a launcher has started; there before the run is
         self.report = self.path / "report.html"
         self.model = self.path / "model"
 
@@ -43,7 +44,7 @@ class RunFolder:
                 f"output {self.path}", found="a finished run", do="give another output, or remove the folder first"
             )
         if not self.run_file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self.logs}):
                 raise InputError(f"output {self.path}", found="other files", expected="a new or empty folder")
             return
         before, now = (run.model_dump(exclude=set(_FREE)) for run in (run_files.load(self.run_file), config))

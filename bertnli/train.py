@@ -5,12 +5,15 @@ Started by `bertnli train RUN.yaml`, or for each rank by a launcher: `deepspeed 
 
 from __future__ import annotations
 
-import argparse
+import sys
+
+if __name__ == "__main__":  # a rank's watcher starts here, and needs nothing of what follows
+    from bertnli.rank import main
+
+    sys.exit(main())
+
 import json
 import math
-import os
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +23,6 @@ import torch
 import torch.nn.functional as F
 
 from bertnli import checkpoint
-from bertnli import config as run_files
 from bertnli.attention import send
 from bertnli.batches import Indices, Stream, by_length, deal, pack
 from bertnli.checkpoint import Saver
@@ -28,17 +30,17 @@ from bertnli.config import RunConfig
 from bertnli.corpus import Corpus
 from bertnli.deepspeed_config import deepspeed_config
 from bertnli.engine import Engine, Ranks, parse_settings, resolve_precision
-from bertnli.errors import BertnliError, Interrupted, RunError, SaidElsewhere
+from bertnli.errors import Interrupted, RunError
 from bertnli.evaluate import Tally
 from bertnli.files import write_text
 from bertnli.interrupt import StopRequest
 from bertnli.metrics import Metrics, Recent
-from bertnli.network import set_interfaces
 from bertnli.peak import matrix_peak, training_flop
 from bertnli.position import Position
 from bertnli.predictor import MAX_TOKENS, to_device
 from bertnli.pretrained import Pretrained
 from bertnli.progress import progress
+from bertnli.pulse import pulse
 from bertnli.result import publish
 from bertnli.rundata import TrainingData, load_data, load_model
 from bertnli.runfolder import RunFolder
@@ -126,6 +128,7 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
             dealt = deal(chosen, data.corpus.lengths, ranks.world)
             micro_batches = dealt.micro_batches(ranks.rank, micro_tokens)
             loss_sum, correct = accumulate(engine, data.corpus, micro_batches, chosen, ranks.device)
+            pulse(f"step {at.steps + 1}", waiting=ranks.world > 1)
             learning_rate = config.learning_rate_at(at.steps, total_steps)
             engine.step(learning_rate)
 
@@ -206,6 +209,7 @@ def accumulate(
     """
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     for indices in micro_batches:
+        pulse("training")
         # A rank without pairs of its own still takes part in the step, with a pair that counts nothing.
         counted = float(len(indices) > 0)
         indices = indices if counted else chosen[:1]
@@ -246,59 +250,9 @@ def evaluate(engine: Engine, ranks: Ranks, data: TrainingData, labels: tuple[str
     batches = by_length(corpus.lengths[indices], MAX_TOKENS[ranks.device.type])
     rounds = math.ceil(len(batches) / ranks.world)  # under ZeRO-3 every rank must run the model equally often
     for number in range(ranks.rank, rounds * ranks.world, ranks.world):
+        pulse("evaluation")
         mine = indices[batches[number % len(batches)]]
         logits = engine(*to_device(pack(corpus, mine), ranks.device)).float().cpu().numpy()
         if number < len(batches):
             tally.add(logits, corpus.labels[mine].astype(np.int64))
     return Tally.from_vector(labels, np.asarray(ranks.sum(tally.as_vector().tolist())))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """What a launcher starts for each rank; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bertnli.train", description=__doc__)
-    parser.add_argument("run_file", metavar="RUN.yaml")
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--directory", help="change to this folder first: relative paths count from there")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--local_rank", type=int, default=0, help="given by the deepspeed launcher; LOCAL_RANK counts")
-    options = parser.parse_args(arguments)
-    ranks = None
-    try:
-        if options.directory is not None:
-            os.chdir(options.directory)
-        config = run_files.load(options.run_file, options.sets)
-        set_interfaces(os.environ)
-        ranks = Ranks()
-        speaks = ranks.rank == 0
-        summary = train(config, ranks, say=_to_stderr if speaks else lambda line: None)
-        if speaks:
-            print_summary(summary, options.json)
-        ranks.close()
-        return 0
-    except BertnliError as error:
-        if options.debug:
-            raise
-        silent = isinstance(error, SaidElsewhere) or (isinstance(error, Interrupted) and ranks and ranks.rank)
-        if not silent:
-            _to_stderr(f"bertnli train: {error}")
-        return error.exit_code
-
-
-def print_summary(summary: dict[str, Any], as_json: bool) -> None:
-    """For a person; with `as_json` one JSON object on the last line of standard output besides."""
-    print(f"model: {summary['model']}")
-    if "eval_accuracy" in summary:
-        print(f"held-out accuracy: {summary['eval_accuracy']:.4f} on {summary['eval_rows']:,} pairs")
-    print(f"training: {summary['steps']} steps, {summary['pairs_per_second']:.1f} pairs/s")
-    print(f"next: bertnli eval {shlex.quote(summary['model'])} snli-test")
-    if as_json:
-        print(json.dumps(summary))
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,7 @@
 ONNX Runtime itself falls back to the CPU when CUDA will not start, and only logs it. Here a GPU that is present is
 used, or is an error that names the cause and the mend; the CPU is chosen by name.
 
-From top to bottom: the session, which device, what stands in CUDA's way, the cores of this process.
+From top to bottom: the session, which device, what stands in CUDA's way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import math
 import os
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertnli.cores import usable_cores
 from bertnli.errors import InputError, RunError
 from export.bundle import INPUTS, OUTPUT
 
@@ -207,16 +207,3 @@ def _preload_cuda(ort: Any) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
-
-
-# ---------------------------------------------------------------------------------------- the cores of this process
-
-
-def usable_cores() -> int:
-    """Cores this process may use: its affinity mask, and the CPU quota of its container (cgroup v2)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max": no quota
-        return cores

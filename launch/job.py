@@ -11,26 +11,27 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import bertnli
 from bertnli import config as run_files
 from bertnli.cache import cache_dir
 from bertnli.config import RunConfig
-from bertnli.errors import InputError
+from bertnli.ending import Ending
+from bertnli.errors import InputError, RunError
 from bertnli.fetch import resolve, resolve_data
+from bertnli.lease import JOB
 from bertnli.runfolder import RunFolder
 from launch import envfile, hostfile, shell
+from launch.attempts import Command, attempt
 from launch.hostfile import Hosts
+from launch.inquiry import Inquiry
 from launch.preflight import Needs, preflight
 
 DEFAULT_PORT = 29500  # DeepSpeed's and torch's
@@ -52,16 +53,6 @@ class Job:
     launcher: str
 
 
-@dataclass(frozen=True)
-class Command:
-    """A process to start on this host. files: what it reads. host: the one whose output it gives, None for all."""
-
-    words: Sequence[str]
-    environment: Mapping[str, str]
-    files: Mapping[Path, str]
-    host: str | None
-
-
 def launch(
     run_file: str,
     sets: Sequence[str] = (),
@@ -74,32 +65,83 @@ def launch(
     port: int = DEFAULT_PORT,
     launcher: str | None = None,
     dry_run: bool = False,
+    restarts: int = 0,
+    min_hosts: int | None = None,
     more: Sequence[str] = (),
 ) -> int:
     """Check the run file and every host, then run the job to its end; the exit code.
 
-    `more`: further arguments for `bertnli.train`. With `dry_run` only print what would run. Raises InputError for
-    whatever is wrong before anything has been started.
+    `more`: further arguments for `bertnli.train`. With `dry_run` only print what would run. A job that fails is started
+    again up to `restarts` times, on the hosts that still answer if these are `min_hosts` or more (left out: all), and
+    goes on from its last checkpoint. Raises InputError for whatever is wrong before anything has been started.
     """
     config = run_files.load(run_file, sets)
     RunFolder(config.output).check(config)
-    hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
+    hosts: Hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
     environment = job_environment(os.environ, env_file)
     # DeepSpeed hands the working folder's name to a shell without quotes, so it starts in / and ranks change theirs.
     arguments = ["--directory", str(Path.cwd()), run_file]
     arguments += [word for assignment in sets for word in ("--set", assignment)] + list(more)
     launcher = choose_launcher(launcher)
-    cleared = preflight(hosts, needs(config, run_file), environment, master=master, port=port)
-    environment["DS_ACCELERATOR"] = "cuda" if cleared.on_gpus else "cpu"  # or DeepSpeed guesses, and warns
-    job = Job(hosts, cleared.master, port, environment, arguments, launcher)
-    folder = Path(tempfile.gettempdir()) / f"bertnli-launch-{uuid.uuid4().hex[:8]}"
-    if dry_run:
-        print(to_paste(commands(job, folder)))
-        return 0
-    try:
-        return run(commands(job, folder), next(iter(hosts)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    if min_hosts is not None and not 1 <= min_hosts <= len(hosts):
+        raise InputError("--min-hosts", found=str(min_hosts), expected=f"1 to {len(hosts)}, the hosts there are")
+    while True:
+        cleared = preflight(hosts, needs(config, run_file), environment, master=master, port=port)
+        name = uuid.uuid4().hex
+        variables = {
+            **environment,
+            **({} if dry_run else {JOB: name}),
+            "DS_ACCELERATOR": "cuda" if cleared.on_gpus else "cpu",  # or DeepSpeed guesses, and warns
+        }
+        job = Job(hosts, cleared.master, port, variables, arguments, launcher)
+        files = Path(tempfile.gettempdir()) / f"bertnli-launch-{name}"
+        if dry_run:
+            print(to_paste(commands(job, files)))
+            return 0
+        try:
+            ending, shown = attempt(commands(job, files), hosts, environment, name, _say)
+        finally:
+            shutil.rmtree(files, ignore_errors=True)
+        for line in _about(ending, shown, RunFolder(config.output)):
+            _say(line)
+        if not ending.failed or not restarts:
+            return ending.code
+        restarts -= 1
+        hosts = _still_there(hosts, environment, len(hosts) if min_hosts is None else min_hosts)
+        _say(f"starting again on {', '.join(hosts)}; {restarts} restarts are left after this one")
+
+
+def _about(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
+    """For a person: the rank that ended the job, its last words, and the command that goes on."""
+    if ending.code == 0:
+        return []
+    again = shlex.join(["bertnli", *sys.argv[1:]])
+    checkpoints = sorted(folder.checkpoints.glob("step-" + 8 * "[0-9]"))
+    since = f"goes on from step {int(checkpoints[-1].name[5:])}" if checkpoints else "starts anew, without a checkpoint"
+    if ending.failed:
+        return [
+            str(ending),
+            *([ending.text] if ending.text else []),
+            f"output of all ranks: {folder.logs}",
+            f"{since}: {again}",
+        ]
+    if ending.code == 2:
+        return [] if shown else [ending.text]
+    return [f"stopped; {since}: {again}"]
+
+
+def _still_there(hosts: Hosts, environment: Mapping[str, str], least: int) -> Hosts:
+    """Those that answer. Raises RunError if they are too few."""
+    with Inquiry(hosts, environment) as inquiry:
+        answers = inquiry.ask("clock", {host: {} for host in hosts})
+        gone = "; ".join(f"{host}: {problem}" for host, problem in inquiry.problems)
+    if len(answers) < least:
+        raise RunError(f"{len(answers)} of {len(hosts)} hosts are left: {gone}", expected=f"{least} or more")
+    return {host: slots for host, slots in hosts.items() if host in answers}
+
+
+def _say(line: str) -> None:
+    print(f"bertnli launch: {line}", file=sys.stderr, flush=True)
 
 
 def needs(config: RunConfig, run_file: str) -> Needs:
@@ -193,44 +235,3 @@ def to_paste(started: Sequence[Command]) -> str:
         settings = "".join(f"{name}={shlex.quote(value)} " for name, value in command.environment.items())
         lines.append(f"(cd / && {settings}{shlex.join(command.words)}){' &' * (len(started) > 1)}")
     return "\n".join([*lines, *["wait"] * (len(started) > 1)])
-
-
-def run(started: Sequence[Command], first: str) -> int:
-    """Run the commands to their end; the output of `first` is shown as it is, other hosts' with their names before."""
-    processes, pumps = [], []
-    for command in started:
-        for path, text in command.files.items():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        process = subprocess.Popen(
-            command.words,
-            env={**os.environ, **command.environment},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        processes.append(process)
-        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-            assert source is not None
-            pumps.append(threading.Thread(target=_show, args=(source, target, command.host, first)))
-            pumps[-1].start()
-    codes = [process.wait() for process in processes]
-    for pump in pumps:
-        pump.join()
-    return next((code if code > 0 else 128 - code for code in codes if code), 0)
-
-
-def _show(source: IO[str], target: IO[str], host: str | None, first: str) -> None:
-    for line in source:
-        if host is None:  # pdsh has put the host's name before it
-            line = line.removeprefix(f"{first}: ")
-        elif host != first:
-            line = f"{host}: {line}"
-        if "] [INFO] [launch.py:" in line:  # DeepSpeed's launcher on each host about what it does
-            continue
-        target.write(line)
-        target.flush()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 
+from bertnli.cores import usable_cores
 from bertnli.interrupt import run_child
+from bertnli.lease import PORT
 from bertnli.network import free_port
-
-_REASONS = {"SIGKILL": ", perhaps because the memory was full; lower micro_batch_tokens, or start fewer ranks"}
 
 
 def run(ranks: int, arguments: Sequence[str]) -> int:
@@ -29,19 +28,12 @@ def run(ranks: int, arguments: Sequence[str]) -> int:
         f"--master_port={free_port()}",
         *("--module", "bertnli.train", *arguments),
     ]
-    environment = dict(os.environ)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if ranks > cores:
         print(f"bertnli train: {ranks} ranks share {cores} CPU cores and wait for each other", file=sys.stderr)
-    # Each rank would take every core for itself.
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
-    code, _ = run_child(command, environment=environment)
-    ended_by = 256 - code  # the launcher exits with its rank's return code, and that is minus the signal's number
-    if ended_by not in range(1, 32):
-        return code
-    name = signal.Signals(ended_by).name
-    print(f"bertnli train: a rank was ended by {name}{_REASONS.get(name, '')}", file=sys.stderr)
-    return 128 + ended_by
+    code, _ = run_child(command, environment={**os.environ, PORT: str(free_port())})
+    ended_by = 256 - code  # of a watcher: the launcher exits with its return code, minus the signal's number
+    return 128 + ended_by if ended_by in range(1, 32) else code
 
 
 def _devices(ranks: int, environment: Mapping[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.errors import InputError
+from bertnli.lease import PORT, watch_port
 from bertnli.network import GLOO, NCCL
 from launch.hostfile import Hosts
 from launch.inquiry import Inquiry
@@ -77,7 +78,8 @@ def preflight(
             _check_storage(inquiry, facts, needs.output)
         if next(iter(hosts)) in facts:  # the one that would be the master
             master = master or _find_master(inquiry, facts)
-            interfaces = _check_network(inquiry, facts, master, port)
+            ports = [port, watch_port({**environment, "MASTER_PORT": str(port)})]
+            interfaces = _check_network(inquiry, facts, master, ports)
     problems = sorted(inquiry.problems, key=lambda problem: list(hosts).index(problem[0]))
     show(_table(hosts, facts, skews, interfaces, problems))
     if problems:
@@ -195,34 +197,35 @@ def _find_master(inquiry: Inquiry, facts: Mapping[str, Facts]) -> str:
     return towards.get(first, {}).get("address") or as_asked
 
 
-def _check_network(inquiry: Inquiry, facts: Mapping[str, Facts], master: str, port: int) -> dict[str, str]:
-    """Every host must reach the master's port, and the master every host, over the interfaces that the ranks will use.
+def _check_network(inquiry: Inquiry, facts: Mapping[str, Facts], master: str, ports: Sequence[int]) -> dict[str, str]:
+    """Every host must reach the master's ports, and the master every host, over the interfaces that the ranks will use.
 
-    Returns those interfaces.
+    ports: the master's, and that of its watcher. Returns those interfaces.
     """
     first, token = next(iter(facts)), uuid.uuid4().hex
     variable = NCCL if on_gpus(facts[first]) else GLOO
     request = {"variable": variable, "master": master, "token": token}
-    answers = inquiry.ask("listen", {host: {**request, "port": port if host == first else None} for host in facts})
+    answers = inquiry.ask("listen", {host: {**request, "ports": ports if host == first else []} for host in facts})
     listening = {host: answer for host, answer in answers.items() if "problem" not in answer}
     for host, answer in answers.items():
         if host in listening:
             continue
         mend = f"correct or unset {variable}, or name the master's address with --master-addr"
         if "free" in answer:
-            mend = f"give another with --master-port{' ' + str(answer['free']) if answer['free'] else ''}"
+            free = answer["free"] or "another"
+            mend = f"give --master-port {free}" if answer["taken"] == ports[0] else f"set {PORT}={free}"
         inquiry.complain(host, f"{answer['problem']}; {mend}")
     interfaces = {host: answer["interface"] for host, answer in listening.items()}
     if first not in listening:
         return interfaces
-    to = {host: [[master, port], listening[first]["to"]] for host in listening}
+    to = {host: [*([master, port] for port in ports), listening[first]["to"]] for host in listening}
     others = [host for host in listening if host != first]
     to[first] = [listening[host]["to"] for host in others]
     requests = {
         host: {"interface_address": listening[host]["to"][0], "to": to[host], "token": token} for host in listening
     }
     for host, answer in inquiry.ask("connect", requests).items():
-        targets = zip(others if host == first else [first, first], to[host], answer["problems"], strict=True)
+        targets = zip(others if host == first else [first] * len(to[host]), to[host], answer["problems"], strict=True)
         unreached = {other: f"{address}:{port} ({why})" for other, (address, port), why in targets if why}
         for other, target in unreached.items():
             inquiry.complain(

@@ -1,7 +1,8 @@
-"""What one host answers before a job starts: `python -m launch.probe` there, one JSON object a line, both ways.
+"""What one host does for a job: `python -m launch.probe` there, one JSON object a line, both ways.
 
-It imports neither torch nor deepspeed, leaves nothing on the host, and ends with its input, so also when the ssh
-connection breaks. launch/preflight.py asks and compares.
+Before the job starts it answers what launch/preflight.py asks and compares; later it ends what launch/attempts.py tells
+it to. It imports neither torch nor deepspeed, leaves nothing on the host, and ends with its input, so also when the ssh
+connection breaks.
 """
 
 from __future__ import annotations
@@ -13,20 +14,25 @@ import os
 import platform
 import re
 import shutil
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import bertnli
+from bertnli import pulse
+from bertnli.cores import usable_cores
+from bertnli.lease import JOB
 from bertnli.network import addresses, chosen_interface, source_address
 from bertnli.versions import installed
-from export.session import find_gpus, usable_cores
+from export.session import find_gpus
 
 MARK = "bertnli-probe: "  # begins every answer: login scripts write to standard output as well
 
@@ -159,9 +165,9 @@ def source(address: str) -> dict[str, Any]:
     return {"address": source_address(address)}
 
 
-def listen(variable: str, master: str, port: int | None, token: str) -> dict[str, Any]:
-    """Answer with `token` on a free port of the interface that ranks here will use, and on `port` if this host is the
-    master. Returns `interface` and `to`, the address and port; or `problem`, with `free` where the port is taken.
+def listen(variable: str, master: str, ports: Sequence[int], token: str) -> dict[str, Any]:
+    """Answer with `token` on a free port of the interface that ranks here will use, and on `ports` if this host is the
+    master. Returns `interface` and `to`, an address and port; or `problem`, with `taken` and `free` where one is taken.
 
     variable: which of network.GLOO and NCCL counts, in the environment of this process.
     """
@@ -172,18 +178,21 @@ def listen(variable: str, master: str, port: int | None, token: str) -> dict[str
     if interface is None:
         named, there = os.environ.get(variable), ", ".join(addresses())
         return {"problem": f"{variable} is {named!r}, but the interfaces with an address are {there}"}
-    if port is not None and own not in {str(entry[4][0]) for entry in socket.getaddrinfo(master, None)}:
+    if ports and own not in {str(entry[4][0]) for entry in socket.getaddrinfo(master, None)}:
         return {"problem": f"{master} is none of this host's addresses"}
     here = addresses()[interface]
     address = own if own in here else next((one for one in here if (":" in one) == (":" in own)), here[0])
-    try:
-        if port is not None:
+    for port in ports:
+        try:
             _answer(socket.create_server(("", port)), token)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return {"problem": f"port {port}: {error.strerror}"}
+            return {"problem": f"port {port} is taken{_by_whom(port)}", "taken": port, "free": _free_port(port)}
+    try:
         listening = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            return {"problem": f"port {port or 'any'}: {error.strerror}"}
-        return {"problem": f"port {port} is taken{_by_whom(port)}", "free": _free_port(port or 29500)}
+        return {"problem": f"a port on {address}: {error.strerror}"}
     _answer(listening, token)
     return {"interface": interface, "to": [address, listening.getsockname()[1]]}
 
@@ -207,6 +216,32 @@ def clock() -> dict[str, Any]:
     return {"time": time.time()}
 
 
+def end(job: str, number: int, rank: int | None = None) -> dict[str, Any]:
+    """Send a signal to this host's processes of one job, known by its name in their environment; or only to the watcher
+    of `rank`. After SIGKILL, returns when they are gone, or with the number of those `left` after a few seconds.
+    """
+    import psutil
+
+    def of_the_job() -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                variables = process.environ()
+                if variables.get(JOB) != job or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if rank is None or (variables.get("RANK") == str(rank) and pulse.VARIABLE not in variables):
+                    yield process
+
+    end = time.monotonic() + _PATIENCE
+    while found := list(of_the_job()):
+        for process in found:
+            with suppress(psutil.Error):
+                process.send_signal(number)
+        if number != signal.SIGKILL or time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    return {"left": len(found)}
+
+
 def _answer(listening: socket.socket, token: str) -> None:
     """Give the token to everyone who comes, as long as this process lives."""
 
@@ -219,7 +254,7 @@ def _answer(listening: socket.socket, token: str) -> None:
     threading.Thread(target=serve, daemon=True).start()
 
 
-def _by_whom(port: int | None) -> str:
+def _by_whom(port: int) -> str:
     import psutil
 
     try:
@@ -241,7 +276,7 @@ def _free_port(above: int) -> int | None:
     return None
 
 
-ACTIONS = {act.__name__: act for act in (facts, write, read, remove, source, listen, connect, clock)}
+ACTIONS = {act.__name__: act for act in (facts, write, read, remove, source, listen, connect, clock, end)}
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pytest
 # The tests' models are tiny, and the workers of pytest-xdist share the cores: more threads would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["tests.runs"]  # the fixtures of training runs
+pytest_plugins = ["tests.runs", "tests.clusterruns"]  # the fixtures of training runs, on one host and on several
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from tests.conftest import ROOT
+from tests.lossy import Traffic, forwarding
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 _CLUSTERS = itertools.count()
@@ -61,7 +62,8 @@ class Host:
         """clock: an offset as libfaketime takes it (`+90s`). mounts: path -> what this host has there instead.
         environment: variables of this host's ssh sessions (`PATH`)."""
         self.name, self.address = name, f"10.77.0.{number}"
-        self.namespace, self._bridge = f"{bridge}-{number}", bridge
+        self.namespace, self.bridge = f"{bridge}-{number}", bridge
+        self._number, self._port = number, f"port{number}"
         self.folder = folder / name
         self._cluster = folder
         self._mounts = {str(target): str(source) for target, source in (mounts or {}).items()}
@@ -75,8 +77,8 @@ class Host:
     def start(self) -> None:
         """The network card, then sshd in namespaces of its own."""
         _ip("netns", "add", self.namespace)
-        _ip("-n", self._bridge, "link", "add", self._port, "type", "veth", "peer", "eth0", "netns", self.namespace)
-        _ip("-n", self._bridge, "link", "set", self._port, "master", "br0", "up")
+        _ip("-n", self.bridge, "link", "add", self._port, "type", "veth", "peer", "eth0", "netns", self.namespace)
+        _ip("-n", self.bridge, "link", "set", self._port, "master", "br0", "up")
         _ip("-n", self.namespace, "address", "add", f"{self.address}/24", "dev", "eth0")
         for card in ("lo", "eth0"):
             _ip("-n", self.namespace, "link", "set", card, "up")
@@ -150,27 +152,45 @@ class Host:
 
     def cut(self) -> None:
         """The link goes down: nothing reaches this host, and nobody is told."""
-        _ip("-n", self._bridge, "link", "set", self._port, "down")
+        _ip("-n", self.bridge, "link", "set", self._port, "down")
 
     def mend(self) -> None:
-        _ip("-n", self._bridge, "link", "set", self._port, "up")
+        _ip("-n", self.bridge, "link", "set", self._port, "up")
 
-    def slow(self, rate: str) -> None:
-        """Limit what this host sends (`50mbit`), by a token bucket."""
-        limit = ("tbf", "rate", rate, "burst", "64kb", "latency", "400ms")
-        subprocess.run(
-            ["ip", "netns", "exec", self.namespace, "tc", "qdisc", "replace", "dev", "eth0", "root", *limit], check=True
-        )
+    def slow(self, rate: str | None) -> None:
+        """Limit what this host sends (`50mbit`), by a token bucket; None: no longer."""
+        change = ("ip", "netns", "exec", self.namespace, "tc", "qdisc")
+        if rate is not None:
+            limit = ("tbf", "rate", rate, "burst", "64kb", "latency", "400ms")
+            subprocess.run([*change, "replace", "dev", "eth0", "root", *limit], check=True)
+        else:
+            subprocess.run([*change, "delete", "dev", "eth0", "root"], capture_output=True)  # fails where there is none
+
+    @contextlib.contextmanager
+    def impair(self, delay: float = 0.0, loss: float = 0.0, seed: int = 0) -> Iterator[Traffic]:
+        """A bad link as long as the block: frames are `delay` seconds late each way, so a round trip twice that, and a
+        share of `loss` is dropped, drawn from `seed`. Yields what passed, known after the block. Needs /dev/net/tun.
+
+        Between the host's port and the bridge come a bridge of its own and tests/lossy.py.
+        """
+        near, far, own = f"near{self._number}", f"far{self._number}", f"br{self._number}"
+        inside = ("ip", "netns", "exec", self.bridge)
+        with contextlib.ExitStack() as stack:
+            traffic = stack.enter_context(forwarding((near, far), delay, loss, seed, inside=inside))
+            _ip("-n", self.bridge, "link", "add", own, "type", "bridge")
+            stack.callback(_ip, "-n", self.bridge, "link", "delete", own)
+            _ip("-n", self.bridge, "link", "set", own, "up")
+            _ip("-n", self.bridge, "link", "set", far, "master", "br0", "up")
+            _ip("-n", self.bridge, "link", "set", near, "master", own, "up")
+            stack.callback(_ip, "-n", self.bridge, "link", "set", self._port, "master", "br0")
+            _ip("-n", self.bridge, "link", "set", self._port, "master", own)
+            yield traffic
 
     @property
     def _first(self) -> int:
         """The process of this host that lives as long as it: sshd."""
         assert self._process is not None
         return psutil.Process(self._process.pid).children()[0].pid
-
-    @property
-    def _port(self) -> str:
-        return f"port{self.address.rpartition('.')[2]}"
 
     def configure_ssh(self, client_key: Path) -> None:
         """This host's key, its sshd's configuration, and how the others call it."""

@@ -13,7 +13,9 @@ import pytest
 from benchmarks import gpu
 from benchmarks.accuracy import accuracy
 from benchmarks.memory import memory
+from benchmarks.scaling import scaling
 from benchmarks.table import table
+from bertnli import pretrained
 from bertnli.errors import InputError
 from tests import tiny
 from tests.conftest import environment
@@ -87,3 +89,19 @@ def test_accuracy_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> 
     assert all(0.2 < run["accuracy"] < 0.6 for run in result["runs"])  # the labels are random
     assert (folder / "seed-0" / "trainer-model" / "model.safetensors").exists()
     assert len((folder / "seed-0" / "bertnli" / "metrics.jsonl").read_text().splitlines()) == 2  # of 32 pairs
+
+
+def test_scaling_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    result = scaling(folder, str(model), str(rows), 1, lambda line: None, tmp_path / "results", batch=8)
+    ways = {way["name"]: way for way in result["ways"]}
+    on_hosts = result["where"].startswith("two hosts")
+    assert list(ways) == ["alone", "apart", "together", *["together-1gbit"] * on_hosts]
+    assert all(way["pairs_per_second"]["median"] > 0 for way in ways.values())
+    assert result["gradient_bytes"] == 4 * sum(
+        p.numel() for p in pretrained.load(model, max_length=128).build().parameters()
+    )
+    if on_hosts:
+        assert ways["together-1gbit"]["link_bytes_per_second"] < 140e6  # 1 Gb/s is 125e6, and a burst
+    assert f"{result['where'].capitalize()}; 8 pairs and one core a rank." in table(result)

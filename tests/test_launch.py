@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -153,28 +152,3 @@ def test_the_launcher_is_what_is_there(monkeypatch, tmp_path):
         job.choose_launcher("rsh")
     (tmp_path / "pdsh").touch(0o755)
     assert job.choose_launcher(None) == "pdsh"
-
-
-def command(script: str, host: str | None) -> job.Command:
-    return job.Command(["sh", "-c", script], {}, {}, host)
-
-
-def test_the_first_host_speaks_and_others_by_name(capfd):
-    quiet = "echo '[2026] [INFO] [launch.py:1:main] spawned'"
-    assert job.run([command(f"echo one; {quiet}", "a"), command("echo two; echo bad >&2", "b")], "a") == 0
-    out, err = capfd.readouterr()
-    assert sorted(out.splitlines()) == ["b: two", "one"] and err == "b: bad\n"
-    assert job.run([command("echo 'a: one'; echo 'b: two'", None)], "a") == 0
-    assert capfd.readouterr().out == "one\nb: two\n"
-
-
-@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137), ("kill -15 $$", 143)])
-def test_exit_codes_are_honest(script, code):
-    assert job.run([command("exit 0", "a"), command(script, "b")], "a") == code
-
-
-def test_files_are_for_this_user_alone(tmp_path):
-    folder = tmp_path / "launch"
-    started = job.Command(["sh", "-c", f"cat {folder}/x"], {}, {folder / "x": "secret"}, None)
-    job.run([started], "a")
-    assert re.fullmatch("0o40700", oct(folder.stat().st_mode))

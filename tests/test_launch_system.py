@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,102 +10,18 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
-import yaml
 
-from export.session import usable_cores
-from tests import tiny
-from tests.conftest import ROOT, environment
-from tests.hosts import Host, cluster, hostfile, python, why_not
+from bertnli.cores import usable_cores
+from tests.clusterruns import SETTINGS, bertnli, clean, own, same, sets
+from tests.conftest import ROOT
+from tests.hosts import Host, cluster, hostfile, why_not
+from tests.runs import weights
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.timeout(300),
     pytest.mark.skipif(bool(why_not()), reason=str(why_not())),
 ]
-
-# A folder's name that a shell would take apart.
-NASTY = 'it\'s $(touch owned); "%n" & co'
-SETTINGS = ["max_steps=12", "seed=7"]
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
-    """A folder that all hosts share: a small BERT and 600 SNLI rows, real ones where they are at hand."""
-    folder = tmp_path_factory.mktemp("work") / NASTY
-    tiny.hf_folder(folder / "start")
-    real = Path(os.environ.get("BERTNLI_TEST_DATA", ROOT.parent / "shared" / "data")) / "snli_1.0"
-    if real.is_dir():
-        with gzip.open(real / "snli_1.0_train_100k.jsonl.gz", "rt") as file:
-            rows = [next(file) for _ in range(600)]
-    else:
-        rows = [json.dumps(row) + "\n" for row in tiny.snli_rows(600)]
-    (folder / "train; rows.jsonl").write_text("".join(rows))
-    content = {
-        "model": "start",
-        "data": {"train": "train; rows.jsonl", "eval": {"holdout": 60}},
-        "output": "runs/x",
-        "max_steps": 4,
-        "global_batch_size": 16,
-        "learning_rate": 1e-3,
-        "precision": "fp32",
-        "dropout": 0.0,
-        "tensorboard": False,
-    }
-    (folder / "run me.yaml").write_text(yaml.safe_dump(content))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory) -> Path:
-    """Where hosts a and b have the shared folder by a name that DeepSpeed itself can hand to a shell."""
-    return tmp_path_factory.mktemp("plain")
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory, work, plain):
-    """Two hosts, a and b, alike."""
-    alike = {"mounts": {plain: work}}
-    with cluster(tmp_path_factory.mktemp("two"), a=alike, b=alike) as hosts:
-        yield hosts
-
-
-def bertnli(host: Host, work: Path, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command, called on a host in the shared folder."""
-    return host.run(*python("-m", "bertnli.cli", *arguments), cwd=work, env={**own(work), **env}, timeout=150)
-
-
-def own(work: Path) -> dict[str, str]:
-    return {"BERTNLI_CACHE": str(work.parent / "cache"), "OMP_NUM_THREADS": "1"}
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(run / "model" / "model.safetensors")
-
-
-def sets(*assignments: str) -> list[str]:
-    return [word for assignment in assignments for word in ("--set", assignment)]
-
-
-@pytest.fixture(scope="module")
-def on_one_host(work) -> dict[str, torch.Tensor]:
-    """The weights of the same run with two ranks on this machine."""
-    command = [sys.executable, "-m", "bertnli.cli", "train", "run me.yaml", "--ranks", "2"]
-    command += sets("output=runs/one", *SETTINGS)
-    done = subprocess.run(command, cwd=work, env=environment(**own(work)), capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr
-    return weights(work / "runs" / "one")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.allclose(one[name], other[name], rtol=0, atol=1e-6) for name in one)
-
-
-def clean(hosts: dict[str, Host], work: Path) -> bool:
-    """No process is left on a host, and no shell has run what was a name."""
-    return not any(host.pids() for host in hosts.values()) and not list(work.parent.rglob("owned"))
-
 
 # A job that runs
 
@@ -192,7 +106,7 @@ def test_a_taken_port(two, work, tmp_path):
     finally:
         taking.communicate()
     assert re.match(
-        r"a: port 29500 is taken by python\S* \(process \d+\); give another with --master-port 29501", problem
+        r"a: port 29500 is taken by python\S* \(process \d+\); give --master-port 29501", problem
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,32 +56,28 @@ def test_ranks_get_the_devices_that_the_user_chose(started, monkeypatch, visible
     assert started.devices == devices
 
 
-def test_cores_are_shared_out_and_too_few_are_a_warning(started, monkeypatch, capfd):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
-    assert local.run(3, ["run.yaml"]) == 0
-    assert started.environment["OMP_NUM_THREADS"] == "2"
+def test_too_few_cores_are_a_warning(started, monkeypatch, capfd):
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
+    assert local.run(8, ["run.yaml"]) == 0
     assert capfd.readouterr().err == ""
     assert local.run(9, ["run.yaml"]) == 0
-    assert started.environment["OMP_NUM_THREADS"] == "1"
     assert "9 ranks share 8 CPU cores" in capfd.readouterr().err
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    local.run(3, ["run.yaml"])
-    assert started.environment["OMP_NUM_THREADS"] == "5"
 
 
-@pytest.mark.parametrize(("code", "returned"), [(0, 0), (1, 1), (2, 2), (143, 143), (247, 137)])
-def test_exit_codes_are_the_ranks(started, monkeypatch, capfd, code, returned):
+# 247: DeepSpeed's launcher, where a watcher itself was ended by SIGKILL
+@pytest.mark.parametrize(("code", "returned"), [(0, 0), (1, 1), (2, 2), (137, 137), (143, 143), (247, 137)])
+def test_exit_codes_are_the_ranks(started, monkeypatch, code, returned):
     monkeypatch.setattr(started, "code", code)
     assert local.run(2, ["run.yaml"]) == returned
-    assert ("ended by SIGKILL" in capfd.readouterr().err) == (returned == 137)
 
 
 # A machine with one GPU, as torch sees it; a rank that has it waits in the rendezvous, as it would there.
 ONE_GPU = (
-    "import time, torch, torch.distributed\n"
-    "torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n"
-    "torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)\n"
+    "import os, sys, time\n"
+    "if 'BERTNLI_PULSE' in os.environ or 'bertnli.cli' in sys.orig_argv:\n"  # the watcher has no torch
+    "    import torch, torch.distributed\n"
+    "    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n"
+    "    torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)\n"
 )
 
 
@@ -117,10 +114,14 @@ def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, ber
 
 
 def test_a_rank_that_was_killed_is_told(tmp_path):
-    killed = "import os, signal\nif os.environ.get('RANK') == '1':\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    killed = (
+        "import os, signal\n"
+        "if os.environ.get('RANK') == '1' and 'BERTNLI_PULSE' in os.environ:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
     done = launched(tmp_path, killed, ranks=2)
     assert done.returncode == 137, done.stderr
-    assert "a rank was ended by SIGKILL" in done.stderr and "memory" in done.stderr
+    assert re.search(r"^bertnli train: rank 1 on \S+ was ended by SIGKILL .*memory", done.stderr, re.MULTILINE)
 
 
 def test_a_mistake_that_every_rank_finds_is_told_once_whichever_finds_it_first(tmp_path):
@@ -130,7 +131,7 @@ def test_a_mistake_that_every_rank_finds_is_told_once_whichever_finds_it_first(t
     done = launched(
         tmp_path,
         "import os, time\n"
-        "if os.environ.get('RANK') == '0':\n"
+        "if os.environ.get('RANK') == '0' and 'BERTNLI_PULSE' in os.environ:\n"
         "    from bertnli import corpus\n"
         "    prepare = corpus.prepare\n"
         "    corpus.prepare = lambda *found, **more: time.sleep(3) or prepare(*found, **more)\n",

@@ -214,7 +214,7 @@ def test_a_taken_port_names_who_has_it_and_a_free_one(hosts):
         with pytest.raises(InputError) as caught:
             looked_at(port=port)
     assert f"a: port {port} is taken by {psutil.Process().name()} (process {os.getpid()})" in str(caught.value)
-    assert re.search(r"give another with --master-port \d+", str(caught.value))
+    assert re.search(r"give --master-port \d+", str(caught.value))
 
 
 def test_an_interface_that_is_not_there(hosts, monkeypatch):

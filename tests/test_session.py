@@ -12,9 +12,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from bertnli.cores import usable_cores
 from bertnli.errors import InputError, RunError
 from export import session
-from export.session import Gpus, Session, choose_device, find_gpus, usable_cores
+from export.session import Gpus, Session, choose_device, find_gpus
 from tests import tiny
 
 MODEL = "model.onnx"

@@ -1,0 +1,39 @@
+"""A training process shows its watcher (bertnli/watch.py) that it makes progress; without one, nothing happens here.
+
+The watcher gives it the end of a pipe, named in the environment. A process that does not move for `stall_timeout`
+seconds, while no other rank moves either, is ended; so whatever may take long calls `pulse` now and then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+
+VARIABLE = "BERTNLI_PULSE"
+"""FD:PID, the pipe's end and the watcher's process, in the environment of a process that is watched."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_pipe: int | None = None
+
+
+def begin() -> None:
+    """In a watched process, before anything else: it dies with its watcher, and shows its stacks on SIGUSR1."""
+    global _pipe
+    if VARIABLE not in os.environ:
+        return
+    _pipe, watcher = map(int, os.environ[VARIABLE].split(":"))
+    os.set_blocking(_pipe, False)  # a watcher that is stopped holds nobody up
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != watcher:  # it was gone before it could be noticed
+        os._exit(1)
+
+
+def pulse(phase: str, *, waiting: bool = False) -> None:
+    """`phase` has been reached, in a few words; `waiting` where only other ranks can hold this one up."""
+    if _pipe is not None:
+        with contextlib.suppress(OSError):
+            os.write(_pipe, f"{'waiting' if waiting else 'working'} {phase}\n".encode())

@@ -1,0 +1,120 @@
+"""What a launcher starts for each rank, as `python -m bertnli.train RUN.yaml` with RANK and its fellows set.
+
+That first process becomes the rank's watcher (bertnli/watch.py) and starts the trainer: this module once more, with a
+pulse to give. Without RANK there is one rank only, and no watcher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from bertnli import config as run_files
+from bertnli import pulse
+from bertnli.cores import usable_cores
+from bertnli.errors import BertnliError, InputError, Interrupted, SaidElsewhere
+from bertnli.launchers import join_launcher
+from bertnli.network import set_interfaces
+from bertnli.runfolder import RunFolder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    pulse.begin()
+    try:
+        join_launcher(os.environ)
+    except InputError as error:
+        _to_stderr(f"bertnli train: {error}")
+        return error.exit_code
+    if "RANK" in os.environ and pulse.VARIABLE not in os.environ:
+        return _watch(options, arguments)
+    return _train(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bertnli.train", description="Fine-tune as a run file says.")
+    parser.add_argument("run_file", metavar="RUN.yaml")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--directory", default=".", help="change to this folder first: relative paths count from there")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--local_rank", type=int, default=0, help="given by the deepspeed launcher; LOCAL_RANK counts")
+    return parser
+
+
+def _watch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from bertnli.lease import Rank
+    from bertnli.watch import watch
+
+    logs, stall_timeout, refused = None, run_files.STALL_TIMEOUT, None
+    try:
+        with contextlib.chdir(options.directory):
+            config = run_files.load(options.run_file, options.sets)
+            RunFolder(config.output).check(config)
+            logs, stall_timeout = RunFolder(config.output).logs.absolute(), config.stall_timeout
+    except InputError as error:
+        refused = error
+    except OSError as error:
+        refused = InputError(f"--directory {options.directory}: {error.strerror}", do="name one that every host has")
+    trainer = [sys.executable, "-m", "bertnli.rank", *arguments]
+    return watch(Rank(os.environ), trainer, logs, stall_timeout, refused)
+
+
+def _train(options: argparse.Namespace) -> int:
+    ranks = None
+    try:
+        os.chdir(options.directory)
+        config = run_files.load(options.run_file, options.sets)
+        _share_the_host()
+        from bertnli.train import Ranks, train  # torch takes seconds to load
+
+        ranks = Ranks()
+        speaks = ranks.rank == 0
+        summary = train(config, ranks, say=_to_stderr if speaks else lambda line: None)
+        if speaks:
+            _print_summary(summary, options.json)
+        ranks.close()
+        return 0
+    except BertnliError as error:
+        if options.debug:
+            raise
+        silent = isinstance(error, SaidElsewhere) or (isinstance(error, Interrupted) and ranks and ranks.rank)
+        if not silent:
+            _to_stderr(f"bertnli train: {error}")
+        return error.exit_code
+
+
+def _share_the_host() -> None:
+    """Ranks beside this one take cores, too; those elsewhere are met over the interface that reaches the master."""
+    set_interfaces(os.environ)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))  # torchrun's name, DeepSpeed's
+    if here > 1:
+        threads = os.environ.get("SLURM_CPUS_PER_TASK") or str(max(1, usable_cores() // here))
+        os.environ.setdefault("OMP_NUM_THREADS", threads)
+
+
+def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
+    """For a person; with `as_json` one JSON object on the last line of standard output besides."""
+    print(f"model: {summary['model']}")
+    if "eval_accuracy" in summary:
+        print(f"held-out accuracy: {summary['eval_accuracy']:.4f} on {summary['eval_rows']:,} pairs")
+    print(f"training: {summary['steps']} steps, {summary['pairs_per_second']:.1f} pairs/s")
+    print(f"next: bertnli eval {shlex.quote(summary['model'])} snli-test")
+    if as_json:
+        print(json.dumps(summary))
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

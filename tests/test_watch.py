@@ -1,0 +1,332 @@
+"""Jobs of stand-in trainers under real watchers: however a rank ends, all end, and the right one is named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bertnli.errors import InputError
+from bertnli.lease import Hub, Rank, watch_port
+from bertnli.network import free_port
+from bertnli.watched import Trainer
+from tests.conftest import environment
+
+STALL = 5.0  # seconds; less, and a busy machine would look like a standstill
+HOST = socket.gethostname()
+WATCH = (
+    "import os, sys; from pathlib import Path; from bertnli.lease import Rank; from bertnli.watch import watch\n"
+    "script, logs, stall_timeout = sys.argv[1:]\n"
+    "sys.exit(watch(Rank(os.environ), [sys.executable, '-c', script], Path(logs), float(stall_timeout)))"
+)
+TRAINER = "import os, signal, subprocess, sys, time\nfrom bertnli.pulse import begin, pulse\nbegin()\n"
+WAITS = "while True: time.sleep(0.1)\n"  # for other ranks, as in a collective: nothing moves
+MOVES = "while True: pulse('step'); time.sleep(0.1)\n"
+
+
+class Job:
+    """Watchers of `scripts`, one a rank, as a launcher would start them."""
+
+    def __init__(self, folder: Path, scripts: list[str], stall_timeout: float = 60, world: int | None = None):
+        self.logs = folder / "logs"
+        self.variables = {
+            "WORLD_SIZE": str(world or len(scripts)),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29500",
+            "BERTNLI_WATCH_PORT": str(free_port()),
+            "BERTNLI_TEST": str(folder),  # in all that the job starts
+        }
+        self.folder, self.stall_timeout = folder, stall_timeout
+        self.watchers = [self.start(number, script) for number, script in enumerate(scripts)]
+
+    def start(self, number: int, script: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", WATCH, TRAINER + script, str(self.logs), str(self.stall_timeout)],
+            env=environment(RANK=str(number), **self.variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ends(self, within: float = 45) -> tuple[list[int], list[str]]:
+        """Exit codes and what each watcher's standard error got. Nothing that the job has started is left."""
+        end = time.monotonic() + within
+        both = [watcher.communicate(timeout=max(0.1, end - time.monotonic())) for watcher in self.watchers]
+        self.out, said = [out for out, _ in both], [err for _, err in both]
+        time.sleep(0.1)
+        assert not self.processes()
+        return [watcher.returncode for watcher in self.watchers], said
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get("BERTNLI_TEST") == str(self.folder)
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def linked(self) -> None:
+        """Wait until all trainers run, and all watchers know of each other."""
+        for rank in range(len(self.watchers)):
+            self.trainer(rank)
+        time.sleep(1.5)  # a beat and a half
+
+    def trainer(self, rank: int) -> psutil.Process:
+        """Once it has pulsed."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            log = self.logs / f"rank-{rank}.log"
+            if log.exists() and "ready" in log.read_text():
+                return psutil.Process(self.watchers[rank].pid).children()[0]
+            time.sleep(0.05)
+        raise AssertionError(f"rank {rank} is not ready")
+
+
+@pytest.fixture
+def job(tmp_path):
+    made: list[Job] = []
+
+    def make(*scripts: str, **options: Any) -> Job:
+        made.append(
+            Job(tmp_path, ["print('ready', file=sys.stderr, flush=True)\n" + one for one in scripts], **options)
+        )
+        return made[0]
+
+    yield make
+    for one in made:
+        for process in one.processes():
+            process.kill()
+
+
+def test_a_job_that_finishes(job):
+    made = job("print('out 0'); print('err 0', file=sys.stderr)", "time.sleep(0.5); print('out 1')")
+    codes, said = made.ends()
+    assert codes == [0, 0]
+    assert made.out == ["out 0\n", ""] and "err 0" in said[0] and said[1] == ""
+    assert "out 0" in (made.logs / "rank-0.log").read_text() and "out 1" in (made.logs / "rank-1.log").read_text()
+
+
+def test_an_exception_ends_all_with_its_traceback_last(job):
+    """And what the trainers have started goes with them."""
+    made = job(
+        "subprocess.Popen(['sleep', '1000'])\n" + MOVES,
+        "time.sleep(1)\ndef load_rows():\n    raise ValueError('no such row')\nload_rows()",
+        MOVES,
+    )
+    codes, said = made.ends()
+    assert codes == [1, 1, 1]
+    last = said[0][said[0].index("bertnli train: rank") :]
+    assert last.startswith(
+        f"bertnli train: rank 1 on {HOST} ended with exit code 1\nTraceback (most recent call last):"
+    )
+    assert "in load_rows" in last and "ValueError: no such row" in last and str(made.logs) in last
+    assert said[1] == said[2] == ""
+
+
+def test_a_killed_rank_is_named_although_another_complains_first(job):
+    complains = "time.sleep(0.3); raise RuntimeError('[gloo/transport/tcp/pair.cc] Connection closed by peer')"
+    made = job(complains, "time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)", MOVES)
+    codes, said = made.ends()
+    assert codes == [137, 137, 137]
+    assert f"bertnli train: rank 1 on {HOST} was ended by SIGKILL (by hand, or as memory ran out" in said[0]
+
+
+def test_a_complaint_about_a_peer_counts_where_nothing_else_comes(job):
+    codes, said = job("raise RuntimeError('Connection reset by peer')", MOVES).ends()
+    assert codes == [1, 1] and "Connection reset by peer" in said[0]
+
+
+def test_a_halted_rank(job):
+    waits = "pulse('step 3', waiting=True)\n" + WAITS
+    made = job(waits, "while True: pulse('step 3'); time.sleep(0.1)\n", waits, stall_timeout=STALL)
+    made.linked()
+    made.trainer(1).suspend()
+    codes, said = made.ends()
+    assert codes == [1, 1, 1]
+    assert f"rank 1 on {HOST} made no progress for {STALL:g} s, in step 3; it was halted" in said[0]
+
+
+def test_a_rank_that_hangs_while_others_wait_shows_where(job):
+    hangs = "def hanging_here():\n    " + WAITS + "pulse('step 7')\nhanging_here()\n"
+    made = job("pulse('step 7', waiting=True)\n" + WAITS, hangs, stall_timeout=STALL)
+    codes, said = made.ends()
+    assert codes == [1, 1] and f"rank 1 on {HOST} made no progress for {STALL:g} s, in step 7" in said[0]
+    assert "hanging_here" in (made.logs / "rank-1.log").read_text()
+
+
+def test_no_stall_while_one_rank_moves(job):
+    slow = "for number in range(32): pulse('tokenising'); time.sleep(0.25)\n"
+    codes, _ = job(slow, "pulse('waiting', waiting=True); time.sleep(8)", stall_timeout=STALL).ends()
+    assert codes == [0, 0]
+
+
+def test_a_rank_that_never_comes(job):
+    codes, said = job(WAITS, stall_timeout=STALL, world=2).ends()
+    assert codes == [1] and f"rank 1 on an unknown host has not joined the others for {STALL:g} s" in said[0]
+
+
+def test_a_job_that_was_halted_as_a_whole_goes_on(job):
+    """As by Slurm's suspend: nobody had time to give a sign."""
+    counts = "for number in range(150): pulse('step'); time.sleep(0.05)\n"
+    made = job(counts, counts, counts, stall_timeout=STALL)
+    made.linked()
+    processes = made.processes()
+    for process in processes:
+        process.suspend()
+    time.sleep(STALL + 4)
+    for process in processes:
+        process.resume()
+    codes, said = made.ends()
+    assert codes == [0, 0, 0], said
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_killed_watcher_takes_its_trainer_with_it_and_ends_the_job(job, who):
+    made = job(MOVES, MOVES)
+    made.linked()
+    made.watchers[who].kill()
+    codes, said = made.ends()
+    assert codes[who] == -9 and codes[1 - who] == 1
+    assert f"bertnli train: rank {who} on " in said[1 - who] and "is gone" in said[1 - who]
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_silent_watcher_is_lost(job, who):
+    """As where a network cable is pulled: the connection stands, and nothing comes."""
+    made = job(MOVES, MOVES, stall_timeout=STALL)
+    made.linked()
+    made.watchers[who].send_signal(signal.SIGSTOP)
+    other = made.watchers[1 - who]
+    try:
+        _, said = other.communicate(timeout=25)
+    finally:
+        made.watchers[who].send_signal(signal.SIGCONT)
+    assert other.returncode == 1 and f"rank {who} on " in said and f"gave no sign for {STALL:g} s" in said
+    assert made.ends()[0] == [1, 1]
+
+
+def test_a_watcher_that_cannot_reach_rank_0_ends_by_itself(tmp_path):
+    made = Job(tmp_path, [], stall_timeout=STALL, world=2)
+    made.watchers = [made.start(1, MOVES)]
+    codes, said = made.ends()
+    address = f"127.0.0.1:{made.variables['BERTNLI_WATCH_PORT']}"
+    assert codes == [1] and f"was not reached at {address} for {STALL:g} s" in said[0]
+    assert "BERTNLI_WATCH_PORT names another" in said[0]
+
+
+STOPS = (  # as the training loop does
+    "def note(number, frame):\n"
+    "    print('bertnli train: stopped after step 3', file=sys.stderr, flush=True)\n"
+    "    time.sleep(0.5)\n"
+    "    sys.exit(128 + number)\n"
+    "signal.signal(signal.SIGINT, note); signal.signal(signal.SIGTERM, note)\n"
+    "print('ready to stop', file=sys.stderr, flush=True)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)], ids=lambda x: str(x)
+)
+def test_a_signal_reaches_the_trainer_and_the_job_ends_as_stopped(job, sent, code):
+    """Rank 1 hears of it from rank 0 in the real loop; here it ends as it is told that the job has ended."""
+    made = job(STOPS + MOVES, "time.sleep(3); sys.exit(143)")
+    made.trainer(0)
+    time.sleep(0.3)
+    made.watchers[0].send_signal(sent)
+    if sent != signal.SIGINT:
+        made.watchers[0].send_signal(sent)  # DeepSpeed's launcher and Slurm send it more than once
+    codes, said = made.ends()
+    assert codes == [code, code]
+    assert said[0].count("bertnli train: stopped after step 3") == 1 and "last checkpoint" not in said[0]
+
+
+def test_a_second_ctrl_c_does_not_wait(job):
+    made = job("signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('ready to stop', file=sys.stderr)\n" + MOVES)
+    made.trainer(0)
+    for _ in range(2):
+        time.sleep(0.5)
+        made.watchers[0].send_signal(signal.SIGINT)
+    assert made.ends()[0] == [130]
+
+
+def test_a_refused_input_is_told_once_by_whoever_finds_it(job):
+    silent = "sys.exit(2)"
+    speaks = "print('bertnli train: key model is missing', file=sys.stderr); sys.exit(2)"
+    codes, said = job(silent, speaks, silent).ends()
+    assert codes == [2, 2, 2]
+    assert (
+        said[0].count("key model is missing") == 1 and "Traceback" not in said[0] and "last checkpoint" not in said[0]
+    )
+
+
+def test_a_stranger_at_the_port_is_left_alone(job):
+    made = job("time.sleep(3)", "time.sleep(3)")
+    made.trainer(0)
+    for line in (b"GET / HTTP/1.1\r\n\r\n", b'{"token": "of another job", "rank": 1, "host": "x"}\n', b"\xff\n"):
+        with socket.create_connection(("127.0.0.1", int(made.variables["BERTNLI_WATCH_PORT"]))) as link:
+            link.sendall(line)
+            assert link.recv(100) == b""  # nothing is told, and the connection is closed
+    assert made.ends()[0] == [0, 0]
+
+
+def test_a_taken_port_is_an_error_with_its_mend(monkeypatch):
+    monkeypatch.setattr("bertnli.lease.PATIENCE", 0.0)
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+        async def open_hub() -> None:
+            await Hub(Rank({**variables, "BERTNLI_WATCH_PORT": str(port)}), 60, Trainer(0, HOST)).open()
+
+        with pytest.raises(InputError, match=rf"port {port}, where rank 0 .*in use; set BERTNLI_WATCH_PORT"):
+            asyncio.run(open_hub())
+
+
+@pytest.mark.parametrize(
+    ("variables", "port"),
+    [
+        ({"MASTER_PORT": "29500"}, 19500),
+        ({"MASTER_PORT": "6000"}, 16000),
+        ({"MASTER_PORT": "29500", "BERTNLI_WATCH_PORT": "7"}, 7),
+    ],
+)
+def test_the_watchers_port(variables, port):
+    assert watch_port(variables) == port
+
+
+def test_a_process_without_a_watcher_has_no_pulse_to_give():
+    script = "from bertnli import pulse; pulse.begin(); pulse.pulse('step'); print('fine')"
+    variables = {name: value for name, value in environment().items() if name != "BERTNLI_PULSE"}
+    done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True)
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_training_is_not_held_up_by_a_watcher_that_does_not_listen():
+    reading, writing = os.pipe()
+    script = (
+        "from bertnli import pulse; pulse.begin()\n"
+        "for _ in range(20_000): pulse.pulse('a step with many words to fill the pipe')\nprint('done')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(BERTNLI_PULSE=f"{writing}:{os.getpid()}"),
+        pass_fds=[writing],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    os.close(reading)
+    os.close(writing)
+    assert done.stdout == "done\n", done.stderr
