@@ -26,12 +26,12 @@ pytestmark = [
 ]
 
 ECHO = """
-import socket
+import select, socket, sys
 echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 echo.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
 echo.bind(("", 9999))
 print("ready", flush=True)
-while True:
+while sys.stdin not in select.select([echo, sys.stdin], [], [])[0]:
     echo.sendto(*echo.recvfrom(100))
 """
 # Sends datagrams with the time in them, and prints the seconds that each took which came back.
@@ -58,13 +58,14 @@ print(json.dumps(trips))
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def echo(two: dict[str, Host]) -> Iterator[None]:
-    process = two["b"].start_command(sys.executable, "-c", ECHO, stdout=subprocess.PIPE, text=True)
+    """Host b sends back what it is sent."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = two["b"].start_command(sys.executable, "-c", ECHO, text=True, **pipes)
     assert process.stdout.readline() == "ready\n"
     yield
-    process.kill()
-    process.wait()
+    process.communicate()
 
 
 def trips(hosts: dict[str, Host], count: int) -> list[float]:
