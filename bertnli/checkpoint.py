@@ -181,7 +181,7 @@ def _fill(aside: Path, state: Mapping[str, Tensor], about: str) -> None:
         sync(aside / name)
         _forget(aside / name)
     (aside / _SUMS).write_text(_checksums(aside))
-    if not _same(safetensors.torch.load_file(aside / _STATE), state) or (aside / _ABOUT).read_text() != about:
+    if not _holds(aside / _STATE, state) or (aside / _ABOUT).read_text() != about:
         raise OSError(errno.EIO, "what the disk gives back is not what was written")
     sync(aside / _SUMS)
     sync(aside)
@@ -198,11 +198,18 @@ def _forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Equal to the bit. By numpy: torch would start threads of its own in the saver's, beside those of training."""
+def _holds(path: Path, state: Mapping[str, Tensor]) -> bool:
+    """Whether the file has these tensors, equal to the bit; one is read at a time, as the whole is large.
+
+    By numpy: torch would start threads of its own in the saver's, beside those of training.
+    """
 
     def parts(tensor: Tensor) -> tuple[object, np.ndarray]:
         return (tensor.dtype, tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy()
 
-    pairs = ((parts(one[name]), parts(other[name])) for name in one)
-    return one.keys() == other.keys() and all(a[0] == b[0] and np.array_equal(a[1], b[1]) for a, b in pairs)
+    def same(one: Tensor, other: Tensor) -> bool:
+        (about_one, bits_of_one), (about_other, bits_of_other) = parts(one), parts(other)
+        return about_one == about_other and np.array_equal(bits_of_one, bits_of_other)
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        return set(file.keys()) == set(state) and all(same(file.get_tensor(name), state[name]) for name in state)

@@ -45,6 +45,10 @@ class Pretrained:
     def has_classifier(self) -> bool:
         return "classifier.weight" in self.state
 
+    def without_weights(self) -> Pretrained:
+        """What is left to know of it when a model has been built."""
+        return replace(self, state={})
+
     def build(self, config: ModelConfig | None = None) -> PairClassifier:
         """The model with these weights, in fp32 on the CPU. `config` may have other dropouts, or other labels.
 

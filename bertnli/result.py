@@ -11,6 +11,7 @@ from bertnli import pretrained, report
 from bertnli.config import Holdout, RunConfig
 from bertnli.evaluate import Tally
 from bertnli.files import sync
+from bertnli.model import PairClassifier
 from bertnli.pretrained import Pretrained
 from bertnli.runfolder import RunFolder, read_metrics
 
@@ -39,7 +40,7 @@ def publish(
 
     aside = folder.path / ".model.part"
     shutil.rmtree(aside, ignore_errors=True)
-    model = source.build(source.config)  # as loaded: a dropout set for this run is no property of the model
+    model = PairClassifier(source.config)  # as loaded: a dropout set for this run is no property of the model
     model.load_state_dict(weights)
     base = {"base_model": config.model, "base_sha256": source.sha256, "data": data}
     pretrained.save(model, source.tokenizer, aside, extra=base)

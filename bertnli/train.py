@@ -45,7 +45,7 @@ from bertnli.result import publish
 from bertnli.rundata import TrainingData, load_data, load_model
 from bertnli.runfolder import RunFolder
 
-MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
+MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
 
 
 def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[str, Any]:
@@ -69,6 +69,7 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
     torch.manual_seed(config.seed)
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     engine = Engine(source.build(model_config), settings, config.weight_decay, ranks)
+    source = source.without_weights()  # the engine has its own
 
     stream = Stream(len(data.train), config.global_batch_size, config.seed)
     total_steps = config.total_steps(len(data.train))
