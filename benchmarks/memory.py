@@ -1,7 +1,8 @@
 """Memory of `bertnli train` against the number of rows it trains on: the corpus is to be mapped, not loaded.
 
-Memory is looked at from outside, from start to end, a process's own pages (RssAnon) and those of mapped files (RssFile)
-apart: the latter are libraries and the corpus, which the system drops when it needs the room.
+Memory is looked at from outside, from start to end, a process's own pages and those of mapped files apart: the latter
+are libraries and the corpus, which the system drops when it needs the room. A page that processes share is divided
+among them (Pss): one that has just forked a helper would count twice.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def write_rows(data: str, labels: Sequence[str], count: int, path: Path) -> Path
 
 @dataclass
 class Peak:
-    """The largest resident set of some processes together, in bytes, and the largest of its two parts."""
+    """The largest proportional set of some processes together, in bytes, and the largest of its two parts."""
 
     rss: int = 0
     own: int = 0
@@ -85,9 +86,9 @@ class Peak:
     def see(self, processes: Sequence[int]) -> None:
         own = mapped = 0
         for pid in processes:
-            pages = _status(pid)
-            own += pages.get("RssAnon", 0) + pages.get("RssShmem", 0)
-            mapped += pages.get("RssFile", 0)
+            pages = _sizes(pid, "smaps_rollup")
+            own += pages.get("Pss_Anon", 0) + pages.get("Pss_Shmem", 0)
+            mapped += pages.get("Pss_File", 0)
         self.rss, self.own, self.mapped = max(self.rss, own + mapped), max(self.own, own), max(self.mapped, mapped)
 
     def to_json(self) -> dict[str, float]:
@@ -113,7 +114,7 @@ def _watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
             if first_step is None and metrics.exists() and metrics.stat().st_size:
                 first_step = time.perf_counter() - began
             peaks["before_steps" if first_step is None else "steps"].see(_family(process.pid))
-            high_water = max(high_water, _status(process.pid).get("VmHWM", 0))
+            high_water = max(high_water, _sizes(process.pid, "status").get("VmHWM", 0))
             time.sleep(_GLANCE)
     if process.returncode or first_step is None:
         raise RunError(f"bertnli train ended with exit code {process.returncode}", found=log.read_text()[-500:])
@@ -149,10 +150,10 @@ def _family(pid: int) -> list[int]:
         return [pid]
 
 
-def _status(pid: int) -> dict[str, int]:
-    """Bytes of the sizes in a process's status (Linux, proc(5)); none of one that has ended."""
+def _sizes(pid: int, file: str) -> dict[str, int]:
+    """Bytes of the sizes in one of a process's files under /proc (Linux, proc(5)); none of one that has ended."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:
         return {}
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
