@@ -144,7 +144,8 @@ def _from_sources(entry: Entry, folder: Path) -> str:
     raise RunError(
         f"{entry.name}: no source gave it. Tried:{tried}\n"
         f"The same command tries again and goes on from what came. Where you have {files or 'its folder'} already: "
-        f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}"
+        f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}\n"
+        "Without a network: fetch it where there is one, into a BERTNLI_CACHE that this machine sees as well."
     )
 
 

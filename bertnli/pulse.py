@@ -22,7 +22,7 @@ _pipe: int | None = None
 def begin() -> None:
     """In a watched process, before anything else: it dies with its watcher, and shows its stacks on SIGUSR1."""
     global _pipe
-    if VARIABLE not in os.environ:
+    if not watched():
         return
     _pipe, watcher = map(int, os.environ[VARIABLE].split(":"))
     os.set_blocking(_pipe, False)  # a watcher that is stopped holds nobody up
@@ -30,6 +30,11 @@ def begin() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != watcher:  # it was gone before it could be noticed
         os._exit(1)
+
+
+def watched() -> bool:
+    """Whether this process is a training process under a watcher."""
+    return VARIABLE in os.environ
 
 
 def pulse(phase: str, *, waiting: bool = False) -> None:

@@ -12,8 +12,9 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from bertnli import config as run_files
 from bertnli import pulse
@@ -34,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         _to_stderr(f"bertnli train: {error}")
         return error.exit_code
-    if "RANK" in os.environ and pulse.VARIABLE not in os.environ:
-        return _watch(options, arguments)
-    return _train(options)
+    if pulse.watched():
+        _end_at_once(options)
+    return _watch(options, arguments) if "RANK" in os.environ else _train(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +69,20 @@ def _watch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     return watch(Rank(os.environ), trainer, logs, stall_timeout, refused)
 
 
+def _end_at_once(options: argparse.Namespace) -> NoReturn:
+    """Train, and end without the farewells of torch's threads, which at times abort a finished process or hang."""
+    try:
+        code = _train(options)
+    except KeyboardInterrupt:  # before there is anything to keep
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
 def _train(options: argparse.Namespace) -> int:
     ranks = None
     try:
@@ -81,7 +96,8 @@ def _train(options: argparse.Namespace) -> int:
         summary = train(config, ranks, say=_to_stderr if speaks else lambda line: None)
         if speaks:
             _print_summary(summary, options.json)
-        ranks.close()
+        if not pulse.watched():
+            ranks.close()
         return 0
     except BertnliError as error:
         if options.debug:

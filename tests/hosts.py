@@ -133,7 +133,8 @@ class Host:
             for pid in self.pids():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, 9)
-            raise AssertionError(f"{command} ran longer than {timeout} s: {expired.stdout}\n{expired.stderr}") from None
+            said = f"{expired.stdout!r}\n{expired.stderr!r}"
+            raise AssertionError(f"{command} ran longer than {timeout} s: {said}") from None
         return subprocess.CompletedProcess([str(word) for word in command], process.returncode, out, err)
 
     def pids(self, *words: str) -> list[int]:

@@ -1,10 +1,11 @@
-"""The recipes of launch/recipes: what they show is valid, and what they promise of Kubernetes and containers is written.
+"""The recipes of launch/recipes: what they show is valid, and says of Kubernetes and containers what it should.
 
 That they work is shown in test_launch_recipes_system.py.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -32,6 +33,9 @@ RECIPES = ROOT / "launch" / "recipes"
 PAGES = sorted(RECIPES.glob("*.md"))
 
 
+COMMAND: Any = typer.main.get_command(app)
+
+
 def parsed(program: str) -> list[Any]:
     found = [(page, words) for page in PAGES for words in commands(page, program)]
     return [pytest.param(words, id=f"{page.stem}: {' '.join(words)}") for page, words in found]
@@ -39,7 +43,7 @@ def parsed(program: str) -> list[Any]:
 
 @pytest.mark.parametrize("words", parsed("bertnli"))
 def test_commands_parse(words):
-    command = typer.main.get_command(app).commands[words[1]]
+    command = COMMAND.commands[words[1]]
     command.make_context(words[1], words[2:])  # raises on an option or argument that does not exist
 
 
@@ -147,7 +151,7 @@ def test_all_pods_share_the_storage_of_the_run():
 
 
 def test_a_pod_has_time_for_a_checkpoint():
-    """SIGKILL comes from torchrun after its own 30 s, unless told otherwise, and from Kubernetes after the grace period."""
+    """SIGKILL comes from torchrun, after 30 s if not told otherwise, and from Kubernetes after the grace period."""
     torchruns = int(ENVIRONMENT["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])
     assert 30 < torchruns < POD["terminationGracePeriodSeconds"]
 
@@ -181,6 +185,23 @@ def test_what_becomes_of_a_pod_that_failed(code, disrupted, verdict):
 def test_one_rank_that_fails_may_fail_every_pod_several_times():
     assert JOB["backoffLimit"] >= 2 * JOB["completions"]
     assert JOB["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}  # rank 0 is there, which writes the model
+
+
+@pytest.mark.parametrize("words", commands(RECIPES / "kubernetes.md", "kubectl"), ids=shlex.join)
+def test_what_kubectl_is_given_fits_the_manifest(words):
+    """kubectl itself, and a cluster, are not at hand where tests run."""
+    name = MANIFESTS["Job"]["metadata"]["name"]
+    if "job" in words:
+        assert words[words.index("job") + 1] == name
+    if "-f" in words and words[1] == "apply":
+        assert words[words.index("-f") + 1] == "kubernetes.yaml"
+    if "-l" in words:
+        labels = dict(label.split("=") for label in words[words.index("-l") + 1].split(","))
+        assert labels == {"batch.kubernetes.io/job-name": name, "batch.kubernetes.io/job-completion-index": "0"}
+    if words[1] == "patch":
+        patch = json.loads(words[words.index("-p") + 1])
+        assert list(patch) == ["spec"]
+        kubernetes_validate.validate({**MANIFESTS["Job"], "spec": {**JOB, **patch["spec"]}}, "1.31", strict=True)
 
 
 def torchrun(*command: str) -> subprocess.Popen[str]:
@@ -255,9 +276,9 @@ def test_the_image_is_a_users_and_kubernetes_can_see_it():
 
 
 def test_the_image_has_a_python_that_bertnli_runs_on():
-    version = re.fullmatch(r"docker\.io/library/python:3\.(\d+)-slim", only("FROM"))
+    (version,) = re.findall(r"^docker\.io/library/python:3\.(\d+)-slim$", only("FROM"))
     (least,) = re.findall(r">=3\.(\d+)", PROJECT["project"]["requires-python"])
-    assert int(version[1]) >= int(least)
+    assert int(version) >= int(least)
 
 
 @pytest.mark.parametrize("spec", ["", "torch==2.11.0"])
@@ -288,7 +309,7 @@ def test_what_docker_is_given_fits_the_containerfile(words):
         assert set(arguments) <= {"TORCH_SPEC"}
     elif words[1] == "run":
         image = words.index("bertnli")
-        command = typer.main.get_command(app).commands[words[image + 1]]
+        command = COMMAND.commands[words[image + 1]]
         command.make_context(words[image + 1], words[image + 2 :])
         volume = words[words.index("-v") + 1]
         assert volume.partition(":")[2] == CONTAINER["workingDir"]

@@ -1,4 +1,4 @@
-"""The recipes of launch/recipes, run as they stand but for what they say to change: between two hosts, without a network."""
+"""The recipes of launch/recipes, run as they stand but for what they say to change: on two hosts, without a network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from tests import tiny
-from tests.clusterruns import SETTINGS, clean, own, same, sets
+from tests.clusterruns import SETTINGS, clean, own, same
 from tests.conftest import ROOT, environment
 from tests.hosts import Host, why_not
 from tests.http_stand_in import Hosted, StandIn
@@ -41,7 +41,7 @@ LONG = 300  # steps; enough to stop the run before they are done
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PATH that begins with `bertnli`, `deepspeed` and `torchrun`, as in an environment where bertnli is installed."""
+    """The beginning of a PATH with `bertnli`, `deepspeed` and `torchrun`, as where bertnli is installed."""
     folder = tmp_path_factory.mktemp("bin")
     (folder / "bertnli").write_text(f'#!/bin/sh\nexec {sys.executable} -m bertnli.cli "$@"\n')
     (folder / "bertnli").chmod(0o755)
@@ -161,7 +161,7 @@ def test_torchrun_that_is_stopped_keeps_a_checkpoint_and_goes_on(two, work, prog
 
 
 def pods(two: dict[str, Host], work: Path, run_file: Path) -> list[subprocess.Popen[str]]:
-    """What Kubernetes would start: the container's command, arguments and environment, `$(NAME)` filled in."""
+    """What Kubernetes would start: the container's command, arguments and environment, its `$(NAME)` filled in."""
     changes = {
         "/shared": str(work),
         "/etc/bertnli/run.yaml": str(run_file),
@@ -170,16 +170,13 @@ def pods(two: dict[str, Host], work: Path, run_file: Path) -> list[subprocess.Po
     }
     started = []
     for index, host in enumerate(two.values()):
-        variables = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "JOB_COMPLETION_INDEX": str(index), "PYTHONPATH": str(ROOT)}
-        words = []
-        for word in [*CONTAINER["command"], *CONTAINER["args"]]:
-            word = re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], word)
-            for old, new in changes.items():
-                word = word.replace(old, new)
-            words.append(word)
-        assert words[0] == "python"
-        variables = {name: value.replace("/shared", str(work)) for name, value in variables.items()}
-        started.append(host.start_command(sys.executable, *words[1:], cwd=work, env=variables, **PIPES))
+        words = [*CONTAINER["command"], *CONTAINER["args"]]
+        assert words.pop(0) == "python"
+        variables = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        for old, new in {**changes, "$(JOB_COMPLETION_INDEX)": str(index)}.items():
+            words = [word.replace(old, new) for word in words]
+            variables = {name: value.replace(old, new) for name, value in variables.items()}
+        started.append(host.start_command(sys.executable, *words, cwd=work, env=variables, **PIPES))
     return started
 
 
@@ -258,4 +255,5 @@ def test_nodes_without_a_network(tmp_path, network, programs):
     shutil.rmtree(tmp_path / "run")
     done = typed(changed(node, {"=/shared/cache": f"={tmp_path / 'another'}"}), *cut_off)
     assert done.returncode in (1, 2)
-    assert "bertnli fetch org/tiny" in done.stderr and not (tmp_path / "run").exists()
+    assert "BERTNLI_CACHE" in done.stderr and "bertnli fetch org/tiny" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -105,9 +105,7 @@ def test_a_taken_port(two, work, tmp_path):
         (problem,) = refused(two["a"], work, tmp_path, slots={"a": 1, "b": 1})
     finally:
         taking.communicate()
-    assert re.match(
-        r"a: port 29500 is taken by python\S* \(process \d+\); give --master-port 29501", problem
-    )
+    assert re.match(r"a: port 29500 is taken by python\S* \(process \d+\); give --master-port 29501", problem)
 
 
 def test_an_interface_that_reaches_nobody(two, work, tmp_path):

@@ -124,6 +124,17 @@ def test_a_rank_that_was_killed_is_told(tmp_path):
     assert re.search(r"^bertnli train: rank 1 on \S+ was ended by SIGKILL .*memory", done.stderr, re.MULTILINE)
 
 
+def test_torch_that_aborts_a_finished_process_does_not_fail_the_run(tmp_path):
+    """Seen: `terminate called without an active exception` from gloo's threads, over a slow network."""
+    tiny.hf_folder(tmp_path / "start")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(40)))
+    aborts = "import atexit, os\nif 'BERTNLI_PULSE' in os.environ:\n    atexit.register(os.abort)\n"
+    run = "model: start\ndata: {train: rows.jsonl}\noutput: run\nmax_steps: 2\n"
+    done = launched(tmp_path, aborts, ranks=2, run=run)
+    assert done.returncode == 0, done.stderr
+    assert "training: 2 steps" in done.stdout and (tmp_path / "run" / "model").is_dir()
+
+
 def test_a_mistake_that_every_rank_finds_is_told_once_whichever_finds_it_first(tmp_path):
     """Rank 0 speaks, and is the slower one here: the launcher would end it before it has spoken."""
     tiny.hf_folder(tmp_path / "start")
