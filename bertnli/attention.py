@@ -40,6 +40,14 @@ class Layout(Protocol):
         """The hidden state of each pair's first token ([CLS]): `[pairs, hidden_size]`."""
         ...
 
+    def attend_first(self, query: Tensor, key_value: Tensor, dropout: float) -> Tensor:
+        """`attend` of the pairs' first tokens alone.
+
+        `query`: theirs, `[pairs, heads, head_size]`, as is the result. `key_value`: of all tokens,
+        `[…, 2, heads, head_size]`.
+        """
+        ...
+
 
 class Padded:
     """Pairs as rows, filled up to one length: `input_ids` is `[pairs, length]`, `mask` true where a token is real."""
@@ -58,6 +66,12 @@ class Padded:
     def first(self, hidden: Tensor) -> Tensor:
         return hidden[:, 0]
 
+    def attend_first(self, query: Tensor, key_value: Tensor, dropout: float) -> Tensor:
+        key, value = (x.transpose(1, 2) for x in key_value.unbind(-3))
+        mask = self.mask[:, :, :1]
+        mixed = F.scaled_dot_product_attention(query[:, :, None], key, value, attn_mask=mask, dropout_p=dropout)
+        return mixed[:, :, 0]
+
 
 class Packed:
     """Pairs end to end without padding: `input_ids` is `[tokens]`, cut by `lengths` (tokens of each pair).
@@ -70,6 +84,8 @@ class Packed:
         offsets = F.pad(sizes.cumsum(0), (1, 0))
         self.positions = send(torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(sizes), device)
         self.offsets = send(offsets, device)
+        mask = torch.arange(max(lengths)) < sizes[:, None]
+        self._mask, self._places = send(mask, device), send(mask.flatten().nonzero().squeeze(1), device)
         self.shortest, self.longest = min(lengths), max(lengths)
         self.buckets = _buckets(lengths) if torch.device(device).type == "cpu" else []
 
@@ -80,6 +96,11 @@ class Packed:
 
     def first(self, hidden: Tensor) -> Tensor:
         return hidden[self.offsets[:-1]]
+
+    def attend_first(self, query: Tensor, key_value: Tensor, dropout: float) -> Tensor:
+        # One query a pair: the products are so small that padding costs less than many calls.
+        padded = key_value.new_zeros(self._mask.numel(), *key_value.shape[1:]).index_copy(0, self._places, key_value)
+        return Padded(self._mask).attend_first(query, padded.unflatten(0, self._mask.shape), dropout)
 
     def _nested(self, qkv: Tensor, dropout: float) -> Tensor:
         # The lengths' bounds are given because asking the device for them would wait for it, in every layer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from bertnli.files import write_text
@@ -40,9 +41,9 @@ class Metrics:
 class Recent:
     """What the last steps were like on average, for the progress line."""
 
-    def __init__(self, peak_seconds_per_token: float, steps: int = 50):
-        """`peak_seconds_per_token`: what a token would take at the devices' full rate."""
-        self._peak = peak_seconds_per_token
+    def __init__(self, peak_seconds: Callable[[float, float], float], steps: int = 50):
+        """`peak_seconds`: what so many tokens of so many pairs would take at the devices' full rate."""
+        self._peak_seconds = peak_seconds
         self._steps: deque[tuple[float, float, int, int, float]] = deque(maxlen=steps)
 
     def add(self, loss: float, correct: float, pairs: int, tokens: int, seconds: float) -> None:
@@ -66,5 +67,5 @@ class Recent:
             "accuracy": correct / pairs,
             "pairs_per_second": pairs / seconds,
             "tokens_per_second": tokens / seconds,
-            "share_of_peak": tokens * self._peak / seconds,
+            "share_of_peak": self._peak_seconds(tokens, pairs) / seconds,
         }

@@ -8,7 +8,7 @@ where dropout acts, and in nothing else that a trained classifier uses.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -113,19 +113,37 @@ class Embeddings(nn.Module):
         return self.dropout(self.norm(summed))
 
 
+class Projections(nn.Linear):
+    """Query, key and value in one product; or those of `first` and of all, where only `first`'s attention is wanted."""
+
+    def forward(self, hidden: Tensor, first: Tensor | None = None) -> Any:
+        if first is None:
+            return super().forward(hidden)
+        sizes = [self.in_features, 2 * self.in_features]
+        query, key_value = zip(self.weight.split(sizes), self.bias.split(sizes), strict=True)
+        return F.linear(first, *query), F.linear(hidden, *key_value)
+
+
 class SelfAttention(nn.Module):
-    """Multi-head self-attention within each pair; query, key and value come from one product."""
+    """Multi-head self-attention within each pair."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.heads = (3, config.num_heads, config.head_size)
+        self.heads = (config.num_heads, config.head_size)
         self.attention_dropout = config.attention_dropout
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.qkv = Projections(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        qkv = self.qkv(hidden).unflatten(-1, self.heads)
-        mixed = layout.attend(qkv, self.attention_dropout if self.training else 0.0)
+    def forward(self, hidden: Tensor, layout: Layout, first: Tensor | None = None) -> Tensor:
+        """Of every token, or of `first` alone, the pairs' first tokens' hidden states."""
+        dropout = self.attention_dropout if self.training else 0.0
+        if first is None:
+            mixed = layout.attend(self.qkv(hidden).unflatten(-1, (3, *self.heads)), dropout)
+        else:
+            query, key_value = self.qkv(hidden, first)
+            mixed = layout.attend_first(
+                query.unflatten(-1, self.heads), key_value.unflatten(-1, (2, *self.heads)), dropout
+            )
         return self.output(mixed.flatten(-2))
 
 
@@ -142,13 +160,18 @@ class Block(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
         self.activation = ACTIVATIONS[config.activation]
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, layout)))
+    def forward(self, hidden: Tensor, layout: Layout, only_first: bool = False) -> Tensor:
+        """`only_first`: `[pairs, hidden_size]`, of the pairs' first tokens. The rest is not computed."""
+        first = layout.first(hidden) if only_first else None
+        attended = self.attention(hidden, layout, first)
+        hidden = self.attention_norm((hidden if first is None else first) + self.dropout(attended))
         return self.output_norm(hidden + self.dropout(self.contract(self.activation(self.expand(hidden)))))
 
 
 class PairClassifier(nn.Module):
     """Encoder, pooler (Linear and Tanh on the first token) and classifier: `[pairs, labels]` logits.
+
+    The last block serves the first tokens alone: nothing looks at its other outputs, and they are most of its work.
 
     `input_ids` and `token_type_ids` lie as `layout` says: `[pairs, length]` (Padded) or `[tokens]` (Packed).
     """
@@ -168,7 +191,8 @@ class PairClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, layout: Layout) -> Tensor:
         hidden = self.embeddings(input_ids, token_type_ids, layout.positions)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             hidden = block(hidden, layout)
-        pooled = self.pooler(layout.first(hidden)).tanh()
+        pooled = self.pooler(last(hidden, layout, only_first=True)).tanh()
         return self.classifier(self.dropout(pooled))

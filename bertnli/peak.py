@@ -30,6 +30,16 @@ def training_flop(config: ModelConfig, tokens: float) -> float:
     return 6 * block_weights(config) * tokens
 
 
+def needed_flop(config: ModelConfig, tokens: float, pairs: float) -> float:
+    """`training_flop` less what a pair classifier can leave out, as ours does.
+
+    Of its last block only keys and values are wanted of every token, the rest of the pairs' first tokens alone.
+    """
+    of_one_block = block_weights(config) / config.num_layers
+    keys_and_values = 2 * config.hidden_size**2
+    return training_flop(config, tokens) - 6 * (of_one_block - keys_and_values) * (tokens - pairs)
+
+
 def matrix_peak(hidden: int, wide: int, precision: str, device: torch.device, seconds: float = 0.02) -> float:
     """FLOP/s of the fastest product `[tokens, in] x [in, out]` of a block's four linear shapes, measured now.
 

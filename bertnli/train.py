@@ -35,7 +35,7 @@ from bertnli.evaluate import Tally
 from bertnli.files import write_text
 from bertnli.interrupt import StopRequest
 from bertnli.metrics import Metrics, Recent
-from bertnli.peak import matrix_peak, training_flop
+from bertnli.peak import matrix_peak, needed_flop
 from bertnli.position import Position
 from bertnli.predictor import MAX_TOKENS, to_device
 from bertnli.pretrained import Pretrained
@@ -95,7 +95,7 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
     sizes = model_config.hidden_size, model_config.intermediate_size
     [peak] = ranks.sum([matrix_peak(*sizes, precision, ranks.device)])
     metrics = Metrics(folder, at.steps, config.tensorboard) if ranks.rank == 0 else None
-    recent = Recent(training_flop(model_config, tokens=1) / peak)
+    recent = Recent(lambda tokens, pairs: needed_flop(model_config, tokens, pairs) / peak)
 
     def save_checkpoint() -> None:
         saver.wait()  # one copy of the state at a time, besides the engine's

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
 from bertnli import dropout, pretrained
@@ -22,8 +23,10 @@ from bertnli.dropout import Dropout
 from bertnli.keymaps import from_foreign, to_foreign
 from bertnli.labels import SNLI_ORDER
 from bertnli.model import D2L_ARCHITECTURES, ModelConfig, PairClassifier
+from bertnli.peak import needed_flop, training_flop
 from bertnli.predictor import TorchPredictor
 from tests import tiny
+from tests.whole_block import WholeBlock
 
 REFERENCE = Path(__file__).parent / "reference"
 SMALL = ModelConfig(
@@ -144,9 +147,11 @@ def test_logits_equal_transformers(changes: dict[str, Any], layout: Any) -> None
 
 
 def test_dropout_acts_where_transformers_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both draw the same masks in the same order, so in training too the logits are the same."""
+    """Both draw the same masks in the same order, so in training too the logits are the same; the last block is made
+    to draw for tokens that it leaves out otherwise."""
     monkeypatch.setattr(nn.functional, "dropout", lambda x, p, training, inplace: Dropout(p).train(training)(x))
     theirs, ours = hf_model(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    ours.blocks[-1] = WholeBlock(ours.blocks[-1])
     ids, segments, mask = batch([9, 3, 16, 5, 5, 12, 4])
     torch.manual_seed(3)
     expected = theirs.train()(input_ids=ids, token_type_ids=segments, attention_mask=mask.long()).logits
@@ -271,6 +276,21 @@ def test_packed_attention_drops_weights_and_sends_gradients_the_same_way(monkeyp
     (expected_gradient,) = torch.autograd.grad(torch.cat(expected), same, above.double())
     torch.testing.assert_close(mixed.double(), torch.cat(expected), atol=1e-5, rtol=0)
     torch.testing.assert_close(gradient.double(), expected_gradient, atol=1e-5, rtol=0)
+
+
+def test_the_last_block_computes_what_is_looked_at_and_no_more() -> None:
+    """Counted by torch, over the products of all linear layers, forward and backward."""
+    config = replace(SMALL, num_layers=3)
+    model, lengths = lively(PairClassifier(config)), [9, 3, 16]
+    ids, segments, mask = batch(lengths)
+    with FlopCounterMode(display=False) as counter:
+        packed(model, ids, segments, mask).sum().backward()
+    counts = counter.get_flop_counts()["Global"]
+    linear = sum(count for operator, count in counts.items() if str(operator) in ("aten.addmm", "aten.mm"))
+    hidden, labels = config.hidden_size, len(config.labels)
+    head = 6 * len(lengths) * (hidden**2 + hidden * labels)
+    assert linear == needed_flop(config, sum(lengths), len(lengths)) + head
+    assert linear < 0.8 * training_flop(config, sum(lengths))
 
 
 # --- Dropout and new weights -----------------------------------------------------------------------------------------
