@@ -12,10 +12,10 @@ from bertnli.errors import InputError, RunError
 from bertnli.pairs import PairFile
 from bertnli.pretrained import Pretrained, folder_config
 from export import bundle, verify
-from export.graph import OPSET, add_metadata, export_graph, fused_attention, torch_logits
+from export.graph import OPSET, add_metadata, fused_attention, torch_logits
+from export.precision import GRAPHS
 from export.session import Session
 
-PRECISIONS = ("fp32",)
 _VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tokenizers", "numpy")
 
 
@@ -48,7 +48,7 @@ def export_bundle(
 
     model = source.build().eval()
     checkpoint = partial(torch_logits, model)
-    graph = export_graph(model)
+    graph = GRAPHS[precision](model)
     attention = _attention(fused_attention(graph), config.num_layers, allow_unfused)
     known = verify.reference(checkpoint, tokenizer)
     try:
@@ -86,8 +86,8 @@ def export_bundle(
 
 
 def _check_asked(source: Pretrained, precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise InputError("--precision", found=repr(precision), expected=" or ".join(PRECISIONS))
+    if precision not in GRAPHS:
+        raise InputError("--precision", found=repr(precision), expected=" or ".join(GRAPHS))
     if not source.has_classifier:
         raise InputError(
             "the model has no classifier",

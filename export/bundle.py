@@ -91,7 +91,7 @@ class Parity(_Part):
 class Manifest(_Part):
     format: Literal["bertnli-bundle"] = "bertnli-bundle"
     format_version: int
-    precision: Literal["fp32"]
+    precision: Literal["fp32", "fp16", "int8"]
     opset: int
     labels: tuple[str, ...]
     max_length: int

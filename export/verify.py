@@ -36,9 +36,14 @@ class Limits:
 
     logit_difference: float
     label_flips: float  # share of the pairs
+    accuracy_lost: float = 0.0  # share of the labelled rows
 
 
-LIMITS = {"fp32": Limits(logit_difference=1e-4, label_flips=0.0)}
+LIMITS = {
+    "fp32": Limits(logit_difference=1e-4, label_flips=0.0),
+    "fp16": Limits(logit_difference=2e-2, label_flips=0.001),
+    "int8": Limits(logit_difference=np.inf, label_flips=0.015, accuracy_lost=0.005),
+}
 
 # Ours, so that a bundle holds nobody's data. Their words matter little: a graph that pads or masks wrongly shows it
 # on any text. They have the punctuation, digits and letters that tokenizers differ on.

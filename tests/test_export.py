@@ -44,7 +44,7 @@ def quick(exported: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
         graph.CopyFrom(exported)
         return graph
 
-    monkeypatch.setattr(build, "export_graph", copy)
+    monkeypatch.setitem(build.GRAPHS, "fp32", copy)
 
 
 def rows_file(folder: Path, rows: list[dict[str, str]]) -> PairFile:
@@ -253,7 +253,7 @@ def test_two_labels(tmp_path) -> None:
 
 
 def test_refusals(source, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(build, "export_graph", lambda _: pytest.fail("the work began"))
+    monkeypatch.setitem(build.GRAPHS, "fp32", lambda _: pytest.fail("the work began"))
     with pytest.raises(InputError, match="--precision; found 'int3'"):
         export_bundle(source, tmp_path / "out", precision="int3")
     encoder = replace(source, state={k: v for k, v in source.state.items() if not k.startswith("classifier")})

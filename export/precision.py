@@ -1,0 +1,12 @@
+"""The precisions that a bundle can have, and who makes the graph of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+
+from bertnli.model import PairClassifier
+from export.graph import export_graph
+
+GRAPHS: dict[str, Callable[[PairClassifier], onnx.ModelProto]] = {"fp32": export_graph}
