@@ -7,6 +7,7 @@ from collections.abc import Callable
 import onnx
 
 from bertnli.model import PairClassifier
+from export.fp16 import fp16_graph
 from export.graph import export_graph
 
-GRAPHS: dict[str, Callable[[PairClassifier], onnx.ModelProto]] = {"fp32": export_graph}
+GRAPHS: dict[str, Callable[[PairClassifier], onnx.ModelProto]] = {"fp32": export_graph, "fp16": fp16_graph}

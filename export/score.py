@@ -71,6 +71,7 @@ def score_file(
     opened.check_files()
     tokenizer = opened.tokenizer()
     device = choose_device(device)
+    opened.check_device(device)
     load_seconds = time.perf_counter() - began
 
     began = time.perf_counter()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bertnli.errors import InputError, RunError
 from bertnli.tokens import Encoded, pad_batch
 from export.bundle import INPUTS, Bundle
-from export.session import Session
+from export.session import Session, choose_device
 
 Logits = Callable[..., NDArray[np.float32]]
 """(input_ids, attention_mask, token_type_ids), each int64 [batch, length], to [batch, labels]: `Session.logits`."""
@@ -52,10 +52,13 @@ class Scorer:
     def __init__(self, bundle: str | os.PathLike[str] | Bundle, device: str = "auto"):
         """`device`: `cpu`, `cuda`, or `auto`, which is CUDA where there is a GPU.
 
-        Raises InputError if the bundle is damaged or the device cannot be used.
+        Raises InputError if the bundle is damaged or was never verified, or the device cannot be used or is not one
+        for its precision.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.tokenizer = self.bundle.tokenizer()
+        device = choose_device(device)
+        self.bundle.check_device(device)
         self.session = Session(self.bundle.file("model.onnx"), device)
         if self.session.outputs != len(self.labels):
             raise InputError(
