@@ -102,6 +102,8 @@ def for_the_cpu(graph: onnx.ModelProto) -> onnx.ModelProto:
     for node in copy.graph.node:
         if node.op_type == "PackedMultiHeadAttention":
             node.domain = "stand.in"
+    for entry in copy.opset_import:
+        entry.version = 23 if entry.domain == "" else entry.version  # the first with Attention
     copy.functions.append(onnx.parser.parse_function(_ATTENTION))
     copy.opset_import.append(onnx.helper.make_opsetid("stand.in", 1))
     return copy
