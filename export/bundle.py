@@ -79,8 +79,9 @@ class Parity(_Part):
     batch_sizes: list[int]
     lengths: tuple[int, int]  # shortest and longest pair, in tokens
     max_logit_difference: float
+    max_company_difference: float  # of a pair's logits alone from those in a batch with others
     label_flips: int
-    max_logit_difference_allowed: float
+    max_logit_difference_allowed: float | None
     label_flips_allowed: float  # as a share of the pairs
     device: str
     data: str | None = None  # the file the real rows came from

@@ -8,5 +8,6 @@ import onnx
 
 from bertnli.model import PairClassifier
 from export.graph import export_graph
+from export.int8 import export_int8
 
-GRAPHS: dict[str, Callable[[PairClassifier], onnx.ModelProto]] = {"fp32": export_graph}
+GRAPHS: dict[str, Callable[[PairClassifier], onnx.ModelProto]] = {"fp32": export_graph, "int8": export_int8}
