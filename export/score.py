@@ -60,8 +60,8 @@ def score_file(
     The same call goes on with a run that was stopped or killed, and does nothing if its output is finished; `restart`
     starts over instead. From a pipe, or with `-` as output, a run cannot be gone on with. `strict` stops at the first
     bad row, which otherwise keeps its place with the reason. On the CPU `workers` processes share the cores; of several
-    GPUs all are used, or those that `gpus` lists (`0,1`). The number of workers does not change the output. `temperature` as
-    `Scorer` has it.
+    GPUs all are used, or those that `gpus` lists ("0,1"). The output does not depend on the number of workers.
+    `temperature` as `Scorer` has it.
 
     Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` where rows have gold labels;
     `device`, `load_seconds`; `pairs_per_second` (rows of this run, from the input opened to the output closed, without

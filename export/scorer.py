@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -48,11 +49,11 @@ class Score:
     truncated: bool  # the pair was longer than the model's maximum length and was cut
 
 
-class Prepared(NamedTuple):
-    """Pairs ready to run, the heavy work on text done."""
+class Begun(NamedTuple):
+    """Pairs that the device is at, or will be."""
 
-    encoded: Encoded
-    batches: list[Batch]
+    truncated: NDArray[np.bool_]  # [pairs]
+    batches: list[tuple[NDArray[np.int64], Future[NDArray[np.float32]]]]  # indices of pairs, their logits
 
 
 class Judged(NamedTuple):
@@ -111,26 +112,34 @@ class Scorer:
             for pair in chunk:
                 if isinstance(pair, str) or len(pair) != 2:
                     raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
-            judged = self.judge(self.prepare(*zip(*chunk, strict=True)))
+            judged = self.judge(self.begin(*zip(*chunk, strict=True)))
             for index, row, truncated in zip(*(part.tolist() for part in judged), strict=True):
                 yield Score(self.labels[index], dict(zip(self.labels, row, strict=True)), truncated)
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         """`[pairs, labels]`, in the order of the pairs, before the temperature (`bertnli.evaluate.Predictor`)."""
-        return self._run(self.prepare(premises, hypotheses))
+        return self._collect(self.begin(premises, hypotheses))
 
-    def prepare(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Prepared:
-        """Tokenise, batch by length and pad: what can be done while the device computes. Raises as `score` does."""
+    def begin(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Begun:
+        """Tokenise, batch by length, pad, and give the batches to the device. Raises as `score` does."""
         encoded = self.tokenizer.encode(premises, hypotheses)
-        return Prepared(encoded, list(padded(encoded, self.tokenizer.pad_id, self.session.device)))
+        batches = padded(encoded, self.tokenizer.pad_id, self.session.device)
+        return Begun(encoded.truncated, [(indices, self.session.submit(inputs)) for indices, inputs in batches])
 
-    def judge(self, prepared: Prepared) -> Judged:
-        """Run what is prepared, put back in order. Raises RunError."""
-        logits = self._run(prepared)
-        return Judged(logits.argmax(axis=1), softmax(logits / self.temperature), prepared.encoded.truncated)
+    def judge(self, begun: Begun) -> Judged:
+        """Wait for what the device makes of them. Raises RunError."""
+        logits = self._collect(begun)
+        return Judged(logits.argmax(axis=1), softmax(logits / self.temperature), begun.truncated)
 
-    def _run(self, prepared: Prepared) -> NDArray[np.float32]:
-        result = _in_order(self.session.logits, prepared.batches, (len(prepared.encoded), len(self.labels)))
+    def _collect(self, begun: Begun) -> NDArray[np.float32]:
+        result = np.empty((len(begun.truncated), len(self.labels)), np.float32)
+        try:
+            for indices, logits in begun.batches:
+                result[indices] = logits.result()
+        except BaseException:
+            for _, logits in begun.batches:
+                logits.cancel()
+            raise
         if not np.isfinite(result).all():
             raise RunError(
                 f"{self.bundle.path}: the model's scores are not finite numbers",
@@ -141,12 +150,8 @@ class Scorer:
 
 def run(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: str) -> NDArray[np.float32]:
     """`[pairs, labels]` of tokenised pairs, in their order, through padded batches as `device` likes them."""
-    return _in_order(logits, padded(encoded, pad_id, device), (len(encoded), labels))
-
-
-def _in_order(logits: Logits, batches: Iterable[Batch], shape: tuple[int, int]) -> NDArray[np.float32]:
-    result = np.empty(shape, np.float32)
-    for indices, inputs in batches:
+    result = np.empty((len(encoded), labels), np.float32)
+    for indices, inputs in padded(encoded, pad_id, device):
         result[indices] = logits(*inputs)
     return result
 

@@ -58,12 +58,13 @@ class Here:
         self._scorer, self.description = scorer, scorer.session.description
 
     def judged(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Judged], None, None]:
-        prepared = ((task, self._scorer.prepare(task.premises, task.hypotheses)) for task in tasks)
-        with closing(ahead(prepared)) as items:
+        begun = ((task, self._scorer.begin(task.premises, task.hypotheses)) for task in tasks)
+        with closing(ahead(begun)) as items:
             for task, batches in items:
                 yield task, self._scorer.judge(batches)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self._scorer.session.close()
 
 
 def ahead(items: Iterable[_T]) -> Generator[_T, None, None]:

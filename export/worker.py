@@ -43,12 +43,12 @@ def _serve(link: Connection) -> None:
     scorer = Scorer(**messages.get())
     _say(link, scorer.session.description)
 
-    def prepared() -> Iterator[tuple[int, Any]]:
+    def begun() -> Iterator[tuple[int, Any]]:
         while True:
             number, premises, hypotheses = messages.get()
-            yield number, scorer.prepare(premises, hypotheses)
+            yield number, scorer.begin(premises, hypotheses)
 
-    with closing(ahead(prepared())) as items:
+    with closing(ahead(begun())) as items:
         for number, batches in items:
             _say(link, (number, scorer.judge(batches)))
 
