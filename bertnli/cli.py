@@ -293,6 +293,11 @@ def score(
         str, typer.Argument(metavar="OUTPUT", help="The same formats, by its name; - for standard output.")
     ],
     device: Device = "auto",
+    devices: Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1; left out, all.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the cores, on the CPU.")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="Divides the logits; left out, the bundle's own; 1 turns it off.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start over, whatever is there.")] = False,
     premise: Premise = None,
@@ -314,6 +319,9 @@ def score(
             input if input == "-" else resolve_data(input),
             output,
             device=device,
+            gpus=devices,
+            workers=workers,
+            temperature=temperature,
             strict=strict,
             restart=restart,
             columns=Columns(premise, hypothesis, label),

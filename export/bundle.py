@@ -96,6 +96,7 @@ class Manifest(_Part):
     opset: int
     labels: tuple[str, ...]
     max_length: int
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # the logits are divided by it for the softmax
     tokenizer_fingerprint: str
     attention: Attention
     origin: Origin

@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 from bertnli.errors import InputError, Interrupted, RunError
 from bertnli.pairs import Columns
 from export import score as score_module
-from export import scorer as scorer_module
 from export.record import Record, record_path
 from export.score import Scorer, score_file
+from export.scorer import CHUNK as CHUNKS
 from export.scorer import batches
 from tests import tiny
 from tests.conftest import environment
@@ -40,8 +40,7 @@ CHUNK = 64
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (score_module, scorer_module):
-        monkeypatch.setattr(module, "CHUNK", CHUNK)
+    monkeypatch.setitem(CHUNKS, "cpu", CHUNK)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_the_scorer_says_what_is_no_pair(scorer) -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(3, 512), max_size=200), st.integers(1, 40), st.integers(1, 2000))
 def test_batches_hold_every_pair_once_and_keep_to_the_limits(lengths, max_pairs, max_tokens) -> None:
-    found = list(batches(np.array(lengths, np.int32), max_pairs, max_tokens))
+    found = list(batches(np.array(lengths, np.int32), max_pairs, max_tokens, 64))
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
     for batch in found:
         inside = [lengths[index] for index in batch]
@@ -138,7 +137,7 @@ def test_batches_hold_every_pair_once_and_keep_to_the_limits(lengths, max_pairs,
 
 def test_a_long_pair_makes_no_other_long() -> None:
     lengths = np.array([30] * 31 + [512], np.int32)
-    assert [len(batch) for batch in batches(lengths, 32, 100_000)] == [1, 31]
+    assert [len(batch) for batch in batches(lengths, 32, 100_000, 64)] == [1, 31]
 
 
 # --- rows in, rows out
@@ -444,7 +443,7 @@ if {no_torch}:
 from bertnli.errors import Interrupted
 from export import score
 
-score.CHUNK = {chunk}
+score.CHUNK["cpu"] = {chunk}
 
 def interrupt(number, frame):
     raise Interrupted(number, "interrupted")

@@ -114,8 +114,8 @@ def test_a_session_that_fell_back_to_the_cpu_is_no_gpu_session(monkeypatch) -> N
     monkeypatch.setattr(session, "_provider_problem", lambda: None)
     real = onnxruntime.InferenceSession
 
-    def fall_back(path: str, options: object, providers: list[str]) -> object:
-        assert providers[0] == "CUDAExecutionProvider"
+    def fall_back(path: str, options: object, providers: list[object]) -> object:
+        assert providers[0][0] == "CUDAExecutionProvider"
         return real(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
