@@ -1,10 +1,10 @@
 """Our model in the form that is exported: the same numbers, as operators that ONNX Runtime runs fastest.
 
-Tokens lie flat, `[pairs x length, hidden_size]`, between one attention and the next: ONNX Runtime makes one operator of a
-sum and a norm over three axes (SkipLayerNormalization), which on a CPU takes eight times as long as both (2026-11,
-benchmarks/LOG.md). Attention is ONNX's own operator over `[pairs, length, hidden_size]`, so no head is transposed in the
-graph. Of its biases the key's changes nothing, as softmax does not see what all keys share, and the value's comes out
-of the weighted mean as it went in, so it is added after.
+Tokens lie flat, `[pairs x length, hidden_size]`, between one attention and the next: of a sum and a norm over three
+axes ONNX Runtime makes one operator (SkipLayerNormalization), which on a CPU takes six times as long as the two.
+Attention is ONNX's own operator over `[pairs, length, hidden_size]`, so no head is transposed in the graph. Of its
+biases the key's changes nothing, as softmax does not see what all keys share, and the value's comes out of the weighted
+mean as it went in, so it is added after.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MakeLinear = Callable[[nn.Linear], nn.Module]
 
 
 class FlatClassifier(nn.Module):
-    """The model with the three inputs of a bundle's graph, each `[pairs, length]`, and its blocks as `rebuild` has them."""
+    """The model with the three inputs of a bundle's graph, each `[pairs, length]`; its blocks are as `rebuild` says."""
 
     def __init__(self, model: PairClassifier):
         super().__init__()

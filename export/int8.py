@@ -2,8 +2,8 @@
 LLM.int8(), section 3, "vector-wise quantization"; Yao et al. 2022, ZeroQuant, section 3).
 
 A token's scale comes from its own values, so that a pair's score depends on no other pair, and nothing is calibrated.
-(Dynamic quantisation as ONNX Runtime's own tools write it takes one scale for the whole batch.) The matrix products of the
-blocks are int8, everything else stays fp32.
+(Dynamic quantisation as ONNX Runtime's own tools write it takes one scale for the whole batch.) The matrix products of
+the blocks are int8, everything else stays fp32.
 
     scale[token] = largest |x[token]| / 127
     q            = QuantizeLinear(x, scale, 128)                      uint8, one scale a row
@@ -33,8 +33,8 @@ class Values:
     lowest: float | None = None
 
 
-# An activation's outputs lie nearly all above 0: they get most of the 256 steps. GELU's lowest value is -0.17.
-_AFTER = {"relu": Values(0, 0.0)} | dict.fromkeys(("gelu", "gelu_new", "gelu_pytorch_tanh"), Values(16, -0.17))
+# An activation's outputs lie nearly all above 0: they get most of the 256 steps. GELU's lowest value is -0.17004.
+_AFTER = {"relu": Values(0, 0.0)} | dict.fromkeys(("gelu", "gelu_new", "gelu_pytorch_tanh"), Values(16, -0.1701))
 
 
 def export_int8(model: PairClassifier) -> onnx.ModelProto:
@@ -45,6 +45,11 @@ def export_int8(model: PairClassifier) -> onnx.ModelProto:
 
 class Int8Linear(nn.Module):
     """`layer` for the exporter: it stands for ONNX operators and computes nothing in torch."""
+
+    weight: Tensor
+    scale: Tensor
+    zero: Tensor
+    one: Tensor
 
     def __init__(self, layer: nn.Linear, values: Values = Values()):
         super().__init__()
@@ -58,11 +63,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[tokens, inputs]` to `[tokens, outputs]`."""
         tokens, outputs = x.shape[0], len(self.scale)
-        zero, lowest = self.values.zero, self.values.lowest
-        largest = x.abs() if lowest is None else x
-        scale = largest.amax(-1, keepdim=True) / (255 - zero)
-        if lowest:
-            scale = scale.clamp_min(-lowest / zero)
+        scale = self.token_scales(x)
         integers = torch.onnx.ops.symbolic(
             "::QuantizeLinear",
             (x, scale.flatten(), self.zero.expand(tokens)),
@@ -79,6 +80,13 @@ class Int8Linear(nn.Module):
             version=1,
         )
         return y * scale if self.bias is None else y * scale + self.bias
+
+    def token_scales(self, x: Tensor) -> Tensor:
+        """`[tokens, 1]`: what a step of each token's integers stands for."""
+        zero, lowest = self.values.zero, self.values.lowest
+        largest = x.abs() if lowest is None else x
+        scale = largest.amax(-1, keepdim=True) / (255 - zero)
+        return scale.clamp_min(-lowest / zero) if lowest else scale
 
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:

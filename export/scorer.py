@@ -33,11 +33,13 @@ Batch = tuple[NDArray[np.int64], list[NDArray[np.int64]]]
 CHUNK = {"cpu": 1024, "cuda": 8192}
 """Pairs sorted by length and cut into batches together; the unit of resuming, too."""
 
-# One batch at most. On a CPU, matrices of about a thousand rows are the fastest: larger ones leave its caches. A GPU
-# wants many, of nearly one length.
-_MAX_PAIRS = {"cpu": 32, "cuda": 1024}
-_MAX_TOKENS = {"cpu": 1024, "cuda": 32_768}  # padding included
-_MAX_PADDING = {"cpu": 64, "cuda": 16}  # tokens that one pair is filled up with: a long pair makes no other long
+# One batch at most. On a CPU, matrices of some hundred rows are the fastest: larger ones leave its caches. A GPU wants
+# many, of nearly one length.
+_MAX_PAIRS = {"cpu": 512, "cuda": 1024}
+_MAX_TOKENS = {"cpu": 512, "cuda": 32_768}  # padding included
+# Tokens that one pair is filled up with: a long pair makes no other long. Without any, a pair's sums are the same in
+# every batch, to the last bit, and a CPU does not mind small batches.
+_MAX_PADDING = {"cpu": 0, "cuda": 16}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-# A graph that pads or masks wrongly shows it on any text. These have the punctuation, digits and letters that tokenizers
-# differ on.
+# A graph that pads or masks wrongly shows it on any text. These have the punctuation, digits and letters that
+# tokenizers differ on.
 ODD = (
     ("A man is eating soup.", "A person is having a meal."),
     ("Two children play football in the rain.", "The children are asleep indoors."),
@@ -33,7 +33,7 @@ _SO = ("", ", holding a blue umbrella", " while a crowd of tourists takes pictur
 
 
 def plain() -> list[tuple[str, str]]:
-    """Some hundred plain pairs, of all three relations: for shares, such as that of changed labels, to mean something."""
+    """Some hundred plain pairs, of all three relations: so that a share, as of changed labels, means something."""
     return [
         (f"{who} {does}{so}.", f"{who} {then}.")
         for who, (does, *follow), so in product(_WHO, _DOES, _SO)

@@ -29,8 +29,8 @@ from export.session import Session
 
 BATCH_SIZES = (1, 2, 3, 32)
 ROWS = 2000
-"""Real rows that an export's gate takes from the data it is given, from the top. With 1,000 a change of 1% of the labels
-that takes as many as it gives would look like a loss of half a point in 6% of all cases; with 2,000 in 1%."""
+"""Real rows that an export's gate takes from the data it is given, from the top. Where 1% of the labels change and no
+accuracy is lost, 1,000 rows would show a loss of half a point in 6% of all cases, 2,000 in 1%."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,18 @@ class Limits:
 
     logit_difference: float | None  # None: not looked at
     company_difference: float  # of a pair's logits alone from its logits in a batch with others
-    label_flips: float  # share of the pairs
+    label_flips: float  # share of the real rows
+    own_label_flips: float  # share of our own pairs: they are few, and some models can hardly decide on them
     accuracy_lost: float  # share of the labelled rows
 
 
 LIMITS = {
-    "fp32": Limits(logit_difference=1e-4, company_difference=1e-4, label_flips=0.0, accuracy_lost=0.0),
-    "fp16": Limits(logit_difference=2e-2, company_difference=2e-2, label_flips=0.001, accuracy_lost=0.005),
+    "fp32": Limits(1e-4, company_difference=1e-4, label_flips=0.0, own_label_flips=0.0, accuracy_lost=0.0),
+    "fp16": Limits(2e-2, company_difference=2e-2, label_flips=0.001, own_label_flips=0.01, accuracy_lost=0.005),
     # The sums of attention depend on padding in their last bit, and now and then a step of 1/127 hangs on that bit.
-    "int8": Limits(logit_difference=None, company_difference=2e-2, label_flips=0.015, accuracy_lost=0.005),
+    "int8": Limits(None, company_difference=2e-2, label_flips=0.015, own_label_flips=0.1, accuracy_lost=0.005),
 }
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -125,9 +127,10 @@ class Figures:
         self.max_logit_difference = max(self.max_logit_difference, _largest(found - expected))
         self.label_flips += int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
 
-    def check(self, precision: str, what: str) -> None:
-        """Raise RunError if they are beyond the precision's limits."""
+    def check(self, precision: str, what: str, real: bool = False) -> None:
+        """Raise RunError if they are beyond the precision's limits; `real`: those of real rows."""
         limits = LIMITS[precision]
+        flips = limits.label_flips if real else limits.own_label_flips
         problems = []
         allowed = np.finfo(np.float32).max if limits.logit_difference is None else limits.logit_difference
         if self.max_logit_difference > allowed:
@@ -139,8 +142,9 @@ class Figures:
                 f"a pair's logits depend on the pairs around it: by {self.max_company_difference:.2g}, "
                 f"{limits.company_difference:.2g} is allowed"
             )
-        if self.label_flips > limits.label_flips * self.pairs:
-            problems.append(f"{self.label_flips} of {self.pairs} labels differ, {limits.label_flips:.2%} is allowed")
+        if self.label_flips > flips * self.pairs:
+            whose = "real rows'" if real else "own pairs'"
+            problems.append(f"{self.label_flips} of {self.pairs} {whose} labels differ, {flips:.2%} is allowed")
         if problems:
             raise RunError(f"{what} does not compute what its checkpoint computes: {'; '.join(problems)}")
 
@@ -214,7 +218,8 @@ def gate(
 
     Raises RunError if they differ by more than the precision's limits.
     """
-    figures = compare(known, session.logits, tokenizer.pad_id)
+    own, real = compare(known, session.logits, tokenizer.pad_id), Figures()
+    own.check(precision, "the exported graph")
     lengths = known.encoded.lengths
     accuracy, labelled = None, 0
     if rows is not None:
@@ -222,7 +227,8 @@ def gate(
         lengths = np.concatenate([lengths, encoded.lengths])
         expected = run(checkpoint, encoded, session.outputs, tokenizer.pad_id, "cpu")
         found = run(session.logits, encoded, session.outputs, tokenizer.pad_id, session.device)
-        figures.add(found, expected)
+        real.add(found, expected)
+        real.check(precision, "the exported graph", real=True)
         has_gold = rows.gold >= 0
         labelled = int(has_gold.sum())
         if labelled:
@@ -230,21 +236,14 @@ def gate(
                 name: float((logits.argmax(axis=1) == rows.gold)[has_gold].mean())
                 for name, logits in (("checkpoint", expected), ("bundle", found))
             }
-            lost, allowed = accuracy["checkpoint"] - accuracy["bundle"], LIMITS[precision].accuracy_lost
-            if lost > allowed:
-                raise RunError(
-                    f"the exported graph is right on {lost:.2%} fewer of {labelled} labelled rows than its checkpoint",
-                    expected=f"{allowed:.2%} at most",
-                    do="export in another precision",
-                )
-    figures.check(precision, "the exported graph")
+            _check_accuracy(accuracy["checkpoint"] - accuracy["bundle"], labelled, precision)
     return Parity(
-        pairs=figures.pairs,
+        pairs=own.pairs + real.pairs,
         batch_sizes=list(BATCH_SIZES),
         lengths=(int(lengths.min()), int(lengths.max())),
-        max_logit_difference=figures.max_logit_difference,
-        max_company_difference=figures.max_company_difference,
-        label_flips=figures.label_flips,
+        max_logit_difference=max(own.max_logit_difference, real.max_logit_difference),
+        max_company_difference=own.max_company_difference,
+        label_flips=own.label_flips + real.label_flips,
         max_logit_difference_allowed=LIMITS[precision].logit_difference,
         label_flips_allowed=LIMITS[precision].label_flips,
         device=session.device,
@@ -252,6 +251,15 @@ def gate(
         accuracy=accuracy,
         labelled_rows=labelled,
     )
+
+
+def _check_accuracy(lost: float, rows: int, precision: str) -> None:
+    if lost > LIMITS[precision].accuracy_lost:
+        raise RunError(
+            f"the exported graph is right on {lost:.2%} fewer of {rows} labelled rows than its checkpoint",
+            expected=f"{LIMITS[precision].accuracy_lost:.2%} at most",
+            do="export in another precision",
+        )
 
 
 # ------------------------------------------------------------------------------------------- later: `bertnli verify`

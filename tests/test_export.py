@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from bertnli import pretrained
+from bertnli.attention import Padded
 from bertnli.errors import InputError, RunError
 from bertnli.model import PairClassifier
 from bertnli.pairs import PairFile
 from bertnli.pretrained import Pretrained
-from export import build, graph, verify
+from export import build, flat, graph, verify
 from export.build import export_bundle
 from export.bundle import Bundle
 from export.scorer import Scorer, softmax
@@ -120,8 +121,15 @@ def test_a_graph_that_the_checker_refuses_is_no_bundle(source, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def written_out(query, key, value, attn_mask, q_num_heads, kv_num_heads, scale):
+    """Attention in small operators, as a version of torch without ONNX's own would leave it."""
+    query, key, value = (x.unflatten(-1, (q_num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    scores = (query @ key.mT * scale).masked_fill(~attn_mask, -1e9)
+    return ((scores.softmax(-1) @ value).transpose(1, 2).flatten(-2),)
+
+
 def test_unfused_attention_fails_unless_it_is_allowed(source, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(graph, "OPSET", 18)  # has no Attention: the exporter writes it out in small operators
+    monkeypatch.setattr(torch.onnx.ops, "attention", written_out)
     with pytest.raises(RunError, match="not fused; found 0 fused operators; expected 1"):
         export_bundle(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -131,7 +139,7 @@ def test_unfused_attention_fails_unless_it_is_allowed(source, tmp_path, monkeypa
 # --- the parity gate
 
 
-class _SeesPadding(graph.Padded):
+class _SeesPadding(Padded):
     """A mask of the wrong kind: fine alone and at the traced shape, wrong in longer company."""
 
     def __init__(self, mask: torch.Tensor):
@@ -141,7 +149,7 @@ class _SeesPadding(graph.Padded):
 def test_a_graph_that_sees_padding_fails_the_gate(source, tmp_path, monkeypatch) -> None:
     expected = verify.reference(lambda *batch: graph.torch_logits(source.build().eval(), *batch), source.tokenizer)
     monkeypatch.setattr(verify, "reference", lambda *_: expected)
-    monkeypatch.setattr(graph, "Padded", _SeesPadding)
+    monkeypatch.setattr(flat, "Padded", _SeesPadding)
     with pytest.raises(RunError, match=r"the exported graph does not compute what its checkpoint computes.*logit"):
         export_bundle(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -150,7 +158,7 @@ def test_a_graph_that_sees_padding_fails_the_gate(source, tmp_path, monkeypatch)
 def test_the_gate_fails_on_flipped_labels_and_on_what_is_no_number() -> None:
     figures = verify.Figures()
     figures.add(np.array([[1.0, 1.00001]], np.float32), np.array([[1.00001, 1.0]], np.float32))
-    with pytest.raises(RunError, match="1 of 1 labels differ"):
+    with pytest.raises(RunError, match="1 of 1 own pairs' labels differ"):
         figures.check("fp32", "it")
     figures = verify.Figures()
     figures.add(np.array([[np.nan, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32))
@@ -171,10 +179,11 @@ def test_the_gate_covers_every_batch_size_and_length() -> None:
         return np.zeros((len(ids), 3), np.float32)
 
     verify.compare(known, watch, tokenizer.pad_id)
-    assert {batch for batch, _ in shapes} == {1, 2, 3, 32}
+    assert {batch for batch, _ in shapes} >= {1, 2, 3, 32}
     assert {length for batch, length in shapes if batch == 1} >= {3, 4, 5, 7, 8, 9, 31, 32, 33, 47, 48}
     assert in_mixed_company > 10
     assert max(length for _, length in shapes) == tokenizer.max_length
+    assert len(known.encoded) > 300
     for index, length in enumerate(known.encoded.lengths):
         pair = known.encoded.ids[known.encoded.offsets[index] :][:length]
         assert pair[0] == tokenizer.cls_id
