@@ -28,6 +28,7 @@ Ints = NDArray[np.integer]
 
 SPECIAL_TOKENS = 3  # of a pair: [CLS] p [SEP] h [SEP]
 MIN_LENGTH = 5  # room for one token of each sentence
+MAX_CHARACTERS = 1 << 20  # of a sentence are looked at: memory and time go with the length, and few tokens are kept
 DEFAULT_LENGTH = 128
 
 
@@ -143,6 +144,9 @@ def _ranges(starts: Ints, lengths: Ints) -> NDArray[np.int64]:
     """start, start + 1, … of every range, end to end."""
     ends = np.cumsum(lengths, dtype=np.int64)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
+
+
+_SENTENCES = 8192  # encoded at once, at most
 
 
 # --- The tokenizer ---------------------------------------------------------------------------------------------------
@@ -297,6 +301,8 @@ class PairTokenizer:
     def encode(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
         """Every pair as [CLS] premise [SEP] hypothesis [SEP], cut to `max_length`, in the order given.
 
+        A sentence of more than `MAX_CHARACTERS` is taken to be what comes before, and its pair to be truncated.
+
         Raises InputError naming the pair if a sentence is not text, or holds a lone surrogate, which is not Unicode.
         """
         assert len(premises) == len(hypotheses), (len(premises), len(hypotheses))
@@ -311,6 +317,7 @@ class PairTokenizer:
         sentence_p = np.fromiter(map(number.__getitem__, premises), np.int64, len(premises))
         sentence_h = np.fromiter(map(number.__getitem__, hypotheses), np.int64, len(hypotheses))
         len_p, len_h = lengths[sentence_p], lengths[sentence_h]
+        too_long = np.fromiter((len(text) > MAX_CHARACTERS for text in number), np.bool_, len(number))
         room = self.max_length - SPECIAL_TOKENS
         keep_p, keep_h = TRUNCATIONS[self.settings.truncation](len_p, len_h, room)
 
@@ -323,7 +330,7 @@ class PairTokenizer:
             ids=pool[_ranges(range_starts.ravel(), range_lengths.ravel())],
             lengths=range_lengths.sum(axis=1, dtype=np.int32),
             first_segment=(keep_p + 2).astype(np.int32),
-            truncated=keep_p + keep_h < len_p + len_h,
+            truncated=(keep_p + keep_h < len_p + len_h) | too_long[sentence_p] | too_long[sentence_h],
         )
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
@@ -335,12 +342,16 @@ class PairTokenizer:
         room = self.max_length - SPECIAL_TOKENS
         parts = [np.array([self.cls_id, self.sep_id], np.int32)]
         lengths = np.zeros(len(sentences), np.int64)
-        step = 8192  # the library's own results are a hundred bytes a token, so they are not kept for long
-        for begin in range(0, len(sentences), step):
-            some = sentences[begin : begin + step]
+        begin = 0
+        while begin < len(sentences):
+            # The library's own results are a hundred bytes a token, so they are few and not kept for long.
+            characters = np.cumsum([len(text) for text in sentences[begin : begin + _SENTENCES]])
+            end = begin + max(1, int(np.searchsorted(characters, MAX_CHARACTERS, side="right")))
+            some = [text[:MAX_CHARACTERS] for text in sentences[begin:end]]
             results = self._call(self._tokenizer.encode_batch_fast, some, add_special_tokens=False)
-            lengths[begin : begin + step] = [len(result) for result in results]
+            lengths[begin:end] = [len(result) for result in results]
             parts.append(np.fromiter(chain.from_iterable(result.ids[:room] for result in results), np.int32))
+            begin = end
         return np.concatenate(parts), lengths
 
     def _call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

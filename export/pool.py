@@ -29,6 +29,7 @@ from export.scorer import Judged
 from export.session import DeviceError
 from export.stages import Task
 
+_WORKER = "export.worker"
 _AT_HAND = 2  # tasks that a worker has: one is run, one is being tokenised
 _FATAL = 2  # workers that a task may cost before it is blamed
 
@@ -133,7 +134,7 @@ class Pool:
         # The child finds the modules where this process does, and not in the folder it is started from.
         paths = os.pathsep.join(str(Path(path).resolve()) for path in sys.path)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "export.worker", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", _WORKER, str(theirs.fileno())],
             env={**os.environ, "PYTHONPATH": paths, "RAYON_NUM_THREADS": str(job["threads"])},  # Rayon: tokenizers'
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
