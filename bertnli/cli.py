@@ -231,6 +231,9 @@ def export(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
     precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    layout: Annotated[
+        str, typer.Option(help="bertnli, which optimum opens too; triton makes OUT a Triton model repository.")
+    ] = "bertnli",
     verify: Annotated[str | None, typer.Option(metavar="DATA", help="Real rows for the parity check.")] = None,
     arch: Arch = None,
     labels: Labels = None,
@@ -242,7 +245,7 @@ def export(
 ) -> None:
     """Checkpoint to ONNX bundle: attention fused and counted, parity-checked, or nothing is left."""
     _need("onnxscript", "export")
-    from bertnli import catalog
+    from bertnli import terms
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile
     from export.build import export_bundle
@@ -251,17 +254,16 @@ def export(
     rows = None
     if verify is not None:
         rows = PairFile(resolve_data(verify), prefer_parse=source.tokenizer.settings.reads_parse)
-    entry = catalog.lookup(model)
     summary = export_bundle(
         source,
         out,
         precision=precision,
+        layout=layout,
         verify_data=rows,
         allow_unfused=allow_unfused,
         force=force,
         name=model,
-        licence=entry.licence if entry else None,
-        disclosure=entry.disclosure if entry else None,
+        terms=terms.of_model(model),
     )
     _finish(summary, as_json)
 

@@ -10,6 +10,7 @@ and joined here with numpy, because d2l's truncation is none of the library's. T
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -271,14 +272,18 @@ class PairTokenizer:
         return self._tokenizer.to_str(pretty=True)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json into an existing folder. The settings go into its config.json (`asdict(settings)`)."""
-        (Path(folder) / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+        """Writes tokenizer.json and for WordPiece tokenizer_config.json, by which transformers reads it as it is.
 
-    def transformers_config(self) -> dict[str, Any]:
-        """tokenizer_config.json of a WordPiece model folder, which makes transformers read tokenizer.json as it is.
-
-        Without it transformers takes the vocabulary only and lower-cases, and CrossEncoder does not truncate.
+        Without that one transformers takes the vocabulary only and lower-cases, and CrossEncoder does not truncate.
+        The settings go into the folder's config.json (`asdict(settings)`).
         """
+        folder = Path(folder)
+        (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+        if tokenizer_files.kind(self._tokenizer) == "WordPiece":
+            content = json.dumps(self._transformers_config(), indent=2, ensure_ascii=False)
+            (folder / "tokenizer_config.json").write_text(content + "\n", encoding="utf-8")
+
+    def _transformers_config(self) -> dict[str, Any]:
         names = ("pad_token", "cls_token", "sep_token", "unk_token")
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -291,6 +296,12 @@ class PairTokenizer:
     def max_length(self) -> int:
         """The most tokens a pair is given, special tokens included."""
         return self.settings.max_length
+
+    @property
+    def lower_case(self) -> bool:
+        """Whether capitals and small letters are the same to it."""
+        normalizer = self._tokenizer.normalizer
+        return normalizer is not None and bool(normalizer.normalize_str("A") == "a")
 
     @cached_property
     def fingerprint(self) -> str:

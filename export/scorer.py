@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bertnli.errors import InputError, RunError
 from bertnli.tokens import Encoded, pad_batch
-from export.bundle import INPUTS, Bundle
+from export.bundle import INPUTS, MODEL, Bundle
 from export.session import Session
 
 Logits = Callable[..., NDArray[np.float32]]
@@ -90,7 +90,7 @@ class Scorer:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.temperature = choose_temperature(self.bundle, temperature)
         self.tokenizer = self.bundle.tokenizer()
-        self.session = Session(self.bundle.file("model.onnx"), device, threads=threads)
+        self.session = Session(self.bundle.file(MODEL), device, threads=threads)
         if self.session.outputs != len(self.labels):
             raise InputError(
                 f"{self.bundle.path}: labels",

@@ -17,6 +17,7 @@ from bertnli.errors import InputError, RunError
 from bertnli.model import PairClassifier
 from bertnli.pairs import PairFile
 from bertnli.pretrained import Pretrained
+from bertnli.terms import Terms, of_model
 from export import build, flat, graph, verify
 from export.build import export_bundle
 from export.bundle import Bundle
@@ -70,10 +71,27 @@ def test_every_layer_is_one_attention_operator() -> None:
 
 def test_the_graph_says_what_it_is(source: Pretrained) -> None:
     found = {entry.key: entry.value for entry in onnx.load(tiny.bundle() / "model.onnx").metadata_props}
-    assert found["bertnli.labels"] == "entailment,neutral,contradiction"
-    assert found["bertnli.max_length"] == "48"
-    assert found["bertnli.tokenizer_fingerprint"] == Bundle.open(tiny.bundle()).tokenizer().fingerprint
-    assert found["bertnli.source_sha256"] == Bundle.open(tiny.bundle()).manifest.origin.sha256
+    manifest = Bundle.open(tiny.bundle()).manifest
+    assert found == {
+        "bertnli.labels": '["entailment", "neutral", "contradiction"]',
+        "bertnli.max_length": "48",
+        "bertnli.truncation": "longest_first",
+        "bertnli.lower_case": "true",
+        "bertnli.precision": "fp32",
+        "bertnli.tokenizer_fingerprint": Bundle.open(tiny.bundle()).tokenizer().fingerprint,
+        "bertnli.source_sha256": manifest.origin.sha256,
+        "bertnli.versions": json.dumps(manifest.versions),
+    }
+    assert manifest.truncation == "longest_first" and manifest.lower_case is True
+
+
+def test_licence_and_disclosure_go_into_manifest_and_graph(source, quick, tmp_path) -> None:
+    export_bundle(source, tmp_path / "out", name="runs/mine", terms=Terms("Apache-2.0", "It has seen the test."))
+    origin = Bundle.open(tmp_path / "out").manifest.origin
+    assert (origin.name, origin.licence, origin.disclosure) == ("runs/mine", "Apache-2.0", "It has seen the test.")
+    found = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
+    assert (found["bertnli.licence"], found["bertnli.disclosure"]) == ("Apache-2.0", "It has seen the test.")
+    assert of_model(str(tmp_path / "out")) == Terms("Apache-2.0", "It has seen the test."), "and on from there"
 
 
 def test_the_same_model_gives_the_same_file_and_no_path_of_this_machine(
@@ -192,7 +210,7 @@ def test_the_gate_covers_every_batch_size_and_length() -> None:
 
 def test_real_rows_are_compared_and_their_accuracy_is_kept(source, quick, tmp_path) -> None:
     rows = tiny.snli_rows(60)
-    summary = export_bundle(source, tmp_path / "out", verify_data=rows_file(tmp_path, rows), licence="MIT")
+    summary = export_bundle(source, tmp_path / "out", verify_data=rows_file(tmp_path, rows), terms=Terms("MIT"))
     manifest = Bundle.open(tmp_path / "out").manifest
     assert manifest.parity is not None and manifest.parity.accuracy is not None
     known = [row for row in rows if row["gold_label"] != "-"]
@@ -294,7 +312,7 @@ def test_a_full_disk_leaves_nothing(source, quick, tmp_path, monkeypatch) -> Non
 
 def test_force_replaces_a_bundle(source, quick, tmp_path) -> None:
     export_bundle(source, tmp_path / "bundle")
-    export_bundle(source, tmp_path / "bundle", force=True, licence="MIT")
+    export_bundle(source, tmp_path / "bundle", force=True, terms=Terms("MIT"))
     assert Bundle.open(tmp_path / "bundle").manifest.origin.licence == "MIT"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
