@@ -122,6 +122,7 @@ _MINILM_FILES = (
     "vocab.txt",
     "README.md",
 )
+AS_ITS_CARD_SAYS = "as its card on the model hub says"
 _HUB_VERIFIED = "the model hub's own checksums, as it lists them (none is recorded here)"
 
 
@@ -254,7 +255,7 @@ def lookup(name: str) -> Entry | None:
         name=name,
         kind="model",
         about="a model on the model hub",
-        licence="as its card on the model hub says",
+        licence=AS_ITS_CARD_SAYS,
         verified_by=_HUB_VERIFIED,
         size=None,
         files={"config.json": None},

@@ -230,7 +230,10 @@ def export(
         str, typer.Argument(metavar="MODEL", help="A model folder, a d2l folder or zip, or a fetched name.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
-    precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU) or fp16 (GPU).")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), fp16 (GPU) or int8 (CPU).")] = "fp32",
+    layout: Annotated[
+        str, typer.Option(help="bertnli, which optimum opens too; triton makes OUT a Triton model repository.")
+    ] = "bertnli",
     verify: Annotated[str | None, typer.Option(metavar="DATA", help="Real rows for the parity check.")] = None,
     arch: Arch = None,
     labels: Labels = None,
@@ -242,7 +245,7 @@ def export(
 ) -> None:
     """Checkpoint to ONNX bundle: attention fused and counted, parity-checked, or nothing is left."""
     _need("onnxscript", "export")
-    from bertnli import catalog
+    from bertnli import terms
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile
     from export.build import export_bundle
@@ -251,17 +254,16 @@ def export(
     rows = None
     if verify is not None:
         rows = PairFile(resolve_data(verify), prefer_parse=source.tokenizer.settings.reads_parse)
-    entry = catalog.lookup(model)
     summary = export_bundle(
         source,
         out,
         precision=precision,
+        layout=layout,
         verify_data=rows,
         allow_unfused=allow_unfused,
         force=force,
         name=model,
-        licence=entry.licence if entry else None,
-        disclosure=entry.disclosure if entry else None,
+        terms=terms.of_model(model),
     )
     _finish(summary, as_json)
 
@@ -293,6 +295,11 @@ def score(
         str, typer.Argument(metavar="OUTPUT", help="The same formats, by its name; - for standard output.")
     ],
     device: Device = "auto",
+    devices: Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1; left out, all.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the cores, on the CPU.")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="Divides the logits; left out, the bundle's own; 1 turns it off.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start over, whatever is there.")] = False,
     premise: Premise = None,
@@ -314,6 +321,9 @@ def score(
             input if input == "-" else resolve_data(input),
             output,
             device=device,
+            gpus=devices,
+            workers=workers,
+            temperature=temperature,
             strict=strict,
             restart=restart,
             columns=Columns(premise, hypothesis, label),

@@ -50,6 +50,13 @@ def from_config(config: Mapping[str, object], where: str, override: Sequence[str
     """
     where = f"{where}: key id2label"
     own = _in_order(config["id2label"], where) if config.get("id2label") is not None else None
+    if own is not None and len(own) == 1:
+        raise InputError(
+            where,
+            found=f"{own[0]!r} alone",
+            expected="two or more labels",
+            do="a single output is a regression's or a similarity's: choose a classifier",
+        )
     if override is None:
         if own is None:
             raise InputError(f"{where} is missing", do="name the labels, in the model's order, with --labels")

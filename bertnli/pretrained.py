@@ -111,8 +111,6 @@ def save(model: PairClassifier, tokenizer: PairTokenizer, folder: Path, extra: M
         tensorfiles.save(to_foreign(state, config), folder / "model.safetensors")
         tokenizer.save(folder)
         _write_json(folder / "config.json", content)
-        if config.family == "bert":
-            _write_json(folder / "tokenizer_config.json", tokenizer.transformers_config())
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"model folder {folder}: cannot be written: {error}", do="make room, or choose another"
@@ -171,6 +169,7 @@ class _FolderConfig(_Sizes):
     position_embedding_type: Literal["absolute"] = "absolute"
     problem_type: Literal["single_label_classification", None] = None
     is_decoder: Literal[False] = False
+    add_cross_attention: Literal[False] = False
 
     def to_ours(self, labels: tuple[str, ...]) -> ModelConfig:
         sizes = {name: getattr(self, name) for name in _Sizes.model_fields}
@@ -194,10 +193,11 @@ def _load_folder(
         raise InputError(f"--arch {arch}", found=f"{where}, which holds the sizes", do="leave --arch out")
     content = _read_json(files, "config.json", path)
     parsed = _parse_config(content, where)
-    if "model.safetensors.index.json" in files:
+    index = next((f"{name}.index.json" for name in _HF_WEIGHTS if f"{name}.index.json" in files), None)
+    if index is not None and not files.keys() & set(_HF_WEIGHTS):
         raise InputError(
-            f"{path}/model.safetensors.index.json: weights in several files",
-            expected="one model.safetensors",
+            f"{path}/{index}: weights in several files",
+            expected=" or ".join(f"one {name}" for name in _HF_WEIGHTS),
             do="write them as one: model.save_pretrained(folder, max_shard_size='100GB') in transformers",
         )
     weights, tensors, sha256 = _read_weights(files, _HF_WEIGHTS, path)
@@ -213,11 +213,21 @@ def _load_folder(
     return Pretrained(config, state, tokenizer, sha256)
 
 
+_UNSUPPORTED = {  # key of config.json: what to do about a value that is somebody's but not ours
+    "model_type": "bertnli runs BERT alone (BertForSequenceClassification); choose a checkpoint of that architecture",
+    "position_embedding_type": "choose a checkpoint with BERT's own learned positions",
+    "is_decoder": "choose a checkpoint that is an encoder, as BERT is",
+    "add_cross_attention": "choose a checkpoint that is an encoder, as BERT is",
+    "problem_type": "choose a classifier that gives a pair one of several labels",
+}
+
+
 def _parse_config(content: Any, where: str) -> _FolderConfig:
     try:
         parsed = _FolderConfig.model_validate(content)
     except ValidationError as error:
-        problem = error.errors()[0]
+        # Another architecture has other keys, so its name comes before any of them.
+        problem = min(error.errors(), key=lambda one: one["loc"] != ("model_type",))
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "missing":
             raise InputError(f"{where}: key {key} is missing", expected="the config.json of a BERT model") from None
@@ -225,6 +235,7 @@ def _parse_config(content: Any, where: str) -> _FolderConfig:
             f"{where}: key {key}" if key else where,
             found=repr(problem["input"])[:80],
             expected=problem["msg"].removeprefix("Input should be ") if key else "a map with the keys of a BERT model",
+            do=_UNSUPPORTED.get(key),
         ) from None
     if parsed.hidden_size % parsed.num_heads:
         raise InputError(

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bertnli import catalog, charts
+from bertnli import catalog, charts, terms
 from bertnli.errors import RunError
 from bertnli.files import write_text
 from bertnli.versions import installed
@@ -116,7 +116,7 @@ def write_model_card(
     repos = [source.repo for source in base.sources if isinstance(source, catalog.HubModel)] if base else []
     front = ModelCardData(
         language="en" if any(_hub_dataset(one) for one in data) else None,
-        license=_HUB_LICENCES.get(base.licence, "other") if base else "other",
+        license=_hub_licence(terms.of_model(base_model).licence),
         library_name="transformers" if family == "bert" else "bertnli",
         pipeline_tag="text-classification",
         tags=["natural-language-inference", "bert", "bertnli"] + (["d2l"] if family == "d2l" else []),
@@ -158,12 +158,13 @@ def notes_about(model: str, data: Sequence[str]) -> list[str]:
     notes = []
     for name, kind in [(model, "model"), *((one, "dataset") for one in dict.fromkeys(data))]:
         entry = _entry(name, kind)
-        if entry is None:
+        known = terms.of_model(name) if kind == "model" else terms.Terms(entry.licence if entry else None)
+        if known.licence is None:
             notes.append(f"{name}: the licence is not known here; ask whoever it is from.")
-            continue
-        notes.append(f"{name}: {entry.about}. Licence: {entry.licence}.")
-        if entry.disclosure:
-            notes.append(entry.disclosure)
+        else:
+            notes.append(f"{name}: {f'{entry.about}. ' if entry else ''}Licence: {known.licence}.")
+        if known.disclosure:
+            notes.append(known.disclosure)
     return notes
 
 
@@ -196,6 +197,12 @@ def _entry(name: str, kind: str) -> catalog.Entry | None:
     """The catalogue's entry of a name in a run file, where a path that exists comes before a name."""
     entry = None if Path(name).exists() else catalog.lookup(name)
     return entry if entry is not None and entry.kind == kind else None
+
+
+def _hub_licence(licence: str | None) -> str:
+    """The model hub's id of a licence in the catalogue, or of one that is such an id already."""
+    ids = _HUB_LICENCES | {one: one for one in _HUB_LICENCES.values()}
+    return ids.get(licence or "", "other")
 
 
 def _hub_dataset(name: str) -> str | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
-from bertnli import pretrained, report
+from bertnli import pretrained, report, terms
 from bertnli.config import Holdout, RunConfig
 from bertnli.evaluate import Tally
 from bertnli.files import sync
@@ -43,6 +44,7 @@ def publish(
     model = PairClassifier(source.config)  # as loaded: a dropout set for this run is no property of the model
     model.load_state_dict(weights)
     base = {"base_model": config.model, "base_sha256": source.sha256, "data": data}
+    base |= {key: value for key, value in asdict(terms.of_model(config.model)).items() if value is not None}
     pretrained.save(model, source.tokenizer, aside, extra=base)
     settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
     report.write_model_card(

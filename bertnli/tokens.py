@@ -10,6 +10,7 @@ and joined here with numpy, because d2l's truncation is none of the library's. T
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ Ints = NDArray[np.integer]
 
 SPECIAL_TOKENS = 3  # of a pair: [CLS] p [SEP] h [SEP]
 MIN_LENGTH = 5  # room for one token of each sentence
+MAX_CHARACTERS = 1 << 20  # of a sentence are looked at: memory and time go with the length, and few tokens are kept
 DEFAULT_LENGTH = 128
 
 
@@ -143,6 +145,9 @@ def _ranges(starts: Ints, lengths: Ints) -> NDArray[np.int64]:
     """start, start + 1, … of every range, end to end."""
     ends = np.cumsum(lengths, dtype=np.int64)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
+
+
+_SENTENCES = 8192  # encoded at once, at most
 
 
 # --- The tokenizer ---------------------------------------------------------------------------------------------------
@@ -267,14 +272,18 @@ class PairTokenizer:
         return self._tokenizer.to_str(pretty=True)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json into an existing folder. The settings go into its config.json (`asdict(settings)`)."""
-        (Path(folder) / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+        """Writes tokenizer.json and for WordPiece tokenizer_config.json, by which transformers reads it as it is.
 
-    def transformers_config(self) -> dict[str, Any]:
-        """tokenizer_config.json of a WordPiece model folder, which makes transformers read tokenizer.json as it is.
-
-        Without it transformers takes the vocabulary only and lower-cases, and CrossEncoder does not truncate.
+        Without that one transformers takes the vocabulary only and lower-cases, and CrossEncoder does not truncate.
+        The settings go into the folder's config.json (`asdict(settings)`).
         """
+        folder = Path(folder)
+        (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+        if tokenizer_files.kind(self._tokenizer) == "WordPiece":
+            content = json.dumps(self._transformers_config(), indent=2, ensure_ascii=False)
+            (folder / "tokenizer_config.json").write_text(content + "\n", encoding="utf-8")
+
+    def _transformers_config(self) -> dict[str, Any]:
         names = ("pad_token", "cls_token", "sep_token", "unk_token")
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -288,6 +297,12 @@ class PairTokenizer:
         """The most tokens a pair is given, special tokens included."""
         return self.settings.max_length
 
+    @property
+    def lower_case(self) -> bool:
+        """Whether capitals and small letters are the same to it."""
+        normalizer = self._tokenizer.normalizer
+        return normalizer is not None and bool(normalizer.normalize_str("A") == "a")
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the ids of a given text."""
@@ -296,6 +311,8 @@ class PairTokenizer:
 
     def encode(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
         """Every pair as [CLS] premise [SEP] hypothesis [SEP], cut to `max_length`, in the order given.
+
+        A sentence of more than `MAX_CHARACTERS` is taken to be what comes before, and its pair to be truncated.
 
         Raises InputError naming the pair if a sentence is not text, or holds a lone surrogate, which is not Unicode.
         """
@@ -311,6 +328,7 @@ class PairTokenizer:
         sentence_p = np.fromiter(map(number.__getitem__, premises), np.int64, len(premises))
         sentence_h = np.fromiter(map(number.__getitem__, hypotheses), np.int64, len(hypotheses))
         len_p, len_h = lengths[sentence_p], lengths[sentence_h]
+        too_long = np.fromiter((len(text) > MAX_CHARACTERS for text in number), np.bool_, len(number))
         room = self.max_length - SPECIAL_TOKENS
         keep_p, keep_h = TRUNCATIONS[self.settings.truncation](len_p, len_h, room)
 
@@ -323,7 +341,7 @@ class PairTokenizer:
             ids=pool[_ranges(range_starts.ravel(), range_lengths.ravel())],
             lengths=range_lengths.sum(axis=1, dtype=np.int32),
             first_segment=(keep_p + 2).astype(np.int32),
-            truncated=keep_p + keep_h < len_p + len_h,
+            truncated=(keep_p + keep_h < len_p + len_h) | too_long[sentence_p] | too_long[sentence_h],
         )
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
@@ -335,12 +353,16 @@ class PairTokenizer:
         room = self.max_length - SPECIAL_TOKENS
         parts = [np.array([self.cls_id, self.sep_id], np.int32)]
         lengths = np.zeros(len(sentences), np.int64)
-        step = 8192  # the library's own results are a hundred bytes a token, so they are not kept for long
-        for begin in range(0, len(sentences), step):
-            some = sentences[begin : begin + step]
+        begin = 0
+        while begin < len(sentences):
+            # The library's own results are a hundred bytes a token, so they are few and not kept for long.
+            characters = np.cumsum([len(text) for text in sentences[begin : begin + _SENTENCES]])
+            end = begin + max(1, int(np.searchsorted(characters, MAX_CHARACTERS, side="right")))
+            some = [text[:MAX_CHARACTERS] for text in sentences[begin:end]]
             results = self._call(self._tokenizer.encode_batch_fast, some, add_special_tokens=False)
-            lengths[begin : begin + step] = [len(result) for result in results]
+            lengths[begin:end] = [len(result) for result in results]
             parts.append(np.fromiter(chain.from_iterable(result.ids[:room] for result in results), np.int32))
+            begin = end
         return np.concatenate(parts), lengths
 
     def _call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import onnx
 from bertnli.errors import InputError, RunError
 from bertnli.pairs import PairFile
 from bertnli.pretrained import Pretrained, folder_config
-from export import bundle, verify
+from bertnli.terms import UNKNOWN, Terms
+from export import bundle, triton, verify
 from export.graph import add_metadata, fused_attention, opset_of, torch_logits
 from export.precision import GRAPHS
 from export.session import Session, choose_device
 
+LAYOUTS = ("bertnli", "triton")
 _VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tokenizers", "numpy")
 
 
@@ -24,18 +28,20 @@ def export_bundle(
     out: Path,
     *,
     precision: str = "fp32",
+    layout: str = "bertnli",
     verify_data: PairFile | None = None,
     allow_unfused: bool = False,
     force: bool = False,
     name: str | None = None,
-    licence: str | None = None,
-    disclosure: str | None = None,
+    terms: Terms = UNKNOWN,
 ) -> dict[str, Any]:
     """Write the bundle of `source` to the folder `out`, parity-checked.
 
+    layout: `triton` makes `out` a model repository of Triton Inference Server, the bundle its model `triton.NAME`.
+
     verify_data: real rows for the parity gate, beside its own pairs. allow_unfused: go on where the graph holds fewer
-    fused attention operators than the model has layers. force: replace a bundle that is there. name, licence,
-    disclosure: of the checkpoint, for the manifest.
+    fused attention operators than the model has layers. force: replace a bundle that is there. name, terms: of the
+    checkpoint, for the manifest.
 
     Where this host has no device for the precision, the bundle is written unverified: it does not score until
     `bertnli verify` has passed on a host that has.
@@ -45,7 +51,9 @@ def export_bundle(
     beforehand; RunError if the graph cannot be made, is not fused, or does not compute what the checkpoint computes.
     Nothing is left behind then.
     """
-    _check_asked(source, precision)
+    _check_asked(source, precision, layout)
+    if layout == "triton":
+        out = out / triton.NAME
     bundle.check_out(out, force=force)
     config, tokenizer = source.config, source.tokenizer
     rows = None if verify_data is None else verify.RealRows.read(verify_data, config.labels)
@@ -57,7 +65,7 @@ def export_bundle(
     known = verify.reference(checkpoint, tokenizer)
     try:
         with bundle.written(out, force=force) as folder:
-            add_metadata(graph, _metadata(source, precision))
+            add_metadata(graph, _metadata(source, precision, terms))
             onnx.save_model(graph, folder / bundle.MODEL)
             tokenizer.save(folder)
             bundle.write_json(folder / bundle.CONFIG, folder_config(config, tokenizer))
@@ -67,17 +75,19 @@ def export_bundle(
             if device is not None:
                 session = Session(folder / bundle.MODEL, device)
                 parity = verify.gate(checkpoint, session, known, tokenizer, precision, rows)
+            if layout == "triton":
+                triton.arrange(folder, config.labels, precision)
             bundle.seal(
                 folder,
                 precision=precision,
                 opset=opset_of(graph),
                 labels=config.labels,
                 max_length=tokenizer.max_length,
+                truncation=tokenizer.settings.truncation,
+                lower_case=tokenizer.lower_case,
                 tokenizer_fingerprint=tokenizer.fingerprint,
                 attention=attention,
-                origin=bundle.Origin(
-                    sha256=source.sha256, name=name, family=config.family, licence=licence, disclosure=disclosure
-                ),
+                origin=bundle.Origin(sha256=source.sha256, name=name, family=config.family, **asdict(terms)),
                 parity=parity,
                 versions=bundle.versions(_VERSIONS),
             )
@@ -93,9 +103,10 @@ def export_bundle(
     }
 
 
-def _check_asked(source: Pretrained, precision: str) -> None:
-    if precision not in GRAPHS:
-        raise InputError("--precision", found=repr(precision), expected=" or ".join(GRAPHS))
+def _check_asked(source: Pretrained, precision: str, layout: str) -> None:
+    for option, found, known in (("--precision", precision, GRAPHS), ("--layout", layout, LAYOUTS)):
+        if found not in known:
+            raise InputError(option, found=repr(found), expected=" or ".join(known))
     if not source.has_classifier:
         raise InputError(
             "the model has no classifier",
@@ -129,13 +140,18 @@ def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> b
     return bundle.Attention(fused=fused, layers=layers, operators=operators)
 
 
-def _metadata(source: Pretrained, precision: str) -> dict[str, str]:
-    return {
-        "version": bundle.versions([])["bertnli"],
-        "labels": ",".join(source.config.labels),
-        "max_length": str(source.tokenizer.max_length),
-        "truncation": source.tokenizer.settings.truncation,
+def _metadata(source: Pretrained, precision: str, terms: Terms) -> dict[str, str]:
+    """What the manifest says, for those who find the graph without it; what is no text as JSON."""
+    tokenizer = source.tokenizer
+    about = {
+        "versions": bundle.versions(_VERSIONS),
+        "labels": source.config.labels,
+        "max_length": tokenizer.max_length,
+        "truncation": tokenizer.settings.truncation,
+        "lower_case": tokenizer.lower_case,
         "precision": precision,
-        "tokenizer_fingerprint": source.tokenizer.fingerprint,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
         "source_sha256": source.sha256,
+        **{key: value for key, value in asdict(terms).items() if value is not None},
     }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}

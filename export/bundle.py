@@ -1,10 +1,14 @@
 """A bundle: the folder that holds a classifier ready to score, and everything needed to trust it.
 
-    model.onnx       the graph with its weights
-    tokenizer.json   text to ids
-    config.json      label names and tokenizer settings, in the form of a Hugging Face config
-    parity.npz       a few tokenised pairs and the logits that the checkpoint gives them
-    manifest.json    what it is and came from, its parity figures, and the SHA-256 and size of every other file
+    model.onnx              the graph with its weights
+    tokenizer.json          text to ids
+    tokenizer_config.json   how transformers has to read tokenizer.json; not with d2l's vocabulary
+    config.json             label names and tokenizer settings, in the form of a Hugging Face config
+    parity.npz              a few tokenised pairs and the logits that the checkpoint gives them
+    manifest.json           what it is and came from, its parity figures, and the SHA-256 and size of every other file
+
+optimum's `ORTModelForSequenceClassification` opens that folder as it is. With `--layout triton` it is a model of
+Triton's (triton.py), the graph in `1/`.
 
 It is written aside and appears in one rename, so a bundle that is there is whole.
 """
@@ -83,8 +87,9 @@ class Parity(_Part):
     batch_sizes: list[int]
     lengths: tuple[int, int]  # shortest and longest pair, in tokens
     max_logit_difference: float
+    max_company_difference: float  # of a pair's logits alone from those in a batch with others
     label_flips: int
-    max_logit_difference_allowed: float
+    max_logit_difference_allowed: float | None
     label_flips_allowed: float  # as a share of the pairs
     device: str
     data: str | None = None  # the file the real rows came from
@@ -99,6 +104,9 @@ class Manifest(_Part):
     opset: int
     labels: tuple[str, ...]
     max_length: int
+    truncation: str
+    lower_case: bool
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # the logits are divided by it for the softmax
     tokenizer_fingerprint: str
     attention: Attention
     origin: Origin
@@ -150,7 +158,8 @@ class Bundle:
         return self.manifest.labels
 
     def file(self, name: str) -> Path:
-        return self.path / name
+        """The bundle's file of that name, in whichever folder of it the layout puts it."""
+        return self.path / next(path for path in self.manifest.files if Path(path).name == name)
 
     def check_files(self) -> None:
         """Compare every file's SHA-256 with the manifest's; InputError names the first that differs."""
@@ -208,7 +217,7 @@ def _parse_manifest(raw: bytes, where: Path) -> Manifest:
         found = repr(problem["input"])[:60]
         raise InputError(f"{where}: key {key}", found=found, expected=problem["msg"].lower()) from None
     label_orders.check_names(manifest.labels, f"{where}: key labels")
-    missing = {MODEL, TOKENIZER, CONFIG, PARITY} - manifest.files.keys()
+    missing = {MODEL, TOKENIZER, CONFIG, PARITY} - {Path(name).name for name in manifest.files}
     strange = [name for name in manifest.files if Path(name).is_absolute() or ".." in Path(name).parts]
     if missing or strange:
         raise InputError(f"{where}: key files", found=", ".join(strange) or f"no {', '.join(sorted(missing))}")
@@ -280,10 +289,14 @@ def check_out(out: Path, *, force: bool = False) -> None:
 
 def seal(folder: Path, **about: Any) -> Manifest:
     """Write manifest.json over the files in `folder`, flush all to the disk. `about`: the manifest's other fields."""
-    files = {path.name: FileEntry(sha256=digest(path), size=path.stat().st_size) for path in sorted(folder.iterdir())}
+    files = {
+        path.relative_to(folder).as_posix(): FileEntry(sha256=digest(path), size=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     manifest = Manifest(format_version=FORMAT_VERSION, files=files, **about)
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         sync(path)
     sync(folder)
     return manifest
@@ -295,7 +308,7 @@ def record_parity(bundle: Bundle, parity: Parity) -> Bundle:
     Raises RunError if the manifest cannot be written.
     """
     manifest = bundle.manifest.model_copy(update={"parity": parity})
-    where = bundle.file(MANIFEST)
+    where = bundle.path / MANIFEST
     try:
         write_text(where, _json(manifest.model_dump(mode="json")))
     except OSError as error:

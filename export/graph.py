@@ -1,7 +1,7 @@
 """Our model as an ONNX graph whose attention is ONNX's own `Attention` operator, one for each layer.
 
-One call of torch's dynamo exporter. `attention.Padded` is written so that it becomes that operator, which ONNX Runtime
-runs as one kernel; nothing here looks for a pattern to fuse. What came out is counted and checked all the same.
+One call of torch's dynamo exporter. `flat.py` has the model in a form whose attention is that operator, which ONNX
+Runtime runs as one kernel; nothing here looks for a pattern to fuse. What came out is counted and checked all the same.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from bertnli.attention import Padded
 from bertnli.errors import InputError, RunError
 from bertnli.model import PairClassifier
 from export.bundle import INPUTS, OUTPUT
+from export.flat import FlatClassifier, rebuild
 
 OPSET = 23  # the first with Attention
 
@@ -31,19 +31,10 @@ FUSED_ATTENTION = {("", "Attention"), ("com.microsoft", "PackedMultiHeadAttentio
 _LARGEST = 2**31 - 2**20  # bytes of one protobuf file, and a little room for the graph itself
 
 
-class _PaddedClassifier(nn.Module):
-    """The model with the three inputs of a bundle's graph."""
+def export_graph(model: PairClassifier, form: FlatClassifier | None = None) -> onnx.ModelProto:
+    """The graph of `model`, batch and length dynamic, passed by onnx's checker; see `fused_attention`.
 
-    def __init__(self, model: PairClassifier):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        return self.model(input_ids, token_type_ids, Padded(attention_mask))
-
-
-def export_graph(model: PairClassifier) -> onnx.ModelProto:
-    """The graph of `model` in fp32, batch and length dynamic, passed by onnx's checker; see `fused_attention`.
+    form: it as it shall be exported; left out, in fp32.
 
     Raises InputError if the weights do not fit one file, RunError if torch cannot export it or if what comes out has
     other inputs, outputs or axes than a bundle's graph.
@@ -59,7 +50,7 @@ def export_graph(model: PairClassifier) -> onnx.ModelProto:
     with _quiet():
         try:
             program = torch.onnx.export(
-                _PaddedClassifier(model).float().cpu().eval(),
+                form or rebuild(model),
                 kwargs=example,
                 dynamo=True,
                 opset_version=OPSET,
@@ -88,7 +79,8 @@ def check_size(model: PairClassifier, bytes_per_weight: int) -> None:
 def torch_logits(model: PairClassifier, *batch: NDArray[np.int64]) -> NDArray[np.float32]:
     """What `Session.logits` gives, from the checkpoint itself: the reference."""
     with torch.inference_mode():
-        result = _PaddedClassifier(model).cpu().eval()(*(torch.from_numpy(part) for part in batch))
+        ids, mask, segments = (torch.from_numpy(part) for part in batch)
+        result = model.cpu().eval()(ids, segments, Padded(mask))
     return result.float().numpy()
 
 

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Thread
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from bertnli.errors import InputError, Interrupted, RunError
 from bertnli.files import digest
 from bertnli.formats import format_of
-from bertnli.pairs import Chunk, Columns, PairFile
-from bertnli.tokens import Encoded, PairTokenizer
+from bertnli.pairs import Columns, PairFile
 from export.bundle import Bundle, versions
+from export.pool import Pool
 from export.record import Counts, Record, resume
-from export.scorer import CHUNK, Score, Scorer, softmax
-from export.session import choose_device
+from export.scorer import CHUNK, Judged, Score, Scorer, choose_temperature
+from export.session import choose_devices
+from export.stages import Engine, Here, Task
 from export.writer import Scored, Writer, open_writer
 
 __all__ = ["Score", "Scorer", "score_file"]
@@ -44,6 +43,9 @@ def score_file(
     output: str | os.PathLike[str],
     *,
     device: str = "auto",
+    gpus: str | None = None,
+    workers: int = 1,
+    temperature: float | None = None,
     strict: bool = False,
     restart: bool = False,
     columns: Columns | None = None,
@@ -57,11 +59,13 @@ def score_file(
 
     The same call goes on with a run that was stopped or killed, and does nothing if its output is finished; `restart`
     starts over instead. From a pipe, or with `-` as output, a run cannot be gone on with. `strict` stops at the first
-    bad row, which otherwise keeps its place with the reason.
+    bad row, which otherwise keeps its place with the reason. On the CPU `workers` processes share the cores; of several
+    GPUs all are used, or those that `gpus` lists ("0,1"). The output does not depend on the number of workers.
+    `temperature` as `Scorer` has it.
 
     Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` where rows have gold labels;
     `device`, `load_seconds`; `pairs_per_second` (rows of this run, from the input opened to the output closed, without
-    loading); `resumed_at`, the rows done before; `already_finished`.
+    loading); `resumed_at`, the rows done before; `already_finished`; `worker_deaths`, if there were any.
 
     Raises InputError if anything is wrong beforehand; RunError if the input turns out damaged, `strict` meets a bad row
     or the output cannot be written; passes Interrupted on with advice.
@@ -70,13 +74,16 @@ def score_file(
     opened = Bundle.open(bundle)
     opened.check_files()
     tokenizer = opened.tokenizer()
-    device = choose_device(device)
-    opened.check_device(device)
+    devices = choose_devices(device, gpus, workers)
+    kind = devices[0].partition(":")[0]
+    opened.check_device(kind)
+    temperature = choose_temperature(opened, temperature)
     load_seconds = time.perf_counter() - began
 
     began = time.perf_counter()
     file = PairFile(input, columns=columns, format=input_format, prefer_parse=tokenizer.settings.reads_parse)
-    run = _run_towards(output, file, opened, device, prefix, output_format, restart)
+    options = {"prefix": prefix, "temperature": temperature}
+    run = _run_towards(output, file, opened, kind, options, output_format, restart)
     if strict and run.counts.errors:
         raise RunError(
             f"{output}: an earlier run, without --strict, passed over {run.counts.errors} bad rows",
@@ -85,17 +92,23 @@ def score_file(
     if run.state == "finished":
         return run.summary | {"already_finished": True}
 
-    resumed_at = run.counts.rows
+    resumed_at, deaths = run.counts.rows, 0
     if not run.is_published:
         loading = time.perf_counter()
-        scorer = Scorer(opened, device)
+        engine: Engine
+        if devices == ["cpu"]:
+            engine = Here(Scorer(opened, "cpu", temperature))
+        else:
+            engine = Pool(opened.path, devices, temperature)
         loading = time.perf_counter() - loading
         load_seconds, began = load_seconds + loading, began + loading
-        options: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
-        with _advice(run), open_writer(output, file, opened.labels, **options) as writer:
+        place: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
+        with closing(engine), _advice(run), open_writer(output, file, opened.labels, **place) as writer:
             run.save()
-            _score_rows(scorer, file, writer, run, strict, progress, checkpoint_seconds)
+            tasks = _tasks(file, CHUNK[kind], run.counts.rows, strict)
+            _score_rows(engine, tasks, opened.labels, writer, run, progress, checkpoint_seconds)
             writer.finish()
+        deaths = engine.deaths
     seconds = time.perf_counter() - began
 
     counts = run.counts
@@ -106,11 +119,12 @@ def score_file(
         "errors": counts.errors,
         "truncated": counts.truncated,
         **labelled,
-        "device": device,
+        "device": kind,
         "load_seconds": load_seconds,
         "pairs_per_second": (counts.rows - resumed_at) / seconds,
         "resumed_at": resumed_at,
         "already_finished": False,
+        **({"worker_deaths": deaths} if deaths else {}),
     }
     run.finish(summary)
     return summary
@@ -121,7 +135,7 @@ def _run_towards(
     file: PairFile,
     bundle: Bundle,
     device: str,
-    prefix: str,
+    options: Mapping[str, Any],
     output_format: str | None,
     restart: bool,
 ) -> Record:
@@ -138,10 +152,9 @@ def _run_towards(
             **asdict(file.columns),
             "format": file.format,
             "output format": ".".join(filter(None, format_of(os.fspath(output), output_format))),
-            "prefix": prefix,
-            "rows in a chunk": CHUNK,
+            **options,
         },
-        "device": {"kind": device},
+        "device": {"kind": device, "rows in a chunk": CHUNK[device]},
         "versions": versions(_VERSIONS),
     }
     return Record(Path(output), fingerprint) if restart else resume(Path(output), fingerprint)
@@ -164,34 +177,25 @@ def _advice(run: Record) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
-class _Work(NamedTuple):
-    """A chunk with its good rows tokenised: pair i of `encoded` is row `good[i]` of the chunk."""
-
-    chunk: Chunk
-    good: list[int]
-    encoded: Encoded
-
-
 def _score_rows(
-    scorer: Scorer,
-    file: PairFile,
+    engine: Engine,
+    tasks: Iterator[Task],
+    labels: Sequence[str],
     writer: Writer,
     run: Record,
-    strict: bool,
     progress: Progress | None,
     checkpoint_seconds: float,
 ) -> None:
     """Score and write the rows that `run` lacks; at the end all are durable and it is `complete`."""
     began = last = time.monotonic()
     before = run.counts.rows
-    work = _tokenised(file, scorer.tokenizer, -(-before // CHUNK), strict)  # the last chunk may be a short one
-    with closing(_ahead(work)) as items:
-        for item in items:
-            writer.write(item.chunk, _score(scorer, item, run.counts))
+    with closing(engine.judged(tasks)) as items:
+        for task, judged in items:
+            writer.write(task.chunk, _results(task, judged, labels, run.counts))
             now = time.monotonic()
             if progress is not None:
                 rate = (run.counts.rows - before) / (now - began)
-                progress(run.counts.rows, f"{rate:,.0f} pairs/s on {scorer.session.description}")
+                progress(run.counts.rows, f"{rate:,.0f} pairs/s on {engine.description}")
             if now - last >= checkpoint_seconds:
                 run.checkpoint, last = writer.checkpoint(), now
                 run.save()
@@ -199,9 +203,10 @@ def _score_rows(
     run.save()
 
 
-def _tokenised(file: PairFile, tokenizer: PairTokenizer, skip: int, strict: bool) -> Iterator[_Work]:
-    """The file's chunks after the first `skip`. Raises RunError for a bad row if `strict`, or for a damaged file."""
-    for chunk in islice(file.chunks(CHUNK), skip, None):
+def _tasks(file: PairFile, size: int, rows_done: int, strict: bool) -> Iterator[Task]:
+    """The file's chunks of `size` after those done. Raises RunError for a bad row if `strict`, or a damaged file."""
+    skip = -(-rows_done // size)  # the last chunk may be a short one
+    for chunk in islice(file.chunks(size), skip, None):
         good = [index for index, row in enumerate(chunk.rows) if row.error is None]
         if strict and len(good) < len(chunk.rows):
             bad = next(row for row in chunk.rows if row.error is not None)
@@ -209,65 +214,21 @@ def _tokenised(file: PairFile, tokenizer: PairTokenizer, skip: int, strict: bool
                 f"{file.name}: row {bad.number}: {bad.error}",
                 do="mend it, or leave out --strict to have such rows marked in the column error",
             )
-        rows = [chunk.rows[index] for index in good]
-        encoded = tokenizer.encode([row.premise or "" for row in rows], [row.hypothesis or "" for row in rows])
-        yield _Work(chunk, good, encoded)
+        yield Task(chunk, good)
 
 
-def _score(scorer: Scorer, work: _Work, counts: Counts) -> list[Scored]:
+def _results(task: Task, judged: Judged, labels: Sequence[str], counts: Counts) -> list[Scored]:
     """What to write for each row of the chunk; adds them to `counts`."""
-    rows = work.chunk.rows
-    logits = scorer.encoded_logits(work.encoded)
-    best = logits.argmax(axis=1).tolist()
-    probabilities = softmax(logits).tolist()
-    truncated = work.encoded.truncated.tolist()
-    label_index = {label.casefold(): index for index, label in enumerate(scorer.labels)}
-
+    rows = task.chunk.rows
+    label_index = {label.casefold(): index for index, label in enumerate(labels)}
     results = [Scored(None, None, False, row.error) for row in rows]
-    for at, index, row_probabilities, was_truncated in zip(work.good, best, probabilities, truncated, strict=True):
-        results[at] = Scored(scorer.labels[index], row_probabilities, was_truncated, None)
+    for at, index, probabilities, truncated in zip(task.good, *(part.tolist() for part in judged), strict=True):
+        results[at] = Scored(labels[index], probabilities, truncated, None)
         gold = label_index.get((rows[at].label or "").strip().casefold())
         if gold is not None:
             counts.labelled += 1
             counts.correct += gold == index
+        counts.truncated += truncated
     counts.rows += len(rows)
-    counts.errors += len(rows) - len(work.good)
-    counts.truncated += sum(truncated)
+    counts.errors += len(rows) - len(task.good)
     return results
-
-
-_T = TypeVar("_T")
-
-
-def _ahead(items: Iterable[_T]) -> Generator[_T, None, None]:
-    """`items`, each made in another thread while the ones before it are in use; at most two wait."""
-    queue: Queue[tuple[_T] | BaseException | None] = Queue(maxsize=1)  # an item, what went wrong, or the end
-    stopped = Event()
-
-    def put(entry: tuple[_T] | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                return queue.put(entry, timeout=0.1)
-            except Full:
-                continue
-
-    def make() -> None:
-        try:
-            for item in items:
-                put((item,))
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = Thread(target=make, daemon=True)
-    thread.start()
-    try:
-        while (entry := queue.get()) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry[0]
-    finally:
-        stopped.set()
-        thread.join(timeout=1)  # not for ever: it may be waiting for standard input

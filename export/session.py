@@ -12,6 +12,8 @@ import contextlib
 import ctypes
 import io
 import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,28 +24,54 @@ from numpy.typing import NDArray
 
 from bertnli.cores import usable_cores
 from bertnli.errors import InputError, RunError
+from export.binding import BoundSession
 from export.bundle import INPUTS, OUTPUT
 
 if TYPE_CHECKING:
     import onnxruntime
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")  # and one of several GPUs as cuda:1
 _ON_THE_CPU = "or choose the CPU with --device cpu"
+_CUDA = {
+    "use_tf32": "0",  # its products have 10 bits of mantissa: fp32 would not be fp32
+    "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: few shapes come, over and over
+}
+
+
+class DeviceError(RunError):
+    """A batch could not be run. The fault may be the device's, so that another one may be able to."""
 
 
 class Session:
     """A graph with its weights, loaded and ready on one device.
 
+    On the CPU a batch is one thread's work, and as many batches as there are threads run at once: a batch over all
+    threads costs 1.45 times the CPU time, as they wait for each other at every operator.
+
     Attributes: `device`, `cpu` or `cuda`; `description`, the same for a person; `outputs`, the number of labels.
     """
 
-    def __init__(self, model: Path, device: str = "auto"):
-        """Raises InputError if the device cannot be used or `model` is not a graph of ours."""
-        self.device = choose_device(device)
-        threads = usable_cores()
-        self.description = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if self.device == "cpu" else "CUDA GPU"
-        self._session = _start(model, self.device, threads)
+    def __init__(self, model: Path, device: str = "auto", *, threads: int | None = None):
+        """`threads`: left out, one for each core that the process may use.
+
+        Raises InputError if the device cannot be used or `model` is not a graph of ours.
+        """
+        self.device, _, number = choose_device(device).partition(":")
+        index, threads = int(number or 0), threads or usable_cores()
+        on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+        self.description = on_cpu if self.device == "cpu" else f"CUDA GPU {index}"
+        self._session = _start(model, self.device, index)
         self.outputs = _check_interface(self._session, model)
+        self._bound = BoundSession(self._session, "cuda", index, self.outputs) if self.device == "cuda" else None
+        self._threads = ThreadPoolExecutor(threads if self._bound is None else 1)
+
+    def submit(self, inputs: Sequence[NDArray[np.int64]]) -> Future[NDArray[np.float32]]:
+        """`logits` later: the device goes from one batch to the next without waiting for the caller."""
+        return self._threads.submit(self.logits, *inputs)
+
+    def close(self) -> None:
+        """Do not run what was submitted and has not begun."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def logits(
         self,
@@ -51,35 +79,39 @@ class Session:
         attention_mask: NDArray[np.int64],
         token_type_ids: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        """One padded batch, each input `[batch, length]`, to `[batch, labels]`. Raises RunError."""
+        """One padded batch, each input `[batch, length]`, to `[batch, labels]`. Raises DeviceError."""
         values = (input_ids, attention_mask, token_type_ids)
         try:
+            if self._bound is not None:
+                return self._bound.run(values)
+            result: NDArray[np.float32]
             (result,) = self._session.run([OUTPUT], dict(zip(INPUTS, values, strict=True)))
         except Exception as error:  # ONNX Runtime's errors have no common class
             shape = "{} x {} tokens".format(*input_ids.shape)
-            raise RunError(
+            raise DeviceError(
                 f"ONNX Runtime failed on a batch of {shape} ({self.description}): {_first_line(error)}"
             ) from error
         return result
 
 
-def _start(model: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
+def _start(model: Path, device: str, index: int) -> onnxruntime.InferenceSession:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+    providers: list[Any] = ["CPUExecutionProvider"]
     if device == "cuda":
         _preload_cuda(ort)
+        providers = [("CUDAExecutionProvider", {"device_id": str(index)} | _CUDA), *providers]
     try:
         session = ort.InferenceSession(str(model), options, providers=providers)
     except Exception as error:
         if device == "cuda":
             raise _no_cuda(_first_line(error)) from error
         raise InputError(f"{model}: ONNX Runtime cannot load it: {_first_line(error)}", do="export it again") from error
-    if session.get_providers()[0] != providers[0]:
+    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise _no_cuda("ONNX Runtime fell back to the CPU when CUDA did not start")
     session.disable_fallback()  # and it would do so again after a failed run
     return session
@@ -106,23 +138,48 @@ def _check_interface(session: onnxruntime.InferenceSession, model: Path) -> int:
 
 
 def choose_device(asked: str) -> str:
-    """`cpu` or `cuda`. `auto` is `cuda` where there is a GPU.
+    """`cpu`, `cuda` or `cuda:1`. `auto` is `cuda` where there is a GPU.
 
-    Raises InputError for `cuda` without a GPU, and where a GPU is meant to be used but CUDA is not usable.
+    Raises InputError for `cuda` without (such) a GPU, and where one is meant to be used but CUDA is not usable.
     """
-    if asked not in DEVICES:
+    kind, _, number = asked.partition(":")
+    if kind not in DEVICES or (number and (kind != "cuda" or not number.isdecimal())):
         raise InputError("--device", found=repr(asked), expected=" or ".join(DEVICES))
-    if asked == "cpu":
+    if kind == "cpu":
         return "cpu"
     gpus = find_gpus()
     if not gpus.count:
-        if asked == "cuda":
-            raise InputError("--device cuda", found="no NVIDIA GPU that this process may use", do=_ON_THE_CPU[3:])
+        if kind == "cuda":
+            raise InputError(f"--device {asked}", found="no NVIDIA GPU that this process may use", do=_ON_THE_CPU[3:])
         return "cpu"
     problem = gpus.problem or _provider_problem()
     if problem:
         raise _no_cuda(problem)
-    return "cuda"
+    if number and int(number) >= gpus.count:
+        raise InputError(f"GPU {number}", found=f"{gpus.count} here", expected=f"0 to {gpus.count - 1}")
+    return asked if number else "cuda"
+
+
+def choose_devices(asked: str, gpus: str | None = None, workers: int = 1) -> list[str]:
+    """What each worker runs on: `cpu`, `workers` times, or `cuda:0`, … for all GPUs or those that `gpus` lists ("0,1").
+
+    Raises InputError as `choose_device` does, and if `gpus` or `workers` do not go with the device.
+    """
+    if workers < 1:
+        raise InputError("--workers", found=str(workers), expected="1 or more")
+    device = choose_device(asked)
+    if device == "cpu":
+        if gpus is not None:
+            raise InputError("--devices", found=f"{gpus}, and the CPU as the device", expected="GPUs to choose from")
+        return ["cpu"] * workers
+    if workers > 1:
+        raise InputError("--workers", found=f"{workers}, and GPUs", expected="one for each GPU: choose with --devices")
+    if gpus is None:
+        return [f"cuda:{number}" for number in range(find_gpus().count)] if device == "cuda" else [device]
+    numbers = [number.strip() for number in gpus.split(",")]
+    if device != "cuda" or len(set(numbers)) < len(numbers) or not all(map(str.isdecimal, numbers)):
+        raise InputError("--devices", found=f"{gpus} with --device {asked}", expected="numbers of GPUs, such as 0,1")
+    return [choose_device(f"cuda:{int(number)}") for number in numbers]
 
 
 def _no_cuda(cause: str) -> InputError:

@@ -1,8 +1,9 @@
 """Does a bundle compute what its checkpoint computes? Asked at every export, and of any bundle on any device later.
 
 The gate runs sentence pairs of every length from 3 tokens to the model's most, alone and in company of very different
-lengths, in batches of 1, 2, 3 and 32, and compares the logits with the checkpoint's own. A few of these pairs stay
-in the bundle (`parity.npz`) with the checkpoint's logits, so that `bertnli verify` needs neither checkpoint nor torch.
+lengths, in batches of 1, 2, 3 and 32, then some hundred plain ones, and compares the logits with the checkpoint's own.
+These pairs stay in the bundle (`parity.npz`) with the checkpoint's logits, so that `bertnli verify` needs neither
+checkpoint nor torch.
 """
 
 from __future__ import annotations
@@ -21,90 +22,87 @@ from bertnli.errors import InputError, RunError
 from bertnli.evaluate import evaluate
 from bertnli.pairs import Columns, PairFile
 from bertnli.tokens import Encoded, PairTokenizer, pad_batch
+from export import sentences
 from export.bundle import INPUTS, PARITY, Bundle, Parity, record_parity
-from export.scorer import Logits, Scorer, run
+from export.scorer import Logits, Scorer, batches, run
 from export.session import Session
 
 BATCH_SIZES = (1, 2, 3, 32)
-ROWS = 1000
-"""Real rows that an export's gate takes from the data it is given, from the top."""
+ROWS = 2000
+"""Real rows that an export's gate takes from the data it is given, from the top. Where 1% of the labels change and no
+accuracy is lost, 1,000 rows would show a loss of half a point in 6% of all cases, 2,000 in 1%."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a bundle may differ from its checkpoint by."""
 
-    logit_difference: float
-    label_flips: float  # share of the pairs
-    accuracy_lost: float = 0.0  # share of the labelled rows
+    logit_difference: float | None  # None: not looked at
+    company_difference: float  # of a pair's logits alone from its logits in a batch with others
+    label_flips: float  # share of the real rows
+    own_label_flips: float  # share of our own pairs: they are few, and some models can hardly decide on them
+    accuracy_lost: float  # share of the labelled rows
 
 
 LIMITS = {
-    "fp32": Limits(logit_difference=1e-4, label_flips=0.0),
-    "fp16": Limits(logit_difference=2e-2, label_flips=0.001),
-    "int8": Limits(logit_difference=np.inf, label_flips=0.015, accuracy_lost=0.005),
+    "fp32": Limits(1e-4, company_difference=1e-4, label_flips=0.0, own_label_flips=0.0, accuracy_lost=0.0),
+    "fp16": Limits(2e-2, company_difference=2e-2, label_flips=0.001, own_label_flips=0.01, accuracy_lost=0.005),
+    # The sums of attention depend on padding in their last bit, and now and then a step of 1/127 hangs on that bit.
+    "int8": Limits(None, company_difference=2e-2, label_flips=0.015, own_label_flips=0.1, accuracy_lost=0.005),
 }
-
-# Ours, so that a bundle holds nobody's data. Their words matter little: a graph that pads or masks wrongly shows it
-# on any text. They have the punctuation, digits and letters that tokenizers differ on.
-SENTENCES = (
-    ("A man is eating soup.", "A person is having a meal."),
-    ("Two children play football in the rain.", "The children are asleep indoors."),
-    ("The blond-haired singer holds a microphone.", "The singer is famous."),
-    ("“Stop!” she said, at 7:45.", "She did not say a word."),
-    ("A dog runs.", "An animal moves quickly across a wide green field while its owner calls it back."),
-    ("Mehrere Leute warten am Bahnhof.", "Des gens attendent le train à la gare."),
-    ("它在下雨。", "It is raining."),
-    ("An old woman with grey hair sells apples, pears & plums on the market for $3.50 a kilo.", "Fruit is for sale."),
-    ("no punctuation and no capitals", "NO LOWER CASE"),
-    ("?", "!"),
-    ("Nobody is here.", "Somebody isn't there."),
-    ("Antidisestablishmentarianism", "A long word."),
-)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Tokenised pairs, and the checkpoint's logits for them, `[pairs, labels]` in fp32."""
+    """Tokenised pairs, and the checkpoint's logits for them, `[pairs, labels]` in fp32; the first `mixed` pairs are of
+    all lengths, and are meant to be run in all company."""
 
     encoded: Encoded
     logits: NDArray[np.float32]
+    mixed: int
 
     def save(self, file: Path) -> None:
         parts = {name: getattr(self.encoded, name) for name in ("ids", "lengths", "first_segment", "truncated")}
-        np.savez_compressed(file, logits=self.logits, **parts)
+        np.savez_compressed(file, logits=self.logits, mixed=self.mixed, **parts)
 
     @classmethod
     def load(cls, file: Path) -> Reference:
         """Raises InputError if the file is damaged."""
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                logits = arrays["logits"]
+                logits, mixed = arrays["logits"], int(arrays["mixed"])
                 parts = {name: arrays[name] for name in ("ids", "lengths", "first_segment", "truncated")}
         except Exception as error:  # numpy, zipfile and zlib each have their own
             raise InputError(f"{file}: damaged ({error})", do="export the model again") from None
-        return cls(Encoded(**parts), logits)
+        return cls(Encoded(**parts), logits, mixed)
 
 
 def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
-    """The gate's own pairs with the logits of `checkpoint`: `SENTENCES`, and a pair of every interesting length."""
-    sentences = tokenizer.encode(*zip(*SENTENCES, strict=True))
+    """The gate's own pairs (`sentences.py`, and a pair of every interesting length) with the logits of `checkpoint`."""
+    odd = tokenizer.encode(*zip(*sentences.ODD, strict=True))
     lengths = ladder(tokenizer.max_length)
     cls, sep = tokenizer.cls_id, tokenizer.sep_id
     # The sentences' own tokens, over and over, fill up any length.
-    words = sentences.ids[(sentences.ids != cls) & (sentences.ids != sep)]
+    words = odd.ids[(odd.ids != cls) & (odd.ids != sep)]
     made = []
     for length in lengths:
         inner = np.resize(np.roll(words, -length), length - 3)
         made.append(np.concatenate([[cls], inner[: len(inner) // 2], [sep], inner[len(inner) // 2 :], [sep]]))
-    encoded = Encoded(
-        ids=np.concatenate([sentences.ids, *made]).astype(np.int32),
-        lengths=np.concatenate([sentences.lengths, lengths]).astype(np.int32),
-        first_segment=np.concatenate([sentences.first_segment, [2 + (n - 3) // 2 for n in lengths]]).astype(np.int32),
-        truncated=np.concatenate([sentences.truncated, np.zeros(len(lengths), bool)]),
+    ladders = Encoded(
+        ids=np.concatenate(made).astype(np.int32),
+        lengths=np.array(lengths, np.int32),
+        first_segment=np.array([2 + (length - 3) // 2 for length in lengths], np.int32),
+        truncated=np.zeros(len(lengths), bool),
     )
-    alone = [_run(checkpoint, encoded, np.array([index]), tokenizer.pad_id) for index in range(len(encoded))]
-    return Reference(encoded, np.concatenate(alone))
+    plain = tokenizer.encode(*zip(*sentences.plain(), strict=True))
+    parts = {
+        name: np.concatenate([getattr(each, name) for each in (odd, ladders, plain)])
+        for name in ("ids", "lengths", "first_segment", "truncated")
+    }
+    encoded, mixed = Encoded(**parts), len(odd) + len(ladders)
+    alone = [_run(checkpoint, encoded, np.array([index]), tokenizer.pad_id) for index in range(mixed)]
+    together = run(checkpoint, plain, alone[0].shape[1], tokenizer.pad_id, "cpu")
+    return Reference(encoded, np.concatenate([*alone, together]), mixed)
 
 
 def ladder(longest: int) -> list[int]:
@@ -121,39 +119,59 @@ class Figures:
 
     pairs: int = 0
     max_logit_difference: float = 0.0
+    max_company_difference: float = 0.0  # of a pair alone from itself among others
     label_flips: int = 0
 
     def add(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
         self.pairs += len(found)
-        difference = float(np.abs(found - expected).max(initial=0.0))
-        # max() alone would drop a NaN
-        self.max_logit_difference = max(self.max_logit_difference, np.inf if np.isnan(difference) else difference)
+        self.max_logit_difference = max(self.max_logit_difference, _largest(found - expected))
         self.label_flips += int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
 
-    def check(self, precision: str, what: str) -> None:
-        """Raise RunError if they are beyond the precision's limits."""
+    def check(self, precision: str, what: str, real: bool = False) -> None:
+        """Raise RunError if they are beyond the precision's limits; `real`: those of real rows."""
         limits = LIMITS[precision]
+        flips = limits.label_flips if real else limits.own_label_flips
         problems = []
-        if self.max_logit_difference > limits.logit_difference:
+        allowed = np.finfo(np.float32).max if limits.logit_difference is None else limits.logit_difference
+        if self.max_logit_difference > allowed:
             problems.append(
-                f"the largest difference of a logit is {self.max_logit_difference:.2g}, "
-                f"{limits.logit_difference:.2g} is allowed"
+                f"the largest difference of a logit is {self.max_logit_difference:.2g}, {allowed:.2g} is allowed"
             )
-        if self.label_flips > limits.label_flips * self.pairs:
-            problems.append(f"{self.label_flips} of {self.pairs} labels differ, {limits.label_flips:.2%} is allowed")
+        if self.max_company_difference > limits.company_difference:
+            problems.append(
+                f"a pair's logits depend on the pairs around it: by {self.max_company_difference:.2g}, "
+                f"{limits.company_difference:.2g} is allowed"
+            )
+        if self.label_flips > flips * self.pairs:
+            whose = "real rows'" if real else "own pairs'"
+            problems.append(f"{self.label_flips} of {self.pairs} {whose} labels differ, {flips:.2%} is allowed")
         if problems:
             raise RunError(f"{what} does not compute what its checkpoint computes: {'; '.join(problems)}")
 
 
 def compare(known: Reference, logits: Logits, pad_id: int) -> Figures:
-    """Every pair of `known` in batches of each size, in mixed company, against its own logits."""
+    """The mixed pairs of `known` in batches of each size, in mixed company, and the others once, against its logits."""
     figures = Figures()
-    for indices in _mixed_batches(len(known.encoded)):
-        figures.add(_run(logits, known.encoded, indices, pad_id), known.logits[indices])
+    alone = np.empty_like(known.logits[: known.mixed])
+    for indices in _mixed_batches(known.mixed):
+        found = _run(logits, known.encoded, indices, pad_id)
+        figures.add(found, known.logits[indices])
+        if len(indices) == 1:
+            alone[indices] = found
+        figures.max_company_difference = max(figures.max_company_difference, _largest(found - alone[indices]))
+    for indices in batches(known.encoded.lengths[known.mixed :], max_pairs=32, max_tokens=512, max_padding=0):
+        figures.add(_run(logits, known.encoded, known.mixed + indices, pad_id), known.logits[known.mixed + indices])
     return figures
 
 
+def _largest(differences: NDArray[np.float32]) -> float:
+    """The largest absolute value; infinite where one is no number, which `max` alone would drop."""
+    largest = float(np.abs(differences).max(initial=0.0))
+    return np.inf if np.isnan(largest) else largest
+
+
 def _mixed_batches(pairs: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of each size, those of one pair first."""
     draw = np.random.default_rng(0)
     for size in BATCH_SIZES:
         order = np.resize(draw.permutation(pairs), -(-pairs // size) * size)  # the last batch is full, too
@@ -200,7 +218,8 @@ def gate(
 
     Raises RunError if they differ by more than the precision's limits.
     """
-    figures = compare(known, session.logits, tokenizer.pad_id)
+    own, real = compare(known, session.logits, tokenizer.pad_id), Figures()
+    own.check(precision, "the exported graph")
     lengths = known.encoded.lengths
     accuracy, labelled = None, 0
     if rows is not None:
@@ -208,7 +227,8 @@ def gate(
         lengths = np.concatenate([lengths, encoded.lengths])
         expected = run(checkpoint, encoded, session.outputs, tokenizer.pad_id, "cpu")
         found = run(session.logits, encoded, session.outputs, tokenizer.pad_id, session.device)
-        figures.add(found, expected)
+        real.add(found, expected)
+        real.check(precision, "the exported graph", real=True)
         has_gold = rows.gold >= 0
         labelled = int(has_gold.sum())
         if labelled:
@@ -216,9 +236,10 @@ def gate(
                 name: float((logits.argmax(axis=1) == rows.gold)[has_gold].mean())
                 for name, logits in (("checkpoint", expected), ("bundle", found))
             }
-    figures.check(precision, "the exported graph")
+            _check_accuracy(accuracy["checkpoint"] - accuracy["bundle"], labelled, precision)
     return _parity(
-        figures,
+        own,
+        real,
         lengths,
         precision,
         session.device,
@@ -228,19 +249,31 @@ def gate(
     )
 
 
-def _parity(figures: Figures, lengths: NDArray[np.integer], precision: str, device: str, **of_data: Any) -> Parity:
+def _parity(
+    own: Figures, real: Figures, lengths: NDArray[np.integer], precision: str, device: str, **of_data: Any
+) -> Parity:
     """For the manifest. lengths: of all pairs compared. of_data: the fields about real rows."""
     return Parity(
-        pairs=figures.pairs,
+        pairs=own.pairs + real.pairs,
         batch_sizes=list(BATCH_SIZES),
         lengths=(int(lengths.min()), int(lengths.max())),
-        max_logit_difference=figures.max_logit_difference,
-        label_flips=figures.label_flips,
+        max_logit_difference=max(own.max_logit_difference, real.max_logit_difference),
+        max_company_difference=own.max_company_difference,
+        label_flips=own.label_flips + real.label_flips,
         max_logit_difference_allowed=LIMITS[precision].logit_difference,
         label_flips_allowed=LIMITS[precision].label_flips,
         device=device,
         **of_data,
     )
+
+
+def _check_accuracy(lost: float, rows: int, precision: str) -> None:
+    if lost > LIMITS[precision].accuracy_lost:
+        raise RunError(
+            f"the exported graph is right on {lost:.2%} fewer of {rows} labelled rows than its checkpoint",
+            expected=f"{LIMITS[precision].accuracy_lost:.2%} at most",
+            do="export in another precision",
+        )
 
 
 # ------------------------------------------------------------------------------------------- later: `bertnli verify`
@@ -270,7 +303,7 @@ def verify(
     figures = compare(known, scorer.session.logits, scorer.tokenizer.pad_id)
     figures.check(precision, f"{bundle.path} on {scorer.session.description}")
     if bundle.manifest.parity is None:
-        record_parity(bundle, _parity(figures, known.encoded.lengths, precision, scorer.session.device))
+        record_parity(bundle, _parity(figures, Figures(), known.encoded.lengths, precision, scorer.session.device))
     summary: dict[str, Any] = {
         "bundle": str(bundle.path),
         "device": scorer.session.device,

@@ -20,6 +20,7 @@ from onnx.reference.op_run import OpRun
 from scipy.special import erf
 
 from export import session
+from export.binding import BoundSession
 from export.bundle import INPUTS, OUTPUT
 
 ORT = "com.microsoft"
@@ -198,6 +199,11 @@ def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         def get_providers(self) -> list[str]:
             return ["CUDAExecutionProvider"] if self.on_cuda else super().get_providers()
 
+    class BoundToTheCpu(BoundSession):
+        def __init__(self, opened: Any, device: str, index: int, labels: int):
+            super().__init__(opened, "cpu", 0, labels)
+
+    monkeypatch.setattr(session, "BoundSession", BoundToTheCpu)
     monkeypatch.setattr(session, "find_gpus", lambda: session.Gpus(1, None, 99))
     monkeypatch.setattr(session, "_provider_problem", lambda: None)
     monkeypatch.setattr(session, "_preload_cuda", lambda _: None)

@@ -46,7 +46,7 @@ def note_new_content(bundle: Path, name: str) -> None:
 
 
 def test_a_bundle_holds_exactly_these_files(bundle) -> None:
-    names = {"config.json", "manifest.json", "model.onnx", "parity.npz", "tokenizer.json"}
+    names = {"config.json", "manifest.json", "model.onnx", "parity.npz", "tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in bundle.iterdir()} == names
     opened = Bundle.open(bundle)
     assert set(opened.manifest.files) == names - {"manifest.json"}
@@ -75,7 +75,7 @@ def test_what_is_no_bundle(tmp_path) -> None:
         Bundle.open(model)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "config.json", "parity.npz"])
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "tokenizer_config.json", "config.json", "parity.npz"])
 def test_a_missing_a_cut_and_a_changed_file_are_named(bundle, name) -> None:
     file = bundle / name
     content = file.read_bytes()

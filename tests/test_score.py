@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,9 +28,9 @@ from hypothesis import strategies as st
 from bertnli.errors import InputError, Interrupted, RunError
 from bertnli.pairs import Columns
 from export import score as score_module
-from export import scorer as scorer_module
 from export.record import Record, record_path
 from export.score import Scorer, score_file
+from export.scorer import CHUNK as CHUNKS
 from export.scorer import batches
 from tests import tiny
 from tests.conftest import environment
@@ -40,8 +42,7 @@ CHUNK = 64
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (score_module, scorer_module):
-        monkeypatch.setattr(module, "CHUNK", CHUNK)
+    monkeypatch.setitem(CHUNKS, "cpu", CHUNK)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_the_scorer_says_what_is_no_pair(scorer) -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(3, 512), max_size=200), st.integers(1, 40), st.integers(1, 2000))
 def test_batches_hold_every_pair_once_and_keep_to_the_limits(lengths, max_pairs, max_tokens) -> None:
-    found = list(batches(np.array(lengths, np.int32), max_pairs, max_tokens))
+    found = list(batches(np.array(lengths, np.int32), max_pairs, max_tokens, 64))
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
     for batch in found:
         inside = [lengths[index] for index in batch]
@@ -138,7 +139,48 @@ def test_batches_hold_every_pair_once_and_keep_to_the_limits(lengths, max_pairs,
 
 def test_a_long_pair_makes_no_other_long() -> None:
     lengths = np.array([30] * 31 + [512], np.int32)
-    assert [len(batch) for batch in batches(lengths, 32, 100_000)] == [1, 31]
+    assert [len(batch) for batch in batches(lengths, 32, 100_000, 64)] == [1, 31]
+
+
+def test_a_temperature_changes_how_sure_the_model_is_and_no_label(tmp_path, scorer) -> None:
+    pairs = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(60)]
+    plain = scorer.score(pairs)
+    logits = scorer.logits(*zip(*pairs, strict=True)).astype(np.float64)
+    for temperature in (0.25, 3.0, 1e6):
+        found = Scorer(tiny.bundle(), "cpu", temperature).score(pairs)
+        assert [one.label for one in found] == [one.label for one in plain]
+        powers = np.exp(logits / temperature)
+        expected = powers / powers.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose([list(one.probabilities.values()) for one in found], expected, atol=1e-6)
+    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match=f"--temperature; found {wrong}; expected a number above 0"):
+            Scorer(tiny.bundle(), "cpu", wrong)
+
+    bundle = shutil.copytree(tiny.bundle(), tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest.pop("temperature") == 1.0  # written, and its absence in older bundles means the same
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert Scorer(bundle, "cpu").score(pairs) == plain
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"temperature": 3.0}))
+    assert Scorer(bundle, "cpu").score(pairs) == Scorer(tiny.bundle(), "cpu", 3.0).score(pairs)
+    assert Scorer(bundle, "cpu", 1).score(pairs) == plain
+
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(60))
+    score_file(bundle, file, tmp_path / "own.tsv", device="cpu")
+    score(file, tmp_path / "given.tsv", temperature=3.0)
+    score_file(bundle, file, tmp_path / "off.tsv", device="cpu", temperature=1)
+    score(file, tmp_path / "plain.tsv")
+    assert (tmp_path / "own.tsv").read_bytes() == (tmp_path / "given.tsv").read_bytes()
+    assert (tmp_path / "off.tsv").read_bytes() == (tmp_path / "plain.tsv").read_bytes()
+    assert (tmp_path / "own.tsv").read_bytes() != (tmp_path / "off.tsv").read_bytes()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_bit(threads, scorer) -> None:
+    """So a record need not know how many there were when a run is gone on with."""
+    pairs = [(row["sentence1"], row["sentence2"] + " a dog" * (at % 9)) for at, row in enumerate(tiny.snli_rows(300))]
+    one, many = (Scorer(tiny.bundle(), "cpu", threads=number) for number in (1, threads))
+    np.testing.assert_array_equal(one.logits(*zip(*pairs, strict=True)), many.logits(*zip(*pairs, strict=True)))
 
 
 # --- rows in, rows out
@@ -203,7 +245,31 @@ def test_rows_of_all_kinds_of_badness_keep_their_place(tmp_path) -> None:
     assert "accuracy" not in summary
 
 
-def test_a_file_of_nothing_but_bad_rows(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "errors"),
+    [
+        ("tsv", b"premise\thypothesis\na\tb\n\na\na\tb\tc\n\xff\tb\na\0\tb\n \tb\na\tb\n", 6),
+        ("csv", b'premise,hypothesis\na,b\n\na\na,b,c\n\xff,b\na\0,b\n" ",b\n"open,b\na,b\n', 7),
+    ],
+)
+def test_bad_rows_of_delimited_files_keep_their_place(tmp_path, name, content, errors) -> None:
+    (tmp_path / f"in.{name}").write_bytes(content)
+    summary = score(tmp_path / f"in.{name}", tmp_path / "out.jsonl")
+    found = read(tmp_path / "out.jsonl")
+    assert [bool(row["error"]) for row in found] == [False, *[True] * errors, False]
+    assert (summary["rows"], summary["errors"]) == (errors + 2, errors)
+    with pytest.raises(RunError, match=r"row 2: blank line"):
+        score(tmp_path / f"in.{name}", tmp_path / "strict.jsonl", strict=True)
+
+
+def test_a_null_and_a_missing_cell_of_parquet(tmp_path) -> None:
+    table = pa.table({"premise": ["a", None, ""], "hypothesis": ["b", "b", "b"]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    assert score(tmp_path / "in.parquet", tmp_path / "out.parquet")["errors"] == 2
+    assert [bool(row["error"]) for row in read(tmp_path / "out.parquet")] == [False, True, True]
+
+
+def test_a_file__of_nothing_but_bad_rows(tmp_path) -> None:
     (tmp_path / "in.tsv").write_text("premise\thypothesis\n\n\n")
     summary = score(tmp_path / "in.tsv", tmp_path / "out.tsv")
     assert (summary["rows"], summary["errors"]) == (2, 2)
@@ -438,22 +504,36 @@ def test_a_stop_by_signal_says_how_to_go_on(tmp_path) -> None:
 # --- real processes
 
 CHILD = """
-import json, signal, sys
+import json, os, signal, sys, time
 if {no_torch}:
     sys.modules.update(dict.fromkeys(("torch", "onnx", "onnxscript", "safetensors", "deepspeed")))  # importing fails
 from bertnli.errors import Interrupted
-from export import score
+from export import partial, score
 
-score.CHUNK = {chunk}
+score.CHUNK["cpu"] = {chunk}
 
 def interrupt(number, frame):
     raise Interrupted(number, "interrupted")
 
+class HalfWrites:  # stands for the module os where the output is written
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def write(self, descriptor, data):
+        written = os.write(descriptor, data[: max(1000, len(data) // 2)])
+        if written < len(data):
+            print("half", flush=True)
+            time.sleep(0.01)
+        return written
+
+if {half_writes}:
+    partial.os = HalfWrites()
 signal.signal(signal.SIGTERM, interrupt)
 try:
     bundle, file, output = sys.argv[1:]
     summary = score.score_file(
-        bundle, file, output, device="cpu", checkpoint_seconds=0, progress=lambda *_: print("x", flush=True)
+        bundle, file, output, device="cpu", workers={workers}, checkpoint_seconds=0,
+        progress=lambda *_: print("x", flush=True),
     )
 except Interrupted as stop:
     print(stop, file=sys.stderr)
@@ -462,8 +542,11 @@ print(json.dumps(summary))
 """
 
 
-def start(file: Path, output: Path, no_torch: bool = False) -> subprocess.Popen[str]:
-    code = CHILD.replace("{no_torch}", str(no_torch)).replace("{chunk}", str(CHUNK))
+def start(
+    file: Path, output: Path, no_torch: bool = False, workers: int = 1, half_writes: bool = False
+) -> subprocess.Popen[str]:
+    code = CHILD.replace("{no_torch}", str(no_torch)).replace("{chunk}", str(CHUNK)).replace("{workers}", str(workers))
+    code = code.replace("{half_writes}", str(half_writes))
     arguments = [sys.executable, "-c", code, tiny.bundle(), file, output]
     return subprocess.Popen(
         list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
@@ -493,23 +576,34 @@ def test_sigterm_keeps_what_is_done(tmp_path) -> None:
     assert json.loads(record_path(tmp_path / "out.jsonl").read_text())["counts"]["rows"] >= CHUNK
 
 
-def killed_at_random(folder: Path, format: str, kills: int, seed: int) -> None:
-    """Start scoring over and over, killed at random moments, and compare the bytes with those of a run left alone."""
+def killed_at_random(folder: Path, format: str, kills: int, seed: int, workers: int = 1) -> None:
+    """Start scoring over and over, killed at random moments, and compare the bytes with those of a run left alone.
+
+    Every second kill falls between two halves of a write.
+    """
     rows = tiny.snli_rows(20 * CHUNK + 10, seed=seed)
     rows[10]["sentence1"] = ""
     file = write(folder / f"in.{format}", rows)
     output = folder / f"out.{format}"
     score(file, folder / f"whole.{format}")
     draw = random.Random(seed)
-    for _ in range(kills):
-        child = start(file, output)
+    for kill in range(kills):
+        in_a_write = (kill + seed) % 2 == 0
+        child = start(file, output, workers=workers, half_writes=in_a_write)
         assert child.stdout is not None
-        for _ in range(draw.randint(0, 6)):  # chunks to let pass
-            child.stdout.readline()
-        time.sleep(draw.uniform(0, 0.03))
+        wanted = draw.randint(1, 6)  # chunks, or first halves of writes, to let pass
+        for line in child.stdout:
+            wanted -= line == ("half\n" if in_a_write else "x\n")
+            if not wanted:
+                break
+        else:
+            pytest.fail(f"it ended first: {child.communicate()[1]}")
+        if not in_a_write:
+            time.sleep(draw.uniform(0, 0.03))
         child.send_signal(signal.SIGKILL)
         child.communicate(timeout=100)
-    child = start(file, output)
+        assert not output.exists()
+    child = start(file, output, workers=workers)
     out, errors = child.communicate(timeout=100)
     assert child.returncode == 0, errors
     assert json.loads(out.splitlines()[-1])["rows"] == len(rows)
@@ -518,15 +612,40 @@ def killed_at_random(folder: Path, format: str, kills: int, seed: int) -> None:
 
 
 def test_killed_at_random_moments(tmp_path) -> None:
-    """One kill in each of three formats; `make test-system` has twenty."""
-    for seed, format in enumerate(("tsv", "jsonl", "parquet")):
-        killed_at_random(tmp_path, format, kills=1, seed=seed)
+    """One kill in each of three formats, two of them in a write; `make test-system` has twenty more."""
+    for seed, (format, workers) in enumerate([("tsv", 1), ("parquet", 1), ("jsonl", 2)]):
+        killed_at_random(tmp_path, format, kills=1, seed=seed, workers=workers)
 
 
 @pytest.mark.system
 @pytest.mark.parametrize("format", FORMATS)
-def test_killed_at_many_random_moments(tmp_path, format) -> None:
-    killed_at_random(tmp_path, format, kills=5, seed=FORMATS.index(format))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_many_random_moments(tmp_path, format, workers) -> None:
+    killed_at_random(tmp_path, format, kills=5, seed=FORMATS.index(format), workers=workers)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_does_not_grow_with_the_file(tmp_path, workers) -> None:
+    """Ten times the rows, the same peak of resident memory, of all processes together; within a tenth."""
+    peaks = []
+    for rows in (20_000, 200_000):
+        file = tmp_path / f"{rows}.tsv"
+        with file.open("w") as lines:
+            lines.write("premise\thypothesis\n")
+            for _ in range(rows // 1000):
+                lines.writelines(f"{row['sentence1']}\t{row['sentence2']}\n" for row in tiny.snli_rows(1000))
+        command = [sys.executable, "-m", "bertnli.cli", "score", tiny.bundle(), file, tmp_path / f"{rows}.jsonl"]
+        options = ["--device", "cpu", "--workers", str(workers)]
+        child = psutil.Popen([*map(str, command), *options], env=environment(), stdout=subprocess.DEVNULL)
+        peak = 0
+        while child.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                peak = max(peak, sum(each.memory_info().rss for each in [child, *child.children()]))
+            time.sleep(0.05)
+        assert child.returncode == 0
+        peaks.append(peak)
+    assert peaks[1] < 1.1 * peaks[0], peaks
 
 
 def test_two_processes_do_not_write_one_output(tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import pytest
 from bertnli.cores import usable_cores
 from bertnli.errors import InputError, RunError
 from export import session
-from export.session import Gpus, Session, choose_device, find_gpus
+from export.session import Gpus, Session, choose_device, choose_devices, find_gpus
 from tests import tiny
 
 MODEL = "model.onnx"
@@ -114,8 +115,8 @@ def test_a_session_that_fell_back_to_the_cpu_is_no_gpu_session(monkeypatch) -> N
     monkeypatch.setattr(session, "_provider_problem", lambda: None)
     real = onnxruntime.InferenceSession
 
-    def fall_back(path: str, options: object, providers: list[str]) -> object:
-        assert providers[0] == "CUDAExecutionProvider"
+    def fall_back(path: str, options: object, providers: list[object]) -> object:
+        assert providers[0][0] == "CUDAExecutionProvider"
         return real(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
@@ -198,13 +199,81 @@ def test_threads_are_the_cores_that_the_process_may_use(monkeypatch) -> None:
     assert usable_cores() == 3
     monkeypatch.setattr(Path, "read_text", lambda _: "150000 100000\n")  # one and a half cores
     assert usable_cores() == 2
-    seen = []
+    opened = Session(tiny.bundle() / MODEL, "cpu")
+    assert opened.description == "CPU, 2 threads"
+    assert Session(tiny.bundle() / MODEL, "cpu", threads=1).description == "CPU, 1 thread"
+
+
+def test_so_many_batches_run_at_once_as_there_are_threads_each_on_one(monkeypatch) -> None:
+    options, running, most = [], [], []
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, options, **more: seen.append(options) or real(path, **more)
+        onnxruntime, "InferenceSession", lambda path, how, **more: options.append(how) or real(path, how, **more)
     )
-    Session(tiny.bundle() / MODEL, "cpu")
-    assert seen[0].intra_op_num_threads == 2
+    opened = Session(tiny.bundle() / MODEL, "cpu", threads=3)
+    assert options[0].intra_op_num_threads == options[0].inter_op_num_threads == 1
+    everybody, logits = threading.Barrier(3, timeout=60), opened.logits
+
+    def meet(*inputs: np.ndarray) -> np.ndarray:
+        running.append(1)
+        most.append(len(running))
+        everybody.wait()  # for ever, if they came one after another
+        result = logits(*inputs)
+        running.pop()
+        everybody.wait()
+        return result
+
+    monkeypatch.setattr(opened, "logits", meet)
+    batches = [batch([2, 7 + at, 3]) for at in range(6)]
+    found = [each.result() for each in [opened.submit(inputs) for inputs in batches]]
+    assert max(most) == 3
+    for one, inputs in zip(found, batches, strict=True):
+        np.testing.assert_array_equal(one, logits(*inputs))
+
+
+def test_a_closed_session_drops_what_has_not_begun(monkeypatch) -> None:
+    opened = Session(tiny.bundle() / MODEL, "cpu", threads=1)
+    go, started = threading.Event(), threading.Event()
+    monkeypatch.setattr(opened, "logits", lambda *_: started.set() or go.wait(60))
+    first, second = opened.submit([]), opened.submit([])
+    started.wait(60)
+    opened.close()
+    go.set()
+    assert first.result() is True
+    assert second.cancelled()
+
+
+# --- several devices
+
+
+def test_all_gpus_are_taken_or_those_that_are_named(monkeypatch) -> None:
+    pretend(monkeypatch, Gpus(3, None, 99))
+    monkeypatch.setattr(session, "_provider_problem", lambda: None)
+    assert choose_devices("auto") == choose_devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert choose_devices("auto", "2,0") == ["cuda:2", "cuda:0"]
+    assert choose_devices("cuda:1") == ["cuda:1"]
+    assert choose_devices("cpu", workers=2) == ["cpu", "cpu"]
+    for gpus in ("", "0,0", "0,", "a", "-1"):
+        with pytest.raises(InputError, match=r"--devices; found .*; expected numbers of GPUs, such as 0,1"):
+            choose_devices("auto", gpus)
+    with pytest.raises(InputError, match="GPU 3; found 3 here; expected 0 to 2"):
+        choose_devices("auto", "0,3")
+    with pytest.raises(InputError, match="--devices; found 0 with --device cuda:1"):
+        choose_devices("cuda:1", "0")
+    with pytest.raises(InputError, match="--workers; found 2, and GPUs"):
+        choose_devices("auto", workers=2)
+    with pytest.raises(InputError, match="--workers; found 0"):
+        choose_devices("cpu", workers=0)
+
+
+def test_without_gpus_there_are_none_to_choose_from(monkeypatch) -> None:
+    pretend(monkeypatch, Gpus(0))
+    assert choose_devices("auto") == ["cpu"]
+    with pytest.raises(InputError, match="--devices; found 0,1, and the CPU as the device"):
+        choose_devices("auto", "0,1")
+    for wrong in ("cpu:1", "cuda:x", "auto:0"):
+        with pytest.raises(InputError, match=f"--device; found '{wrong}'"):
+            choose_device(wrong)
 
 
 # --- graphs

@@ -199,9 +199,7 @@ def test_saved_for_transformers(bert: Path, tmp_path: Path, lower: bool) -> None
     """tokenizer.json and tokenizer_config.json are all that AutoTokenizer needs; the truncation comes with them."""
     write(tmp_path / "hf", vocab_txt=(bert / "vocab.txt").read_text(), tokenizer_config_json={"do_lower_case": lower})
     ours = PairTokenizer.from_folder(tmp_path / "hf", max_length=9)
-    model = write(
-        tmp_path / "model", config_json={"model_type": "bert"}, tokenizer_config_json=ours.transformers_config()
-    )
+    model = write(tmp_path / "model", config_json={"model_type": "bert"})
     ours.save(model)
     theirs = AutoTokenizer.from_pretrained(model)
     premises, hypotheses = ["The Man é", "a dog"], ["[SEP] Two people playing", "IS RED"]
