@@ -230,7 +230,7 @@ def export(
         str, typer.Argument(metavar="MODEL", help="A model folder, a d2l folder or zip, or a fetched name.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
-    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), int8 (CPU) or fp16 (GPU).")] = "fp32",
     layout: Annotated[
         str, typer.Option(help="bertnli, which optimum opens too; triton makes OUT a Triton model repository.")
     ] = "bertnli",

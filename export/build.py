@@ -17,7 +17,7 @@ from bertnli.terms import UNKNOWN, Terms
 from export import bundle, triton, verify
 from export.graph import OPSET, add_metadata, fused_attention, torch_logits
 from export.precision import GRAPHS
-from export.session import Session
+from export.session import Session, choose_device
 
 LAYOUTS = ("bertnli", "triton")
 _VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tokenizers", "numpy")
@@ -43,9 +43,13 @@ def export_bundle(
     fused attention operators than the model has layers. force: replace a bundle that is there. name, terms: of the
     checkpoint, for the manifest.
 
+    Where this host has no device for the precision, the bundle is written unverified: it does not score until
+    `bertnli verify` has passed on a host that has.
+
     Returns the summary: `bundle`, `precision`, `fused_attention`, `layers`, and the parity figures (see
-    `bundle.Parity`). Raises InputError if something is wrong beforehand; RunError if the graph cannot be made, is not
-    fused, or does not compute what the checkpoint computes. Nothing is left behind then.
+    `bundle.Parity`), or `parity` None with `reason` and `next`, what to do. Raises InputError if something is wrong
+    beforehand; RunError if the graph cannot be made, is not fused, or does not compute what the checkpoint computes.
+    Nothing is left behind then.
     """
     _check_asked(source, precision, layout)
     if layout == "triton":
@@ -66,8 +70,11 @@ def export_bundle(
             tokenizer.save(folder)
             bundle.write_json(folder / bundle.CONFIG, folder_config(config, tokenizer))
             known.save(folder / bundle.PARITY)
-            session = Session(folder / bundle.MODEL, "cpu")
-            parity = verify.gate(checkpoint, session, known, tokenizer, precision, rows)
+            device, reason = _device(precision)
+            parity = None
+            if device is not None:
+                session = Session(folder / bundle.MODEL, device)
+                parity = verify.gate(checkpoint, session, known, tokenizer, precision, rows)
             if layout == "triton":
                 triton.arrange(folder, config.labels, precision)
             bundle.seal(
@@ -86,12 +93,13 @@ def export_bundle(
             )
     except OSError as error:
         raise RunError(f"{out}: the bundle cannot be written: {error.strerror or error}") from error
+    unverified = {"parity": None, "reason": reason, "next": f"on a host with an NVIDIA GPU: bertnli verify {out}"}
     return {
         "bundle": str(out),
         "precision": precision,
         "fused_attention": attention.fused,
         "layers": attention.layers,
-        **parity.model_dump(),
+        **(unverified if parity is None else parity.model_dump()),
     }
 
 
@@ -106,6 +114,15 @@ def _check_asked(source: Pretrained, precision: str, layout: str) -> None:
             expected="a model trained on sentence pairs",
             do="train it first: bertnli train RUN.yaml",
         )
+
+
+def _device(precision: str) -> tuple[str | None, str]:
+    """The device of this host to compare the graph on; None where there is none for it, and why."""
+    first = bundle.DEVICES[precision][0]
+    try:
+        return choose_device(first), ""
+    except InputError as error:
+        return None, str(error)
 
 
 def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> bundle.Attention:

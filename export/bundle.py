@@ -30,8 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertnli import __version__
 from bertnli import labels as label_orders
-from bertnli.errors import InputError
-from bertnli.files import digest, sync
+from bertnli.errors import InputError, RunError
+from bertnli.files import digest, sync, write_text
 from bertnli.tokens import PairTokenizer
 from bertnli.versions import installed
 
@@ -43,6 +43,10 @@ MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
     "parity.npz",
     "manifest.json",
 )
+
+# The devices that each precision's graph runs on: the packed attention of fp16 is for CUDA alone, int8 products are
+# for the CPU alone (on CUDA they would run there as well, and slowly).
+DEVICES: dict[str, tuple[str, ...]] = {"fp32": ("cpu", "cuda"), "fp16": ("cuda",), "int8": ("cpu",)}
 
 # What every bundle's graph takes, int64 (batch, length), and gives, float32 (batch, labels).
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -77,7 +81,7 @@ class Origin(_Part):
 
 
 class Parity(_Part):
-    """How far the bundle's logits are from the checkpoint's in fp32, on the host that made it."""
+    """How far the bundle's logits are from the checkpoint's in fp32, on the host that made it or first verified it."""
 
     pairs: int
     batch_sizes: list[int]
@@ -106,7 +110,7 @@ class Manifest(_Part):
     tokenizer_fingerprint: str
     attention: Attention
     origin: Origin
-    parity: Parity | None  # None: could not be run where the bundle was made
+    parity: Parity | None  # None: could not be run where the bundle was made, nor has been since
     versions: dict[str, str]
     files: dict[str, FileEntry]
 
@@ -120,8 +124,9 @@ class Bundle:
     sha256: str  # of manifest.json, which holds the other files' checksums: it stands for the whole bundle
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Raises InputError if there is no bundle at `path`, it is damaged, or a newer bertnli wrote it."""
+    def open(cls, path: str | os.PathLike[str], *, unverified: bool = False) -> Bundle:
+        """Raises InputError if there is no bundle at `path`, it is damaged, or a newer bertnli wrote it; and if its
+        parity was never checked, unless `unverified` is given."""
         path = Path(path)
         where = path / MANIFEST
         try:
@@ -139,6 +144,12 @@ class Bundle:
             if size != entry.size:
                 found = "no such file" if size is None else f"{size:,} bytes"
                 raise _damaged(path / name, found, f"{entry.size:,} bytes")
+        if manifest.parity is None and not unverified:
+            raise InputError(
+                f"{path}: was not yet compared with its checkpoint, as the host that made it could not run it",
+                found="parity: null in its manifest",
+                do=f"on a host with an NVIDIA GPU: bertnli verify {path}",
+            )
         return cls(path, manifest, hashlib.sha256(raw).hexdigest())
 
     @property
@@ -156,6 +167,19 @@ class Bundle:
             found = digest(self.path / name)
             if found != entry.sha256:
                 raise _damaged(self.path / name, f"SHA-256 {found}", entry.sha256)
+
+    def check_device(self, device: str) -> None:
+        """Raise InputError if its precision does not run on `device`, `cpu` or `cuda`."""
+        precision = self.manifest.precision
+        if device in DEVICES[precision]:
+            return
+        if device == "cpu":
+            wanted, do = "a GPU", "use a host with an NVIDIA GPU; for the CPU export it with --precision fp32 or int8"
+        else:
+            wanted, do = "the CPU", "choose it with --device cpu; for the GPU export it with --precision fp16"
+        raise InputError(
+            f"{self.path}: is {precision}, which is not for this device", found=device, expected=wanted, do=do
+        )
 
     def tokenizer(self) -> PairTokenizer:
         """Raises InputError if it is not the one the model was exported with."""
@@ -278,8 +302,26 @@ def seal(folder: Path, **about: Any) -> Manifest:
     return manifest
 
 
+def record_parity(bundle: Bundle, parity: Parity) -> Bundle:
+    """The bundle with `parity` in its manifest, on the disk too; its other files stay as they are.
+
+    Raises RunError if the manifest cannot be written.
+    """
+    manifest = bundle.manifest.model_copy(update={"parity": parity})
+    where = bundle.file(MANIFEST)
+    try:
+        write_text(where, _json(manifest.model_dump(mode="json")))
+    except OSError as error:
+        raise RunError(f"{where}: the parity cannot be written: {error.strerror or error}") from error
+    return Bundle.open(bundle.path)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(_json(content), encoding="utf-8")
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from export.flat import FlatClassifier, rebuild
 OPSET = 23  # the first with Attention
 
 # Operators that are a whole attention: (domain, name).
-FUSED_ATTENTION = {("", "Attention")}
+FUSED_ATTENTION = {("", "Attention"), ("com.microsoft", "PackedMultiHeadAttention")}
 
 _LARGEST = 2**31 - 2**20  # bytes of one protobuf file, and a little room for the graph itself
 
@@ -39,9 +39,7 @@ def export_graph(model: PairClassifier, form: FlatClassifier | None = None) -> o
     Raises InputError if the weights do not fit one file, RunError if torch cannot export it or if what comes out has
     other inputs, outputs or axes than a bundle's graph.
     """
-    size = sum(parameter.numel() * 4 for parameter in model.parameters())
-    if size > _LARGEST:
-        raise InputError("the model is too large for one ONNX file", found=f"{size:,} bytes", expected=f"{_LARGEST:,}")
+    check_size(model, bytes_per_weight=4)
     # Sizes of 0 and 1 would be taken for constants; equal ones for one and the same axis.
     batch, length = 2, min(7, model.config.max_positions)
     axes = {
@@ -67,8 +65,15 @@ def export_graph(model: PairClassifier, form: FlatClassifier | None = None) -> o
     assert program is not None
     graph = program.model_proto
     _strip(graph)
-    _check(graph, len(model.config.labels))
+    check(graph, len(model.config.labels))
     return graph
+
+
+def check_size(model: PairClassifier, bytes_per_weight: int) -> None:
+    """Raise InputError if the weights do not fit one ONNX file."""
+    size = sum(parameter.numel() * bytes_per_weight for parameter in model.parameters())
+    if size > _LARGEST:
+        raise InputError("the model is too large for one ONNX file", found=f"{size:,} bytes", expected=f"{_LARGEST:,}")
 
 
 def torch_logits(model: PairClassifier, *batch: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -120,7 +125,8 @@ def _strip(graph: onnx.ModelProto) -> None:
         part.doc_string = ""
 
 
-def _check(graph: onnx.ModelProto, labels: int) -> None:
+def check(graph: onnx.ModelProto, labels: int) -> None:
+    """Raise RunError unless onnx's checker passes it and its inputs, outputs and axes are those of a bundle's graph."""
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:

@@ -7,7 +7,12 @@ from collections.abc import Callable
 import onnx
 
 from bertnli.model import PairClassifier
+from export.fp16 import fp16_graph
 from export.graph import export_graph
 from export.int8 import export_int8
 
-GRAPHS: dict[str, Callable[[PairClassifier], onnx.ModelProto]] = {"fp32": export_graph, "int8": export_int8}
+GRAPHS: dict[str, Callable[[PairClassifier], onnx.ModelProto]] = {
+    "fp32": export_graph,
+    "fp16": fp16_graph,
+    "int8": export_int8,
+}

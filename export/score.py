@@ -76,6 +76,7 @@ def score_file(
     tokenizer = opened.tokenizer()
     devices = choose_devices(device, gpus, workers)
     kind = devices[0].partition(":")[0]
+    opened.check_device(kind)
     temperature = choose_temperature(opened, temperature)
     load_seconds = time.perf_counter() - began
 

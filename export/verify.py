@@ -23,7 +23,7 @@ from bertnli.evaluate import evaluate
 from bertnli.pairs import Columns, PairFile
 from bertnli.tokens import Encoded, PairTokenizer, pad_batch
 from export import sentences
-from export.bundle import INPUTS, PARITY, Bundle, Parity
+from export.bundle import INPUTS, PARITY, Bundle, Parity, record_parity
 from export.scorer import Logits, Scorer, batches, run
 from export.session import Session
 
@@ -237,6 +237,22 @@ def gate(
                 for name, logits in (("checkpoint", expected), ("bundle", found))
             }
             _check_accuracy(accuracy["checkpoint"] - accuracy["bundle"], labelled, precision)
+    return _parity(
+        own,
+        real,
+        lengths,
+        precision,
+        session.device,
+        data=None if rows is None else Path(rows.data).name,
+        accuracy=accuracy,
+        labelled_rows=labelled,
+    )
+
+
+def _parity(
+    own: Figures, real: Figures, lengths: NDArray[np.integer], precision: str, device: str, **of_data: Any
+) -> Parity:
+    """For the manifest. lengths: of all pairs compared. of_data: the fields about real rows."""
     return Parity(
         pairs=own.pairs + real.pairs,
         batch_sizes=list(BATCH_SIZES),
@@ -246,10 +262,8 @@ def gate(
         label_flips=own.label_flips + real.label_flips,
         max_logit_difference_allowed=LIMITS[precision].logit_difference,
         label_flips_allowed=LIMITS[precision].label_flips,
-        device=session.device,
-        data=None if rows is None else Path(rows.data).name,
-        accuracy=accuracy,
-        labelled_rows=labelled,
+        device=device,
+        **of_data,
     )
 
 
@@ -274,21 +288,26 @@ def verify(
 ) -> dict[str, Any]:
     """Check a bundle's files, and its logits on this machine's device against the checkpoint's; accuracy on `data`.
 
+    A bundle whose parity could not be checked where it was made has it in its manifest from then on, and scores.
+
     Returns `bundle`, `device`, `precision`, `pairs`, `max_logit_difference`, `label_flips`, and with data `accuracy`
     and `rows`. Raises InputError for a damaged bundle, bad data or an unusable device, RunError if the bundle does not
     compute what its checkpoint computes.
     """
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, unverified=True)
     bundle.check_files()
     scorer = Scorer(bundle, device)
     reads_parse = scorer.tokenizer.settings.reads_parse
     file = None if data is None else PairFile(data, columns=columns, prefer_parse=reads_parse)
-    figures = compare(Reference.load(bundle.file(PARITY)), scorer.session.logits, scorer.tokenizer.pad_id)
-    figures.check(bundle.manifest.precision, f"{bundle.path} on {scorer.session.description}")
+    known, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
+    figures = compare(known, scorer.session.logits, scorer.tokenizer.pad_id)
+    figures.check(precision, f"{bundle.path} on {scorer.session.description}")
+    if bundle.manifest.parity is None:
+        record_parity(bundle, _parity(figures, Figures(), known.encoded.lengths, precision, scorer.session.device))
     summary: dict[str, Any] = {
         "bundle": str(bundle.path),
         "device": scorer.session.device,
-        "precision": bundle.manifest.precision,
+        "precision": precision,
         **vars(figures),
     }
     if file is not None:

@@ -126,7 +126,7 @@ def test_another_interface_is_named(exported, change, message, monkeypatch) -> N
     other.CopyFrom(exported)
     change(other)
     with pytest.raises(RunError, match=message):
-        graph._check(other, labels=3)
+        graph.check(other, labels=3)
 
 
 def test_a_graph_that_the_checker_refuses_is_no_bundle(source, tmp_path, monkeypatch) -> None:
