@@ -280,6 +280,7 @@ def test_two_labels(tmp_path) -> None:
 
 
 def test_refusals(source, tmp_path, monkeypatch) -> None:
+    already = tiny.bundle()
     monkeypatch.setitem(build.GRAPHS, "fp32", lambda _: pytest.fail("the work began"))
     with pytest.raises(InputError, match="--precision; found 'int3'"):
         export_bundle(source, tmp_path / "out", precision="int3")
@@ -291,7 +292,7 @@ def test_refusals(source, tmp_path, monkeypatch) -> None:
     with pytest.raises(InputError, match=r"mine: is there already; found thesis\.txt"):
         export_bundle(source, tmp_path / "mine", force=True)
     with pytest.raises(InputError, match="--force"):
-        export_bundle(source, tiny.bundle())
+        export_bundle(source, already)
 
 
 def test_a_model_too_large_for_one_file_is_named(source, monkeypatch) -> None:
