@@ -261,6 +261,7 @@ def test_the_bundle_gives_what_transformers_gives(tmp_path) -> None:
 def test_d2l_models_export_with_their_own_reading_of_text(tmp_path) -> None:
     source = pretrained.load(tiny.d2l_folder(tmp_path / "model", classifier=True), arch="bert.small", max_length=32)
     assert export_bundle(source, tmp_path / "bundle")["fused_attention"] == 2
+    assert not (tmp_path / "bundle" / "tokenizer_config.json").exists(), "transformers has no such tokenizer"
     scorer = Scorer(tmp_path / "bundle", "cpu")
     assert scorer.labels == ("entailment", "contradiction", "neutral")
     assert scorer.tokenizer.settings == source.tokenizer.settings

@@ -57,7 +57,7 @@ def reached(module: str) -> set[str]:
     "module",
     [
         *("bertnli.labels", "bertnli.pairs", "bertnli.tokens", "bertnli.batches", "bertnli.config", "bertnli.fetch"),
-        *("bertnli.corpus", "bertnli.evaluate", "bertnli.report", "bertnli.demo"),
+        *("bertnli.corpus", "bertnli.evaluate", "bertnli.report", "bertnli.terms", "bertnli.demo"),
         *("export.bundle", "export.session", "export.scorer", "export.score", "export.writer", "export.verify"),
         *(name for name in MODULES if name.startswith("launch") and "__init__" not in name),
     ],
