@@ -40,10 +40,6 @@ MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
     "manifest.json",
 )
 
-# What every bundle's graph takes, int64 (batch, length), and gives, float32 (batch, labels).
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUT = "logits"
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bertnli.attention import Padded
 from bertnli.errors import InputError, RunError
 from bertnli.model import PairClassifier
-from export.bundle import INPUTS, OUTPUT
+from export.interface import INPUTS, OUTPUT
 
 OPSET = 23  # the first with Attention
 

@@ -21,7 +21,8 @@ from bertnli.errors import InputError, RunError
 from bertnli.evaluate import evaluate
 from bertnli.pairs import Columns, PairFile
 from bertnli.tokens import Encoded, PairTokenizer, pad_batch
-from export.bundle import INPUTS, PARITY, Bundle, Parity
+from export.bundle import PARITY, Bundle, Parity
+from export.interface import INPUTS
 from export.scorer import Logits, Scorer, run
 from export.session import Session
 
