@@ -38,8 +38,8 @@ from torch import Tensor, nn
 
 from bertnli.errors import InputError
 from bertnli.model import Block, PairClassifier
-from export.bundle import INPUTS, OUTPUT
 from export.graph import OPSET, check, check_size
+from export.interface import INPUTS, OUTPUT
 
 _ORT = "com.microsoft"
 _IR_VERSION = 10

@@ -21,7 +21,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.bundle import INPUTS, MODEL, OUTPUT
+from export.bundle import MODEL
+from export.interface import INPUTS, OUTPUT
 
 NAME = "nli"  # of the model's folder in the repository
 

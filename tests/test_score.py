@@ -713,3 +713,17 @@ def test_a_record_that_cannot_be_written_is_one_message_and_resumable(tmp_path, 
     assert score(file, tmp_path / "out.tsv")["resumed_at"] == CHUNK
     score(file, tmp_path / "whole.tsv")
     assert (tmp_path / "out.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+
+
+@pytest.mark.system
+def test_the_first_row_is_scored_within_two_seconds(tmp_path) -> None:
+    """Of the command on a warm disk, and `from bertnli import Scorer` within 0.3 s: the best of five."""
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(1))
+    score_it = ["-m", "bertnli.cli", "score", str(tiny.bundle()), str(file), str(tmp_path / "out.tsv"), "--restart"]
+    for limit, command in ((0.3, ["-c", "from bertnli import Scorer"]), (2.0, score_it)):
+        took = []
+        for _ in range(5):
+            began = time.monotonic()
+            subprocess.run([sys.executable, *command], env=environment(), check=True, stdout=subprocess.DEVNULL)
+            took.append(time.monotonic() - began)
+        assert min(took) < limit, (command, took)
