@@ -300,6 +300,13 @@ def score(
     label: Label = None,
     prefix: Annotated[str, typer.Option(help="Put this before the names of the added columns.")] = "",
     format: Annotated[str | None, typer.Option(help="tsv, csv or jsonl, where - is the input or the output.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Score a folder of files into a folder over a Ray cluster: auto, local or HOST:PORT.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a file: every input row has one output row, in order; the same command goes on after a kill."""
@@ -307,6 +314,26 @@ def score(
     from bertnli.pairs import Columns
     from bertnli.progress import progress
     from export.score import score_file
+
+    if ray is not None:
+        _need("ray", "ray")
+        from export.distributed import find_partitions, score_partitions
+
+        partitions = find_partitions(input, output)
+        with progress("partitions", len(partitions)) as show:
+            summary = score_partitions(
+                bundle,
+                partitions,
+                output,
+                ray,
+                device=device,
+                strict=strict,
+                restart=restart,
+                columns=Columns(premise, hypothesis, label),
+                prefix=prefix,
+                progress=show,
+            )
+        return _finish(summary, as_json)
 
     with progress("rows") as show:
         summary = score_file(

@@ -33,13 +33,13 @@ __all__ = ["Score", "Scorer", "score_file"]
 CHECKPOINT_SECONDS = 5.0
 """A killed run does about this much again, and the chunk it was in."""
 
-_VERSIONS = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
+VERSIONS = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
 
 Progress = Callable[[int, str], None]  # rows done, a few words
 
 
 def score_file(
-    bundle: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | Scorer,
     input: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -57,7 +57,8 @@ def score_file(
 
     The same call goes on with a run that was stopped or killed, and does nothing if its output is finished; `restart`
     starts over instead. From a pipe, or with `-` as output, a run cannot be gone on with. `strict` stops at the first
-    bad row, which otherwise keeps its place with the reason.
+    bad row, which otherwise keeps its place with the reason. A `Scorer` in place of a bundle is used as it is, on
+    its own device.
 
     Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` where rows have gold labels;
     `device`, `load_seconds`; `pairs_per_second` (rows of this run, from the input opened to the output closed, without
@@ -67,10 +68,14 @@ def score_file(
     or the output cannot be written; passes Interrupted on with advice.
     """
     began = time.perf_counter()
-    opened = Bundle.open(bundle)
-    opened.check_files()
-    tokenizer = opened.tokenizer()
-    device = choose_device(device)
+    scorer: Scorer | None = None
+    if isinstance(bundle, str | os.PathLike):
+        opened = Bundle.open(bundle)
+        opened.check_files()
+        tokenizer = opened.tokenizer()
+        device = choose_device(device)
+    else:
+        scorer, opened, tokenizer, device = bundle, bundle.bundle, bundle.tokenizer, bundle.session.device
     load_seconds = time.perf_counter() - began
 
     began = time.perf_counter()
@@ -87,7 +92,7 @@ def score_file(
     resumed_at = run.counts.rows
     if not run.is_published:
         loading = time.perf_counter()
-        scorer = Scorer(opened, device)
+        scorer = scorer or Scorer(opened, device)
         loading = time.perf_counter() - loading
         load_seconds, began = load_seconds + loading, began + loading
         options: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
@@ -141,7 +146,7 @@ def _run_towards(
             "rows in a chunk": CHUNK,
         },
         "device": {"kind": device},
-        "versions": versions(_VERSIONS),
+        "versions": versions(VERSIONS),
     }
     return Record(Path(output), fingerprint) if restart else resume(Path(output), fingerprint)
 

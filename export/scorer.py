@@ -49,14 +49,14 @@ class Scorer:
     Attributes: `bundle`, `tokenizer`, `session`.
     """
 
-    def __init__(self, bundle: str | os.PathLike[str] | Bundle, device: str = "auto"):
-        """`device`: `cpu`, `cuda`, or `auto`, which is CUDA where there is a GPU.
+    def __init__(self, bundle: str | os.PathLike[str] | Bundle, device: str = "auto", threads: int | None = None):
+        """`device`: `cpu`, `cuda`, or `auto`, which is CUDA where there is a GPU. `threads`: as `Session` has it.
 
         Raises InputError if the bundle is damaged or the device cannot be used.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.tokenizer = self.bundle.tokenizer()
-        self.session = Session(self.bundle.file("model.onnx"), device)
+        self.session = Session(self.bundle.file("model.onnx"), device, threads)
         if self.session.outputs != len(self.labels):
             raise InputError(
                 f"{self.bundle.path}: labels",

@@ -37,10 +37,12 @@ class Session:
     Attributes: `device`, `cpu` or `cuda`; `description`, the same for a person; `outputs`, the number of labels.
     """
 
-    def __init__(self, model: Path, device: str = "auto"):
-        """Raises InputError if the device cannot be used or `model` is not a graph of ours."""
+    def __init__(self, model: Path, device: str = "auto", threads: int | None = None):
+        """`threads`: that compute on a CPU; left out, one for each core that the process may use.
+
+        Raises InputError if the device cannot be used or `model` is not a graph of ours."""
         self.device = choose_device(device)
-        threads = usable_cores()
+        threads = threads or usable_cores()
         self.description = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if self.device == "cpu" else "CUDA GPU"
         self._session = _start(model, self.device, threads)
         self.outputs = _check_interface(self._session, model)
