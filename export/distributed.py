@@ -439,6 +439,8 @@ def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, out
         for answer, node in asked.items():
             try:
                 problem = ray.get(answer, timeout=0)
+            except ray.exceptions.TaskUnschedulableError:
+                continue  # the node has died meanwhile, or just before
             except ray.exceptions.GetTimeoutError:
                 problem = f"no answer in {NODE_SECONDS} seconds"
             except ray.exceptions.RayError as error:
