@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 import uuid
-import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from bertnli.cores import usable_cores
 from bertnli.errors import BertnliError, InputError, Interrupted, RunError
-from bertnli.formats import format_of
+from bertnli.formats import format_of, reason_of
 from bertnli.interrupt import SIGNALS
 from bertnli.pairs import Columns
 from export.bundle import Bundle, versions
@@ -46,7 +46,7 @@ NODE_SECONDS = 120
 BUSY_SECONDS = 120
 """So long a worker waits for another that still holds its partition: one whose death is not known there yet."""
 TRIES = 5
-"""Workers that die at one partition until it counts as failed: it may be what kills them."""
+"""Workers may die so often at one partition; then it counts as failed, for it may be what kills them."""
 
 
 class Partition(NamedTuple):
@@ -195,9 +195,13 @@ def score_partitions(
         workers = sum(int(node["Resources"][each]) // threads for node in nodes)
         options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix}
         job = _Job(str(opened.path), opened.sha256, versions(VERSIONS), device, threads, options)
-        for place in {folder, *(partition.output.parent for partition in partitions)}:
-            place.mkdir(parents=True, exist_ok=True)
-        _check_nodes(nodes, job, partitions[0].input, folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_nodes(nodes, job, partitions[0].input, folder)
+            for partition in partitions:
+                partition.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{output}: cannot be written ({reason_of(error)})") from None
 
         began = time.perf_counter()
         results: dict[str, _Result] = {}
@@ -220,7 +224,7 @@ def score_partitions(
                 do="give the same command again to go on",
             ) from None
         seconds = time.perf_counter() - began
-        _raise_failures(results, partitions, strict)
+        _raise_failures(results, partitions)
 
     parts = [result.summary for result in results.values()]
     labelled = sum(part.get("labelled", 0) for part in parts)
@@ -245,26 +249,22 @@ def _rows_of_this_run(result: _Result) -> int:
 
 
 def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterator[_Result]:
-    """Each partition's, as they come; none of a partition at which `TRIES` workers have died."""
+    """Each partition's, as they come."""
     import ray.data
 
-    # It draws progress of its own, and shows the traceback of every worker that dies.
+    # It shows progress of its own, and says what we say ourselves.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # a partition that is given up does not end the others
     rows = [{"input": str(partition.input), "output": str(partition.output)} for partition in partitions]
     resources: dict[str, Any] = {"num_gpus": 1} if job.device == "cuda" else {"num_cpus": job.threads}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # to be deprecated, but Ray 2.60 has no other way to say max_task_retries
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            _Worker,  # type: ignore[arg-type]  # Ray Data takes classes, too
-            fn_constructor_args=(job,),
-            # One at a time: a partition that waits behind one that kills its worker would be thought to kill it, too.
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            max_task_retries=TRIES - 1,
-            **resources,
-        )
+    tries = ray.remote(num_cpus=0)(_Tries).options(scheduling_strategy=_on(ray.get_runtime_context().get_node_id()))
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _Worker,  # type: ignore[arg-type]  # Ray Data takes classes, too
+        fn_constructor_args=(job, tries.remote()),
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # who is free takes the next
+        **resources,
+    )
     try:
         for row in dataset.iter_rows():
             yield _Result(**row | {"summary": json.loads(row["summary"])})
@@ -274,13 +274,28 @@ def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterat
         ) from error
 
 
-class _Worker:
-    """What Ray Data keeps in a process of its own, and gives one partition after another."""
+class _Tries:
+    """Beside the driver: how often each partition was begun. Ray tries again without end, and also counts as a try
+    each failed call to a node that is dead but not yet known to be."""
 
-    def __init__(self, job: _Job):
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, partition: str) -> int:
+        self._begun[partition] += 1
+        return self._begun[partition]
+
+
+class _Worker:
+    """What Ray Data keeps in a process of its own, and gives one partition after another.
+
+    tries: a handle of a `_Tries`.
+    """
+
+    def __init__(self, job: _Job, tries: Any):
         if job.device == "cpu":
             os.environ["RAYON_NUM_THREADS"] = str(job.threads)  # the tokenizer's, which would take every core
-        self._job = job
+        self._job, self._tries = job, tries
         self._scorer: Scorer | None = None
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, Any]:
@@ -289,6 +304,8 @@ class _Worker:
 
         summary, error, exit_code = {}, "", 0
         try:
+            if ray.get(self._tries.begin.remote(row["input"])) > TRIES:
+                raise RunError(f"{TRIES} workers have died at it", do="see the memory of their nodes, and Ray's log")
             summary = self._score(row["input"], row["output"])
         except BertnliError as expected:
             error, exit_code = str(expected), expected.exit_code
@@ -316,21 +333,13 @@ class _Worker:
                 time.sleep(1)
 
 
-def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partition], strict: bool) -> None:
+def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partition]) -> None:
     """One error for all partitions that failed, the first few named."""
-    failures, codes = [], set()
-    for partition in partitions:
-        result = results.get(str(partition.input))
-        if result is None and not strict:
-            failures.append(
-                f"{partition.input}: {TRIES} workers died at it; see the memory of its nodes, and Ray's log"
-            )
-            codes.add(RunError.exit_code)
-        elif result is not None and result.error:
-            failures.append(f"{partition.input} on {_name(result.node)}: {result.error}")
-            codes.add(result.exit_code)
-            if not result.exit_code:
-                raise RuntimeError(failures[-1])
+    failed = [result for result in results.values() if result.error]
+    failures = [f"{result.partition} on {_name(result.node)}: {result.error}" for result in failed]
+    codes = {result.exit_code for result in failed}
+    if 0 in codes:
+        raise RuntimeError("\n".join(failures))
     if failures:
         shown = "; ".join(failures[:5]) + (f"; and {len(failures) - 5} more" if len(failures) > 5 else "")
         raise (InputError if codes == {InputError.exit_code} else RunError)(
@@ -422,16 +431,13 @@ def _cores_each(nodes: Sequence[Mapping[str, Any]], partitions: int) -> int:
 def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, output: Path) -> None:
     """Ask every node whether it has and sees what the work needs. Raises InputError for those that do not."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     seen = output / f"_bertnli-{uuid.uuid4().hex}"
     seen.touch()
     try:
         examine = ray.remote(num_cpus=0)(_examine)
         asked = {
-            examine.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                job, str(input), str(seen)
-            ): node["NodeID"]
+            examine.options(scheduling_strategy=_on(node["NodeID"])).remote(job, str(input), str(seen)): node["NodeID"]
             for node in nodes
         }
         ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
@@ -451,6 +457,12 @@ def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, out
         seen.unlink(missing_ok=True)
     if problems:
         raise InputError("a node cannot take part: " + "; ".join(problems))
+
+
+def _on(node_id: str) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def _examine(job: _Job, input: str, seen: str) -> str:

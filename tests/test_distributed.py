@@ -113,7 +113,7 @@ def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeyp
         return loaded[-1]
 
     monkeypatch.setattr(distributed, "Scorer", load)
-    worker = _Worker(job())
+    worker = _Worker(job(), None)
     (tmp_path / "out").mkdir()
     for seed in range(2):
         file = write(tmp_path / f"{seed}.parquet", tiny.snli_rows(50, seed=seed))
@@ -134,10 +134,10 @@ def test_a_worker_waits_for_one_that_still_holds_the_partition(tmp_path, monkeyp
     fcntl.flock(holder, fcntl.LOCK_EX)
     monkeypatch.setattr(distributed, "BUSY_SECONDS", 0.0)
     with pytest.raises(InputError, match="another process is writing it"):
-        _Worker(job())._score(str(file), str(output))
+        _Worker(job(), None)._score(str(file), str(output))
     monkeypatch.setattr(distributed, "BUSY_SECONDS", 60.0)
     threading.Timer(0.5, holder.close).start()
-    assert _Worker(job())._score(str(file), str(output))["rows"] == 50
+    assert _Worker(job(), None)._score(str(file), str(output))["rows"] == 50
 
 
 def test_an_output_finished_between_the_look_and_the_lock_is_taken_as_it_is(tmp_path, monkeypatch) -> None:
@@ -155,7 +155,7 @@ def test_an_output_finished_between_the_look_and_the_lock_is_taken_as_it_is(tmp_
         return real(*arguments, **options)
 
     monkeypatch.setattr(score_module, "open_writer", other_finishes_first)
-    assert _Worker(job())._score(str(file), str(output))["already_finished"]
+    assert _Worker(job(), None)._score(str(file), str(output))["already_finished"]
 
 
 def test_a_node_with_other_versions_or_another_bundle_is_refused(tmp_path) -> None:
@@ -177,16 +177,17 @@ def test_failures_are_one_error_with_the_worst_exit_code(monkeypatch) -> None:
     monkeypatch.setattr(distributed, "_name", lambda node: f"node {node}")
     partitions = [Partition(Path(f"p{number}"), Path(f"o{number}")) for number in range(8)]
     fine = {f"p{number}": _Result(f"p{number}", "n", {}, "", 0) for number in range(8)}
-    _raise_failures(fine, partitions, strict=False)
+    _raise_failures(fine, partitions)
     wrong = fine | {"p1": _Result("p1", "n", {}, "the file is empty", 2)}
     with pytest.raises(InputError, match=r"^1 of 8 partitions failed: p1 on node n: the file is empty; what is done"):
-        _raise_failures(wrong, partitions, strict=False)
+        _raise_failures(wrong, partitions)
     with pytest.raises(RunError, match=r"^2 of 8 .*p1 on node n: the file.*; p2 on node n: disk full"):
-        _raise_failures(wrong | {"p2": _Result("p2", "n", {}, "disk full", 1)}, partitions, strict=False)
-    with pytest.raises(RunError, match=r"^8 of 8 .*p4: 5 workers died at it; .*; and 3 more"):
-        _raise_failures({}, partitions, strict=False)
+        _raise_failures(wrong | {"p2": _Result("p2", "n", {}, "disk full", 1)}, partitions)
+    all_full = {name: result._replace(error="disk full", exit_code=1) for name, result in fine.items()}
+    with pytest.raises(RunError, match=r"^8 of 8 .*p4 on node n: disk full; and 3 more; what is done"):
+        _raise_failures(all_full, partitions)
     with pytest.raises(RuntimeError, match="Traceback"):
-        _raise_failures({"p1": _Result("p1", "n", {}, "Traceback", 0)}, partitions, strict=False)
+        _raise_failures({"p1": _Result("p1", "n", {}, "Traceback", 0)}, partitions)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from export.partial import partial_path
 from export.record import record_path
 from export.score import score_file
 from export.scorer import Scorer
+from export.session import find_gpus
 from tests import tiny
 from tests.conftest import ROOT, environment
 from tests.test_score import read, write
@@ -87,16 +88,24 @@ def free_port() -> str:
 Join = Callable[..., Node]
 
 
+@contextlib.contextmanager
+def cluster(name: str, *arguments: str, **environment_: str) -> Iterator[str]:
+    """The address of a cluster of one node."""
+    folder, port = tempfile.mkdtemp(prefix="ray-"), free_port()  # a longer name would be too long for the sockets in it
+    ports = ("--port", port, "--ray-client-server-port", free_port(), "--include-dashboard=false")
+    node = Node(name, "--head", *ports, "--temp-dir", folder, *arguments, environment_=environment_)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        node.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
-    """The address of a cluster's first node."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # sockets lie in it: a longer name would be too long for them
-    port = free_port()
-    ports = ("--port", port, "--ray-client-server-port", free_port(), "--include-dashboard=false")
-    node = Node("first", "--head", *ports, "--temp-dir", folder)
-    yield f"127.0.0.1:{port}"
-    node.end()
-    shutil.rmtree(folder, ignore_errors=True)
+    """The address of the first node."""
+    with cluster("first") as address:
+        yield address
 
 
 @pytest.fixture
@@ -147,6 +156,7 @@ def start(folder: Path, output: Path, address: str, *options: str) -> subprocess
     return subprocess.Popen(
         list(map(str, command)),
         env=environment(**RAY_ENVIRONMENT),
+        cwd=output.parent,  # Ray lets workers import from there, too
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -174,7 +184,7 @@ def in_the_middle(output: Path, node: Node | None = None) -> tuple[int, str]:
     def look() -> tuple[int, str] | None:
         for name in NAMES[:3]:
             partial, record = partial_path(output / name), record_path(output / name)
-            if not partial.exists() or not json.loads(record.read_text())["counts"]["rows"]:
+            if not partial.exists() or not record.exists() or not json.loads(record.read_text())["counts"]["rows"]:
                 continue
             for pid in psutil.pids() if node is None else node.pids():
                 with contextlib.suppress(psutil.Error):
@@ -309,19 +319,13 @@ def test_a_partition_that_kills_its_workers_is_given_up_and_the_others_finished(
     folder.mkdir()
     for name in ("a.tsv", "b.tsv", "poison.tsv"):
         write(folder / name, tiny.snli_rows(3000 if name == "poison.tsv" else 2000))
-    port = free_port()
-    alone = Node(
-        "alone",
-        *("--head", "--port", port, "--ray-client-server-port", free_port(), "--include-dashboard=false"),
-        *("--temp-dir", temporary := tempfile.mkdtemp(prefix="ray-")),
-        environment_={"PYTHONPATH": f"{ROOT}:{tmp_path / 'site'}"},
+    with cluster("alone", PYTHONPATH=f"{ROOT}:{tmp_path / 'site'}") as address:
+        said = score(folder, tmp_path / "out", address, code=1)
+    assert (
+        "1 of 3 partitions failed: " in said
+        and "poison.tsv on node alone" in said
+        and "5 workers have died at it" in said
     )
-    try:
-        said = score(folder, tmp_path / "out", f"127.0.0.1:{port}", code=1)
-    finally:
-        alone.end()
-        shutil.rmtree(temporary, ignore_errors=True)
-    assert "1 of 3 partitions failed: " in said and "poison.tsv: 5 workers died at it" in said
     assert len(read(tmp_path / "out" / "a.tsv")) == len(read(tmp_path / "out" / "b.tsv")) == 2000
 
 
@@ -342,6 +346,16 @@ def test_a_node_without_bertnli_is_named(parts, tmp_path, head, join) -> None:
     join(PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
     said = score(parts / "in", tmp_path / "out", head, code=2)
     assert "a node cannot take part: node second" in said and "No module named 'export.distributed'" in said
+
+
+def test_a_gpu_that_cannot_be_used_is_an_error_and_not_the_cpu(parts, tmp_path) -> None:
+    """`auto` takes the GPUs that the cluster says it has."""
+    with cluster("alone", "--num-gpus", "1") as address:
+        if find_gpus().count:
+            assert score(parts / "in" / "small.csv", tmp_path / "out", address, "--device", "auto")["device"] == "cuda"
+        else:
+            said = score(parts / "in" / "small.csv", tmp_path / "out", address, "--device", "auto", code=2)
+            assert "small.csv on node alone" in said and "no NVIDIA GPU that this process may use" in said
 
 
 def test_a_cluster_of_its_own(parts, tmp_path) -> None:

@@ -59,6 +59,7 @@ def reached(module: str) -> set[str]:
         *("bertnli.labels", "bertnli.pairs", "bertnli.tokens", "bertnli.batches", "bertnli.config", "bertnli.fetch"),
         *("bertnli.corpus", "bertnli.evaluate", "bertnli.report", "bertnli.demo"),
         *("export.bundle", "export.session", "export.scorer", "export.score", "export.writer", "export.verify"),
+        "export.distributed",
         *(name for name in MODULES if name.startswith("launch") and "__init__" not in name),
     ],
 )
@@ -85,9 +86,10 @@ def test_bertnli_imports_launch_and_export_only_through_its_faces():
     ("statement", "unwanted"),
     [
         ("import bertnli", ("torch", "onnxruntime", "tokenizers", "numpy", "pydantic")),
-        ("import bertnli.cli", ("torch", "onnxruntime", "tokenizers", "pyarrow", "huggingface_hub", "unearth")),
+        ("import bertnli.cli", ("torch", "onnxruntime", "tokenizers", "pyarrow", "huggingface_hub", "unearth", "ray")),
         ("from bertnli import Scorer", ("torch", "deepspeed", "transformers", "onnx", "pyarrow", "matplotlib")),
         ("import export.score", ("torch", "deepspeed", "transformers", "onnx")),
+        ("import export.distributed", ("torch", "ray")),
         ("import launch.local", ("torch", "deepspeed")),
     ],
 )
