@@ -218,9 +218,10 @@ def score_partitions(
                     note = f"{rate:,.0f} pairs/s on {len(at_work)} node{'s' if len(at_work) > 1 else ''}"
                     progress(len(results), note)
         except Interrupted as stop:
+            finished = sum(not result.error for result in results.values())
             raise Interrupted(
                 stop.exit_code - 128,
-                f"scoring was stopped; {len(results)} of {len(partitions)} partitions are finished",
+                f"scoring was stopped; {finished} of {len(partitions)} partitions are finished",
                 do="give the same command again to go on",
             ) from None
         seconds = time.perf_counter() - began
@@ -270,7 +271,7 @@ def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterat
             yield _Result(**row | {"summary": json.loads(row["summary"])})
     except ray.exceptions.RayError as error:
         raise RunError(
-            f"the cluster failed: {_first_line(error)}", do="give the same command again: what is done is kept"
+            f"the cluster failed: {_gist(error)}", do="give the same command again: what is done is kept"
         ) from error
 
 
@@ -364,7 +365,6 @@ def _cluster(address: str) -> Iterator[None]:
     """Connected to the cluster at `address`, or to one that was started for the block. Raises InputError."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing that we start reports to anybody
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     start: dict[str, Any] = {}
     if address == "local":
         start = {"num_cpus": usable_cores(), "include_dashboard": False}
@@ -376,8 +376,10 @@ def _cluster(address: str) -> Iterator[None]:
     try:
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **start)
+        except Interrupted:
+            raise
         except Exception as error:  # Ray's errors at the start have no common class
-            raise InputError(f"--ray {address}: Ray does not start", found=_first_line(error)) from error
+            raise InputError(f"--ray {address}: Ray does not start", found=_gist(error)) from error
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray puts its own in their place
         yield
@@ -401,7 +403,7 @@ def _probe(address: str) -> None:
     except subprocess.TimeoutExpired:
         raise InputError(what, found=f"nothing in {CONNECT_SECONDS} seconds", do=do) from None
     except (OSError, ValueError, OverflowError) as error:
-        raise InputError(what, found=_first_line(error), do=do) from None
+        raise InputError(what, found=str(error), do=do) from None
     if probed.returncode:
         said = probed.stderr.strip().splitlines() or [f"exit code {probed.returncode}"]
         raise InputError(what, found=said[-1].removeprefix("found: ")[:600], do=do)
@@ -450,7 +452,7 @@ def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, out
             except ray.exceptions.GetTimeoutError:
                 problem = f"no answer in {NODE_SECONDS} seconds"
             except ray.exceptions.RayError as error:
-                problem = _first_line(error)
+                problem = _gist(error)
             if problem:
                 problems.append(f"{_name(node)}: {problem}")
     finally:
@@ -487,7 +489,9 @@ def _name(node_id: str) -> str:
     return f"node {node_id}"
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of a Ray error that says something; its text may be a page with tracebacks."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]
+def _gist(error: BaseException) -> str:
+    """The line of a Ray error that says what it is: the last where its text is a task's traceback, else the first."""
+    from ray.exceptions import RayTaskError
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if isinstance(error, RayTaskError) else 0][:300]
