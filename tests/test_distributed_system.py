@@ -41,8 +41,16 @@ NAMES = ("big.parquet", "big.csv", "big.jsonl", "nested/small.tsv", "small.csv",
 class Node:
     """A node of one CPU: a session of processes of its own."""
 
-    def __init__(self, name: str, *arguments: str, environment_: dict[str, str] | None = None):
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
+    def __init__(
+        self, name: str, *arguments: str, hidden: Path | None = None, environment_: dict[str, str] | None = None
+    ):
+        """hidden: a folder in which this node sees nothing."""
+        command = (
+            []
+            if hidden is None
+            else ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {hidden} && exec "$@"', "sh"]
+        )
+        command += [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
         command += ["--node-name", name, "--object-store-memory", "100000000", *arguments]
         self.process = subprocess.Popen(
             command,
@@ -113,8 +121,8 @@ def join(head) -> Iterator[Join]:
     """Starts a second node."""
     nodes: list[Node] = []
 
-    def start(**environment_: str) -> Node:
-        nodes.append(Node("second", "--address", head, environment_=environment_))
+    def start(hidden: Path | None = None, **environment_: str) -> Node:
+        nodes.append(Node("second", "--address", head, hidden=hidden, environment_=environment_))
         return nodes[-1]
 
     yield start
@@ -338,6 +346,20 @@ def test_a_node_with_other_versions_is_named_before_anything_starts(parts, tmp_p
     assert "a node cannot take part: node second" in said and "package tokenizers; found 9.9; expected 0." in said
     assert "node first" not in said
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="storage that a node does not see takes root")
+@pytest.mark.parametrize(
+    ("hidden", "said"), [("in", "does not see the input"), ("out", "does not see the output folder")]
+)
+def test_a_node_that_does_not_see_the_storage_is_named(tmp_path, head, join, hidden, said) -> None:
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "in" / "a.tsv", tiny.snli_rows(20))
+    join(hidden=tmp_path / hidden)
+    assert f"node second ({socket.gethostname()}): {said} {tmp_path / hidden}" in score(
+        tmp_path / "in", tmp_path / "out", head, code=2
+    )
 
 
 def test_a_node_without_bertnli_is_named(parts, tmp_path, head, join) -> None:
