@@ -216,7 +216,7 @@ def test_every_row_comes_back_in_place_with_its_columns(tmp_path, format, scorer
     assert (summary["rows"], summary["errors"], summary["device"]) == (len(rows), 2, "cpu")
     assert summary["pairs_per_second"] > 0 < summary["load_seconds"]
     assert summary["output"] == str(tmp_path / f"out.{format}")
-    assert {path.name for path in tmp_path.iterdir()} == {f"in.{format}", f"out.{format}", f"out.{format}.run.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"in.{format}", f"out.{format}", f"_out.{format}.run.json"}
 
 
 def test_rows_of_all_kinds_of_badness_keep_their_place(tmp_path) -> None:
@@ -483,7 +483,7 @@ def test_an_output_that_is_not_ours_is_not_touched(tmp_path) -> None:
 def test_a_damaged_record_is_named(tmp_path, content) -> None:
     file = write(tmp_path / "in.tsv", tiny.snli_rows(5))
     record_path(tmp_path / "out.tsv").write_text(content)
-    with pytest.raises(InputError, match=r"out\.tsv\.run\.json: damaged, or not bertnli's.*--restart"):
+    with pytest.raises(InputError, match=r"_out\.tsv\.run\.json: damaged, or not bertnli's.*--restart"):
         score(file, tmp_path / "out.tsv")
     score(file, tmp_path / "out.tsv", restart=True)
 

@@ -60,6 +60,7 @@ def reached(module: str) -> set[str]:
         *("bertnli.corpus", "bertnli.evaluate", "bertnli.report", "bertnli.terms", "bertnli.demo"),
         *("export.bundle", "export.session", "export.scorer", "export.score", "export.writer", "export.verify"),
         *("export.binding", "export.interface", "export.pool", "export.stages", "export.worker"),
+        "export.distributed",
         *(name for name in MODULES if name.startswith("launch") and "__init__" not in name),
     ],
 )
@@ -86,9 +87,10 @@ def test_bertnli_imports_launch_and_export_only_through_its_faces():
     ("statement", "unwanted"),
     [
         ("import bertnli", ("torch", "onnxruntime", "tokenizers", "numpy", "pydantic")),
-        ("import bertnli.cli", ("torch", "onnxruntime", "tokenizers", "pyarrow", "huggingface_hub", "unearth")),
+        ("import bertnli.cli", ("torch", "onnxruntime", "tokenizers", "pyarrow", "huggingface_hub", "unearth", "ray")),
         ("from bertnli import Scorer", ("torch", "deepspeed", "onnx", "onnxruntime", "pyarrow", "pydantic")),
         ("import export.score", ("torch", "deepspeed", "transformers", "onnx")),
+        ("import export.distributed", ("torch", "ray")),
         ("import launch.local", ("torch", "deepspeed")),
     ],
 )
