@@ -110,7 +110,7 @@ def left_to_the_cpu(graph: Path, provider: str) -> list[str]:
     import numpy as np
     import onnxruntime as ort
 
-    from export.bundle import INPUTS
+    from export.interface import INPUTS
 
     options = ort.SessionOptions()
     options.enable_profiling = True

@@ -230,7 +230,7 @@ def export(
         str, typer.Argument(metavar="MODEL", help="A model folder, a d2l folder or zip, or a fetched name.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
-    precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), fp16 (GPU) or int8 (CPU).")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), int8 (CPU) or fp16 (GPU).")] = "fp32",
     layout: Annotated[
         str, typer.Option(help="bertnli, which optimum opens too; triton makes OUT a Triton model repository.")
     ] = "bertnli",
@@ -307,12 +307,39 @@ def score(
     label: Label = None,
     prefix: Annotated[str, typer.Option(help="Put this before the names of the added columns.")] = "",
     format: Annotated[str | None, typer.Option(help="tsv, csv or jsonl, where - is the input or the output.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Score a folder of files into a folder over a Ray cluster: auto, local or HOST:PORT.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a file: every input row has one output row, in order; the same command goes on after a kill."""
     from bertnli.fetch import resolve_data
     from bertnli.pairs import Columns
     from bertnli.progress import progress
+
+    options: dict[str, Any] = {
+        "device": device,
+        "temperature": temperature,
+        "strict": strict,
+        "restart": restart,
+        "columns": Columns(premise, hypothesis, label),
+        "prefix": prefix,
+    }
+    if ray is not None:
+        _need("ray", "ray")
+        from export.distributed import find_partitions, score_partitions
+
+        if devices is not None or workers != 1 or format is not None:
+            raise InputError("--ray", found="--devices, --workers or --format beside it", do="leave those out")
+        partitions = find_partitions(input, output)
+        with progress("partitions", len(partitions)) as show:
+            summary = score_partitions(bundle, partitions, output, ray, progress=show, **options)
+        return _finish(summary, as_json)
+
     from export.score import score_file
 
     with progress("rows") as show:
@@ -320,17 +347,12 @@ def score(
             bundle,
             input if input == "-" else resolve_data(input),
             output,
-            device=device,
             gpus=devices,
             workers=workers,
-            temperature=temperature,
-            strict=strict,
-            restart=restart,
-            columns=Columns(premise, hypothesis, label),
-            prefix=prefix,
             input_format=format if input == "-" else None,
             output_format=format if output == "-" else None,
             progress=show,
+            **options,
         )
     # With scores on standard output, the summary has to go elsewhere.
     _finish(summary, as_json, file=sys.stderr if output == "-" else sys.stdout)

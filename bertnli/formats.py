@@ -101,7 +101,9 @@ class Source:
     def _open(self, stack: ExitStack) -> Callable[[int], bytes]:
         raw: Any
         if self.path == "-":
-            raw = sys.stdin.buffer
+            # The system's own file: a thread that waits for input would hold the buffer's lock, and Python, when it
+            # ends meanwhile, would abort.
+            raw = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
         elif self.member:
             raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(self.path)).open(self.member))
         else:
@@ -113,7 +115,7 @@ class Source:
             import pyarrow
 
             return stack.enter_context(pyarrow.CompressedInputStream(raw, "zstd")).read
-        return raw.read1
+        return getattr(raw, "read1", raw.read)
 
 
 def _check_file(path: str) -> bool:

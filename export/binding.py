@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import INPUTS, OUTPUT
+from export.interface import INPUTS, OUTPUT
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -48,10 +48,6 @@ MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
 # for the CPU alone (on CUDA they would run there as well, and slowly).
 DEVICES: dict[str, tuple[str, ...]] = {"fp32": ("cpu", "cuda"), "fp16": ("cuda",), "int8": ("cpu",)}
 
-# What every bundle's graph takes, int64 (batch, length), and gives, float32 (batch, labels).
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUT = "logits"
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -38,8 +38,8 @@ from torch import Tensor, nn
 
 from bertnli.errors import InputError
 from bertnli.model import Block, PairClassifier
-from export.bundle import INPUTS, OUTPUT
 from export.graph import check, check_size
+from export.interface import INPUTS, OUTPUT
 
 _OPSET = 18  # it needs no newer operator, and older versions of ONNX Runtime have CUDA kernels for these
 _ORT = "com.microsoft"

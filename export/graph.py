@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from bertnli.attention import Padded
 from bertnli.errors import InputError, RunError
 from bertnli.model import PairClassifier
-from export.bundle import INPUTS, OUTPUT
 from export.flat import FlatClassifier, rebuild
+from export.interface import INPUTS, OUTPUT
 
 OPSET = 23  # the first with Attention
 

@@ -20,6 +20,10 @@ from bertnli.files import sync
 from bertnli.formats import reason_of
 
 
+class BusyError(InputError):
+    """Another process writes the same output, or did until a moment ago: what is right to do is known once it ends."""
+
+
 def partial_path(output: str | os.PathLike[str]) -> Path:
     """Where the unfinished work for `output` lies. It is gone once the output is finished."""
     final = Path(os.path.realpath(output))
@@ -43,6 +47,8 @@ class PartialFile:
         except FileNotFoundError:
             if resume_at is None:
                 raise InputError(f"{output}: there is no folder {self.path.parent}") from None
+            if self._final.exists():
+                raise self._busy() from None  # it was finished since our caller looked
             raise self._lost("nothing") from None
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({reason_of(error)})") from None
@@ -67,16 +73,18 @@ class PartialFile:
             do="start over with --restart",
         )
 
+    def _busy(self) -> BusyError:
+        return BusyError(f"{self.path}: another process is writing it", do="wait for that one, or name another output")
+
     def _lock(self) -> None:
-        busy = InputError(f"{self.path}: another process is writing it", do="wait for that one, or name another output")
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise busy from None
+            raise self._busy() from None
         except OSError:  # a file system without locks
             pass
         if not self.path.exists() or not os.path.samestat(os.fstat(self._fd), self.path.stat()):
-            raise busy  # it was finished between our opening and our locking it
+            raise self._busy()  # it was finished between our opening and our locking it
 
     def append(self, data: bytes) -> None:
         """Write `data`, packed by itself, at the end."""

@@ -1,7 +1,8 @@
-"""The record of a scoring run, `OUTPUT.run.json`: what is being made of what, how far it is, and how it ended.
+"""The record of a scoring run, `_OUTPUT.run.json`: what is being made of what, how far it is, and how it ended.
 
 It lets a killed run go on where it was, tells a finished output from somebody else's file, and names what changed in
-between. It is replaced in one rename, so that it is whole at any moment.
+between. It is replaced in one rename, so that it is whole at any moment. It lies beside the output; readers of folders
+as data sets pass over names that begin with an underscore.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Record:
 
 def record_path(output: Path) -> Path:
     final = Path(os.path.realpath(output))
-    return final.with_name(final.name + ".run.json")
+    return final.with_name(f"_{final.name}.run.json")
 
 
 def load(output: Path) -> Record | None:

@@ -32,13 +32,13 @@ __all__ = ["Score", "Scorer", "score_file"]
 CHECKPOINT_SECONDS = 5.0
 """A killed run does about this much again, and the chunk it was in."""
 
-_VERSIONS = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
+VERSIONS = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
 
 Progress = Callable[[int, str], None]  # rows done, a few words
 
 
 def score_file(
-    bundle: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | Scorer,
     input: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -61,7 +61,7 @@ def score_file(
     starts over instead. From a pipe, or with `-` as output, a run cannot be gone on with. `strict` stops at the first
     bad row, which otherwise keeps its place with the reason. On the CPU `workers` processes share the cores; of several
     GPUs all are used, or those that `gpus` lists ("0,1"). The output does not depend on the number of workers.
-    `temperature` as `Scorer` has it.
+    `temperature` as `Scorer` has it. A `Scorer` in place of a bundle is used as it is, on its own device.
 
     Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` where rows have gold labels;
     `device`, `load_seconds`; `pairs_per_second` (rows of this run, from the input opened to the output closed, without
@@ -71,13 +71,18 @@ def score_file(
     or the output cannot be written; passes Interrupted on with advice.
     """
     began = time.perf_counter()
-    opened = Bundle.open(bundle)
-    opened.check_files()
-    tokenizer = opened.tokenizer()
-    devices = choose_devices(device, gpus, workers)
-    kind = devices[0].partition(":")[0]
-    opened.check_device(kind)
-    temperature = choose_temperature(opened, temperature)
+    scorer: Scorer | None = None
+    if isinstance(bundle, str | os.PathLike):
+        opened = Bundle.open(bundle)
+        opened.check_files()
+        tokenizer = opened.tokenizer()
+        devices = choose_devices(device, gpus, workers)
+        kind = devices[0].partition(":")[0]
+        opened.check_device(kind)
+        temperature = choose_temperature(opened, temperature)
+    else:
+        scorer, opened, tokenizer = bundle, bundle.bundle, bundle.tokenizer
+        kind, temperature = scorer.session.device, scorer.temperature
     load_seconds = time.perf_counter() - began
 
     began = time.perf_counter()
@@ -96,7 +101,9 @@ def score_file(
     if not run.is_published:
         loading = time.perf_counter()
         engine: Engine
-        if devices == ["cpu"]:
+        if scorer is not None:
+            engine = Here(scorer, keep=True)
+        elif devices == ["cpu"]:
             engine = Here(Scorer(opened, "cpu", temperature))
         else:
             engine = Pool(opened.path, devices, temperature)
@@ -155,7 +162,7 @@ def _run_towards(
             **options,
         },
         "device": {"kind": device, "rows in a chunk": CHUNK[device]},
-        "versions": versions(_VERSIONS),
+        "versions": versions(VERSIONS),
     }
     return Record(Path(output), fingerprint) if restart else resume(Path(output), fingerprint)
 

@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.errors import InputError, RunError
 from bertnli.tokens import Encoded, pad_batch
-from export.bundle import INPUTS, MODEL, Bundle
+from export.interface import INPUTS
 from export.session import Session, choose_device
+
+if TYPE_CHECKING:
+    from export.bundle import Bundle
 
 Logits = Callable[..., NDArray[np.float32]]
 """(input_ids, attention_mask, token_type_ids), each int64 [batch, length], to [batch, labels]: `Session.logits`."""
@@ -85,13 +88,16 @@ class Scorer:
         changes the label; left out, the bundle's own. `threads` on the CPU: left out, one for each core that the
         process may use.
 
-        Raises InputError if the bundle is damaged or was never verified, if the device cannot be used or is not one for
-        its precision, or for a temperature not above 0.
+        Raises InputError if the bundle is damaged or was never verified, if the device cannot be used or is not one
+        for its precision, or for a temperature not above 0.
         """
+        from export.bundle import MODEL, Bundle
+
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.temperature = choose_temperature(self.bundle, temperature)
         self.tokenizer = self.bundle.tokenizer()
-        self.bundle.check_device(choose_device(device).partition(":")[0])
+        device = choose_device(device)
+        self.bundle.check_device(device)
         self.session = Session(self.bundle.file(MODEL), device, threads=threads)
         if self.session.outputs != len(self.labels):
             raise InputError(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from bertnli.cores import usable_cores
 from bertnli.errors import InputError, RunError
 from export.binding import BoundSession
-from export.bundle import INPUTS, OUTPUT
+from export.interface import INPUTS, OUTPUT
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -54,8 +54,9 @@ class Here:
 
     deaths = 0
 
-    def __init__(self, scorer: Scorer):
-        self._scorer, self.description = scorer, scorer.session.description
+    def __init__(self, scorer: Scorer, *, keep: bool = False):
+        """`keep`: the scorer is somebody else's, and goes on."""
+        self._scorer, self._keep, self.description = scorer, keep, scorer.session.description
 
     def judged(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Judged], None, None]:
         begun = ((task, self._scorer.begin(task.premises, task.hypotheses)) for task in tasks)
@@ -64,7 +65,8 @@ class Here:
                 yield task, self._scorer.judge(batches)
 
     def close(self) -> None:
-        self._scorer.session.close()
+        if not self._keep:
+            self._scorer.session.close()
 
 
 def ahead(items: Iterable[_T]) -> Generator[_T, None, None]:

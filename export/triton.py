@@ -6,11 +6,12 @@
 
 The bundle's other files stay beside them: Triton reads only what it knows, and a client tokenises with tokenizer.json
 and config.json. config.pbtxt holds no name, so the folder may be renamed, and Triton's name of the model follows.
-Triton's ONNX Runtime has to know the graph's opset, which its manifest.json names (23 came with ONNX Runtime 1.23).
+Triton's ONNX Runtime has to know the graph's opset, which manifest.json names: it must be no older than the one that
+pyproject.toml asks for.
 
-What a client does: Triton joins requests into one batch only where their pairs are padded to one length. A client
-that sends pairs one by one therefore pads them to one of a few lengths (16, 32, 64, 128), with 0 in attention_mask;
-one that sends many pairs in a request pads them to the longest. Neither changes a score.
+What a client does (examples/serve_with_triton.py is one): Triton joins requests into one batch only where their pairs
+are padded to one length. A client that sends pairs one by one therefore pads them to one of a few lengths, with 0 in
+attention_mask; one that sends many pairs in a request pads them to the longest. Neither changes a score.
 
 Sources: Triton's user guide, "Model Repository", "Model Configuration", "Batchers" and "Ragged Batching".
 """
@@ -20,15 +21,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.bundle import INPUTS, MODEL, OUTPUT
+from export.bundle import MODEL
+from export.interface import INPUTS, OUTPUT
 
 NAME = "nli"  # of the model's folder in the repository
 
 # Where each precision runs. KIND_AUTO: on the GPUs, where there are some.
 _KIND = {"fp32": "KIND_AUTO", "fp16": "KIND_GPU", "int8": "KIND_CPU"}
-# Pairs in a batch. More make nothing faster: see export/scorer.py for the CPU.
-_MAX_BATCH = {"fp32": 64, "fp16": 256, "int8": 32}
-_MAX_DELAY = 2000  # microseconds that a request waits for others: less than a batch takes
+# Places to start from, to be tuned for the machine and its load (Triton's Model Analyzer does it).
+_MAX_BATCH = {"fp32": 64, "fp16": 256, "int8": 32}  # pairs
+_MAX_DELAY = 2000  # microseconds that a request waits for others
 
 
 def arrange(folder: Path, labels: Sequence[str], precision: str) -> None:

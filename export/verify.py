@@ -23,7 +23,8 @@ from bertnli.evaluate import evaluate
 from bertnli.pairs import Columns, PairFile
 from bertnli.tokens import Encoded, PairTokenizer, pad_batch
 from export import sentences
-from export.bundle import INPUTS, PARITY, Bundle, Parity, record_parity
+from export.bundle import PARITY, Bundle, Parity, record_parity
+from export.interface import INPUTS
 from export.scorer import Logits, Scorer, batches, run
 from export.session import Session
 

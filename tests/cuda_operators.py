@@ -21,7 +21,7 @@ from scipy.special import erf
 
 from export import session
 from export.binding import BoundSession
-from export.bundle import INPUTS, OUTPUT
+from export.interface import INPUTS, OUTPUT
 
 ORT = "com.microsoft"
 

@@ -11,7 +11,7 @@ import pytest
 
 from export import binding, session
 from export.binding import BoundSession, bucket
-from export.bundle import INPUTS, OUTPUT
+from export.interface import INPUTS, OUTPUT
 from export.session import Gpus, Session
 from tests import tiny
 

@@ -153,7 +153,19 @@ def sharded(single: str) -> Callable[[Path], None]:
             ["pytorch_model.bin.index.json: weights in several files", "max_shard_size"],
         ),
     ],
-    ids=lambda value: "" if value is None or callable(value) or isinstance(value, list) else str(value),
+    ids=[
+        *(
+            "LABEL_0",
+            "LABEL_0 of two",
+            "single output",
+            "regression",
+            "multi-label",
+            "roberta",
+            "distilbert",
+            "deberta",
+        ),
+        *("relative positions", "decoder", "cross-attention", "activation", "sharded", "sharded pickle"),
+    ],
 )
 def test_what_cannot_be_scored_is_refused(made, change, named, tmp_path) -> None:
     folder = made_by_transformers(tmp_path / "model", **made)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +123,54 @@ def test_another_layout_is_refused(source, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(build.GRAPHS, "fp32", lambda _: pytest.fail("the work began"))
     with pytest.raises(InputError, match="--layout; found 'optimum'; expected bertnli or triton"):
         export_bundle(source, tmp_path / "out", layout="optimum")
+
+
+class _Triton(http.server.BaseHTTPRequestHandler):
+    """Triton's HTTP endpoint for one model: KServe's v2 protocol, and the model repository's rules."""
+
+    folder: Path  # of the model
+    asked: list[tuple[str, list[int]]]  # path and shape of each request
+
+    def do_POST(self) -> None:
+        inputs = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
+        self.asked.append((self.path, inputs[0]["shape"]))
+        config = (self.folder / "config.pbtxt").read_text()
+        assert {one["name"] for one in inputs} == set(re.findall(r'name: "(\w+)" data_type: TYPE_INT64', config))
+        assert {one["datatype"] for one in inputs} == {"INT64"}
+        assert inputs[0]["shape"][0] <= int(re.search(r"max_batch_size: (\d+)", config)[1])
+        session = onnxruntime.InferenceSession(self.folder / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+        batch = {one["name"]: np.array(one["data"], np.int64).reshape(one["shape"]) for one in inputs}
+        [logits] = session.run(["logits"], batch)
+        outputs = [{"name": "logits", "datatype": "FP32", "shape": logits.shape, "data": logits.ravel().tolist()}]
+        answer = json.dumps({"model_name": "nli", "model_version": "1", "outputs": outputs}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_client_of_triton_gets_the_bundles_scores(repository) -> None:
+    """The example as it stands, against a stand-in: Triton itself comes as a container of many gigabytes."""
+    folder = repository / triton.NAME
+    handler = type("_Handler", (_Triton,), {"folder": folder, "asked": []})
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        command = [sys.executable, str(ROOT / "examples" / "serve_with_triton.py"), address, str(folder)]
+        done = subprocess.run(command, env=environment(PYTHONPATH=""), capture_output=True, text=True, timeout=120)
+        long = runpy.run_path(str(ROOT / "examples" / "serve_with_triton.py"))["scores"](address, folder, PAIRS[-3:])
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    scorer = Scorer(folder, "cpu")
+    pairs = [("A man is playing a guitar.", "A person makes music."), ("Two dogs run on a beach.", "The dogs sleep.")]
+    found = [json.loads(line) for line in done.stdout.splitlines()] + long
+    for expected, one in zip(scorer.score(pairs + PAIRS[-3:]), found, strict=True):
+        assert one == pytest.approx(expected.probabilities, abs=1e-5)
+    assert [path for path, _ in handler.asked] == ["/v2/models/nli/infer"] * 2
+    assert all(length % 16 == 0 for _, (_, length) in handler.asked)
 
 
 # --- tools that know neither bertnli nor its manifest

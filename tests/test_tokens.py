@@ -28,7 +28,8 @@ from transformers import AutoTokenizer, BertTokenizerFast
 from bertnli import penn
 from bertnli.cache import cache_dir
 from bertnli.errors import InputError
-from bertnli.tokens import TRUNCATIONS, Encoded, PairTokenizer, TokenizerSettings, pad_batch
+from bertnli.tokens import MAX_CHARACTERS, TRUNCATIONS, Encoded, PairTokenizer, TokenizerSettings, pad_batch
+from tests import tiny
 
 REFERENCE = json.loads(Path(__file__).with_name("reference").joinpath("d2l_tokens.json").read_text())
 MINILM = cache_dir() / "models" / "minilm"  # the user's own cache: no test writes to it
@@ -635,3 +636,20 @@ def test_rules_are_in_the_file(d2l_words: PairTokenizer) -> None:
     split = json.loads(d2l_words.to_json())["pre_tokenizer"]["pretokenizers"][0]
     pre_tokenizer = pre_tokenizers.Split(Regex(split["pattern"]["Regex"]), behavior=split["behavior"].lower())
     assert [word for word, _ in pre_tokenizer.pre_tokenize_str("isn't.")] == ["is", "n't", "."]
+
+
+def test_of_an_endless_sentence_the_beginning_is_looked_at(tmp_path, monkeypatch) -> None:
+    pairs = PairTokenizer.from_folder(tiny.hf_folder(tmp_path))
+    endless = "a dog " * (MAX_CHARACTERS // 6 + 5)
+    encoded_at_once = []
+    call = pairs._call
+    monkeypatch.setattr(
+        pairs, "_call", lambda method, texts, **more: encoded_at_once.append(texts) or call(method, texts, **more)
+    )
+    premises = [endless, "a dog", endless + ".", "a dog", " " * (MAX_CHARACTERS + 1) + "dog"]
+    found = pairs.encode(premises, ["a man"] * 5)
+    assert found.truncated.tolist() == [True, False, True, False, True]
+    assert all(sum(map(len, texts)) <= MAX_CHARACTERS or len(texts) == 1 for texts in encoded_at_once)
+    for at in range(5):  # company changes nothing
+        alone = pairs.encode([premises[at]], ["a man"])
+        assert alone.ids.tolist() == found.ids[found.offsets[at] : found.offsets[at + 1]].tolist()
