@@ -9,8 +9,8 @@ gate holds it to the model. What was chosen, and why:
   comes to the same later, but a single GPU thread writes all its offsets, and it takes padding on the right only. The
   fp32 graph in fp16 would compute on padding, and masks. Packed inputs would suit no server that makes batches.
 * **PackedMultiHeadAttention with query, key and value apart** is flash attention over sequences of different lengths
-  (Dao 2023) from Ampere on, TensorRT's fused kernel on Turing; softmax is fp32 in both. With the three interleaved in
-  one input it leaves flash attention below 513 tokens; PackedAttention, which holds their product too, has none.
+  (Dao 2023; its softmax is fp32) from Ampere on, TensorRT's fused kernel on Turing. With the three interleaved in one
+  input it leaves flash attention below 513 tokens; PackedAttention, which holds their product too, has none.
 * **No bias in it**: with one, query, key and value are copied first. The key's bias adds the same to all scores of a
   query, which softmax does not see. The weights of a mixture sum to 1, so the value's bias is added to any mixture
   as it is, and the output's bias takes it over. The query's is added by its own product.

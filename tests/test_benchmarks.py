@@ -739,7 +739,12 @@ def test_losses_that_differ_and_skips_that_are_not_counted_do_not_pass(
 def test_the_fp16_bundle_is_checked_where_there_is_a_gpu(
     inputs: gpu.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from safetensors.torch import load_file, save_file
+
     checked = work.scoring(tmp_path, str(inputs.model), str(inputs.test), 32)
+    weights = load_file(checked.model / "model.safetensors")
+    weights["classifier.weight"] /= 2  # as in tests/test_fp16.py: tiny models are steep
+    save_file(weights, checked.model / "model.safetensors", metadata={"format": "pt"})
     assert [one.skipped for one in gpu_checks.fp16_bundle(checked, there=False)] == ["its graph is for CUDA"]
     no_gpu(monkeypatch)  # torch has one, and ONNX Runtime cannot use it
     (unusable,) = gpu_checks.fp16_bundle(checked, there=True)
@@ -748,7 +753,9 @@ def test_the_fp16_bundle_is_checked_where_there_is_a_gpu(
     (checked.folder / "bundle-fp16").rename(checked.folder / "unusable")
     stand_in_gpu(monkeypatch)
     monkeypatch.setattr(gpu_checks, "left_to_the_cpu", lambda *_: ["NonZero"])
-    logits, labels, nodes = gpu_checks.fp16_bundle(checked, there=True)
+    found = gpu_checks.fp16_bundle(checked, there=True)
+    assert len(found) == 3, found
+    logits, labels, nodes = found
     assert (logits.right, labels.right, nodes.right) == (True, True, False)
     assert 0 < logits.found < logits.limit == 2e-2
 
