@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks import machine, sets, work
 from benchmarks.accuracy import evaluate
-from benchmarks.gpu_checks import Check, attention, fp16, losses, reduced_precision
+from benchmarks.gpu_checks import Check, attention, fp16, fp16_bundle, losses, reduced_precision
 from benchmarks.harness import Peer, Say
 from benchmarks.peers.bertnli_train import BertnliTrain, train
 from benchmarks.peers.peak import MatrixPeak
@@ -123,11 +123,16 @@ def gpu(folder: Path, inputs: Inputs, plan: Plan, say: Say, rehearsal: bool = Fa
 
 def _checks(folder: Path, inputs: Inputs, plan: Plan, there: bool, say: Say) -> list[Check]:
     given = work.sample(folder, str(inputs.model), str(inputs.train), plan.check_pairs, 32, seed=0)
+    place = folder / "scoring-check"
+    place.mkdir()
+    # Its classifier's logits are spread, so that no label hangs on a digit that fp16 has not.
+    scored = work.scoring(place, str(inputs.model), str(inputs.test), plan.check_pairs)
     wanted: list[Callable[[], list[Check]]] = [
         lambda: attention(given),
         lambda: reduced_precision(given),
         lambda: losses(given, plan.check_steps),
         lambda: fp16(given, plan.check_steps, there),
+        lambda: fp16_bundle(scored, there),
     ]
     found = []
     for check in wanted:

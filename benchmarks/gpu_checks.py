@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import hf
@@ -73,6 +75,53 @@ def fp16(given: Work, steps: int, there: bool) -> list[Check]:
         _at_most(f"{what}: steps skipped, of all", skipped / len(rows), 0.5),
         _at_most(f"{what}: loss later over loss first", _mean(rows[half:]) / _mean(rows[:half]), 1.0),
     ]
+
+
+def fp16_bundle(given: Work, there: bool) -> list[Check]:
+    """The fp16 bundle's logits against the checkpoint's, by the gate of its export; its graph's nodes on the GPU."""
+    from bertnli import pretrained
+    from bertnli.errors import RunError
+    from bertnli.pairs import PairFile
+    from export.build import export_bundle
+    from export.verify import LIMITS
+
+    what, limits = "fp16 bundle against fp32", LIMITS["fp16"]
+    if not there:
+        return [Check(what, skipped="its graph is for CUDA")]
+    source, out = pretrained.load(given.model, max_length=MAX_LENGTH), given.folder / "bundle-fp16"
+    try:
+        found = export_bundle(source, out, precision="fp16", verify_data=PairFile(given.rows))
+    except RunError as error:
+        return [Check(f"{what}: {error}", float("inf"), limits.logit_difference)]
+    if found.get("reason"):
+        return [Check(f"{what}: {found['reason']}", float("inf"), limits.logit_difference)]
+    return [
+        _at_most(f"{what}: logits", found["max_logit_difference"], limits.logit_difference),
+        _at_most(f"{what}: labels changed, of all", found["label_flips"] / found["pairs"], limits.label_flips),
+        _at_most("fp16 bundle: nodes that are left to the CPU", len(left_to_the_cpu(out / "model.onnx", "CUDA")), 0),
+    ]
+
+
+def left_to_the_cpu(graph: Path, provider: str) -> list[str]:
+    """Operators that ONNX Runtime runs on the CPU though `provider` (CUDA) was asked for; those on shapes belong there.
+
+    Read from its own profile of one batch.
+    """
+    import numpy as np
+    import onnxruntime as ort
+
+    from export.interface import INPUTS
+
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(graph.with_name("profile"))
+    session = ort.InferenceSession(str(graph), options, providers=[f"{provider}ExecutionProvider"])
+    mask = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
+    session.run(None, dict(zip(INPUTS, (mask, mask, np.zeros_like(mask)), strict=True)))
+    with Path(session.end_profiling()).open(encoding="utf-8") as file:
+        events = [event["args"] for event in json.load(file) if event.get("cat") == "Node"]
+    on_the_cpu = {event["op_name"] for event in events if event.get("provider") == "CPUExecutionProvider"}
+    return sorted(on_the_cpu - {"Shape", "Squeeze", "Range", "Equal"})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from bertnli.pairs import PairFile
 from bertnli.pretrained import Pretrained, folder_config
 from bertnli.terms import UNKNOWN, Terms
 from export import bundle, triton, verify
-from export.graph import OPSET, add_metadata, fused_attention, torch_logits
+from export.graph import add_metadata, fused_attention, opset_of, torch_logits
 from export.precision import GRAPHS
 from export.session import Session, choose_device
 
@@ -80,7 +80,7 @@ def export_bundle(
             bundle.seal(
                 folder,
                 precision=precision,
-                opset=OPSET,
+                opset=opset_of(graph),
                 labels=config.labels,
                 max_length=tokenizer.max_length,
                 truncation=tokenizer.settings.truncation,
@@ -116,13 +116,16 @@ def _check_asked(source: Pretrained, precision: str, layout: str) -> None:
         )
 
 
-def _device(precision: str) -> tuple[str | None, str]:
-    """The device of this host to compare the graph on; None where there is none for it, and why."""
-    first = bundle.DEVICES[precision][0]
+def _device(precision: str) -> tuple[str | None, str | None]:
+    """The device of this host to compare the graph on; or None, and why there is none."""
+    if "cpu" in bundle.DEVICES[precision]:
+        return "cpu", None
     try:
-        return choose_device(first), ""
+        if choose_device("auto") == "cuda":
+            return "cuda", None
     except InputError as error:
         return None, str(error)
+    return None, "no NVIDIA GPU that this process may use"
 
 
 def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> bundle.Attention:

@@ -304,7 +304,7 @@ def record_parity(bundle: Bundle, parity: Parity) -> Bundle:
     Raises RunError if the manifest cannot be written.
     """
     manifest = bundle.manifest.model_copy(update={"parity": parity})
-    where = bundle.file(MANIFEST)
+    where = bundle.path / MANIFEST
     try:
         write_text(where, _json(manifest.model_dump(mode="json")))
     except OSError as error:

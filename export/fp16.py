@@ -38,9 +38,10 @@ from torch import Tensor, nn
 
 from bertnli.errors import InputError
 from bertnli.model import Block, PairClassifier
-from export.graph import OPSET, check, check_size
+from export.graph import check, check_size
 from export.interface import INPUTS, OUTPUT
 
+_OPSET = 18  # it needs no newer operator, and older versions of ONNX Runtime have CUDA kernels for these
 _ORT = "com.microsoft"
 _IR_VERSION = 10
 
@@ -63,7 +64,7 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
         [logits],
         nodes=writer.tape.nodes,
         initializers=writer.tape.initializers,
-        opset_imports={"": OPSET, _ORT: 1},
+        opset_imports={"": _OPSET, _ORT: 1},
         name="bertnli",
     )
     proto = ir.to_proto(ir.Model(graph, ir_version=_IR_VERSION, producer_name="bertnli"))

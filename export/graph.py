@@ -90,6 +90,11 @@ def fused_attention(graph: onnx.ModelProto) -> dict[str, int]:
     return {"::".join(filter(None, key)): found[key] for key in sorted(FUSED_ATTENTION) if found[key]}
 
 
+def opset_of(graph: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators."""
+    return next(entry.version for entry in graph.opset_import if not entry.domain)
+
+
 def add_metadata(graph: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     """Put `bertnli.KEY` entries into the graph's own metadata, for those who find the file without its bundle."""
     for key, value in entries.items():

@@ -20,7 +20,8 @@ from onnx.reference.op_run import OpRun
 from scipy.special import erf
 
 from export import session
-from export.bundle import INPUTS, OUTPUT
+from export.binding import BoundSession
+from export.interface import INPUTS, OUTPUT
 
 ORT = "com.microsoft"
 
@@ -102,6 +103,8 @@ def for_the_cpu(graph: onnx.ModelProto) -> onnx.ModelProto:
     for node in copy.graph.node:
         if node.op_type == "PackedMultiHeadAttention":
             node.domain = "stand.in"
+    for entry in copy.opset_import:
+        entry.version = 23 if entry.domain == "" else entry.version  # the first with Attention
     copy.functions.append(onnx.parser.parse_function(_ATTENTION))
     copy.opset_import.append(onnx.helper.make_opsetid("stand.in", 1))
     return copy
@@ -196,6 +199,11 @@ def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         def get_providers(self) -> list[str]:
             return ["CUDAExecutionProvider"] if self.on_cuda else super().get_providers()
 
+    class BoundToTheCpu(BoundSession):
+        def __init__(self, opened: Any, device: str, index: int, labels: int):
+            super().__init__(opened, "cpu", 0, labels)
+
+    monkeypatch.setattr(session, "BoundSession", BoundToTheCpu)
     monkeypatch.setattr(session, "find_gpus", lambda: session.Gpus(1, None, 99))
     monkeypatch.setattr(session, "_provider_problem", lambda: None)
     monkeypatch.setattr(session, "_preload_cuda", lambda _: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from bertnli.errors import InputError, RunError
 from bertnli.peak import block_weights
 from tests import tiny
 from tests.conftest import environment
+from tests.cuda_operators import no_gpu, stand_in_gpu
 
 # --- stand-ins -------------------------------------------------------------------------------------------------------
 
@@ -732,3 +734,27 @@ def test_losses_that_differ_and_skips_that_are_not_counted_do_not_pass(
     rows = [{"loss": 1.0, "skipped_steps": min(number, 3)} for number in range(9)]
     monkeypatch.setattr(gpu_checks, "steps_of", lambda output: rows)
     assert [one.right for one in gpu_checks.fp16(checked, 3, there=True)] == [True, True, True]
+
+
+def test_the_fp16_bundle_is_checked_where_there_is_a_gpu(
+    inputs: gpu.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = work.scoring(tmp_path, str(inputs.model), str(inputs.test), 32)
+    assert [one.skipped for one in gpu_checks.fp16_bundle(checked, there=False)] == ["its graph is for CUDA"]
+    no_gpu(monkeypatch)  # torch has one, and ONNX Runtime cannot use it
+    (unusable,) = gpu_checks.fp16_bundle(checked, there=True)
+    assert not unusable.right
+    assert "no NVIDIA GPU" in unusable.what
+    (checked.folder / "bundle-fp16").rename(checked.folder / "unusable")
+    stand_in_gpu(monkeypatch)
+    monkeypatch.setattr(gpu_checks, "left_to_the_cpu", lambda *_: ["NonZero"])
+    logits, labels, nodes = gpu_checks.fp16_bundle(checked, there=True)
+    assert (logits.right, labels.right, nodes.right) == (True, True, False)
+    assert 0 < logits.found < logits.limit == 2e-2
+
+
+def test_nodes_on_the_cpu_are_found(tmp_path: Path) -> None:
+    graph = shutil.copy(tiny.bundle() / "model.onnx", tmp_path / "model.onnx")
+    found = gpu_checks.left_to_the_cpu(graph, "CPU")
+    assert "Attention" in found
+    assert "Shape" not in found

@@ -20,7 +20,7 @@ from bertnli.model import PairClassifier
 from bertnli.pairs import PairFile
 from bertnli.pretrained import Pretrained
 from export import bundle as bundles
-from export import fp16, graph, score, verify
+from export import fp16, graph, score, session, verify
 from export.build import export_bundle
 from export.bundle import Bundle
 from export.scorer import Scorer
@@ -120,8 +120,8 @@ def test_the_packed_attention_of_the_stand_in_is_attention_within_each_pair() ->
 # --- what it computes
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
-def test_it_computes_what_the_checkpoint_computes(tmp_path: Path, activation: str) -> None:
+@pytest.mark.parametrize(("activation", "operator"), [("gelu", "BiasGelu"), ("gelu_new", "FastGelu"), ("relu", "Relu")])
+def test_it_computes_what_the_checkpoint_computes(tmp_path: Path, activation: str, operator: str) -> None:
     source = pretrained.load(tiny.hf_folder(tmp_path / "model", config={"hidden_act": activation}))
     model = with_biases(source)
     known = verify.reference(partial(graph.torch_logits, model), source.tokenizer)
@@ -129,12 +129,14 @@ def test_it_computes_what_the_checkpoint_computes(tmp_path: Path, activation: st
     figures = verify.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id)
     figures.check("fp16", "it")
     assert figures.max_logit_difference > 1e-4  # it is not fp32 by mistake
+    assert [node.op_type for node in made.graph.node].count(operator) == 2
     assert cuda_operators.without_kernel(made) == []
 
 
 def test_d2l_models(tmp_path: Path) -> None:
     source = pretrained.load(tiny.d2l_folder(tmp_path / "model", classifier=True), arch="bert.small", max_length=32)
     model = with_biases(source)
+    model.classifier.weight.data /= 2  # twice as steep as a trained one: the rounding of 256 units would be too much
     known = verify.reference(partial(graph.torch_logits, model), source.tokenizer)
     made = fp16.fp16_graph(model)
     verify.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id).check("fp16", "it")
@@ -248,12 +250,19 @@ def test_without_a_gpu_the_bundle_is_written_unverified_and_says_what_to_do(sour
         "fused_attention": 2,
         "layers": 2,
         "parity": None,
-        "reason": "--device cuda; found no NVIDIA GPU that this process may use; choose the CPU with --device cpu",
+        "reason": "no NVIDIA GPU that this process may use",
         "next": f"on a host with an NVIDIA GPU: bertnli verify {tmp_path / 'out'}",
     }
     manifest = Bundle.open(tmp_path / "out", unverified=True).manifest
-    assert (manifest.parity, manifest.precision) == (None, "fp16")
+    assert (manifest.parity, manifest.precision, manifest.opset) == (None, "fp16", 18)
     assert (tmp_path / "out" / "parity.npz").is_file()
+
+
+def test_a_gpu_that_cannot_be_used_is_the_reason(source, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(session, "find_gpus", lambda: session.Gpus(1, "the driver is broken; mend it"))
+    summary = export_bundle(source, tmp_path / "out", precision="fp16")
+    assert summary["parity"] is None
+    assert "the driver is broken; mend it" in summary["reason"]
 
 
 def test_an_unverified_bundle_does_not_score(unverified, tmp_path, monkeypatch) -> None:
@@ -290,11 +299,16 @@ def test_it_scores_once_verify_has_passed_on_a_gpu(unverified, source, tmp_path,
 
     data = tmp_path / "rows.jsonl"
     data.write_text('{"premise": "A man run.", "hypothesis": "Two dogs run.", "label": "neutral"}\n')
-    assert score.score_file(unverified, data, tmp_path / "out.jsonl")["rows"] == 1
+    assert len(Scorer(unverified).score([("A man run.", "Two dogs run.")])) == 1
     assert evaluate(Scorer(unverified), PairFile(data)).tally.rows == 1
-    again = (unverified / "manifest.json").read_bytes()
-    assert verify.verify(unverified, data)["rows"] == 1
-    assert (unverified / "manifest.json").read_bytes() == again == after["manifest.json"]
+
+
+def test_parity_that_is_there_stays_as_it_is(unverified, monkeypatch) -> None:
+    edit_manifest(unverified, lambda content: content.update(parity=tiny_parity()))
+    before = (unverified / "manifest.json").read_bytes()
+    stand_in_gpu(monkeypatch)
+    assert verify.verify(unverified)["max_logit_difference"] > 1e-4
+    assert (unverified / "manifest.json").read_bytes() == before
 
 
 def test_a_bundle_that_fails_on_the_gpu_stays_unverified(unverified, monkeypatch) -> None:
@@ -303,7 +317,7 @@ def test_a_bundle_that_fails_on_the_gpu_stays_unverified(unverified, monkeypatch
     known.save(unverified / "parity.npz")
     note_new_content(unverified, "parity.npz")
     stand_in_gpu(monkeypatch)
-    with pytest.raises(RunError, match=r"on CUDA GPU does not compute what its checkpoint computes.*0\.02 is allowed"):
+    with pytest.raises(RunError, match=r"on CUDA GPU 0 does not compute what its checkpoint.*0\.02 is allowed"):
         verify.verify(unverified)
     assert Bundle.open(unverified, unverified=True).manifest.parity is None
 
@@ -352,9 +366,8 @@ def test_fp16_is_refused_on_the_cpu(unverified, tmp_path, monkeypatch, device) -
     edit_manifest(unverified, lambda content: content.update(parity=tiny_parity()))
     with pytest.raises(InputError, match=refused):
         Scorer(unverified, device)
-    (tmp_path / "rows.tsv").write_text("premise\thypothesis\na\tb\n")
-    with pytest.raises(InputError, match=refused):
-        score.score_file(unverified, tmp_path / "rows.tsv", tmp_path / "out.tsv", device=device)
+    with pytest.raises(InputError, match=refused):  # before anything else is looked at
+        score.score_file(unverified, tmp_path / "missing.tsv", tmp_path / "out.tsv", device=device)
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
@@ -365,9 +378,8 @@ def test_int8_is_refused_on_a_gpu(tmp_path, monkeypatch, device) -> None:
     refused = r"is int8, which is not for this device; found cuda; expected the CPU; choose it with --device cpu"
     with pytest.raises(InputError, match=refused):
         Scorer(bundle, device)
-    (tmp_path / "rows.tsv").write_text("premise\thypothesis\na\tb\n")
-    with pytest.raises(InputError, match=refused):
-        score.score_file(bundle, tmp_path / "rows.tsv", tmp_path / "out.tsv", device=device)
+    with pytest.raises(InputError, match=refused):  # before anything else is looked at
+        score.score_file(bundle, tmp_path / "missing.tsv", tmp_path / "out.tsv", device=device)
     assert Scorer(bundle, "cpu").score([("a", "b")])
 
 
