@@ -53,7 +53,7 @@ class Inputs:
 class Plan:
     """How much is done. shape: of the large, random model. batch_sizes: each with the pairs of a timed run."""
 
-    shape: Mapping[str, int]
+    shape: Mapping[str, Any]
     batch_sizes: Mapping[int, int]
     check_pairs: int
     check_steps: int

@@ -161,7 +161,7 @@ def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
 BERT_BASE = {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072}
 
 
-def random_model(folder: Path, model: str, shape: Mapping[str, int]) -> Path:
+def random_model(folder: Path, model: str, shape: Mapping[str, Any]) -> Path:
     """A classifier of `shape` with random weights, and with `model`'s tokenizer."""
     import torch
 

@@ -41,7 +41,7 @@ class CrossEncoderPredict(Scoring):
         self._model = CrossEncoder(
             str(self.work.model),
             max_length=MAX_LENGTH,
-            backend=self.backend,  # type: ignore[arg-type]
+            backend=self.backend,
             model_kwargs=more.get(self.backend),
         )
 

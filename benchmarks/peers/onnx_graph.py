@@ -115,7 +115,7 @@ class TransformersExporter(OnnxGraph):
 
 
 # Per channel as every guide to int8 advises.
-_QUANTIZER = {"per_channel": True}
+_QUANTIZER: dict[str, Any] = {"per_channel": True}
 
 
 @dataclass

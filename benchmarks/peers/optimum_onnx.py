@@ -20,7 +20,10 @@ QUANTIZATION = {"is_static": False, "per_channel": True}
 
 @dataclass
 class OptimumOnnx(Tokenised):
-    """ORTModelForSequenceClassification of the graph after ORTOptimizer; int8: then ORTQuantizer, for AVX-512 VNNI."""
+    """ORTModelForSequenceClassification of the graph after ORTOptimizer; int8: after ORTQuantizer, for AVX-512 VNNI.
+
+    It refuses to quantise a graph that it has optimised before.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,9 +34,9 @@ class OptimumOnnx(Tokenised):
         return environments.python("optimum-onnx")
 
     def settings(self) -> dict[str, Any]:
-        quantization = {} if self.precision == "fp32" else {"avx512_vnni": QUANTIZATION}
+        how = {"optimization": OPTIMIZATION} if self.precision == "fp32" else {"avx512_vnni": QUANTIZATION}
         versions = installed(["optimum-onnx", "optimum", "transformers"])
-        return {"optimization": OPTIMIZATION, **quantization, "versions": versions}
+        return {**how, "versions": versions}
 
     def load(self) -> None:
         import onnxruntime as ort
@@ -62,14 +65,14 @@ class OptimumOnnx(Tokenised):
             AutoQuantizationConfig,
         )
 
-        plain, optimized = (path.with_name(f"{path.name}-{step}") for step in ("plain", "optimized"))
+        plain = path.with_name(f"{path.name}-plain")
         model = ORTModelForSequenceClassification.from_pretrained(
             self.work.model, export=True, provider="CPUExecutionProvider"
         )
         model.save_pretrained(plain)
-        last = path if self.precision == "fp32" else optimized
-        configuration = getattr(AutoOptimizationConfig, OPTIMIZATION)()
-        ORTOptimizer.from_pretrained(plain).optimize(save_dir=last, optimization_config=configuration)
-        if self.precision == "int8":
-            quantizer = ORTQuantizer.from_pretrained(optimized)
-            quantizer.quantize(AutoQuantizationConfig.avx512_vnni(**QUANTIZATION), save_dir=path)
+        if self.precision == "fp32":
+            configuration = getattr(AutoOptimizationConfig, OPTIMIZATION)()
+            ORTOptimizer.from_pretrained(plain).optimize(save_dir=path, optimization_config=configuration)
+        else:
+            configuration = AutoQuantizationConfig.avx512_vnni(**QUANTIZATION)
+            ORTQuantizer.from_pretrained(plain).quantize(configuration, save_dir=path)
