@@ -101,10 +101,8 @@ def _scoring(result: Json) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     about = result["work"].get("model", {})
     if "pairs" in about:
-        lines += [
-            "",
-            f"Model: {about['from']}, {about['epochs']} epochs on {about['pairs']:,} of {about['trained_on']}.",
-        ]
+        training = f"{about['epochs']} epochs on {about['pairs']:,} pairs of {about['trained_on']}"
+        lines += ["", f"Model: {about['from']}, {training}."]
     elif "random" in about:
         lines += ["", "Random weights: labels and accuracy say nothing."]
     return lines + _matrix_peak(peaks) + _skipped(result)
