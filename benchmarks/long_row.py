@@ -57,7 +57,7 @@ def long_row(folder: Path, model: str, data: str, rows: int, rounds: int, patien
     lines = given.rows.read_text(encoding="utf-8").splitlines(keepends=True)
     long = "dog " * MAX_LENGTH, "a long row"
     middle = json.dumps({"sentence1": long[0], "sentence2": long[1], "gold_label": "-"}) + "\n"
-    with_it = folder / "with.jsonl"
+    with_it = folder / "rows-with.jsonl"
     with_it.write_text("".join([*lines[: len(lines) // 2], middle, *lines[len(lines) // 2 :]]), encoding="utf-8")
     peers: list[Peer] = [
         _File(given, name="without", about="without the long row"),

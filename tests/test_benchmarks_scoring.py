@@ -409,12 +409,12 @@ def test_a_long_row_is_put_among_the_others(rows: Path, model: Path, tmp_path: P
     folder = tmp_path / "set"
     folder.mkdir()
     result = long_row(folder, str(model), str(rows), 50, 2, 0.0, lambda line: None)
-    with_it = list(map(json.loads, (folder / "with.jsonl").read_text().splitlines()))
+    with_it = list(map(json.loads, (folder / "rows-with.jsonl").read_text().splitlines()))
     without = list(map(json.loads, (folder / "scoring.jsonl").read_text().splitlines()))
     assert len(with_it) == 51
     assert with_it[:25] + with_it[26:] == without
-    scores = list(map(json.loads, (folder / "with.jsonl").with_name("with.jsonl").read_text().splitlines()))
-    assert len(scores) == 51
+    scores = list(map(json.loads, (folder / "with.jsonl").read_text().splitlines()))
+    assert [row["truncated"] for row in scores] == [False] * 25 + [True] + [False] * 25
     assert result["alone_seconds"]["median"] > 0
     seconds = [[run["seconds"] for run in one["runs"]] for one in result["runs"][:2]]
     assert result["more_seconds"]["max"] == pytest.approx(max(b - a for a, b in zip(*seconds, strict=True)))
