@@ -93,7 +93,6 @@ class Scoring(Peer):
     def quality(self, reference: Sequence[float]) -> dict[str, Any]:
         """Over all rows: the share of labels that differ from the reference's, and the accuracy where rows have gold
         labels. Over some: the largest difference of a probability between a pair alone and in a batch."""
-        rows = self.work.read()
         with (self.work.folder / f"{self.name}-check.jsonl").open(encoding="utf-8") as file:
             written = list(map(json.loads, file))
         figures = [row[f"p_{label}"] for row in written for label in self.labels]
@@ -101,19 +100,19 @@ class Scoring(Peer):
         found: dict[str, Any] = {"labels_changed": self._changed(figures, reference)}
         if gold:
             found["accuracy"] = float(np.mean([prediction == label for prediction, label in gold]))
-        pairs = [(row["sentence1"], row["sentence2"]) for row in rows[: _BATCHES * COMPANY]]
+        pairs = [(row["sentence1"], row["sentence2"]) for row in written[: _BATCHES * COMPANY]]
         return found | {"depends_on_company": self._company(pairs)}
 
     def prepare(self) -> None:
         self.load()
         fewest, most = _SEARCHED
-        rows = self.work.head(min(self.work.pairs, most, max(fewest, self.work.pairs // 8)))
+        pairs = min(self.work.pairs, most, max(fewest, self.work.pairs // 8))
+        rows = self.work.head(pairs)
         for size in (*self.batch_sizes, *self.batch_sizes):  # twice, the faster counts: others may be about
             self.batch_size = size
             with stopwatch() as seconds:
                 self.score(rows, self.work.folder / f"{self.name}-search.jsonl")
-            rate = min(self.work.pairs, most, max(fewest, self.work.pairs // 8)) / seconds()
-            self.tried[size] = max(rate, self.tried.get(size, 0.0))
+            self.tried[size] = max(pairs / seconds(), self.tried.get(size, 0.0))
         if self.tried:
             self.batch_size = max(self.tried, key=self.tried.__getitem__)
 
