@@ -40,7 +40,8 @@ class Effort:
 
     base_pairs: likewise, of scoring with a model of BERT-base's shape. accuracy_pairs, seeds: pairs trained on for
     accuracy, and how many times. memory_rows, score_rows: sizes of file compared, in training and in scoring.
-    long_row_rows: rows around the long one. starts: of the command, timed.
+    long_row_rows: rows around the long one. starts: of the command, timed. every_peer: in scoring, also those that no
+    target is held against.
     """
 
     training_pairs: int
@@ -53,6 +54,7 @@ class Effort:
     score_rows: tuple[int, int]
     long_row_rows: int
     starts: int
+    every_peer: bool
     patience: float = 60.0
 
 
@@ -67,6 +69,7 @@ SHORT = Effort(
     score_rows=(10_000, 200_000),
     long_row_rows=1000,
     starts=3,
+    every_peer=False,
 )
 FULL = Effort(
     training_pairs=2048,
@@ -79,6 +82,7 @@ FULL = Effort(
     score_rows=(100_000, 10_000_000),
     long_row_rows=10_000,
     starts=9,
+    every_peer=True,
 )
 
 
@@ -128,26 +132,33 @@ def _scoring(
     from bertnli.fetch import resolve_data
 
     given = work.scoring(folder, model, TEST_DATA, pairs)
-    peers = [*scoring_peers(given, Path(resolve_data(TRAIN_DATA))), *_peaks(given)]
+    calibration = Path(resolve_data(TRAIN_DATA))
+    peers = [*scoring_peers(given, calibration, every=effort.every_peer), *_peaks(given)]
     result = run(name, "scoring", given, TEST_DATA, peers, pairs, effort, say)
     result["work"]["model"] = about | {"sha256": weights_sha256(given.model)}
     return result
 
 
-def scoring_peers(given: Work, calibration: Path) -> list[Peer]:
-    """Every way to score. calibration: rows with sentence1 and sentence2 that a peer may look at beforehand."""
+def scoring_peers(given: Work, calibration: Path, *, every: bool) -> list[Peer]:
+    """Every way to score, or those that a target is held against: the usual one, the best in fp32, and all in int8.
+
+    calibration: rows with sentence1 and sentence2 that a peer may look at beforehand.
+    """
+    others: list[Peer] = [
+        CrossEncoderPredict(given, backend="onnx"),
+        CrossEncoderPredict(given, backend="openvino"),
+        OptimumOnnx(given),
+        OpenVino(given),
+        OpenVino(given, "bf16"),
+    ]
     return [
         TransformersPipeline(given),  # the reference for probabilities and labels
         CrossEncoderPredict(given),
-        CrossEncoderPredict(given, backend="onnx"),
-        CrossEncoderPredict(given, backend="openvino"),
+        *(others if every else []),
         TransformersExporter(given),
         TransformersExporter(given, "int8"),
         OnnxRuntimeDynamic(given),
-        OptimumOnnx(given),
         OptimumOnnx(given, "int8"),
-        OpenVino(given),
-        OpenVino(given, "bf16"),
         OpenVino(given, "int8", calibration=calibration),
         BertnliScore(given),
         BertnliScore(given, "int8"),

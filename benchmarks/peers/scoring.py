@@ -25,7 +25,7 @@ Pairs = Sequence[tuple[str, str]]
 Probabilities = NDArray[np.floating]  # [pairs, labels], in the order of the pairs and of the model's labels
 
 BATCH_SIZES = (8, 16, 32, 64)
-_SEARCHED = (128, 256)  # fewest and most rows that they are tried on
+_SEARCHED = (64, 256)  # fewest and most rows that they are tried on
 COMPANY = 32  # pairs in the batch that each of them is compared with being alone
 _BATCHES = 4  # such batches
 
