@@ -122,6 +122,21 @@ def test_int8_peers_are_near_it_and_depend_on_company(make: Callable[[work.Work]
     assert peer.quality(expected)["depends_on_company"] > 1e-4  # one scale for a whole batch
 
 
+def test_bertnli_scores_the_rows(given: work.Work) -> None:
+    scorer = BertnliScore(given)
+    probabilities = np.array(scorer.check()).reshape(-1, 3)
+    assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)  # they are written to six digits
+    scorer.prepare()
+    out, written = given.folder / "bertnli.jsonl", set()
+    for _ in range(2):  # the second starts over, rather than find the first one's output finished
+        found = scorer.run(48)
+        assert found.done == 48
+        assert found.seconds > 0
+        assert len(out.read_text().splitlines()) == 48
+        written.add(out.stat().st_mtime_ns)
+    assert len(written) == 2
+
+
 def test_a_precision_that_export_refuses_is_skipped_with_its_words(given: work.Work) -> None:
     with pytest.raises(Unavailable, match=r"--precision.*int4"):
         BertnliScore(given, "int4").check()
