@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ MAX_LENGTH = 128
 
 @dataclass(frozen=True)
 class Work:
-    """model: an HF folder with a classifier, which every peer can load. rows: JSON lines, sentence1 and sentence2 and,
-    for training, gold_label. folder: for what peers write.
+    """model: an HF folder with a classifier, which every peer can load. rows: JSON lines, sentence1, sentence2 and
+    gold_label (`-` where there is none, in scoring alone). folder: for what peers write.
 
     tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: see bertnli/peak.py.
     micro_batch: rows of nearly one length that stand together: what peers that batch by length take at once."""
@@ -146,12 +146,45 @@ def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
     from bertnli.peak import training_flop
 
     path, source = model_folder(folder, model)
-    texts = [(row.premise, row.hypothesis) for row in PairFile(resolve_data(data)).rows() if row.error is None]
-    chosen = [texts[place] for place in np.linspace(0, len(texts) - 1, min(pairs, len(texts))).astype(int)]
+    good = [row for row in PairFile(resolve_data(data)).rows() if row.error is None]
+    chosen = [good[place] for place in np.linspace(0, len(good) - 1, min(pairs, len(good))).astype(int)]
     rows = folder / "scoring.jsonl"
-    rows.write_text("".join(json.dumps({"sentence1": p, "sentence2": h}) + "\n" for p, h in chosen), encoding="utf-8")
-    tokens = float(source.tokenizer.encode(*map(list, zip(*chosen, strict=True))).lengths.mean())
+    with rows.open("w", encoding="utf-8") as out:
+        for row in chosen:
+            cells = {"sentence1": row.premise, "sentence2": row.hypothesis}
+            out.write(json.dumps({**cells, "gold_label": row.label or "-"}) + "\n")
+    texts = [row.premise or "" for row in chosen], [row.hypothesis or "" for row in chosen]
+    tokens = float(source.tokenizer.encode(*texts).lengths.mean())
     return Work(folder, path, rows, len(chosen), tokens, training_flop(source.config, tokens) / 3, 0)
+
+
+BERT_BASE = {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072}
+
+
+def random_model(folder: Path, model: str, shape: Mapping[str, Any]) -> Path:
+    """A classifier of `shape` with random weights, and with `model`'s tokenizer."""
+    import torch
+
+    from bertnli import pretrained
+    from bertnli.fetch import resolve
+    from bertnli.model import PairClassifier
+
+    source = pretrained.load(resolve(model, "model"), max_length=MAX_LENGTH)
+    torch.manual_seed(0)
+    classifier = PairClassifier(replace(source.config, **shape))
+    for parameter in classifier.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.02)  # Devlin et al. 2018, the released modeling.py
+    path = folder / "random"
+    pretrained.save(classifier, source.tokenizer, path)
+    return path
+
+
+def kept() -> Path:
+    """The folder of what benchmarks keep between runs."""
+    from bertnli.cache import cache_dir
+
+    return cache_dir() / "benchmarks"
 
 
 def model_folder(folder: Path, model: str, *, seed: int = 0, spread: float = 20.0) -> tuple[Path, Any]:

@@ -24,7 +24,6 @@ from benchmarks.harness import Measured, Peer, Run, Unavailable, difference, mea
 from benchmarks.peers.bertnli_train import BertnliTrain
 from benchmarks.peers.peak import MatrixPeak
 from benchmarks.peers.plain_loop import PlainLoop
-from benchmarks.peers.scoring import BertnliScore
 from benchmarks.profile import kind_of
 from benchmarks.table import table, tables
 from benchmarks.targets import Target, targets
@@ -442,21 +441,6 @@ def test_the_plain_loop_computes_what_bertnli_train_computes(given: work.Work, m
     finally:
         for pid in ours.processes():
             os.kill(pid, signal.SIGKILL)
-
-
-def test_bertnli_scores_the_rows(given: work.Work) -> None:
-    scorer = BertnliScore(replace(given, batch_size=0))
-    probabilities = np.array(scorer.check()).reshape(-1, 3)
-    assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)  # they are written to six digits
-    scorer.prepare()
-    out, written = given.folder / "bertnli.jsonl", set()
-    for _ in range(2):  # the second starts over, rather than find the first one's output finished
-        found = scorer.run(48)
-        assert found.done == 48
-        assert found.seconds > 0
-        assert len(out.read_text().splitlines()) == 48
-        written.add(out.stat().st_mtime_ns)
-    assert len(written) == 2
 
 
 # --- sets with an idea of their own ----------------------------------------------------------------------------------
