@@ -53,13 +53,15 @@ class Peer(ABC):
     """One way to do the work. Made in the harness and sent to a process of its own before `prepare`.
 
     name: as tables show it; about: one line for a person; unit: of what `run` does.
-    tolerance: how far `check` may be from the first peer's, with its reason where it is set.
+    tolerance: how far `check` may be from the first peer's, with its reason where it is set. whole_last_block: whether
+    its model computes outputs of the last block that nothing looks at.
     """
 
     name: str
     about: str
     unit: ClassVar[str] = "pairs"
     check_steps: ClassVar[int] = 2  # of training: the second loss shows whether the first step was the same
+    whole_last_block: ClassVar[bool] = True
     tolerance: float = 1e-3
 
     @abstractmethod

@@ -204,13 +204,13 @@ def run(
         say=say,
         patience=effort.patience,
     )
-    return {"name": name, "kind": kind, **about, "work": given.to_json(data), **record(measured, given.flop_per_pair)}
+    return {"name": name, "kind": kind, **about, "work": given.to_json(data), **record(measured, given)}
 
 
-def record(measured: Sequence[Measured], flop_per_pair: float) -> dict[str, Any]:
+def record(measured: Sequence[Measured], given: Work) -> dict[str, Any]:
     """The figures of one set: of each peer what `Measured.to_json` says, its share of the matrix peak where that was
-    measured in the same rounds, our rates and memory over its own, and of our trainers their time over the plain
-    loop's."""
+    measured in the same rounds (by the products that it computes), our rates and memory over its own, and of our
+    trainers their time over the plain loop's."""
     by_name = {one.peer.name: one for one in measured if not one.skipped}
     peaks = {one.peer.precision: one for one in by_name.values() if isinstance(one.peer, MatrixPeak)}
     ours, plain = by_name.get(OURS), by_name.get("plain-loop")
@@ -219,9 +219,9 @@ def record(measured: Sequence[Measured], flop_per_pair: float) -> dict[str, Any]
     for one in measured:
         row = one.to_json()
         if not one.skipped and one.peer.unit == "pairs":
+            flop = given.flop_per_pair if one.peer.whole_last_block else given.needed_flop_per_pair
             row["share_of_peak"] = {
-                precision: row["per_second"]["median"] * flop_per_pair / _median(peak_)
-                for precision, peak_ in peaks.items()
+                precision: row["per_second"]["median"] * flop / _median(peak_) for precision, peak_ in peaks.items()
             }
             if ours is not None and one is not ours:
                 row[f"{OURS}_over_it"] = ratios(ours, one)

@@ -31,7 +31,8 @@ class Work:
     """model: an HF folder with a classifier, which every peer can load. rows: JSON lines, sentence1, sentence2 and
     gold_label (`-` where there is none, in scoring alone). folder: for what peers write.
 
-    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: see bertnli/peak.py.
+    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: of all blocks, whole (see
+    bertnli/peak.py); needed_flop_per_pair: without what a last block for the first tokens alone leaves out.
     micro_batch: rows of nearly one length that stand together: what peers that batch by length take at once."""
 
     folder: Path
@@ -40,6 +41,7 @@ class Work:
     pairs: int
     tokens_per_pair: float
     flop_per_pair: float
+    needed_flop_per_pair: float
     batch_size: int
     learning_rate: float = 1e-4
     micro_batch: int = MICRO_BATCH
@@ -66,6 +68,7 @@ class Work:
             "tokens_per_pair": round(self.tokens_per_pair, 2),
             "batch_size": self.batch_size,
             "flop_per_pair": self.flop_per_pair,
+            "needed_flop_per_pair": self.needed_flop_per_pair,
         }
 
 
@@ -108,7 +111,7 @@ def _training(
     from bertnli.corpus import prepare
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile, read_labelled
-    from bertnli.peak import training_flop
+    from bertnli.peak import needed_flop, training_flop
 
     path, source = model_folder(folder, model, **classifier)
     file = PairFile(resolve_data(data))
@@ -123,8 +126,8 @@ def _training(
             cells = {"sentence1": row.premise, "sentence2": row.hypothesis}
             out.write(json.dumps({**cells, "gold_label": source.config.labels[row.label]}) + "\n")
     tokens = float(corpus.lengths[chosen].mean())
-    flop = training_flop(source.config, tokens)
-    return Work(folder, path, rows, len(chosen), tokens, flop, batch_size, micro_batch=micro_batch)
+    flop, needed = training_flop(source.config, tokens), needed_flop(source.config, tokens, pairs=1)
+    return Work(folder, path, rows, len(chosen), tokens, flop, needed, batch_size, micro_batch=micro_batch)
 
 
 def _micro_batches(lengths: NDArray[np.integer], batch_size: int, micro_batch: int, count: int) -> NDArray[np.int64]:
@@ -143,7 +146,7 @@ def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
     """Work for scoring peers: `pairs` rows of `data`, evenly taken from the whole file, in its order."""
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile
-    from bertnli.peak import training_flop
+    from bertnli.peak import needed_flop, training_flop
 
     path, source = model_folder(folder, model)
     good = [row for row in PairFile(resolve_data(data)).rows() if row.error is None]
@@ -155,7 +158,8 @@ def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
             out.write(json.dumps({**cells, "gold_label": row.label or "-"}) + "\n")
     texts = [row.premise or "" for row in chosen], [row.hypothesis or "" for row in chosen]
     tokens = float(source.tokenizer.encode(*texts).lengths.mean())
-    return Work(folder, path, rows, len(chosen), tokens, training_flop(source.config, tokens) / 3, 0)
+    flop, needed = training_flop(source.config, tokens), needed_flop(source.config, tokens, pairs=1)
+    return Work(folder, path, rows, len(chosen), tokens, flop / 3, needed / 3, 0)
 
 
 BERT_BASE = {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072}

@@ -169,7 +169,7 @@ def four(tmp_path: Path, model: Path) -> work.Work:
     labels = [*tiny.SNLI_LABELS, "-"]
     made = [{"sentence1": f"p{label}", "sentence2": "h", "gold_label": label} for label in labels]
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
-    return work.Work(tmp_path, model, path, 4, 25.0, 1e9, 0)
+    return work.Work(tmp_path, model, path, 4, 25.0, 1e9, 0.8e9, 0)
 
 
 E_, N_, C_ = (0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8)
@@ -205,7 +205,7 @@ def test_the_record_has_what_a_peers_process_chose_and_found(four: work.Work) ->
     peers = [StandIn(four, name=name, table=(E_, N_, C_, N_)) for name in ("exact", "bertnli")]
     peers.append(Sleepy(four, name="sleepy", table=(E_, N_, C_, N_)))
     found = measure(peers, amount=4, warm_up=1, rounds=1, logs=four.folder / "logs", say=lambda line: None)
-    exact, ours, sleepy = sets.record(found, 1e9)["peers"]
+    exact, ours, sleepy = sets.record(found, four)["peers"]
     assert exact["labels_changed"] == exact["depends_on_company"] == ours["check_difference"] == 0
     assert exact["accuracy"] == ours["accuracy"] == 1
     assert "batch_size" not in exact["options"]
@@ -360,7 +360,7 @@ def scoring_result(four: work.Work, *, int8: bool, changed: float = 0.01, compan
     found.insert(5, ours if int8 else Measured(ours.peer, skipped="--precision; found 'int8'; expected fp32"))
     head = {"name": "scoring", "kind": "scoring", **machine.describe(), "work": four.to_json("snli-test")}
     head["work"] |= {"rows": 1000, "model": {"from": "minilm", "trained_on": "snli-100k", "pairs": 8000, "epochs": 2}}
-    return head | sets.record(found, four.flop_per_pair)
+    return head | sets.record(found, four)
 
 
 def test_scorings_targets(four: work.Work) -> None:

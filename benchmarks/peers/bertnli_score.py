@@ -19,6 +19,7 @@ from bertnli.errors import InputError
 class BertnliScore(Scoring):
     """`export.score.score_file`; the loading that it reports is taken off. Its batches are its own affair."""
 
+    whole_last_block: ClassVar[bool] = False
     batch_sizes: ClassVar[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
