@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.harness import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring
 from benchmarks.work import MAX_LENGTH
-from bertnli.errors import InputError
+from bertnli.errors import BertnliError
 
 
 @dataclass
@@ -39,8 +39,10 @@ class BertnliScore(Scoring):
             source = pretrained.load(self.work.model, max_length=MAX_LENGTH)
             try:
                 export_bundle(source, self._bundle, precision=self.precision)
-            except InputError as error:  # no such precision; anything else is for the harness to name
-                raise Unavailable(str(error)) from None
+            except BertnliError as error:
+                if self.precision == "fp32":
+                    raise
+                raise Unavailable(str(error)) from None  # no such precision, or the parity gate did not let it pass
         self._scorer = Scorer(self._bundle)
 
     def probabilities(self, pairs: Pairs) -> Probabilities:
