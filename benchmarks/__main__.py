@@ -20,15 +20,19 @@ from typing import Any
 
 from benchmarks import gpu, sets
 from benchmarks.accuracy import accuracy
+from benchmarks.long_row import long_row
 from benchmarks.memory import memory
 from benchmarks.ranks import ranks
 from benchmarks.scaling import scaling
+from benchmarks.score_memory import score_memory
+from benchmarks.start_up import start_up
 from benchmarks.table import table, tables
 from bertnli.errors import BertnliError
 
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
-FULL = (*DEFAULT, "tokenise", "ranks", "memory", "accuracy", "scaling")
+SCORING = ("scoring-base", "long-row", "start-up", "score-memory")
+FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "scaling")
 SETS = (*FULL, "peak", "micro-batches", "profile", "gpu")
 BY_BATCH = ("training", "micro-batches", "profile")
 
@@ -40,9 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("set", nargs="*", choices=[*SETS, "table", []], help="left out: training and scoring")
     parser.add_argument("--batch", type=int, action="append", help="of training: 32 and 256 where left out")
     parser.add_argument(
-        "--full", action="store_true", help="more pairs and rounds: two hours on two cores for all sets"
+        "--full", action="store_true", help="more pairs and rounds: some hours on two cores for all sets"
     )
-    parser.add_argument("--model", default=sets.MODEL, help="for scoring: a model folder, or a fetched name")
+    parser.add_argument("--model", help="for scoring: a folder or a fetched name, not MiniLM trained on 8,000 pairs")
     parser.add_argument("--patience", type=float, help="seconds a set may wait for a quiet machine")
     parser.add_argument("--results", type=Path, help="where results are kept")
     parser.add_argument("--carry", type=Path, metavar="DIR", help="of gpu: write what a machine without network needs")
@@ -83,6 +87,14 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
         yield sets.micro_batches(folder, batch_size, effort, _say)
     elif name == "scoring":
         yield sets.scoring(folder, options.model, effort, _say)
+    elif name == "scoring-base":
+        yield sets.scoring_base(folder, effort, _say)
+    elif name == "long-row":
+        yield long_row(folder, sets.MODEL, sets.TEST_DATA, effort.long_row_rows, effort.rounds, effort.patience, _say)
+    elif name == "start-up":
+        yield start_up(folder, sets.MODEL, sets.TEST_DATA, effort.starts, _say)
+    elif name == "score-memory":
+        yield score_memory(folder, sets.MODEL, sets.TEST_DATA, effort.score_rows, _say)
     elif name == "peak":
         yield sets.peak(folder, effort, _say)
     elif name == "tokenise":

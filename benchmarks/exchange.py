@@ -99,7 +99,7 @@ def gpu_rate(results: Path) -> Given:
     if path.exists():
         result = json.loads(path.read_text(encoding="utf-8"))
         (ours,) = [peer for peer in result["peers"] if peer["name"] == "bertnli"]
-        rate = ours["per_second"]["median"] * result["work"]["flop_per_pair"]
+        rate = ours["per_second"]["median"] * result["work"]["needed_flop_per_pair"]
         return Given("one GPU in training", rate, "FLOP/s", "measured", f"{result['machine']['gpus'][0]}; {path.name}")
     return Given(
         "one GPU in training",
@@ -139,10 +139,10 @@ def gradient_bytes(of: Any) -> int:
 
 def projection(tokens_per_pair: float, gpu: Given) -> dict[str, Any]:
     """What BERT-base would give on `GPUS`, one row for each number, link and pairs a GPU; with all that went in."""
-    from bertnli.peak import training_flop
+    from bertnli.peak import needed_flop
 
     base = config("base")
-    flop = Given("operations a pair", training_flop(base, tokens_per_pair), "FLOP", "counted", "bertnli/peak.py")
+    flop = Given("operations a pair", needed_flop(base, tokens_per_pair, pairs=1), "FLOP", "counted", "bertnli/peak.py")
     size = Given("gradients of BERT-base", gradient_bytes(base), "bytes", "counted", "4 bytes a parameter")
     inside = Link(INSIDE.value, INSIDE_LATENCY.value)
     rows = []

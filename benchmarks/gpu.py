@@ -63,7 +63,7 @@ class Plan:
 
 
 PLAN = Plan(
-    shape={"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072},  # BERT-base
+    shape=work.BERT_BASE,
     batch_sizes={256: 25_600, 1024: 65_536},
     check_pairs=256,
     check_steps=20,
@@ -110,7 +110,7 @@ def gpu(folder: Path, inputs: Inputs, plan: Plan, say: Say, rehearsal: bool = Fa
     if wrong:
         raise RunError("benchmarks gpu: the GPU computes something else", found="; ".join(wrong), do="mend it first")
 
-    model = _random_model(folder, inputs, plan)
+    model = work.random_model(folder, str(inputs.model), plan.shape)
     (first, pairs), *others = plan.batch_sizes.items()
     if in_time(f"training at batch {first}", 2):
         yield _training(folder, inputs, plan, model, first, pairs, say) | head
@@ -140,24 +140,6 @@ def _checks(folder: Path, inputs: Inputs, plan: Plan, there: bool, say: Say) -> 
             say(f"check: {one.what}: {one.skipped or f'{one.found:.2g}, at most {one.limit:.2g}'}")
             found.append(one)
     return found
-
-
-def _random_model(folder: Path, inputs: Inputs, plan: Plan) -> Path:
-    """A classifier of the plan's shape with random weights and the model's own tokenizer."""
-    import torch
-
-    from bertnli import pretrained
-    from bertnli.model import PairClassifier
-
-    source = pretrained.load(inputs.model, max_length=work.MAX_LENGTH)
-    torch.manual_seed(0)
-    model = PairClassifier(replace(source.config, **plan.shape))
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.02)  # Devlin et al. 2018, the released modeling.py
-    path = folder / "random"
-    pretrained.save(model, source.tokenizer, path)
-    return path
 
 
 def _training(

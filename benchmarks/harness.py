@@ -8,16 +8,18 @@ or is shared slows all of them alike; ratios are taken inside a round. Memory co
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +29,8 @@ import psutil  # type: ignore[import-untyped]
 from bertnli.errors import RunError
 
 Say = Callable[[str], None]
+
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,15 @@ class Peer(ABC):
     """One way to do the work. Made in the harness and sent to a process of its own before `prepare`.
 
     name: as tables show it; about: one line for a person; unit: of what `run` does.
-    tolerance: how far `check` may be from the first peer's, with its reason where it is set.
+    tolerance: how far `check` may be from the first peer's, with its reason where it is set. whole_last_block: whether
+    its model computes outputs of the last block that nothing looks at.
     """
 
     name: str
     about: str
     unit: ClassVar[str] = "pairs"
     check_steps: ClassVar[int] = 2  # of training: the second loss shows whether the first step was the same
+    whole_last_block: ClassVar[bool] = True
     tolerance: float = 1e-3
 
     @abstractmethod
@@ -68,6 +74,21 @@ class Peer(ABC):
         It has a process to itself, so `prepare` finds nothing of what it did but files.
         """
         return []
+
+    def distance(self, figures: Sequence[float], reference: Sequence[float]) -> float:
+        """How far those of `check` are from the first peer's, as `tolerance` counts it."""
+        return difference(figures, reference)
+
+    def quality(self, reference: Sequence[float]) -> dict[str, Any]:
+        """What else is worth knowing of a peer that computes something else than the first one, for the record.
+
+        Asked of the process that did the check.
+        """
+        return {}
+
+    def python(self) -> str:
+        """The interpreter of the peer's process. Raises Unavailable where it cannot be had."""
+        return sys.executable
 
     @abstractmethod
     def prepare(self) -> None:
@@ -92,12 +113,14 @@ def stopwatch() -> Iterator[Callable[[], float]]:
 
 @dataclass
 class Measured:
-    """What became of one peer. `runs` are in the order of the rounds."""
+    """What became of one peer. `runs` are in the order of the rounds; `options` as its process says they were."""
 
     peer: Peer
     runs: list[Run] = field(default_factory=list)
     around: list[dict[str, float]] = field(default_factory=list)  # of each run: load before it, others' CPU during it
-    difference: float | None = None  # of its `check` from the first peer's
+    difference: float | None = None  # of its `check` from the first peer's, as its `distance` has it
+    quality: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] | None = None
     peak_rss: int = 0  # bytes
     skipped: str = ""
 
@@ -108,7 +131,7 @@ class Measured:
         found: dict[str, Any] = {
             "name": self.peer.name,
             "about": self.peer.about,
-            "options": self.peer.options(),
+            "options": self.peer.options() if self.options is None else self.options,
             "unit": self.peer.unit,
         }
         if self.skipped:
@@ -119,6 +142,7 @@ class Measured:
         ]
         return found | {
             "check_difference": self.difference,
+            **self.quality,
             "per_second": spread(self.rates()),
             "peak_rss_mib": round(self.peak_rss / 2**20, 1),
             "runs": runs,
@@ -154,46 +178,48 @@ def measure(
     """
     logs.mkdir(parents=True, exist_ok=True)
     measured = [Measured(peer) for peer in peers]
-    workers: list[_Worker] = []
+    workers: dict[str, _Worker] = {}
     quiet = _Quiet(patience, say)
     try:
         reference: list[float] = []
         for one in measured:
-            worker = _Worker(one.peer, logs / f"{one.peer.name}.log")
-            workers.append(worker)
-            say(f"{one.peer.name}: checking and preparing")
+            name = one.peer.name
+            say(f"{name}: checking and preparing")
             try:
-                figures = _check(one.peer, logs / f"{one.peer.name}-check.log")
-                worker.ask("prepare")
+                figures, one.quality = _check(one.peer, reference, logs / f"{name}-check.log")
+                workers[name] = _Worker(one.peer, logs / f"{name}.log")
+                workers[name].ask("prepare")
             except Unavailable as reason:
                 one.skipped = str(reason)
-                say(f"{one.peer.name}: skipped: {reason}")
+                say(f"{name}: skipped: {reason}")
                 continue
             if figures:
                 reference = reference or figures
-                one.difference = difference(figures, reference)
+                one.difference = one.peer.distance(figures, reference)
                 _must_agree(one, reference, figures)
-            worker.ask("run", warm_up)
+            workers[name].ask("run", warm_up)
+        running = [(one, workers[one.peer.name]) for one in measured if not one.skipped]
         for number in range(rounds):
-            for one, worker in zip(measured, workers, strict=True):
-                if one.skipped:
-                    continue
+            for one, worker in running:
                 run, around = quiet.run(worker, amount)
                 one.runs.append(run)
                 one.around.append(around)
                 say(f"round {number + 1} of {rounds}: {one.peer.name}: {run.per_second:.4g} {one.peer.unit}/s")
-        for one, worker in zip(measured, workers, strict=True):
-            one.peak_rss = 0 if one.skipped else sum(_peak_rss(pid) for pid in worker.processes())
+        for one, worker in running:
+            one.peak_rss = sum(_peak_rss(pid) for pid in worker.processes())
+            one.options = worker.ask("options")
     finally:
-        for worker in workers:
+        for worker in workers.values():
             worker.close()
     return measured
 
 
-def _check(peer: Peer, log: Path) -> list[float]:
+def _check(peer: Peer, reference: Sequence[float], log: Path) -> tuple[list[float], dict[str, Any]]:
+    """What `check` and `quality` say. The first peer is its own reference."""
     worker = _Worker(peer, log)
     try:
-        return worker.ask("check")
+        figures = worker.ask("check")
+        return figures, worker.ask("quality", reference or figures)
     finally:
         worker.close()
 
@@ -225,22 +251,29 @@ class _Worker:
     """A peer in a process of its own, which answers one question at a time."""
 
     def __init__(self, peer: Peer, log: Path):
-        context = multiprocessing.get_context("spawn")
+        """Raises Unavailable where the peer's interpreter cannot be had."""
         self.peer, self.log = peer, log
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, peer, str(log)))
-        self._process.start()
-        theirs.close()
+        python = peer.python()
+        self._connection, theirs = Pipe()
+        with theirs:
+            script = "import sys; from benchmarks.harness import serve; serve(*sys.argv[1:])"
+            path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+            self._process = subprocess.Popen(
+                [python, "-c", script, str(theirs.fileno()), str(log)],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        self._connection.send(peer)
 
     def ask(self, method: str, *arguments: Any) -> Any:
         try:
             self._connection.send((method, arguments))
             kind, answer = self._connection.recv()
         except (EOFError, OSError):
-            self._process.join()
+            self._process.wait()
             raise RunError(
                 f"benchmark: {self.peer.name} died in {method}",
-                found=f"exit code {self._process.exitcode}",
+                found=f"exit code {self._process.returncode}",
                 do=f"see {self.log}",
             ) from None
         if kind == "unavailable":
@@ -254,20 +287,25 @@ class _Worker:
 
     def close(self) -> None:
         """End it and what it started, whatever state they are in."""
-        if self._process.is_alive():
+        if self._process.poll() is None:
             end_children(self._process.pid)
             self._process.kill()
-        self._process.join()
+            self._process.wait()
         self._connection.close()
 
 
-def _serve(connection: Connection, peer: Peer, log: str) -> None:
-    """The life of a peer's process. What libraries print goes to the log."""
+def serve(connected: str, log: str) -> None:
+    """The life of a peer's process: takes the peer, and then questions to it, from an open file's number.
+
+    What libraries print goes to the log.
+    """
+    connection = Connection(int(connected))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the harness, which ends us
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     try:
+        peer = connection.recv()
         while True:
             method, arguments = connection.recv()
             connection.send(_answer(peer, method, arguments))

@@ -36,7 +36,7 @@ def memory(folder: Path, model: str, data: str, sizes: Sequence[int], say: Say, 
     for rows in sizes:
         file = write_rows(data, source.config.labels, rows, folder / f"rows-{rows}.jsonl")
         cache = folder / f"cache-{rows}"
-        one: dict[str, Any] = {"rows": rows, "file_mib": _mib(file.stat().st_size), "starts": {}}
+        one: dict[str, Any] = {"rows": rows, "file_mib": mib(file.stat().st_size), "starts": {}}
         for name in ("first", "second"):
             say(f"{rows:,} rows, {name} start")
             run_file = {
@@ -48,7 +48,7 @@ def memory(folder: Path, model: str, data: str, sizes: Sequence[int], say: Say, 
                 "tensorboard": False,
             }
             one["starts"][name] = _watched(run_file, cache)
-        one["corpus_mib"] = _mib(sum(part.stat().st_size for part in cache.rglob("*") if part.is_file()))
+        one["corpus_mib"] = mib(sum(part.stat().st_size for part in cache.rglob("*") if part.is_file()))
         found.append(one)
     given = {"rows_from": data, "rows": max(sizes), "batch_size": _BATCH, "steps": steps}
     record = {"work": given, "sizes": found, "growth": _growth(found)}
@@ -92,7 +92,7 @@ class Peak:
         self.rss, self.own, self.mapped = max(self.rss, own + mapped), max(self.own, own), max(self.mapped, mapped)
 
     def to_json(self) -> dict[str, float]:
-        return {name: _mib(value) for name, value in vars(self).items()}
+        return {name: mib(value) for name, value in vars(self).items()}
 
 
 def _watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
         while process.poll() is None:
             if first_step is None and metrics.exists() and metrics.stat().st_size:
                 first_step = time.perf_counter() - began
-            peaks["before_steps" if first_step is None else "steps"].see(_family(process.pid))
+            peaks["before_steps" if first_step is None else "steps"].see(family(process.pid))
             high_water = max(high_water, _sizes(process.pid, "status").get("VmHWM", 0))
             time.sleep(_GLANCE)
     if process.returncode or first_step is None:
@@ -123,7 +123,7 @@ def _watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
     return {
         "seconds_to_first_step": round(first_step, 2),
         "seconds": round(time.perf_counter() - began, 2),
-        "kernel_rss_mib": _mib(high_water),
+        "kernel_rss_mib": mib(high_water),
         "peak_mib": {"whole": whole.to_json(), **{name: peak.to_json() for name, peak in peaks.items()}},
     }
 
@@ -143,7 +143,7 @@ def _growth(sizes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     try:
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
@@ -159,5 +159,5 @@ def _sizes(pid: int, file: str) -> dict[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
 
 
-def _mib(size: float) -> float:
+def mib(size: float) -> float:
     return round(size / 2**20, 1)

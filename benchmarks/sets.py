@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, work
+from benchmarks.fine_tuned import fine_tuned, weights_sha256
 from benchmarks.harness import Measured, Peer, Say, measure, ratios
+from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.peers.bertnli_train import BertnliTrain
+from benchmarks.peers.cross_encoder import CrossEncoderPredict
 from benchmarks.peers.d2l_loop import D2lLoop
 from benchmarks.peers.deepspeed_engine import DeepSpeedEngine
+from benchmarks.peers.onnx_graph import OnnxRuntimeDynamic, TransformersExporter
+from benchmarks.peers.openvino_model import OpenVino
+from benchmarks.peers.optimum_onnx import OptimumOnnx
 from benchmarks.peers.peak import MatrixPeak
+from benchmarks.peers.pipeline import TransformersPipeline
 from benchmarks.peers.plain_loop import PlainLoop
-from benchmarks.peers.scoring import BertnliScore, CrossEncoderPredict, TransformersPipeline
+from benchmarks.peers.scoring import Scoring
 from benchmarks.peers.transformers_trainer import TransformersTrainer
 from benchmarks.tokenise import CorpusPreparation, TransformersTokenizer, tokenising
 from benchmarks.work import Work
 from bertnli.files import write_text
 
 OURS = "bertnli"
-"""The peer whose rate is set against the others'."""
+"""The peer whose rate is set against the others'; so is its own in int8, where that is measured."""
 
 TRAIN_DATA, TEST_DATA, MODEL = "snli-100k", "snli-test", "minilm"
 MICRO_BATCH_TOKENS = (512, 1024, 2048, 4096)
@@ -32,7 +39,10 @@ MICRO_BATCH_TOKENS = (512, 1024, 2048, 4096)
 class Effort:
     """How much is measured: pairs a timed run, rounds, and the seconds to wait in for a quiet machine.
 
-    accuracy_pairs, seeds: pairs trained on for accuracy, and how many times. memory_rows: sizes of file compared.
+    base_pairs: likewise, of scoring with a model of BERT-base's shape. accuracy_pairs, seeds: pairs trained on for
+    accuracy, and how many times. memory_rows, score_rows: sizes of file compared, in training and in scoring.
+    long_row_rows: rows around the long one. starts: of the command, timed. every_peer: in scoring, also those that no
+    target is held against.
     """
 
     training_pairs: int
@@ -41,11 +51,40 @@ class Effort:
     accuracy_pairs: int
     seeds: int
     memory_rows: tuple[int, int]
+    base_pairs: int
+    score_rows: tuple[int, int]
+    long_row_rows: int
+    starts: int
+    every_peer: bool
     patience: float = 60.0
 
 
-SHORT = Effort(512, 2000, rounds=3, accuracy_pairs=1024, seeds=1, memory_rows=(10_000, 100_000))
-FULL = Effort(2048, 10_000, rounds=5, accuracy_pairs=8000, seeds=3, memory_rows=(100_000, 1_000_000))
+SHORT = Effort(
+    training_pairs=512,
+    scoring_pairs=512,
+    rounds=3,
+    accuracy_pairs=1024,
+    seeds=1,
+    memory_rows=(10_000, 100_000),
+    base_pairs=128,
+    score_rows=(10_000, 200_000),
+    long_row_rows=1000,
+    starts=3,
+    every_peer=False,
+)
+FULL = Effort(
+    training_pairs=2048,
+    scoring_pairs=10_000,
+    rounds=5,
+    accuracy_pairs=8000,
+    seeds=3,
+    memory_rows=(100_000, 1_000_000),
+    base_pairs=512,
+    score_rows=(100_000, 10_000_000),
+    long_row_rows=10_000,
+    starts=9,
+    every_peer=True,
+)
 
 
 def training(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[str, Any]:
@@ -76,16 +115,69 @@ def micro_batches(folder: Path, batch_size: int, effort: Effort, say: Say) -> di
     return run(name, "training", given, TRAIN_DATA, peers, effort.training_pairs, effort, say)
 
 
-def scoring(folder: Path, model: str, effort: Effort, say: Say) -> dict[str, Any]:
-    """Scoring a file with one model folder."""
-    given = work.scoring(folder, model, TEST_DATA, effort.scoring_pairs)
-    peers: list[Peer] = [
-        TransformersPipeline(given),  # the reference for the probabilities
-        CrossEncoderPredict(given),
-        BertnliScore(given),
-        *_peaks(given),
+def scoring(folder: Path, model: str | None, effort: Effort, say: Say) -> dict[str, Any]:
+    """Scoring a file with one model: a folder or a fetched name, or MiniLM, fine-tuned for it."""
+    path, about = fine_tuned(MODEL, TRAIN_DATA, say) if model is None else (model, {"from": model})
+    return _scoring("scoring", folder, str(path), about, effort.scoring_pairs, effort, say)
+
+
+def scoring_base(folder: Path, effort: Effort, say: Say) -> dict[str, Any]:
+    """The same with random weights in BERT-base's shape: rates mean as much, labels do not.
+
+    Two of the three labels are about as likely for every row; bf16 alone changes 4%. So more may differ.
+    """
+    path, about = work.random_model(folder, MODEL, work.BERT_BASE), {"random": work.BERT_BASE}
+    return _scoring("scoring-base", folder, str(path), about, effort.base_pairs, effort, say, tolerance=0.3)
+
+
+def _scoring(
+    name: str,
+    folder: Path,
+    model: str,
+    about: dict[str, Any],
+    pairs: int,
+    effort: Effort,
+    say: Say,
+    tolerance: float | None = None,
+) -> dict[str, Any]:
+    """`tolerance`: of the share of labels that a peer in lower precision may change, where it is not the usual one."""
+    from bertnli.fetch import resolve_data
+
+    given = work.scoring(folder, model, TEST_DATA, pairs)
+    calibration = Path(resolve_data(TRAIN_DATA))
+    peers = scoring_peers(given, calibration, every=effort.every_peer)
+    for peer in peers:
+        if tolerance is not None and peer.precision != "fp32":
+            peer.tolerance = tolerance
+    result = run(name, "scoring", given, TEST_DATA, [*peers, *_peaks(given)], pairs, effort, say)
+    result["work"]["model"] = about | {"sha256": weights_sha256(given.model)}
+    return result
+
+
+def scoring_peers(given: Work, calibration: Path, *, every: bool) -> list[Scoring]:
+    """Every way to score, or those that a target is held against: the usual one, the best in fp32, and all in int8.
+
+    calibration: rows with sentence1 and sentence2 that a peer may look at beforehand.
+    """
+    others: list[Scoring] = [
+        CrossEncoderPredict(given, backend="onnx"),
+        CrossEncoderPredict(given, backend="openvino"),
+        OptimumOnnx(given),
+        OpenVino(given),
+        OpenVino(given, "bf16"),
     ]
-    return run("scoring", "scoring", given, TEST_DATA, peers, effort.scoring_pairs, effort, say)
+    return [
+        TransformersPipeline(given),  # the reference for probabilities and labels
+        CrossEncoderPredict(given),
+        *(others if every else []),
+        TransformersExporter(given),
+        TransformersExporter(given, "int8"),
+        OnnxRuntimeDynamic(given),
+        OptimumOnnx(given, "int8"),
+        OpenVino(given, "int8", calibration=calibration),
+        BertnliScore(given),
+        BertnliScore(given, "int8"),
+    ]
 
 
 def tokenise(folder: Path, effort: Effort, say: Say) -> dict[str, Any]:
@@ -127,27 +219,30 @@ def run(
         say=say,
         patience=effort.patience,
     )
-    return {"name": name, "kind": kind, **about, "work": given.to_json(data), **record(measured, given.flop_per_pair)}
+    return {"name": name, "kind": kind, **about, "work": given.to_json(data), **record(measured, given)}
 
 
-def record(measured: Sequence[Measured], flop_per_pair: float) -> dict[str, Any]:
+def record(measured: Sequence[Measured], given: Work) -> dict[str, Any]:
     """The figures of one set: of each peer what `Measured.to_json` says, its share of the matrix peak where that was
-    measured in the same rounds, our rate and memory over its own, and of our trainers their time over the plain
-    loop's."""
+    measured in the same rounds (by the products that it computes), our rates and memory over its own, and of our
+    trainers their time over the plain loop's."""
     by_name = {one.peer.name: one for one in measured if not one.skipped}
     peaks = {one.peer.precision: one for one in by_name.values() if isinstance(one.peer, MatrixPeak)}
     ours, plain = by_name.get(OURS), by_name.get("plain-loop")
+    our_int8 = by_name.get(f"{OURS}-int8")
     rows = []
     for one in measured:
         row = one.to_json()
         if not one.skipped and one.peer.unit == "pairs":
+            flop = given.flop_per_pair if one.peer.whole_last_block else given.needed_flop_per_pair
             row["share_of_peak"] = {
-                precision: row["per_second"]["median"] * flop_per_pair / _median(peak_)
-                for precision, peak_ in peaks.items()
+                precision: row["per_second"]["median"] * flop / _median(peak_) for precision, peak_ in peaks.items()
             }
             if ours is not None and one is not ours:
                 row[f"{OURS}_over_it"] = ratios(ours, one)
                 row[f"{OURS}_memory_over_it"] = ours.peak_rss / one.peak_rss
+            if our_int8 is not None and one is not our_int8:
+                row[f"{OURS}-int8_over_it"] = ratios(our_int8, one)
             if plain is not None and isinstance(one.peer, BertnliTrain):
                 row["time_over_plain_loop"] = ratios(plain, one)
         rows.append(row)

@@ -58,9 +58,8 @@ def _peers(result: Json) -> list[str]:
     elif peaks:
         lines += _grid(("what", "GFLOP/s, median (min to max)"))
         lines += [f"| {peer['about']} | {_spread(peer['per_second'], 1e9)} |" for peer in peaks]
-    if pairs and peaks:
-        found = ", ".join(f"{peer['options']['precision']} {peer['per_second']['median'] / 1e9:.0f}" for peer in peaks)
-        lines += ["", f"Matrix peak in the same rounds, GFLOP/s: {found}."]
+    if pairs:
+        lines += _matrix_peak(peaks)
     costs = [
         f"{peer['about'].removeprefix('bertnli, ')} {_spread(peer['time_over_plain_loop'])}"
         for peer in done
@@ -78,6 +77,88 @@ def _row(peer: Json) -> str:
         f"| {peer['about']} | {_spread(peer['per_second'])} | {_spread(ratio) + ' x' if ratio else ''} "
         f"| {f'{share:.0%}' if share is not None else ''} | {peer['peak_rss_mib']:,.0f} MiB |"
     )
+
+
+def _scoring(result: Json) -> list[str]:
+    """A row for each peer, the slowest first, with what its precision costs beside its rate."""
+    done = _done(result)
+    pairs = sorted((peer for peer in done if peer["unit"] == "pairs"), key=lambda peer: peer["per_second"]["median"])
+    peaks = [peer for peer in done if peer["unit"] == "FLOP"]
+    lines = _grid(
+        (
+            *("how", "batch", "pairs/s, median (min to max)", f"{OURS} is faster by", f"{OURS} int8 is faster by"),
+            *(f"of the {peer['options']['precision']} peak" for peer in peaks),
+            *("labels changed", "accuracy", "depends on company by", "peak memory"),
+        )
+    )
+    for peer in pairs:
+        ratios = [peer.get(f"{name}_over_it") for name in (OURS, f"{OURS}-int8")]
+        cells = [peer["about"], str(peer["options"].get("batch_size", "")), _spread(peer["per_second"])]
+        cells += [f"{_spread(ratio)} x" if ratio else "" for ratio in ratios]
+        cells += [f"{peer['share_of_peak'][one['options']['precision']]:.0%}" for one in peaks]
+        cells += [f"{peer['labels_changed']:.2%}", f"{peer['accuracy']:.4f}" if "accuracy" in peer else ""]
+        cells += [f"{peer['depends_on_company']:.1g}", f"{peer['peak_rss_mib']:,.0f} MiB"]
+        lines.append(f"| {' | '.join(cells)} |")
+    about = result["work"].get("model", {})
+    if "pairs" in about:
+        training = f"{about['epochs']} epochs on {about['pairs']:,} pairs of {about['trained_on']}"
+        lines += ["", f"Model: {about['from']}, {training}."]
+    elif "random" in about:
+        lines += ["", "Random weights: labels and accuracy say nothing."]
+    return lines + _matrix_peak(peaks) + _skipped(result)
+
+
+def _matrix_peak(peaks: Sequence[Json]) -> list[str]:
+    found = ", ".join(f"{peer['options']['precision']} {peer['per_second']['median'] / 1e9:.0f}" for peer in peaks)
+    return ["", f"Matrix peak in the same rounds, GFLOP/s: {found}."] if peaks else []
+
+
+def _long_row(result: Json) -> list[str]:
+    lines = _grid(("what", "seconds, median (min to max)"))
+    for key, what in (
+        ("without_seconds", "the file without the long row"),
+        ("with_seconds", "with it"),
+        ("more_seconds", "difference in the same round"),
+        ("alone_seconds", "the long row alone"),
+    ):
+        lines.append(f"| {what} | {_spread(result[key])} |")
+    return [
+        *lines,
+        "",
+        f"Noise, half of what the first differs by from round to round: {result['noise_seconds']:.2f} s.",
+    ]
+
+
+def _start_up(result: Json) -> list[str]:
+    names = {
+        "python": 'python -c ""',
+        "import": "from bertnli import Scorer",
+        "score": "bertnli score, to the first row",
+    }
+    lines = _grid(("what", "seconds, median (min to max)"))
+    return lines + [f"| {what} | {_spread(result['seconds'][name])} |" for name, what in names.items()]
+
+
+def _score_memory(result: Json) -> list[str]:
+    columns = (
+        "rows",
+        "file",
+        "first bytes after",
+        "seconds",
+        "pairs/s",
+        "peak memory, MiB",
+        "own pages",
+        "mapped files",
+    )
+    lines = _grid(columns)
+    for size in result["sizes"]:
+        first, peak = size["seconds_to_first_bytes"], size["peak_mib"]
+        lines.append(
+            f"| {size['rows']:,} | {size['file_mib']:,.0f} MiB | {'' if first is None else f'{first:.1f} s'} "
+            f"| {size['seconds']:,.0f} | {_three_digits(size['pairs_per_second'])} | {peak['rss']:,.0f} "
+            f"| {peak['own']:,.0f} | {peak['mapped']:,.0f} |"
+        )
+    return lines
 
 
 def _tokenise(result: Json) -> list[str]:
@@ -201,6 +282,10 @@ def _gpu_run(result: Json) -> list[str]:
 
 
 _BODIES: dict[str, Callable[[Json], list[str]]] = {
+    "scoring": _scoring,
+    "long-row": _long_row,
+    "start-up": _start_up,
+    "score-memory": _score_memory,
     "profile": _profile,
     "tokenise": _tokenise,
     "ranks": _ranks,

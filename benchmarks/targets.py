@@ -61,6 +61,52 @@ def _training(result: Json) -> Iterator[Target]:
         yield Target("time of a step over the plain loop's, ZeRO-0", time, 1.1, at_most=True)
 
 
+def _scoring(result: Json) -> Iterator[Target]:
+    """int8 is held against every other peer, the best of them and those in int8; stretch: beyond what was promised."""
+    peers = {peer["name"]: peer for peer in result["peers"] if "skipped" not in peer and peer["unit"] == "pairs"}
+    others = [peer for name, peer in peers.items() if not name.startswith("bertnli")]
+    cross_encoder, int8 = peers.get("cross-encoder", {}), peers.get("bertnli-int8")
+
+    yield Target("rate over CrossEncoder.predict's", cross_encoder.get("bertnli_over_it", {}).get("median"), 1.3)
+    over = "bertnli-int8_over_it"
+    over_cross_encoder = cross_encoder.get(over, {}).get("median")
+    over_best = min((peer[over]["median"] for peer in others if over in peer), default=None)
+    for note, of_cross_encoder, of_best in (("", 3.5, 1.1), (" (stretch)", 4.5, 1.5)):
+        yield Target(f"int8's rate over CrossEncoder.predict's{note}", over_cross_encoder, of_cross_encoder)
+        yield Target(f"int8's rate over the best peer's{note}", over_best, of_best)
+    theirs = [peer["labels_changed"] for peer in others if peer["options"]["precision"] == "int8"]
+    if theirs:
+        changed = None if int8 is None else int8["labels_changed"]
+        fewer = min(theirs) - 1 / result["work"]["rows"]
+        what = "labels changed by int8: a row fewer than by any int8 peer"
+        yield Target(what, changed, fewer, "{:.2%}", at_most=True)
+    company = None if int8 is None else int8["depends_on_company"]
+    yield Target("int8's probabilities, alone against in a batch", company, 0.0, "{:.2g}", at_most=True)
+
+
+def _long_row(result: Json) -> Iterator[Target]:
+    what = "seconds more with one long row: twice its own, and noise"
+    bound = 2 * result["alone_seconds"]["median"] + result["noise_seconds"]
+    yield Target(what, result["more_seconds"]["median"], bound, "{:.3f} s", at_most=True)
+
+
+def _start_up(result: Json) -> Iterator[Target]:
+    bounds = {"score": ("from the command to the first scored row", 2.0), "import": ("from bertnli import Scorer", 0.3)}
+    for name, (what, bound) in bounds.items():
+        yield Target(what, result["seconds"][name]["median"], bound, "{:.2f} s", at_most=True)
+    yield Target("modules of torch in that process", result["torch_modules"], 0.0, "{:.0f}", at_most=True)
+
+
+def _score_memory(result: Json) -> Iterator[Target]:
+    small, large = result["sizes"][0], result["sizes"][-1]
+    rows = f"{large['rows']:,} rows"
+    yield Target(
+        f"resident memory above the model, {rows}", large["above_model_mib"], 1024, "{:,.0f} MiB", at_most=True
+    )
+    what = f"resident memory, {rows} over {small['rows']:,}"
+    yield Target(what, result["growth"]["rss"], 1.1, at_most=True)
+
+
 def _gpu_training(result: Json) -> Iterator[Target]:
     for peer in result["peers"]:
         if peer["name"] == "bertnli":
@@ -99,6 +145,10 @@ def _accuracy(result: Json) -> Iterator[Target]:
 
 _OF_KIND: dict[str, Callable[[Json], Iterator[Target]]] = {
     "training": _training,
+    "scoring": _scoring,
+    "long-row": _long_row,
+    "start-up": _start_up,
+    "score-memory": _score_memory,
     "gpu-training": _gpu_training,
     "tokenise": _tokenise,
     "ranks": _ranks,

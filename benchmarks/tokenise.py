@@ -29,7 +29,7 @@ def tokenising(folder: Path, model: str, data: str) -> Work:
     rows = folder / f"rows{found.suffix}"
     rows.symlink_to(found)
     corpus = prepare(PairFile(rows), source.tokenizer, source.config.labels)
-    return Work(folder, path, rows, len(corpus), float(corpus.lengths.mean()), 0.0, 0)
+    return Work(folder, path, rows, len(corpus), float(corpus.lengths.mean()), 0.0, 0.0, 0)
 
 
 @dataclass

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ MAX_LENGTH = 128
 
 @dataclass(frozen=True)
 class Work:
-    """model: an HF folder with a classifier, which every peer can load. rows: JSON lines, sentence1 and sentence2 and,
-    for training, gold_label. folder: for what peers write.
+    """model: an HF folder with a classifier, which every peer can load. rows: JSON lines, sentence1, sentence2 and
+    gold_label (`-` where there is none, in scoring alone). folder: for what peers write.
 
-    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: see bertnli/peak.py.
+    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: of all blocks, whole (see
+    bertnli/peak.py); needed_flop_per_pair: without what a last block for the first tokens alone leaves out.
     micro_batch: rows of nearly one length that stand together: what peers that batch by length take at once."""
 
     folder: Path
@@ -40,6 +41,7 @@ class Work:
     pairs: int
     tokens_per_pair: float
     flop_per_pair: float
+    needed_flop_per_pair: float
     batch_size: int
     learning_rate: float = 1e-4
     micro_batch: int = MICRO_BATCH
@@ -66,6 +68,7 @@ class Work:
             "tokens_per_pair": round(self.tokens_per_pair, 2),
             "batch_size": self.batch_size,
             "flop_per_pair": self.flop_per_pair,
+            "needed_flop_per_pair": self.needed_flop_per_pair,
         }
 
 
@@ -108,7 +111,7 @@ def _training(
     from bertnli.corpus import prepare
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile, read_labelled
-    from bertnli.peak import training_flop
+    from bertnli.peak import needed_flop, training_flop
 
     path, source = model_folder(folder, model, **classifier)
     file = PairFile(resolve_data(data))
@@ -123,8 +126,8 @@ def _training(
             cells = {"sentence1": row.premise, "sentence2": row.hypothesis}
             out.write(json.dumps({**cells, "gold_label": source.config.labels[row.label]}) + "\n")
     tokens = float(corpus.lengths[chosen].mean())
-    flop = training_flop(source.config, tokens)
-    return Work(folder, path, rows, len(chosen), tokens, flop, batch_size, micro_batch=micro_batch)
+    flop, needed = training_flop(source.config, tokens), needed_flop(source.config, tokens, pairs=1)
+    return Work(folder, path, rows, len(chosen), tokens, flop, needed, batch_size, micro_batch=micro_batch)
 
 
 def _micro_batches(lengths: NDArray[np.integer], batch_size: int, micro_batch: int, count: int) -> NDArray[np.int64]:
@@ -143,15 +146,49 @@ def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
     """Work for scoring peers: `pairs` rows of `data`, evenly taken from the whole file, in its order."""
     from bertnli.fetch import resolve_data
     from bertnli.pairs import PairFile
-    from bertnli.peak import training_flop
+    from bertnli.peak import needed_flop, training_flop
 
     path, source = model_folder(folder, model)
-    texts = [(row.premise, row.hypothesis) for row in PairFile(resolve_data(data)).rows() if row.error is None]
-    chosen = [texts[place] for place in np.linspace(0, len(texts) - 1, min(pairs, len(texts))).astype(int)]
+    good = [row for row in PairFile(resolve_data(data)).rows() if row.error is None]
+    chosen = [good[place] for place in np.linspace(0, len(good) - 1, min(pairs, len(good))).astype(int)]
     rows = folder / "scoring.jsonl"
-    rows.write_text("".join(json.dumps({"sentence1": p, "sentence2": h}) + "\n" for p, h in chosen), encoding="utf-8")
-    tokens = float(source.tokenizer.encode(*map(list, zip(*chosen, strict=True))).lengths.mean())
-    return Work(folder, path, rows, len(chosen), tokens, training_flop(source.config, tokens) / 3, 0)
+    with rows.open("w", encoding="utf-8") as out:
+        for row in chosen:
+            cells = {"sentence1": row.premise, "sentence2": row.hypothesis}
+            out.write(json.dumps({**cells, "gold_label": row.label or "-"}) + "\n")
+    texts = [row.premise or "" for row in chosen], [row.hypothesis or "" for row in chosen]
+    tokens = float(source.tokenizer.encode(*texts).lengths.mean())
+    flop, needed = training_flop(source.config, tokens), needed_flop(source.config, tokens, pairs=1)
+    return Work(folder, path, rows, len(chosen), tokens, flop / 3, needed / 3, 0)
+
+
+BERT_BASE = {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072}
+
+
+def random_model(folder: Path, model: str, shape: Mapping[str, Any]) -> Path:
+    """A classifier of `shape` with random weights, and with `model`'s tokenizer."""
+    import torch
+
+    from bertnli import pretrained
+    from bertnli.fetch import resolve
+    from bertnli.model import PairClassifier
+
+    source = pretrained.load(resolve(model, "model"), max_length=MAX_LENGTH)
+    torch.manual_seed(0)
+    classifier = PairClassifier(replace(source.config, **shape))
+    for parameter in classifier.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.02)  # Devlin et al. 2018, the released modeling.py
+    path = folder / "random"
+    pretrained.save(classifier, source.tokenizer, path)
+    return path
+
+
+def kept() -> Path:
+    """The folder of what benchmarks keep between runs."""
+    from bertnli.cache import cache_dir
+
+    return cache_dir() / "benchmarks"
 
 
 def model_folder(folder: Path, model: str, *, seed: int = 0, spread: float = 20.0) -> tuple[Path, Any]:

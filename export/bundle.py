@@ -35,7 +35,7 @@ from bertnli.files import digest, sync, write_text
 from bertnli.tokens import PairTokenizer
 from bertnli.versions import installed
 
-FORMAT, FORMAT_VERSION = "bertnli-bundle", 1
+FORMAT, FORMAT_VERSION = "bertnli-bundle", 2
 MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
     "model.onnx",
     "tokenizer.json",
@@ -121,7 +121,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, unverified: bool = False) -> Bundle:
-        """Raises InputError if there is no bundle at `path`, it is damaged, or a newer bertnli wrote it; and if its
+        """Raises InputError if there is no bundle at `path`, it is damaged, or another bertnli wrote it; and if its
         parity was never checked, unless `unverified` is given."""
         path = Path(path)
         where = path / MANIFEST
@@ -198,12 +198,15 @@ def _parse_manifest(raw: bytes, where: Path) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{where}: not a bundle's manifest", expected=f'"format": "{FORMAT}" in it')
     version = content.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
         raise InputError(
             f"{where}: format_version",
             found=str(version),
-            expected=f"{FORMAT_VERSION} or older",
-            do="a newer bertnli wrote this bundle: update bertnli, or export the model again with this one",
+            expected=str(FORMAT_VERSION),
+            do=f"{'a newer' if newer else 'an older'} bertnli wrote this bundle: "
+            + ("update bertnli, or " if newer else "")
+            + "export the model again with this one",
         )
     try:
         manifest = Manifest.model_validate(content)

@@ -95,7 +95,8 @@ def test_a_missing_a_cut_and_a_changed_file_are_named(bundle, name) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=2), "format_version; found 2; expected 1 or older; a newer bertnli wrote"),
+        (lambda m: m.update(format_version=3), "format_version; found 3; expected 2; a newer bertnli wrote"),
+        (lambda m: m.update(format_version=1), "format_version; found 1; expected 2; an older bertnli wrote"),
         (lambda m: m.update(format="other"), "not a bundle's manifest"),
         (lambda m: m.pop("labels"), "key labels"),
         (lambda m: m.update(labels=["LABEL_0", "LABEL_1"]), "placeholders"),

@@ -108,8 +108,8 @@ def test_rows_of_a_partition_that_is_gone_do_not_stay_in_the_output(parts, tmp_p
 def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeypatch) -> None:
     loaded = []
 
-    def load(*arguments):
-        loaded.append(Scorer(*arguments))
+    def load(*arguments, **options):
+        loaded.append(Scorer(*arguments, **options))
         return loaded[-1]
 
     monkeypatch.setattr(distributed, "Scorer", load)

@@ -39,6 +39,10 @@ def test_run_files_are_valid():
         config.validate(content, "README.md")
 
 
+def test_programs_without_bertnli_are_the_examples():
+    assert (ROOT / "examples/onnxruntime_only.py").read_text() in [block for kind, block in BLOCKS if kind == "python"]
+
+
 def test_every_command_is_in_the_table():
     rows = set(re.findall(r"^\| `bertnli (\w+)", TEXT, re.MULTILINE))
     assert rows == set(typer.main.get_command(app).commands)

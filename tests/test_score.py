@@ -170,6 +170,9 @@ def test_a_temperature_changes_how_sure_the_model_is_and_no_label(tmp_path, scor
     score(file, tmp_path / "given.tsv", temperature=3.0)
     score_file(bundle, file, tmp_path / "off.tsv", device="cpu", temperature=1)
     score(file, tmp_path / "plain.tsv")
+    with pytest.raises(InputError, match=r"options: temperature was 3.0, is 2.0"):
+        score(file, tmp_path / "given.tsv", temperature=2.0)
+    assert score_file(bundle, file, tmp_path / "own.tsv", device="cpu", temperature=3.0)["already_finished"]
     assert (tmp_path / "own.tsv").read_bytes() == (tmp_path / "given.tsv").read_bytes()
     assert (tmp_path / "off.tsv").read_bytes() == (tmp_path / "plain.tsv").read_bytes()
     assert (tmp_path / "own.tsv").read_bytes() != (tmp_path / "off.tsv").read_bytes()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -34,6 +34,7 @@ class BertnliTrain(Peer):
     """
 
     work: Work
+    whole_last_block: ClassVar[bool] = False
     name: str = "bertnli"
     zero_stage: int = 0
     micro_batch_tokens: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks.peers.loop import Loop
 from benchmarks.work import MAX_LENGTH
@@ -13,6 +13,7 @@ from benchmarks.work import MAX_LENGTH
 class PlainLoop(Loop):
     """bertnli's packed model under torch.autocast, its stream, micro-batches, allocator settings, AdamW; no engine."""
 
+    whole_last_block: ClassVar[bool] = False
     name: str = "plain-loop"
     about: str = "plain torch loop, bertnli's model and batches"
     precision: str = "bf16"

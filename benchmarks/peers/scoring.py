@@ -1,41 +1,120 @@
-"""Scoring peers: a file of pairs to a file of scores, tokenising and writing included, loading the model apart."""
+"""What scoring peers share: a file of pairs to a file of scores, tokenising and writing included, loading apart.
+
+Each is measured at the batch size that was the fastest here, found before the rounds. All fp32 ones must give the same
+probabilities. Those in lower precision cannot; what that changes is put beside their rate: labels, accuracy, and how
+far a pair's probabilities depend on the pairs it is batched with.
+"""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from benchmarks.harness import Peer, Run, Unavailable, stopwatch
-from benchmarks.work import MAX_LENGTH, Work
+import numpy as np
+from numpy.typing import NDArray
 
-_CHECKED = 256  # pairs whose probabilities are compared
+from benchmarks.harness import Peer, Run, difference, stopwatch
+from benchmarks.work import Work
+
+Pairs = Sequence[tuple[str, str]]
+Probabilities = NDArray[np.floating]  # [pairs, labels], in the order of the pairs and of the model's labels
+
+BATCH_SIZES = (8, 16, 32, 64)
+_SEARCHED = (64, 256)  # fewest and most rows that they are tried on
+COMPANY = 32  # pairs in the batch that each of them is compared with being alone
+_BATCHES = 4  # such batches
 
 
 @dataclass
-class _Scoring(Peer):
+class Scoring(Peer):
+    """precision: what its products are computed in; with any but fp32, `tolerance` is the share of changed labels."""
+
     work: Work
-    tolerance: float = 1e-4  # of a probability, fp32 everywhere
+    precision: str = "fp32"
+    batch_size: int = COMPANY
+    tried: dict[int, float] = field(default_factory=dict)  # batch size to pairs per second
+    batch_sizes: ClassVar[Sequence[int]] = BATCH_SIZES
+
+    def __post_init__(self) -> None:
+        # Of a probability; or, for one that is not exact, so many labels that it must be broken.
+        self.tolerance = 1e-4 if self.precision == "fp32" else 0.1
 
     @abstractmethod
     def load(self) -> None:
         """The model, ready. Raises Unavailable."""
 
     @abstractmethod
+    def probabilities(self, pairs: Pairs) -> Probabilities:
+        """At most `batch_size` pairs at once."""
+
+    def settings(self) -> dict[str, Any]:
+        """Choices beside the batch size, for the record."""
+        return {}
+
     def score(self, rows: Path, out: Path) -> float:
-        """Score `rows` into `out`, JSON lines with `p_LABEL` for each label; returns the seconds not to be counted."""
+        """Score `rows` into `out`, JSON lines as bertnli writes them; returns the seconds not to be counted."""
+        with rows.open(encoding="utf-8") as file:
+            read = [json.loads(line) for line in file]
+        found = self.probabilities([(row["sentence1"], row["sentence2"]) for row in read])
+        with out.open("w", encoding="utf-8") as file:
+            for row, best, each in zip(read, found.argmax(axis=1), found.tolist(), strict=True):
+                scores = {f"p_{label}": round(p, 6) for label, p in zip(self.labels, each, strict=True)}
+                file.write(json.dumps({**row, "prediction": self.labels[best], **scores}, ensure_ascii=False) + "\n")
+        return 0.0
+
+    @cached_property
+    def labels(self) -> list[str]:
+        names = json.loads((self.work.model / "config.json").read_text(encoding="utf-8"))["id2label"]
+        return [names[str(index)] for index in range(len(names))]
+
+    # --- as the harness asks -------------------------------------------------------------------------------------
+
+    def options(self) -> dict[str, Any]:
+        batches = {"batch_size": self.batch_size, "pairs_per_second_by_batch_size": self.tried}
+        return {"precision": self.precision, **(batches if self.batch_sizes else {}), **self.settings()}
 
     def check(self) -> list[float]:
+        """The probabilities of every row, as they stand in the file."""
         self.load()
         out = self.work.folder / f"{self.name}-check.jsonl"
-        self.score(self.work.head(_CHECKED), out)
-        rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-        return [row[name] for row in rows for name in sorted(row) if name.startswith("p_")]
+        self.score(self.work.rows, out)
+        with out.open(encoding="utf-8") as file:
+            return [row[f"p_{label}"] for row in map(json.loads, file) for label in self.labels]
+
+    def distance(self, figures: Sequence[float], reference: Sequence[float]) -> float:
+        far = difference(figures, reference)
+        return far if self.precision == "fp32" or far == float("inf") else self._changed(figures, reference)
+
+    def quality(self, reference: Sequence[float]) -> dict[str, Any]:
+        """Over all rows: the share of labels that differ from the reference's, and the accuracy where rows have gold
+        labels. Over some: the largest difference of a probability between a pair alone and in a batch."""
+        with (self.work.folder / f"{self.name}-check.jsonl").open(encoding="utf-8") as file:
+            written = list(map(json.loads, file))
+        figures = [row[f"p_{label}"] for row in written for label in self.labels]
+        gold = [(row["prediction"], row["gold_label"]) for row in written if row.get("gold_label") in self.labels]
+        found: dict[str, Any] = {"labels_changed": self._changed(figures, reference)}
+        if gold:
+            found["accuracy"] = float(np.mean([prediction == label for prediction, label in gold]))
+        pairs = [(row["sentence1"], row["sentence2"]) for row in written[: _BATCHES * COMPANY]]
+        return found | {"depends_on_company": self._company(pairs)}
 
     def prepare(self) -> None:
         self.load()
+        fewest, most = _SEARCHED
+        pairs = min(self.work.pairs, most, max(fewest, self.work.pairs // 8))
+        rows = self.work.head(pairs)
+        for size in (*self.batch_sizes, *self.batch_sizes):  # twice, the faster counts: others may be about
+            self.batch_size = size
+            with stopwatch() as seconds:
+                self.score(rows, self.work.folder / f"{self.name}-search.jsonl")
+            self.tried[size] = max(pairs / seconds(), self.tried.get(size, 0.0))
+        if self.tried:
+            self.batch_size = max(self.tried, key=self.tried.__getitem__)
 
     def run(self, amount: int) -> Run:
         rows = self.work.head(min(amount, self.work.pairs))
@@ -43,89 +122,22 @@ class _Scoring(Peer):
             apart = self.score(rows, self.work.folder / f"{self.name}.jsonl")
         return Run(min(amount, self.work.pairs), seconds() - apart)
 
+    def _changed(self, figures: Sequence[float], reference: Sequence[float]) -> float:
+        ours, theirs = (np.reshape(values, (-1, len(self.labels))).argmax(axis=1) for values in (figures, reference))
+        return float((ours != theirs).mean())
 
-@dataclass
-class BertnliScore(_Scoring):
-    """`export.score.score_file`, what `bertnli score` runs; the loading that it reports is taken off."""
-
-    name: str = "bertnli"
-    about: str = "bertnli score, fp32 bundle"
-
-    def options(self) -> dict[str, Any]:
-        return {"precision": "fp32", "device": "auto"}
-
-    def load(self) -> None:
-        from bertnli import pretrained
-        from export.build import export_bundle
-
-        self._bundle = self.work.folder / "bundle"
-        if not self._bundle.exists():
-            export_bundle(pretrained.load(self.work.model, max_length=MAX_LENGTH), self._bundle)
-
-    def score(self, rows: Path, out: Path) -> float:
-        from export.score import score_file
-
-        return score_file(self._bundle, rows, out, restart=True)["load_seconds"]
+    def _company(self, pairs: Pairs) -> float:
+        alone = np.concatenate([self.probabilities([pair]) for pair in pairs])
+        parts = [pairs[begin : begin + COMPANY] for begin in range(0, len(pairs), COMPANY)]
+        return float(np.abs(alone - np.concatenate([self.probabilities(part) for part in parts])).max())
 
 
-@dataclass
-class TransformersPipeline(_Scoring):
-    """`pipeline("text-classification")` with batches of 32, its documented way to go faster than one by one."""
-
-    name: str = "transformers-pipeline"
-    about: str = "transformers pipeline, batch 32"
-
-    def options(self) -> dict[str, Any]:
-        return {"batch_size": 32, "top_k": None, "truncation": True, "max_length": MAX_LENGTH}
-
-    def load(self) -> None:
-        try:
-            from transformers import pipeline
-        except ImportError as error:
-            raise Unavailable(str(error)) from None
-        self._pipeline = pipeline("text-classification", model=str(self.work.model))
-
-    def score(self, rows: Path, out: Path) -> float:
-        read = _read(rows)
-        inputs = [{"text": row["sentence1"], "text_pair": row["sentence2"]} for row in read]
-        found: Any = self._pipeline(inputs, **self.options())
-        _write(out, read, [{part["label"]: part["score"] for part in parts} for parts in found])
-        return 0.0
+def by_length(lengths: Sequence[int], batch_size: int) -> list[NDArray[np.int64]]:
+    """Indices of batches, the longest first, as peers that leave sorting to the caller are given them."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    return [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
 
 
-@dataclass
-class CrossEncoderPredict(_Scoring):
-    """sentence-transformers' `CrossEncoder.predict`, which sorts by length, with its default batches of 32."""
-
-    name: str = "cross-encoder"
-    about: str = "sentence-transformers CrossEncoder.predict, batch 32"
-
-    def options(self) -> dict[str, Any]:
-        return {"batch_size": 32, "apply_softmax": True, "show_progress_bar": False}
-
-    def load(self) -> None:
-        try:
-            from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise Unavailable(str(error)) from None
-        self._model = CrossEncoder(str(self.work.model), max_length=MAX_LENGTH)
-
-    def score(self, rows: Path, out: Path) -> float:
-        read = _read(rows)
-        found = self._model.predict([(row["sentence1"], row["sentence2"]) for row in read], **self.options())
-        labels = self._model.config.id2label
-        _write(out, read, [{labels[place]: value for place, value in enumerate(row)} for row in found.tolist()])
-        return 0.0
-
-
-def _read(rows: Path) -> list[dict[str, Any]]:
-    with rows.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def _write(out: Path, rows: list[dict[str, Any]], scores: list[dict[str, float]]) -> None:
-    """The rows with their prediction and probabilities, as bertnli's output has them."""
-    with out.open("w", encoding="utf-8") as file:
-        for row, score in zip(rows, scores, strict=True):
-            found = {"prediction": max(score, key=score.__getitem__), **{f"p_{name}": p for name, p in score.items()}}
-            file.write(json.dumps({**row, **found}, ensure_ascii=False) + "\n")
+def softmax(logits: NDArray[np.floating]) -> Probabilities:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -1,0 +1,54 @@
+"""bertnli's own scorer: what `bertnli score` runs, on a bundle that `bertnli export` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from benchmarks.harness import Unavailable
+from benchmarks.peers.scoring import Pairs, Probabilities, Scoring
+from benchmarks.work import MAX_LENGTH
+from bertnli.errors import BertnliError
+
+
+@dataclass
+class BertnliScore(Scoring):
+    """`export.score.score_file`; the loading that it reports is taken off. Its batches are its own affair."""
+
+    whole_last_block: ClassVar[bool] = False
+    batch_sizes: ClassVar[Sequence[int]] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.name = "bertnli" if self.precision == "fp32" else f"bertnli-{self.precision}"
+        self.about = f"bertnli score, {self.precision} bundle"
+
+    def settings(self) -> dict[str, Any]:
+        return {"device": "auto"}
+
+    def load(self) -> None:
+        from bertnli import Scorer, pretrained
+        from export.build import export_bundle
+
+        self._bundle = self.work.folder / f"bundle-{self.precision}"
+        if not self._bundle.exists():
+            source = pretrained.load(self.work.model, max_length=MAX_LENGTH)
+            try:
+                export_bundle(source, self._bundle, precision=self.precision)
+            except BertnliError as error:
+                if self.precision == "fp32":
+                    raise
+                raise Unavailable(str(error)) from None  # no such precision, or the parity gate did not let it pass
+        self._scorer = Scorer(self._bundle)
+
+    def probabilities(self, pairs: Pairs) -> Probabilities:
+        return np.array([list(score.probabilities.values()) for score in self._scorer.score(pairs)])
+
+    def score(self, rows: Path, out: Path) -> float:
+        from export.score import score_file
+
+        return score_file(self._bundle, rows, out, restart=True)["load_seconds"]
