@@ -97,7 +97,8 @@ def fp16_bundle(given: Work, there: bool) -> list[Check]:
         return [Check(f"{what}: {found['reason']}", float("inf"), limits.logit_difference)]
     return [
         _at_most(f"{what}: logits", found["max_logit_difference"], limits.logit_difference),
-        _at_most(f"{what}: labels changed, of all", found["label_flips"] / found["pairs"], limits.label_flips),
+        # The gate has looked at real rows apart; most of these pairs are its own, and hard to decide on.
+        _at_most(f"{what}: labels changed, of all", found["label_flips"] / found["pairs"], limits.own_label_flips),
         _at_most("fp16 bundle: nodes that are left to the CPU", len(left_to_the_cpu(out / "model.onnx", "CUDA")), 0),
     ]
 
