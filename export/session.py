@@ -45,8 +45,9 @@ class DeviceError(RunError):
 class Session:
     """A graph with its weights, loaded and ready on one device.
 
-    On the CPU a batch is one thread's work, and as many batches as there are threads run at once: a batch over all
-    threads costs 1.45 times the CPU time, as they wait for each other at every operator.
+    On the CPU a batch is one thread's work, and as many batches as there are threads run at once. A batch over all
+    threads has them wait for each other at every operator: on two cores that is no slower where nobody else uses them,
+    and takes 1.45 times the CPU time where somebody does.
 
     Attributes: `device`, `cpu` or `cuda`; `description`, the same for a person; `outputs`, the number of labels.
     """
