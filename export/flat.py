@@ -45,16 +45,16 @@ class Flat:
 
 
 class FlatAttention(nn.Module):
-    """`SelfAttention` over `Flat` tokens."""
+    """`SelfAttention` over `Flat` tokens. `make_outer` makes its first and last layer, `make` key's and value's."""
 
-    def __init__(self, attention: SelfAttention, make: MakeLinear):
+    def __init__(self, attention: SelfAttention, make: MakeLinear, make_outer: MakeLinear):
         super().__init__()
         self.heads, self.head_size = attention.heads
         hidden, output = attention.output.in_features, attention.output
         (query, key, value), biases = attention.qkv.weight.split(hidden), attention.qkv.bias.split(hidden)
-        self.query = make(linear(query, biases[0]))
+        self.query = make_outer(linear(query, biases[0]))
         self.key, self.value = make(linear(key)), make(linear(value))
-        self.output = make(linear(output.weight, output.bias + output.weight @ biases[2]))
+        self.output = make_outer(linear(output.weight, output.bias + output.weight @ biases[2]))
 
     def forward(self, hidden: Tensor, layout: Flat, first: Tensor | None = None) -> Tensor:
         pairs, length = layout.shape
@@ -80,17 +80,22 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     return layer
 
 
+def as_it_is(layer: nn.Linear) -> nn.Module:
+    return layer
+
+
 def rebuild(
-    model: PairClassifier,
-    make: MakeLinear = lambda layer: layer,
-    make_after_activation: MakeLinear = lambda layer: layer,
+    model: PairClassifier, make: MakeLinear = as_it_is, make_after_activation: MakeLinear = as_it_is
 ) -> FlatClassifier:
-    """A copy of `model` to be exported. `make`: a block's linear layer as it shall be in the graph, by default itself;
-    `make_after_activation`: that whose input comes from the activation."""
+    """A copy of `model` to be exported. `make`: a linear layer over all tokens as it shall be in the graph, by default
+    itself; `make_after_activation`: that whose input comes from the activation. Layers over the first tokens alone stay
+    as they are."""
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    last = model.blocks[-1]
     for block in model.blocks:
         assert isinstance(block, Block)
-        block.attention = FlatAttention(block.attention, make)  # type: ignore[assignment]
-        block.expand = make(block.expand)  # type: ignore[assignment]
-        block.contract = make_after_activation(block.contract)  # type: ignore[assignment]
+        outer, after = (as_it_is, as_it_is) if block is last else (make, make_after_activation)
+        block.attention = FlatAttention(block.attention, make, outer)  # type: ignore[assignment]
+        block.expand = outer(block.expand)  # type: ignore[assignment]
+        block.contract = after(block.contract)  # type: ignore[assignment]
     return FlatClassifier(model)

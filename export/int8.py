@@ -2,8 +2,9 @@
 LLM.int8(), section 3, "vector-wise quantization"; Yao et al. 2022, ZeroQuant, section 3).
 
 A token's scale comes from its own values, so that a pair's score depends on no other pair, and nothing is calibrated.
-(Dynamic quantisation as ONNX Runtime's own tools write it takes one scale for the whole batch.) The matrix products of
-the blocks are int8, everything else stays fp32.
+(Dynamic quantisation as ONNX Runtime's own tools write it takes one scale for the whole batch.) The blocks' matrix
+products over all tokens are int8. Everything else stays fp32, the last block's over the first tokens too: they are so
+few that it costs nothing.
 
     scale[token] = largest |x[token]| / 127
     q            = QuantizeLinear(x, scale, 128)                      uint8, one scale a row
