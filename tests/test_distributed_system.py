@@ -362,10 +362,21 @@ def test_a_node_that_does_not_see_the_storage_is_named(tmp_path, head, join, hid
     )
 
 
+ABSENT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == "export.distributed":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
 def test_a_node_without_bertnli_is_named(parts, tmp_path, head, join) -> None:
-    (tmp_path / "site" / "export").mkdir(parents=True)
-    (tmp_path / "site" / "export" / "__init__.py").touch()
-    join(PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
+    (tmp_path / "sitecustomize.py").write_text(ABSENT)
+    join(PYTHONPATH=f"{tmp_path}:{ROOT}")
     said = score(parts / "in", tmp_path / "out", head, code=2)
     assert "a node cannot take part: node second" in said and "No module named 'export.distributed'" in said
 
