@@ -93,7 +93,9 @@ def export_bundle(
             )
     except OSError as error:
         raise RunError(f"{out}: the bundle cannot be written: {error.strerror or error}") from error
-    unverified = {"parity": None, "reason": reason, "next": f"on a host with an NVIDIA GPU: bertnli verify {out}"}
+    data = "" if verify_data is None else f" --data {verify_data.name}"  # it has not been looked at here
+    then = f"on a host with an NVIDIA GPU: bertnli verify {out}{data}"
+    unverified = {"parity": None, "reason": reason, "next": then}
     return {
         "bundle": str(out),
         "precision": precision,

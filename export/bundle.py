@@ -86,7 +86,7 @@ class Parity(_Part):
     max_company_difference: float  # of a pair's logits alone from those in a batch with others
     label_flips: int
     max_logit_difference_allowed: float | None
-    label_flips_allowed: float  # as a share of the pairs
+    label_flips_allowed: float  # as a share of the real rows
     device: str
     data: str | None = None  # the file the real rows came from
     accuracy: dict[str, float] | None = None  # "checkpoint", "bundle"; over the labelled rows of the data
