@@ -30,6 +30,7 @@ from export.verify import Reference
 from tests import cuda_operators, tiny
 from tests.cuda_operators import no_gpu, stand_in_gpu
 from tests.test_bundle import edit_manifest, note_new_content
+from tests.test_export import rows_file
 
 
 def with_biases(source: Pretrained) -> PairClassifier:
@@ -263,6 +264,13 @@ def test_without_a_gpu_the_bundle_is_written_unverified_and_says_what_to_do(sour
     manifest = Bundle.open(tmp_path / "out", unverified=True).manifest
     assert (manifest.parity, manifest.precision, manifest.opset) == (None, "fp16", 18)
     assert (tmp_path / "out" / "parity.npz").is_file()
+
+
+def test_data_that_could_not_be_looked_at_is_named_for_later(source, tmp_path, monkeypatch) -> None:
+    no_gpu(monkeypatch)
+    rows = rows_file(tmp_path, tiny.snli_rows(8))
+    summary = export_bundle(source, tmp_path / "out", precision="fp16", verify_data=rows)
+    assert summary["next"].endswith(f"bertnli verify {tmp_path / 'out'} --data {rows.name}")
 
 
 def test_a_gpu_that_cannot_be_used_is_the_reason(source, tmp_path, monkeypatch) -> None:
