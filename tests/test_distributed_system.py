@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import pytest
 
 from export.partial import partial_path
 from export.record import record_path
-from export.score import score_file
+from export.score import CHECKPOINT_SECONDS, score_file
 from export.scorer import Scorer
 from export.session import find_gpus
 from tests import tiny
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 # A token would be kept in the home folder, and used by every Ray that is started afterwards.
 RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-BIG = 60_000  # rows, many seconds' work: time enough to be killed in the middle
+BIG = 60_000  # rows, a few seconds' work
 NAMES = ("big.parquet", "big.csv", "big.jsonl", "nested/small.tsv", "small.csv", "small.parquet")
 
 
@@ -149,19 +149,28 @@ def parts(tmp_path_factory) -> Path:
 def score(folder: Path, output: Path, address: str, *options: str, code: int = 0) -> Any:
     """The summary, or what was said where the command is to fail with `code`."""
     process = start(folder, output, address, *options)
-    try:
-        out, said = process.communicate(timeout=400)
-    finally:
-        process.kill()
+    out, said = process.communicate(timeout=400)
     assert process.returncode == code, said
     assert "Traceback" not in said
     return json.loads(out.splitlines()[-1]) if code == 0 else said
 
 
+_commands: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """No command outlives its test."""
+    yield
+    while _commands:
+        _commands[-1].kill()
+        _commands.pop().wait()
+
+
 def start(folder: Path, output: Path, address: str, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "bertnli.cli", "score", tiny.bundle(), folder, output, "--ray", address, "--json"]
     command += ["--device", "cpu", *options]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         list(map(str, command)),
         env=environment(**RAY_ENVIRONMENT),
         cwd=output.parent,  # Ray lets workers import from there, too
@@ -169,6 +178,8 @@ def start(folder: Path, output: Path, address: str, *options: str) -> subprocess
         stderr=subprocess.PIPE,
         text=True,
     )
+    _commands.append(process)
+    return process
 
 
 def check_like_alone(parts: Path, output: Path) -> None:
@@ -186,22 +197,42 @@ def until(met: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     return found
 
 
-def in_the_middle(output: Path, node: Node | None = None) -> tuple[int, str]:
-    """The process, one of `node` if given, that is in the middle of a big partition, and the partition's name."""
+def holder(partition: Path, pids: Sequence[int]) -> int | None:
+    """The process, one of `pids`, that is writing the partition."""
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            if any(file.path == str(partial_path(partition)) for file in psutil.Process(pid).open_files()):
+                return pid
+    return None
 
-    def look() -> tuple[int, str] | None:
-        for name in NAMES[:3]:
-            partial, record = partial_path(output / name), record_path(output / name)
-            if not partial.exists() or not record.exists() or not json.loads(record.read_text())["counts"]["rows"]:
+
+def in_the_middle(output: Path, node: Node | None = None) -> tuple[int, Path]:
+    """The process, one of `node` if given, that is in the middle of a big partition, and the partition.
+
+    What it has done is on disk: it was held until its next checkpoint was due, however fast the machine is.
+    """
+
+    def middle() -> tuple[int, Path] | None:
+        for partition in (output / name for name in NAMES[:3]):
+            if not (pid := holder(partition, psutil.pids() if node is None else node.pids())):
                 continue
-            for pid in psutil.pids() if node is None else node.pids():
-                with contextlib.suppress(psutil.Error):
-                    if any(file.path == str(partial) for file in psutil.Process(pid).open_files()):
-                        return pid, name
+            with contextlib.suppress(ProcessLookupError):  # it was faster
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(CHECKPOINT_SECONDS)
+                os.kill(pid, signal.SIGCONT)
+            while holder(partition, [pid]):
+                if _rows_on_disk(partition):
+                    return pid, partition
+                time.sleep(0.01)
         return None
 
-    found: tuple[int, str] = until(look, "a partition in the middle")
+    found: tuple[int, Path] = until(middle, "a partition in the middle")
     return found
+
+
+def _rows_on_disk(partition: Path) -> int:
+    record = record_path(partition)
+    return int(json.loads(record.read_text())["counts"]["rows"]) if record.exists() else 0
 
 
 def test_two_nodes_write_what_one_machine_writes(parts, tmp_path, head, join) -> None:
@@ -237,12 +268,11 @@ def test_a_killed_worker_changes_nothing(parts, tmp_path, head, join) -> None:
     join()
     output = tmp_path / "out"
     driver = start(parts / "in", output, head)
-    pid, name = in_the_middle(output)
+    pid, partition = in_the_middle(output)
     os.kill(pid, signal.SIGKILL)
-    rows = json.loads(record_path(output / name).read_text())["counts"]["rows"]
-    another, _ = until(lambda: (found := in_the_middle(output))[0] != pid and found, "another worker")
-    assert another != pid
-    assert json.loads(record_path(output / name).read_text())["counts"]["rows"] >= rows > 0  # gone on with
+    rows = _rows_on_disk(partition)
+    until(lambda: holder(partition, [other for other in psutil.pids() if other != pid]), "another worker")
+    assert _rows_on_disk(partition) >= rows > 0  # gone on with
     out, said = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
     assert json.loads(out.splitlines()[-1])["rows"] == 3 * BIG + 3 * 3000

@@ -78,8 +78,8 @@ def trips(hosts: dict[str, Host], count: int) -> list[float]:
 def left(host: Host) -> tuple[set[str], list[list[str]]]:
     """Devices of the bridge's namespace; processes of ours that forward."""
     links = subprocess.run(["ip", "-n", host.bridge, "-json", "link"], capture_output=True, check=True).stdout
-    children = [child.cmdline() for child in psutil.Process().children(recursive=True)]
-    return {link["ifname"] for link in json.loads(links)}, [line for line in children if "near2" in line]
+    lines = [child.as_dict(["cmdline"])["cmdline"] or [] for child in psutil.Process().children(recursive=True)]
+    return {link["ifname"] for link in json.loads(links)}, [line for line in lines if "near2" in line]
 
 
 def test_frames_are_late_each_way_and_lost_as_drawn(two: dict[str, Host], echo: None) -> None:
