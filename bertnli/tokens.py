@@ -85,6 +85,7 @@ class TokenizerSettings:
     truncation: str  # a name in TRUNCATIONS
     max_length: int  # tokens of a pair, special tokens included
     reads_parse: bool  # trained on SNLI's binary-parse columns, as d2l's models are, not on the raw sentences
+    hypothesis_only: bool = False  # a baseline that sees no premise: [CLS] [SEP] hypothesis [SEP]
 
     def check(self, where: str, max_positions: int | None = None) -> None:
         """InputError naming `where` if a value is impossible, or longer than the model's `max_positions`."""
@@ -97,8 +98,9 @@ class TokenizerSettings:
         if max_positions is not None and self.max_length > max_positions:
             expected = f"{max_positions} or less: the model has no positions beyond"
             raise InputError(f"{where}: max_length", found=str(self.max_length), expected=expected)
-        if not isinstance(self.reads_parse, bool):
-            raise InputError(f"{where}: reads_parse", found=repr(self.reads_parse), expected="true or false")
+        for key in ("reads_parse", "hypothesis_only"):
+            if not isinstance(getattr(self, key), bool):
+                raise InputError(f"{where}: {key}", found=repr(getattr(self, key)), expected="true or false")
 
 
 # --- Encoded pairs ---------------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ class PairTokenizer:
     def _check_template(self) -> None:
         """The file's own way to join a pair must be BERT's: other readers of the file follow it."""
         theirs = self._call(self._tokenizer.encode, "a", "b")
-        ours = pad_batch(self.encode(["a"], ["b"]), [0])
+        ours = pad_batch(self._encode_pairs(["a"], ["b"]), [0])
         if theirs.ids != ours["input_ids"][0].tolist() or theirs.type_ids != ours["token_type_ids"][0].tolist():
             _, first, separator = _SPECIAL[tokenizer_files.kind(self._tokenizer)]
             raise InputError(
@@ -206,6 +208,7 @@ class PairTokenizer:
         *,
         max_length: int | None = None,
         truncation: str | None = None,
+        hypothesis_only: bool | None = None,
         max_positions: int | None = None,
         vocab_size: int | None = None,
     ) -> PairTokenizer:
@@ -241,6 +244,8 @@ class PairTokenizer:
             settings = replace(settings, max_length=max_length)
         if truncation is not None:
             settings = replace(settings, truncation=truncation)
+        if hypothesis_only is not None:
+            settings = replace(settings, hypothesis_only=hypothesis_only)
         settings.check(f"tokenizer of {folder}", max_positions)
 
         pairs = cls(tokenizer, settings, str(file))
@@ -260,10 +265,11 @@ class PairTokenizer:
         *,
         max_length: int = DEFAULT_LENGTH,
         truncation: str = "d2l",
+        hypothesis_only: bool = False,
         max_positions: int | None = None,
     ) -> PairTokenizer:
         """The tokenizer of d2l's `vocab.json`: a list, token by id. InputError if it is not such a list."""
-        settings = TokenizerSettings(truncation, max_length, reads_parse=True)
+        settings = TokenizerSettings(truncation, max_length, reads_parse=True, hypothesis_only=hypothesis_only)
         settings.check("tokenizer of d2l's vocabulary", max_positions)
         return cls(tokenizer_files.d2l(vocab, "d2l vocabulary"), settings, "d2l vocabulary")
 
@@ -306,19 +312,25 @@ class PairTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the ids of a given text."""
-        parts = (self.to_json(), self.settings.truncation, str(self.settings.max_length))
+        parts = [self.to_json(), self.settings.truncation, str(self.settings.max_length)]
+        if self.settings.hypothesis_only:  # left out of the others', which are in bundles' manifests
+            parts.append("hypothesis only")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def encode(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
         """Every pair as [CLS] premise [SEP] hypothesis [SEP], cut to `max_length`, in the order given.
 
-        A sentence of more than `MAX_CHARACTERS` is taken to be what comes before, and its pair to be truncated.
+        With `hypothesis_only` every premise is taken to be empty: [CLS] [SEP] hypothesis [SEP]. A sentence of more than
+        `MAX_CHARACTERS` is taken to be what comes before, and its pair to be truncated.
 
         Raises InputError naming the pair if a sentence is not text, or holds a lone surrogate, which is not Unicode.
         """
         assert len(premises) == len(hypotheses), (len(premises), len(hypotheses))
         if not all(isinstance(text, str) for text in chain(premises, hypotheses)):
             _refuse(premises, hypotheses)
+        return self._encode_pairs([""] * len(premises) if self.settings.hypothesis_only else premises, hypotheses)
+
+    def _encode_pairs(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
         number = {text: i for i, text in enumerate(dict.fromkeys(chain(premises, hypotheses)))}
         try:
             pool, lengths = self._encode_sentences(list(number))

@@ -41,11 +41,18 @@ class _Member:
 
 
 def unpack(
-    archive: Path, members: Mapping[str, str], folder: Path, *, limit: int, first_lines: int | None = None
+    archive: Path,
+    members: Mapping[str, str],
+    folder: Path,
+    *,
+    limit: int,
+    first_lines: int | None = None,
+    rows: tuple[str, str] | None = None,
 ) -> None:
     """Write the wanted members into `folder`, which must exist.
 
     members: the end of a member's path, in whole parts -> the file's name in `folder`; each must fit just one member.
+    first_lines, rows: only so many lines; of a TSV only the rows with this (column, cell), and the header.
     limit: bytes; more than that in all the archive's members together is refused before anything is written.
     Raises SourceError for an archive that is damaged, lacks a member, is too large unpacked, or holds any path outside
     its own folder, link or device, wanted or not.
@@ -72,7 +79,10 @@ def unpack(
             if missing:
                 raise SourceError(f"{archive.name} does not hold {', '.join(missing)}")
             for name, member in found.items():
-                _copy(member, folder / name, first_lines)
+                if rows is None:
+                    _copy(member, folder / name, first_lines)
+                else:
+                    _copy_rows(member, folder / name, *rows)
     except _DAMAGED as error:
         raise SourceError(f"{archive.name} is damaged ({str(error) or type(error).__name__})") from error
 
@@ -127,3 +137,19 @@ def _copy(member: _Member, target: Path, first_lines: int | None) -> None:
             if count == first_lines:
                 return
         raise SourceError(f"{member.path}: found {count:,} lines, expected at least {first_lines:,}")
+
+
+def _copy_rows(member: _Member, target: Path, column: str, wanted: str) -> None:
+    def cells(line: bytes) -> list[bytes]:
+        return line.rstrip(b"\r\n").split(b"\t")
+
+    with member.open() as stream, target.open("wb") as file:
+        header = next(stream, b"")
+        if column.encode() not in cells(header):
+            raise SourceError(f"{member.path}: no column {column!r} in its header")
+        at = cells(header).index(column.encode())
+        file.write(header)
+        chosen = [line for line in stream if cells(line)[at : at + 1] == [wanted.encode()]]
+        if not chosen:
+            raise SourceError(f"{member.path}: no row with {wanted!r} in column {column!r}")
+        file.writelines(chosen)

@@ -6,11 +6,14 @@ import re
 
 import pytest
 
-from bertnli.catalog import CATALOG, HubModel, Unpacked, describe, lookup, nearest
+from bertnli.catalog import CATALOG, SUITES, AsItIs, HubModel, Unpacked, describe, lookup, nearest
 
 
-def test_the_names_of_the_issue_are_there() -> None:
+def test_the_names_of_the_issues_are_there() -> None:
     expected = {"snli": "dataset", "snli-100k": "dataset", "snli-dev": "dataset", "snli-test": "dataset"}
+    expected |= dict.fromkeys(["snli-hard", "mnli-matched", "mnli-mismatched", "hans", "breaking-nli"], "dataset")
+    expected |= dict.fromkeys(["sick-train", "sick-trial", "sick-test"], "dataset")
+    expected |= {f"anli-r{number}-{split}": "dataset" for number in (1, 2, 3) for split in ("dev", "test")}
     expected |= {"minilm": "model", "bert.small": "model", "bert.base": "model", "bert-base-uncased": "model"}
     assert {name: entry.kind for name, entry in CATALOG.items()} == expected
 
@@ -21,7 +24,8 @@ def test_an_entry_is_complete(name: str) -> None:
     assert entry.licence
     assert entry.verified_by
     assert entry.size
-    assert entry.kind == "model" or len(entry.files) == 1
+    assert entry.kind == "model" or (len(entry.files) == 1 and re.search(r"20\d\d, https://", str(entry.paper)))
+    assert entry.on_first_use == (name == "snli-hard")
     for checksum in [*entry.files.values(), *(archive.checksum for archive in entry.archives)]:
         assert checksum is None or re.fullmatch(r"sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40}", checksum)
     for source in entry.sources:
@@ -30,6 +34,9 @@ def test_an_entry_is_complete(name: str) -> None:
             assert (source.archive.url is None) != (source.archive.requirement is None)
             assert source.archive.requirement is None or "==" in source.archive.requirement
             assert source.archive.unpacked_limit > entry.size
+        elif isinstance(source, AsItIs):
+            assert [source.archive.filename] == list(entry.files)
+            assert source.archive.url is not None
         else:
             assert isinstance(source, HubModel)
 
@@ -82,3 +89,16 @@ def test_the_list_has_a_row_for_each_entry() -> None:
     rows = describe()
     assert [row["name"] for row in rows] == list(CATALOG)
     assert all(row["licence"] and row["sources"] for row in rows)
+
+
+def test_a_suite_is_of_data_sets_and_its_name_is_no_entrys() -> None:
+    for name, members in SUITES.items():
+        assert name not in CATALOG
+        assert all(CATALOG[member].kind == "dataset" for member in members)
+
+
+def test_addresses_that_may_change_are_pinned_to_a_commit() -> None:
+    for entry in CATALOG.values():
+        for archive in entry.archives:
+            if archive.url and "githubusercontent" in archive.url:
+                assert re.search(r"/[0-9a-f]{40}/", archive.url)

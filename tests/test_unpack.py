@@ -138,3 +138,16 @@ def test_a_damaged_archive_is_a_source_error(
     except SourceError:
         return
     assert (folder / "out" / "r").stat().st_size == len(ROWS)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_the_rows_with_a_cell(make: Maker, end: str, tmp_path: Path, folder: Path) -> None:
+    lines = [f"id\ttext\tset{end}", f"1\tTEST\tTRAIN{end}", f"2\tb\tTEST{end}", f"3\tc\tTESTING{end}", "4\td\tTEST"]
+    archive = make(tmp_path / "a", {"x/rows.txt": "".join(lines).encode()})
+    unpack(archive, {"rows.txt": "r"}, folder, limit=10**6, rows=("set", "TEST"))
+    assert (folder / "r").read_bytes() == "".join([lines[0], lines[2], lines[4]]).encode()
+    with pytest.raises(SourceError, match="no column 'split' in its header"):
+        unpack(archive, {"rows.txt": "r"}, folder, limit=10**6, rows=("split", "TEST"))
+    with pytest.raises(SourceError, match="no row with 'DEV' in column 'set'"):
+        unpack(archive, {"rows.txt": "r"}, folder, limit=10**6, rows=("set", "DEV"))
