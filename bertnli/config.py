@@ -58,6 +58,9 @@ class Data(Section):
     """Leave out rows that cannot be used and say how many, instead of refusing the file."""
     max_train_pairs: Positive | None = None
     """Train on this many pairs, drawn by the seed."""
+    hypothesis_only: bool | None = None
+    """A baseline that sees no premise: what it learns is annotation artefact (Poliak et al. 2018). Left out, as the
+    model it starts from, which only such a baseline is."""
 
     @model_validator(mode="before")
     @classmethod

@@ -72,18 +72,19 @@ def load(
     labels: Sequence[str] | None = None,
     max_length: int | None = None,
     truncation: Truncation | None = None,
+    hypothesis_only: bool | None = None,
 ) -> Pretrained:
     """The model at `path`: an HF folder, a folder `bertnli train` left, or a d2l folder or zip.
 
     arch: `bert.small` or `bert.base`, for d2l weights. labels: names in the order of the model's outputs, where it has
-    none or placeholders. max_length, truncation: left out, the model's own. Raises InputError for anything missing,
-    damaged, unsafe (a pickle that would run code) or of another architecture.
+    none or placeholders. max_length, truncation, hypothesis_only: left out, the model's own. Raises InputError for
+    anything missing, damaged, unsafe (a pickle that would run code) or of another architecture.
     """
     files = _files(path)
     if "config.json" in files:
-        return _load_folder(path, files, arch, labels, max_length, truncation)
+        return _load_folder(path, files, arch, labels, max_length, truncation, hypothesis_only)
     if "vocab.json" in files:
-        return _load_d2l(path, files, arch, labels, max_length, truncation)
+        return _load_d2l(path, files, arch, labels, max_length, truncation, hypothesis_only)
     raise InputError(
         f"{path}: not a model",
         found=", ".join(sorted(files)[:8]) or "nothing that belongs to one",
@@ -187,6 +188,7 @@ def _load_folder(
     labels: Sequence[str] | None,
     max_length: int | None,
     truncation: Truncation | None,
+    hypothesis_only: bool | None,
 ) -> Pretrained:
     where = f"{path}/config.json"
     if arch is not None:
@@ -209,7 +211,9 @@ def _load_folder(
         names = label_orders.check_names(labels or new, "--labels")
     config = parsed.to_ours(names)
     state = from_foreign(tensors, config, weights, do="check that the weights belong to this config.json")
-    tokenizer = PairTokenizer.from_folder(path, max_length=max_length, truncation=truncation)
+    tokenizer = PairTokenizer.from_folder(
+        path, max_length=max_length, truncation=truncation, hypothesis_only=hypothesis_only
+    )
     return Pretrained(config, state, tokenizer, sha256)
 
 
@@ -256,6 +260,7 @@ def _load_d2l(
     labels: Sequence[str] | None,
     max_length: int | None,
     truncation: Truncation | None,
+    hypothesis_only: bool | None,
 ) -> Pretrained:
     if arch is None:
         raise InputError(
@@ -284,6 +289,7 @@ def _load_d2l(
         vocab,
         max_length=max_length or min(DEFAULT_LENGTH, config.max_positions),
         truncation=truncation or "d2l",
+        hypothesis_only=bool(hypothesis_only),
         max_positions=config.max_positions,
     )
     return Pretrained(config, state, tokenizer, sha256)

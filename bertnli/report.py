@@ -97,6 +97,7 @@ def write_model_card(
     name: str,
     family: Literal["bert", "d2l"],
     labels: Sequence[str],
+    hypothesis_only: bool = False,
     base_model: str,
     data: Sequence[str],
     settings: Mapping[str, object],
@@ -106,7 +107,7 @@ def write_model_card(
     """Write `folder`/README.md, with the front matter that the model hub reads.
 
     `base_model` and `data` are what the run file says: names of the catalogue, hub ids or paths. `settings`: the
-    hyper-parameters, by their names in the run file.
+    hyper-parameters, by their names in the run file. `hypothesis_only`: the model sees no premise.
 
     Raises RunError if the file cannot be written.
     """
@@ -143,6 +144,7 @@ def write_model_card(
         name=name,
         family=family,
         labels=labels,
+        hypothesis_only=hypothesis_only,
         base_model=base_model,
         data=data,
         settings=settings,

@@ -52,6 +52,7 @@ def publish(
         name=folder.path.name,
         family=source.config.family,
         labels=source.config.labels,
+        hypothesis_only=source.tokenizer.settings.hypothesis_only,
         base_model=config.model,
         data=data,
         settings={**settings, **{key: summary[key] for key in ("steps", "precision", "ranks")}},

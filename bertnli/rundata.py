@@ -13,10 +13,11 @@ from bertnli.batches import Indices
 from bertnli.config import Holdout, RunConfig
 from bertnli.corpus import Corpus, prepare, split_holdout
 from bertnli.errors import InputError
-from bertnli.fetch import resolve, resolve_data
+from bertnli.fetch import resolve
 from bertnli.model import D2L_ARCHITECTURES
-from bertnli.pairs import Columns, PairFile
+from bertnli.pairs import Columns
 from bertnli.pretrained import Pretrained
+from bertnli.sets import open_set
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def load_model(config: RunConfig) -> Pretrained:
         labels=config.labels,
         max_length=config.max_length,
         truncation=config.truncation,
+        hypothesis_only=config.data.hypothesis_only,
     )
 
 
@@ -59,12 +61,13 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     def corpus_of(name: str) -> Corpus:
         columns = Columns(**config.data.columns.model_dump())
         reads_parse = source.tokenizer.settings.reads_parse
+        chosen = open_set(name, columns, prefer_parse=reads_parse)
         corpus = prepare(
-            PairFile(resolve_data(name), columns=columns, prefer_parse=reads_parse),
+            chosen.file,
             source.tokenizer,
             source.config.labels,
             skip_bad_rows=config.data.skip_bad_rows,
-            label_names=config.data.label_names,
+            label_names={**chosen.reading.label_names, **config.data.label_names},
         )
         left_out = f"{corpus.about['no_gold']:,} without a gold label and {corpus.about['bad']:,} bad rows left out"
         say(f"{name}: {len(corpus):,} labelled pairs, {left_out}")

@@ -116,6 +116,13 @@ def _check_asked(source: Pretrained, precision: str, layout: str) -> None:
             expected="a model trained on sentence pairs",
             do="train it first: bertnli train RUN.yaml",
         )
+    if source.tokenizer.settings.hypothesis_only:  # whoever reads a bundle without bertnli would give it premises
+        raise InputError(
+            "the model is a hypothesis-only baseline",
+            found="hypothesis_only: true in its config.json",
+            expected="a model that reads premises",
+            do="measure it where it is, with bertnli eval; to ship one, train without data.hypothesis_only",
+        )
 
 
 def _device(precision: str) -> tuple[str | None, str | None]:
