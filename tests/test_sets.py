@@ -64,13 +64,17 @@ SICK = tsv(
 )
 HANS_HEADER = ["gold_label", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse"]
 HANS_HEADER += ["sentence1", "sentence2", "pairID", "heuristic", "subcase", "template"]
-HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
+HEURISTICS = {  # of each two rows, by their subjects
+    "lexical_overlap": (("judge", "entailment"), ("actor", "non-entailment")),
+    "subsequence": (("judge", "entailment"), ("judge", "entailment")),
+    "constituent": (("actor", "non-entailment"), ("actor", "non-entailment")),
+}
 HANS = tsv(
     HANS_HEADER,
     [
         [gold, "( a b )", "( a b )", "(ROOT)", "(ROOT)", f"The {who} saw it .", "It was seen .", "ex1", one, "s", "t"]
-        for one in HEURISTICS
-        for who, gold in (("judge", "entailment"), ("actor", "non-entailment"))
+        for one, rows in HEURISTICS.items()
+        for who, gold in rows
     ],
 )
 
@@ -195,8 +199,9 @@ def test_hans_is_told_by_heuristic(server: StandIn) -> None:
     found = open_set("hans").measure(hans_model(LABELS))
     table = found["by_column"]["heuristic"]
     assert list(table) == list(HEURISTICS)
-    assert table["subsequence"]["rows"] == 2 and table["subsequence"]["accuracy"] == 0.5
-    assert table["constituent"]["recall"] == {"entailment": 0.0, "non-entailment": 1.0}
+    assert [(one["rows"], one["accuracy"]) for one in table.values()] == [(2, 0.5), (2, 0.0), (2, 1.0)]
+    assert table["lexical_overlap"]["recall"] == {"entailment": 0.0, "non-entailment": 1.0}
+    assert table["constituent"]["recall"] == {"non-entailment": 1.0}
     assert any("heuristic lexical_overlap: 0.5000 on 2 rows" in line for line in notes(found))
     assert "non-entailment: the probabilities of neutral and contradiction, added" in notes(found)
 
