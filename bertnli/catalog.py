@@ -57,6 +57,7 @@ class Unpacked:
     members: Mapping[str, str]
     first_lines: int | None = None  # only so many lines of each member
     rows: tuple[str, str] | None = None  # (column, cell) of a TSV member: its header, and only the rows that have it
+    crlf: bool = False  # lines are made to end in CR LF, as in another source's copy, whose checksum is known
 
     def __str__(self) -> str:
         return str(self.archive)
@@ -309,7 +310,12 @@ _ENTRIES = (
         # The package first, against the usual order: it holds just these rows, in a tenth of the download.
         sources=(
             Unpacked(_SNLI_SDIST, {"data/snli_1.0_train_subset.jsonl": "snli_1.0_train_100k.jsonl"}),
-            Unpacked(_SNLI_ZIP, {"snli_1.0/snli_1.0_train.jsonl": "snli_1.0_train_100k.jsonl"}, first_lines=100_000),
+            Unpacked(
+                _SNLI_ZIP,
+                {"snli_1.0/snli_1.0_train.jsonl": "snli_1.0_train_100k.jsonl"},
+                first_lines=100_000,
+                crlf=True,
+            ),
         ),
         paper=_SNLI_PAPER,
     ),
@@ -323,7 +329,7 @@ _ENTRIES = (
         size=9_740_457,
         files={"snli_1.0_test.jsonl": _SNLI_TEST_SHA256},
         sources=(
-            Unpacked(_SNLI_ZIP, {"snli_1.0/snli_1.0_test.jsonl": "snli_1.0_test.jsonl"}),
+            Unpacked(_SNLI_ZIP, {"snli_1.0/snli_1.0_test.jsonl": "snli_1.0_test.jsonl"}, crlf=True),
             Unpacked(_SNLI_SDIST, {"data/snli_1.0_test.jsonl": "snli_1.0_test.jsonl"}),
         ),
         paper=_SNLI_PAPER,

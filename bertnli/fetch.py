@@ -183,8 +183,15 @@ def _take_out(source: Unpacked | AsItIs, path: Path, folder: Path) -> None:
     if isinstance(source, AsItIs):
         shutil.copyfile(path, folder / source.archive.filename)
         return
-    limit = source.archive.unpacked_limit
-    unpack(path, source.members, folder, limit=limit, first_lines=source.first_lines, rows=source.rows)
+    unpack(
+        path,
+        source.members,
+        folder,
+        limit=source.archive.unpacked_limit,
+        first_lines=source.first_lines,
+        rows=source.rows,
+        crlf=source.crlf,
+    )
 
 
 def _download(archive: Archive) -> tuple[Path, str]:

@@ -48,11 +48,13 @@ def unpack(
     limit: int,
     first_lines: int | None = None,
     rows: tuple[str, str] | None = None,
+    crlf: bool = False,
 ) -> None:
     """Write the wanted members into `folder`, which must exist.
 
     members: the end of a member's path, in whole parts -> the file's name in `folder`; each must fit just one member.
-    first_lines, rows: only so many lines; of a TSV only the rows with this (column, cell), and the header.
+    first_lines, rows: only so many lines; of a TSV only the rows with this (column, cell), and the header. crlf: lines
+    end in CR LF, whatever they ended in.
     limit: bytes; more than that in all the archive's members together is refused before anything is written.
     Raises SourceError for an archive that is damaged, lacks a member, is too large unpacked, or holds any path outside
     its own folder, link or device, wanted or not.
@@ -80,7 +82,7 @@ def unpack(
                 raise SourceError(f"{archive.name} does not hold {', '.join(missing)}")
             for name, member in found.items():
                 if rows is None:
-                    _copy(member, folder / name, first_lines)
+                    _copy(member, folder / name, first_lines, crlf)
                 else:
                     _copy_rows(member, folder / name, *rows)
     except _DAMAGED as error:
@@ -123,19 +125,20 @@ def _check_safe(archive: Path, member: _Member) -> None:
         raise SourceError(f"{archive.name} holds a link or device: {member.path!r}")
 
 
-def _copy(member: _Member, target: Path, first_lines: int | None) -> None:
+def _copy(member: _Member, target: Path, first_lines: int | None, crlf: bool) -> None:
     """zipfile and tarfile themselves stop at the size that the archive says, and zipfile checks the member's CRC."""
     with member.open() as stream, target.open("wb") as file:
-        if first_lines is None:
+        if first_lines is None and not crlf:
             shutil.copyfileobj(stream, file, 1 << 20)
             if file.tell() != member.size:
                 raise SourceError(f"{member.path}: found {file.tell():,} bytes, expected {member.size:,}")
             return
         count = 0
         for count, line in enumerate(stream, start=1):
-            file.write(line)
+            file.write(line.rstrip(b"\r\n") + b"\r\n" if crlf else line)
             if count == first_lines:
                 return
+    if first_lines is not None:
         raise SourceError(f"{member.path}: found {count:,} lines, expected at least {first_lines:,}")
 
 

@@ -151,3 +151,13 @@ def test_only_the_rows_with_a_cell(make: Maker, end: str, tmp_path: Path, folder
         unpack(archive, {"rows.txt": "r"}, folder, limit=10**6, rows=("split", "TEST"))
     with pytest.raises(SourceError, match="no row with 'DEV' in column 'set'"):
         unpack(archive, {"rows.txt": "r"}, folder, limit=10**6, rows=("set", "DEV"))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("first_lines", [None, 100])
+def test_lines_that_end_as_in_another_copy(make: Maker, first_lines: int | None, tmp_path: Path, folder: Path) -> None:
+    there = ROWS.replace(b"\n", b"\r\n")
+    for number, body in enumerate((ROWS, there)):
+        archive = make(tmp_path / str(number), {"rows.jsonl": body})
+        unpack(archive, {"rows.jsonl": str(number)}, folder, limit=10**6, first_lines=first_lines, crlf=True)
+        assert (folder / str(number)).read_bytes() == b"".join(there.splitlines(keepends=True)[:first_lines])
