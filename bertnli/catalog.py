@@ -230,8 +230,8 @@ def _mnli_dev(genres: str, rows: str, size: int) -> Entry:
         name=f"mnli-{genres}",
         kind="dataset",
         about=f"MultiNLI 1.0 dev, {genres} genres: {rows}",
-        # Section 2.2 of the paper: most under the OANC's terms, parts of Fiction under CC BY 3.0, CC BY-SA 3.0 and MIT.
-        licence="OANC's own; fiction CC BY 3.0, CC BY-SA 3.0, MIT",
+        # Most of it has the OANC's terms, parts of the genre fiction the others (section 2.2 of the paper).
+        licence="OANC's own, CC BY 3.0, CC BY-SA 3.0, MIT",
         verified_by="sha256 of multinli_1.0.zip",
         size=size,
         files={filename: None},

@@ -79,6 +79,8 @@ def fetch(
     if show_list:
         for row in catalog.describe():
             print(f"{row['name']:<18} {row['kind']:<8} {row['licence']:<14} {row['about']}")
+        for suite, members in catalog.SUITES.items():
+            print(f"{suite:<18} suite, for bertnli eval: {', '.join(members)}")
         return
     if name is None:
         raise InputError("fetch: no name given", do="see the names with: bertnli fetch --list")

@@ -41,7 +41,8 @@ _LIBRARIES = (
     "pyarrow",
 )
 _HUB_LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "MIT": "mit"}
-_HUB_DATASETS = {"snli": "stanfordnlp/snli"}  # by the first part of a catalogue name
+# By the first part of a catalogue name.
+_HUB_DATASETS = {"snli": "stanfordnlp/snli", "mnli": "nyu-mll/multi_nli", "anli": "facebook/anli"}
 
 
 def write_report(

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -288,6 +289,11 @@ def test_a_damaged_list_of_what_is_trusted_is_an_error(server: StandIn) -> None:
 
 
 # Several
+
+
+def test_the_list_shows_the_suite(bertnli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    listed = bertnli("fetch", "--list").stdout
+    assert all(name in listed for name in NAMES) and "nli-suite" in listed.splitlines()[-1]
 
 
 def test_a_suite_stands_for_its_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
