@@ -105,7 +105,24 @@ def _scoring(result: Json) -> list[str]:
         lines += ["", f"Model: {about['from']}, {training}."]
     elif "random" in about:
         lines += ["", "Random weights: labels and accuracy say nothing."]
-    return lines + _matrix_peak(peaks) + _skipped(result)
+    return lines + _stages(done) + _busy(pairs) + _matrix_peak(peaks) + _skipped(result)
+
+
+def _stages(peers: Sequence[Json]) -> list[str]:
+    """Where the time goes, of ours."""
+    lines = []
+    for peer in peers:
+        if stages := peer.get("seconds_by_stage"):
+            each = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in stages.items())
+            lines += ["", f"Stages of {peer['about']}, each alone: {each}; in a run they overlap."]
+    return lines
+
+
+def _busy(peers: Sequence[Json]) -> list[str]:
+    """The share of the time in which GPUs were at work, mean of the rounds."""
+    found = {peer["about"]: [run["gpu_busy"] for run in peer["runs"] if "gpu_busy" in run] for peer in peers}
+    shares = "; ".join(f"{about} {sum(runs) / len(runs):.0%}" for about, runs in found.items() if runs)
+    return ["", f"GPU busy: {shares}."] if shares else []
 
 
 def _matrix_peak(peaks: Sequence[Json]) -> list[str]:
@@ -283,6 +300,7 @@ def _gpu_run(result: Json) -> list[str]:
 
 _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "scoring": _scoring,
+    "gpu-scoring": _scoring,
     "long-row": _long_row,
     "start-up": _start_up,
     "score-memory": _score_memory,
