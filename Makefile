@@ -15,7 +15,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -q -n auto $(PYTEST_ARGS)
 
 # Hosts of its own on one machine, which takes root. As root what is lacking is installed; else those tests say why not.
-SYSTEM_PACKAGES := openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin
+SYSTEM_PACKAGES := openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin chromium chromium-driver
 
 test-system: $(VENV)/test.stamp
 	@if [ "$$(id -u)" = 0 ] && ! dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then \
