@@ -49,7 +49,7 @@ def page(request: pytest.FixtureRequest, browser: Any, tmp_path: Path) -> Any:
         notes=[f"https://example.org/{LONG}"],
     )
     # a window has a least width; what a page is shown in has none
-    size = {"width": request.param, "height": 800, "deviceScaleFactor": 1, "mobile": request.param < 600}
+    size = {"width": request.param, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get((tmp_path / "runs" / "report.html").as_uri())
     assert browser.execute_script("return window.innerWidth") == request.param
