@@ -201,6 +201,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
+    from bertnli import summary
     from bertnli.evaluate import evaluate as measure
     from bertnli.fetch import resolve_data
     from bertnli.pairs import Columns, PairFile
@@ -215,11 +216,7 @@ def evaluate(
         ).to_json()
     if report is not None:
         _write_evaluation(report, model, data, found)
-    low, high = found["accuracy_interval"]
-    print(f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows")
-    print(f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s")
-    for name, row in zip(found["labels"], found["confusion"], strict=True):
-        print(f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True)))
+    print("\n".join(summary.lines(found)))
     if as_json:
         print(json.dumps(found))
 

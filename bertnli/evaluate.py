@@ -1,12 +1,11 @@
-"""Metrics of a pair classifier, summed over exactly every labelled row.
+"""A classifier measured on every labelled row of a file.
 
-A `Tally` holds nothing but sums, so that the tallies of several ranks are added and only then divided. `evaluate`
-streams a file through any `Predictor`: a checkpoint, a Hugging Face folder or an ONNX bundle, all measured alike.
+`evaluate` streams the file through any `Predictor`: a checkpoint, a Hugging Face folder or an ONNX bundle, all measured
+alike. tally.py has the metrics.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,13 +20,11 @@ from numpy.typing import NDArray
 from bertnli.errors import InputError, RunError
 from bertnli.labels import NO_GOLD
 from bertnli.pairs import LabelledPair, PairFile, read_labelled
-
-Floats = NDArray[np.float64]
+from bertnli.tally import Floats, Tally, log_softmax
 
 BATCH = 4096  # pairs handed to the predictor at once; it cuts its own batches out of them, by length
 EXAMPLES = 10  # right ones, and as many wrong ones
 _SHOWN = 400  # characters of a sentence kept for an example
-_Z95 = 1.959963984540054  # the normal distribution's quantile at 0.975
 
 
 class Predictor(Protocol):
@@ -39,104 +36,6 @@ class Predictor(Protocol):
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         """`[pairs, labels]`, in the order of the pairs."""
-
-
-class Tally:
-    """Sums over labelled pairs: `confusion[gold, predicted]` (counts) and `log_loss` (nats)."""
-
-    def __init__(self, labels: Sequence[str]):
-        self.labels = tuple(labels)
-        self.confusion = np.zeros((len(self.labels), len(self.labels)), np.int64)
-        self.log_loss = 0.0
-
-    def add(self, logits: NDArray[np.floating], gold: NDArray[np.integer]) -> None:
-        """Count `logits` `[pairs, labels]` against `gold` `[pairs]`, indices into `labels`.
-
-        Raises RunError if a logit is not a finite number: argmax would make a label of it all the same.
-        """
-        size = len(self.labels)
-        assert logits.shape == (len(gold), size)
-        if not np.isfinite(logits).all():
-            raise RunError("the model's scores are not finite numbers", do="look at the training loss, or use fp32")
-        self.confusion += np.bincount(gold * size + logits.argmax(axis=1), minlength=size**2).reshape(size, size)
-        self.log_loss -= float(log_softmax(logits)[np.arange(len(gold)), gold].sum())
-
-    def as_vector(self) -> Floats:
-        """The sums as `[labels**2 + 1]` float64 (exact up to 2**53 pairs a cell), for one all-reduce over ranks."""
-        return np.append(self.confusion.astype(np.float64).ravel(), self.log_loss)
-
-    @classmethod
-    def from_vector(cls, labels: Sequence[str], vector: Floats) -> Tally:
-        """The tally that `as_vector` wrote, or the sum of several."""
-        tally = cls(labels)
-        tally.confusion += np.rint(vector[:-1]).astype(np.int64).reshape(tally.confusion.shape)
-        tally.log_loss = float(vector[-1])
-        return tally
-
-    @property
-    def rows(self) -> int:
-        return int(self.confusion.sum())
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.confusion.trace()) / self.rows if self.rows else math.nan
-
-    @property
-    def accuracy_interval(self) -> tuple[float, float]:
-        """95% score interval of the accuracy (Wilson 1927; Brown, Cai and DasGupta 2001, equation 4)."""
-        if not self.rows:
-            return math.nan, math.nan
-        n, share = self.rows, self.accuracy
-        middle = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
-        half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
-        return max(0.0, middle - half), min(1.0, middle + half)
-
-    @property
-    def loss(self) -> float:
-        """Mean log loss in nats (the cross-entropy that training minimises)."""
-        return self.log_loss / self.rows if self.rows else math.nan
-
-    @property
-    def precision(self) -> Floats:
-        """`[labels]`; 0 for a label that was never predicted."""
-        return _ratio(self.confusion.diagonal(), self.confusion.sum(axis=0))
-
-    @property
-    def recall(self) -> Floats:
-        """`[labels]`; 0 for a label that no pair has."""
-        return _ratio(self.confusion.diagonal(), self.confusion.sum(axis=1))
-
-    @property
-    def f1(self) -> Floats:
-        """`[labels]`; 0 for a label that was never right."""
-        return _ratio(2 * self.confusion.diagonal(), self.confusion.sum(axis=0) + self.confusion.sum(axis=1))
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the labels that are some pair's gold label or prediction, as in scikit-learn's `f1_score`."""
-        there = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) > 0
-        return float(self.f1[there].mean()) if self.rows else math.nan
-
-    def to_json(self) -> dict[str, Any]:
-        """Every figure as plain numbers, strings, lists and maps; `confusion[gold][predicted]`."""
-        return {
-            "accuracy": self.accuracy,
-            "accuracy_interval": list(self.accuracy_interval),
-            "rows": self.rows,
-            "loss": self.loss,
-            "macro_f1": self.macro_f1,
-            "labels": list(self.labels),
-            "confusion": self.confusion.tolist(),
-            "per_class": {
-                label: {
-                    "precision": float(self.precision[index]),
-                    "recall": float(self.recall[index]),
-                    "f1": float(self.f1[index]),
-                    "rows": int(self.confusion[index].sum()),
-                }
-                for index, label in enumerate(self.labels)
-            },
-        }
 
 
 @dataclass(frozen=True)
@@ -235,16 +134,6 @@ def evaluate(
         wrong=chosen.wrong(),
         seconds=seconds,
     )
-
-
-def log_softmax(logits: NDArray[np.floating]) -> Floats:
-    """Log probabilities `[pairs, labels]`, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 
 
 def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: Mapping[str, str]) -> None:

@@ -68,6 +68,7 @@ def write_report(
         figures=figures,
         charts=training_charts(metrics),
         size=charts,
+        reliability=charts.reliability,
         evaluations=evaluations,
         provenance=provenance,
         notes=notes,

@@ -1,0 +1,16 @@
+"""What `bertnli eval` found, as lines of text for a terminal or a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """`found`: what `Evaluation.to_json` gave."""
+    low, high = found["accuracy_interval"]
+    yield f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows"
+    yield f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s"
+    yield f"calibration: ECE {found['ece']:.4f}; Brier score {found['brier']:.4f}"
+    for name, row in zip(found["labels"], found["confusion"], strict=True):
+        yield f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True))
