@@ -189,6 +189,10 @@ def evaluate(
     ],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A labelled file, or a fetched name.")],
     report: Annotated[Path | None, typer.Option(help="Write report.html and evaluation.json into this folder.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="HELD_OUT", help="Fit a temperature on these labelled rows; keep it with the model."),
+    ] = None,
     arch: Arch = None,
     labels: Labels = None,
     device: Device = "auto",
@@ -201,19 +205,38 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
-    from bertnli import summary
+    from functools import partial
+
+    from bertnli import calibrate as calibration
+    from bertnli import summary, temperature
     from bertnli.evaluate import evaluate as measure
     from bertnli.fetch import resolve_data
     from bertnli.pairs import Columns, PairFile
     from bertnli.progress import progress
 
+    if calibrate is not None and not _is_bundle(model):
+        temperature.check_folder(model)
     predictor = _predictor(model, arch, labels, device)
     reads_parse = predictor.tokenizer.settings.reads_parse
-    file = PairFile(resolve_data(data), columns=Columns(premise, hypothesis, label), prefer_parse=reads_parse)
+    read = partial(PairFile, columns=Columns(premise, hypothesis, label), prefer_parse=reads_parse)
+    file = read(resolve_data(data))
+    fitted = None
     with progress("pairs") as show:
+        if calibrate is not None:
+            fitted = calibration.calibrate(
+                predictor,
+                read(resolve_data(calibrate)),
+                apart_from=file,
+                skip_bad_rows=skip_bad_rows,
+                progress=lambda done, total: show(done, "to calibrate with"),
+            )
+            predictor.temperature = fitted.temperature
         found = measure(
             predictor, file, skip_bad_rows=skip_bad_rows, progress=lambda done, total: show(done, "evaluated")
         ).to_json()
+    if fitted is not None:  # kept now that everything has gone well
+        _keep_temperature(model, fitted)
+        found["calibration"] = vars(fitted)
     if report is not None:
         _write_evaluation(report, model, data, found)
     print("\n".join(summary.lines(found)))
@@ -398,7 +421,7 @@ def _pretrained(model: str, arch: str | None, labels: str | None) -> Any:
 
 def _predictor(model: str, arch: str | None, labels: str | None, device: str) -> Any:
     """Something with `labels`, `tokenizer` and `logits`: an ONNX bundle's session, or a checkpoint in torch."""
-    if (Path(model) / "manifest.json").is_file():
+    if _is_bundle(model):
         from export.scorer import Scorer
 
         return Scorer(model, device=device)
@@ -407,7 +430,23 @@ def _predictor(model: str, arch: str | None, labels: str | None, device: str) ->
         raise InputError(f"model {model}: no classifier in it", do="train it first: bertnli train RUN.yaml")
     from bertnli.predictor import TorchPredictor
 
-    return TorchPredictor(source.build(), source.tokenizer, device)
+    return TorchPredictor(source.build(), source.tokenizer, device, source.temperature)
+
+
+def _is_bundle(model: str) -> bool:
+    return (Path(model) / "manifest.json").is_file()
+
+
+def _keep_temperature(model: str, fitted: Any) -> None:
+    """Write a Calibration's temperature into the bundle or the model folder."""
+    if _is_bundle(model):
+        from export.bundle import Bundle, record
+
+        record(Bundle.open(model), temperature=fitted.temperature)
+    else:
+        from bertnli import temperature
+
+        temperature.keep(Path(model).expanduser(), fitted)
 
 
 def _write_evaluation(folder: Path, model: str, data: str, found: dict[str, Any]) -> None:

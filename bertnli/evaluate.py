@@ -7,8 +7,8 @@ alike. tally.py has the metrics.
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,39 +18,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.errors import InputError, RunError
+from bertnli.examples import Example, Examples
 from bertnli.labels import NO_GOLD
-from bertnli.pairs import LabelledPair, PairFile, read_labelled
-from bertnli.tally import Floats, Tally, log_softmax
+from bertnli.pairs import LabelledPair, LabelledPairs, PairFile, read_labelled
+from bertnli.tally import Tally
 
 BATCH = 4096  # pairs handed to the predictor at once; it cuts its own batches out of them, by length
-EXAMPLES = 10  # right ones, and as many wrong ones
-_SHOWN = 400  # characters of a sentence kept for an example
 
 
 class Predictor(Protocol):
     """Anything that classifies pairs. It cuts its own batches."""
+
+    temperature: float
+    """The model's own: its logits are divided by it for the softmax."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names in the order of the logits."""
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
-        """`[pairs, labels]`, in the order of the pairs."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One pair and what the model makes of it."""
-
-    row: int  # in the file, from 1
-    premise: str
-    hypothesis: str
-    gold: str
-    predicted: str
-    probabilities: Mapping[str, float]  # of every label, in the model's order
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "probabilities": dict(self.probabilities)}
+        """`[pairs, labels]`, in the order of the pairs, before the temperature."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,9 @@ class Evaluation:
     """What a predictor made of a file."""
 
     data: str  # the file
+    temperature: float  # that the logits were divided by for the probabilities
     tally: Tally
+    without_temperature: Tally | None  # the same where the logits are not divided; None where they are not
     no_gold_rows: int  # left out: the annotators did not agree on a label
     bad_rows: int  # left out because skip_bad_rows said so
     right: Sequence[Example]  # the closest calls, spread over the labels
@@ -71,9 +60,12 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and maps; what `bertnli eval --json` prints and report.py shows."""
+        plain = self.without_temperature
         return {
             "data": self.data,
             **self.tally.to_json(),
+            "temperature": self.temperature,
+            "without_temperature": plain and {"loss": plain.loss, "brier": plain.brier, "ece": plain.ece},
             "no_gold_rows": self.no_gold_rows,
             "bad_rows": self.bad_rows,
             "examples": {
@@ -102,38 +94,62 @@ def evaluate(
     Raises InputError before the first pair is scored if the file has bad rows (unless they are skipped), no labelled
     row, or labels that the model does not know; RunError if a score is not a finite number.
     """
-    pairs = read_labelled(file, predictor.labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
-    total = None
-    if Path(file.path).is_file():
-        if skip_bad_rows:
-            _refuse_unknown_labels(file, predictor.labels, label_names or {})
-        total = sum(1 for _ in pairs)  # a bad row near the end is found now, not after an hour of scoring
-    tally, chosen = Tally(predictor.labels), _Examples(predictor.labels)
+    pairs, total = looked_through(file, predictor.labels, skip_bad_rows, label_names)
+    temperature = predictor.temperature
+    tally, chosen = Tally(predictor.labels), Examples(predictor.labels)
+    without = Tally(predictor.labels) if temperature != 1 else None
     start = time.perf_counter()
-    stream = iter(pairs)
-    while rows := list(islice(stream, batch)):
-        logits = predictor.logits([pair.premise for pair in rows], [pair.hypothesis for pair in rows])
-        finite = np.isfinite(logits).all(axis=1)
-        if not finite.all():
-            raise RunError(
-                f"{file.name}: row {rows[finite.argmin()].number}: the model's scores are not finite numbers",
-                found=", ".join(map(str, logits[finite.argmin()].tolist())),
-                do="look at the training loss, or score in fp32",
-            )
-        tally.add(logits, np.array([pair.label for pair in rows], np.int64))
-        chosen.add(logits, rows)
+    for rows, logits, gold in scored(predictor, pairs, batch):
+        tally.add(logits, gold, temperature)
+        if without is not None:
+            without.add(logits, gold)
+        chosen.add(logits, rows, temperature)
         if progress is not None:
             progress(tally.rows, total)
     seconds = time.perf_counter() - start
     return Evaluation(
         data=file.name,
+        temperature=temperature,
         tally=tally,
+        without_temperature=without,
         no_gold_rows=pairs.no_gold,
         bad_rows=pairs.bad,
         right=chosen.right(),
         wrong=chosen.wrong(),
         seconds=seconds,
     )
+
+
+def looked_through(
+    file: PairFile, labels: Sequence[str], skip_bad_rows: bool = False, label_names: Mapping[str, str] | None = None
+) -> tuple[LabelledPairs, int | None]:
+    """The labelled rows of a file, and their number; None for a pipe. Raises InputError as `evaluate` does."""
+    pairs = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
+    if not Path(file.path).is_file():
+        return pairs, None
+    if skip_bad_rows:
+        _refuse_unknown_labels(file, labels, label_names or {})
+    return pairs, sum(1 for _ in pairs)  # a bad row near the end is found now, not after an hour of scoring
+
+
+def scored(
+    predictor: Predictor, pairs: LabelledPairs, batch: int = BATCH
+) -> Iterator[tuple[list[LabelledPair], NDArray[np.float32], NDArray[np.int64]]]:
+    """The rows in order, some at a time: pairs, logits `[pairs, labels]`, gold labels `[pairs]`.
+
+    Raises RunError if a score is not a finite number.
+    """
+    stream = iter(pairs)
+    while rows := list(islice(stream, batch)):
+        logits = predictor.logits([pair.premise for pair in rows], [pair.hypothesis for pair in rows])
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            raise RunError(
+                f"{pairs.file.name}: row {rows[finite.argmin()].number}: the model's scores are not finite numbers",
+                found=", ".join(map(str, logits[finite.argmin()].tolist())),
+                do="look at the training loss, or score in fp32",
+            )
+        yield rows, logits, np.array([pair.label for pair in rows], np.int64)
 
 
 def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: Mapping[str, str]) -> None:
@@ -149,53 +165,3 @@ def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: M
             expected=", ".join(labels),
             do=f"say with label names which of the model's each one is; {NO_GOLD!r} leaves its rows out",
         )
-
-
-class _Examples:
-    """The best candidates so far for each pair of gold and predicted label, at most EXAMPLES of each."""
-
-    def __init__(self, labels: Sequence[str]):
-        self.labels = tuple(labels)
-        self.kept: dict[tuple[int, int], list[tuple[float, Example]]] = defaultdict(list)
-
-    def add(self, logits: NDArray[np.floating], rows: Sequence[LabelledPair]) -> None:
-        log_probabilities = log_softmax(logits)
-        predicted = logits.argmax(axis=1)
-        surety = log_probabilities.max(axis=1)
-        gold = np.array([pair.label for pair in rows])
-        for index in range(len(self.labels) ** 2):
-            cell = divmod(index, len(self.labels))
-            here = np.flatnonzero((gold == cell[0]) & (predicted == cell[1]))
-            rank = surety[here] if cell[0] == cell[1] else -surety[here]
-            best = np.argsort(rank, kind="stable")[:EXAMPLES]
-            found = [(float(rank[i]), self._example(rows[here[i]], cell[1], log_probabilities[here[i]])) for i in best]
-            self.kept[cell] = sorted(self.kept[cell] + found, key=lambda one: (one[0], one[1].row))[:EXAMPLES]
-
-    def _example(self, pair: LabelledPair, predicted: int, log_probabilities: Floats) -> Example:
-        return Example(
-            row=pair.number,
-            premise=_shorten(pair.premise),
-            hypothesis=_shorten(pair.hypothesis),
-            gold=self.labels[pair.label],
-            predicted=self.labels[predicted],
-            probabilities=dict(zip(self.labels, np.exp(log_probabilities).tolist(), strict=True)),
-        )
-
-    def right(self) -> list[Example]:
-        """The right predictions of the lowest probability."""
-        return self._spread(found for (gold, predicted), found in self.kept.items() if gold == predicted)
-
-    def wrong(self) -> list[Example]:
-        """The wrong predictions of the highest probability."""
-        return self._spread(found for (gold, predicted), found in self.kept.items() if gold != predicted)
-
-    @staticmethod
-    def _spread(cells: Iterable[list[tuple[float, Example]]]) -> list[Example]:
-        """The first of every cell, then the second ones, and so on, as long as there is room; the best comes first."""
-        turns = [(turn, rank, one.row, one) for cell in cells for turn, (rank, one) in enumerate(cell)]
-        chosen = sorted(turns, key=lambda turn: turn[:3])[:EXAMPLES]
-        return [example for *_, example in sorted(chosen, key=lambda turn: turn[1:3])]
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -12,5 +12,15 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows"
     yield f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s"
     yield f"calibration: ECE {found['ece']:.4f}; Brier score {found['brier']:.4f}"
+    if found["temperature"] != 1:
+        yield f"  with its temperature, {found['temperature']:.4g}; without: " + "; ".join(
+            f"{name} {found['without_temperature'][key]:.4f}"
+            for name, key in (("ECE", "ece"), ("Brier score", "brier"), ("log loss", "loss"))
+        )
+    if fitted := found.get("calibration"):
+        yield (
+            f"  fitted on {fitted['rows']:,} rows of {fitted['data']}: log loss there {fitted['loss_without']:.4f}, "
+            f"now {fitted['loss']:.4f}; kept with the model"
+        )
     for name, row in zip(found["labels"], found["confusion"], strict=True):
         yield f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True))

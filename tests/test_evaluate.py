@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bertnli.errors import InputError, RunError
-from bertnli.evaluate import EXAMPLES, Evaluation, evaluate
+from bertnli.evaluate import Evaluation, evaluate
+from bertnli.examples import EXAMPLES
 from bertnli.pairs import PairFile
 from tests.test_tally import random_batch
 
@@ -22,8 +23,8 @@ LABELS = ("entailment", "neutral", "contradiction")
 class Reader:
     """A predictor that reads its logits, in its own order, from the hypothesis: `entailment=2 neutral=0.5 …`."""
 
-    def __init__(self, labels: Sequence[str] = LABELS):
-        self.labels = tuple(labels)
+    def __init__(self, labels: Sequence[str] = LABELS, temperature: float = 1.0):
+        self.labels, self.temperature = tuple(labels), temperature
         self.calls: list[int] = []
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
