@@ -240,6 +240,8 @@ def evaluate(
     if report is not None:
         _write_evaluation(report, model, data, found)
     print("\n".join(summary.lines(found)))
+    if swapped := summary.swapped(found):
+        print(f"warning: {swapped}", file=sys.stderr)
     if as_json:
         print(json.dumps(found))
 

@@ -21,6 +21,7 @@ from bertnli.errors import InputError, RunError
 from bertnli.examples import Example, Examples
 from bertnli.labels import NO_GOLD
 from bertnli.pairs import LabelledPair, LabelledPairs, PairFile, read_labelled
+from bertnli.swapped import fitting_order
 from bertnli.tally import Tally
 
 BATCH = 4096  # pairs handed to the predictor at once; it cuts its own batches out of them, by length
@@ -60,12 +61,13 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and maps; what `bertnli eval --json` prints and report.py shows."""
-        plain = self.without_temperature
+        plain, order = self.without_temperature, fitting_order(self.tally)
         return {
             "data": self.data,
             **self.tally.to_json(),
             "temperature": self.temperature,
             "without_temperature": plain and {"loss": plain.loss, "brier": plain.brier, "ece": plain.ece},
+            "swapped_labels": order and {"labels": list(order[0]), "accuracy": order[1]},
             "no_gold_rows": self.no_gold_rows,
             "bad_rows": self.bad_rows,
             "examples": {

@@ -6,6 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
+def swapped(found: Mapping[str, Any]) -> str | None:
+    """The warning that the labels look swapped; None where they do not."""
+    fitting = found["swapped_labels"]
+    return fitting and (
+        f"the labels look swapped: named {', '.join(fitting['labels'])} the model's outputs would be right on "
+        f"{fitting['accuracy']:.1%} of the rows, and not on {found['accuracy']:.1%} as they are, "
+        f"{', '.join(found['labels'])}; look at id2label in the model's config.json, and at the file's labels"
+    )
+
+
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """`found`: what `Evaluation.to_json` gave."""
     low, high = found["accuracy_interval"]

@@ -25,12 +25,13 @@ class Reader:
 
     def __init__(self, labels: Sequence[str] = LABELS, temperature: float = 1.0):
         self.labels, self.temperature = tuple(labels), temperature
+        self.meant = self.labels  # what its outputs mean, whatever they are called
         self.calls: list[int] = []
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         self.calls.append(len(premises))
         said = [dict(part.split("=") for part in hypothesis.split()) for hypothesis in hypotheses]
-        return np.array([[float(one[label]) for label in self.labels] for one in said], np.float32)
+        return np.array([[float(one[label]) for label in self.meant] for one in said], np.float32)
 
 
 def write(path: Path, rows: Sequence[tuple[str, Sequence[float]]]) -> PairFile:
