@@ -193,6 +193,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="HELD_OUT", help="Fit a temperature on these labelled rows; keep it with the model."),
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="OTHER", help="Compare with another model on the same rows.")
+    ] = None,
     arch: Arch = None,
     labels: Labels = None,
     device: Device = "auto",
@@ -209,6 +212,7 @@ def evaluate(
 
     from bertnli import calibrate as calibration
     from bertnli import summary, temperature
+    from bertnli.evaluate import Other
     from bertnli.evaluate import evaluate as measure
     from bertnli.fetch import resolve_data
     from bertnli.pairs import Columns, PairFile
@@ -217,9 +221,16 @@ def evaluate(
     if calibrate is not None and not _is_bundle(model):
         temperature.check_folder(model)
     predictor = _predictor(model, arch, labels, device)
-    reads_parse = predictor.tokenizer.settings.reads_parse
-    read = partial(PairFile, columns=Columns(premise, hypothesis, label), prefer_parse=reads_parse)
+    columns = Columns(premise, hypothesis, label)
+    read = partial(PairFile, columns=columns, prefer_parse=predictor.tokenizer.settings.reads_parse)
     file = read(resolve_data(data))
+    other = None
+    if against is not None:
+        one = _predictor(against, arch if _needs_arch(against) else None, None, device)
+        if not Path(file.path).is_file():
+            raise InputError(f"--against: {file.name} is a pipe, and is read twice", do="write it to a file first")
+        reads_parse = one.tokenizer.settings.reads_parse
+        other = Other(against, one, PairFile(file.name, columns=columns, prefer_parse=reads_parse))
     fitted = None
     with progress("pairs") as show:
         if calibrate is not None:
@@ -232,7 +243,11 @@ def evaluate(
             )
             predictor.temperature = fitted.temperature
         found = measure(
-            predictor, file, skip_bad_rows=skip_bad_rows, progress=lambda done, total: show(done, "evaluated")
+            predictor,
+            file,
+            skip_bad_rows=skip_bad_rows,
+            against=other,
+            progress=lambda done, total: show(done, "evaluated"),
         ).to_json()
     if fitted is not None:  # kept now that everything has gone well
         _keep_temperature(model, fitted)
@@ -433,6 +448,17 @@ def _predictor(model: str, arch: str | None, labels: str | None, device: str) ->
     from bertnli.predictor import TorchPredictor
 
     return TorchPredictor(source.build(), source.tokenizer, device, source.temperature)
+
+
+def _needs_arch(model: str) -> bool:
+    from bertnli.fetch import resolve
+
+    if _is_bundle(model):
+        return False
+    _need("torch", "train")
+    from bertnli.pretrained import needs_arch
+
+    return needs_arch(resolve(model, "model"))
 
 
 def _is_bundle(model: str) -> bool:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bertnli.compare import Comparison
 from bertnli.errors import InputError, RunError
 from bertnli.examples import Example, Examples
 from bertnli.labels import NO_GOLD
@@ -41,6 +42,14 @@ class Predictor(Protocol):
         """`[pairs, labels]`, in the order of the pairs, before the temperature."""
 
 
+class Other(NamedTuple):
+    """A model to compare with."""
+
+    name: str
+    predictor: Predictor
+    file: PairFile  # the same data, opened once more: d2l's models read other columns of SNLI's files
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What a predictor made of a file."""
@@ -53,7 +62,8 @@ class Evaluation:
     bad_rows: int  # left out because skip_bad_rows said so
     right: Sequence[Example]  # the closest calls, spread over the labels
     wrong: Sequence[Example]  # the most confident mistakes, spread over the kinds of mistake
-    seconds: float  # from the first row read to the last one counted
+    against: Comparison | None
+    seconds: float  # from the first row read to the last one counted, the other model's apart
 
     @property
     def pairs_per_second(self) -> float:
@@ -74,6 +84,7 @@ class Evaluation:
                 "right": [example.to_json() for example in self.right],
                 "wrong": [example.to_json() for example in self.wrong],
             },
+            "against": self.against and self.against.to_json(),
             "seconds": self.seconds,
             "pairs_per_second": self.pairs_per_second,
         }
@@ -85,6 +96,7 @@ def evaluate(
     *,
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
+    against: Other | None = None,
     batch: int = BATCH,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Evaluation:
@@ -94,21 +106,37 @@ def evaluate(
     before it is scored).
 
     Raises InputError before the first pair is scored if the file has bad rows (unless they are skipped), no labelled
-    row, or labels that the model does not know; RunError if a score is not a finite number.
+    row, or labels that the model does not know, or if the model to compare with has other labels; RunError if a score
+    is not a finite number.
     """
     pairs, total = looked_through(file, predictor.labels, skip_bad_rows, label_names)
     temperature = predictor.temperature
     tally, chosen = Tally(predictor.labels), Examples(predictor.labels)
     without = Tally(predictor.labels) if temperature != 1 else None
-    start = time.perf_counter()
+    comparison = None
+    if against is not None:
+        comparison = Comparison(predictor.labels, against.predictor.labels, against.name)
+        other_pairs, _ = looked_through(against.file, against.predictor.labels, skip_bad_rows, label_names)
+        others = scored(against.predictor, other_pairs, batch)
+    start, others_seconds = time.perf_counter(), 0.0
     for rows, logits, gold in scored(predictor, pairs, batch):
+        if comparison is not None and against is not None:
+            began = time.perf_counter()
+            other_rows, other_logits, _ = next(others, ([], logits, gold))
+            if [row.number for row in rows] != [row.number for row in other_rows]:
+                raise RunError(
+                    f"{file.name}: the two models do not read the same columns, and not the same rows are usable",
+                    do="mend the rows that --skip-bad-rows leaves out",
+                )
+            comparison.add(rows, gold, logits, other_logits, temperature, against.predictor.temperature)
+            others_seconds += time.perf_counter() - began
         tally.add(logits, gold, temperature)
         if without is not None:
             without.add(logits, gold)
         chosen.add(logits, rows, temperature)
         if progress is not None:
             progress(tally.rows, total)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start - others_seconds
     return Evaluation(
         data=file.name,
         temperature=temperature,
@@ -118,6 +146,7 @@ def evaluate(
         bad_rows=pairs.bad,
         right=chosen.right(),
         wrong=chosen.wrong(),
+        against=comparison,
         seconds=seconds,
     )
 

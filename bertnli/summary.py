@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_SHOWN = 3  # changed predictions; the report has more
+
 
 def swapped(found: Mapping[str, Any]) -> str | None:
     """The warning that the labels look swapped; None where they do not."""
@@ -32,5 +34,14 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
             f"  fitted on {fitted['rows']:,} rows of {fitted['data']}: log loss there {fitted['loss_without']:.4f}, "
             f"now {fitted['loss']:.4f}; kept with the model"
         )
+    if other := found["against"]:
+        low, high = other["accuracy_interval"]
+        yield f"against {other['model']}: its accuracy {other['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})"
+        yield (
+            f"  {other['changed']:,} predictions differ; {other['only_this_right']:,} rows are right here alone, "
+            f"{other['only_other_right']:,} there alone; McNemar's exact test: p = {other['p_value']:.3g}"
+        )
+        for one in other["changed_examples"][:_SHOWN]:
+            yield f"  row {one['row']}: gold {one['gold']}, here {one['predicted']}, there {one['other']}"
     for name, row in zip(found["labels"], found["confusion"], strict=True):
         yield f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True))
