@@ -22,6 +22,7 @@ from bertnli.errors import InputError, RunError
 from bertnli.examples import Example, Examples
 from bertnli.labels import NO_GOLD
 from bertnli.pairs import LabelledPair, LabelledPairs, PairFile, read_labelled
+from bertnli.slices import Slices
 from bertnli.swapped import fitting_order
 from bertnli.tally import Tally
 
@@ -62,6 +63,7 @@ class Evaluation:
     bad_rows: int  # left out because skip_bad_rows said so
     right: Sequence[Example]  # the closest calls, spread over the labels
     wrong: Sequence[Example]  # the most confident mistakes, spread over the kinds of mistake
+    slices: Mapping[str, Any]  # as `Slices.to_json` gives them
     against: Comparison | None
     seconds: float  # from the first row read to the last one counted, the other model's apart
 
@@ -84,6 +86,7 @@ class Evaluation:
                 "right": [example.to_json() for example in self.right],
                 "wrong": [example.to_json() for example in self.wrong],
             },
+            "slices": self.slices,
             "against": self.against and self.against.to_json(),
             "seconds": self.seconds,
             "pairs_per_second": self.pairs_per_second,
@@ -111,7 +114,7 @@ def evaluate(
     """
     pairs, total = looked_through(file, predictor.labels, skip_bad_rows, label_names)
     temperature = predictor.temperature
-    tally, chosen = Tally(predictor.labels), Examples(predictor.labels)
+    tally, chosen, slices = Tally(predictor.labels), Examples(predictor.labels), Slices(file)
     without = Tally(predictor.labels) if temperature != 1 else None
     comparison = None
     if against is not None:
@@ -134,6 +137,7 @@ def evaluate(
         if without is not None:
             without.add(logits, gold)
         chosen.add(logits, rows, temperature)
+        slices.add(rows, logits.argmax(axis=1) == gold)
         if progress is not None:
             progress(tally.rows, total)
     seconds = time.perf_counter() - start - others_seconds
@@ -146,6 +150,7 @@ def evaluate(
         bad_rows=pairs.bad,
         right=chosen.right(),
         wrong=chosen.wrong(),
+        slices=slices.to_json(),
         against=comparison,
         seconds=seconds,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bertnli.slices import TITLES
+
 _SHOWN = 3  # changed predictions; the report has more
 
 
@@ -45,3 +47,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"  row {one['row']}: gold {one['gold']}, here {one['predicted']}, there {one['other']}"
     for name, row in zip(found["labels"], found["confusion"], strict=True):
         yield f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True))
+    for kind, table in found["slices"].items():
+        yield f"accuracy by {TITLES[kind]}:"
+        for one in table:
+            low, high = one["accuracy_interval"]
+            yield f"  {one['slice']}: {one['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {one['rows']:,} rows"

@@ -216,6 +216,41 @@ def test_text_from_data_stays_text(tmp_path: Path) -> None:
     assert all(not name.startswith("on") for _, attributes in page.elements for name in attributes)
 
 
+@pytest.mark.parametrize("text", ["entailment", HOSTILE])
+def test_what_eval_finds_is_on_the_page(tmp_path: Path, text: str) -> None:
+    one = evaluation([text, "b", "c"], text)
+    interval = {"accuracy": 0.75, "accuracy_interval": [0.6, 0.86]}
+    one["temperature"], one["without_temperature"] = 1.25, {"loss": 0.61, "brier": 0.5, "ece": 0.123}
+    one["calibration"] = {"data": text, "rows": 9842, "loss": 0.52, "loss_without": 0.6}
+    one["swapped_labels"] = {"labels": ["b", "c", text], "accuracy": 0.987}
+    one["slices"] = {
+        "length": [{"slice": "0 to 10", "rows": 1200, **interval}, {"slice": "11 to 15", "rows": 3, **interval}],
+        "agreement": [{"slice": "3 of 5", "rows": 2, **interval}],
+    }
+    changed = [{**example, "other": "c"} for example in one["examples"]["wrong"][:2]]
+    one["against"] = {**evaluation(["c", "b", text]), "model": text, "changed": 1300, "changed_examples": changed}
+    one["against"] |= {"only_this_right": 70, "only_other_right": 50, "p_value": 0.0825}
+    page = Page(written(tmp_path, evaluations={"dev": one}))
+    shown = " ".join(text.split())
+    assert page.text("h3")[:6] == [
+        *("Confusion matrix", "Each label", "Calibration", "Reliability diagram", "Slices", f"Against {shown}")
+    ]
+    everything = " ".join(text for _, text in page.texts)
+    for words in (
+        f"Warning: the labels look swapped: named b, c, {shown} the model's outputs would be right on 98.7%",
+        "The model has a temperature, 1.25, which its logits are divided by. Without it: expected",
+        f"It was fitted on 9,842 rows of {shown}, where it brought the mean log loss from 0.600 to 0.520.",
+        "words of premise and hypothesis accuracy 95% interval 0 to 10 1,200 rows 75.0% 60.0% to 86.0% 11 to 15 3 rows",
+        "annotators who gave the gold label accuracy 95% interval 3 of 5 2 rows",
+        "1,300 predictions differ: 70 rows are right with this model alone, 50 with the other alone.",
+        "p = 0.0825",
+    ):
+        assert words in everything, words
+    assert page.text("dl", "dt").count("The other") == 2 and not page.all("script")
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) and all("scope" in header for header in page.all("th"))
+
+
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     given = {"metrics": metrics(), "evaluations": {"dev": evaluation()}}
     assert written(tmp_path / "a", **given) == written(tmp_path / "b", **given)
