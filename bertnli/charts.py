@@ -138,7 +138,7 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Chart | None:
         description="Accuracy by confidence: "
         + "; ".join(f"{one['accuracy']:.0%} right at {one['confidence']:.0%} ({one['rows']:,} rows)" for one in bins)
         + ".",
-        x_ticks=[(_across(share), f"{share:.0%}") for share in shares],
+        x_ticks=[(_across(share), number(share)) for share in shares],
         y_ticks=[(_down(share), f"{share:.0%}") for share in shares],
         lines=[
             Line("as sure as it is right", "faint", "", [(_across(0), _down(0)), (_across(1), _down(1))]),

@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bertnli import pretrained
 from bertnli.errors import InputError, RunError
 from bertnli.evaluate import Evaluation, evaluate
 from bertnli.examples import EXAMPLES
-from bertnli.pairs import PairFile
+from bertnli.pairs import PairFile, read_labelled
+from bertnli.predictor import TorchPredictor
+from bertnli.tally import Tally
+from export.build import export_bundle
+from export.scorer import Scorer
+from tests import tiny
 from tests.test_tally import random_batch
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -77,6 +83,32 @@ def test_every_labelled_row_counts_once_whatever_the_batch(tmp_path: Path) -> No
     assert same_apart_from_time(small, evaluate(Reader(), file))
     right = sum(int(np.argmax(logits)) == LABELS.index(gold) for gold, logits in rows if gold != "-")
     assert small.tally.accuracy == right / 99
+
+
+def test_every_form_of_a_model_gives_the_same_figures(tmp_path: Path) -> None:
+    """A foreign folder, the one that training leaves, and the fp32 bundle; and transformers agrees on every row."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = tiny.hf_folder(tmp_path / "foreign", max_length=None)
+    source = pretrained.load(folder)
+    pretrained.save(source.build(), source.tokenizer, tmp_path / "trained")
+    trained = pretrained.load(tmp_path / "trained")
+    export_bundle(trained, tmp_path / "bundle")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(200)))
+    forms = [TorchPredictor(one.build(), one.tokenizer, "cpu") for one in (source, trained)]
+    tallies = [evaluate(form, PairFile(path)).tally for form in (*forms, Scorer(tmp_path / "bundle", "cpu"))]
+
+    model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
+    theirs = Tally(LABELS)
+    for pair in read_labelled(PairFile(path), LABELS):
+        with torch.no_grad():
+            logits = model(**tokenizer(pair.premise, pair.hypothesis, return_tensors="pt")).logits
+        theirs.add(logits.numpy(), np.array([pair.label]))
+    for tally in tallies:
+        np.testing.assert_array_equal(tally.confusion, theirs.confusion)
+        assert (tally.loss, tally.brier) == pytest.approx((theirs.loss, theirs.brier), rel=1e-4)
 
 
 def test_labels_are_mapped_by_name_into_the_models_order(tmp_path: Path) -> None:

@@ -299,6 +299,7 @@ def test_a_bin_stands_at_its_confidence_and_accuracy() -> None:
     (left, low), (right, high) = diagonal.points
     assert (left, right) == (drawn.x_ticks[0][0], drawn.x_ticks[-1][0])
     assert (low, high) == (drawn.y_ticks[0][0], drawn.y_ticks[-1][0])
+    assert [text for _, text in drawn.x_ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
     x, y = accuracy.points[1]
     assert x == pytest.approx(left + 0.9 * (right - left), abs=0.1)
     assert y == pytest.approx(low + 3872 / 5000 * (high - low), abs=0.1)
