@@ -9,7 +9,7 @@ which builds to a pure wheel; hjson, pydantic, pydantic_core, annotated_types, t
 
 `--rehearse` does it all with tiny sizes, on a CPU where there is no GPU. Its figures mean nothing, and are not kept.
 
-The parts, each kept as a JSON of its own as soon as it is done: gpu-checks, gpu-training-256, gpu-minilm,
+The parts, each kept as a JSON of its own as soon as it is done: gpu-checks, gpu-training-256, gpu-scoring, gpu-minilm,
 gpu-training-1024. A check that fails ends the command before anything is timed; a part for which no time is left is
 named and left out.
 """
@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,14 @@ from benchmarks import machine, sets, work
 from benchmarks.accuracy import evaluate
 from benchmarks.gpu_checks import Check, attention, fp16, fp16_bundle, losses, reduced_precision
 from benchmarks.harness import Peer, Say
+from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.peers.bertnli_train import BertnliTrain, train
+from benchmarks.peers.compiled import TorchCompiled
+from benchmarks.peers.cross_encoder import CrossEncoderPredict
+from benchmarks.peers.onnx_graph import TransformersExporter
 from benchmarks.peers.peak import MatrixPeak
 from benchmarks.peers.plain_loop import PlainLoop
+from benchmarks.peers.scoring import GPU_BATCH_SIZES, Scoring
 from benchmarks.peers.transformers_trainer import TransformersTrainer
 from bertnli.errors import InputError, RunError
 
@@ -51,10 +56,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done. shape: of the large, random model. batch_sizes: each with the pairs of a timed run."""
+    """How much is done. shape: of the large, random model. batch_sizes: of training, each with the pairs of a run.
+    scored_pairs: of a run of scoring, whose peers find the best of scoring_batch_sizes."""
 
     shape: Mapping[str, Any]
     batch_sizes: Mapping[int, int]
+    scored_pairs: int
+    scoring_batch_sizes: Sequence[int]
     check_pairs: int
     check_steps: int
     rounds: int
@@ -65,6 +73,8 @@ class Plan:
 PLAN = Plan(
     shape=work.BERT_BASE,
     batch_sizes={256: 25_600, 1024: 65_536},
+    scored_pairs=65_536,
+    scoring_batch_sizes=GPU_BATCH_SIZES,
     check_pairs=256,
     check_steps=20,
     rounds=3,
@@ -74,6 +84,8 @@ PLAN = Plan(
 REHEARSAL = Plan(
     shape={"hidden_size": 64, "num_layers": 2, "num_heads": 4, "intermediate_size": 128},
     batch_sizes={16: 64},
+    scored_pairs=64,
+    scoring_batch_sizes=(16, 32),
     check_pairs=32,
     check_steps=3,
     rounds=1,
@@ -114,6 +126,8 @@ def gpu(folder: Path, inputs: Inputs, plan: Plan, say: Say, rehearsal: bool = Fa
     (first, pairs), *others = plan.batch_sizes.items()
     if in_time(f"training at batch {first}", 2):
         yield _training(folder, inputs, plan, model, first, pairs, say) | head
+    if in_time("scoring", 2):
+        yield _scoring(folder, inputs, plan, model, there, say) | head
     if in_time("fine-tuning", 2):
         yield _fine_tuning(folder, inputs, plan) | head
     for batch_size, pairs in others:
@@ -158,6 +172,33 @@ def _training(
     effort = replace(sets.SHORT, rounds=plan.rounds, patience=0.0)
     name = f"gpu-training-{batch_size}"
     return sets.run(name, "gpu-training", given, inputs.source["train"], peers, pairs, effort, say)
+
+
+def _scoring(folder: Path, inputs: Inputs, plan: Plan, model: Path, there: bool, say: Say) -> dict[str, Any]:
+    """File to file in fp16: CrossEncoder with each attention, transformers.exporters, torch.compile and bertnli.
+
+    The rows are the training file's, as the test file is done in a quarter of a second. The first peer, in fp32, says
+    what scores are right; labels of random weights hang on little, so fp16 may change some. Without a GPU all is fp32.
+    """
+    place = folder / "scoring"
+    place.mkdir()
+    given = work.scoring(place, str(model), str(inputs.train), plan.scored_pairs)
+    precision, provider = ("fp16", "cuda") if there else ("fp32", "cpu")
+    peers: list[Scoring] = [
+        CrossEncoderPredict(given),
+        CrossEncoderPredict(given, precision, attention="sdpa"),
+        CrossEncoderPredict(given, precision, attention="flash_attention_2"),
+        TransformersExporter(given, precision, provider=provider),
+        TorchCompiled(given, precision),
+        BertnliScore(given, precision),
+    ]
+    *others, ours = peers
+    for peer in others:
+        peer.batch_sizes = plan.scoring_batch_sizes
+    ours.name = sets.OURS  # there is no other of ours
+    effort = replace(sets.SHORT, rounds=plan.rounds, patience=0.0)
+    every: list[Peer] = [*peers, MatrixPeak(given, "bf16")]
+    return sets.run("gpu-scoring", "gpu-scoring", given, inputs.source["train"], every, plan.scored_pairs, effort, say)
 
 
 def _fine_tuning(folder: Path, inputs: Inputs, plan: Plan) -> dict[str, Any]:

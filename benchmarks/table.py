@@ -105,7 +105,24 @@ def _scoring(result: Json) -> list[str]:
         lines += ["", f"Model: {about['from']}, {training}."]
     elif "random" in about:
         lines += ["", "Random weights: labels and accuracy say nothing."]
-    return lines + _matrix_peak(peaks) + _skipped(result)
+    return lines + _stages(done) + _busy(pairs) + _matrix_peak(peaks) + _skipped(result)
+
+
+def _stages(peers: Sequence[Json]) -> list[str]:
+    """Where the time goes, of ours."""
+    lines = []
+    for peer in peers:
+        if stages := peer.get("seconds_by_stage"):
+            each = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in stages.items())
+            lines += ["", f"Stages of {peer['about']}, each alone: {each}; in a run they overlap."]
+    return lines
+
+
+def _busy(peers: Sequence[Json]) -> list[str]:
+    """The share of the time in which GPUs were at work, mean of the rounds."""
+    found = {peer["about"]: [run["gpu_busy"] for run in peer["runs"] if "gpu_busy" in run] for peer in peers}
+    shares = "; ".join(f"{about} {sum(runs) / len(runs):.0%}" for about, runs in found.items() if runs)
+    return ["", f"GPU busy: {shares}."] if shares else []
 
 
 def _matrix_peak(peaks: Sequence[Json]) -> list[str]:
@@ -259,6 +276,17 @@ def _scaling(result: Json) -> list[str]:
     return [*lines, "", "And it assumes:", "", *(f"* {sentence}" for sentence in modelled["assumed"])]
 
 
+def _growth(result: Json) -> list[str]:
+    lines = _grid(("what", "rows", "processes", "seconds", "pairs/s", "peak memory"))
+    for kind in ("training", "scoring"):
+        for row in result[kind]:
+            cells = [kind, f"{row['rows']:,}", str(row["processes"]), f"{row['seconds']:,.0f}"]
+            cells += [_three_digits(row["pairs_per_second"]), f"{row['peak_mib']['rss']:,.0f} MiB"]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *_grid(("tokens of a pair", "milliseconds to score it, median (min to max)"))]
+    return lines + [f"| {row['tokens']} | {_spread(row['seconds_a_pair'], 1e-3)} |" for row in result["lengths"]]
+
+
 def _gpu_checks(result: Json) -> list[str]:
     lines = _grid(("check", "found", "at most", ""))
     for check in result["checks"]:
@@ -283,6 +311,7 @@ def _gpu_run(result: Json) -> list[str]:
 
 _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "scoring": _scoring,
+    "gpu-scoring": _scoring,
     "long-row": _long_row,
     "start-up": _start_up,
     "score-memory": _score_memory,
@@ -291,6 +320,7 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "ranks": _ranks,
     "memory": _memory,
     "accuracy": _accuracy,
+    "growth": _growth,
     "scaling": _scaling,
     "gpu-checks": _gpu_checks,
     "gpu-run": _gpu_run,

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.errors import InputError
-from bertnli.evaluate import Tally
 from bertnli.pairs import LabelledPair, PairFile
+from bertnli.tally import Tally
 
 _ROWS = 4096  # looked through at once
 

@@ -194,6 +194,13 @@ def evaluate(
         typer.Argument(metavar="DATA...", help="Labelled files or fetched names; nli-suite stands for ten of them."),
     ],
     report: Annotated[Path | None, typer.Option(help="Write report.html and evaluation.json into this folder.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="HELD_OUT", help="Fit a temperature on these labelled rows; keep it with the model."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="OTHER", help="Compare with another model on the same rows.")
+    ] = None,
     arch: Arch = None,
     labels: Labels = None,
     device: Device = "auto",
@@ -211,16 +218,44 @@ def evaluate(
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
     from functools import partial
 
+    from bertnli import calibrate as calibration
+    from bertnli import summary, temperature
+    from bertnli.evaluate import Other
     from bertnli.pairs import Columns
     from bertnli.progress import progress
     from bertnli.sets import expanded, notes, open_all, open_set
 
+    if calibrate is not None and not _is_bundle(model):
+        temperature.check_folder(model)
     predictor = _predictor(model, arch, labels, device)
     settings = predictor.tokenizer.settings
-    wanted = Columns(premise, hypothesis, label)
-    read = partial(open_set, columns=wanted, prefer_parse=settings.reads_parse, shuffle_premises=shuffle_premises)
+    columns = Columns(premise, hypothesis, label)
+    opened = partial(open_set, columns=columns, shuffle_premises=shuffle_premises)
     names = expanded(data)
-    sets, skipped = open_all(names, read)
+    if len(names) > 1 and (calibrate or against):
+        option = "--calibrate" if calibrate else "--against"
+        raise InputError(option, found=f"{len(names)} data sets", expected="one", do="give one DATA")
+    sets, skipped = open_all(names, partial(opened, prefer_parse=settings.reads_parse))
+    file = sets[0].file
+    other = None
+    if against is not None:
+        rival = _predictor(against, arch if _needs_arch(against) else None, None, device)
+        if not Path(file.path).is_file():
+            raise InputError(f"--against: {file.name} is a pipe, and is read twice", do="write it to a file first")
+        reads_parse = rival.tokenizer.settings.reads_parse
+        other = Other(against, rival, opened(names[0], prefer_parse=reads_parse).file)
+    fitted = None
+    if calibrate is not None:
+        held_out = open_set(calibrate, columns, prefer_parse=settings.reads_parse)
+        with progress("pairs") as show:
+            fitted = calibration.calibrate(
+                predictor,
+                held_out.file,
+                apart_from=file,
+                skip_bad_rows=skip_bad_rows,
+                progress=lambda done, total: show(done, "to calibrate with"),
+            )
+        predictor.temperature = fitted.temperature
     evaluations: dict[str, Any] = {}
     for one in sets:
         with progress("pairs") as show:
@@ -228,13 +263,17 @@ def evaluate(
                 predictor,
                 reads_premises=not settings.hypothesis_only,
                 skip_bad_rows=skip_bad_rows,
+                against=other,
                 progress=lambda done, total: show(done, "evaluated"),
             )
+        if fitted is not None:  # kept now that everything has gone well
+            _keep_temperature(model, fitted)
+            found["calibration"] = vars(fitted)
         if len(names) > 1:
             print(f"{one.name}:")
-        _print_evaluation(found)
-        for line in notes(found):
-            print(line)
+        print("\n".join([*summary.lines(found), *notes(found)]))
+        if swapped := summary.swapped(found):
+            print(f"warning: {swapped}", file=sys.stderr)
     for name, reason in skipped.items():
         print(f"{name}: skipped, as it cannot be fetched: {reason}")
     if len(names) > 1:
@@ -422,7 +461,7 @@ def _pretrained(model: str, arch: str | None, labels: str | None) -> Any:
 
 def _predictor(model: str, arch: str | None, labels: str | None, device: str) -> Any:
     """Something with `labels`, `tokenizer` and `logits`: an ONNX bundle's session, or a checkpoint in torch."""
-    if (Path(model) / "manifest.json").is_file():
+    if _is_bundle(model):
         from export.scorer import Scorer
 
         return Scorer(model, device=device)
@@ -431,15 +470,34 @@ def _predictor(model: str, arch: str | None, labels: str | None, device: str) ->
         raise InputError(f"model {model}: no classifier in it", do="train it first: bertnli train RUN.yaml")
     from bertnli.predictor import TorchPredictor
 
-    return TorchPredictor(source.build(), source.tokenizer, device)
+    return TorchPredictor(source.build(), source.tokenizer, device, source.temperature)
 
 
-def _print_evaluation(found: dict[str, Any]) -> None:
-    low, high = found["accuracy_interval"]
-    print(f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows")
-    print(f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s")
-    for name, row in zip(found["labels"], found["confusion"], strict=True):
-        print(f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True)))
+def _needs_arch(model: str) -> bool:
+    from bertnli.fetch import resolve
+
+    if _is_bundle(model):
+        return False
+    _need("torch", "train")
+    from bertnli.pretrained import needs_arch
+
+    return needs_arch(resolve(model, "model"))
+
+
+def _is_bundle(model: str) -> bool:
+    return (Path(model) / "manifest.json").is_file()
+
+
+def _keep_temperature(model: str, fitted: Any) -> None:
+    """Write a Calibration's temperature into the bundle or the model folder."""
+    if _is_bundle(model):
+        from export.bundle import Bundle, record
+
+        record(Bundle.open(model), temperature=fitted.temperature)
+    else:
+        from bertnli import temperature
+
+        temperature.keep(Path(model).expanduser(), fitted)
 
 
 def _write_evaluation(

@@ -45,7 +45,6 @@ class MergedClasses:
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         """`[pairs, classes]`: their softmax is the model's own probabilities, added."""
-        divisor = getattr(self._predictor, "temperature", 1.0)
-        logits = self._predictor.logits(premises, hypotheses).astype(np.float64) / divisor
+        logits = self._predictor.logits(premises, hypotheses).astype(np.float64) / self._predictor.temperature
         merged = [np.logaddexp.reduce(logits[:, indices], axis=1) for indices in self._indices]
         return np.stack(merged, axis=1).astype(np.float32)

@@ -16,7 +16,7 @@ from bertnli.by_column import ByColumn
 from bertnli.catalog import Reading
 from bertnli.columns import Columns
 from bertnli.errors import InputError, RunError
-from bertnli.evaluate import Predictor, evaluate
+from bertnli.evaluate import Other, Predictor, evaluate
 from bertnli.fetch import NotFetchedError, resolve_data
 from bertnli.merged import MergedClasses
 from bertnli.pairs import PairFile
@@ -35,6 +35,7 @@ class LabelledSet:
         *,
         reads_premises: bool = True,
         skip_bad_rows: bool = False,
+        against: Other | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> dict[str, Any]:
         """What `Evaluation.to_json` gives, and where they apply: `classes`, the model's labels under each of the set's;
@@ -50,22 +51,30 @@ class LabelledSet:
             found["premises"] = "not read"
         if isinstance(self.file, ShuffledPremises):
             found |= {"premises": "shuffled", "seed": SEED}
-        classes = self.reading.classes
-        if classes and not set(classes.values()) >= set(predictor.labels):
-            predictor = MergedClasses(predictor, classes, self.name)
+        predictor = self._with_its_classes(predictor)
+        if isinstance(predictor, MergedClasses):
             found["classes"] = predictor.members
+        if against is not None:
+            against = against._replace(predictor=self._with_its_classes(against.predictor))
         tables = [ByColumn(self.file, column, predictor.labels) for column in self.reading.slices]
         evaluation = evaluate(
             predictor,
             self.file,
             skip_bad_rows=skip_bad_rows,
             label_names=self.reading.label_names,
+            against=against,
             also=[table.add for table in tables],
             progress=progress,
         )
         if tables:
             found["by_column"] = {table.column: table.to_json() for table in tables}
         return evaluation.to_json() | found
+
+    def _with_its_classes(self, predictor: Predictor) -> Predictor:
+        classes = self.reading.classes
+        if not classes or set(classes.values()) >= set(predictor.labels):
+            return predictor
+        return MergedClasses(predictor, classes, self.name)
 
 
 def open_set(

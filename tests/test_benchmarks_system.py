@@ -45,7 +45,7 @@ def test_the_gpu_script_runs_from_end_to_end(model: Path, rows: Path, tmp_path: 
     done = subprocess.run([*command, "--results", str(results)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = {path.stem: json.loads(path.read_text()) for path in results.iterdir()}
-    assert {*found} == {"gpu-checks", "gpu-training-16", "gpu-minilm"}
+    assert {*found} == {"gpu-checks", "gpu-training-16", "gpu-scoring", "gpu-minilm"}
     assert all(result["rehearsal"] for result in found.values())
     checks = found["gpu-checks"]["checks"]
     for_a_gpu = {"fp16 with dynamic loss scaling", "fp16 bundle against fp32"}
@@ -54,6 +54,12 @@ def test_the_gpu_script_runs_from_end_to_end(model: Path, rows: Path, tmp_path: 
     assert {*peers} == {"trainer-best", "plain-loop", "bertnli", "matrix-peak-bf16"}
     assert 0 < peers["bertnli"]["share_of_peak"]["bf16"] < 1
     assert peers["trainer-best"].get("skipped") or peers["trainer-best"]["options"]["gradient_accumulation_steps"] == 1
+    scoring = {peer["name"]: peer for peer in found["gpu-scoring"]["peers"]}
+    assert scoring["bertnli"]["seconds_by_stage"].keys() == {"read", "tokenise", "pad", "model", "write"}
+    assert scoring["cross-encoder-sdpa"]["bertnli_over_it"]["median"] > 0
+    assert scoring["transformers-exporters-fp32"]["options"]["batch_size"] in gpu.REHEARSAL.scoring_batch_sizes
+    assert "flash" in scoring["cross-encoder-flash-attention-2"]["skipped"]
+    assert {*scoring} > {"cross-encoder", "torch-compile-fp32"}
     assert found["gpu-minilm"]["wall_seconds"] > 1
     assert found["gpu-minilm"]["rows"] == sum(row["gold_label"] != "-" for row in map(json.loads, rows.open()))
     for result in found.values():

@@ -21,6 +21,7 @@ from bertnli import download as download_module
 from bertnli.cache import cache_dir
 from bertnli.catalog import CATALOG, SUITES, Archive, AsItIs, Unpacked
 from bertnli.errors import InputError, RunError
+from bertnli.evaluate import Other
 from bertnli.fetch import fetch
 from bertnli.sets import expanded, notes, open_all, open_set
 from tests.http_stand_in import Hosted, StandIn
@@ -139,6 +140,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 class Told:
     """A predictor with fixed logits for a premise; 0 for those it was not told."""
 
+    temperature = 1.0
+
     def __init__(self, told: dict[str, Sequence[float]], labels: Sequence[str] = LABELS):
         self.labels, self.told = tuple(labels), told
         self.premises: list[str] = []
@@ -205,6 +208,28 @@ def test_hans_is_told_by_heuristic(server: StandIn) -> None:
     assert table["constituent"]["recall"] == {"non-entailment": 1.0}
     assert any("heuristic lexical_overlap: 0.5000 on 2 rows" in line for line in notes(found))
     assert "non-entailment: the probabilities of neutral and contradiction, added" in notes(found)
+
+
+def test_the_models_temperature_comes_before_the_adding(server: StandIn) -> None:
+    model = hans_model(LABELS)
+    model.temperature = 2.0
+    found = open_set("hans").measure(model)
+    judged = [one for one in found["examples"]["wrong"] if one["premise"] == "The judge saw it ."]
+    shares = np.sqrt([0.45, 0.3, 0.25])
+    assert judged[0]["probabilities"]["entailment"] == pytest.approx(shares[0] / shares.sum())
+    assert found["temperature"] == 1  # for the classes: it is in their probabilities
+
+
+def test_the_other_models_labels_are_merged_too(server: StandIn) -> None:
+    set_, two = open_set("hans"), ("entailment", "non-entailment")
+    other = Told({"The judge saw it .": [1.0, 0.0], "The actor saw it .": [0.0, 1.0]}, two)
+    for rivals in ((hans_model(LABELS), other), (other, hans_model(("contradiction", "neutral", "entailment")))):
+        here, there = rivals
+        found = set_.measure(here, against=Other("other", there, open_set("hans").file))
+        accuracies = {id(other): 1.0}
+        assert found["accuracy"] == accuracies.get(id(here), 0.5)
+        assert found["against"]["accuracy"] == accuracies.get(id(there), 0.5)
+        assert found["against"]["changed"] == 3
 
 
 def test_a_model_of_the_two_classes_is_taken_as_it_is(server: StandIn) -> None:
@@ -350,6 +375,12 @@ def test_eval_of_several_names_what_it_skipped(server: StandIn, evaluated: Calla
     assert json.loads(Path("report/evaluation.json").read_text()) == found
     page = Path("report/report.html").read_text()
     assert "Skipped: sick-test" in page and "HTTP 404" in page and "Accuracy on hans" in page
+
+
+@pytest.mark.parametrize("option", ["--calibrate", "--against"])
+def test_one_set_at_a_time_for_what_is_about_one(evaluated: Callable[..., str], option: str) -> None:
+    with pytest.raises(InputError, match=rf"{option}; found 2 data sets; expected one"):
+        evaluated("snli-dev", "hans", option, "model")
 
 
 def test_eval_of_one_keeps_its_form(evaluated: Callable[..., str]) -> None:

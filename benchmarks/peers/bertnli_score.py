@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.harness import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring
+from benchmarks.scoring_stages import seconds_by_stage
 from benchmarks.work import MAX_LENGTH
 from bertnli.errors import BertnliError
 
@@ -20,7 +21,7 @@ class BertnliScore(Scoring):
     """`export.score.score_file`; the loading that it reports is taken off. Its batches are its own affair."""
 
     whole_last_block: ClassVar[bool] = False
-    batch_sizes: ClassVar[Sequence[int]] = ()
+    batch_sizes: Sequence[int] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,6 +45,9 @@ class BertnliScore(Scoring):
                     raise
                 raise Unavailable(str(error)) from None  # no such precision, or the parity gate did not let it pass
         self._scorer = Scorer(self._bundle)
+
+    def quality(self, reference: Sequence[float]) -> dict[str, Any]:
+        return super().quality(reference) | {"seconds_by_stage": seconds_by_stage(self._scorer, self.work.rows)}
 
     def probabilities(self, pairs: Pairs) -> Probabilities:
         return np.array([list(score.probabilities.values()) for score in self._scorer.score(pairs)])

@@ -62,6 +62,10 @@ class Tokenised(Scoring):
 
 @dataclass
 class OnnxGraph(Tokenised):
+    """provider: ONNX Runtime's, cpu or cuda."""
+
+    provider: str = "cpu"
+
     @abstractmethod
     def export(self, path: Path) -> None:
         """Write the graph. Raises Unavailable."""
@@ -76,7 +80,12 @@ class OnnxGraph(Tokenised):
             self.export(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = usable_cores()
-        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        if self.provider == "cuda":
+            ort.preload_dlls()
+        provider = f"{self.provider.upper()}ExecutionProvider"
+        self._session = ort.InferenceSession(str(path), options, providers=[provider])
+        if self._session.get_providers()[0] != provider:
+            raise Unavailable(f"ONNX Runtime does not load {provider} here")  # it would go on, on the CPU
         self._inputs = [one.name for one in self._session.get_inputs()]
 
     def logits(self, batch: Batch) -> NDArray[np.floating]:
@@ -91,7 +100,8 @@ class OnnxGraph(Tokenised):
 
 @dataclass
 class TransformersExporter(OnnxGraph):
-    """`transformers.exporters` with onnxscript's fusions for ONNX Runtime's CPU; int8: with its dynamic quantizer."""
+    """`transformers.exporters` with onnxscript's fusions for ONNX Runtime's provider. int8: with its dynamic quantizer;
+    fp16: of the model in half precision."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,8 +109,8 @@ class TransformersExporter(OnnxGraph):
         self.about = f"transformers.exporters, ort_fusions, ONNX Runtime, {self.precision}"
 
     def settings(self) -> dict[str, Any]:
-        quantizer = {} if self.precision == "fp32" else {"quantizer": f"OnnxRuntimeDynamicConfig({_QUANTIZER})"}
-        return {"dynamic": True, "ort_fusions": "cpu", **quantizer, "versions": installed(["transformers"])}
+        quantizer = {} if self.precision != "int8" else {"quantizer": f"OnnxRuntimeDynamicConfig({_QUANTIZER})"}
+        return {"dynamic": True, "ort_fusions": self.provider, **quantizer, "versions": installed(["transformers"])}
 
     def export(self, path: Path) -> None:
         try:
@@ -109,8 +119,12 @@ class TransformersExporter(OnnxGraph):
         except ImportError as error:
             raise Unavailable(str(error)) from None
         int8 = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(**_QUANTIZER))
-        config = OnnxConfig(dynamic=True, ort_fusions="cpu", quantizer=None if self.precision == "fp32" else int8)
-        exported = OnnxExporter().export(hf.model(self.work).eval(), self.example(), config=config)
+        fusions: Any = self.provider
+        config = OnnxConfig(dynamic=True, ort_fusions=fusions, quantizer=int8 if self.precision == "int8" else None)
+        model = hf.model(self.work).eval()
+        exported = OnnxExporter().export(
+            model.half() if self.precision == "fp16" else model, self.example(), config=config
+        )
         OnnxExporter.save_program(exported.program, path)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ Pairs = Sequence[tuple[str, str]]
 Probabilities = NDArray[np.floating]  # [pairs, labels], in the order of the pairs and of the model's labels
 
 BATCH_SIZES = (8, 16, 32, 64)
-_SEARCHED = (64, 256)  # fewest and most rows that they are tried on
+GPU_BATCH_SIZES = (128, 512, 1024)
+_FEWEST, _BATCHES_TRIED = 64, 4  # rows and largest batches that they are tried on: at least, at most
 COMPANY = 32  # pairs in the batch that each of them is compared with being alone
 _BATCHES = 4  # such batches
 
@@ -38,7 +39,7 @@ class Scoring(Peer):
     precision: str = "fp32"
     batch_size: int = COMPANY
     tried: dict[int, float] = field(default_factory=dict)  # batch size to pairs per second
-    batch_sizes: ClassVar[Sequence[int]] = BATCH_SIZES
+    batch_sizes: Sequence[int] = BATCH_SIZES
 
     def __post_init__(self) -> None:
         # Of a probability; or, for one that is not exact, so many labels that it must be broken.
@@ -105,8 +106,8 @@ class Scoring(Peer):
 
     def prepare(self) -> None:
         self.load()
-        fewest, most = _SEARCHED
-        pairs = min(self.work.pairs, most, max(fewest, self.work.pairs // 8))
+        most = _BATCHES_TRIED * max(self.batch_sizes, default=_FEWEST)
+        pairs = min(self.work.pairs, most, max(_FEWEST, self.work.pairs // 8))
         rows = self.work.head(pairs)
         for size in (*self.batch_sizes, *self.batch_sizes):  # twice, the faster counts: others may be about
             self.batch_size = size

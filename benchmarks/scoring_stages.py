@@ -1,0 +1,68 @@
+"""Where the time of scoring a file goes: each stage alone, one after the other, on the same rows.
+
+In a run they overlap (export/stages.py), so that a file takes little more than its slowest stage; their sum is what it
+would take without.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import stopwatch
+
+
+def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
+    """Of a `Scorer` on a labelled file without bad rows: read, tokenise, pad, copy (to a GPU; not there on a CPU, which
+    copies nothing), model, write."""
+    from bertnli.pairs import PairFile
+    from export.scorer import CHUNK, Begun, padded
+    from export.stages import Task
+    from export.writer import Scored, open_writer
+
+    device = scorer.session.device
+    file = PairFile(str(rows), prefer_parse=scorer.tokenizer.settings.reads_parse)
+    found = {}
+    with stopwatch() as seconds:
+        chunks = list(file.chunks(CHUNK[device]))
+    found["read"] = seconds()
+    tasks = [Task(chunk, list(range(len(chunk.rows)))) for chunk in chunks]
+    with stopwatch() as seconds:
+        encoded = [scorer.tokenizer.encode(task.premises, task.hypotheses) for task in tasks]
+    found["tokenise"] = seconds()
+    with stopwatch() as seconds:
+        batches = [list(padded(part, scorer.tokenizer.pad_id, device)) for part in encoded]
+    found["pad"] = seconds()
+    if device == "cuda":
+        with stopwatch() as seconds:
+            _copy(array for part in batches for _, inputs in part for array in inputs)
+        found["copy"] = seconds()
+    scorer.session.submit(batches[0][0][1]).result()  # buffers and kernels are there
+    with stopwatch() as seconds:
+        begun = [
+            Begun(part.truncated, [(places, scorer.session.submit(inputs)) for places, inputs in cut])
+            for part, cut in zip(encoded, batches, strict=True)
+        ]
+        judged = [scorer.judge(part) for part in begun]
+    found["model"] = seconds()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stopwatch() as seconds,
+        open_writer(Path(folder) / "scores.jsonl", file, scorer.labels) as writer,
+    ):
+        for chunk, part in zip(chunks, judged, strict=True):
+            columns = (column.tolist() for column in part)
+            results = [Scored(scorer.labels[best], row, cut, None) for best, row, cut in zip(*columns, strict=True)]
+            writer.write(chunk, results)
+        writer.finish()
+    found["write"] = seconds()
+    return found
+
+
+def _copy(arrays: Iterable[Any]) -> None:
+    import onnxruntime as ort
+
+    for array in arrays:
+        ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
