@@ -24,7 +24,8 @@ from tests.conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-PAGES = [path for name in ("*.md", "recipes/*.md", "launch/recipes/*.md") for path in ROOT.glob(name)]
+FOLDERS = (".", "docs", "examples", "recipes", "launch/recipes")
+PAGES = [path for folder in FOLDERS for path in (ROOT / folder).glob("*.md")]
 
 
 def commands() -> list[list[str]]:
