@@ -15,12 +15,12 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -q -n auto $(PYTEST_ARGS)
 
 # Hosts of its own on one machine, which takes root. As root what is lacking is installed; else those tests say why not.
-SYSTEM_PACKAGES := openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin
+SYSTEM_PACKAGES := openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin chromium chromium-driver
 
 test-system: $(VENV)/test.stamp
 	@if [ "$$(id -u)" = 0 ] && ! dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SYSTEM_PACKAGES); fi
-	$(BIN)/python -m pytest -q -m system $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m system --durations=15 $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

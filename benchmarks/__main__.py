@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the short set, within 15 minutes on two cores. With a name, one set; `table` shows results.
+"""`python -m benchmarks`: the short set, within 15 minutes on two cores. With a name, one set, or what is to be shown.
 
 python -m benchmarks                          # training at batches of 32 and 256, scoring
 python -m benchmarks training --batch 256     # one set
@@ -6,6 +6,7 @@ python -m benchmarks --full                   # all sets of a CPU, with more pai
 python -m benchmarks gpu                      # all there is about a GPU, in 8 minutes (see gpu.py)
 python -m benchmarks table                    # Markdown of what benchmarks/results holds
 python -m benchmarks table --readme           # the table in README.md, made of it again
+python -m benchmarks plots                    # SVG of it, beside it
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import Any
 
 from benchmarks import gpu, readme, sets
 from benchmarks.accuracy import accuracy
+from benchmarks.growth import growth
 from benchmarks.long_row import long_row
 from benchmarks.memory import memory
+from benchmarks.plots import plots
 from benchmarks.ranks import ranks
 from benchmarks.scaling import scaling
 from benchmarks.score_memory import score_memory
@@ -33,7 +36,7 @@ from bertnli.errors import BertnliError
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
 SCORING = ("scoring-base", "long-row", "start-up", "score-memory")
-FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "scaling")
+FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "growth", "scaling")
 SETS = (*FULL, "peak", "micro-batches", "profile", "gpu")
 BY_BATCH = ("training", "micro-batches", "profile")
 
@@ -42,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("set", nargs="*", choices=[*SETS, "table", []], help="left out: training and scoring")
+    parser.add_argument("set", nargs="*", choices=[*SETS, "table", "plots", []], help="left out: training and scoring")
     parser.add_argument("--batch", type=int, action="append", help="of training: 32 and 256 where left out")
     parser.add_argument(
         "--full", action="store_true", help="more pairs and rounds: some hours on two cores for all sets"
@@ -61,6 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
             readme.write(readme.README, results)
         else:
             print(tables(results))
+        return 0
+    if "plots" in options.set:
+        print("\n".join(map(str, plots(results))))
         return 0
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that peers are ended
     try:
@@ -111,6 +117,8 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
     elif name == "accuracy":
         counts = effort.accuracy_pairs, range(effort.seeds)
         yield accuracy(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, *counts, _say)
+    elif name == "growth":
+        yield growth(folder, sets.MODEL, sets.TRAIN_DATA, effort.growth_rows, effort.rounds, _say)
     elif name == "scaling":
         yield scaling(folder, sets.MODEL, sets.TRAIN_DATA, effort.rounds, _say, options.results or RESULTS)
     elif name == "gpu":

@@ -47,7 +47,7 @@ def memory(folder: Path, model: str, data: str, sizes: Sequence[int], say: Say, 
                 "global_batch_size": _BATCH,
                 "tensorboard": False,
             }
-            one["starts"][name] = _watched(run_file, cache)
+            one["starts"][name] = watched(run_file, cache)
         one["corpus_mib"] = mib(sum(part.stat().st_size for part in cache.rglob("*") if part.is_file()))
         found.append(one)
     given = {"rows_from": data, "rows": max(sizes), "batch_size": _BATCH, "steps": steps}
@@ -95,8 +95,9 @@ class Peak:
         return {name: mib(value) for name, value in vars(self).items()}
 
 
-def _watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
+def watched(run_file: dict[str, Any], cache: Path, ranks: int = 1) -> dict[str, Any]:
     """Run it to its end; the peaks before and after the first step, of the whole run, and the seconds of each part.
+    `pairs_per_second`: of its steps alone, as its summary says.
 
     `kernel_rss` is the kernel's own account (VmHWM) of the main process, which forgets nothing between two glances; the
     one that a parent is given (ru_maxrss) begins with the parent's own.
@@ -108,7 +109,7 @@ def _watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
     environment = {"BERTNLI_CACHE": str(cache)}
     with (
         log.open("wb") as stream,
-        started(run_file, environment, stdout=stream, stderr=subprocess.STDOUT) as process,
+        started(run_file, environment, ranks, stdout=subprocess.PIPE, stderr=stream) as process,
     ):
         while process.poll() is None:
             if first_step is None and metrics.exists() and metrics.stat().st_size:
@@ -116,6 +117,8 @@ def _watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
             peaks["before_steps" if first_step is None else "steps"].see(family(process.pid))
             high_water = max(high_water, _sizes(process.pid, "status").get("VmHWM", 0))
             time.sleep(_GLANCE)
+        assert process.stdout is not None
+        printed = process.stdout.read().decode()
     if process.returncode or first_step is None:
         raise RunError(f"bertnli train ended with exit code {process.returncode}", found=log.read_text()[-500:])
     before, after = peaks["before_steps"], peaks["steps"]
@@ -123,6 +126,7 @@ def _watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
     return {
         "seconds_to_first_step": round(first_step, 2),
         "seconds": round(time.perf_counter() - began, 2),
+        "pairs_per_second": json.loads(printed.splitlines()[-1])["pairs_per_second"],
         "kernel_rss_mib": mib(high_water),
         "peak_mib": {"whole": whole.to_json(), **{name: peak.to_json() for name, peak in peaks.items()}},
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ Json = Mapping[str, Any]
 def figures(folder: Path) -> str:
     """Training, scoring and accuracy, each where its results are in `folder`, with what they were measured on."""
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
-    training = [results[name] for name in ("training-32", "training-256") if name in results]
-    parts = [_training(training)] if training else []
+    parts = [_training(results[name]) for name in ("training-32", "training-256") if name in results]
     parts += [_scoring(results[name]) for name in ("scoring", "gpu-scoring") if name in results]
     parts += [_accuracy(results["accuracy"])] if "accuracy" in results else []
     return "\n\n".join(parts)
@@ -46,28 +45,23 @@ def _split(page: str) -> tuple[str, str, str]:
     return before, inside, after
 
 
-def _training(results: Sequence[Json]) -> str:
-    """A row for each way, the slowest first; two columns for each batch. Ours at other stages of ZeRO are left out."""
-    sizes = [result["work"]["batch_size"] for result in results]
-    batches = [_peers(result) for result in results]
-    columns = [f"{what}, batch {size}" for size in sizes for what in ("pairs/s", f"{OURS} is faster by")]
-    lines = grid(("training", *columns, f"peak memory, batch {sizes[-1]}"))
-    for name, last in sorted(batches[-1].items(), key=lambda item: item[1]["per_second"]["median"]):
-        if name.startswith(f"{OURS}-zero"):
-            continue
-        cells = [last["about"]]
-        for peer in (batch.get(name) for batch in batches):
-            cells += ["", ""] if peer is None else [spread(peer["per_second"]), faster(peer, OURS)]
-        lines.append(f"| {' | '.join([*cells, _memory(last)])} |")
-    return "\n".join([*lines, "", "\n\n".join(map(head, results))])
+def _training(result: Json) -> str:
+    """A row for each way, the slowest first. Ours at other stages of ZeRO are left out."""
+    what = f"training, batch {result['work']['batch_size']}"
+    lines = grid((what, "pairs/s", f"{OURS} is faster by", "peak memory"))
+    for peer in _peers(result):
+        if not peer["name"].startswith(f"{OURS}-zero"):
+            cells = (peer["about"], spread(peer["per_second"]), faster(peer, OURS), _memory(peer))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", head(result)])
 
 
 def _scoring(result: Json) -> str:
     """A row for each way, the slowest first, with what its precision costs beside its rate."""
-    ours = [name for name in _peers(result) if name.startswith(OURS)]
+    ours = sorted(peer["name"] for peer in _peers(result) if peer["name"].startswith(OURS))
     columns = [f"{name.replace('-', ' ')} is faster by" for name in ours]
     lines = grid(("scoring", "pairs/s", *columns, "labels changed", "depends on company by", "peak memory"))
-    for peer in sorted(_peers(result).values(), key=lambda peer: peer["per_second"]["median"]):
+    for peer in _peers(result):
         cells = [peer["about"], spread(peer["per_second"]), *(faster(peer, name) for name in ours)]
         cells += [f"{peer['labels_changed']:.2%}", f"{peer['depends_on_company']:.1g}", _memory(peer)]
         lines.append(f"| {' | '.join(cells)} |")
@@ -81,9 +75,10 @@ def _accuracy(result: Json) -> str:
     return "\n".join([*lines, "", head(result)])
 
 
-def _peers(result: Json) -> dict[str, Json]:
-    """What scored or trained pairs, by name: no matrix peaks, nothing that was skipped."""
-    return {peer["name"]: peer for peer in result["peers"] if peer["unit"] == "pairs" and "skipped" not in peer}
+def _peers(result: Json) -> list[Json]:
+    """What scored or trained pairs, the slowest first: no matrix peaks, nothing that was skipped."""
+    pairs = [peer for peer in result["peers"] if peer["unit"] == "pairs" and "skipped" not in peer]
+    return sorted(pairs, key=lambda peer: peer["per_second"]["median"])
 
 
 def _memory(peer: Json) -> str:

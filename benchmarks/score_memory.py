@@ -34,8 +34,8 @@ def score_memory(folder: Path, model: str, data: str, sizes: Sequence[int], say:
     found = []
     for rows in sizes:
         say(f"{rows:,} rows")
-        file, out = _write_rows(given, rows, folder / f"rows-{rows}.tsv"), folder / f"scores-{rows}.tsv"
-        one = {"rows": rows, "file_mib": mib(file.stat().st_size), **_watched(score_command(bundle, file, out), out)}
+        file, out = write_rows(given, rows, folder / f"rows-{rows}.tsv"), folder / f"scores-{rows}.tsv"
+        one = {"rows": rows, "file_mib": mib(file.stat().st_size), **watched(score_command(bundle, file, out), out)}
         found.append(one | {"above_model_mib": round(one["peak_mib"]["rss"] - model_bytes / 2**20, 1)})
         for path in (file, out):
             path.unlink()
@@ -51,7 +51,7 @@ def score_memory(folder: Path, model: str, data: str, sizes: Sequence[int], say:
     }
 
 
-def _write_rows(given: Work, count: int, path: Path) -> Path:
+def write_rows(given: Work, count: int, path: Path) -> Path:
     rows = [f"{row['sentence1']}\t{row['sentence2']}\n" for row in given.read()]
     with path.open("w", encoding="utf-8") as file:
         file.write("premise\thypothesis\n")
@@ -59,7 +59,7 @@ def _write_rows(given: Work, count: int, path: Path) -> Path:
     return path
 
 
-def _watched(command: list[str], out: Path) -> dict[str, Any]:
+def watched(command: list[str], out: Path) -> dict[str, Any]:
     """Run it to its end: its peak, and the seconds until the output, under its partial name, first has bytes in it."""
     from export.partial import partial_path
 

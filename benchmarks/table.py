@@ -275,6 +275,17 @@ def _scaling(result: Json) -> list[str]:
     return [*lines, "", "And it assumes:", "", *(f"* {sentence}" for sentence in modelled["assumed"])]
 
 
+def _growth(result: Json) -> list[str]:
+    lines = grid(("what", "rows", "processes", "seconds", "pairs/s", "peak memory"))
+    for kind in ("training", "scoring"):
+        for row in result[kind]:
+            cells = [kind, f"{row['rows']:,}", str(row["processes"]), f"{row['seconds']:,.0f}"]
+            cells += [_three_digits(row["pairs_per_second"]), f"{row['peak_mib']['rss']:,.0f} MiB"]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *grid(("tokens of a pair", "milliseconds to score it, median (min to max)"))]
+    return lines + [f"| {row['tokens']} | {spread(row['seconds_a_pair'], 1e-3)} |" for row in result["lengths"]]
+
+
 def _gpu_checks(result: Json) -> list[str]:
     lines = grid(("check", "found", "at most", ""))
     for check in result["checks"]:
@@ -308,6 +319,7 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "ranks": _ranks,
     "memory": _memory,
     "accuracy": _accuracy,
+    "growth": _growth,
     "scaling": _scaling,
     "gpu-checks": _gpu_checks,
     "gpu-run": _gpu_run,

@@ -14,33 +14,25 @@ import itertools
 import json
 import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 import traceback
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertnli.cores import usable_cores
 from bertnli.errors import BertnliError, InputError, Interrupted, RunError
 from bertnli.formats import format_of, reason_of
-from bertnli.interrupt import SIGNALS
 from bertnli.pairs import Columns
 from export.bundle import Bundle, versions
+from export.cluster import affinity, choose_nodes, connected, cores_each, gist, name_of
 from export.partial import BusyError
 from export.score import VERSIONS, Progress, score_file
 from export.scorer import Scorer, choose_temperature
 from export.session import DEVICES
 
-CONNECT_SECONDS = 30
-"""A cluster that has not answered by then is none."""
 NODE_SECONDS = 120
 """Each node has so long to look at the bundle and the folders; the first time, it starts a Python for that."""
 BUSY_SECONDS = 120
@@ -192,10 +184,10 @@ def score_partitions(
     opened, folder = Bundle.open(Path(bundle).absolute()), Path(output).absolute()
     opened.check_files()
     temperature = choose_temperature(opened, temperature)
-    with _cluster(address):
-        device, nodes = _choose(device, address)
+    with connected(address):
+        device, nodes = choose_nodes(device, address)
         opened.check_device(device)
-        each, threads = ("GPU", 1) if device == "cuda" else ("CPU", _cores_each(nodes, len(partitions)))
+        each, threads = ("GPU", 1) if device == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
         workers = sum(int(node["Resources"][each]) // threads for node in nodes)
         options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix}
         job = _Job(str(opened.path), opened.sha256, versions(VERSIONS), device, threads, temperature, options)
@@ -263,7 +255,9 @@ def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterat
     context.enable_progress_bars = context.print_on_execution_start = False
     rows = [{"input": str(partition.input), "output": str(partition.output)} for partition in partitions]
     resources: dict[str, Any] = {"num_gpus": 1} if job.device == "cuda" else {"num_cpus": job.threads}
-    tries = ray.remote(num_cpus=0)(_Tries).options(scheduling_strategy=_on(ray.get_runtime_context().get_node_id()))
+    tries = ray.remote(num_cpus=0)(_Tries).options(
+        scheduling_strategy=affinity(ray.get_runtime_context().get_node_id())
+    )
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _Worker,  # type: ignore[arg-type]  # Ray Data takes classes, too
         fn_constructor_args=(job, tries.remote()),
@@ -275,7 +269,7 @@ def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterat
             yield _Result(**row | {"summary": json.loads(row["summary"])})
     except ray.exceptions.RayError as error:
         raise RunError(
-            f"the cluster failed: {_gist(error)}", do="give the same command again: what is done is kept"
+            f"the cluster failed: {gist(error)}", do="give the same command again: what is done is kept"
         ) from error
 
 
@@ -341,7 +335,7 @@ class _Worker:
 def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partition]) -> None:
     """One error for all partitions that failed, the first few named."""
     failed = [result for result in results.values() if result.error]
-    failures = [f"{result.partition} on {_name(result.node)}: {result.error}" for result in failed]
+    failures = [f"{result.partition} on {name_of(result.node)}: {result.error}" for result in failed]
     codes = {result.exit_code for result in failed}
     if 0 in codes:
         raise RuntimeError("\n".join(failures))
@@ -353,85 +347,7 @@ def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partiti
         )
 
 
-# ------------------------------------------------------------------------------------------------------ the cluster
-
-_PROBE = """
-import sys, ray
-try:
-    ray.init(sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
-except Exception as error:
-    sys.exit("found: " + " ".join(str(error).split()))
-"""
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[None]:
-    """Connected to the cluster at `address`, or to one that was started for the block. Raises InputError."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing that we start reports to anybody
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    start: dict[str, Any] = {}
-    if address == "local":
-        start = {"num_cpus": usable_cores(), "include_dashboard": False}
-    else:
-        _probe(address)
-    import ray
-
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **start)
-        except Interrupted:
-            raise
-        except Exception as error:  # Ray's errors at the start have no common class
-            raise InputError(f"--ray {address}: Ray does not start", found=_gist(error)) from error
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray puts its own in their place
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _probe(address: str) -> None:
-    """Connect in another process first: `ray.init` may wait for minutes where nobody answers, and cannot be stopped."""
-    what = f"--ray {address}: no cluster answers"
-    do = "make this machine a node of one (ray start), or take --ray local"
-    if address.startswith("ray://"):
-        raise InputError(f"--ray {address}: Ray Data does not run through Ray's client", do=do)
-    host, colon, port = address.rpartition(":")
-    try:
-        if colon:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        probed = subprocess.run(
-            [sys.executable, "-c", _PROBE, address], capture_output=True, text=True, timeout=CONNECT_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(what, found=f"nothing in {CONNECT_SECONDS} seconds", do=do) from None
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(what, found=str(error), do=do) from None
-    if probed.returncode:
-        said = probed.stderr.strip().splitlines() or [f"exit code {probed.returncode}"]
-        raise InputError(what, found=said[-1].removeprefix("found: ")[:600], do=do)
-
-
-def _choose(device: str, address: str) -> tuple[str, list[dict[str, Any]]]:
-    """`cpu` or `cuda`, and the nodes that have some."""
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    nodes = {kind: [node for node in alive if node["Resources"].get(kind, 0) >= 1] for kind in ("CPU", "GPU")}
-    if device == "cuda" or (device == "auto" and nodes["GPU"]):
-        kind, device = "GPU", "cuda"
-    else:
-        kind, device = "CPU", "cpu"
-    if not nodes[kind]:
-        raise InputError(f"--ray {address}: the cluster has no {kind}", do="add a node that has, or choose --device")
-    return device, nodes[kind]
-
-
-def _cores_each(nodes: Sequence[Mapping[str, Any]], partitions: int) -> int:
-    """Cores of a worker: one, or more where partitions are fewer than cores; at most what the smallest node has."""
-    cores = [int(node["Resources"]["CPU"]) for node in nodes]
-    return max(1, min(sum(cores) // partitions, *cores))
+# ------------------------------------------------------------------------------------------------------ the nodes
 
 
 def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, output: Path) -> None:
@@ -443,7 +359,9 @@ def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, out
     try:
         examine = ray.remote(num_cpus=0)(_examine)
         asked = {
-            examine.options(scheduling_strategy=_on(node["NodeID"])).remote(job, str(input), str(seen)): node["NodeID"]
+            examine.options(scheduling_strategy=affinity(node["NodeID"])).remote(job, str(input), str(seen)): node[
+                "NodeID"
+            ]
             for node in nodes
         }
         ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
@@ -456,19 +374,13 @@ def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, out
             except ray.exceptions.GetTimeoutError:
                 problem = f"no answer in {NODE_SECONDS} seconds"
             except ray.exceptions.RayError as error:
-                problem = _gist(error)
+                problem = gist(error)
             if problem:
-                problems.append(f"{_name(node)}: {problem}")
+                problems.append(f"{name_of(node)}: {problem}")
     finally:
         seen.unlink(missing_ok=True)
     if problems:
         raise InputError("a node cannot take part: " + "; ".join(problems))
-
-
-def _on(node_id: str) -> Any:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def _examine(job: _Job, input: str, seen: str) -> str:
@@ -481,21 +393,3 @@ def _examine(job: _Job, input: str, seen: str) -> str:
         if not path.exists():
             return f"does not see the {what} {path if what == 'input' else path.parent}; put it where every node does"
     return ""
-
-
-def _name(node_id: str) -> str:
-    """The node as a person knows it."""
-    import ray
-
-    for node in ray.nodes():
-        if node["NodeID"] == node_id:
-            return f"node {node['NodeName']} ({node['NodeManagerHostname']})"
-    return f"node {node_id}"
-
-
-def _gist(error: BaseException) -> str:
-    """The line of a Ray error that says what it is: the last where its text is a task's traceback, else the first."""
-    from ray.exceptions import RayTaskError
-
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if isinstance(error, RayTaskError) else 0][:300]

@@ -17,7 +17,7 @@ import pytest
 
 from bertnli import cli
 from bertnli.errors import InputError, RunError
-from export import distributed
+from export import cluster, distributed
 from export.bundle import Bundle, versions
 from export.distributed import Partition, _Job, _raise_failures, _Result, _Worker, find_partitions
 from export.partial import partial_path
@@ -174,7 +174,7 @@ def test_a_node_with_other_versions_or_another_bundle_is_refused(tmp_path) -> No
 
 
 def test_failures_are_one_error_with_the_worst_exit_code(monkeypatch) -> None:
-    monkeypatch.setattr(distributed, "_name", lambda node: f"node {node}")
+    monkeypatch.setattr(distributed, "name_of", lambda node: f"node {node}")
     partitions = [Partition(Path(f"p{number}"), Path(f"o{number}")) for number in range(8)]
     fine = {f"p{number}": _Result(f"p{number}", "n", {}, "", 0) for number in range(8)}
     _raise_failures(fine, partitions)
@@ -196,7 +196,7 @@ def test_failures_are_one_error_with_the_worst_exit_code(monkeypatch) -> None:
 )
 def test_few_partitions_have_several_cores_each(nodes, partitions, cores) -> None:
     described = [{"Resources": {"CPU": float(count)}} for count in nodes]
-    assert distributed._cores_each(described, partitions) == cores
+    assert cluster.cores_each(described, partitions) == cores
 
 
 # --- no cluster
@@ -223,17 +223,17 @@ def test_a_port_nobody_listens_on_is_known_at_once(monkeypatch) -> None:
         port = server.getsockname()[1]
     began = time.monotonic()
     with pytest.raises(InputError, match=rf"--ray 127\.0\.0\.1:{port}: no cluster answers.*refused"):
-        distributed._probe(f"127.0.0.1:{port}")
+        cluster._probe(f"127.0.0.1:{port}")
     assert time.monotonic() - began < 5
 
 
 def test_a_port_that_never_answers_does_not_hang(monkeypatch) -> None:
     """`ray.init` would wait two minutes and more for this one."""
-    monkeypatch.setattr(distributed, "CONNECT_SECONDS", 4)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 4)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: no cluster answers; found nothing in 4 seconds"):
-            distributed._probe(f"127.0.0.1:{port}")
+            cluster._probe(f"127.0.0.1:{port}")
 
 
 def test_the_device_is_one_of_ours_and_the_bundle_is_whole(tmp_path) -> None:

@@ -291,6 +291,20 @@ def test_a_killed_node_changes_nothing(parts, tmp_path, head, join) -> None:
     check_like_alone(parts, output)
 
 
+def test_a_head_that_dies_is_named(parts, tmp_path) -> None:
+    output = tmp_path / "out"
+    with cluster("alone") as address:
+        driver = start(parts / "in", output, address)
+        in_the_middle(output)
+    _, said = driver.communicate(timeout=50)  # Ray's own patience is 60 seconds
+    assert driver.returncode == 1
+    assert f"--ray {address}: the cluster's head no longer answers" in said
+    assert "give the same command again: what is done is kept" in said
+    with cluster("alone") as address:
+        assert score(parts / "in", output, address)["rows"] == 3 * BIG + 3 * 3000
+    check_like_alone(parts, output)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_command_goes_on(parts, tmp_path, head, join, number) -> None:
     join()

@@ -89,12 +89,14 @@ def test_the_table_is_what_its_command_makes_of_the_results(tmp_path):
     """Else: python -m benchmarks table --readme."""
     assert readme.between(TEXT) == readme.figures(RESULTS)
     results = shutil.copytree(RESULTS, tmp_path / "results")
-    for name, old, new in (("scoring", '"labels_changed": 0.0', '"labels_changed": 0.5'), ("accuracy", "0.7", "0.6")):
-        text = (results / f"{name}.json").read_text()
-        assert old in text
-        (results / f"{name}.json").write_text(text.replace(old, new))
+    for name in ("accuracy", "scoring", "training-256"):
+        kept = (results / f"{name}.json").read_text()
+        result = json.loads(kept)
+        one = result["mean"] if name == "accuracy" else result["peers"][0]["per_second"]
+        one["bertnli" if name == "accuracy" else "median"] *= 1.1
+        (results / f"{name}.json").write_text(json.dumps(result))
         assert readme.between(TEXT) != readme.figures(results)
-        shutil.copy(RESULTS / f"{name}.json", results)
+        (results / f"{name}.json").write_text(kept)
 
 
 def test_every_figure_of_the_table_is_in_a_result():
@@ -135,6 +137,6 @@ def test_a_set_that_was_not_measured_has_no_table(tmp_path):
     assert readme.figures(tmp_path) == ""
     shutil.copy(RESULTS / "training-256.json", tmp_path)
     lines = readme.figures(tmp_path).splitlines()
-    assert lines[0] == "| training | pairs/s, batch 256 | bertnli is faster by, batch 256 | peak memory, batch 256 |"
+    assert lines[0] == "| training, batch 256 | pairs/s | bertnli is faster by | peak memory |"
+    assert any(line.startswith("| bertnli, ZeRO-0 |") for line in lines)
     assert not any("ZeRO-3" in line or "GFLOP" in line for line in lines)
-    assert lines[-3].startswith("| bertnli, ZeRO-0 |")

@@ -60,7 +60,7 @@ def reached(module: str) -> set[str]:
         *("bertnli.corpus", "bertnli.evaluate", "bertnli.report", "bertnli.terms", "bertnli.demo"),
         *("export.bundle", "export.session", "export.scorer", "export.score", "export.writer", "export.verify"),
         *("export.binding", "export.interface", "export.pool", "export.stages", "export.worker"),
-        "export.distributed",
+        *("export.cluster", "export.distributed"),
         *(name for name in MODULES if name.startswith("launch") and "__init__" not in name),
     ],
 )
