@@ -59,17 +59,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rehearse", action="store_true", help="of gpu: tiny sizes, no GPU needed, nothing kept")
     options = parser.parse_args(arguments)
     results = options.results or RESULTS
-    if "table" in options.set:
-        if options.readme:
-            readme.write(readme.README, results)
-        else:
-            print(tables(results))
-        return 0
-    if "plots" in options.set:
-        print("\n".join(map(str, plots(results))))
-        return 0
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that peers are ended
     try:
+        if "table" in options.set:
+            if options.readme:
+                readme.write(readme.README, results)
+            else:
+                print(tables(results))
+            return 0
+        if "plots" in options.set:
+            print("\n".join(map(str, plots(results))))
+            return 0
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that peers are ended
         if options.carry is not None:
             gpu.carry(gpu.fetched(), options.carry)
             return 0

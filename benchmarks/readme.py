@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,9 @@ Json = Mapping[str, Any]
 
 
 def figures(folder: Path) -> str:
-    """Training, scoring and accuracy, each where its results are in `folder`, with what they were measured on."""
-    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
-    parts = [_training(results[name]) for name in ("training-32", "training-256") if name in results]
-    parts += [_scoring(results[name]) for name in ("scoring", "gpu-scoring") if name in results]
-    parts += [_accuracy(results["accuracy"])] if "accuracy" in results else []
-    return "\n\n".join(parts)
+    """A table for each result that `folder` has of those in `_TABLES`, with what it was measured on."""
+    there = [(folder / f"{name}.json", table) for name, table in _TABLES.items()]
+    return "\n\n".join(table(json.loads(path.read_text(encoding="utf-8"))) for path, table in there if path.exists())
 
 
 def between(page: str) -> str:
@@ -77,9 +74,20 @@ def _accuracy(result: Json) -> str:
 
 def _peers(result: Json) -> list[Json]:
     """What scored or trained pairs, the slowest first: no matrix peaks, nothing that was skipped."""
-    pairs = [peer for peer in result["peers"] if peer["unit"] == "pairs" and "skipped" not in peer]
+    pairs = [peer for peer in result["peers"] if "skipped" not in peer and peer["unit"] == "pairs"]
     return sorted(pairs, key=lambda peer: peer["per_second"]["median"])
 
 
 def _memory(peer: Json) -> str:
     return f"{peer['peak_rss_mib']:,.0f} MiB"
+
+
+_TABLES: dict[str, Callable[[Json], str]] = {
+    "training-32": _training,
+    "training-256": _training,
+    "gpu-training-32": _training,
+    "gpu-training-256": _training,
+    "scoring": _scoring,
+    "gpu-scoring": _scoring,
+    "accuracy": _accuracy,
+}

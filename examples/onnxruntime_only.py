@@ -18,6 +18,7 @@ encoded = tokenizer.encode_batch(pairs)
 inputs = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 batch = {name: np.array([getattr(pair, field) for pair in encoded]) for name, field in inputs.items()}
 logits = session.run(["logits"], batch)[0] / temperature
-probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+probabilities = odds / odds.sum(axis=1, keepdims=True)
 for row in probabilities.tolist():
     print(dict(zip(config["id2label"].values(), row, strict=True)))

@@ -36,7 +36,8 @@ def scores(server: str, model: Path, pairs: list[tuple[str, str]]) -> list[dict[
     with urlopen(asked) as answer:
         [output] = json.load(answer)["outputs"]
     logits = np.array(output["data"]).reshape(output["shape"]) / temperature
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
     return [dict(zip(config["id2label"].values(), row, strict=True)) for row in probabilities.tolist()]
 
 

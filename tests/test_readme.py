@@ -18,9 +18,9 @@ from benchmarks import readme
 from benchmarks.__main__ import RESULTS, main
 from bertnli import config
 from bertnli.cli import app
-from bertnli.errors import InputError
 from export.verify import LIMITS
 from tests.conftest import ROOT
+from tests.test_benchmarks_gpu import _record
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
@@ -122,15 +122,16 @@ def test_no_figure_is_typed_by_hand():
     assert not re.search(r"\b0\.\d{3,}", prose)
 
 
-def test_the_command_writes_the_table_and_nothing_else(tmp_path, monkeypatch):
+def test_the_command_writes_the_table_and_nothing_else(tmp_path, monkeypatch, capsys):
     page = tmp_path / "README.md"
     monkeypatch.setattr(readme, "README", page)
     page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
     assert main(["table", "--readme"]) == 0
     assert page.read_text() == f"before\n{readme.BEGIN}\n{readme.figures(RESULTS)}\n{readme.END}\nafter\n"
     page.write_text("no marks")
-    with pytest.raises(InputError, match=r"the marks of its table; expected <!-- table: begin -->"):
-        readme.write(page, RESULTS)
+    assert main(["table", "--readme"]) == 2
+    assert "the marks of its table; expected <!-- table: begin -->" in capsys.readouterr().err
+    assert page.read_text() == "no marks"
 
 
 def test_a_set_that_was_not_measured_has_no_table(tmp_path):
@@ -140,3 +141,14 @@ def test_a_set_that_was_not_measured_has_no_table(tmp_path):
     assert lines[0] == "| training, batch 256 | pairs/s | bertnli is faster by | peak memory |"
     assert any(line.startswith("| bertnli, ZeRO-0 |") for line in lines)
     assert not any("ZeRO-3" in line or "GFLOP" in line for line in lines)
+
+
+def test_a_gpus_figures_have_a_table_too(tmp_path):
+    (tmp_path / "gpu-scoring.json").write_text(json.dumps(_record({"bertnli": 41_000.0, "slow": 5_000.0})))
+    found = readme.figures(tmp_path)
+    assert "| about slow | 5,000 (5,000 to 5,000) | 8.20 (1.00 to 1.00) x | 0.10% | 0.001 | 1,000 MiB |" in found
+    assert "NVIDIA H200" in found
+
+
+def test_what_was_not_measured_is_said():
+    assert ("nor is anything on a GPU yet" in TEXT) == (not list(RESULTS.glob("gpu-*.json")))
