@@ -65,7 +65,7 @@ class Series:
 class Line:
     name: str
     look: Look
-    last: str  # the value at the last step
+    last: str  # the value at the last step; "" where it says nothing
     points: Sequence[tuple[float, float]]  # x, y in the drawing
 
 
@@ -74,6 +74,7 @@ class Chart:
     """All that the template needs; positions are in the drawing's units, y downwards."""
 
     title: str
+    over: str  # what stands on the x axis
     description: str  # what the curves do, for who does not see them
     x_ticks: Sequence[tuple[float, str]]
     y_ticks: Sequence[tuple[float, str]]
@@ -92,11 +93,10 @@ def chart(title: str, series: Sequence[Series], *, from_zero: bool = False, perc
     x_ticks = [tick for tick in ticks(0, last, 5) if tick <= last and tick == round(tick)]
 
     def across(step: float) -> float:
-        return round(LEFT + step / last * (WIDTH - LEFT - RIGHT), 1)
+        return _across(step / last)
 
     def down(value: float) -> float:
-        share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return round(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), 1)
+        return _down((value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
 
     def text(value: float, figures: int = 3) -> str:
         return f"{number(100 * value, figures)}%" if percent else number(value, figures)
@@ -109,6 +109,7 @@ def chart(title: str, series: Sequence[Series], *, from_zero: bool = False, perc
 
     return Chart(
         title=title,
+        over="optimizer steps",
         description=" ".join(described(one) for one in series if one.look != "faint"),
         x_ticks=[(across(tick), number(tick)) for tick in x_ticks],
         y_ticks=[(down(tick), text(tick, 4)) for tick in y_ticks],
@@ -122,6 +123,38 @@ def chart(title: str, series: Sequence[Series], *, from_zero: bool = False, perc
             for one, less in zip(series, drawn, strict=True)
         ],
     )
+
+
+def reliability(bins: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """How often predictions are right by how sure the model is of them: `Tally.to_json()["reliability"]`, each bin at
+    its mean confidence, beside the diagonal on which both are the same (Guo et al. 2017, figure 1); None without bins.
+    """
+    if not bins:
+        return None
+    shares = [index / 5 for index in range(6)]
+    return Chart(
+        title="Reliability diagram",
+        over="probability of the predicted label",
+        description="Accuracy by confidence: "
+        + "; ".join(f"{one['accuracy']:.0%} right at {one['confidence']:.0%} ({one['rows']:,} rows)" for one in bins)
+        + ".",
+        x_ticks=[(_across(share), number(share)) for share in shares],
+        y_ticks=[(_down(share), f"{share:.0%}") for share in shares],
+        lines=[
+            Line("as sure as it is right", "faint", "", [(_across(0), _down(0)), (_across(1), _down(1))]),
+            Line("accuracy", "marks", "", [(_across(one["confidence"]), _down(one["accuracy"])) for one in bins]),
+        ],
+    )
+
+
+def _across(share: float) -> float:
+    """x of a share of the plot's width, from its left side."""
+    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+
+
+def _down(share: float) -> float:
+    """y of a share of the plot's height, from its foot."""
+    return round(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), 1)
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

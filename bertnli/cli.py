@@ -199,6 +199,13 @@ def evaluate(
     ],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A labelled file, or a fetched name.")],
     report: Annotated[Path | None, typer.Option(help="Write report.html and evaluation.json into this folder.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="HELD_OUT", help="Fit a temperature on these labelled rows; keep it with the model."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="OTHER", help="Compare with another model on the same rows.")
+    ] = None,
     arch: Arch = None,
     labels: Labels = None,
     device: Device = "auto",
@@ -211,25 +218,55 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
+    from functools import partial
+
+    from bertnli import calibrate as calibration
+    from bertnli import summary, temperature
+    from bertnli.evaluate import Other
     from bertnli.evaluate import evaluate as measure
     from bertnli.fetch import resolve_data
     from bertnli.pairs import Columns, PairFile
     from bertnli.progress import progress
 
+    if calibrate is not None and not _is_bundle(model):
+        temperature.check_folder(model)
     predictor = _predictor(model, arch, labels, device)
-    reads_parse = predictor.tokenizer.settings.reads_parse
-    file = PairFile(resolve_data(data), columns=Columns(premise, hypothesis, label), prefer_parse=reads_parse)
+    columns = Columns(premise, hypothesis, label)
+    read = partial(PairFile, columns=columns, prefer_parse=predictor.tokenizer.settings.reads_parse)
+    file = read(resolve_data(data))
+    other = None
+    if against is not None:
+        one = _predictor(against, arch if _needs_arch(against) else None, None, device)
+        if not Path(file.path).is_file():
+            raise InputError(f"--against: {file.name} is a pipe, and is read twice", do="write it to a file first")
+        reads_parse = one.tokenizer.settings.reads_parse
+        other = Other(against, one, PairFile(file.name, columns=columns, prefer_parse=reads_parse))
+    fitted = None
     with progress("pairs") as show:
+        if calibrate is not None:
+            fitted = calibration.calibrate(
+                predictor,
+                read(resolve_data(calibrate)),
+                apart_from=file,
+                skip_bad_rows=skip_bad_rows,
+                progress=lambda done, total: show(done, "to calibrate with"),
+            )
+            predictor.temperature = fitted.temperature
         found = measure(
-            predictor, file, skip_bad_rows=skip_bad_rows, progress=lambda done, total: show(done, "evaluated")
+            predictor,
+            file,
+            skip_bad_rows=skip_bad_rows,
+            against=other,
+            progress=lambda done, total: show(done, "evaluated"),
         ).to_json()
+    if fitted is not None:  # kept now that everything has gone well
+        _keep_temperature(model, fitted)
+        found["calibration"] = vars(fitted)
     if report is not None:
         _write_evaluation(report, model, data, found)
-    low, high = found["accuracy_interval"]
-    print(f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows")
-    print(f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s")
-    for name, row in zip(found["labels"], found["confusion"], strict=True):
-        print(f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True)))
+    print("\n".join(summary.lines(found)))
+    if swapped := summary.swapped(found):
+        print(f"warning: {swapped}", file=sys.stderr)
     if as_json:
         print(json.dumps(found))
 
@@ -411,7 +448,7 @@ def _pretrained(model: str, arch: str | None, labels: str | None) -> Any:
 
 def _predictor(model: str, arch: str | None, labels: str | None, device: str) -> Any:
     """Something with `labels`, `tokenizer` and `logits`: an ONNX bundle's session, or a checkpoint in torch."""
-    if (Path(model) / "manifest.json").is_file():
+    if _is_bundle(model):
         from export.scorer import Scorer
 
         return Scorer(model, device=device)
@@ -420,7 +457,34 @@ def _predictor(model: str, arch: str | None, labels: str | None, device: str) ->
         raise InputError(f"model {model}: no classifier in it", do="train it first: bertnli train RUN.yaml")
     from bertnli.predictor import TorchPredictor
 
-    return TorchPredictor(source.build(), source.tokenizer, device)
+    return TorchPredictor(source.build(), source.tokenizer, device, source.temperature)
+
+
+def _needs_arch(model: str) -> bool:
+    from bertnli.fetch import resolve
+
+    if _is_bundle(model):
+        return False
+    _need("torch", "train")
+    from bertnli.pretrained import needs_arch
+
+    return needs_arch(resolve(model, "model"))
+
+
+def _is_bundle(model: str) -> bool:
+    return (Path(model) / "manifest.json").is_file()
+
+
+def _keep_temperature(model: str, fitted: Any) -> None:
+    """Write a Calibration's temperature into the bundle or the model folder."""
+    if _is_bundle(model):
+        from export.bundle import Bundle, record
+
+        record(Bundle.open(model), temperature=fitted.temperature)
+    else:
+        from bertnli import temperature
+
+        temperature.keep(Path(model).expanduser(), fitted)
 
 
 def _write_evaluation(folder: Path, model: str, data: str, found: dict[str, Any]) -> None:

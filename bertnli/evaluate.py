@@ -1,157 +1,54 @@
-"""Metrics of a pair classifier, summed over exactly every labelled row.
+"""A classifier measured on every labelled row of a file.
 
-A `Tally` holds nothing but sums, so that the tallies of several ranks are added and only then divided. `evaluate`
-streams a file through any `Predictor`: a checkpoint, a Hugging Face folder or an ONNX bundle, all measured alike.
+`evaluate` streams the file through any `Predictor`: a checkpoint, a Hugging Face folder or an ONNX bundle, all measured
+alike. tally.py has the metrics.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bertnli.compare import Comparison
 from bertnli.errors import InputError, RunError
+from bertnli.examples import Example, Examples
 from bertnli.labels import NO_GOLD
-from bertnli.pairs import LabelledPair, PairFile, read_labelled
-
-Floats = NDArray[np.float64]
+from bertnli.pairs import LabelledPair, LabelledPairs, PairFile, read_labelled
+from bertnli.slices import Slices
+from bertnli.swapped import fitting_order
+from bertnli.tally import Tally
 
 BATCH = 4096  # pairs handed to the predictor at once; it cuts its own batches out of them, by length
-EXAMPLES = 10  # right ones, and as many wrong ones
-_SHOWN = 400  # characters of a sentence kept for an example
-_Z95 = 1.959963984540054  # the normal distribution's quantile at 0.975
 
 
 class Predictor(Protocol):
     """Anything that classifies pairs. It cuts its own batches."""
+
+    temperature: float
+    """The model's own: its logits are divided by it for the softmax."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names in the order of the logits."""
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
-        """`[pairs, labels]`, in the order of the pairs."""
+        """`[pairs, labels]`, in the order of the pairs, before the temperature."""
 
 
-class Tally:
-    """Sums over labelled pairs: `confusion[gold, predicted]` (counts) and `log_loss` (nats)."""
+class Other(NamedTuple):
+    """A model to compare with."""
 
-    def __init__(self, labels: Sequence[str]):
-        self.labels = tuple(labels)
-        self.confusion = np.zeros((len(self.labels), len(self.labels)), np.int64)
-        self.log_loss = 0.0
-
-    def add(self, logits: NDArray[np.floating], gold: NDArray[np.integer]) -> None:
-        """Count `logits` `[pairs, labels]` against `gold` `[pairs]`, indices into `labels`.
-
-        Raises RunError if a logit is not a finite number: argmax would make a label of it all the same.
-        """
-        size = len(self.labels)
-        assert logits.shape == (len(gold), size)
-        if not np.isfinite(logits).all():
-            raise RunError("the model's scores are not finite numbers", do="look at the training loss, or use fp32")
-        self.confusion += np.bincount(gold * size + logits.argmax(axis=1), minlength=size**2).reshape(size, size)
-        self.log_loss -= float(log_softmax(logits)[np.arange(len(gold)), gold].sum())
-
-    def as_vector(self) -> Floats:
-        """The sums as `[labels**2 + 1]` float64 (exact up to 2**53 pairs a cell), for one all-reduce over ranks."""
-        return np.append(self.confusion.astype(np.float64).ravel(), self.log_loss)
-
-    @classmethod
-    def from_vector(cls, labels: Sequence[str], vector: Floats) -> Tally:
-        """The tally that `as_vector` wrote, or the sum of several."""
-        tally = cls(labels)
-        tally.confusion += np.rint(vector[:-1]).astype(np.int64).reshape(tally.confusion.shape)
-        tally.log_loss = float(vector[-1])
-        return tally
-
-    @property
-    def rows(self) -> int:
-        return int(self.confusion.sum())
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.confusion.trace()) / self.rows if self.rows else math.nan
-
-    @property
-    def accuracy_interval(self) -> tuple[float, float]:
-        """95% score interval of the accuracy (Wilson 1927; Brown, Cai and DasGupta 2001, equation 4)."""
-        if not self.rows:
-            return math.nan, math.nan
-        n, share = self.rows, self.accuracy
-        middle = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
-        half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
-        return max(0.0, middle - half), min(1.0, middle + half)
-
-    @property
-    def loss(self) -> float:
-        """Mean log loss in nats (the cross-entropy that training minimises)."""
-        return self.log_loss / self.rows if self.rows else math.nan
-
-    @property
-    def precision(self) -> Floats:
-        """`[labels]`; 0 for a label that was never predicted."""
-        return _ratio(self.confusion.diagonal(), self.confusion.sum(axis=0))
-
-    @property
-    def recall(self) -> Floats:
-        """`[labels]`; 0 for a label that no pair has."""
-        return _ratio(self.confusion.diagonal(), self.confusion.sum(axis=1))
-
-    @property
-    def f1(self) -> Floats:
-        """`[labels]`; 0 for a label that was never right."""
-        return _ratio(2 * self.confusion.diagonal(), self.confusion.sum(axis=0) + self.confusion.sum(axis=1))
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the labels that are some pair's gold label or prediction, as in scikit-learn's `f1_score`."""
-        there = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) > 0
-        return float(self.f1[there].mean()) if self.rows else math.nan
-
-    def to_json(self) -> dict[str, Any]:
-        """Every figure as plain numbers, strings, lists and maps; `confusion[gold][predicted]`."""
-        return {
-            "accuracy": self.accuracy,
-            "accuracy_interval": list(self.accuracy_interval),
-            "rows": self.rows,
-            "loss": self.loss,
-            "macro_f1": self.macro_f1,
-            "labels": list(self.labels),
-            "confusion": self.confusion.tolist(),
-            "per_class": {
-                label: {
-                    "precision": float(self.precision[index]),
-                    "recall": float(self.recall[index]),
-                    "f1": float(self.f1[index]),
-                    "rows": int(self.confusion[index].sum()),
-                }
-                for index, label in enumerate(self.labels)
-            },
-        }
-
-
-@dataclass(frozen=True)
-class Example:
-    """One pair and what the model makes of it."""
-
-    row: int  # in the file, from 1
-    premise: str
-    hypothesis: str
-    gold: str
-    predicted: str
-    probabilities: Mapping[str, float]  # of every label, in the model's order
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "probabilities": dict(self.probabilities)}
+    name: str
+    predictor: Predictor
+    file: PairFile  # the same data, opened once more: d2l's models read other columns of SNLI's files
 
 
 @dataclass(frozen=True)
@@ -159,12 +56,16 @@ class Evaluation:
     """What a predictor made of a file."""
 
     data: str  # the file
+    temperature: float  # that the logits were divided by for the probabilities
     tally: Tally
+    without_temperature: Tally | None  # the same where the logits are not divided; None where they are not
     no_gold_rows: int  # left out: the annotators did not agree on a label
     bad_rows: int  # left out because skip_bad_rows said so
     right: Sequence[Example]  # the closest calls, spread over the labels
     wrong: Sequence[Example]  # the most confident mistakes, spread over the kinds of mistake
-    seconds: float  # from the first row read to the last one counted
+    slices: Mapping[str, Any]  # as `Slices.to_json` gives them
+    against: Comparison | None
+    seconds: float  # from the first row read to the last one counted, the other model's apart
 
     @property
     def pairs_per_second(self) -> float:
@@ -172,15 +73,21 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and maps; what `bertnli eval --json` prints and report.py shows."""
+        plain, order = self.without_temperature, fitting_order(self.tally)
         return {
             "data": self.data,
             **self.tally.to_json(),
+            "temperature": self.temperature,
+            "without_temperature": plain and {"loss": plain.loss, "brier": plain.brier, "ece": plain.ece},
+            "swapped_labels": order and {"labels": list(order[0]), "accuracy": order[1]},
             "no_gold_rows": self.no_gold_rows,
             "bad_rows": self.bad_rows,
             "examples": {
                 "right": [example.to_json() for example in self.right],
                 "wrong": [example.to_json() for example in self.wrong],
             },
+            "slices": self.slices,
+            "against": self.against and self.against.to_json(),
             "seconds": self.seconds,
             "pairs_per_second": self.pairs_per_second,
         }
@@ -192,6 +99,7 @@ def evaluate(
     *,
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
+    against: Other | None = None,
     batch: int = BATCH,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Evaluation:
@@ -201,50 +109,83 @@ def evaluate(
     before it is scored).
 
     Raises InputError before the first pair is scored if the file has bad rows (unless they are skipped), no labelled
-    row, or labels that the model does not know; RunError if a score is not a finite number.
+    row, or labels that the model does not know, or if the model to compare with has other labels; RunError if a score
+    is not a finite number.
     """
-    pairs = read_labelled(file, predictor.labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
-    total = None
-    if Path(file.path).is_file():
-        if skip_bad_rows:
-            _refuse_unknown_labels(file, predictor.labels, label_names or {})
-        total = sum(1 for _ in pairs)  # a bad row near the end is found now, not after an hour of scoring
-    tally, chosen = Tally(predictor.labels), _Examples(predictor.labels)
-    start = time.perf_counter()
+    pairs, total = looked_through(file, predictor.labels, skip_bad_rows, label_names)
+    temperature = predictor.temperature
+    tally, chosen, slices = Tally(predictor.labels), Examples(predictor.labels), Slices(file)
+    without = Tally(predictor.labels) if temperature != 1 else None
+    comparison = None
+    if against is not None:
+        comparison = Comparison(predictor.labels, against.predictor.labels, against.name)
+        other_pairs, _ = looked_through(against.file, against.predictor.labels, skip_bad_rows, label_names)
+        others = scored(against.predictor, other_pairs, batch)
+    start, others_seconds = time.perf_counter(), 0.0
+    for rows, logits, gold in scored(predictor, pairs, batch):
+        if comparison is not None and against is not None:
+            began = time.perf_counter()
+            other_rows, other_logits, _ = next(others, ([], logits, gold))
+            if [row.number for row in rows] != [row.number for row in other_rows]:
+                raise RunError(
+                    f"{file.name}: the two models do not read the same columns, and not the same rows are usable",
+                    do="mend the rows that --skip-bad-rows leaves out",
+                )
+            comparison.add(rows, gold, logits, other_logits, temperature, against.predictor.temperature)
+            others_seconds += time.perf_counter() - began
+        tally.add(logits, gold, temperature)
+        if without is not None:
+            without.add(logits, gold)
+        chosen.add(logits, rows, temperature)
+        slices.add(rows, logits.argmax(axis=1) == gold)
+        if progress is not None:
+            progress(tally.rows, total)
+    seconds = time.perf_counter() - start - others_seconds
+    return Evaluation(
+        data=file.name,
+        temperature=temperature,
+        tally=tally,
+        without_temperature=without,
+        no_gold_rows=pairs.no_gold,
+        bad_rows=pairs.bad,
+        right=chosen.right(),
+        wrong=chosen.wrong(),
+        slices=slices.to_json(),
+        against=comparison,
+        seconds=seconds,
+    )
+
+
+def looked_through(
+    file: PairFile, labels: Sequence[str], skip_bad_rows: bool = False, label_names: Mapping[str, str] | None = None
+) -> tuple[LabelledPairs, int | None]:
+    """The labelled rows of a file, and their number; None for a pipe. Raises InputError as `evaluate` does."""
+    pairs = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
+    if not Path(file.path).is_file():
+        return pairs, None
+    if skip_bad_rows:
+        _refuse_unknown_labels(file, labels, label_names or {})
+    return pairs, sum(1 for _ in pairs)  # a bad row near the end is found now, not after an hour of scoring
+
+
+def scored(
+    predictor: Predictor, pairs: LabelledPairs, batch: int = BATCH
+) -> Iterator[tuple[list[LabelledPair], NDArray[np.float32], NDArray[np.int64]]]:
+    """The rows in order, some at a time: pairs, logits `[pairs, labels]`, gold labels `[pairs]`.
+
+    Raises RunError if a score is not a finite number.
+    """
     stream = iter(pairs)
     while rows := list(islice(stream, batch)):
         logits = predictor.logits([pair.premise for pair in rows], [pair.hypothesis for pair in rows])
         finite = np.isfinite(logits).all(axis=1)
         if not finite.all():
             raise RunError(
-                f"{file.name}: row {rows[finite.argmin()].number}: the model's scores are not finite numbers",
+                f"{pairs.file.name}: row {rows[finite.argmin()].number}: the model's scores are not finite numbers",
                 found=", ".join(map(str, logits[finite.argmin()].tolist())),
                 do="look at the training loss, or score in fp32",
             )
-        tally.add(logits, np.array([pair.label for pair in rows], np.int64))
-        chosen.add(logits, rows)
-        if progress is not None:
-            progress(tally.rows, total)
-    seconds = time.perf_counter() - start
-    return Evaluation(
-        data=file.name,
-        tally=tally,
-        no_gold_rows=pairs.no_gold,
-        bad_rows=pairs.bad,
-        right=chosen.right(),
-        wrong=chosen.wrong(),
-        seconds=seconds,
-    )
-
-
-def log_softmax(logits: NDArray[np.floating]) -> Floats:
-    """Log probabilities `[pairs, labels]`, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+        yield rows, logits, np.array([pair.label for pair in rows], np.int64)
 
 
 def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: Mapping[str, str]) -> None:
@@ -260,53 +201,3 @@ def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: M
             expected=", ".join(labels),
             do=f"say with label names which of the model's each one is; {NO_GOLD!r} leaves its rows out",
         )
-
-
-class _Examples:
-    """The best candidates so far for each pair of gold and predicted label, at most EXAMPLES of each."""
-
-    def __init__(self, labels: Sequence[str]):
-        self.labels = tuple(labels)
-        self.kept: dict[tuple[int, int], list[tuple[float, Example]]] = defaultdict(list)
-
-    def add(self, logits: NDArray[np.floating], rows: Sequence[LabelledPair]) -> None:
-        log_probabilities = log_softmax(logits)
-        predicted = logits.argmax(axis=1)
-        surety = log_probabilities.max(axis=1)
-        gold = np.array([pair.label for pair in rows])
-        for index in range(len(self.labels) ** 2):
-            cell = divmod(index, len(self.labels))
-            here = np.flatnonzero((gold == cell[0]) & (predicted == cell[1]))
-            rank = surety[here] if cell[0] == cell[1] else -surety[here]
-            best = np.argsort(rank, kind="stable")[:EXAMPLES]
-            found = [(float(rank[i]), self._example(rows[here[i]], cell[1], log_probabilities[here[i]])) for i in best]
-            self.kept[cell] = sorted(self.kept[cell] + found, key=lambda one: (one[0], one[1].row))[:EXAMPLES]
-
-    def _example(self, pair: LabelledPair, predicted: int, log_probabilities: Floats) -> Example:
-        return Example(
-            row=pair.number,
-            premise=_shorten(pair.premise),
-            hypothesis=_shorten(pair.hypothesis),
-            gold=self.labels[pair.label],
-            predicted=self.labels[predicted],
-            probabilities=dict(zip(self.labels, np.exp(log_probabilities).tolist(), strict=True)),
-        )
-
-    def right(self) -> list[Example]:
-        """The right predictions of the lowest probability."""
-        return self._spread(found for (gold, predicted), found in self.kept.items() if gold == predicted)
-
-    def wrong(self) -> list[Example]:
-        """The wrong predictions of the highest probability."""
-        return self._spread(found for (gold, predicted), found in self.kept.items() if gold != predicted)
-
-    @staticmethod
-    def _spread(cells: Iterable[list[tuple[float, Example]]]) -> list[Example]:
-        """The first of every cell, then the second ones, and so on, as long as there is room; the best comes first."""
-        turns = [(turn, rank, one.row, one) for cell in cells for turn, (rank, one) in enumerate(cell)]
-        chosen = sorted(turns, key=lambda turn: turn[:3])[:EXAMPLES]
-        return [example for *_, example in sorted(chosen, key=lambda turn: turn[1:3])]
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -18,9 +18,12 @@ MAX_TOKENS = {"cpu": 2048, "cuda": 65_536}  # of a batch; more gains nothing on 
 
 
 class TorchPredictor:
-    """Runs a model in fp32 on `device`: `cpu`, `cuda`, or `auto` for a GPU if there is one."""
+    """Runs a model in fp32 on `device`: `cpu`, `cuda`, or `auto` for a GPU if there is one.
 
-    def __init__(self, model: PairClassifier, tokenizer: PairTokenizer, device: str = "auto"):
+    `temperature` is the model's own, for whoever makes probabilities of the logits.
+    """
+
+    def __init__(self, model: PairClassifier, tokenizer: PairTokenizer, device: str = "auto", temperature: float = 1.0):
         if device not in ("auto", "cpu", "cuda"):
             raise InputError("--device", found=device, expected="auto, cpu or cuda")
         there = torch.cuda.is_available()
@@ -28,12 +31,12 @@ class TorchPredictor:
             raise InputError("--device cuda", found="no GPU that torch can use", do="give --device cpu")
         self.device = torch.device("cuda" if there and device != "cpu" else "cpu")
         self.model = model.to(self.device).eval()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.temperature = tokenizer, temperature
         self.labels = model.config.labels
 
     @torch.inference_mode()
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
-        """`[pairs, labels]`, in the order given."""
+        """`[pairs, labels]`, in the order given, before the temperature."""
         encoded = self.tokenizer.encode(premises, hypotheses)
         result = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
         for indices in by_length(encoded.lengths, MAX_TOKENS[self.device.type]):

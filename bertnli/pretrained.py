@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from bertnli import labels as label_orders
+from bertnli import temperature as temperatures
 from bertnli import tensorfiles
 from bertnli.errors import InputError, RunError
 from bertnli.keymaps import from_foreign, has_classifier, to_foreign
@@ -34,12 +35,15 @@ class Pretrained:
 
     state: our parameter names to fp32 tensors, without those of a head that the file has not.
     sha256: of the weights file, so that what is made from it can say so.
+    temperature: that its logits are divided by for the softmax (calibrate.py); of these weights, so of no model that is
+    trained from them.
     """
 
     config: ModelConfig
     state: dict[str, Tensor]
     tokenizer: PairTokenizer
     sha256: str
+    temperature: float = 1.0
 
     @property
     def has_classifier(self) -> bool:
@@ -210,7 +214,7 @@ def _load_folder(
     config = parsed.to_ours(names)
     state = from_foreign(tensors, config, weights, do="check that the weights belong to this config.json")
     tokenizer = PairTokenizer.from_folder(path, max_length=max_length, truncation=truncation)
-    return Pretrained(config, state, tokenizer, sha256)
+    return Pretrained(config, state, tokenizer, sha256, temperatures.of_config(content, where))
 
 
 _UNSUPPORTED = {  # key of config.json: what to do about a value that is somebody's but not ours

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bertnli import catalog, charts, terms
+from bertnli import catalog, charts, slices, summary, terms
 from bertnli.errors import RunError
 from bertnli.files import write_text
 from bertnli.versions import installed
@@ -68,6 +68,9 @@ def write_report(
         figures=figures,
         charts=training_charts(metrics),
         size=charts,
+        reliability=charts.reliability,
+        swapped=summary.swapped,
+        slice_titles=slices.TITLES,
         evaluations=evaluations,
         provenance=provenance,
         notes=notes,

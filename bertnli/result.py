@@ -10,11 +10,11 @@ from torch import Tensor
 
 from bertnli import pretrained, report, terms
 from bertnli.config import Holdout, RunConfig
-from bertnli.evaluate import Tally
 from bertnli.files import sync
 from bertnli.model import PairClassifier
 from bertnli.pretrained import Pretrained
 from bertnli.runfolder import RunFolder, read_metrics
+from bertnli.tally import Tally
 
 _CARD_KEYS = {
     *("epochs", "max_steps", "global_batch_size", "learning_rate", "schedule", "warmup", "weight_decay"),

@@ -31,7 +31,6 @@ from bertnli.corpus import Corpus
 from bertnli.deepspeed_config import deepspeed_config
 from bertnli.engine import Engine, Ranks, parse_settings, resolve_precision
 from bertnli.errors import Interrupted, RunError
-from bertnli.evaluate import Tally
 from bertnli.files import write_text
 from bertnli.interrupt import StopRequest
 from bertnli.metrics import Metrics, Recent
@@ -44,6 +43,7 @@ from bertnli.pulse import pulse
 from bertnli.result import publish
 from bertnli.rundata import TrainingData, load_data, load_model
 from bertnli.runfolder import RunFolder
+from bertnli.tally import Tally
 
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
 

@@ -85,6 +85,7 @@ def export_bundle(
                 max_length=tokenizer.max_length,
                 truncation=tokenizer.settings.truncation,
                 lower_case=tokenizer.lower_case,
+                temperature=source.temperature,
                 tokenizer_fingerprint=tokenizer.fingerprint,
                 attention=attention,
                 origin=bundle.Origin(sha256=source.sha256, name=name, family=config.family, **asdict(terms)),

@@ -301,17 +301,17 @@ def seal(folder: Path, **about: Any) -> Manifest:
     return manifest
 
 
-def record_parity(bundle: Bundle, parity: Parity) -> Bundle:
-    """The bundle with `parity` in its manifest, on the disk too; its other files stay as they are.
+def record(bundle: Bundle, **about: Any) -> Bundle:
+    """The bundle with these fields in its manifest, on the disk too; its other files stay as they are.
 
     Raises RunError if the manifest cannot be written.
     """
-    manifest = bundle.manifest.model_copy(update={"parity": parity})
+    content = bundle.manifest.model_copy(update=about).model_dump(mode="json")
     where = bundle.path / MANIFEST
     try:
-        write_text(where, _json(manifest.model_dump(mode="json")))
+        write_text(where, _json(content))
     except OSError as error:
-        raise RunError(f"{where}: the parity cannot be written: {error.strerror or error}") from error
+        raise RunError(f"{where}: cannot be written: {error.strerror or error}") from error
     return Bundle.open(bundle.path)
 
 

@@ -23,7 +23,7 @@ from bertnli.evaluate import evaluate
 from bertnli.pairs import Columns, PairFile
 from bertnli.tokens import Encoded, PairTokenizer, pad_batch
 from export import sentences
-from export.bundle import PARITY, Bundle, Parity, record_parity
+from export.bundle import PARITY, Bundle, Parity, record
 from export.interface import INPUTS
 from export.scorer import Logits, Scorer, batches, run
 from export.session import Session
@@ -304,7 +304,8 @@ def verify(
     figures = compare(known, scorer.session.logits, scorer.tokenizer.pad_id)
     figures.check(precision, f"{bundle.path} on {scorer.session.description}")
     if bundle.manifest.parity is None:
-        record_parity(bundle, _parity(figures, Figures(), known.encoded.lengths, precision, scorer.session.device))
+        parity = _parity(figures, Figures(), known.encoded.lengths, precision, scorer.session.device)
+        record(bundle, parity=parity)
     summary: dict[str, Any] = {
         "bundle": str(bundle.path),
         "device": scorer.session.device,

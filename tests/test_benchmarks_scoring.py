@@ -462,9 +462,9 @@ def test_memory_of_scoring_is_watched_to_the_end(rows: Path, model: Path, tmp_pa
 
 
 def test_a_run_that_fails_has_no_figures(tmp_path: Path) -> None:
-    from benchmarks.score_memory import _watched
+    from benchmarks.score_memory import watched
 
     script = [sys.executable, "-c", "import sys; sys.exit('what went wrong')"]
     with pytest.raises(RunError, match="exit code 1; found what went wrong"):
-        _watched(script, tmp_path / "out.tsv")
+        watched(script, tmp_path / "out.tsv")
     assert subprocess.run(script, capture_output=True).returncode == 1

@@ -1,99 +1,43 @@
-"""Metrics against scikit-learn and scipy, sums over ranks, and what evaluate makes of good and bad files."""
+"""What evaluate makes of good and bad files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
-import sklearn.metrics
 from numpy.typing import NDArray
 
+from bertnli import pretrained
 from bertnli.errors import InputError, RunError
-from bertnli.evaluate import EXAMPLES, Evaluation, Tally, evaluate
-from bertnli.pairs import PairFile
+from bertnli.evaluate import Evaluation, evaluate
+from bertnli.examples import EXAMPLES
+from bertnli.pairs import PairFile, read_labelled
+from bertnli.predictor import TorchPredictor
+from bertnli.tally import Tally
+from export.build import export_bundle
+from export.scorer import Scorer
+from tests import tiny
+from tests.test_tally import random_batch
 
 LABELS = ("entailment", "neutral", "contradiction")
-
-
-def random_batch(seed: int, rows: int, labels: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    random = np.random.default_rng(seed)
-    gold = random.integers(labels, size=rows)
-    logits = random.normal(size=(rows, labels)).astype(np.float32)
-    logits[np.arange(rows), gold] += 1
-    return logits, gold
-
-
-def tally_of(logits: NDArray[np.float32], gold: NDArray[np.int64], labels: int) -> Tally:
-    tally = Tally([f"label-{index}" for index in range(labels)])
-    tally.add(logits, gold)
-    return tally
-
-
-@pytest.mark.parametrize(("rows", "labels"), [(1, 2), (7, 3), (500, 3), (400, 5)])
-def test_the_figures_are_scikit_learns(rows: int, labels: int) -> None:
-    logits, gold = random_batch(rows, rows, labels)
-    tally = tally_of(logits, gold, labels)
-    predicted = logits.argmax(axis=1)
-    everything = list(range(labels))
-    precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(
-        gold, predicted, labels=everything, zero_division=0
-    )
-    exact = np.exp(logits.astype(np.float64))
-    assert tally.rows == rows
-    np.testing.assert_array_equal(tally.confusion, sklearn.metrics.confusion_matrix(gold, predicted, labels=everything))
-    assert tally.accuracy == pytest.approx(sklearn.metrics.accuracy_score(gold, predicted))
-    np.testing.assert_allclose(tally.precision, precision)
-    np.testing.assert_allclose(tally.recall, recall)
-    np.testing.assert_allclose(tally.f1, f1)
-    assert tally.macro_f1 == pytest.approx(sklearn.metrics.f1_score(gold, predicted, average="macro", zero_division=0))
-    assert tally.loss == pytest.approx(
-        sklearn.metrics.log_loss(gold, exact / exact.sum(axis=1, keepdims=True), labels=everything)
-    )
-
-
-@pytest.mark.parametrize(("right", "rows"), [(0, 5), (5, 5), (1, 1), (8371, 9824)])
-def test_the_interval_is_wilsons(right: int, rows: int) -> None:
-    tally = Tally(("yes", "no"))
-    tally.confusion[0, 0], tally.confusion[1, 0] = right, rows - right
-    expected = scipy.stats.binomtest(right, rows).proportion_ci(0.95, method="wilson")
-    assert tally.accuracy_interval == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_adding_the_ranks_vectors_is_counting_everything_once() -> None:
-    logits, gold = random_batch(3, 1000, 3)
-    whole = tally_of(logits, gold, 3)
-    ranks = [tally_of(logits[rank::4], gold[rank::4], 3) for rank in range(3)]
-    ranks.append(tally_of(logits[:0], gold[:0], 3))  # a rank without rows
-    ranks.append(tally_of(logits[3::4], gold[3::4], 3))
-    summed = Tally.from_vector(whole.labels, np.sum([rank.as_vector() for rank in ranks], axis=0))
-    np.testing.assert_array_equal(summed.confusion, whole.confusion)
-    assert summed.loss == pytest.approx(whole.loss, rel=1e-12)
-    assert summed.accuracy == whole.accuracy
-
-
-def test_a_huge_logit_is_a_finite_loss_and_a_nan_is_an_error() -> None:
-    tally = Tally(LABELS)
-    tally.add(np.array([[3e4, 0, -3e4]], np.float32), np.array([2]))
-    assert tally.loss == pytest.approx(6e4)
-    with pytest.raises(RunError, match="not finite"):
-        tally.add(np.array([[np.nan, 0, 0]], np.float32), np.array([0]))
 
 
 class Reader:
     """A predictor that reads its logits, in its own order, from the hypothesis: `entailment=2 neutral=0.5 …`."""
 
-    def __init__(self, labels: Sequence[str] = LABELS):
-        self.labels = tuple(labels)
+    def __init__(self, labels: Sequence[str] = LABELS, temperature: float = 1.0):
+        self.labels, self.temperature = tuple(labels), temperature
+        self.meant = self.labels  # what its outputs mean, whatever they are called
         self.calls: list[int] = []
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         self.calls.append(len(premises))
         said = [dict(part.split("=") for part in hypothesis.split()) for hypothesis in hypotheses]
-        return np.array([[float(one[label]) for label in self.labels] for one in said], np.float32)
+        return np.array([[float(one[label]) for label in self.meant] for one in said], np.float32)
 
 
 def write(path: Path, rows: Sequence[tuple[str, Sequence[float]]]) -> PairFile:
@@ -114,8 +58,16 @@ def random_rows(count: int) -> list[tuple[str, list[float]]]:
 def same_apart_from_time(one: Evaluation, other: Evaluation) -> bool:
     clock = ("seconds", "pairs_per_second")
     first, second = ({k: v for k, v in e.to_json().items() if k not in clock} for e in (one, other))
-    first["loss"], second["loss"] = round(first["loss"], 9), round(second["loss"], 9)  # another order of summing
-    return first == second
+    return rounded(first) == rounded(second)
+
+
+def rounded(value: Any) -> Any:
+    """Numbers as they are whatever the order of summing."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 9) if isinstance(value, float) else value
 
 
 def test_every_labelled_row_counts_once_whatever_the_batch(tmp_path: Path) -> None:
@@ -131,6 +83,32 @@ def test_every_labelled_row_counts_once_whatever_the_batch(tmp_path: Path) -> No
     assert same_apart_from_time(small, evaluate(Reader(), file))
     right = sum(int(np.argmax(logits)) == LABELS.index(gold) for gold, logits in rows if gold != "-")
     assert small.tally.accuracy == right / 99
+
+
+def test_every_form_of_a_model_gives_the_same_figures(tmp_path: Path) -> None:
+    """A foreign folder, the one that training leaves, and the fp32 bundle; and transformers agrees on every row."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = tiny.hf_folder(tmp_path / "foreign", max_length=None)
+    source = pretrained.load(folder)
+    pretrained.save(source.build(), source.tokenizer, tmp_path / "trained")
+    trained = pretrained.load(tmp_path / "trained")
+    export_bundle(trained, tmp_path / "bundle")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(200)))
+    forms = [TorchPredictor(one.build(), one.tokenizer, "cpu") for one in (source, trained)]
+    tallies = [evaluate(form, PairFile(path)).tally for form in (*forms, Scorer(tmp_path / "bundle", "cpu"))]
+
+    model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
+    theirs = Tally(LABELS)
+    for pair in read_labelled(PairFile(path), LABELS):
+        with torch.no_grad():
+            logits = model(**tokenizer(pair.premise, pair.hypothesis, return_tensors="pt")).logits
+        theirs.add(logits.numpy(), np.array([pair.label]))
+    for tally in tallies:
+        np.testing.assert_array_equal(tally.confusion, theirs.confusion)
+        assert (tally.loss, tally.brier) == pytest.approx((theirs.loss, theirs.brier), rel=1e-4)
 
 
 def test_labels_are_mapped_by_name_into_the_models_order(tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def test_a_manifest_that_cannot_be_written_is_named(unverified, monkeypatch) -> 
 
     stand_in_gpu(monkeypatch)
     monkeypatch.setattr(bundles, "write_text", full)
-    with pytest.raises(RunError, match=r"manifest\.json: the parity cannot be written: Read-only file system"):
+    with pytest.raises(RunError, match=r"manifest\.json: cannot be written: Read-only file system"):
         verify.verify(unverified)
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertnli import charts, report
 from bertnli.errors import RunError
-from bertnli.evaluate import Tally
+from bertnli.tally import Tally
 from tests.tiny import hf_folder
 
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -33,7 +33,8 @@ HOSTILE = """<script>alert("1")</script> & 'quoted' {{ 7 * 7 }} </style></title>
 def evaluation(labels: Sequence[str] = LABELS, text: str = "A man eats.") -> dict[str, Any]:
     tally = Tally(labels)
     tally.confusion += np.array(CONFUSION)
-    tally.log_loss = 0.4 * tally.rows
+    tally.log_loss, tally.squared_error = 0.4 * tally.rows, 0.3 * tally.rows
+    tally.bins[[7, 13]] = [2318, 1250.5, 1159], [5000, 4500, 3872]
     example = {
         "row": 1234,
         "premise": text,
@@ -134,7 +135,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(full: str) -> None:
 def test_a_screen_reader_finds_its_way(full: str) -> None:
     page = Page(full)
     assert page.all("html") == [{"lang": "en"}]
-    assert len(page.all("main")) == len(page.all("h1")) == len(page.all("title")) - 4 == 1  # and one in each chart
+    assert len(page.all("main")) == len(page.all("h1")) == len(page.all("title")) - 6 == 1  # and one in each chart
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -144,11 +145,16 @@ def test_a_screen_reader_finds_its_way(full: str) -> None:
             assert target in ids
     assert all("scope" in header for header in page.all("th"))
     drawn = [svg for svg in page.all("svg") if svg.get("aria-hidden") != "true"]
-    assert len(drawn) == 4 and all(svg["role"] == "img" and svg["aria-labelledby"] for svg in drawn)
-    assert page.text("svg", "title") == [f"{one} over optimizer steps" for one in page.text("figcaption", "h3")]
+    assert len(drawn) == 6 and all(svg["role"] == "img" and svg["aria-labelledby"] for svg in drawn)
+    over = ["optimizer steps"] * 4 + ["probability of the predicted label"] * 2
+    titles = zip(page.text("figcaption", "h3"), over, strict=True)
+    assert page.text("svg", "title") == [f"{title} over {axis}" for title, axis in titles]
     assert page.text("svg", "desc")[0] == (
         "training, mean: 1.09 at step 1, 0.31 at step 400; lowest 0.31, highest 1.09. "
         "evaluation: 0.9 at step 100, 0.6 at step 400; lowest 0.6, highest 0.9."
+    )
+    assert page.text("svg", "desc")[4] == (
+        "Accuracy by confidence: 50% right at 54% (2,318 rows); 77% right at 90% (5,000 rows)."
     )
 
 
@@ -176,6 +182,8 @@ def test_the_page_says_what_it_was_given(full: str) -> None:
     assert "176 rows without a gold label, 3 unusable ones." in text
     precision = one["per_class"]["neutral"]["precision"]
     assert f"neutral {precision:.1%} 76.0% {one['per_class']['neutral']['f1']:.1%} 3,219" in text
+    assert "Expected calibration error 9.8%" in text and "Brier score 0.300" in text
+    assert "86.7% to 93.3% 5,000 90.0% 77.4%" in text
     assert len(page.text("ol", "li", "p")) == 40 and text.count("Row 1,234") == 40
     assert "python" in page.text("tr", "th") and np.__version__ in page.text("tr", "td")
     assert len(page.text("td", "code")) == 1
@@ -185,7 +193,7 @@ def test_sections_with_nothing_to_say_are_left_out(tmp_path: Path) -> None:
     tally = {key: value for key, value in evaluation().items() if key in Tally(LABELS).to_json()}
     page = Page(written(tmp_path, evaluations={"dev": tally}))
     assert page.text("h2") == ["Summary", "Evaluation: dev"]
-    assert page.text("h3") == ["Confusion matrix", "Each label"]
+    assert page.text("h3") == ["Confusion matrix", "Each label", "Calibration", "Reliability diagram"]
     assert Page(written(tmp_path, figures={})).text("h2") == []
 
 
@@ -206,6 +214,41 @@ def test_text_from_data_stays_text(tmp_path: Path) -> None:
     assert page.text("dl", "dd")[0] == shown
     assert not page.all("script") and len(page.all("style")) == 1
     assert all(not name.startswith("on") for _, attributes in page.elements for name in attributes)
+
+
+@pytest.mark.parametrize("text", ["entailment", HOSTILE])
+def test_what_eval_finds_is_on_the_page(tmp_path: Path, text: str) -> None:
+    one = evaluation([text, "b", "c"], text)
+    interval = {"accuracy": 0.75, "accuracy_interval": [0.6, 0.86]}
+    one["temperature"], one["without_temperature"] = 1.25, {"loss": 0.61, "brier": 0.5, "ece": 0.123}
+    one["calibration"] = {"data": text, "rows": 9842, "loss": 0.52, "loss_without": 0.6}
+    one["swapped_labels"] = {"labels": ["b", "c", text], "accuracy": 0.987}
+    one["slices"] = {
+        "length": [{"slice": "0 to 10", "rows": 1200, **interval}, {"slice": "11 to 15", "rows": 3, **interval}],
+        "agreement": [{"slice": "3 of 5", "rows": 2, **interval}],
+    }
+    changed = [{**example, "other": "c"} for example in one["examples"]["wrong"][:2]]
+    one["against"] = {**evaluation(["c", "b", text]), "model": text, "changed": 1300, "changed_examples": changed}
+    one["against"] |= {"only_this_right": 70, "only_other_right": 50, "p_value": 0.0825}
+    page = Page(written(tmp_path, evaluations={"dev": one}))
+    shown = " ".join(text.split())
+    assert page.text("h3")[:6] == [
+        *("Confusion matrix", "Each label", "Calibration", "Reliability diagram", "Slices", f"Against {shown}")
+    ]
+    everything = " ".join(text for _, text in page.texts)
+    for words in (
+        f"Warning: the labels look swapped: named b, c, {shown} the model's outputs would be right on 98.7%",
+        "The model has a temperature, 1.25, which its logits are divided by. Without it: expected",
+        f"It was fitted on 9,842 rows of {shown}, where it brought the mean log loss from 0.600 to 0.520.",
+        "words of premise and hypothesis accuracy 95% interval 0 to 10 1,200 rows 75.0% 60.0% to 86.0% 11 to 15 3 rows",
+        "annotators who gave the gold label accuracy 95% interval 3 of 5 2 rows",
+        "1,300 predictions differ: 70 rows are right with this model alone, 50 with the other alone.",
+        "p = 0.0825",
+    ):
+        assert words in everything, words
+    assert page.text("dl", "dt").count("The other") == 2 and not page.all("script")
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) and all("scope" in header for header in page.all("th"))
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -249,6 +292,20 @@ def test_curves_stand_where_their_values_are() -> None:
     assert [text for _, text in rate.x_ticks] == ["0", "100", "200", "300", "400"]
 
 
+def test_a_bin_stands_at_its_confidence_and_accuracy() -> None:
+    drawn = charts.reliability(evaluation()["reliability"])
+    assert drawn is not None
+    diagonal, accuracy = drawn.lines
+    (left, low), (right, high) = diagonal.points
+    assert (left, right) == (drawn.x_ticks[0][0], drawn.x_ticks[-1][0])
+    assert (low, high) == (drawn.y_ticks[0][0], drawn.y_ticks[-1][0])
+    assert [text for _, text in drawn.x_ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+    x, y = accuracy.points[1]
+    assert x == pytest.approx(left + 0.9 * (right - left), abs=0.1)
+    assert y == pytest.approx(low + 3872 / 5000 * (high - low), abs=0.1)
+    assert charts.reliability([]) is None
+
+
 def test_a_step_done_twice_counts_as_it_was_last_and_what_is_not_finite_is_not_drawn() -> None:
     rows = [
         {"step": 1, "loss": 9.0},
@@ -268,6 +325,7 @@ def test_one_value_alone_can_be_drawn() -> None:
     assert x == charts.WIDTH - charts.RIGHT and charts.TOP < y < charts.HEIGHT - charts.BOTTOM
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=2000))
 def test_thinning_and_smoothing_keep_the_mean_and_the_range(values: list[float]) -> None:
     series = charts.Series("loss", np.arange(1.0, len(values) + 1), np.array(values))
@@ -280,6 +338,7 @@ def test_thinning_and_smoothing_keep_the_mean_and_the_range(values: list[float])
     np.testing.assert_allclose(constant.values, 0.7)
 
 
+@settings(deadline=None)
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9), st.integers(2, 8))
 def test_ticks_are_even_cover_the_range_and_differ(low: float, width: float, count: int) -> None:
     ticks = charts.ticks(low, low + width, count)

@@ -1,0 +1,68 @@
+"""The temperature of a model folder: a key of its config.json, and a section of its card. calibrate.py fits it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertnli.errors import InputError, RunError
+from bertnli.files import write_text
+from bertnli.tokenizer_files import read_map
+
+if TYPE_CHECKING:
+    from bertnli.calibrate import Calibration
+
+
+def of_config(config: Mapping[str, Any], where: str) -> float:
+    """The temperature in a folder's config.json, 1 without one. Raises InputError for one that is no number above 0."""
+    section = config.get("bertnli")
+    found = section.get("temperature", 1.0) if isinstance(section, dict) else 1.0
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
+        raise InputError(f"{where}: key bertnli.temperature", found=repr(found), expected="a number above 0")
+    return float(found)
+
+
+def check_folder(model: str) -> Path:
+    """The folder that a person named, if a temperature can be kept in it; called before the work starts.
+
+    Raises InputError for a fetched name, which the cache holds for everybody, and for d2l's own folders and zips.
+    """
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.exists():
+        found, do = "no config.json in it", f"export it and calibrate the bundle: bertnli export {model} OUT"
+    else:
+        found, do = "a fetched model", f"copy it: bertnli fetch {model} --to DIR"
+    raise InputError(f"--calibrate: {model} cannot keep a temperature", found=found, expected="a model folder", do=do)
+
+
+def keep(folder: Path, found: Calibration) -> None:
+    """Write the temperature into config.json under `bertnli`, which transformers passes over, and say so in the model
+    card, if there is one. Raises RunError if the disk does not take it."""
+    config, card = folder / "config.json", folder / "README.md"
+    content = read_map(config)
+    content["bertnli"] = {**content.get("bertnli", {}), "temperature": found.temperature}
+    try:
+        write_text(config, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        if card.is_file():
+            write_text(card, _with_section(card.read_text(encoding="utf-8"), found))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{folder}: the temperature cannot be kept: {error}") from None
+
+
+def _with_section(card: str, found: Calibration) -> str:
+    kept = re.sub(r"\n## Calibration\n.*?(?=\n## |\Z)", "", card, flags=re.DOTALL).rstrip("\n")
+    return f"""{kept}
+
+## Calibration
+
+Divide the logits by {found.temperature:.4g} before the softmax, and the probabilities say how often the model is right
+(temperature scaling, Guo et al. 2017; fitted on {found.rows:,} held-out rows, whose mean log loss fell from
+{found.loss_without:.3f} to {found.loss:.3f}). The predicted label is the same. bertnli does it by itself, in what it
+exports too: `bertnli.temperature` in config.json. Other libraries pass over that key, and give undivided probabilities.
+"""
