@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_SPEC ?=
 
-.PHONY: demo test test-system lint bench bench-full install clean
+.PHONY: demo test test-system lint bench bench-full docs install clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/bertnli demo --out runs/demo
@@ -32,6 +32,10 @@ bench: $(VENV)/test.stamp
 
 bench-full: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks --full
+
+docs: $(VENV)/test.stamp
+	$(BIN)/python docs/errors.py
+	$(BIN)/python docs/api.py build/docs
 
 install: $(VENV)/demo.stamp
 

@@ -5,6 +5,7 @@ python -m benchmarks training --batch 256     # one set
 python -m benchmarks --full                   # all sets of a CPU, with more pairs and rounds
 python -m benchmarks gpu                      # all there is about a GPU, in 8 minutes (see gpu.py)
 python -m benchmarks table                    # Markdown of what benchmarks/results holds
+python -m benchmarks table --readme           # the table in README.md, made of it again
 python -m benchmarks plots                    # SVG of it, beside it
 """
 
@@ -19,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu, sets
+from benchmarks import gpu, readme, sets
 from benchmarks.accuracy import accuracy
 from benchmarks.growth import growth
 from benchmarks.long_row import long_row
@@ -52,19 +53,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="for scoring: a folder or a fetched name, not MiniLM trained on 8,000 pairs")
     parser.add_argument("--patience", type=float, help="seconds a set may wait for a quiet machine")
     parser.add_argument("--results", type=Path, help="where results are kept")
+    parser.add_argument("--readme", action="store_true", help="of table: write README.md's figures, print nothing")
     parser.add_argument("--carry", type=Path, metavar="DIR", help="of gpu: write what a machine without network needs")
     parser.add_argument("--from", dest="carried", type=Path, metavar="DIR", help="of gpu: what --carry wrote")
     parser.add_argument("--rehearse", action="store_true", help="of gpu: tiny sizes, no GPU needed, nothing kept")
     options = parser.parse_args(arguments)
     results = options.results or RESULTS
-    if "table" in options.set:
-        print(tables(results))
-        return 0
-    if "plots" in options.set:
-        print("\n".join(map(str, plots(results))))
-        return 0
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that peers are ended
     try:
+        if "table" in options.set:
+            if options.readme:
+                readme.write(readme.README, results)
+            else:
+                print(tables(results))
+            return 0
+        if "plots" in options.set:
+            print("\n".join(map(str, plots(results))))
+            return 0
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that peers are ended
         if options.carry is not None:
             gpu.carry(gpu.fetched(), options.carry)
             return 0

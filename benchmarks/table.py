@@ -21,15 +21,16 @@ def tables(folder: Path) -> str:
 
 def table(result: Json) -> str:
     """The result's head in a sentence, its figures in the form of its kind, and the targets it has to do with."""
-    lines = [f"### {result['name']}", "", _head(result), "", *_BODIES.get(result["kind"], _peers)(result)]
+    lines = [f"### {result['name']}", "", head(result), "", *_BODIES.get(result["kind"], _peers)(result)]
     found = targets(result)
     if found:
-        lines += ["", *_grid(("target", "wanted", "measured", ""))]
+        lines += ["", *grid(("target", "wanted", "measured", ""))]
         lines += [target.row() for target in found]
     return "\n".join(lines)
 
 
-def _head(result: Json) -> str:
+def head(result: Json) -> str:
+    """What was measured where, with what, when and by which command, in a sentence."""
     machine, versions, given = result["machine"], result["versions"], result["work"]
     where = ", ".join(machine["gpus"]) if machine.get("gpus") else f"{machine['cores']} cores of {machine['cpu']}"
     tokens = f", {given['tokens_per_pair']:.1f} tokens a pair" if "tokens_per_pair" in given else ""
@@ -54,14 +55,14 @@ def _peers(result: Json) -> list[str]:
     lines: list[str] = []
     if pairs:
         columns = ("how", "pairs/s, median (min to max)", f"{OURS} is faster by", "of the bf16 peak", "peak memory")
-        lines += [*_grid(columns), *map(_row, pairs)]
+        lines += [*grid(columns), *map(_row, pairs)]
     elif peaks:
-        lines += _grid(("what", "GFLOP/s, median (min to max)"))
-        lines += [f"| {peer['about']} | {_spread(peer['per_second'], 1e9)} |" for peer in peaks]
+        lines += grid(("what", "GFLOP/s, median (min to max)"))
+        lines += [f"| {peer['about']} | {spread(peer['per_second'], 1e9)} |" for peer in peaks]
     if pairs:
         lines += _matrix_peak(peaks)
     costs = [
-        f"{peer['about'].removeprefix('bertnli, ')} {_spread(peer['time_over_plain_loop'])}"
+        f"{peer['about'].removeprefix('bertnli, ')} {spread(peer['time_over_plain_loop'])}"
         for peer in done
         if "time_over_plain_loop" in peer
     ]
@@ -71,10 +72,9 @@ def _peers(result: Json) -> list[str]:
 
 
 def _row(peer: Json) -> str:
-    ratio = peer.get(f"{OURS}_over_it")
     share = peer["share_of_peak"].get("bf16")
     return (
-        f"| {peer['about']} | {_spread(peer['per_second'])} | {_spread(ratio) + ' x' if ratio else ''} "
+        f"| {peer['about']} | {spread(peer['per_second'])} | {faster(peer, OURS)} "
         f"| {f'{share:.0%}' if share is not None else ''} | {peer['peak_rss_mib']:,.0f} MiB |"
     )
 
@@ -84,7 +84,7 @@ def _scoring(result: Json) -> list[str]:
     done = _done(result)
     pairs = sorted((peer for peer in done if peer["unit"] == "pairs"), key=lambda peer: peer["per_second"]["median"])
     peaks = [peer for peer in done if peer["unit"] == "FLOP"]
-    lines = _grid(
+    lines = grid(
         (
             *("how", "batch", "pairs/s, median (min to max)", f"{OURS} is faster by", f"{OURS} int8 is faster by"),
             *(f"of the {peer['options']['precision']} peak" for peer in peaks),
@@ -92,9 +92,8 @@ def _scoring(result: Json) -> list[str]:
         )
     )
     for peer in pairs:
-        ratios = [peer.get(f"{name}_over_it") for name in (OURS, f"{OURS}-int8")]
-        cells = [peer["about"], str(peer["options"].get("batch_size", "")), _spread(peer["per_second"])]
-        cells += [f"{_spread(ratio)} x" if ratio else "" for ratio in ratios]
+        cells = [peer["about"], str(peer["options"].get("batch_size", "")), spread(peer["per_second"])]
+        cells += [faster(peer, name) for name in (OURS, f"{OURS}-int8")]
         cells += [f"{peer['share_of_peak'][one['options']['precision']]:.0%}" for one in peaks]
         cells += [f"{peer['labels_changed']:.2%}", f"{peer['accuracy']:.4f}" if "accuracy" in peer else ""]
         cells += [f"{peer['depends_on_company']:.1g}", f"{peer['peak_rss_mib']:,.0f} MiB"]
@@ -131,14 +130,14 @@ def _matrix_peak(peaks: Sequence[Json]) -> list[str]:
 
 
 def _long_row(result: Json) -> list[str]:
-    lines = _grid(("what", "seconds, median (min to max)"))
+    lines = grid(("what", "seconds, median (min to max)"))
     for key, what in (
         ("without_seconds", "the file without the long row"),
         ("with_seconds", "with it"),
         ("more_seconds", "difference in the same round"),
         ("alone_seconds", "the long row alone"),
     ):
-        lines.append(f"| {what} | {_spread(result[key])} |")
+        lines.append(f"| {what} | {spread(result[key])} |")
     return [
         *lines,
         "",
@@ -152,8 +151,8 @@ def _start_up(result: Json) -> list[str]:
         "import": "from bertnli import Scorer",
         "score": "bertnli score, to the first row",
     }
-    lines = _grid(("what", "seconds, median (min to max)"))
-    return lines + [f"| {what} | {_spread(result['seconds'][name])} |" for name, what in names.items()]
+    lines = grid(("what", "seconds, median (min to max)"))
+    return lines + [f"| {what} | {spread(result['seconds'][name])} |" for name, what in names.items()]
 
 
 def _score_memory(result: Json) -> list[str]:
@@ -167,7 +166,7 @@ def _score_memory(result: Json) -> list[str]:
         "own pages",
         "mapped files",
     )
-    lines = _grid(columns)
+    lines = grid(columns)
     for size in result["sizes"]:
         first, peak = size["seconds_to_first_bytes"], size["peak_mib"]
         lines.append(
@@ -179,12 +178,12 @@ def _score_memory(result: Json) -> list[str]:
 
 
 def _tokenise(result: Json) -> list[str]:
-    lines = _grid(("how", "seconds, median (min to max)", "pairs/s", "peak memory"))
+    lines = grid(("how", "seconds, median (min to max)", "pairs/s", "peak memory"))
     for peer in sorted(_done(result), key=lambda peer: peer["per_second"]["median"]):
         seconds = sorted(run["seconds"] for run in peer["runs"])
-        spread = {"median": seconds[len(seconds) // 2], "min": seconds[0], "max": seconds[-1]}
+        found = {"median": seconds[len(seconds) // 2], "min": seconds[0], "max": seconds[-1]}
         rate, memory = peer["per_second"]["median"], peer["peak_rss_mib"]
-        lines.append(f"| {peer['about']} | {_spread(spread)} | {_three_digits(rate)} | {memory:,.0f} MiB |")
+        lines.append(f"| {peer['about']} | {spread(found)} | {_three_digits(rate)} | {memory:,.0f} MiB |")
     return lines + _skipped(result)
 
 
@@ -200,11 +199,11 @@ def _skipped(result: Json) -> list[str]:
 
 
 def _profile(result: Json) -> list[str]:
-    return _grid(("kind of work", "of a step")) + [f"| {kind} | {part:.0%} |" for kind, part in result["kinds"].items()]
+    return grid(("kind of work", "of a step")) + [f"| {kind} | {part:.0%} |" for kind, part in result["kinds"].items()]
 
 
 def _ranks(result: Json) -> list[str]:
-    lines = _grid(("batch", "ranks", "the fullest rank has more than the mean by: median step", "worst of all steps"))
+    lines = grid(("batch", "ranks", "the fullest rank has more than the mean by: median step", "worst of all steps"))
     for row in result["imbalance"]:
         excess = row["excess"]
         lines.append(f"| {row['batch_size']} | {row['ranks']} | {excess['median']:.2%} | {excess['worst']:.1%} |")
@@ -212,7 +211,7 @@ def _ranks(result: Json) -> list[str]:
 
 
 def _memory(result: Json) -> list[str]:
-    lines = _grid(
+    lines = grid(
         ("rows", "start", "first step after", "peak memory, MiB", "own pages", "mapped files", "corpus on disk")
     )
     for size in result["sizes"]:
@@ -232,7 +231,7 @@ def _memory(result: Json) -> list[str]:
 
 
 def _accuracy(result: Json) -> list[str]:
-    lines = _grid(("how", *(f"seed {seed}" for seed in result["work"]["seeds"]), "mean"))
+    lines = grid(("how", *(f"seed {seed}" for seed in result["work"]["seeds"]), "mean"))
     for how, mean in result["mean"].items():
         each = " | ".join(f"{run['accuracy']:.4f}" for run in result["runs"] if run["how"] == how)
         lines.append(f"| {how} | {each} | {mean:.4f} |")
@@ -244,9 +243,9 @@ def _scaling(result: Json) -> list[str]:
     each, size = result["each_rank"], result["gradient_bytes"]
     lines = [f"{result['where'].capitalize()}; {each['pairs_a_step']} pairs and one core a rank.", ""]
     columns = ("how", "pairs/s", "over one rank", "of a step in communication", "link, MB/s", "pairs/s by the model")
-    lines += _grid(columns)
+    lines += grid(columns)
     for way in result["ways"]:
-        cells = [way["about"], _spread(way["pairs_per_second"]), f"{_spread(way['over_alone'])} x", "", "", ""]
+        cells = [way["about"], spread(way["pairs_per_second"]), f"{spread(way['over_alone'])} x", "", "", ""]
         if "communication_share" in way:
             share = way["communication_share"]
             cells[3] = f"{share['median']:.0%} ({share['min']:.0%} to {share['max']:.0%})"
@@ -256,7 +255,7 @@ def _scaling(result: Json) -> list[str]:
     lines += ["", f"Communication: {result['communication']}. Gradients: {size / 1e6:.1f} MB a step."]
     modelled = result["projection"]
     lines += ["", f"BERT-base by the model alone. {modelled['not_measured']}", ""]
-    lines += _grid(
+    lines += grid(
         (
             *("GPUs", "link of a host", "pairs a GPU", "computing, ms", "exchange, ms"),
             *("pairs/s without overlap", "of the GPUs' rate", "pairs/s with overlap", "of the GPUs' rate"),
@@ -268,7 +267,7 @@ def _scaling(result: Json) -> list[str]:
         for overlap in ("without_overlap", "with_overlap"):
             cells += [_three_digits(row[overlap]["pairs_per_second"]), f"{row[overlap]['efficiency']:.0%}"]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *_grid(("the model takes", "value", "", "from"))]
+    lines += ["", *grid(("the model takes", "value", "", "from"))]
     lines += [
         f"| {one['what']} | {one['value']:.4g} {one['unit']} | {one['how']} | {one['source']} |"
         for one in modelled["given"]
@@ -277,18 +276,18 @@ def _scaling(result: Json) -> list[str]:
 
 
 def _growth(result: Json) -> list[str]:
-    lines = _grid(("what", "rows", "processes", "seconds", "pairs/s", "peak memory"))
+    lines = grid(("what", "rows", "processes", "seconds", "pairs/s", "peak memory"))
     for kind in ("training", "scoring"):
         for row in result[kind]:
             cells = [kind, f"{row['rows']:,}", str(row["processes"]), f"{row['seconds']:,.0f}"]
             cells += [_three_digits(row["pairs_per_second"]), f"{row['peak_mib']['rss']:,.0f} MiB"]
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *_grid(("tokens of a pair", "milliseconds to score it, median (min to max)"))]
-    return lines + [f"| {row['tokens']} | {_spread(row['seconds_a_pair'], 1e-3)} |" for row in result["lengths"]]
+    lines += ["", *grid(("tokens of a pair", "milliseconds to score it, median (min to max)"))]
+    return lines + [f"| {row['tokens']} | {spread(row['seconds_a_pair'], 1e-3)} |" for row in result["lengths"]]
 
 
 def _gpu_checks(result: Json) -> list[str]:
-    lines = _grid(("check", "found", "at most", ""))
+    lines = grid(("check", "found", "at most", ""))
     for check in result["checks"]:
         if check["skipped"]:
             lines.append(f"| {check['what']} | | | skipped: {check['skipped']} |")
@@ -306,7 +305,7 @@ def _gpu_run(result: Json) -> list[str]:
         f"{result['accuracy']:.4f}",
         f"{result['rows']:,}",
     )
-    return [*_grid(names), f"| {' | '.join(values)} |"]
+    return [*grid(names), f"| {' | '.join(values)} |"]
 
 
 _BODIES: dict[str, Callable[[Json], list[str]]] = {
@@ -327,15 +326,21 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
 }
 
 
-def _grid(columns: Sequence[str]) -> list[str]:
+def grid(columns: Sequence[str]) -> list[str]:
     """The two lines that begin a table."""
     return [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
 
 
-def _spread(found: Json, unit: float = 1.0) -> str:
+def spread(found: Json, unit: float = 1.0) -> str:
     """`74 (70 to 77)`, to three digits."""
     median, low, high = (_three_digits(found[key] / unit) for key in ("median", "min", "max"))
     return f"{median} ({low} to {high})"
+
+
+def faster(peer: Json, name: str) -> str:
+    """What `name` is faster than the peer by, in the same round; nothing where that was not compared."""
+    ratio = peer.get(f"{name}_over_it")
+    return f"{spread(ratio)} x" if ratio else ""
 
 
 def _three_digits(value: float) -> str:

@@ -48,13 +48,14 @@ def calibrate(
     apart_from: the file that the model is measured on, which must be another one: on rows that a temperature was fitted
     to, the calibration looks better than it is.
 
-    The logits of all rows are in memory: 12 bytes a row of three labels. Raises as `evaluate` does; InputError if the
-    two files are one; RunError if no temperature fits (see `fit`).
+    The logits of all rows are in memory: 12 bytes a row of three labels. Raises as `evaluate` does, for both
+    files; InputError if they are one; RunError if no temperature fits (see `fit`).
     """
     if _place(file) == _place(apart_from):
         raise InputError(
             f"--calibrate {file.name}", found="the file that the model is measured on", expected="rows held out from it"
         )
+    looked_through(apart_from, predictor.labels, skip_bad_rows)  # what is wrong with it is said before the work, too
     pairs, total = looked_through(file, predictor.labels, skip_bad_rows)
     parts: list[NDArray[np.float32]] = []
     golds: list[NDArray[np.int64]] = []

@@ -40,6 +40,13 @@ MasterAddr = Annotated[str | None, typer.Option(help="Address of the first host;
 MasterPort = Annotated[int, typer.Option(min=1, max=65535, help="Port on the first host, free there.")]
 
 
+def _fetchable(incomplete: str) -> list[str]:
+    """Names that a shell offers."""
+    from bertnli.catalog import CATALOG
+
+    return [name for name in CATALOG if name.startswith(incomplete)]
+
+
 @app.callback()
 def _every_command(
     debug: Annotated[
@@ -65,7 +72,10 @@ def demo(
 @app.command(epilog="Example: bertnli fetch minilm")
 def fetch(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A name from --list, or a model's hub id (org/name).")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="A name from --list, or a model's hub id (org/name).", autocompletion=_fetchable
+        ),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Put a copy into this folder as well.")] = None,
     source: Annotated[str | None, typer.Option("--from", help="Take it from this file or address.")] = None,

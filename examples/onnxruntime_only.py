@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 pairs = [("A man is playing a guitar.", "A person makes music."), ("Two dogs run on a beach.", "The dogs sleep.")]
 
 config = json.loads(Path("bundle/config.json").read_text())
+temperature = json.loads(Path("bundle/manifest.json").read_text())["temperature"]
 tokenizer = Tokenizer.from_file("bundle/tokenizer.json")
 tokenizer.enable_truncation(config["bertnli"]["max_length"])
 tokenizer.enable_padding(pad_id=config["pad_token_id"])
@@ -16,7 +17,8 @@ session = onnxruntime.InferenceSession("bundle/model.onnx", providers=["CPUExecu
 encoded = tokenizer.encode_batch(pairs)
 inputs = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 batch = {name: np.array([getattr(pair, field) for pair in encoded]) for name, field in inputs.items()}
-logits = session.run(["logits"], batch)[0]
-probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+logits = session.run(["logits"], batch)[0] / temperature
+odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+probabilities = odds / odds.sum(axis=1, keepdims=True)
 for row in probabilities.tolist():
     print(dict(zip(config["id2label"].values(), row, strict=True)))

@@ -18,7 +18,8 @@ INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_id
 
 
 def scores(server: str, model: Path, pairs: list[tuple[str, str]]) -> list[dict[str, float]]:
-    """Probabilities by label. `model`: the model's folder, for its name, tokenizer and labels. 32 pairs at most."""
+    """Probabilities by label. `model`: its folder, for name, tokenizer, labels and temperature. 32 pairs at most."""
+    temperature = json.loads((model / "manifest.json").read_text())["temperature"]
     config = json.loads((model / "config.json").read_text())
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.enable_truncation(config["bertnli"]["max_length"])
@@ -34,8 +35,9 @@ def scores(server: str, model: Path, pairs: list[tuple[str, str]]) -> list[dict[
     asked = Request(f"{server}/v2/models/{model.name}/infer", json.dumps({"inputs": inputs}).encode())
     with urlopen(asked) as answer:
         [output] = json.load(answer)["outputs"]
-    logits = np.array(output["data"]).reshape(output["shape"])
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    logits = np.array(output["data"]).reshape(output["shape"]) / temperature
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
     return [dict(zip(config["id2label"].values(), row, strict=True)) for row in probabilities.tolist()]
 
 

@@ -96,6 +96,16 @@ def test_the_rows_it_is_measured_on_are_refused(tmp_path: Path) -> None:
             calibrate(Reader(), same, apart_from=file)
 
 
+def test_a_bad_row_of_either_file_is_found_before_anything_is_scored(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.tsv", [("neutral", [0, 1, 0])] * 5)
+    bad = write(tmp_path / "bad.tsv", [("neutral", [0, 1, 0]), ("neutrall", [0, 1, 0])])
+    predictor = Reader()
+    for held_out, test in ((good, bad), (bad, good)):
+        with pytest.raises(InputError, match=r"bad\.tsv: 1 bad row of 2; found row 2: label 'neutrall'"):
+            calibrate(predictor, held_out, apart_from=test)
+    assert predictor.calls == []
+
+
 # Where it is kept
 
 

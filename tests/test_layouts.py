@@ -125,6 +125,13 @@ def test_another_layout_is_refused(source, tmp_path, monkeypatch) -> None:
         export_bundle(source, tmp_path / "out", layout="optimum")
 
 
+def with_temperature(bundle: Path) -> Path:
+    """The bundle, calibrated."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"temperature": 2.5}))
+    return bundle
+
+
 class _Triton(http.server.BaseHTTPRequestHandler):
     """Triton's HTTP endpoint for one model: KServe's v2 protocol, and the model repository's rules."""
 
@@ -152,9 +159,9 @@ class _Triton(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_the_client_of_triton_gets_the_bundles_scores(repository) -> None:
+def test_the_client_of_triton_gets_the_bundles_scores(repository, tmp_path) -> None:
     """The example as it stands, against a stand-in: Triton itself comes as a container of many gigabytes."""
-    folder = repository / triton.NAME
+    folder = with_temperature(shutil.copytree(repository / triton.NAME, tmp_path / triton.NAME))
     handler = type("_Handler", (_Triton,), {"folder": folder, "asked": []})
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -199,6 +206,7 @@ def test_onnxruntime_alone_gives_the_same_scores(family, tmp_path) -> None:
     else:
         model = tiny.d2l_folder(tmp_path / "model", classifier=True)
         export_bundle(pretrained.load(model, arch="bert.small"), tmp_path / "bundle")
+    with_temperature(tmp_path / "bundle")
     for package in ("bertnli", "export"):
         (tmp_path / "none" / package).mkdir(parents=True)
         (tmp_path / "none" / package / "__init__.py").write_text("raise ImportError('not here')\n")

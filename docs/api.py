@@ -1,0 +1,56 @@
+"""`make docs`: the API reference, made of the docstrings by pdoc. A warning of pdoc's is an error.
+
+python docs/api.py build/docs
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import typing
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import pdoc
+
+import bertnli
+
+PACKAGES = ("bertnli", "launch", "export")
+
+
+def build(out: Path) -> list[str]:
+    """Write HTML pages for all modules of the packages into `out`; returns pdoc's warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for package in map(importlib.import_module, PACKAGES):
+            modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
+            for name in modules:
+                _prepare(importlib.import_module(f"{package.__name__}.{name}"))
+            if hasattr(package, "__all__"):  # without it, pdoc shows all modules
+                package.__all__ += modules
+        bertnli.Scorer = bertnli.Scorer  # pdoc does not look for names that load when first used
+        pdoc.render.configure(docformat="markdown", footer_text="bertnli")
+        pdoc.pdoc(*PACKAGES, output_directory=out)
+    theirs = Path(pdoc.__file__).parent
+    return [f"{one.message}" for one in caught if theirs in Path(one.filename).parents]
+
+
+def _prepare(module: ModuleType) -> None:
+    """What pdoc would get wrong in the module's classes."""
+    for one in vars(module).values():
+        if not isinstance(one, type) or one.__module__ != module.__name__:
+            continue
+        if (
+            one.__doc__ is None
+        ):  # else the text of a library's class that it inherits from would be shown, with its links
+            one.__doc__ = "@public" if one.__subclasses__() else ""  # those that inherit from it link to it
+        if hasattr(one, "_fields"):  # the hints of a NamedTuple's constructor are text that knows no names
+            one.__new__.__annotations__ = typing.get_type_hints(one)
+
+
+if __name__ == "__main__":
+    if found := build(Path(sys.argv[1])):
+        sys.exit("\n".join(found))
+    print(Path(sys.argv[1]) / "index.html")

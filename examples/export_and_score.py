@@ -1,0 +1,21 @@
+"""A trained model to an ONNX bundle, and pairs to scores, from Python.
+
+    python examples/export_and_score.py runs/own/model bundle
+
+Exporting needs the extra `export`; scoring needs the plain install.
+"""
+
+import sys
+from pathlib import Path
+
+from bertnli import Scorer, pretrained
+from export.build import export_bundle
+
+model, bundle = map(Path, sys.argv[1:])
+summary = export_bundle(pretrained.load(model), bundle)  # raises, and leaves nothing, where the logits differ
+print(f"{summary['bundle']}: {summary['precision']}, {summary['fused_attention']} fused attention operators")
+
+scorer = Scorer(bundle, device="cpu")  # `auto`, the default, takes a GPU where there is one
+pairs = [("A man is playing a guitar.", "A person makes music."), ("Two dogs run on a beach.", "The dogs sleep.")]
+for pair, score in zip(pairs, scorer.score(pairs), strict=True):
+    print(*pair, score.label, f"{score.probabilities[score.label]:.3f}", sep="\t")

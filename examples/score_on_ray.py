@@ -1,0 +1,19 @@
+"""Score a folder of files over a Ray cluster, from Python: each file keeps its name, its rows and their order.
+
+    ray start --head                                      # and on other nodes: ray start --address HOST:PORT
+    python examples/score_on_ray.py bundle parts scores auto
+
+The address is `auto`, `HOST:PORT`, or `local` for a cluster that lasts as long as the call. Bundle and folders lie
+where every node sees them under the same path. Whatever is killed on the way, the same command goes on.
+"""
+
+import sys
+
+from export.distributed import find_partitions, score_partitions
+
+bundle, parts, scores, address = sys.argv[1:]
+partitions = find_partitions(parts, scores)
+summary = score_partitions(bundle, partitions, scores, address, progress=lambda done, note: print(done, note))
+print(f"{summary['rows']} rows of {summary['partitions']} files, {summary['errors']} of them with an error")
+for partition in partitions:
+    print(partition.output)
