@@ -13,7 +13,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "errors.md"
 _WRITTEN = (ast.Constant, ast.JoinedStr, ast.IfExp)
-CODES = {"InputError": 2, "RunError": 1}
+CODES = {"InputError": 2, "RunError": 1, "NotFetchedError": 1}
 
 HEAD = """\
 # Errors and their mends
