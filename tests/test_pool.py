@@ -48,7 +48,10 @@ def open_pool(workers: int) -> Any:
 
 
 def children() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if "worker" in " ".join(each.cmdline())]
+    """The workers of this process. What a test before left behind, ended and not asked about, has no command line."""
+    return [
+        each for each in psutil.Process().children() if "worker" in " ".join(each.as_dict(["cmdline"])["cmdline"] or [])
+    ]
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -141,7 +141,7 @@ def looked_at(needs: Needs | None = None, *, names: str = "ab", port: int | None
         raise InputError(f"{shown[0]}\n{error}") from error
     finally:
         alive = [child for child in psutil.Process().children(True) if child.status() != psutil.STATUS_ZOMBIE]
-        assert not [child for child in alive if "launch.probe" in child.cmdline()]
+        assert not [child for child in alive if "launch.probe" in (child.as_dict(["cmdline"])["cmdline"] or [])]
     assert cleared.master == "127.0.0.1"
     return shown[0]
 
