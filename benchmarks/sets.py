@@ -42,8 +42,7 @@ class Effort:
     base_pairs: likewise, of scoring with a model of BERT-base's shape. accuracy_pairs, seeds: pairs trained on for
     accuracy, and how many times. memory_rows, score_rows: sizes of file compared, in training and in scoring.
     long_row_rows: rows around the long one. starts: of the command, timed. growth_rows: of training and of scoring.
-    every_peer: in scoring, also those that no
-    target is held against.
+    every_peer: in scoring, also those that no target is held against.
     """
 
     training_pairs: int

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 # The tests' models are tiny, and the workers of pytest-xdist share the cores: more threads would only wait.
@@ -39,6 +40,14 @@ def environment(**more: str) -> dict[str, str]:
     """This process's environment for a child: with the repository importable, without the ranks that a test joined."""
     ours = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     return {**{name: value for name, value in os.environ.items() if name not in ours}, "PYTHONPATH": str(ROOT), **more}
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """Empty for a process that is gone, or ended and not asked about (a zombie)."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # psutil's ZombieProcess is one
+        return []
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

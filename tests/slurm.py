@@ -183,7 +183,7 @@ class Slurm:
         for process in self._running.values():
             for child in psutil.Process(process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if set(words) <= set(child.as_dict(["cmdline"])["cmdline"] or []):
+                    if set(words) <= set(child.cmdline()):
                         found.append(child.pid)
         return found
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.clusterruns import SETTINGS, bertnli, clean, same, sets
+from tests.conftest import command_line
 from tests.hosts import Host, hostfile, why_not
 from tests.lossy import TUN
 from tests.runs import weights
@@ -78,7 +79,7 @@ def trips(hosts: dict[str, Host], count: int) -> list[float]:
 def left(host: Host) -> tuple[set[str], list[list[str]]]:
     """Devices of the bridge's namespace; processes of ours that forward."""
     links = subprocess.run(["ip", "-n", host.bridge, "-json", "link"], capture_output=True, check=True).stdout
-    lines = [child.as_dict(["cmdline"])["cmdline"] or [] for child in psutil.Process().children(recursive=True)]
+    lines = [command_line(child) for child in psutil.Process().children(recursive=True)]
     return {link["ifname"] for link in json.loads(links)}, [line for line in lines if "near2" in line]
 
 

@@ -26,7 +26,7 @@ from export.score import score_file
 from export.scorer import CHUNK, Scorer
 from export.stages import Here, Task
 from tests import tiny
-from tests.conftest import environment
+from tests.conftest import command_line, environment
 
 ROWS = 8
 
@@ -48,10 +48,7 @@ def open_pool(workers: int) -> Any:
 
 
 def children() -> list[psutil.Process]:
-    """The workers of this process. What a test before left behind, ended and not asked about, has no command line."""
-    return [
-        each for each in psutil.Process().children() if "worker" in " ".join(each.as_dict(["cmdline"])["cmdline"] or [])
-    ]
+    return [each for each in psutil.Process().children() if "worker" in " ".join(command_line(each))]
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:

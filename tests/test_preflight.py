@@ -20,7 +20,7 @@ from launch import envfile, probe
 from launch.doctor import doctor
 from launch.preflight import Needs, compare, preflight
 from tests import fake_ssh
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command_line
 
 FACTS = {
     "python": "3.11.7",
@@ -141,7 +141,7 @@ def looked_at(needs: Needs | None = None, *, names: str = "ab", port: int | None
         raise InputError(f"{shown[0]}\n{error}") from error
     finally:
         alive = [child for child in psutil.Process().children(True) if child.status() != psutil.STATUS_ZOMBIE]
-        assert not [child for child in alive if "launch.probe" in (child.as_dict(["cmdline"])["cmdline"] or [])]
+        assert not [child for child in alive if "launch.probe" in command_line(child)]
     assert cleared.master == "127.0.0.1"
     return shown[0]
 
