@@ -445,6 +445,7 @@ def test_the_plain_loop_computes_what_bertnli_train_computes(given: work.Work, m
     finally:
         for pid in ours.processes():
             os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 # --- sets with an idea of their own ----------------------------------------------------------------------------------

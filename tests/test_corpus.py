@@ -96,6 +96,9 @@ def test_two_jobs_at_once_make_it_once(tmp_path, own_cache):
     for job in jobs:
         job.start()
     (pairs_a, written_a), (pairs_b, written_b) = queue.get(timeout=60), queue.get(timeout=60)
+    for job in jobs:
+        job.join(timeout=60)
+        assert job.exitcode == 0
     assert pairs_a == pairs_b and sorted((written_a, written_b)) == [0, 1]
 
 
