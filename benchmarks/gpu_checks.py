@@ -81,7 +81,7 @@ def fp16_bundle(given: Work, there: bool) -> list[Check]:
     """The fp16 bundle's logits against the checkpoint's, by the gate of its export; its graph's nodes on the GPU."""
     from bertnli import pretrained
     from bertnli.errors import RunError
-    from bertnli.pairs import PairFile
+    from bertnli.sets import open_set
     from export.build import export_bundle
     from export.verify import LIMITS
 
@@ -90,7 +90,7 @@ def fp16_bundle(given: Work, there: bool) -> list[Check]:
         return [Check(what, skipped="its graph is for CUDA")]
     source, out = pretrained.load(given.model, max_length=MAX_LENGTH), given.folder / "bundle-fp16"
     try:
-        found = export_bundle(source, out, precision="fp16", verify_data=PairFile(given.rows))
+        found = export_bundle(source, out, precision="fp16", verify_data=open_set(str(given.rows)))
     except RunError as error:
         return [Check(f"{what}: {error}", float("inf"), limits.logit_difference)]
     if found.get("reason"):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bertnli.errors import InputError, RunError
 from bertnli.evaluate import Predictor, looked_through, scored
 from bertnli.pairs import PairFile
+from bertnli.sets import LabelledSet
 from bertnli.tally import Tally, log_softmax
 
 LOWEST, HIGHEST = 0.01, 100.0  # temperatures; one beyond would mean that the rows cannot tell it
@@ -37,26 +38,27 @@ class Calibration:
 
 def calibrate(
     predictor: Predictor,
-    file: PairFile,
+    held_out: LabelledSet,
     *,
-    apart_from: PairFile,
+    apart_from: LabelledSet,
     skip_bad_rows: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Calibration:
-    """Fit a temperature to the logits of `file`'s labelled rows, whatever temperature the model has.
+    """Fit a temperature to the logits of the labelled rows of `held_out`, whatever temperature the model has.
 
-    apart_from: the file that the model is measured on, which must be another one: on rows that a temperature was fitted
+    apart_from: the set that the model is measured on, which must be another one: on rows that a temperature was fitted
     to, the calibration looks better than it is.
 
     The logits of all rows are in memory: 12 bytes a row of three labels. Raises as `evaluate` does, for both
-    files; InputError if they are one; RunError if no temperature fits (see `fit`).
+    sets; InputError if they are one; RunError if no temperature fits (see `fit`).
     """
-    if _place(file) == _place(apart_from):
+    file = held_out.file
+    if _place(file) == _place(apart_from.file):
         raise InputError(
             f"--calibrate {file.name}", found="the file that the model is measured on", expected="rows held out from it"
         )
-    looked_through(apart_from, predictor.labels, skip_bad_rows)  # what is wrong with it is said before the work, too
-    pairs, total = looked_through(file, predictor.labels, skip_bad_rows)
+    apart_from.look_through(predictor, skip_bad_rows)  # what is wrong with it is said before the work, too
+    pairs, total = looked_through(file, predictor.labels, skip_bad_rows, held_out.reading.label_names)
     parts: list[NDArray[np.float32]] = []
     golds: list[NDArray[np.int64]] = []
     for _, part, gold in scored(predictor, pairs):

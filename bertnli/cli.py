@@ -226,70 +226,25 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
-    from functools import partial
-
-    from bertnli import calibrate as calibration
-    from bertnli import summary, temperature
-    from bertnli.evaluate import Other
+    from bertnli.evaluation import Rival, evaluation
     from bertnli.pairs import Columns
-    from bertnli.progress import progress
-    from bertnli.sets import expanded, notes, open_all, open_set
 
-    if calibrate is not None and not _is_bundle(model):
-        temperature.check_folder(model)
-    predictor = _predictor(model, arch, labels, device)
-    settings = predictor.tokenizer.settings
-    columns = Columns(premise, hypothesis, label)
-    opened = partial(open_set, columns=columns, shuffle_premises=shuffle_premises)
-    names = expanded(data)
-    if len(names) > 1 and (calibrate or against):
-        option = "--calibrate" if calibrate else "--against"
-        raise InputError(option, found=f"{len(names)} data sets", expected="one", do="give one DATA")
-    sets, skipped = open_all(names, partial(opened, prefer_parse=settings.reads_parse))
-    file = sets[0].file
-    other = None
+    keep = None if calibrate is None else _keeper(model)
+    rival = None
     if against is not None:
-        rival = _predictor(against, arch if _needs_arch(against) else None, None, device)
-        if not Path(file.path).is_file():
-            raise InputError(f"--against: {file.name} is a pipe, and is read twice", do="write it to a file first")
-        reads_parse = rival.tokenizer.settings.reads_parse
-        other = Other(against, rival, opened(names[0], prefer_parse=reads_parse).file)
-    fitted = None
-    if calibrate is not None:
-        held_out = open_set(calibrate, columns, prefer_parse=settings.reads_parse)
-        with progress("pairs") as show:
-            fitted = calibration.calibrate(
-                predictor,
-                held_out.file,
-                apart_from=file,
-                skip_bad_rows=skip_bad_rows,
-                progress=lambda done, total: show(done, "to calibrate with"),
-            )
-        predictor.temperature = fitted.temperature
-    evaluations: dict[str, Any] = {}
-    for one in sets:
-        with progress("pairs") as show:
-            evaluations[one.name] = found = one.measure(
-                predictor,
-                reads_premises=not settings.hypothesis_only,
-                skip_bad_rows=skip_bad_rows,
-                against=other,
-                progress=lambda done, total: show(done, "evaluated"),
-            )
-        if fitted is not None:  # kept now that everything has gone well
-            _keep_temperature(model, fitted)
-            found["calibration"] = vars(fitted)
-        if len(names) > 1:
-            print(f"{one.name}:")
-        print("\n".join([*summary.lines(found), *notes(found)]))
-        if swapped := summary.swapped(found):
-            print(f"warning: {swapped}", file=sys.stderr)
-    for name, reason in skipped.items():
-        print(f"{name}: skipped, as it cannot be fetched: {reason}")
-    if len(names) > 1:
-        found = {"model": model, "evaluations": evaluations, "skipped": skipped}
-    if report is not None:
-        _write_evaluation(report, model, evaluations, skipped, found)
+        rival = Rival(against, _predictor(against, arch if _needs_arch(against) else None, None, device))
+    found = evaluation(
+        model,
+        _predictor(model, arch, labels, device),
+        data,
+        calibrate=calibrate,
+        keep=keep,
+        against=rival,
+        columns=Columns(premise, hypothesis, label),
+        skip_bad_rows=skip_bad_rows,
+        shuffle_premises=shuffle_premises,
+        report=report,
+    )
     if as_json:
         print(json.dumps(found))
 
@@ -316,14 +271,11 @@ def export(
     """Checkpoint to ONNX bundle: attention fused and counted, parity-checked, or nothing is left."""
     _need("onnxscript", "export")
     from bertnli import terms
-    from bertnli.fetch import resolve_data
-    from bertnli.pairs import PairFile
+    from bertnli.sets import open_set
     from export.build import export_bundle
 
     source = _pretrained(model, arch, labels)
-    rows = None
-    if verify is not None:
-        rows = PairFile(resolve_data(verify), prefer_parse=source.tokenizer.settings.reads_parse)
+    rows = None if verify is None else open_set(verify, prefer_parse=source.tokenizer.settings.reads_parse)
     summary = export_bundle(
         source,
         out,
@@ -346,10 +298,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """The bundle's checksums, and its logits on this machine's device against the checkpoint's."""
-    from bertnli.fetch import resolve_data
     from export.verify import verify as check
 
-    _finish(check(bundle, None if data is None else resolve_data(data), device=device), as_json)
+    _finish(check(bundle, data, device=device), as_json)
 
 
 @app.command(epilog="Example: bertnli score bundle pairs.tsv scores.tsv")
@@ -498,48 +449,16 @@ def _is_bundle(model: str) -> bool:
     return (Path(model) / "manifest.json").is_file()
 
 
-def _keep_temperature(model: str, fitted: Any) -> None:
-    """Write a Calibration's temperature into the bundle or the model folder."""
+def _keeper(model: str) -> Any:
+    """What keeps a Calibration's temperature in the bundle or the model folder. Raises InputError if nothing can."""
     if _is_bundle(model):
         from export.bundle import Bundle, record
 
-        record(Bundle.open(model), temperature=fitted.temperature)
-    else:
-        from bertnli import temperature
+        return lambda fitted: record(Bundle.open(model), temperature=fitted.temperature)
+    from bertnli import temperature
 
-        temperature.keep(Path(model).expanduser(), fitted)
-
-
-def _write_evaluation(
-    folder: Path, model: str, evaluations: dict[str, Any], skipped: dict[str, str], found: dict[str, Any]
-) -> None:
-    """report.html of every evaluation, and `found`, what --json prints, as evaluation.json."""
-    from bertnli import report
-    from bertnli.files import write_text
-    from bertnli.sets import notes
-
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {}
-    for data, one in evaluations.items():
-        low, high = one["accuracy_interval"]
-        many = len(evaluations) + len(skipped) > 1
-        accuracy = f"{one['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {one['rows']:,} rows"
-        figures[f"Accuracy on {data}" if many else "Accuracy"] = accuracy
-        if not many:
-            figures["Speed"] = f"{one['pairs_per_second']:.1f} pairs/s"
-    figures |= {f"Skipped: {data}": reason for data, reason in skipped.items()}
-    report.write_report(
-        folder / "report.html",
-        title=f"{model} on {', '.join(evaluations)}",
-        figures=figures,
-        evaluations=evaluations,
-        provenance=report.provenance(),
-        notes=[
-            *(f"{data}: {line.strip()}" for data, one in evaluations.items() for line in notes(one)),
-            *report.notes_about(model, list(evaluations)),
-        ],
-    )
-    write_text(folder / "evaluation.json", json.dumps(found, indent=1))
+    folder = temperature.check_folder(model)
+    return lambda fitted: temperature.keep(folder, fitted)
 
 
 def _finish(summary: dict[str, Any], as_json: bool, file: Any = None) -> None:

@@ -16,7 +16,7 @@ from bertnli.by_column import ByColumn
 from bertnli.catalog import Reading
 from bertnli.columns import Columns
 from bertnli.errors import InputError, RunError
-from bertnli.evaluate import Other, Predictor, evaluate
+from bertnli.evaluate import Other, Predictor, evaluate, looked_through
 from bertnli.fetch import NotFetchedError, resolve_data
 from bertnli.merged import MergedClasses
 from bertnli.pairs import PairFile
@@ -69,6 +69,11 @@ class LabelledSet:
         if tables:
             found["by_column"] = {table.column: table.to_json() for table in tables}
         return evaluation.to_json() | found
+
+    def look_through(self, predictor: Predictor, skip_bad_rows: bool = False) -> None:
+        """Raise what `measure` would raise for the set's rows, before a pair is scored."""
+        labels = self._with_its_classes(predictor).labels
+        looked_through(self.file, labels, skip_bad_rows, self.reading.label_names)
 
     def _with_its_classes(self, predictor: Predictor) -> Predictor:
         classes = self.reading.classes

@@ -11,8 +11,8 @@ from typing import Any
 import onnx
 
 from bertnli.errors import InputError, RunError
-from bertnli.pairs import PairFile
 from bertnli.pretrained import Pretrained, folder_config
+from bertnli.sets import LabelledSet
 from bertnli.terms import UNKNOWN, Terms
 from export import bundle, triton, verify
 from export.graph import add_metadata, fused_attention, opset_of, torch_logits
@@ -29,7 +29,7 @@ def export_bundle(
     *,
     precision: str = "fp32",
     layout: str = "bertnli",
-    verify_data: PairFile | None = None,
+    verify_data: LabelledSet | None = None,
     allow_unfused: bool = False,
     force: bool = False,
     name: str | None = None,

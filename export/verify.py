@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.errors import InputError, RunError
-from bertnli.evaluate import evaluate
-from bertnli.pairs import Columns, PairFile
+from bertnli.pairs import Columns
+from bertnli.sets import LabelledSet, open_set
 from bertnli.tokens import Encoded, PairTokenizer, pad_batch
 from export import sentences
 from export.bundle import PARITY, Bundle, Parity, record
@@ -189,22 +189,24 @@ def _run(logits: Logits, encoded: Encoded, indices: NDArray[np.int64], pad_id: i
 
 @dataclass(frozen=True)
 class RealRows:
-    """Sentence pairs of a file; `gold` `[pairs]`: index into the model's labels, -1 where the file has none of them."""
+    """Sentence pairs of a data set; `gold` `[pairs]`: index into the model's labels, -1 for none of them."""
 
-    data: str
+    data: str  # the set, as a person named it
     premises: list[str]
     hypotheses: list[str]
     gold: NDArray[np.int64]
 
     @classmethod
-    def read(cls, file: PairFile, labels: Sequence[str], most: int = ROWS) -> RealRows:
+    def read(cls, data: LabelledSet, labels: Sequence[str], most: int = ROWS) -> RealRows:
         """The first `most` good rows. Raises InputError if there is none."""
-        rows = list(islice((row for row in file.rows() if row.error is None), most))
+        rows = list(islice((row for row in data.file.rows() if row.error is None), most))
         if not rows:
-            raise InputError(f"{file.name}: no usable row", do="give another file to verify with")
+            raise InputError(f"{data.file.name}: no usable row", do="give another file to verify with")
         index = {label.casefold(): number for number, label in enumerate(labels)}
-        gold = [index.get((row.label or "").strip().casefold(), -1) for row in rows]
-        return cls(file.name, [str(row.premise) for row in rows], [str(row.hypothesis) for row in rows], np.array(gold))
+        said = {name.casefold(): label.casefold() for name, label in data.reading.label_names.items()}
+        names = [(row.label or "").strip().casefold() for row in rows]
+        gold = np.array([index.get(said.get(name, name), -1) for name in names])
+        return cls(data.name, [str(row.premise) for row in rows], [str(row.hypothesis) for row in rows], gold)
 
 
 def gate(
@@ -291,6 +293,8 @@ def verify(
 
     A bundle whose parity could not be checked where it was made has it in its manifest from then on, and scores.
 
+    data: a labelled file, or a fetched name.
+
     Returns `bundle`, `device`, `precision`, `pairs`, `max_logit_difference`, `label_flips`, and with data `accuracy`
     and `rows`. Raises InputError for a damaged bundle, bad data or an unusable device, RunError if the bundle does not
     compute what its checkpoint computes.
@@ -299,7 +303,7 @@ def verify(
     bundle.check_files()
     scorer = Scorer(bundle, device)
     reads_parse = scorer.tokenizer.settings.reads_parse
-    file = None if data is None else PairFile(data, columns=columns, prefer_parse=reads_parse)
+    given = None if data is None else open_set(os.fspath(data), columns, prefer_parse=reads_parse)
     known, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
     figures = compare(known, scorer.session.logits, scorer.tokenizer.pad_id)
     figures.check(precision, f"{bundle.path} on {scorer.session.description}")
@@ -312,7 +316,7 @@ def verify(
         "precision": precision,
         **vars(figures),
     }
-    if file is not None:
-        tally = evaluate(scorer, file).tally
-        summary |= {"accuracy": tally.accuracy, "rows": tally.rows}
+    if given is not None:
+        found = given.measure(scorer)
+        summary |= {"accuracy": found["accuracy"], "rows": found["rows"]}
     return summary

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from bertnli import pretrained, temperature
 from bertnli.calibrate import Calibration, calibrate, fit
+from bertnli.catalog import Reading
 from bertnli.errors import InputError, RunError
 from bertnli.evaluate import evaluate
 from bertnli.pairs import PairFile
 from bertnli.predictor import TorchPredictor
+from bertnli.sets import LabelledSet
 from export.build import export_bundle
 from export.bundle import Bundle, record
 from export.scorer import Scorer
@@ -57,6 +59,10 @@ def test_it_is_the_minimum_of_the_log_loss(scale: float) -> None:
     assert found == pytest.approx(TRUE * scale, rel=0.2)
 
 
+def given(file: PairFile) -> LabelledSet:
+    return LabelledSet(file.name, file, Reading())
+
+
 def test_where_none_is_best_none_is_made_up() -> None:
     logits, _ = too_sure(2, 50)
     with pytest.raises(RunError, match=r"^rows: no temperature fits: the model is right on every one of its 50 rows"):
@@ -73,7 +79,7 @@ def test_other_rows_are_better_calibrated_and_no_label_changes(tmp_path: Path) -
         files.append(write(tmp_path / f"{seed}.tsv", rows))
     held_out, test = files
     predictor = Reader(temperature=0.3)  # an earlier one, which the fit does not start from
-    found = calibrate(predictor, held_out, apart_from=test)
+    found = calibrate(predictor, given(held_out), apart_from=given(test))
     assert found.temperature == pytest.approx(TRUE, rel=0.1) and found.rows == 2000
     assert found.loss < found.loss_without == pytest.approx(evaluate(Reader(), held_out).tally.loss)
 
@@ -93,7 +99,7 @@ def test_the_rows_it_is_measured_on_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.tsv").symlink_to(file.path)
     for same in (file, PairFile(tmp_path / "b.tsv")):
         with pytest.raises(InputError, match="found the file that the model is measured on"):
-            calibrate(Reader(), same, apart_from=file)
+            calibrate(Reader(), given(same), apart_from=given(file))
 
 
 def test_a_bad_row_of_either_file_is_found_before_anything_is_scored(tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_a_bad_row_of_either_file_is_found_before_anything_is_scored(tmp_path: P
     predictor = Reader()
     for held_out, test in ((good, bad), (bad, good)):
         with pytest.raises(InputError, match=r"bad\.tsv: 1 bad row of 2; found row 2: label 'neutrall'"):
-            calibrate(predictor, held_out, apart_from=test)
+            calibrate(predictor, given(held_out), apart_from=given(test))
     assert predictor.calls == []
 
 

@@ -15,8 +15,8 @@ from bertnli import pretrained
 from bertnli.attention import Padded
 from bertnli.errors import InputError, RunError
 from bertnli.model import PairClassifier
-from bertnli.pairs import PairFile
 from bertnli.pretrained import Pretrained
+from bertnli.sets import LabelledSet, open_set
 from bertnli.terms import Terms, of_model
 from export import build, flat, graph, verify
 from export.build import export_bundle
@@ -49,10 +49,10 @@ def quick(exported: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(build.GRAPHS, "fp32", copy)
 
 
-def rows_file(folder: Path, rows: list[dict[str, str]]) -> PairFile:
+def rows_file(folder: Path, rows: list[dict[str, str]]) -> LabelledSet:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return PairFile(file)
+    return open_set(str(file))
 
 
 # --- the graph
@@ -231,7 +231,7 @@ def test_rows_without_labels_serve_as_well(source, tmp_path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"premise": "", "hypothesis": "a"}\n')
     with pytest.raises(InputError, match="no usable row"):
-        verify.RealRows.read(PairFile(empty), source.config.labels)
+        verify.RealRows.read(open_set(str(empty)), source.config.labels)
 
 
 # --- bundles of all kinds of models

@@ -518,6 +518,10 @@ score.CHUNK["cpu"] = {chunk}
 def interrupt(number, frame):
     raise Interrupted(number, "interrupted")
 
+def say(word):
+    print(word, flush=True)
+    sys.stdin.readline()  # where the test holds this process, it goes on when the test says so
+
 class HalfWrites:  # stands for the module os where the output is written
     def __getattr__(self, name):
         return getattr(os, name)
@@ -525,8 +529,7 @@ class HalfWrites:  # stands for the module os where the output is written
     def write(self, descriptor, data):
         written = os.write(descriptor, data[: max(1000, len(data) // 2)])
         if written < len(data):
-            print("half", flush=True)
-            time.sleep(0.01)
+            say("half")
         return written
 
 if {half_writes}:
@@ -536,7 +539,7 @@ try:
     bundle, file, output = sys.argv[1:]
     summary = score.score_file(
         bundle, file, output, device="cpu", workers={workers}, checkpoint_seconds=0,
-        progress=lambda *_: print("x", flush=True),
+        progress=lambda *_: None if {half_writes} else say("x"),
     )
 except Interrupted as stop:
     print(stop, file=sys.stderr)
@@ -546,13 +549,19 @@ print(json.dumps(summary))
 
 
 def start(
-    file: Path, output: Path, no_torch: bool = False, workers: int = 1, half_writes: bool = False
+    file: Path, output: Path, no_torch: bool = False, workers: int = 1, half_writes: bool = False, held: bool = False
 ) -> subprocess.Popen[str]:
+    """`held`: after each line that it prints it waits for one."""
     code = CHILD.replace("{no_torch}", str(no_torch)).replace("{chunk}", str(CHUNK)).replace("{workers}", str(workers))
     code = code.replace("{half_writes}", str(half_writes))
     arguments = [sys.executable, "-c", code, tiny.bundle(), file, output]
     return subprocess.Popen(
-        list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        list(map(str, arguments)),
+        stdin=subprocess.PIPE if held else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
     )
 
 
@@ -582,9 +591,9 @@ def test_sigterm_keeps_what_is_done(tmp_path) -> None:
 def killed_at_random(folder: Path, format: str, kills: int, seed: int, workers: int = 1) -> None:
     """Start scoring over and over, killed at random moments, and compare the bytes with those of a run left alone.
 
-    Every second kill falls between two halves of a write.
+    Every second kill falls between two halves of a write. Each lets at most six chunks pass, so none finds it done.
     """
-    rows = tiny.snli_rows(20 * CHUNK + 10, seed=seed)
+    rows = tiny.snli_rows((10 + 7 * kills) * CHUNK + 10, seed=seed)
     rows[10]["sentence1"] = ""
     file = write(folder / f"in.{format}", rows)
     output = folder / f"out.{format}"
@@ -592,17 +601,16 @@ def killed_at_random(folder: Path, format: str, kills: int, seed: int, workers: 
     draw = random.Random(seed)
     for kill in range(kills):
         in_a_write = (kill + seed) % 2 == 0
-        child = start(file, output, workers=workers, half_writes=in_a_write)
-        assert child.stdout is not None
-        wanted = draw.randint(1, 6)  # chunks, or first halves of writes, to let pass
-        for line in child.stdout:
-            wanted -= line == ("half\n" if in_a_write else "x\n")
-            if not wanted:
-                break
-        else:
-            pytest.fail(f"it ended first: {child.communicate()[1]}")
+        child = start(file, output, workers=workers, half_writes=in_a_write, held=True)
+        assert child.stdout is not None and child.stdin is not None
+        for more in reversed(range(draw.randint(1, 6))):  # chunks, or first halves of writes, to let pass
+            if not child.stdout.readline():
+                pytest.fail(f"it ended first: {child.communicate()[1]}")
+            if more or not in_a_write:
+                child.stdin.write("\n")
+                child.stdin.flush()
         if not in_a_write:
-            time.sleep(draw.uniform(0, 0.03))
+            time.sleep(draw.uniform(0, 0.03))  # anywhere in the next chunk
         child.send_signal(signal.SIGKILL)
         child.communicate(timeout=100)
         assert not output.exists()

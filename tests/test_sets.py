@@ -19,11 +19,15 @@ from numpy.typing import NDArray
 
 from bertnli import download as download_module
 from bertnli.cache import cache_dir
+from bertnli.calibrate import calibrate
 from bertnli.catalog import CATALOG, SUITES, Archive, AsItIs, Unpacked
 from bertnli.errors import InputError, RunError
 from bertnli.evaluate import Other
 from bertnli.fetch import fetch
 from bertnli.sets import expanded, notes, open_all, open_set
+from export.scorer import Scorer
+from export.verify import RealRows, verify
+from tests import tiny
 from tests.http_stand_in import Hosted, StandIn
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -164,6 +168,28 @@ def test_every_named_set_is_fetched_read_and_measured(server: StandIn, name: str
     assert found["no_gold_rows"] == found["bad_rows"] == 0
     columns = {"mnli-matched": "genre", "mnli-mismatched": "genre", "breaking-nli": "category"}
     assert list(found.get("by_column", {})) == ([columns[name]] if name in columns else [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exports_gate_reads_every_named_set(server: StandIn, name: str) -> None:
+    gold = RealRows.read(open_set(name), LABELS).gold.tolist()
+    assert gold == ([0, -1, 0, 0, -1, -1] if name == "hans" else [0, 2, 1])  # HANS has one class for two labels
+
+
+@pytest.mark.parametrize("name", ["sick-test", "anli-r1-test", "hans"])
+def test_a_bundle_is_verified_on_a_named_set(server: StandIn, name: str) -> None:
+    expected = open_set(name).measure(Scorer(tiny.bundle(), "cpu"))
+    found = verify(tiny.bundle(), name, device="cpu")
+    assert (found["rows"], found["accuracy"]) == (expected["rows"], expected["accuracy"])
+
+
+def test_a_temperature_is_fitted_on_a_named_set_for_another(server: StandIn) -> None:
+    """ANLI's labels are e, n and c; HANS has two classes, and its labels are none of the model's three."""
+    wrong_once = RIGHT | {"A dog runs.": [0.0, 4.0, 0.0]}
+    fitted = calibrate(Told(wrong_once), open_set("anli-r1-test"), apart_from=open_set("hans"))
+    assert fitted.rows == 3 and fitted.loss < fitted.loss_without
+    with pytest.raises(InputError, match="non-entailment"):
+        calibrate(Told(wrong_once), open_set("hans"), apart_from=open_set("anli-r1-test"))
 
 
 def test_a_part_of_sick_is_that_part_alone(server: StandIn) -> None:

@@ -57,7 +57,8 @@ def reached(module: str) -> set[str]:
     "module",
     [
         *("bertnli.labels", "bertnli.pairs", "bertnli.tokens", "bertnli.batches", "bertnli.config", "bertnli.fetch"),
-        *("bertnli.corpus", "bertnli.evaluate", "bertnli.report", "bertnli.terms", "bertnli.demo"),
+        *("bertnli.corpus", "bertnli.evaluate", "bertnli.evaluation", "bertnli.report", "bertnli.terms"),
+        "bertnli.demo",
         *("export.bundle", "export.session", "export.scorer", "export.score", "export.writer", "export.verify"),
         *("export.binding", "export.interface", "export.pool", "export.stages", "export.worker"),
         *("export.cluster", "export.distributed"),
