@@ -32,7 +32,7 @@ OURS = "bertnli"
 """The peer whose rate is set against the others'; so is its own in int8, where that is measured."""
 
 TRAIN_DATA, TEST_DATA, MODEL = "snli-100k", "snli-test", "minilm"
-MICRO_BATCH_TOKENS = (512, 1024, 2048, 4096)
+MICRO_BATCH_TOKENS = (1024, 2048, 3072, 4096)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ SHORT = Effort(
     every_peer=False,
 )
 FULL = Effort(
-    training_pairs=2048,
+    training_pairs=1024,
     scoring_pairs=10_000,
     rounds=5,
     accuracy_pairs=8000,

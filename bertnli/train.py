@@ -45,7 +45,7 @@ from bertnli.rundata import TrainingData, load_data, load_model
 from bertnli.runfolder import RunFolder
 from bertnli.tally import Tally
 
-MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
+MICRO_BATCH_TOKENS = {"cpu": 3072, "cuda": 16_384}
 
 
 def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[str, Any]:
