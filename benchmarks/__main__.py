@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks import gpu, readme, sets
 from benchmarks.accuracy import accuracy
+from benchmarks.evidence import evidence
 from benchmarks.growth import growth
 from benchmarks.long_row import long_row
 from benchmarks.memory import memory
@@ -36,7 +37,7 @@ from bertnli.errors import BertnliError
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
 SCORING = ("scoring-base", "long-row", "start-up", "score-memory")
-FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "growth", "scaling")
+FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "evidence", "growth", "scaling")
 SETS = (*FULL, "peak", "micro-batches", "profile", "gpu")
 BY_BATCH = ("training", "micro-batches", "profile")
 
@@ -117,6 +118,8 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
     elif name == "accuracy":
         counts = effort.accuracy_pairs, range(effort.seeds)
         yield accuracy(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, *counts, _say)
+    elif name == "evidence":
+        yield evidence(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, effort.evidence_pairs, _say)
     elif name == "growth":
         yield growth(folder, sets.MODEL, sets.TRAIN_DATA, effort.growth_rows, effort.rounds, _say)
     elif name == "scaling":

@@ -60,10 +60,10 @@ def accuracy(
     }
 
 
-def evaluate(model: Path, data: str) -> dict[str, Any]:
-    """What `bertnli eval MODEL DATA --json` prints."""
+def evaluate(model: Path, data: str, *options: str) -> dict[str, Any]:
+    """What `bertnli eval MODEL DATA --json` prints, with more options."""
     script = "from bertnli.cli import main; main()"
-    command = [sys.executable, "-c", script, "eval", str(model), data, "--json"]
+    command = [sys.executable, "-c", script, "eval", str(model), data, "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RunError(f"bertnli eval ended with exit code {done.returncode}", found=done.stderr[-500:])

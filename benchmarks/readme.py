@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sets import OURS
-from benchmarks.table import faster, grid, head, spread
+from benchmarks.table import body, faster, grid, head, spread
 from bertnli.errors import InputError
 
 README = Path(__file__).parents[1] / "README.md"
@@ -72,6 +72,10 @@ def _accuracy(result: Json) -> str:
     return "\n".join([*lines, "", head(result)])
 
 
+def _evidence(result: Json) -> str:
+    return "\n".join([*body(result), "", head(result)])
+
+
 def _peers(result: Json) -> list[Json]:
     """What scored or trained pairs, the slowest first: no matrix peaks, nothing that was skipped."""
     pairs = [peer for peer in result["peers"] if "skipped" not in peer and peer["unit"] == "pairs"]
@@ -90,4 +94,5 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "scoring": _scoring,
     "gpu-scoring": _scoring,
     "accuracy": _accuracy,
+    "evidence": _evidence,
 }

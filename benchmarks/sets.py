@@ -41,7 +41,8 @@ class Effort:
 
     base_pairs: likewise, of scoring with a model of BERT-base's shape. accuracy_pairs, seeds: pairs trained on for
     accuracy, and how many times. memory_rows, score_rows: sizes of file compared, in training and in scoring.
-    long_row_rows: rows around the long one. starts: of the command, timed. growth_rows: of training and of scoring.
+    long_row_rows: rows around the long one. starts: of the command, timed. evidence_pairs: trained on, once.
+    growth_rows: of training and of scoring.
     every_peer: in scoring, also those that no target is held against.
     """
 
@@ -55,6 +56,7 @@ class Effort:
     score_rows: tuple[int, int]
     long_row_rows: int
     starts: int
+    evidence_pairs: int
     growth_rows: dict[str, tuple[int, ...]]
     every_peer: bool
     patience: float = 60.0
@@ -71,6 +73,7 @@ SHORT = Effort(
     score_rows=(10_000, 200_000),
     long_row_rows=1000,
     starts=3,
+    evidence_pairs=2000,
     growth_rows={"training": (500, 2_000), "scoring": (1_000, 4_000)},
     every_peer=False,
 )
@@ -85,6 +88,7 @@ FULL = Effort(
     score_rows=(100_000, 10_000_000),
     long_row_rows=10_000,
     starts=9,
+    evidence_pairs=20_000,
     growth_rows={"training": (1_000, 10_000, 100_000), "scoring": (1_000, 10_000, 100_000)},
     every_peer=True,
 )

@@ -21,12 +21,17 @@ def tables(folder: Path) -> str:
 
 def table(result: Json) -> str:
     """The result's head in a sentence, its figures in the form of its kind, and the targets it has to do with."""
-    lines = [f"### {result['name']}", "", head(result), "", *_BODIES.get(result["kind"], _peers)(result)]
+    lines = [f"### {result['name']}", "", head(result), "", *body(result)]
     found = targets(result)
     if found:
         lines += ["", *grid(("target", "wanted", "measured", ""))]
         lines += [target.row() for target in found]
     return "\n".join(lines)
+
+
+def body(result: Json) -> list[str]:
+    """Its figures, in the form of its kind."""
+    return _BODIES.get(result["kind"], _peers)(result)
 
 
 def head(result: Json) -> str:
@@ -275,6 +280,32 @@ def _scaling(result: Json) -> list[str]:
     return [*lines, "", "And it assumes:", "", *(f"* {sentence}" for sentence in modelled["assumed"])]
 
 
+def _evidence(result: Json) -> list[str]:
+    about = {
+        "checkpoint": "its last checkpoint",
+        "folder": "its folder",
+        "bundle-fp32": "its fp32 bundle",
+        "bundle-int8": "its int8 bundle",
+        "transformers": "its folder, by transformers' own evaluation",
+    }
+    lines = grid((f"bertnli eval of {result['work']['test']}", "accuracy", "rows", "log loss"))
+    for how, found in result["same"].items():
+        lines.append(f"| {about[how]} | {found['accuracy']:.4f} | {found['rows']:,} | {found['loss']:.4f} |")
+    before, after = result["calibration"]["before"], result["calibration"]["after"]
+    held_out = result["work"]["held_out_rows"]
+    lines += ["", *grid((f"a temperature, fitted on {held_out:,} other rows", "ECE", "Brier score", "log loss"))]
+    for what, one in (("without", before), (f"{result['calibration']['temperature']:.3g}", after)):
+        lines.append(f"| {what} | {one['ece']:.4f} | {one['brier']:.4f} | {one['loss']:.4f} |")
+    artefact = result["artefact"]
+    lines += ["", *grid(("how much of it is annotation artefact", "accuracy"))]
+    lines += [
+        f"| the model, premises given to other rows | {artefact['shuffled_premises']:.4f} |",
+        f"| the same run, blind to premises | {artefact['hypothesis_only']:.4f} |",
+        f"| the largest class for every row | {artefact['largest_class']:.4f} |",
+    ]
+    return lines
+
+
 def _growth(result: Json) -> list[str]:
     lines = grid(("what", "rows", "processes", "seconds", "pairs/s", "peak memory"))
     for kind in ("training", "scoring"):
@@ -320,6 +351,7 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "memory": _memory,
     "accuracy": _accuracy,
     "growth": _growth,
+    "evidence": _evidence,
     "scaling": _scaling,
     "gpu-checks": _gpu_checks,
     "gpu-run": _gpu_run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -151,6 +152,24 @@ def _accuracy(result: Json) -> Iterator[Target]:
     yield Target(what, result["points_over_trainer"], -0.5, "{:+.2f} points")
 
 
+def _evidence(result: Json) -> Iterator[Target]:
+    same, calibration, warned = result["same"], result["calibration"], result["warned"]
+
+    def apart(*names: str) -> float:
+        """Rows that are counted elsewhere in the confusion matrix than the model folder has them, at the worst."""
+        tables = [[*itertools.chain(*same[name]["confusion"])] for name in ("folder", *names)]
+        return max(sum(abs(a - b) for a, b in zip(tables[0], table, strict=True)) for table in tables) / 2
+
+    names = ("checkpoint", "bundle-fp32")
+    yield Target("rows on which checkpoint, folder and fp32 bundle differ", apart(*names), 0.0, "{:.0f}", at_most=True)
+    yield Target("rows on which transformers differs", apart("transformers"), 0.0, "{:.0f}", at_most=True)
+    ratio = calibration["after"]["ece"] / calibration["before"]["ece"]
+    yield Target("ECE on unseen rows, with the temperature over without", ratio, 1.0, "{:.2f}", at_most=True)
+    for how, wanted in (("good", False), ("swapped", True)):
+        right = (warned[how] is not None) == wanted
+        yield Target(f"warning of swapped labels {'fires' if wanted else 'is silent'}", float(right), 1.0, "{:.0f}")
+
+
 _OF_KIND: dict[str, Callable[[Json], Iterator[Target]]] = {
     "training": _training,
     "scoring": _scoring,
@@ -163,4 +182,5 @@ _OF_KIND: dict[str, Callable[[Json], Iterator[Target]]] = {
     "ranks": _ranks,
     "memory": _memory,
     "accuracy": _accuracy,
+    "evidence": _evidence,
 }

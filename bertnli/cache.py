@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bertnli.catalog import CATALOG, Entry
+from bertnli.catalog import CATALOG
 from bertnli.download import say
+from bertnli.entry import Entry
 from bertnli.errors import InputError
 from bertnli.files import digest, sync
 

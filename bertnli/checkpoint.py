@@ -34,11 +34,14 @@ _MEND = "make room and give the same command again: it goes on from the last goo
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """steps: optimizer steps done. state: as `engine.Engine.state` gives it. progress: what the loop keeps besides."""
+    """steps: optimizer steps done. state: as `engine.Engine.state` gives it. progress: what the loop keeps besides.
+
+    sha256: of the state's file."""
 
     steps: int
     state: dict[str, Tensor]
     progress: dict[str, Any]
+    sha256: str
 
 
 class Saver:
@@ -142,15 +145,17 @@ def read(folder: Path, steps: int) -> Checkpoint:
         return _read(path)
     except (OSError, ValueError) as error:
         raise RunError(
-            f"checkpoint {path} cannot be read: {error}", do="start the run anew in another output"
+            f"checkpoint {path} cannot be read: {error}",
+            do="take another checkpoint, or start the run anew in another output",
         ) from None
 
 
 def _read(path: Path) -> Checkpoint:
-    if (path / _SUMS).read_text() != _checksums(path):
+    sums = _checksums(path)
+    if (path / _SUMS).read_text() != sums:
         raise ValueError(f"its files are not those that {_SUMS} in it describes")
     about = json.loads((path / _ABOUT).read_text())
-    return Checkpoint(about["steps"], safetensors.torch.load_file(path / _STATE), about["progress"])
+    return Checkpoint(about["steps"], safetensors.torch.load_file(path / _STATE), about["progress"], sums.split()[0])
 
 
 def _path(folder: Path, steps: int) -> Path:

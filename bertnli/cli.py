@@ -88,7 +88,7 @@ def fetch(
 
     if show_list:
         for row in catalog.describe():
-            print(f"{row['name']:<18} {row['kind']:<8} {row['licence']:<14} {row['about']}")
+            print(f"{row['name']:<18} {row['kind']:<8} {row['about']} ({row['licence']})")
         for suite, members in catalog.SUITES.items():
             print(f"{suite:<18} suite, for bertnli eval: {', '.join(members)}")
         return
@@ -197,7 +197,10 @@ def doctor(
 @app.command(name="eval", epilog="Example: bertnli eval runs/snli/model snli-test --report runs/snli/test")
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder, a d2l folder or zip, a bundle, or a fetched name.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model or run folder, a checkpoint, a d2l zip, a bundle, or a fetched name."
+        ),
     ],
     data: Annotated[
         list[str],
@@ -252,7 +255,7 @@ def evaluate(
 @app.command(epilog="Example: bertnli export runs/snli/model bundle --verify snli-test")
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder, a d2l folder or zip, or a fetched name.")
+        str, typer.Argument(metavar="MODEL", help="A model or run folder, a checkpoint, a d2l zip, or a fetched name.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
     precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), int8 (CPU) or fp16 (GPU).")] = "fp32",
@@ -408,16 +411,21 @@ def _need(module: str, extra: str) -> None:
 
 
 def _pretrained(model: str, arch: str | None, labels: str | None) -> Any:
-    """The checkpoint, HF folder or d2l weights that a person named."""
+    """The run, checkpoint, HF folder or d2l weights that a person named."""
     _need("torch", "train")
-    from bertnli import pretrained
+    from bertnli import pretrained, run_model
     from bertnli.fetch import resolve
     from bertnli.model import D2L_ARCHITECTURES
+    from bertnli.runfolder import run_of
 
+    path = resolve(model, "model")
+    if run_of(path) is not None:
+        if arch or labels:
+            option = "--arch" if arch else "--labels"
+            raise InputError(option, found=f"{model}, a run, whose run file says it", do="leave it out")
+        return run_model.load(path, warn=lambda line: print(line, file=sys.stderr))
     names = None if labels is None else [name.strip() for name in labels.split(",")]
-    return pretrained.load(
-        resolve(model, "model"), arch=arch or (model if model in D2L_ARCHITECTURES else None), labels=names
-    )
+    return pretrained.load(path, arch=arch or (model if model in D2L_ARCHITECTURES else None), labels=names)
 
 
 def _predictor(model: str, arch: str | None, labels: str | None, device: str) -> Any:

@@ -212,7 +212,7 @@ def _parse(text: str, where: str) -> Any:
     # PyYAML lets through what it trips over: odd timestamps and integers (ValueError), deep nesting, unhashable keys.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{where}: not a YAML file that can be read: {reason}") from None
+        raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="mend it there") from None
 
 
 def _override(content: dict[str, Any], assignment: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from bertnli.catalog import SourceError
+from bertnli.entry import SourceError
 from bertnli.files import digest, sync
 
 if TYPE_CHECKING:

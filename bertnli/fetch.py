@@ -9,21 +9,9 @@ from urllib.parse import unquote
 
 from bertnli import trust
 from bertnli.cache import cache_dir, copy_to, downloads_dir, folder_of, is_whole, lock, publish, staging
-from bertnli.catalog import (
-    CATALOG,
-    Archive,
-    AsItIs,
-    Entry,
-    HubModel,
-    Kind,
-    NoSuchModelError,
-    Source,
-    SourceError,
-    Unpacked,
-    lookup,
-    nearest,
-)
+from bertnli.catalog import CATALOG, lookup, nearest
 from bertnli.download import check, download, megabytes, redact, say
+from bertnli.entry import Archive, AsItIs, Entry, HubModel, Kind, NoSuchModelError, Source, SourceError, Unpacked
 from bertnli.errors import InputError, RunError
 from bertnli.files import digest
 from bertnli.model_hub import copy_model, download_model
@@ -125,7 +113,7 @@ def _disk_error(entry: Entry, error: OSError) -> InputError | RunError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
         mend = "set BERTNLI_CACHE to a folder that you can write" if in_cache else "name another path"
         return InputError(f"{entry.name}: {where} cannot be used ({error.strerror})", do=mend)
-    return RunError(f"{entry.name}: {where} failed ({error.strerror or error})")
+    return RunError(f"{entry.name}: {where} failed ({error.strerror or error})", do="mend that, and fetch it again")
 
 
 # From the catalogue's sources

@@ -48,7 +48,7 @@ def format_of(name: str, given: str | None = None) -> Format:
         raise InputError(f"{name}: unknown format", expected=_EXPECTED, do="or say what it is with --format")
     packing = packing or _split(name)[1]
     if kind == "parquet" and packing:
-        raise InputError(f"{name}: Parquet is compressed inside and is not packed in .{packing} again")
+        raise InputError(f"{name}: Parquet is compressed inside and is not packed in .{packing} again", do="unpack it")
     return Format(kind, packing)
 
 
@@ -123,13 +123,13 @@ def _check_file(path: str) -> bool:
     try:
         status = Path(path).stat()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file", do="give a path that exists") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        raise InputError(f"{path!r}: cannot be read ({reason_of(error)})") from None
+        raise InputError(f"{path!r}: cannot be read ({reason_of(error)})", do="make it readable") from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: is a folder", expected="a file of sentence pairs")
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(f"{path}: the file is empty", do="see what wrote it")
     return stat.S_ISREG(status.st_mode)
 
 
@@ -139,7 +139,9 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
     except Exception as error:  # damaged directories make zipfile raise much more than BadZipFile
-        raise InputError(f"{path}: not a zip archive, or a damaged one ({reason_of(error)})") from None
+        raise InputError(
+            f"{path}: not a zip archive, or a damaged one ({reason_of(error)})", do="get it again"
+        ) from None
     readable = []
     for name in dict.fromkeys(names):
         member = PurePosixPath(name)

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bertnli.catalog import NoSuchModelError, SourceError
 from bertnli.download import check, say
+from bertnli.entry import NoSuchModelError, SourceError
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling

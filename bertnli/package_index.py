@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import getproxies, proxy_bypass
 
-from bertnli.catalog import Archive, SourceError
 from bertnli.download import download, redact, time_outs
+from bertnli.entry import Archive, SourceError
 
 if TYPE_CHECKING:
     from unearth.fetchers.sync import PyPIClient

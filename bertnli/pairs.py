@@ -105,7 +105,7 @@ class PairFile:
             else:
                 self._opened = self._open()
         except UnreadableError as error:
-            raise InputError(f"{self.name}: cannot be read: {error}") from None
+            raise InputError(f"{self.name}: cannot be read: {error}", do="get the file again, or repair it") from None
         self._from_parse = prefer_parse and (self.columns.premise or "").casefold() == PARSE_COLUMNS[0]
 
     # The columns
@@ -133,7 +133,7 @@ class PairFile:
                 except InputError as error:
                     first_error = first_error or error
         if not probed:
-            raise InputError(f"{self.name}: the file is empty")
+            raise InputError(f"{self.name}: the file is empty", do="see what wrote it")
         raise first_error or InputError(
             f"{self.name}: no JSON object in the first {len(probed)} lines",
             found=f"line 1: {probed[0][2]}",
@@ -143,7 +143,7 @@ class PairFile:
     def _resolve(self, fields: list[str]) -> None:
         twice = sorted({name for name in fields if fields.count(name) > 1})
         if twice:
-            raise InputError(f"{self.name}: two columns have the same name", found=listed(twice))
+            raise InputError(f"{self.name}: two columns have the same name", found=listed(twice), do="rename one")
         self.columns = find_columns(fields, self._wanted, self.name, prefer_parse=self._prefer_parse)
         self.fields = fields
 
@@ -206,7 +206,7 @@ class PairFile:
         found, self._opened = self._opened, None
         if found is None:
             if not self._source.rereadable:
-                raise InputError(f"{self.name}: a pipe can be read only once")
+                raise InputError(f"{self.name}: a pipe can be read only once", do="write it to a file first")
             found = self._open()
         yield from self._json_rows(found) if self.format == "jsonl" else self._delimited_rows(found)
 

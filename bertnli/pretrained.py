@@ -358,7 +358,7 @@ def _read(files: _Files, name: str, path: Path) -> bytes:
     try:
         return files[name]()
     except OSError as error:
-        raise InputError(f"{path}/{name}: cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{path}/{name}: cannot be read: {error.strerror or error}", do="make it readable") from None
 
 
 def _read_json(files: _Files, name: str, path: Path) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertnli import catalog, charts, slices, summary, terms
+from bertnli.entry import Entry, HubModel
 from bertnli.errors import RunError
 from bertnli.files import write_text
 from bertnli.versions import installed
@@ -118,7 +119,7 @@ def write_model_card(
     from huggingface_hub import EvalResult, ModelCardData
 
     base = _entry(base_model, "model")
-    repos = [source.repo for source in base.sources if isinstance(source, catalog.HubModel)] if base else []
+    repos = [source.repo for source in base.sources if isinstance(source, HubModel)] if base else []
     front = ModelCardData(
         language="en" if any(_hub_dataset(one) for one in data) else None,
         license=_hub_licence(terms.of_model(base_model).licence),
@@ -199,7 +200,7 @@ def _processor() -> str:
     return found[1].strip() if found else platform.machine()
 
 
-def _entry(name: str, kind: str) -> catalog.Entry | None:
+def _entry(name: str, kind: str) -> Entry | None:
     """The catalogue's entry of a name in a run file, where a path that exists comes before a name."""
     entry = None if Path(name).exists() else catalog.lookup(name)
     return entry if entry is not None and entry.kind == kind else None
@@ -240,4 +241,4 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+        raise RunError(f"{path}: cannot be written: {error.strerror}", do="make room, or give another folder") from None

@@ -7,6 +7,7 @@ refused with the keys that differ.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ class RunFolder:
         """Make the folder and write `run.yaml`; call it on one rank, after `check`."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.run_file, config.to_yaml())
+
+
+def run_of(path: Path) -> RunFolder | None:
+    """The run whose folder `path` is, or one of whose checkpoints; None if it is neither."""
+    of_checkpoint = re.fullmatch(r"step-\d{8}", path.name) and path.parent.name == "checkpoints"
+    run = RunFolder(path.parent.parent if of_checkpoint else path)
+    return run if run.run_file.is_file() else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from bertnli import catalog
 from bertnli.by_column import ByColumn
-from bertnli.catalog import Reading
 from bertnli.columns import Columns
+from bertnli.entry import Reading
 from bertnli.errors import InputError, RunError
 from bertnli.evaluate import Other, Predictor, evaluate, looked_through
 from bertnli.fetch import NotFetchedError, resolve_data

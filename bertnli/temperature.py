@@ -52,7 +52,9 @@ def keep(folder: Path, found: Calibration) -> None:
         if card.is_file():
             write_text(card, _with_section(card.read_text(encoding="utf-8"), found))
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{folder}: the temperature cannot be kept: {error}") from None
+        raise RunError(
+            f"{folder}: the temperature cannot be kept: {error}", do="make room, and calibrate again"
+        ) from None
 
 
 def _with_section(card: str, found: Calibration) -> str:

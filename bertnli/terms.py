@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertnli import catalog
+from bertnli import config as run_files
 from bertnli.cache import RECEIPT, folder_of
 from bertnli.errors import InputError
+from bertnli.runfolder import run_of
 from bertnli.tokenizer_files import read_map
 
 
@@ -23,11 +25,13 @@ UNKNOWN = Terms()
 
 
 def of_model(model: str) -> Terms:
-    """Of a model or a bundle by its path, or of a name that `bertnli fetch` knows; a path that exists comes first.
+    """Of a model, a run or a bundle by its path, or of a name that `bertnli fetch` knows; an existing path comes first.
 
     Raises InputError if a file of the folder is damaged.
     """
     path = Path(model).expanduser()
+    if (run := run_of(path)) is not None:
+        return of_model(run_files.load(run.run_file).model)
     if path.exists():
         return _of_folder(path)
     entry = catalog.lookup(model)

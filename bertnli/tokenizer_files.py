@@ -62,7 +62,9 @@ def d2l(vocab: object, where: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     except TypeError:  # its complaint about a string that is not Unicode
-        raise InputError(f"{where}: not Unicode text", found="a word with a lone surrogate") from None
+        raise InputError(
+            f"{where}: not Unicode text", found="a word with a lone surrogate", do="get the model again"
+        ) from None
     tokenizer.normalizer = penn.normalizer()
     tokenizer.pre_tokenizer = penn.pre_tokenizer()
     _set_pair_template(tokenizer, "<cls>", "<sep>")

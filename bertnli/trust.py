@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from bertnli.cache import cache_dir, lock
-from bertnli.catalog import Entry, SourceError
 from bertnli.download import say
+from bertnli.entry import Entry, SourceError
 from bertnli.errors import InputError
 from bertnli.files import digest, write_text
 from bertnli.pairs import PairFile

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from bertnli.catalog import SourceError
+from bertnli.entry import SourceError
 
 # What the standard library raises on an archive that is cut short, garbled, encrypted or packed in an unknown way.
 _DAMAGED = (

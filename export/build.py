@@ -14,7 +14,7 @@ from bertnli.errors import InputError, RunError
 from bertnli.pretrained import Pretrained, folder_config
 from bertnli.sets import LabelledSet
 from bertnli.terms import UNKNOWN, Terms
-from export import bundle, triton, verify
+from export import bundle, sentences, triton, verify
 from export.graph import add_metadata, fused_attention, opset_of, torch_logits
 from export.precision import GRAPHS
 from export.session import Session, choose_device
@@ -60,7 +60,7 @@ def export_bundle(
 
     model = source.build().eval()
     checkpoint = partial(torch_logits, model)
-    graph = GRAPHS[precision](model)
+    graph = GRAPHS[precision](model, tokenizer.encode(*zip(*sentences.plain(), strict=True)))
     attention = _attention(fused_attention(graph), config.num_layers, allow_unfused)
     known = verify.reference(checkpoint, tokenizer)
     try:
@@ -93,7 +93,9 @@ def export_bundle(
                 versions=bundle.versions(_VERSIONS),
             )
     except OSError as error:
-        raise RunError(f"{out}: the bundle cannot be written: {error.strerror or error}") from error
+        raise RunError(
+            f"{out}: the bundle cannot be written: {error.strerror or error}", do="make room, or give another OUT"
+        ) from error
     data = "" if verify_data is None else f" --data {verify_data.name}"  # it has not been looked at here
     then = f"on a host with an NVIDIA GPU: bertnli verify {out}{data}"
     unverified = {"parity": None, "reason": reason, "next": then}

@@ -219,7 +219,8 @@ def _parse_manifest(raw: bytes, where: Path) -> Manifest:
     missing = {MODEL, TOKENIZER, CONFIG, PARITY} - {Path(name).name for name in manifest.files}
     strange = [name for name in manifest.files if Path(name).is_absolute() or ".." in Path(name).parts]
     if missing or strange:
-        raise InputError(f"{where}: key files", found=", ".join(strange) or f"no {', '.join(sorted(missing))}")
+        found = ", ".join(strange) or f"no {', '.join(sorted(missing))}"
+        raise InputError(f"{where}: key files", found=found, do="export the model again")
     return manifest
 
 
@@ -311,7 +312,9 @@ def record(bundle: Bundle, **about: Any) -> Bundle:
     try:
         write_text(where, _json(content))
     except OSError as error:
-        raise RunError(f"{where}: cannot be written: {error.strerror or error}") from error
+        raise RunError(
+            f"{where}: cannot be written: {error.strerror or error}", do="make room, and try again"
+        ) from error
     return Bundle.open(bundle.path)
 
 

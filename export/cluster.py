@@ -51,7 +51,9 @@ def connected(address: str) -> Iterator[None]:
         except Interrupted:
             raise
         except Exception as error:  # Ray's errors at the start have no common class
-            raise InputError(f"--ray {address}: Ray does not start", found=gist(error)) from error
+            raise InputError(
+                f"--ray {address}: Ray does not start", found=gist(error), do="start Ray there, or give --ray local"
+            ) from error
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray puts its own in their place
         with _watched_head(address):

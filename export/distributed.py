@@ -197,7 +197,7 @@ def score_partitions(
             for partition in partitions:
                 partition.output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{output}: cannot be written ({reason_of(error)})") from None
+            raise InputError(f"{output}: cannot be written ({reason_of(error)})", do="give another OUTPUT") from None
 
         began = time.perf_counter()
         results: dict[str, _Result] = {}
@@ -380,7 +380,7 @@ def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, out
     finally:
         seen.unlink(missing_ok=True)
     if problems:
-        raise InputError("a node cannot take part: " + "; ".join(problems))
+        raise InputError("a node cannot take part: " + "; ".join(problems), do="mend that, or take the node out")
 
 
 def _examine(job: _Job, input: str, seen: str) -> str:

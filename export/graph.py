@@ -28,6 +28,7 @@ OPSET = 23  # the first with Attention
 # Operators that are a whole attention: (domain, name).
 FUSED_ATTENTION = {("", "Attention"), ("com.microsoft", "PackedMultiHeadAttention")}
 
+_MEND = "install the versions in constraints.txt"
 _LARGEST = 2**31 - 2**20  # bytes of one protobuf file, and a little room for the graph itself
 
 
@@ -61,7 +62,7 @@ def export_graph(model: PairClassifier, form: FlatClassifier | None = None) -> o
             )
         except Exception as error:  # the exporter has many errors and no common class for them
             reason = " ".join(str(error).split())[:300]
-            raise RunError(f"torch {torch.__version__} cannot export this model: {reason}") from error
+            raise RunError(f"torch {torch.__version__} cannot export this model: {reason}", do=_MEND) from error
     assert program is not None
     graph = program.model_proto
     _strip(graph)
@@ -135,7 +136,8 @@ def check(graph: onnx.ModelProto, labels: int) -> None:
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:
-        raise RunError(f"onnx's checker refuses the exported graph: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"onnx's checker refuses the exported graph: {reason}", do=_MEND) from error
     inputs = {value.name: _type_and_axes(value) for value in graph.graph.input}
     outputs = {value.name: _type_and_axes(value) for value in graph.graph.output}
     expected_inputs = {name: ("INT64", ["batch", "length"]) for name in INPUTS}

@@ -1,7 +1,7 @@
 """int8 for CPUs: weights with one scale an output channel, activations with one scale a token (Dettmers et al. 2022,
 LLM.int8(), section 3, "vector-wise quantization"; Yao et al. 2022, ZeroQuant, section 3).
 
-A token's scale comes from its own values, so that a pair's score depends on no other pair, and nothing is calibrated.
+A token's scale comes from its own values, so that a pair's score depends on no other pair, and no scale is calibrated.
 (Dynamic quantisation as ONNX Runtime's own tools write it takes one scale for the whole batch.) The blocks' matrix
 products over all tokens are int8. Everything else stays fp32, the last block's over the first tokens too: they are so
 few that it costs nothing.
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.model import PairClassifier
+from bertnli.tokens import Encoded
+from export.centred import centred
 from export.flat import rebuild
 from export.graph import OPSET, export_graph
 
@@ -38,9 +40,13 @@ class Values:
 _AFTER = {"relu": Values(0, 0.0)} | dict.fromkeys(("gelu", "gelu_new", "gelu_pytorch_tanh"), Values(16, -0.1701))
 
 
-def export_int8(model: PairClassifier) -> onnx.ModelProto:
-    """The graph of `model` with int8 products in its blocks; see `export_graph`, also for what is raised."""
+def export_int8(model: PairClassifier, typical: Encoded) -> onnx.ModelProto:
+    """The graph of `model` with int8 products in its blocks; see `export_graph`, also for what is raised.
+
+    typical: pairs whose hidden states are centred (centred.py). No scale is taken from them.
+    """
     after = _AFTER[model.config.activation]
+    model = centred(model, typical)
     return export_graph(model, rebuild(model, Int8Linear, lambda layer: Int8Linear(layer, after)))
 
 

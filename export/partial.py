@@ -46,12 +46,12 @@ class PartialFile:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if resume_at is None else 0), 0o666)
         except FileNotFoundError:
             if resume_at is None:
-                raise InputError(f"{output}: there is no folder {self.path.parent}") from None
+                raise InputError(f"{output}: there is no folder {self.path.parent}", do="make it first") from None
             if self._final.exists():
                 raise self._busy() from None  # it was finished since our caller looked
             raise self._lost("nothing") from None
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({reason_of(error)})") from None
+            raise InputError(f"{self.path}: cannot be written ({reason_of(error)})", do="give another OUTPUT") from None
         try:
             self._lock()
             found = os.fstat(self._fd).st_size
@@ -132,9 +132,14 @@ class StandardOutput:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            raise RunError("standard output: the reader has closed it before the end") from None
+            raise RunError(
+                "standard output: the reader has closed it before the end",
+                do="write to a file, which can be gone on with",
+            ) from None
         except OSError as error:
-            raise RunError(f"standard output: cannot be written ({reason_of(error)})") from None
+            raise RunError(
+                f"standard output: cannot be written ({reason_of(error)})", do="make room, and start again"
+            ) from None
         self.size += len(data)
 
     def sync(self) -> None: ...

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import onnx
 
 from bertnli.model import PairClassifier
+from bertnli.tokens import Encoded
 from export.fp16 import fp16_graph
 from export.graph import export_graph
 from export.int8 import export_int8
 
-GRAPHS: dict[str, Callable[[PairClassifier], onnx.ModelProto]] = {
-    "fp32": export_graph,
-    "fp16": fp16_graph,
+GRAPHS: dict[str, Callable[[PairClassifier, Encoded], onnx.ModelProto]] = {
+    "fp32": lambda model, typical: export_graph(model),
+    "fp16": lambda model, typical: fp16_graph(model),
     "int8": export_int8,
 }
+"""Each is given the model and some typical pairs."""

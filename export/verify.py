@@ -147,7 +147,10 @@ class Figures:
             whose = "real rows'" if real else "own pairs'"
             problems.append(f"{self.label_flips} of {self.pairs} {whose} labels differ, {flips:.2%} is allowed")
         if problems:
-            raise RunError(f"{what} does not compute what its checkpoint computes: {'; '.join(problems)}")
+            raise RunError(
+                f"{what} does not compute what its checkpoint computes: {'; '.join(problems)}",
+                do="do not use it: export in another precision, or report it",
+            )
 
 
 def compare(known: Reference, logits: Logits, pad_id: int) -> Figures:

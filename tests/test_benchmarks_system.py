@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import evidence, gpu
 from benchmarks.accuracy import accuracy
 from benchmarks.memory import memory
 from benchmarks.scaling import scaling
 from benchmarks.table import table
+from benchmarks.targets import targets
 from bertnli import pretrained
 from bertnli.errors import InputError
 from tests import tiny
@@ -96,6 +98,35 @@ def test_accuracy_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> 
     assert all(0.2 < run["accuracy"] < 0.6 for run in result["runs"])  # the labels are random
     assert (folder / "seed-0" / "trainer-model" / "model.safetensors").exists()
     assert len((folder / "seed-0" / "bertnli" / "metrics.jsonl").read_text().splitlines()) == 2  # of 32 pairs
+
+
+def test_evidence_on_a_model_that_has_learned(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that a word of the hypothesis decides, save one in ten, so that a sure model is too sure."""
+    rows, draw = tiny.snli_rows(2000), random.Random(0)
+    for row in rows:
+        chosen = draw.randrange(3) if draw.random() < 0.1 else len(row["sentence2"].split()[2]) % 3
+        row["gold_label"] = tiny.SNLI_LABELS[chosen]
+    files = [tmp_path / "training.jsonl", tmp_path / "test.jsonl"]
+    for file, part in zip(files, (rows[:1600], rows[1600:]), strict=True):
+        file.write_text("".join(json.dumps(row) + "\n" for row in part))
+    monkeypatch.setitem(evidence.SETTINGS, "learning_rate", 3e-3)
+    monkeypatch.setitem(evidence.SETTINGS, "epochs", 6)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    result = evidence.evidence(folder, str(model), *map(str, files), 800, lambda line: None)
+    same = result["same"]
+    assert list(same) == ["checkpoint", "folder", "bundle-fp32", "bundle-int8", "transformers"]
+    assert same["folder"]["accuracy"] > 0.7 and same["folder"]["rows"] == 400
+    assert result["warned"]["swapped"]["labels"] == list(tiny.SNLI_LABELS)
+    assert result["artefact"]["hypothesis_only"] > 0.7 and result["artefact"]["shuffled_premises"] > 0.7
+    assert {target.what for target in targets(result) if not target.met} <= {
+        "ECE on unseen rows, with the temperature over without"  # of 400 rows, where it may go either way
+    }
+    assert "by transformers' own evaluation" in table(result)
+    result["same"]["bundle-fp32"]["confusion"][0][0] += 1
+    assert "rows on which checkpoint, folder and fp32 bundle differ" in {
+        target.what for target in targets(result) if not target.met
+    }
 
 
 def test_scaling_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bertnli import pretrained, temperature
 from bertnli.calibrate import Calibration, calibrate, fit
-from bertnli.catalog import Reading
+from bertnli.entry import Reading
 from bertnli.errors import InputError, RunError
 from bertnli.evaluate import evaluate
 from bertnli.pairs import PairFile

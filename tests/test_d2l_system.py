@@ -98,7 +98,7 @@ def test_the_books_files_train_export_and_score(made: tuple[str, Path], tmp_path
         "arch": arch,
         "data": {"train": "rows.jsonl"},
         "output": "run",
-        "max_steps": 3,
+        "max_steps": 2,
         "global_batch_size": 16,
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
@@ -110,8 +110,11 @@ def test_the_books_files_train_export_and_score(made: tuple[str, Path], tmp_path
 
     bertnli("train", "run.yaml")
     bertnli("export", "run/model", "trained", "--verify", "rows.jsonl")
-    bertnli("export", out / arch, "readers", "--arch", arch)
-    for bundle in ("trained", "readers"):
+    bundles = ["trained"]
+    if arch == "bert.small":  # the other's takes another minute
+        bertnli("export", out / arch, "readers", "--arch", arch)
+        bundles.append("readers")
+    for bundle in bundles:
         bertnli("score", bundle, "rows.jsonl", f"{bundle}.tsv")
         header, *rows = (tmp_path / f"{bundle}.tsv").read_text().splitlines()
         assert len(rows) == 64

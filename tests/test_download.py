@@ -18,8 +18,8 @@ import httpx2
 import pytest
 
 from bertnli import download as module
-from bertnli.catalog import SourceError
 from bertnli.download import download, redact
+from bertnli.entry import SourceError
 from tests.http_stand_in import Hosted, StandIn
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes

@@ -14,7 +14,6 @@ import torch
 from bertnli import pretrained
 from bertnli.attention import Padded
 from bertnli.errors import InputError, RunError
-from bertnli.model import PairClassifier
 from bertnli.pretrained import Pretrained
 from bertnli.sets import LabelledSet, open_set
 from bertnli.terms import Terms, of_model
@@ -41,7 +40,7 @@ def exported(source: Pretrained) -> onnx.ModelProto:
 def quick(exported: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what is around the graph of `source`: it is not made again."""
 
-    def copy(_: PairClassifier) -> onnx.ModelProto:
+    def copy(*_: object) -> onnx.ModelProto:
         graph = onnx.ModelProto()
         graph.CopyFrom(exported)
         return graph
@@ -282,7 +281,7 @@ def test_two_labels(tmp_path) -> None:
 
 def test_refusals(source, tmp_path, monkeypatch) -> None:
     already = tiny.bundle()
-    monkeypatch.setitem(build.GRAPHS, "fp32", lambda _: pytest.fail("the work began"))
+    monkeypatch.setitem(build.GRAPHS, "fp32", lambda *_: pytest.fail("the work began"))
     with pytest.raises(InputError, match="--precision; found 'int3'"):
         export_bundle(source, tmp_path / "out", precision="int3")
     encoder = replace(source, state={k: v for k, v in source.state.items() if not k.startswith("classifier")})

@@ -24,7 +24,8 @@ import pytest
 from bertnli import cache
 from bertnli import download as download_module
 from bertnli import fetch as fetch_module
-from bertnli.catalog import CATALOG, Archive, Entry, Unpacked
+from bertnli.catalog import CATALOG
+from bertnli.entry import Archive, Entry, Unpacked
 from bertnli.errors import InputError, RunError
 from bertnli.fetch import cache_dir, fetch, resolve
 from tests.http_stand_in import Hosted, StandIn
@@ -547,7 +548,7 @@ def test_a_hub_id_without_the_hub(server: StandIn) -> None:
 
 
 def test_a_hub_id_of_nothing_is_the_users_error(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertnli.catalog import NoSuchModelError
+    from bertnli.entry import NoSuchModelError
 
     def nothing(repo: str, folder: Path) -> str:
         raise NoSuchModelError("no such model")

@@ -219,7 +219,8 @@ def network(tmp_path: Path) -> Iterator[dict[str, str]]:
         server.files["/rows.zip"] = Hosted(stream.getvalue())
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text(
-            "from bertnli.catalog import CATALOG, Archive, Unpacked, replace\n"
+            "from dataclasses import replace\nfrom bertnli.catalog import CATALOG\n"
+            "from bertnli.entry import Archive, Unpacked\n"
             f"checksum = 'sha256:{hashlib.sha256(stream.getvalue()).hexdigest()}'\n"
             f"archive = Archive('rows.zip', checksum, 10**7, url={server.url('/rows.zip')!r})\n"
             "sources = (Unpacked(archive, {'rows.jsonl': 'rows.jsonl'}),)\n"

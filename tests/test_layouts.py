@@ -98,7 +98,7 @@ def test_a_changed_file_of_a_triton_model_is_named(repository, tmp_path) -> None
 
 
 def test_a_repository_keeps_its_other_models(source, repository, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(build.GRAPHS, "fp32", lambda _: onnx.load(repository / triton.NAME / "1" / "model.onnx"))
+    monkeypatch.setitem(build.GRAPHS, "fp32", lambda *_: onnx.load(repository / triton.NAME / "1" / "model.onnx"))
     (tmp_path / "other" / "1").mkdir(parents=True)
     export_bundle(source, tmp_path, layout="triton")
     with pytest.raises(InputError, match=r"nli: is there already; .*--force"):
@@ -120,7 +120,7 @@ def test_a_failed_export_leaves_no_triton_model(source, tmp_path, monkeypatch) -
 
 
 def test_another_layout_is_refused(source, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(build.GRAPHS, "fp32", lambda _: pytest.fail("the work began"))
+    monkeypatch.setitem(build.GRAPHS, "fp32", lambda *_: pytest.fail("the work began"))
     with pytest.raises(InputError, match="--layout; found 'optimum'; expected bertnli or triton"):
         export_bundle(source, tmp_path / "out", layout="optimum")
 

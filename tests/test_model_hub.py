@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bertnli.catalog import SourceError
+from bertnli.entry import SourceError
 from bertnli.model_hub import copy_model, wanted
 from tests.http_stand_in import StandIn
 

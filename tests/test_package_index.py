@@ -17,7 +17,7 @@ import pytest
 
 from bertnli import download as download_module
 from bertnli import package_index
-from bertnli.catalog import Archive, SourceError
+from bertnli.entry import Archive, SourceError
 from bertnli.package_index import download_archive, pip_settings
 from tests.http_stand_in import StandIn
 

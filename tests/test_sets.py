@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from bertnli import download as download_module
 from bertnli.cache import cache_dir
 from bertnli.calibrate import calibrate
-from bertnli.catalog import CATALOG, SUITES, Archive, AsItIs, Unpacked
+from bertnli.catalog import CATALOG, SUITES
+from bertnli.entry import Archive, AsItIs, Unpacked
 from bertnli.errors import InputError, RunError
 from bertnli.evaluate import Other
 from bertnli.fetch import fetch

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertnli.catalog import SourceError
+from bertnli.entry import SourceError
 from bertnli.unpack import unpack
 
 ROWS = b"".join(b'{"row": %d}\n' % row for row in range(1000))
