@@ -464,8 +464,10 @@ def _keeper(model: str) -> Any:
 
         return lambda fitted: record(Bundle.open(model), temperature=fitted.temperature)
     from bertnli import temperature
+    from bertnli.runfolder import RunFolder
 
-    folder = temperature.check_folder(model)
+    run = RunFolder(Path(model).expanduser())
+    folder = temperature.check_folder(str(run.model) if run.run_file.is_file() and run.finished else model)
     return lambda fitted: temperature.keep(folder, fitted)
 
 

@@ -67,7 +67,8 @@ def run_of(path: Path) -> RunFolder | None:
     """The run whose folder `path` is, or one of whose checkpoints; None if it is neither."""
     of_checkpoint = re.fullmatch(r"step-\d{8}", path.name) and path.parent.name == "checkpoints"
     run = RunFolder(path.parent.parent if of_checkpoint else path)
-    return run if run.run_file.is_file() else None
+    is_model = (run.path / "config.json").exists()  # with somebody's run file beside it
+    return run if run.run_file.is_file() and not is_model else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

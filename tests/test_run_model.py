@@ -12,6 +12,7 @@ import torch
 
 from bertnli import run_model, terms
 from bertnli.errors import InputError, RunError
+from bertnli.predictor import TorchPredictor
 from bertnli.pretrained import Pretrained
 from bertnli.runfolder import run_of
 from bertnli.terms import Terms
@@ -58,6 +59,23 @@ def test_eval_and_export_take_a_checkpoint(finished: Path, bertnli: Run, tmp_pat
     assert found[3][:2] == found[0][:2] and found[3][2] == pytest.approx(found[0][2], abs=1e-5)
 
 
+def test_a_runs_temperature_is_kept_with_its_model(finished: Path, bertnli: Run, tmp_path: Path) -> None:
+    source = load(finished)[0]
+    predictor = TorchPredictor(source.build(), source.tokenizer, "cpu")
+    files = []
+    for name, seed in (("test", 1), ("held-out", 2)):
+        rows = tiny.snli_rows(60, seed=seed)
+        said = predictor.logits(*zip(*((row["sentence1"], row["sentence2"]) for row in rows), strict=True)).argmax(1)
+        for number, (row, label) in enumerate(zip(rows, said, strict=True)):  # right on two of three, so some T fits
+            row["gold_label"] = source.config.labels[(label + (number % 3 == 0)) % 3]
+        files.append(tmp_path / f"{name}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = bertnli("eval", finished, files[0], "--calibrate", files[1], "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert load(finished)[0].temperature != 1.0
+    assert load(finished / "checkpoints" / "step-00000012")[0].temperature == 1.0
+
+
 def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(finished: Path) -> None:
     shutil.rmtree(finished / "model")
     for step in ("00000012", "00000010", "00000005"):
@@ -79,6 +97,11 @@ def test_what_is_no_run_is_none(tmp_path: Path, finished: Path) -> None:
         assert run_of(other) is None
         with pytest.raises(InputError, match="not a run"):
             load(other)
+
+
+def test_a_model_with_a_run_file_beside_it_is_a_model(finished: Path) -> None:
+    shutil.copy(finished / "run.yaml", finished / "model")
+    assert run_of(finished / "model") is None
 
 
 def test_the_run_file_says_labels_and_shape(finished: Path, bertnli: Run) -> None:
