@@ -110,7 +110,7 @@ def test_evidence_on_a_model_that_has_learned(model: Path, tmp_path: Path, monke
     for file, part in zip(files, (rows[:1600], rows[1600:]), strict=True):
         file.write_text("".join(json.dumps(row) + "\n" for row in part))
     monkeypatch.setitem(evidence.SETTINGS, "learning_rate", 3e-3)
-    monkeypatch.setitem(evidence.SETTINGS, "epochs", 6)
+    monkeypatch.setitem(evidence.SETTINGS, "epochs", 20)
     folder = tmp_path / "set"
     folder.mkdir()
     result = evidence.evidence(folder, str(model), *map(str, files), 800, lambda line: None)
