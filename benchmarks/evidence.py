@@ -2,7 +2,7 @@
 
 The same figures from its last checkpoint, its folder and its bundle, and from transformers' own evaluation; a
 temperature that calibrates rows it was not fitted on; a warning where labels are swapped, and only there; and how much
-of the accuracy is annotation artefact. All of it by the commands a user gives.
+of the accuracy is annotation artefact. Training and every evaluation of ours are the commands that a user gives.
 """
 
 from __future__ import annotations

@@ -464,10 +464,12 @@ def _keeper(model: str) -> Any:
 
         return lambda fitted: record(Bundle.open(model), temperature=fitted.temperature)
     from bertnli import temperature
-    from bertnli.runfolder import RunFolder
+    from bertnli.runfolder import run_of
 
-    run = RunFolder(Path(model).expanduser())
-    folder = temperature.check_folder(str(run.model) if run.run_file.is_file() and run.finished else model)
+    path = Path(model).expanduser()
+    run = run_of(path)
+    of_run = run is not None and run.path == path and run.finished  # a checkpoint keeps none
+    folder = temperature.check_folder(str(path / "model") if of_run else model)
     return lambda fitted: temperature.keep(folder, fitted)
 
 
