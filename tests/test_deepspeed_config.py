@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -294,7 +295,8 @@ def train_in_every_mode() -> None:
             torch.testing.assert_close(tensor, state[name], rtol=1e-3, atol=1e-5, msg=f"{mode}: {name}")
         if ranks.rank == 0:
             print(f"trained: {mode}", flush=True)
-    ranks.close()
+    ranks.barrier()
+    os._exit(0)  # as a trainer does (bertnli/rank.py): the farewells of torch's threads at times abort a process
 
 
 def test_what_is_let_through_trains_and_resumes_on_two_ranks():
@@ -321,4 +323,4 @@ def test_what_is_let_through_trains_and_resumes_on_two_ranks():
             process.kill()
     trained = [line.removeprefix("trained: ") for line in output.splitlines() if line.startswith("trained: ")]
     assert trained == list(MODES), errors[-800:] + other[-800:]
-    assert [process.returncode for process in processes] == [0, 0]
+    assert [process.returncode for process in processes] == [0, 0], errors[-800:] + other[-800:]
