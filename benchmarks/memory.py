@@ -23,7 +23,8 @@ from benchmarks.harness import Say
 from benchmarks.peers.bertnli_train import started
 from bertnli.errors import RunError
 
-_GLANCE = 0.03  # seconds between two looks
+_GLANCE = 0.03  # seconds between two looks, at the least
+_SHARE = 0.02  # of a core's time that looking may take: the kernel walks all pages of a process at each look
 _BATCH, _HOLDOUT = 256, 2000
 STEPS = 30
 """Of 256 pairs, drawn from all of the corpus: by then about every stretch of it has been touched and stays mapped."""
@@ -83,7 +84,13 @@ class Peak:
     own: int = 0
     mapped: int = 0
 
-    def see(self, processes: Sequence[int]) -> None:
+    def look(self, process: int) -> None:
+        """See `process` and its children once, and rest so long that looking does not slow them down."""
+        began = time.perf_counter()
+        self._see(family(process))
+        time.sleep(max(_GLANCE, (time.perf_counter() - began) / _SHARE))
+
+    def _see(self, processes: Sequence[int]) -> None:
         own = mapped = 0
         for pid in processes:
             pages = _sizes(pid, "smaps_rollup")
@@ -114,9 +121,8 @@ def watched(run_file: dict[str, Any], cache: Path, ranks: int = 1) -> dict[str, 
         while process.poll() is None:
             if first_step is None and metrics.exists() and metrics.stat().st_size:
                 first_step = time.perf_counter() - began
-            peaks["before_steps" if first_step is None else "steps"].see(family(process.pid))
             high_water = max(high_water, _sizes(process.pid, "status").get("VmHWM", 0))
-            time.sleep(_GLANCE)
+            peaks["before_steps" if first_step is None else "steps"].look(process.pid)
         assert process.stdout is not None
         printed = process.stdout.read().decode()
     if process.returncode or first_step is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,16 +13,24 @@ _STYLES = {1: "o-", 2: "s--"}  # by processes
 
 
 def plots(results: Path) -> list[Path]:
-    """Draw every result there that has a plot; returns the files."""
-    return [
-        _DRAWN[result["kind"]](result, path.with_suffix(".svg"))
-        for path in sorted(results.glob("*.json"))
-        if (result := json.loads(path.read_text(encoding="utf-8")))["kind"] in _DRAWN
-    ]
+    """Draw every result there that has a plot; returns the files. Each names the record it was drawn from."""
+    drawn = []
+    for path in sorted(results.glob("*.json")):
+        record = path.read_bytes()
+        draw = _DRAWN.get((result := json.loads(record))["kind"])
+        if draw is not None:
+            drawn.append(path.with_suffix(".svg"))
+            _save(draw(result), drawn[-1], drawn_from(path.name, record))
+    return drawn
 
 
-def _growth(result: Json, to: Path) -> Path:
-    """Three panels: seconds against rows, memory against rows, milliseconds a pair against its length."""
+def drawn_from(name: str, record: bytes) -> str:
+    """What a plot says of its record, so that one that is out of date can be told."""
+    return f"drawn from {name}, SHA-256 {hashlib.sha256(record).hexdigest()}"
+
+
+def _growth(result: Json) -> Any:
+    """A figure of three panels: seconds against rows, memory against rows, milliseconds a pair against its length."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -44,15 +53,14 @@ def _growth(result: Json, to: Path) -> Path:
         panel.legend(fontsize="small")
     for panel in (time, memory, length):
         panel.grid(alpha=0.3)
-    return _save(figure, to)
+    return figure
 
 
-def _save(figure: Any, to: Path) -> Path:
+def _save(figure: Any, to: Path, description: str) -> None:
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": to.name, "svg.fonttype": "none"}):
-        figure.savefig(to, metadata={"Date": None})
-    return to
+        figure.savefig(to, metadata={"Date": None, "Description": description})
 
 
-_DRAWN: dict[str, Callable[[Json, Path], Path]] = {"growth": _growth}
+_DRAWN: dict[str, Callable[[Json], Any]] = {"growth": _growth}

@@ -15,13 +15,12 @@ from typing import Any
 
 from benchmarks import machine, work
 from benchmarks.harness import Say, end_children
-from benchmarks.memory import Peak, family, mib
+from benchmarks.memory import Peak, mib
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.start_up import score_command
 from benchmarks.work import Work
 from bertnli.errors import RunError
 
-_GLANCE = 0.05  # seconds between two looks
 _TINY = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
 
 
@@ -70,8 +69,7 @@ def watched(command: list[str], out: Path) -> dict[str, Any]:
             while process.poll() is None:
                 if first_bytes is None and _size(partial):
                     first_bytes = time.perf_counter() - began
-                peak.see(family(process.pid))
-                time.sleep(_GLANCE)
+                peak.look(process.pid)
             assert process.stdout is not None
             printed = process.stdout.read().decode()
         finally:

@@ -153,12 +153,13 @@ class Bucket:
         return ordered.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2)
 
     def put(self, result: Tensor, into: Tensor) -> None:
-        """`[pairs x heads, length, head_size]` to where this bucket's tokens stand in `[tokens, heads, head_size]`."""
-        ordered = result.unflatten(0, (self.pairs, -1)).transpose(1, 2)
+        """Back: `[n, pairs x heads, length, head_size]` to its tokens' part of `[tokens, n, heads, head_size]`."""
+        ordered = result.unflatten(1, (self.pairs, -1)).permute(1, 3, 0, 2, 4)  # [pairs, length, n, heads, head_size]
         if self.places is None:
             into[self.tokens].unflatten(0, (self.pairs, self.length)).copy_(ordered)
         else:
-            into[self.tokens] = ordered.flatten(0, 1)[self.places]
+            ordered = ordered.to(into.dtype, memory_format=torch.contiguous_format).flatten(0, 1)
+            torch.index_select(ordered, 0, self.places, out=into[self.tokens])
 
 
 def _buckets(lengths: Sequence[int]) -> list[Bucket]:
@@ -191,30 +192,36 @@ class _BucketedAttention(torch.autograd.Function):
         mixed = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
         used = []
         for bucket, keep in zip(buckets, _cut(mask, cells), strict=True):
-            query, key, value = bucket.fill(qkv)
+            filled = bucket.fill(qkv)
+            query, key, value = filled
             scores = _product(query, key.mT, size**-0.5)
             if bucket.bias is not None:
                 scores.unflatten(0, (bucket.pairs, heads)).add_(bucket.bias)
             weights = scores.softmax(-1)
-            bucket.put(_product(_masked(weights, keep), value, ctx.kept), mixed)
-            used.append(weights)
+            bucket.put(_product(_masked(weights, keep), value, ctx.kept).unsqueeze(0), mixed.unsqueeze(1))
+            used += [filled, weights]
         ctx.buckets, ctx.cells = buckets, cells
-        ctx.save_for_backward(qkv, mask, *used)
+        ctx.save_for_backward(mask, *used)
         return mixed
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        qkv, mask, *used = ctx.saved_tensors
-        into = torch.empty_like(qkv)
-        scale = qkv.shape[-1] ** -0.5
-        for bucket, keep, weights in zip(ctx.buckets, _cut(mask, ctx.cells), used, strict=True):
-            query, key, value = bucket.fill(qkv)
+        mask, *used = ctx.saved_tensors
+        heads, size = gradient.shape[1:]
+        into = gradient.new_empty(len(gradient), 3, heads, size)
+        scale = size**-0.5
+        for bucket, keep, filled, weights in zip(
+            ctx.buckets, _cut(mask, ctx.cells), used[::2], used[1::2], strict=True
+        ):
+            query, key, value = filled
+            found = torch.empty_like(filled)
             (mixed,) = bucket.fill(gradient.unsqueeze(1))
-            bucket.put(_product(_masked(weights, keep).mT, mixed, ctx.kept), into[:, 2])
             by_weights = _masked(_product(mixed, value.mT, ctx.kept), keep)
             scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
-            bucket.put(_product(scores, key, scale), into[:, 0])
-            bucket.put(_product(scores.mT, query, scale), into[:, 1])
+            _product(scores, key, scale, found[0])
+            _product(scores.mT, query, scale, found[1])
+            _product(_masked(weights, keep).mT, mixed, ctx.kept, found[2])
+            bucket.put(found, into)
         return into, None, None
 
 
@@ -226,6 +233,6 @@ def _masked(weights: Tensor, mask: Tensor | None) -> Tensor:
     return weights if mask is None else weights * mask.view_as(weights)
 
 
-def _product(one: Tensor, other: Tensor, factor: float) -> Tensor:
+def _product(one: Tensor, other: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
     """factor x one @ other, `[batch, rows, columns]` each, without a pass for the factor."""
-    return torch.baddbmm(one.new_empty(()), one, other, beta=0, alpha=factor)
+    return torch.baddbmm(one.new_empty(()), one, other, beta=0, alpha=factor, out=out)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import RESULTS
 from benchmarks.growth import LENGTHS, growth
-from benchmarks.plots import plots
+from benchmarks.plots import drawn_from, plots
 from benchmarks.table import table
 from bertnli.files import write_text
 from tests import tiny
@@ -45,6 +46,13 @@ def test_plots_are_drawn_beside_the_results_that_have_some(tmp_path: Path) -> No
     write_text(tmp_path / "growth.json", json.dumps(record(training=[])))
     plots(tmp_path)
     assert (tmp_path / "growth.svg").read_text() != drawn
+
+
+def test_kept_plots_show_the_kept_records() -> None:
+    kept = [path for path in RESULTS.glob("*.json") if json.loads(path.read_bytes())["kind"] == "growth"]
+    assert kept
+    for path in kept:
+        assert drawn_from(path.name, path.read_bytes()) in path.with_suffix(".svg").read_text(), "run: benchmarks plots"
 
 
 def test_the_table_has_a_row_for_each_run() -> None:
