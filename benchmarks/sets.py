@@ -43,7 +43,7 @@ class Effort:
     accuracy, and how many times. memory_rows, score_rows: sizes of file compared, in training and in scoring.
     long_row_rows: rows around the long one. starts: of the command, timed. evidence_pairs: trained on, once.
     growth_rows: of training and of scoring.
-    every_peer: in scoring, also those that no target is held against.
+    every_peer: also those that no target is held against: peers of scoring, our own training at other stages of ZeRO.
     """
 
     training_pairs: int
@@ -97,6 +97,7 @@ FULL = Effort(
 def training(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[str, Any]:
     """Training at one batch size: every way to do it, and the machine's matrix peak in the same rounds."""
     given = work.training(folder, MODEL, TRAIN_DATA, effort.training_pairs, batch_size)
+    stages = (1, 2, 3) if effort.every_peer else ()
     peers: list[Peer] = [
         D2lLoop(given),  # in fp32: the reference for the losses
         TransformersTrainer(given),
@@ -104,7 +105,7 @@ def training(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[st
         DeepSpeedEngine(given),
         PlainLoop(given),
         BertnliTrain(given),
-        *(BertnliTrain(given, name=f"bertnli-zero{stage}", zero_stage=stage) for stage in (1, 2, 3)),
+        *(BertnliTrain(given, name=f"bertnli-zero{stage}", zero_stage=stage) for stage in stages),
         *_peaks(given),
     ]
     return run(f"training-{batch_size}", "training", given, TRAIN_DATA, peers, effort.training_pairs, effort, say)
