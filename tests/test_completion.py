@@ -20,7 +20,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command.parent.mkdir()
     command.write_text(f"#!{sys.executable}\nfrom bertnli.cli import main\nmain()\n")
     command.chmod(0o755)
-    run(home, "bertnli --install-completion bash")
+    run(home, "bertnli --install-completion bash; exit $?")  # not alone: bash stays, and is found among the parents
     return home
 
 
