@@ -84,11 +84,15 @@ class Peak:
     own: int = 0
     mapped: int = 0
 
-    def look(self, process: int) -> None:
-        """See `process` and its children once, and rest so long that looking does not slow them down."""
+    def look(self, process: int, age: float) -> None:
+        """See `process` and its children once, and rest so long that looking does not slow them down.
+
+        `age`: seconds since its start. A young one is seen more often, or a short one's peak would be missed.
+        """
         began = time.perf_counter()
         self._see(family(process))
-        time.sleep(max(_GLANCE, (time.perf_counter() - began) / _SHARE))
+        took = time.perf_counter() - began
+        time.sleep(max(_GLANCE, min(took / _SHARE, age / 20)))
 
     def _see(self, processes: Sequence[int]) -> None:
         own = mapped = 0
@@ -122,7 +126,7 @@ def watched(run_file: dict[str, Any], cache: Path, ranks: int = 1) -> dict[str, 
             if first_step is None and metrics.exists() and metrics.stat().st_size:
                 first_step = time.perf_counter() - began
             high_water = max(high_water, _sizes(process.pid, "status").get("VmHWM", 0))
-            peaks["before_steps" if first_step is None else "steps"].look(process.pid)
+            peaks["before_steps" if first_step is None else "steps"].look(process.pid, time.perf_counter() - began)
         assert process.stdout is not None
         printed = process.stdout.read().decode()
     if process.returncode or first_step is None:

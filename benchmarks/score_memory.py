@@ -69,7 +69,7 @@ def watched(command: list[str], out: Path) -> dict[str, Any]:
             while process.poll() is None:
                 if first_bytes is None and _size(partial):
                     first_bytes = time.perf_counter() - began
-                peak.look(process.pid)
+                peak.look(process.pid, time.perf_counter() - began)
             assert process.stdout is not None
             printed = process.stdout.read().decode()
         finally:
