@@ -468,8 +468,9 @@ def _keeper(model: str) -> Any:
 
     path = Path(model).expanduser()
     run = run_of(path)
-    of_run = run is not None and run.path == path and run.finished  # a checkpoint keeps none
-    folder = temperature.check_folder(str(path / "model") if of_run else model)
+    if run is not None and run.path == path and run.finished:  # a checkpoint keeps none
+        model = str(run.model)
+    folder = temperature.check_folder(model)
     return lambda fitted: temperature.keep(folder, fitted)
 
 
