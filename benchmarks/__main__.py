@@ -15,6 +15,7 @@ import argparse
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,8 @@ SCORING = ("scoring-base", "long-row", "start-up", "score-memory")
 FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "evidence", "growth", "scaling")
 SETS = (*FULL, "peak", "micro-batches", "profile", "gpu")
 BY_BATCH = ("training", "micro-batches", "profile")
+
+_BEGAN = time.monotonic()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,7 +138,8 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    minutes, seconds = divmod(int(time.monotonic() - _BEGAN), 60)
+    print(f"{minutes:3}:{seconds:02} {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

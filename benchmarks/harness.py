@@ -339,7 +339,7 @@ class _Quiet:
     """Runs peers while nobody else needs the machine, as far as patience goes."""
 
     LIMIT = 0.1  # cores that others may keep busy
-    GLANCE = 2.0  # seconds
+    GLANCE = 1.0  # seconds
 
     def __init__(self, patience: float, say: Say):
         self.left, self.say = patience, say

@@ -43,7 +43,7 @@ class Effort:
     accuracy, and how many times. memory_rows, score_rows: sizes of file compared, in training and in scoring.
     long_row_rows: rows around the long one. starts: of the command, timed. evidence_pairs: trained on, once.
     growth_rows: of training and of scoring.
-    every_peer: also those that no target is held against: peers of scoring, our own training at other stages of ZeRO.
+    every_peer: also those that a target does not need (see `training_peers`, `scoring_peers`).
     """
 
     training_pairs: int
@@ -76,6 +76,7 @@ SHORT = Effort(
     evidence_pairs=2000,
     growth_rows={"training": (500, 2_000), "scoring": (1_000, 4_000)},
     every_peer=False,
+    patience=20.0,
 )
 FULL = Effort(
     training_pairs=1024,
@@ -97,18 +98,21 @@ FULL = Effort(
 def training(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[str, Any]:
     """Training at one batch size: every way to do it, and the machine's matrix peak in the same rounds."""
     given = work.training(folder, MODEL, TRAIN_DATA, effort.training_pairs, batch_size)
-    stages = (1, 2, 3) if effort.every_peer else ()
-    peers: list[Peer] = [
+    peers: list[Peer] = [*training_peers(given, every=effort.every_peer), MatrixPeak(given, "bf16")]
+    return run(f"training-{batch_size}", "training", given, TRAIN_DATA, peers, effort.training_pairs, effort, say)
+
+
+def training_peers(given: Work, *, every: bool) -> list[Peer]:
+    """Every way to train, or those that a target is held against: not DeepSpeed's bare engine, nor ZeRO's stages."""
+    return [
         D2lLoop(given),  # in fp32: the reference for the losses
         TransformersTrainer(given),
         TransformersTrainer(given, best=True),
-        DeepSpeedEngine(given),
+        *([DeepSpeedEngine(given)] if every else []),
         PlainLoop(given),
         BertnliTrain(given),
-        *(BertnliTrain(given, name=f"bertnli-zero{stage}", zero_stage=stage) for stage in stages),
-        *_peaks(given),
+        *(BertnliTrain(given, name=f"bertnli-zero{stage}", zero_stage=stage) for stage in ((1, 2, 3) if every else ())),
     ]
-    return run(f"training-{batch_size}", "training", given, TRAIN_DATA, peers, effort.training_pairs, effort, say)
 
 
 def micro_batches(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[str, Any]:
@@ -164,7 +168,7 @@ def _scoring(
 
 
 def scoring_peers(given: Work, calibration: Path, *, every: bool) -> list[Scoring]:
-    """Every way to score, or those that a target is held against: the usual one, the best in fp32, and all in int8.
+    """Every way to score, or those that a target is held against: the usual one, and the best in fp32 and in int8.
 
     calibration: rows with sentence1 and sentence2 that a peer may look at beforehand.
     """
@@ -174,14 +178,14 @@ def scoring_peers(given: Work, calibration: Path, *, every: bool) -> list[Scorin
         OptimumOnnx(given),
         OpenVino(given),
         OpenVino(given, "bf16"),
+        TransformersExporter(given, "int8"),
+        OnnxRuntimeDynamic(given),
     ]
     return [
         TransformersPipeline(given),  # the reference for probabilities and labels
         CrossEncoderPredict(given),
         *(others if every else []),
         TransformersExporter(given),
-        TransformersExporter(given, "int8"),
-        OnnxRuntimeDynamic(given),
         OptimumOnnx(given, "int8"),
         OpenVino(given, "int8", calibration=calibration),
         BertnliScore(given),

@@ -464,13 +464,9 @@ def _keeper(model: str) -> Any:
 
         return lambda fitted: record(Bundle.open(model), temperature=fitted.temperature)
     from bertnli import temperature
-    from bertnli.runfolder import run_of
+    from bertnli.runfolder import result_of
 
-    path = Path(model).expanduser()
-    run = run_of(path)
-    if run is not None and run.path == path and run.finished:  # a checkpoint keeps none
-        model = str(run.model)
-    folder = temperature.check_folder(model)
+    folder = temperature.check_folder(str(result_of(Path(model).expanduser()) or model))
     return lambda fitted: temperature.keep(folder, fitted)
 
 

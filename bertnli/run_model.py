@@ -11,7 +11,7 @@ from bertnli import config as run_files
 from bertnli.errors import InputError
 from bertnli.pretrained import Pretrained
 from bertnli.rundata import load_model
-from bertnli.runfolder import run_of
+from bertnli.runfolder import result_of, run_of
 
 
 def load(path: Path, warn: Callable[[str], None]) -> Pretrained:
@@ -24,8 +24,8 @@ def load(path: Path, warn: Callable[[str], None]) -> Pretrained:
     run = run_of(path)
     if run is None:
         raise InputError(f"{path}: not a run", expected="a folder with run.yaml, or a checkpoint in one")
-    if path == run.path and run.finished:
-        return pretrained.load(run.model)
+    if (result := result_of(path)) is not None:
+        return pretrained.load(result)
     if path == run.path:
         found = checkpoint.newest(run.checkpoints, warn)
         if found is None:

@@ -71,6 +71,15 @@ def run_of(path: Path) -> RunFolder | None:
     return run if run.run_file.is_file() and not is_model else None
 
 
+def result_of(path: Path) -> Path | None:
+    """The model that the run whose folder `path` is ended with; None until it has one, and of all else that has a path.
+
+    Its folder stands for it wherever a model is asked for. A checkpoint's does not: it is not the end.
+    """
+    run = run_of(path)
+    return run.model if run is not None and run.path == path and run.finished else None
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics file, none if there is no file; a last line cut short by a kill is left out."""
     rows = []

@@ -33,13 +33,12 @@ from benchmarks.table import table
 from benchmarks.targets import targets
 from bertnli.errors import RunError
 from tests import tiny
+from tests.benchmarked import snli_file
 
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    path = tmp_path / "snli.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(150)))
-    return path
+    return snli_file(tmp_path, 150)
 
 
 @pytest.fixture
@@ -390,6 +389,21 @@ def test_int8_that_is_no_better_than_the_peers_misses(four: work.Work, quality: 
 
 def test_without_int8_its_targets_are_not_measured(four: work.Work) -> None:
     assert [target.met for target in targets(scoring_result(four, int8=False))] == [True, *[None] * 6]
+
+
+def test_the_short_set_has_every_peer_that_a_target_needs(four: work.Work) -> None:
+    """Of each kind: the usual way, the best in fp32 and in int8."""
+    short, every = (sets.scoring_peers(four, four.rows, every=every) for every in (False, True))
+    assert {peer.name for peer in short} < {peer.name for peer in every}
+    assert [peer.name for peer in short if peer.precision == "int8"] == [
+        "optimum-onnx-int8",
+        "openvino-int8",
+        "bertnli-int8",
+    ]
+    quality = {"labels_changed": 0.0, "accuracy": 0.8, "depends_on_company": 0.0}
+    found = [measured(peer, [100.0], **quality) for peer in short]
+    result = {"kind": "scoring", "work": four.to_json("snli-test"), **sets.record(found, four)}
+    assert [target.what for target in targets(result) if target.met is None] == []
 
 
 def test_the_table_has_what_precision_costs(four: work.Work) -> None:
