@@ -1,8 +1,9 @@
 """Which pairs make up an optimizer step, and which rank takes which of them through the model.
 
 A step is a fixed set of pairs: a function of the seed and the step's number, of nothing else. So a run does not
-depend on the number of ranks, and a resumed run goes on exactly. Inside the step every rank gets nearly the same number
-of tokens and the same number of micro-batches, each of pairs of similar length laid end to end without padding.
+depend on the number of ranks (dropout's masks do), and a resumed run goes on exactly. Inside the step every rank gets
+nearly the same number of tokens and the same number of micro-batches, each of pairs of similar length laid end to end
+without padding.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. It is fitted on rows that the model was not
 trained on, never changes a label, and is kept with the model: in a folder's config.json (temperature.py), in a bundle's
-manifest.
+manifest. (Where a set's classes are sums of the model's, the predicted class may be another: merged.py.)
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def calibrate(
     apart_from: the set that the model is measured on, which must be another one: on rows that a temperature was fitted
     to, the calibration looks better than it is.
 
-    The logits of all rows are in memory: 12 bytes a row of three labels. Raises as `evaluate` does, for both
+    All rows are in memory at once, some 120 bytes a row of three labels. Raises as `evaluate` does, for both
     sets; InputError if they are one; RunError if no temperature fits (see `fit`).
     """
     file = held_out.file

@@ -29,7 +29,8 @@ from bertnli.errors import RunError
 from bertnli.files import digest, sync
 
 _STATE, _ABOUT, _SUMS = "state.safetensors", "checkpoint.json", "SHA256SUMS"
-_MEND = "make room and give the same command again: it goes on from the last good checkpoint"
+_GOES_ON = "give the same command again: it goes on from the last good checkpoint"
+_MAKE_ROOM = f"make room and {_GOES_ON}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ def write(
     # safetensors reports a full disk as an error of its own
     except (OSError, safetensors.SafetensorError) as error:
         full = (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error)
-        raise RunError(f"checkpoint {final}: {'the disk is full' if full else error}", do=_MEND) from None
+        if full:
+            raise RunError(f"checkpoint {final}: the disk is full", do=_MAKE_ROOM) from None
+        raise RunError(f"checkpoint {final}: {error}", do=f"see to that disk and its rights, and {_GOES_ON}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     # One of a later step was found damaged when the run went on from an earlier one: it must not count as the newest.
@@ -174,7 +177,7 @@ def _check_room(final: Path, needed: int) -> None:
             f"checkpoint {final}: the disk is full, nothing was written",
             found=f"{disk.free:,} bytes free",
             expected=f"{needed:,} or more",
-            do=_MEND,
+            do=_MAKE_ROOM,
         )
 
 

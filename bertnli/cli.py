@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bertnli.errors import BertnliError, InputError, Interrupted
+from bertnli.extras import need
 
 app = typer.Typer(
     help="Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.",
@@ -87,6 +88,11 @@ def fetch(
     from bertnli.fetch import fetch as fetch_name
 
     if show_list:
+        if name is not None or to is not None or source is not None:
+            raise InputError("fetch --list", found="a NAME, --to or --from beside it", do="leave those out")
+        if as_json:
+            print(json.dumps({"names": catalog.describe(), "suites": catalog.SUITES}))
+            return
         for row in catalog.describe():
             print(f"{row['name']:<18} {row['kind']:<8} {row['about']} ({row['licence']})")
         for suite, members in catalog.SUITES.items():
@@ -109,7 +115,7 @@ def train(
     from bertnli import config
 
     config.load(run_file, sets or [])  # what is wrong with the run file shows before torch is loaded
-    _need("torch", "train")
+    need("torch", "train")
     import torch
 
     devices = torch.cuda.device_count()
@@ -146,7 +152,7 @@ def launch(
     as_json: Json = False,
 ) -> None:
     """Fine-tune on many hosts through the deepspeed launcher, after a look at every host."""
-    _need("deepspeed", "train")
+    need("deepspeed", "train")
     from launch import job
 
     code = job.launch(
@@ -220,6 +226,10 @@ def evaluate(
     premise: Premise = None,
     hypothesis: Hypothesis = None,
     label: Label = None,
+    label_names: Annotated[
+        str | None,
+        typer.Option(metavar="SAID=LABEL,…", help="What label cells mean: 0=entailment,1=neutral,2=contradiction."),
+    ] = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and count them.")
     ] = False,
@@ -229,21 +239,24 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
+    from bertnli import named_models
     from bertnli.evaluation import Rival, evaluation
     from bertnli.pairs import Columns
 
-    keep = None if calibrate is None else _keeper(model)
-    rival = None
+    keep = None if calibrate is None else named_models.keeper(model)
+    unsaid, rival = named_models.Unsaid(arch, labels), None
     if against is not None:
-        rival = Rival(against, _predictor(against, arch if _needs_arch(against) else None, None, device))
+        unsaid, unsaid_by_other = named_models.shared(unsaid, model, against)
+        rival = Rival(against, named_models.predictor(against, unsaid_by_other, device))
     found = evaluation(
         model,
-        _predictor(model, arch, labels, device),
+        named_models.predictor(model, unsaid, device),
         data,
         calibrate=calibrate,
         keep=keep,
         against=rival,
         columns=Columns(premise, hypothesis, label),
+        label_names=_mapping("--label-names", label_names),
         skip_bad_rows=skip_bad_rows,
         shuffle_premises=shuffle_premises,
         report=report,
@@ -272,12 +285,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Checkpoint to ONNX bundle: attention fused and counted, parity-checked, or nothing is left."""
-    _need("onnxscript", "export")
-    from bertnli import terms
+    need("onnxscript", "export")
+    from bertnli import named_models, terms
     from bertnli.sets import open_set
     from export.build import export_bundle
 
-    source = _pretrained(model, arch, labels)
+    source = named_models.load(model, named_models.Unsaid(arch, labels))
     rows = None if verify is None else open_set(verify, prefer_parse=source.tokenizer.settings.reads_parse)
     summary = export_bundle(
         source,
@@ -330,7 +343,9 @@ def score(
     hypothesis: Hypothesis = None,
     label: Label = None,
     prefix: Annotated[str, typer.Option(help="Put this before the names of the added columns.")] = "",
-    format: Annotated[str | None, typer.Option(help="tsv, csv or jsonl, where - is the input or the output.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="tsv, csv or jsonl, of an input or output whose name does not say it, such as -.")
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -354,7 +369,7 @@ def score(
         "prefix": prefix,
     }
     if ray is not None:
-        _need("ray", "ray")
+        need("ray", "ray")
         from export.distributed import find_partitions, score_partitions
 
         if devices is not None or workers != 1 or format is not None:
@@ -364,17 +379,21 @@ def score(
             summary = score_partitions(bundle, partitions, output, ray, progress=show, **options)
         return _finish(summary, as_json)
 
+    from bertnli.formats import says_format
     from export.score import score_file
 
+    read = input if input == "-" else resolve_data(input)
+    if format is not None and says_format(read) and says_format(output):
+        raise InputError("--format", found=f"{input} and {output}, whose names say it", do="leave it out")
     with progress("rows") as show:
         summary = score_file(
             bundle,
-            input if input == "-" else resolve_data(input),
+            read,
             output,
             gpus=devices,
             workers=workers,
-            input_format=format if input == "-" else None,
-            output_format=format if output == "-" else None,
+            input_format=None if says_format(read) else format,
+            output_format=None if says_format(output) else format,
             progress=show,
             **options,
         )
@@ -403,71 +422,12 @@ def _debug() -> bool:
     return "--debug" in sys.argv
 
 
-def _need(module: str, extra: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec(module) is None:
-        raise InputError(f"this needs {module}, which is not installed", do=f"pip install 'bertnli[{extra}]'")
-
-
-def _pretrained(model: str, arch: str | None, labels: str | None) -> Any:
-    """The run, checkpoint, HF folder or d2l weights that a person named."""
-    _need("torch", "train")
-    from bertnli import pretrained, run_model
-    from bertnli.fetch import resolve
-    from bertnli.model import D2L_ARCHITECTURES
-    from bertnli.runfolder import run_of
-
-    path = resolve(model, "model")
-    if run_of(path) is not None:
-        if arch or labels:
-            option = "--arch" if arch else "--labels"
-            raise InputError(option, found=f"{model}, a run, whose run file says it", do="leave it out")
-        return run_model.load(path, warn=lambda line: print(line, file=sys.stderr))
-    names = None if labels is None else [name.strip() for name in labels.split(",")]
-    return pretrained.load(path, arch=arch or (model if model in D2L_ARCHITECTURES else None), labels=names)
-
-
-def _predictor(model: str, arch: str | None, labels: str | None, device: str) -> Any:
-    """Something with `labels`, `tokenizer` and `logits`: an ONNX bundle's session, or a checkpoint in torch."""
-    if _is_bundle(model):
-        from export.scorer import Scorer
-
-        return Scorer(model, device=device)
-    source = _pretrained(model, arch, labels)
-    if not source.has_classifier:
-        raise InputError(f"model {model}: no classifier in it", do="train it first: bertnli train RUN.yaml")
-    from bertnli.predictor import TorchPredictor
-
-    return TorchPredictor(source.build(), source.tokenizer, device, source.temperature)
-
-
-def _needs_arch(model: str) -> bool:
-    from bertnli.fetch import resolve
-
-    if _is_bundle(model):
-        return False
-    _need("torch", "train")
-    from bertnli.pretrained import needs_arch
-
-    return needs_arch(resolve(model, "model"))
-
-
-def _is_bundle(model: str) -> bool:
-    return (Path(model) / "manifest.json").is_file()
-
-
-def _keeper(model: str) -> Any:
-    """What keeps a Calibration's temperature in the bundle or the model folder. Raises InputError if nothing can."""
-    if _is_bundle(model):
-        from export.bundle import Bundle, record
-
-        return lambda fitted: record(Bundle.open(model), temperature=fitted.temperature)
-    from bertnli import temperature
-    from bertnli.runfolder import result_of
-
-    folder = temperature.check_folder(str(result_of(Path(model).expanduser()) or model))
-    return lambda fitted: temperature.keep(folder, fitted)
+def _mapping(option: str, given: str | None) -> dict[str, str]:
+    """`a=b,c=d`, as an option gives it."""
+    parts = [part.partition("=") for part in (given or "").split(",") if part.strip()]
+    if wrong := [said for said, equals, meant in parts if not (said.strip() and equals and meant.strip())]:
+        raise InputError(option, found=wrong[0], expected="SAID=LABEL, several with commas between them")
+    return {said.strip(): meant.strip() for said, _, meant in parts}
 
 
 def _finish(summary: dict[str, Any], as_json: bool, file: Any = None) -> None:

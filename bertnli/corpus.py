@@ -11,23 +11,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from bertnli.cache import cache_dir
-from bertnli.files import digest
-from bertnli.pairs import PairFile, read_labelled
+from bertnli.cache import cache_dir, held
+from bertnli.errors import InputError
+from bertnli.files import digest, sync, write_text
+from bertnli.pairs import LabelledPairs, PairFile, read_labelled
 from bertnli.pulse import pulse
 from bertnli.tokens import PairTokenizer
 
-_FORMAT = 2  # part of the key: raise it when the arrays change
+_FORMAT = 3  # part of the key: raise it when the arrays change
 _CHUNK = 16_384  # pairs tokenised at once
 _ARRAYS: dict[str, np.dtype[Any]] = {
     "ids": np.dtype(np.uint16),  # [tokens], pair after pair; uint32 where the vocabulary has more than 65,536
@@ -41,7 +40,10 @@ _ARRAYS: dict[str, np.dtype[Any]] = {
 
 
 class Corpus:
-    """The arrays above, mapped read-only; `len` is the number of pairs. Counts of rows left out are in `about`."""
+    """The arrays above, mapped read-only; `len` is the number of pairs. Counts of rows left out are in `about`.
+
+    sha256: of the file that it was made of.
+    """
 
     ids: NDArray[np.integer]
     offsets: NDArray[np.int64]
@@ -52,7 +54,9 @@ class Corpus:
     premises: NDArray[np.uint64]
 
     def __init__(self, folder: Path):
-        self.about: dict[str, int] = json.loads((folder / "about.json").read_text())
+        about = json.loads((folder / "about.json").read_text())
+        self.sha256: str = about.pop("sha256")
+        self.about: dict[str, int] = about
         for name, dtype in _types(self.about["vocabulary"]).items():
             setattr(self, name, np.memmap(folder / name, dtype=dtype, mode="r"))
 
@@ -70,11 +74,15 @@ def prepare(
 ) -> Corpus:
     """The corpus of `file`, made now or found in the cache; safe to call from several processes at once.
 
-    Raises InputError for bad rows (unless `skip_bad_rows`) and labels, as `pairs.read_labelled` does.
+    Raises InputError for bad rows (unless `skip_bad_rows`) and labels, as `pairs.read_labelled` does; for a pipe, which
+    cannot be read twice; and if there is none in the cache, which cannot be written.
     """
+    if not Path(file.path).is_file():
+        raise InputError(f"{file.name} is a pipe, and is read twice", do="write it to a file first")
+    content = digest(Path(file.path))
     decides = {
         "format": _FORMAT,
-        "content": digest(Path(file.path)),
+        "content": content,
         "name": Path(file.name).name,  # tells the members of one archive apart
         "columns": [file.columns.premise, file.columns.hypothesis, file.columns.label],
         "tokenizer": tokenizer.fingerprint,
@@ -84,44 +92,37 @@ def prepare(
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir() / "corpora" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
-        if not folder.is_dir():
-            aside = folder.with_suffix(".part")
-            shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
-            try:
-                aside.mkdir()
-                _write(aside, file, tokenizer, labels, skip_bad_rows, label_names)
-                aside.rename(folder)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+    if not folder.is_dir():  # whole where it is there, and maybe somebody else's, whose lock is not ours to take
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with held(folder.with_suffix(".lock"), "waiting for another preparation of the corpus"):
+                if not folder.is_dir():
+                    labelled = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
+                    _make(folder, labelled, tokenizer, content)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written",
+                found=error.strerror or str(error),
+                do="make room, or set BERTNLI_CACHE to a folder of yours",
+            ) from None
     return Corpus(folder)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that another job may hold as long as its preparation takes; waiting for that is no standstill."""
-    lock = FileLock(path)
-    while True:
-        with suppress(Timeout):
-            lock.acquire(timeout=1)
-            break
-        pulse("waiting for another preparation of the corpus")
+def _make(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, content: str) -> None:
+    aside = folder.with_suffix(".part")
+    shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
     try:
-        yield
+        aside.mkdir()
+        about = _write(aside, labelled, tokenizer)
+        write_text(aside / "about.json", json.dumps(about | {"sha256": content}))
+        aside.rename(folder)
+        sync(folder.parent)
     finally:
-        lock.release()
+        shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write(
-    folder: Path,
-    file: PairFile,
-    tokenizer: PairTokenizer,
-    labels: Sequence[str],
-    skip_bad_rows: bool,
-    label_names: Mapping[str, str] | None,
-) -> None:
-    labelled = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
+def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> dict[str, int]:
+    """The arrays, flushed to the disk. Returns what is to be known about them."""
     types = _types(tokenizer.vocab_size)
     streams = {name: (folder / name).open("wb") for name in types}
     try:
@@ -149,8 +150,7 @@ def _write(
     finally:
         for stream in streams.values():
             stream.close()
-    about = {"vocabulary": tokenizer.vocab_size, "tokens": tokens, "no_gold": labelled.no_gold, "bad": labelled.bad}
-    (folder / "about.json").write_text(json.dumps(about))
+    return {"vocabulary": tokenizer.vocab_size, "tokens": tokens, "no_gold": labelled.no_gold, "bad": labelled.bad}
 
 
 def _types(vocabulary: int) -> dict[str, np.dtype[Any]]:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from bertnli.entry import SourceError
 from bertnli.files import digest, sync
+from bertnli.pulse import pulse
 
 if TYPE_CHECKING:
     import httpx2
@@ -240,6 +241,7 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
                         raise SourceError(f"too large: expected at most {limit:,} bytes")
                     file.write(chunk)
                     report(have, offered.size)
+                    pulse(f"fetching {part.file.name}")
                 file.flush()
                 os.fsync(file.fileno())
             if offered.size is not None and have != offered.size:

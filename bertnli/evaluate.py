@@ -202,5 +202,5 @@ def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: M
             f"{file.name}: labels that the model does not know",
             found=shown + ("" if len(unknown) <= 10 else f" and {len(unknown) - 10} more"),
             expected=", ".join(labels),
-            do=f"say with label names which of the model's each one is; {NO_GOLD!r} leaves its rows out",
+            do=f"say with --label-names which of the model's each one is; {NO_GOLD!r} leaves its rows out",
         )

@@ -6,6 +6,7 @@ The figures themselves are evaluate.py's and tally.py's; what a set asks for bey
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,8 +20,8 @@ from bertnli.calibrate import calibrate as fit_temperature
 from bertnli.columns import Columns
 from bertnli.errors import InputError
 from bertnli.evaluate import Other, Predictor
-from bertnli.files import write_text
 from bertnli.progress import progress
+from bertnli.runfolder import run_of
 from bertnli.sets import LabelledSet, expanded, notes, open_all, open_set
 from bertnli.tokens import PairTokenizer
 
@@ -49,31 +50,38 @@ def evaluation(
     keep: Callable[[Calibration], None] | None = None,
     against: Rival | None = None,
     columns: Columns | None = None,
+    label_names: Mapping[str, str] | None = None,
     skip_bad_rows: bool = False,
     shuffle_premises: bool = False,
     report: Path | None = None,
 ) -> dict[str, Any]:
     """Measure `model`, which a person calls `name`, on every set of `data`, and print what a person reads.
 
-    calibrate: held-out rows to fit a temperature on; `keep` is called with it once everything has gone well. report:
-    a folder for report.html and evaluation.json.
+    calibrate: held-out rows to fit a temperature on; `keep` is called with it once everything has gone well.
+    label_names: what a label cell says -> the label's name. report: a folder for report.html and evaluation.json.
 
     Returns what `LabelledSet.measure` gives of the one set; of several, `model`, `evaluations` and `skipped` by name.
-    Raises InputError and RunError as `open_set`, `LabelledSet.measure` and `calibrate.calibrate` do.
+    Raises InputError and RunError as `open_set`, `LabelledSet.measure` and `calibrate.calibrate` do; what is wrong with
+    any of the sets, or with the folder, is found before the first pair is scored.
     """
+    if report is not None:
+        _make(report)
     names = expanded(data)
     if len(names) > 1 and (calibrate or against):
         option = "--calibrate" if calibrate else "--against"
         raise InputError(option, found=f"{len(names)} data sets", expected="one", do="give one DATA")
     settings = model.tokenizer.settings
-    open_ = partial(open_set, columns=columns, shuffle_premises=shuffle_premises)
+    open_ = partial(open_set, columns=columns, label_names=label_names, shuffle_premises=shuffle_premises)
     sets, skipped = open_all(names, partial(open_, prefer_parse=settings.reads_parse))
     other = None if against is None else _other(against, sets[0], open_)
     fitted = None
     if calibrate is not None:
-        held_out = open_set(calibrate, columns, prefer_parse=settings.reads_parse)
+        held_out = open_set(calibrate, columns, label_names=label_names, prefer_parse=settings.reads_parse)
         fitted = _fitted(model, held_out, sets[0], skip_bad_rows)
         model.temperature = fitted.temperature
+    if len(sets) > 1:  # one alone is looked through by `measure`
+        for one in sets:
+            one.look_through(model, skip_bad_rows)
     evaluations: dict[str, dict[str, Any]] = {}
     for one in sets:
         with progress("pairs") as show:
@@ -82,10 +90,9 @@ def evaluation(
                 reads_premises=not settings.hypothesis_only,
                 skip_bad_rows=skip_bad_rows,
                 against=other,
-                progress=lambda done, total: show(done, "evaluated"),
+                progress=lambda done, total: show(done, "evaluated", total),
             )
-        if fitted is not None and keep is not None:
-            keep(fitted)
+        if fitted is not None:
             found["calibration"] = vars(fitted)
         if len(names) > 1:
             print(f"{one.name}:")
@@ -96,8 +103,25 @@ def evaluation(
         found = {"model": name, "evaluations": evaluations, "skipped": skipped}
     if report is not None:
         _write(report, name, evaluations, skipped)
-        write_text(report / "evaluation.json", json.dumps(found, indent=1))
+        reports.write_file(report / "evaluation.json", json.dumps(found, indent=1))
+    if fitted is not None and keep is not None:  # last: were it to fail, the figures are there
+        keep(fitted)
+        print(f"the temperature, {fitted.temperature:.4g}, is kept with {name}")
     return found
+
+
+def _make(report: Path) -> None:
+    """The folder for a report. Raises InputError if it cannot be, or is a run's, which has a report of its own."""
+    if run_of(report) is not None:
+        found, do = "a run's folder, which has its own report.html", f"give another folder, such as {report / 'test'}"
+        raise InputError(f"--report {report}", found=found, do=do)
+    try:
+        report.mkdir(parents=True, exist_ok=True)
+        found = "" if os.access(report, os.W_OK) else "a folder that may not be written into"
+    except OSError as error:
+        found = "a file" if report.is_file() else error.strerror or str(error)
+    if found:
+        raise InputError(f"--report {report}", found=found, expected="a folder, or a place for one")
 
 
 def _other(rival: Rival, given: LabelledSet, open_: Callable[..., LabelledSet]) -> Other:
@@ -115,7 +139,7 @@ def _fitted(model: Model, held_out: LabelledSet, measured: LabelledSet, skip_bad
             held_out,
             apart_from=measured,
             skip_bad_rows=skip_bad_rows,
-            progress=lambda done, total: show(done, "to calibrate with"),
+            progress=lambda done, total: show(done, "to calibrate with", total),
         )
 
 

@@ -7,6 +7,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from bertnli.pulse import pulse
+
 # Read and hashed at once, with the GIL let go: the fewer parts, the less a thread waits for it beside a busy one.
 _PART = 1 << 22
 
@@ -17,6 +19,7 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
     with path.open("rb", buffering=0) as file:
         while size := file.readinto(part):
             hashed.update(part[:size])
+            pulse(f"reading {path}")
     return hashed.hexdigest()
 
 

@@ -45,11 +45,18 @@ def format_of(name: str, given: str | None = None) -> Format:
     if kind is None:
         if given is not None:
             raise InputError("--format", found=repr(given), expected="tsv, csv, jsonl or parquet")
-        raise InputError(f"{name}: unknown format", expected=_EXPECTED, do="or say what it is with --format")
+        raise InputError(
+            f"{name}: unknown format", expected=_EXPECTED, do="rename it; to score it, say what it is with --format"
+        )
     packing = packing or _split(name)[1]
     if kind == "parquet" and packing:
         raise InputError(f"{name}: Parquet is compressed inside and is not packed in .{packing} again", do="unpack it")
     return Format(kind, packing)
+
+
+def says_format(name: str) -> bool:
+    """Whether a file's name says its format, or leaves it to the members of an archive; standard input's does not."""
+    return _split(name)[0] is not None or ".zip" in name.lower()
 
 
 def _split(name: str) -> tuple[str | None, str]:

@@ -36,7 +36,8 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
         raise InputError(
             f"{where}: the label names are placeholders",
             found=", ".join(names),
-            do="say what they are, in the model's order, with --labels (for example entailment,neutral,contradiction)",
+            do="say what they are, in the model's order, with --labels (in a run file: labels), for "
+            "example entailment,neutral,contradiction",
         )
     return names
 
@@ -59,7 +60,9 @@ def from_config(config: Mapping[str, object], where: str, override: Sequence[str
         )
     if override is None:
         if own is None:
-            raise InputError(f"{where} is missing", do="name the labels, in the model's order, with --labels")
+            raise InputError(
+                f"{where} is missing", do="name the labels, in the model's order, with --labels (in a run file: labels)"
+            )
         return check_names(own, where)
     names = check_names(override, "--labels")
     if own is not None and len(names) != len(own):
@@ -69,9 +72,15 @@ def from_config(config: Mapping[str, object], where: str, override: Sequence[str
             "--labels",
             found=",".join(names),
             expected=f"{','.join(own)}, the model's own names in its own order ({where})",
-            do="leave --labels out",
+            do="leave --labels out (in a run file: labels)",
         )
     return names
+
+
+def unnamed(config: Mapping[str, object], where: str) -> bool:
+    """Whether a classifier's config leaves its labels without names. Raises InputError for a damaged `id2label`."""
+    given = config.get("id2label")
+    return given is None or _placeholders(_in_order(given, f"{where}: key id2label"))
 
 
 def _in_order(id2label: object, where: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from bertnli.errors import RunError
 from bertnli.files import write_text
 from bertnli.runfolder import RunFolder, read_metrics
 
@@ -26,8 +27,15 @@ class Metrics:
             self._board = SummaryWriter(str(folder.tensorboard), purge_step=steps + 1)
 
     def add(self, step: int, **figures: float) -> None:
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._file.flush()
+        """Raises RunError if the disk does not take it."""
+        try:
+            self._file.write(json.dumps({"step": step, **figures}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(
+                f"{self._file.name}: cannot be written: {error.strerror}",
+                do="make room and give the same command again: it goes on from the last good checkpoint",
+            ) from None
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, step)

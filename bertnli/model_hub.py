@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bertnli.download import check, say
 from bertnli.entry import NoSuchModelError, SourceError
+from bertnli.pulse import beating
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -77,7 +78,8 @@ def download_model(repo: str, folder: Path) -> str:
     names = wanted(list(listed))
     say(f"{repo}: {len(names)} files from the model hub")
     try:
-        snapshot = Path(huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=names))
+        with beating(f"fetching {repo}"):
+            snapshot = Path(huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=names))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise

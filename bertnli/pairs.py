@@ -331,7 +331,7 @@ class LabelledPairs:
             raise InputError(
                 f"{self.file.name}: {self.bad} bad {'row' if self.bad == 1 else 'rows'} of {self.read}",
                 found=examples,
-                do="mend the file, or set data.skip_bad_rows: true to leave such rows out",
+                do="mend the file, or leave such rows out: --skip-bad-rows (in a run file: data.skip_bad_rows: true)",
             )
         if not self.used:
             raise InputError(
@@ -346,8 +346,8 @@ class LabelledPairs:
             return "no label"
         advice = ""
         if re.fullmatch(r"\s*[+-]?\d+\s*", label):
-            names = ", ".join(f"{index}: {name}" for index, name in enumerate(self.labels))
-            advice = f"; say what the numbers mean, for example data.label_names: {{{names}}}"
+            names = ",".join(f"{index}={name}" for index, name in enumerate(self.labels))
+            advice = f"; say what the numbers mean, for example --label-names {names} (in a run file: data.label_names)"
         shown = label if len(label) <= 40 else label[:40] + "…"
         return f"label {shown!r}, expected {', '.join(self.labels)}{advice}"
 
@@ -380,6 +380,8 @@ def read_labelled(
     for said, name in names.items():
         if name not in table:
             raise InputError(
-                f"data.label_names: {said}", found=repr(name), expected=f"one of {', '.join(labels)}, or {NO_GOLD}"
+                f"--label-names (in a run file: data.label_names): {said}",
+                found=repr(name),
+                expected=f"one of {', '.join(labels)}, or {NO_GOLD}",
             )
     return LabelledPairs(file, table | {said: table[name] for said, name in names.items()}, labels, skip_bad_rows)

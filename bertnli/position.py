@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -12,6 +12,7 @@ class Position:
     """steps: optimizer steps done. pairs, seconds: trained on, in steps alone, start-up and evaluation apart.
 
     best_accuracy, best_step: of the best evaluation so far (step 0: none). not_better: evaluations in a row since.
+    inputs: sha256 of the weights that it started from and of its data, by their keys in the run file.
     """
 
     steps: int = 0
@@ -20,6 +21,7 @@ class Position:
     best_accuracy: float = -1.0
     best_step: int = 0
     not_better: int = 0
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, steps: int, progress: Mapping[str, Any]) -> Position:

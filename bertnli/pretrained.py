@@ -96,10 +96,16 @@ def load(
     )
 
 
-def needs_arch(path: Path) -> bool:
-    """Whether `path` holds d2l weights in the book's own form, whose file does not hold the number of heads."""
+def unsaid(path: Path) -> set[str]:
+    """Which of `load`'s `arch` and `labels` the files at `path` do not say.
+
+    d2l weights in the book's own form do not hold the number of heads; many a classifier's labels are LABEL_0, ….
+    """
     files = _files(path)
-    return "vocab.json" in files and "config.json" not in files
+    if "config.json" in files:
+        where = f"{path}/config.json"
+        return {"labels"} if label_orders.unnamed(_read_json(files, "config.json", path), where) else set()
+    return {"arch"} if "vocab.json" in files else set()
 
 
 def save(model: PairClassifier, tokenizer: PairTokenizer, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -196,7 +202,9 @@ def _load_folder(
 ) -> Pretrained:
     where = f"{path}/config.json"
     if arch is not None:
-        raise InputError(f"--arch {arch}", found=f"{where}, which holds the sizes", do="leave --arch out")
+        raise InputError(
+            f"--arch {arch}", found=f"{where}, which holds the sizes", do="leave --arch out (in a run file: arch)"
+        )
     content = _read_json(files, "config.json", path)
     parsed = _parse_config(content, where)
     index = next((f"{name}.index.json" for name in _HF_WEIGHTS if f"{name}.index.json" in files), None)

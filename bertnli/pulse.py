@@ -11,10 +11,13 @@ import ctypes
 import faulthandler
 import os
 import signal
+import threading
+from collections.abc import Iterator
 
 VARIABLE = "BERTNLI_PULSE"
 """FD:PID, the pipe's end and the watcher's process, in the environment of a process that is watched."""
 
+_BEAT = 10.0  # seconds
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _pipe: int | None = None
 
@@ -42,3 +45,21 @@ def pulse(phase: str, *, waiting: bool = False) -> None:
     if _pipe is not None:
         with contextlib.suppress(OSError):
             os.write(_pipe, f"{'waiting' if waiting else 'working'} {phase}\n".encode())
+
+
+@contextlib.contextmanager
+def beating(phase: str) -> Iterator[None]:
+    """Around a library's call that may take long, and bounds by itself how long it waits: a pulse now and then."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(_BEAT):
+            pulse(phase)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

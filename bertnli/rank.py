@@ -14,6 +14,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bertnli import config as run_files
@@ -61,12 +62,21 @@ def _watch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             config = run_files.load(options.run_file, options.sets)
             RunFolder(config.output).check(config)
             logs, stall_timeout = RunFolder(config.output).logs.absolute(), config.stall_timeout
+            refused = _unwritable(logs)
     except InputError as error:
         refused = error
     except OSError as error:
         refused = InputError(f"--directory {options.directory}: {error.strerror}", do="name one that every host has")
     trainer = [sys.executable, "-m", "bertnli.rank", *arguments]
     return watch(Rank(os.environ), trainer, logs, stall_timeout, refused)
+
+
+def _unwritable(logs: Path) -> InputError | None:
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return InputError(f"output {logs.parent}: cannot be written", found=error.strerror, do="give another output")
+    return None
 
 
 def _end_at_once(options: argparse.Namespace) -> NoReturn:
@@ -104,7 +114,7 @@ def _train(options: argparse.Namespace) -> int:
             raise
         silent = isinstance(error, SaidElsewhere) or (isinstance(error, Interrupted) and ranks and ranks.rank)
         if not silent:
-            _to_stderr(f"bertnli train: {error}")
+            _to_stderr("\n".join([f"bertnli train: {error}", *getattr(error, "__notes__", [])]))
         return error.exit_code
 
 

@@ -77,7 +77,7 @@ def write_report(
         provenance=provenance,
         notes=notes,
     )
-    _write(path, text.lstrip())
+    write_file(path, text.lstrip())
 
 
 def training_charts(metrics: Sequence[Json]) -> list[charts.Chart]:
@@ -157,7 +157,7 @@ def write_model_card(
         provenance=provenance,
         notes=notes_about(base_model, [*data, *(one for one in evaluations if _entry(one, "dataset"))]),
     )
-    _write(folder / "README.md", text)
+    write_file(folder / "README.md", text)
 
 
 def notes_about(model: str, data: Sequence[str]) -> list[str]:
@@ -236,7 +236,8 @@ def _markdown(text: object) -> str:
     return html.escape(re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(str(text).split())), quote=False)
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
+    """Write it whole or not at all, with its folder. Raises RunError if the disk does not take it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)

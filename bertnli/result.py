@@ -74,5 +74,7 @@ def publish(
         provenance={"model": str(folder.model), **origin},
         notes=report.notes_about(config.model, data),
     )
+    for path in (*aside.iterdir(), aside):
+        sync(path)  # before it has the name by which the run is known to be finished
     aside.rename(folder.model)
     sync(folder.path)

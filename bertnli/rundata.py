@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class TrainingData:
     train: Indices
     evaluation_corpus: Corpus
     evaluation: Indices
+    sha256: Mapping[str, str]  # of the files, by their keys in the run file
 
     def rows(self, chosen: Indices, source: Pretrained) -> Iterator[dict[str, Any]]:
         """Training pairs as a person can look at them: row in the data file, label, tokens and their ids."""
@@ -61,19 +62,20 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     def corpus_of(name: str) -> Corpus:
         columns = Columns(**config.data.columns.model_dump())
         reads_parse = source.tokenizer.settings.reads_parse
-        chosen = open_set(name, columns, prefer_parse=reads_parse)
+        chosen = open_set(name, columns, label_names=config.data.label_names, prefer_parse=reads_parse)
         corpus = prepare(
             chosen.file,
             source.tokenizer,
             source.config.labels,
             skip_bad_rows=config.data.skip_bad_rows,
-            label_names={**chosen.reading.label_names, **config.data.label_names},
+            label_names=chosen.reading.label_names,
         )
         left_out = f"{corpus.about['no_gold']:,} without a gold label and {corpus.about['bad']:,} bad rows left out"
         say(f"{name}: {len(corpus):,} labelled pairs, {left_out}")
         return corpus
 
     corpus = corpus_of(config.data.train)
+    sha256 = {"data.train": corpus.sha256}
     train, evaluation_corpus, evaluation = np.arange(len(corpus)), corpus, np.arange(0)
     if isinstance(config.data.eval, Holdout):
         try:
@@ -86,6 +88,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             ) from None
     elif config.data.eval is not None:
         evaluation_corpus = corpus_of(config.data.eval)
+        sha256["data.eval"] = evaluation_corpus.sha256
         evaluation = np.arange(len(evaluation_corpus))
     wanted = config.data.max_train_pairs or len(train)
     if wanted > len(train):
@@ -96,4 +99,4 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         )
     if wanted < len(train):
         train = np.random.default_rng([config.seed, 1]).choice(train, wanted, replace=False)
-    return TrainingData(corpus, train, evaluation_corpus, evaluation)
+    return TrainingData(corpus, train, evaluation_corpus, evaluation, sha256)

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from bertnli import config as run_files
 from bertnli.config import RunConfig
 from bertnli.errors import InputError
 from bertnli.files import write_text
+from bertnli.pulse import pulse
 
-# What does not change the result may differ when a run goes on.
-_FREE = ("checkpoint", "tensorboard", "stall_timeout")
+# What says how a step is computed and not what it is may differ when a run goes on.
+_FREE = ("checkpoint", "tensorboard", "stall_timeout", "micro_batch_tokens", "zero_stage")
+_PATIENCE = 100.0  # seconds; a file server takes 90 to give up the lock of a host that it no longer hears of
 
 
 class RunFolder:
@@ -32,6 +39,7 @@ class RunFolder:
         self.logs = self.path / "logs"  # of ranks that a launcher has started; there before the run is
         self.report = self.path / "report.html"
         self.model = self.path / "model"
+        self._lock = FileLock(self.path / ".lock")
 
     @property
     def finished(self) -> bool:
@@ -45,7 +53,9 @@ class RunFolder:
                 f"output {self.path}", found="a finished run", do="give another output, or remove the folder first"
             )
         if not self.run_file.exists():
-            if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self.logs}):
+            if self.path.exists() and (
+                not self.path.is_dir() or set(self.path.iterdir()) - {self.logs, Path(self._lock.lock_file)}
+            ):
                 raise InputError(f"output {self.path}", found="other files", expected="a new or empty folder")
             return
         before, now = (run.model_dump(exclude=set(_FREE)) for run in (run_files.load(self.run_file), config))
@@ -57,10 +67,57 @@ class RunFolder:
                 do="give the same settings to go on with it, or another output",
             )
 
+    def check_inputs(self, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        """Raises InputError if what the run's checkpoint was trained on, sha256 by key, has changed since."""
+        differing = [key for key in now if before.get(key, now[key]) != now[key]]
+        if differing:
+            raise InputError(
+                f"output {self.path}: holds an unfinished run on other content",
+                found=f"another one now behind {', '.join(differing)}",
+                expected="the files that it began with",
+                do="put them back, or give another output",
+            )
+
     def claim(self, config: RunConfig) -> None:
-        """Make the folder and write `run.yaml`; call it on one rank, after `check`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.run_file, config.to_yaml())
+        """Make the folder, hold it until `release`, and write `run.yaml`; call it on one rank, after `check`.
+
+        Raises InputError if another job holds it and goes on, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._hold()
+            self.check(config)  # whoever held it may have finished the run
+            write_text(self.run_file, config.to_yaml())
+        except BaseException as error:
+            self.release()
+            if not isinstance(error, OSError):
+                raise
+            raise InputError(
+                f"output {self.path}: cannot be written", found=error.strerror or str(error), do="give another output"
+            ) from None
+
+    def _hold(self) -> None:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                with suppress(NotImplementedError):  # a file system without locks
+                    self._lock.acquire(blocking=False)
+                return
+            except Timeout:
+                if time.monotonic() > until:
+                    raise InputError(
+                        f"output {self.path}: another job is training in it",
+                        do="wait for that one, or give another output",
+                    ) from None
+            pulse("waiting for another job in the same output")
+            time.sleep(0.5)
+
+    def release(self) -> None:
+        """Let go of it, if it is held."""
+        if self._lock.is_locked:
+            if self.finished:
+                Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
 
 
 def run_of(path: Path) -> RunFolder | None:

@@ -7,7 +7,7 @@ that the set does not tell apart taken together, the accuracy by the columns tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +86,19 @@ def open_set(
     name: str,
     columns: Columns | None = None,
     *,
+    label_names: Mapping[str, str] | None = None,
     prefer_parse: bool = False,
     shuffle_premises: bool = False,
 ) -> LabelledSet:
-    """The set of that name, fetched if need be, or the file at that path. `columns`: a person's own names go first.
+    """The set of that name, fetched if need be, or the file at that path.
+
+    `columns` and `label_names` (what a label cell says -> the label's name): a person's own go first.
 
     Raises as `fetch.resolve` and `PairFile` do.
     """
     entry = None if Path(name).expanduser().exists() else catalog.lookup(name)
     reading = entry.reading if entry is not None else Reading()
+    reading = replace(reading, label_names={**reading.label_names, **(label_names or {})})
     path = resolve_data(name)
     given = columns or Columns()
     wanted = Columns(

@@ -33,8 +33,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         )
     if fitted := found.get("calibration"):
         yield (
-            f"  fitted on {fitted['rows']:,} rows of {fitted['data']}: log loss there {fitted['loss_without']:.4f}, "
-            f"now {fitted['loss']:.4f}; kept with the model"
+            f"  a temperature of {fitted['temperature']:.4g} was fitted on {fitted['rows']:,} rows of "
+            f"{fitted['data']}: log loss there {fitted['loss_without']:.4f}, now {fitted['loss']:.4f}"
         )
     if other := found["against"]:
         low, high = other["accuracy_interval"]

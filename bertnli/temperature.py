@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,15 @@ def check_folder(model: str) -> Path:
     """
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
+        check_writable(folder)
+        try:
+            _card(folder)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{folder / 'README.md'}, byte {error.start + 1}: not UTF-8",
+                expected="a model card, which the temperature is noted in",
+                do="save it as UTF-8",
+            ) from None
         return folder
     if folder.exists():
         found, do = "no config.json in it", f"export it and calibrate the bundle: bertnli export {model} OUT"
@@ -41,24 +51,41 @@ def check_folder(model: str) -> Path:
     raise InputError(f"--calibrate: {model} cannot keep a temperature", found=found, expected="a model folder", do=do)
 
 
+def check_writable(folder: Path) -> None:
+    """Raises InputError if nothing can be written into a folder that is to keep a temperature."""
+    if not os.access(folder, os.W_OK):
+        raise InputError(
+            f"--calibrate: {folder} cannot keep a temperature",
+            found="a folder that may not be written into",
+            do="copy it, and calibrate the copy",
+        )
+
+
 def keep(folder: Path, found: Calibration) -> None:
     """Write the temperature into config.json under `bertnli`, which transformers passes over, and say so in the model
     card, if there is one. Raises RunError if the disk does not take it."""
-    config, card = folder / "config.json", folder / "README.md"
+    config = folder / "config.json"
     content = read_map(config)
     content["bertnli"] = {**content.get("bertnli", {}), "temperature": found.temperature}
     try:
+        card = _card(folder)  # before anything is written: the two say the same
         write_text(config, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        if card.is_file():
-            write_text(card, _with_section(card.read_text(encoding="utf-8"), found))
+        if card is not None:
+            write_text(folder / "README.md", _with_section(card, found))
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(
             f"{folder}: the temperature cannot be kept: {error}", do="make room, and calibrate again"
         ) from None
 
 
+def _card(folder: Path) -> str | None:
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
 def _with_section(card: str, found: Calibration) -> str:
-    kept = re.sub(r"\n## Calibration\n.*?(?=\n## |\Z)", "", card, flags=re.DOTALL).rstrip("\n")
+    # Ours alone is replaced: a section of that name may be somebody's own.
+    kept = re.sub(r"\n## Calibration\n\nDivide the logits by .*?(?=\n## |\Z)", "", card, flags=re.DOTALL).rstrip("\n")
     return f"""{kept}
 
 ## Calibration

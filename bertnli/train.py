@@ -55,14 +55,28 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
     Interrupted when SIGINT or SIGTERM asked to stop and a checkpoint was kept.
     """
     folder = RunFolder(config.output)
+    try:
+        return _train(config, folder, ranks, say)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"rank {ranks.rank}: the GPU's memory is full",
+            found=str(error).partition(". ")[0],
+            do="lower micro_batch_tokens; the same command then goes on from the last checkpoint",
+        ) from None
+    finally:
+        folder.release()
+
+
+def _train(config: RunConfig, folder: RunFolder, ranks: Ranks, say: Callable[[str], None]) -> dict[str, Any]:
     with ranks.agree():  # so all have looked at the folder, too, before one of them writes into it
         folder.check(config)
         precision = resolve_precision(config.precision, ranks.device)
         settings = deepspeed_config(config, precision, ranks.world, parse_settings)
         source = load_model(config)
         data = load_data(config, source, say)
-    if ranks.rank == 0:
-        folder.claim(config)
+    with ranks.agree():
+        if ranks.rank == 0:
+            folder.claim(config)
 
     if not source.has_classifier:
         say(f"{config.model} has no classifier: a new one starts, for {', '.join(source.config.labels)}")
@@ -76,11 +90,13 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
     eval_every = config.eval_every_steps or config.steps_per_epoch(len(data.train))
     micro_tokens = config.micro_batch_tokens or MICRO_BATCH_TOKENS[ranks.device.type]
 
-    at = Position()
+    at = Position(inputs={"model": source.sha256, **data.sha256})
     resumed = checkpoint.newest(folder.checkpoints, warn=say)
     if resumed is not None:
+        with ranks.agree():
+            folder.check_inputs(resumed.progress.get("inputs", {}), at.inputs)
         engine.load_state(resumed.state, resumed.steps)
-        at = Position.of(resumed.steps, resumed.progress)
+        at = Position.of(resumed.steps, {**resumed.progress, "inputs": at.inputs})
         resumed = None  # it is as large as the engine's own state
         say(f"going on from step {at.steps} of {total_steps}")
     if ranks.sum([at.steps])[0] != at.steps * ranks.world:
@@ -104,7 +120,7 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
         if not all(tensor.isfinite().all() for tensor in state.values()):
             raise RunError(
                 f"step {at.steps}: the weights are no longer finite",
-                do="lower learning_rate, or try precision: fp32. The last checkpoint is from before",
+                do="lower learning_rate, or try precision: fp32, in a new output; the last checkpoint is from before",
             )
         if ranks.rank == 0:
             saver.save(at.steps, state, at.to_json(), also_keep=at.best_step if config.keep_best else None)

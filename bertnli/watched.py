@@ -39,7 +39,7 @@ class Trainer:
         """
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab", buffering=0) as log:
-            log.write(f"--- {_now()} {self.host}: {shlex.join(command)}\n".encode())
+            _note(log, f"--- {_now()} {self.host}: {shlex.join(command)}\n".encode())
             hear, speak = os.pipe()
             self._process = await asyncio.create_subprocess_exec(
                 *command,
@@ -76,7 +76,7 @@ class Trainer:
                     self._stopped_by,
                     self._said.decode(errors="replace"),
                 )
-                log.write(f"--- {_now()} {ending}\n".encode())
+                _note(log, f"--- {_now()} {ending}\n".encode())
             return ending
 
     def stop(self, number: int) -> None:
@@ -127,13 +127,18 @@ class Trainer:
 
     async def _copy(self, source: asyncio.StreamReader, ours: BinaryIO, log: BinaryIO, *, remember: bool) -> None:
         while chunk := await source.read(65536):
-            log.write(chunk)
             if remember:
                 self._said = (self._said + chunk)[-_OUTPUT:]
+            _note(log, chunk)
             if self.rank == 0:
                 with contextlib.suppress(OSError):  # training goes on where nobody reads it any more
                     ours.write(chunk)
                     ours.flush()
+
+
+def _note(log: BinaryIO, text: bytes) -> None:
+    with contextlib.suppress(OSError):  # where the disk is full, what a rank said last is still told
+        log.write(text)
 
 
 def _now() -> str:

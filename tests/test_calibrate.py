@@ -12,7 +12,7 @@ import scipy.optimize
 import scipy.special
 from numpy.typing import NDArray
 
-from bertnli import pretrained, temperature
+from bertnli import named_models, pretrained, temperature
 from bertnli.calibrate import Calibration, calibrate, fit
 from bertnli.entry import Reading
 from bertnli.errors import InputError, RunError
@@ -173,6 +173,16 @@ def test_the_card_says_it_once(model: Path) -> None:
     assert twice.count("## Calibration") == 1 and "by 1.9 " in twice and "by 1.7 " not in twice and "Words." in twice
 
 
+def test_a_section_of_somebody_else_stays(model: Path) -> None:
+    """Of the same name: only what bertnli wrote is replaced."""
+    theirs = "# A model\n\n## Calibration\n\nOn our own dev set.\n\n### Details\n\nFigures.\n"
+    (model / "README.md").write_text(theirs)
+    for found in (1.7, 1.9):
+        temperature.keep(model, Calibration("dev.tsv", 1234, found, 0.5, 0.6))
+    card = (model / "README.md").read_text()
+    assert card.startswith(theirs) and card.count("Divide the logits by") == 1 and "by 1.9 " in card
+
+
 @pytest.mark.parametrize("wrong", [0, -1.5, "2", True, float("inf"), float("nan"), None])
 def test_a_folders_temperature_that_is_none_is_named(model: Path, wrong: object) -> None:
     config = json.loads((model / "config.json").read_text())
@@ -188,6 +198,17 @@ def test_what_cannot_keep_it_is_told_before_the_work(tmp_path: Path) -> None:
         temperature.check_folder(str(book))
     with pytest.raises(InputError, match=r"a fetched model.*bertnli fetch minilm --to DIR"):
         temperature.check_folder("minilm")
+
+
+def test_a_folder_that_may_not_be_written_is_told_before_the_work(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (model / "README.md").write_bytes(b"# Ma\xdftab\n")  # Latin-1
+    with pytest.raises(InputError, match=r"README\.md, byte 5: not UTF-8; .*save it as UTF-8"):
+        temperature.check_folder(str(model))
+    (model / "README.md").unlink()
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    for form in (model, tiny.bundle()):
+        with pytest.raises(InputError, match=r"found a folder that may not be written into; copy it"):
+            named_models.keeper(str(form))
 
 
 def test_a_full_disk_leaves_the_folder_as_it_was(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +286,7 @@ def test_the_command(bertnli, tmp_path: Path, model: Path, form: str) -> None:
     assert fitted["confusion"] == before["confusion"]
     assert fitted["without_temperature"] == {key: before[key] for key in ("loss", "brier", "ece")}
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "The model has a temperature" in page and "It was fitted on 400 rows of dev.tsv" in page
+    assert "The model has a temperature" in page and "was fitted on\n  400 rows of dev.tsv" in page
     after = found("test.tsv")
     assert {key: after[key] for key in ("temperature", "loss", "ece")} == {
         key: fitted[key] for key in ("temperature", "loss", "ece")

@@ -96,6 +96,25 @@ def test_eval_export_verify_score_agree(bertnli, tmp_path, model, data):
     assert "rows: 64" in piped.stderr
 
 
+def test_a_name_that_says_no_format_is_told_it(bertnli, tmp_path):
+    """The error's own advice, followed."""
+    for name in ("pairs.dat", "pairs.tsv"):
+        (tmp_path / name).write_text("premise\thypothesis\nA man runs.\tHe moves.\n")
+
+    def score(*arguments):
+        return bertnli("score", tiny.bundle(), *arguments, "--device", "cpu")
+
+    refused = score("pairs.dat", "scores.csv")
+    assert refused.returncode == 2 and "pairs.dat: unknown format" in refused.stderr and "--format" in refused.stderr
+    done = score("pairs.dat", "scores.csv", "--format", "tsv")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "scores.csv").read_text().startswith("premise,hypothesis,prediction,")
+    assert score("pairs.tsv", "again.out", "--format", "jsonl").returncode == 0
+    assert json.loads((tmp_path / "again.out").read_text())["premise"] == "A man runs."
+    idle = score("pairs.tsv", "third.tsv", "--format", "jsonl")
+    assert idle.returncode == 2 and "whose names say it; leave it out" in idle.stderr
+
+
 def test_d2l_weights_need_their_architectures_name(bertnli, tmp_path, data):
     tiny.d2l_folder(tmp_path / "book", arch="bert.small", classifier=True)
     refused = bertnli("eval", "book", "pairs.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,36 @@ def test_the_command(bertnli, tmp_path: Path) -> None:
     assert counts in said and "McNemar" in said and "against book: its accuracy" in said
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Against book" in page and counts in page and "The other</dt>" in page
+
+
+def test_options_go_to_the_model_whose_files_do_not_say_it(bertnli, tmp_path: Path) -> None:
+    """--arch to d2l weights in the book's form, --labels to a folder of LABEL_0, …, on either side of --against."""
+    tiny.hf_folder(tmp_path / "model")
+    tiny.d2l_folder(tmp_path / "book", classifier=True)
+    unnamed = shutil.copytree(tmp_path / "model", tmp_path / "unnamed")
+    config = json.loads((unnamed / "config.json").read_text())
+    names = [config["id2label"][str(index)] for index in range(3)]
+    config["id2label"] = {str(index): f"LABEL_{index}" for index in range(3)}
+    config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
+    (unnamed / "config.json").write_text(json.dumps(config))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(40)))
+
+    def changed(*arguments: object) -> int:
+        done = bertnli("eval", *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])["against"]["changed"]
+
+    given = ("--labels", ",".join(names), "--arch", "bert.small")
+    assert changed("unnamed", "rows.jsonl", "--against", "model", *given[:2]) == 0
+    assert changed("model", "rows.jsonl", "--against", "unnamed", *given[:2]) == 0
+    there, back = (
+        changed(*pair, *given)
+        for pair in (("unnamed", "rows.jsonl", "--against", "book"), ("book", "rows.jsonl", "--against", "unnamed"))
+    )
+    assert there == back > 0
+    done = bertnli("eval", "model", "rows.jsonl", "--against", tiny.bundle(), *given[2:])  # nobody needs it
+    assert done.returncode == 2 and "leave --arch out" in done.stderr
+    done = bertnli("eval", tiny.bundle(), "rows.jsonl", "--labels", "a,b,c")
+    assert (
+        done.returncode == 2 and "--labels; found" in done.stderr and "a bundle, whose manifest says it" in done.stderr
+    )

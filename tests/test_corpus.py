@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -83,7 +85,7 @@ def prepare_and_report(path: Path, folder: Path, cache: Path, queue: multiproces
     os.environ["BERTNLI_CACHE"] = str(cache)
     written = []
     write = corpora._write
-    corpora._write = lambda *arguments: (written.append(1), time.sleep(0.5), write(*arguments))
+    corpora._write = lambda *arguments: (written.append(1), time.sleep(0.5), write(*arguments))[-1]
     queue.put((len(prepare(PairFile(path), PairTokenizer.from_folder(folder), LABELS)), len(written)))
 
 
@@ -123,6 +125,31 @@ def test_a_killed_preparation_leaves_nothing_that_counts(tmp_path, own_cache):
     corpus = prepare(PairFile(path), PairTokenizer.from_folder(folder), LABELS)
     assert len(corpus) + corpus.about["no_gold"] == 3000
     assert [path.suffix for path in folders(own_cache)] == [""]  # what the killed one left is gone
+
+
+def test_what_is_in_the_cache_is_read_whoever_made_it(tmp_path, tokenizer, own_cache, monkeypatch):
+    """Root may write anywhere, so that others' locks are refused by a stand-in."""
+    path = write_rows(tmp_path / "a.jsonl", tiny.snli_rows(50))
+    first = prepare(PairFile(path), tokenizer, LABELS)
+    assert first.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def refused(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(corpora, "held", refused)
+    assert len(prepare(PairFile(path), tokenizer, LABELS)) == len(first)
+    with pytest.raises(InputError, match=r"cannot be written; found Permission denied; .*BERTNLI_CACHE"):
+        prepare(PairFile(write_rows(path, tiny.snli_rows(51))), tokenizer, LABELS)
+
+
+def test_a_pipe_is_refused_before_its_rows_are_lost(tmp_path, tokenizer, own_cache):
+    pipe = tmp_path / "pairs.jsonl"
+    os.mkfifo(pipe)
+    content = "".join(json.dumps(row) + "\n" for row in tiny.snli_rows(50))
+    writer = threading.Thread(target=pipe.write_text, args=(content,), daemon=True)
+    writer.start()
+    with pytest.raises(InputError, match=r"pairs\.jsonl is a pipe, and is read twice; write it to a file first"):
+        prepare(PairFile(pipe), tokenizer, LABELS)
 
 
 def corpus_of_premises(premises: list[int]) -> Corpus:

@@ -59,9 +59,13 @@ def leave_part(server: StandIn, target: Path, size: int, **hosted: object) -> No
     server.requests.clear()
 
 
-def test_a_file_appears_whole_and_alone(server: StandIn, target: Path) -> None:
+def test_a_file_appears_whole_and_alone(server: StandIn, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whoever watches over a rank that fetches it sees that it goes on."""
+    pulses: list[str] = []
+    monkeypatch.setattr(module, "pulse", pulses.append)
     server.files["/f"] = Hosted(BODY)
     download(server.url("/f"), target, limit=LIMIT, size=len(BODY), checksum=SHA256)
+    assert set(pulses) == {"fetching file.bin.part"}
     assert target.read_bytes() == BODY
     assert only(target.parent) == ["file.bin"]
 

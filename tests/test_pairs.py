@@ -743,14 +743,13 @@ def test_bad_rows_are_skipped_and_counted(tmp_path: Path) -> None:
 
 
 def test_integer_labels_need_names(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"label '2', .*data\.label_names: \{0: entailment, 1: neutral, 2: contradiction\}"
-    ):
+    advice = r"--label-names 0=entailment,1=neutral,2=contradiction \(in a run file: data\.label_names\)"
+    with pytest.raises(InputError, match=f"label '2', .*{advice}"):
         labelled(tmp_path, ["2", "0"])
     pairs, found = labelled(tmp_path, ["2", "0", "-1", "3"], label_names={"0": "neutral", "2": "Entailment", "3": "-"})
     assert [pair.label for pair in pairs] == [0, 1]
     assert found.no_gold == 2
-    with pytest.raises(InputError, match=r"data\.label_names: 0; found 'yes'; expected one of entailment"):
+    with pytest.raises(InputError, match=r"data\.label_names\): 0; found 'yes'; expected one of entailment"):
         labelled(tmp_path, ["0"], label_names={"0": "yes"})
 
 

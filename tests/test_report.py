@@ -221,7 +221,7 @@ def test_what_eval_finds_is_on_the_page(tmp_path: Path, text: str) -> None:
     one = evaluation([text, "b", "c"], text)
     interval = {"accuracy": 0.75, "accuracy_interval": [0.6, 0.86]}
     one["temperature"], one["without_temperature"] = 1.25, {"loss": 0.61, "brier": 0.5, "ece": 0.123}
-    one["calibration"] = {"data": text, "rows": 9842, "loss": 0.52, "loss_without": 0.6}
+    one["calibration"] = {"data": text, "temperature": 1.25, "rows": 9842, "loss": 0.52, "loss_without": 0.6}
     one["swapped_labels"] = {"labels": ["b", "c", text], "accuracy": 0.987}
     one["slices"] = {
         "length": [{"slice": "0 to 10", "rows": 1200, **interval}, {"slice": "11 to 15", "rows": 3, **interval}],
@@ -239,7 +239,7 @@ def test_what_eval_finds_is_on_the_page(tmp_path: Path, text: str) -> None:
     for words in (
         f"Warning: the labels look swapped: named b, c, {shown} the model's outputs would be right on 98.7%",
         "The model has a temperature, 1.25, which its logits are divided by. Without it: expected",
-        f"It was fitted on 9,842 rows of {shown}, where it brought the mean log loss from 0.600 to 0.520.",
+        f"The temperature, 1.25, was fitted on 9,842 rows of {shown}, where it brought the mean log loss from 0.600 to",
         "words of premise and hypothesis accuracy 95% interval 0 to 10 1,200 rows 75.0% 60.0% to 86.0% 11 to 15 3 rows",
         "annotators who gave the gold label accuracy 95% interval 3 of 5 2 rows",
         "1,300 predictions differ: 70 rows are right with this model alone, 50 with the other alone.",

@@ -346,6 +346,10 @@ def test_a_damaged_list_of_what_is_trusted_is_an_error(server: StandIn) -> None:
 def test_the_list_shows_the_suite(bertnli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     listed = bertnli("fetch", "--list").stdout
     assert all(name in listed for name in NAMES) and "nli-suite" in listed.splitlines()[-1]
+    shown = json.loads(bertnli("fetch", "--list", "--json").stdout)
+    assert shown["suites"]["nli-suite"] == list(SUITES["nli-suite"])
+    assert {*NAMES} <= {one["name"] for one in shown["names"]} and all(one["licence"] for one in shown["names"])
+    assert "leave those out" in bertnli("fetch", "minilm", "--list").stderr
 
 
 def test_a_suite_stands_for_its_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bertnli import config as run_files
 from bertnli import train as training
-from bertnli.errors import InputError
-from bertnli.runfolder import read_metrics
+from bertnli.errors import InputError, RunError
+from bertnli.metrics import Metrics
+from bertnli.runfolder import RunFolder, read_metrics
 from tests import tiny
 from tests.conftest import environment
 from tests.runs import losses, same, start, train, wait_for_step, weights
@@ -63,6 +65,81 @@ def test_another_runs_folder_and_foreign_files_are_refused(tmp_path, run, ranks)
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(InputError, match="other files"):
         train(run(), ranks, output=tmp_path / "other")
+
+
+def test_one_job_at_a_time_trains_in_an_output(tmp_path, run, ranks, monkeypatch):
+    path = run(max_steps=2)
+    other = RunFolder(run_files.load(path).output)
+    other.claim(run_files.load(path))
+    monkeypatch.setattr("bertnli.runfolder._PATIENCE", 0.0)
+    with pytest.raises(InputError, match="another job is training in it; wait for that one"):
+        train(path, ranks)
+    other.release()
+    train(path, ranks)
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_job_that_waited_for_another_finds_the_run_finished(run, ranks, monkeypatch):
+    path = run(max_steps=2)
+    other = RunFolder(run_files.load(path).output)
+    other.claim(run_files.load(path))
+
+    def finish(seconds: float) -> None:
+        other.model.mkdir()
+        other.release()
+
+    monkeypatch.setattr("bertnli.runfolder.time.sleep", finish)
+    with pytest.raises(InputError, match="a finished run"):
+        train(path, ranks)
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path, run, ranks):
+    with pytest.raises(InputError, match=r"train\.jsonl/run: cannot be written; found Not a directory"):
+        train(run(), ranks, output=tmp_path / "train.jsonl" / "run")
+
+
+def test_a_run_goes_on_only_with_what_it_began_with(tmp_path, run, ranks):
+    path, folder = run(checkpoint={"every_steps": 5, "keep": 9}), tmp_path / "run"
+    train(path, ranks)
+    for later in ("model", "checkpoints/step-00000012", "checkpoints/step-00000010"):
+        shutil.rmtree(folder / later)
+    data, begun_with = tmp_path / "train.jsonl", (tmp_path / "train.jsonl").read_text()
+    data.write_text(begun_with + json.dumps(tiny.snli_rows(1)[0]) + "\n")
+    with pytest.raises(InputError, match=r"other content; found another one now behind data\.train; .*put them back"):
+        train(path, ranks)
+    data.write_text(begun_with)
+    tiny.hf_folder(tmp_path / "start", seed=5)
+    with pytest.raises(InputError, match="another one now behind model"):
+        train(path, ranks)
+    tiny.hf_folder(tmp_path / "start")
+    train(path, ranks)
+    assert len(losses(folder)) == 12
+
+
+def test_a_disk_that_is_full_is_told(tmp_path, run):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(run_files.load(run()))
+    metrics = Metrics(folder, 0, tensorboard=False)
+    metrics._file = Path("/dev/full").open("w")  # noqa: SIM115
+    with pytest.raises(RunError, match="cannot be written: No space left on device; make room and give the same"):
+        metrics.add(1, loss=1.0)
+
+
+def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(training, "_train", full)
+    with pytest.raises(RunError, match="rank 0: the GPU's memory is full; found CUDA out of memory; lower micro_batch"):
+        train(run(), ranks)
+
+
+def test_a_finished_model_is_on_the_disk_before_it_has_its_name(tmp_path, run, ranks, monkeypatch):
+    synced, model = [], tmp_path / "run" / "model"
+    monkeypatch.setattr("bertnli.result.sync", lambda path: synced.append((path.name, model.exists())))
+    train(run(max_steps=1), ranks)
+    before = {name for name, finished in synced if not finished}
+    assert {path.name for path in model.iterdir()} | {".model.part"} == before
 
 
 def test_loss_is_the_mean_over_the_step_whatever_the_micro_batches(tmp_path, run, ranks):
@@ -172,7 +249,7 @@ def test_the_run_does_not_depend_on_ranks_or_accumulation(tmp_path, run, bertnli
 
 
 def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, bertnli):
-    """From one rank to two under ZeRO-3, whose parts have other sizes then."""
+    """From one rank to two under ZeRO-3, whose parts have other sizes then; and to another stage, in smaller parts."""
     keys = {"dropout": 0.0, "zero_stage": 3, "checkpoint": {"every_steps": 4, "keep": 9}}
     assert bertnli("train", run("straight", **keys)).returncode == 0
     path, folder = run("moved", **keys), tmp_path / "moved"
@@ -180,6 +257,11 @@ def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, bertnli):
     shutil.copytree(tmp_path / "straight", folder, ignore=later)
     (folder / "run.yaml").write_text(run_files.load(path).to_yaml())
     done = bertnli("train", path, "--ranks", 2)
+    assert done.returncode == 0 and "going on from step 4 of 12" in done.stderr, done.stderr
+    assert losses(folder) == pytest.approx(losses(tmp_path / "straight"), rel=1e-5)
+    for later in ("model", "checkpoints/step-00000012", "checkpoints/step-00000008"):
+        shutil.rmtree(folder / later)
+    done = bertnli("train", path, "--set", "zero_stage=1", "--set", "micro_batch_tokens=60")
     assert done.returncode == 0 and "going on from step 4 of 12" in done.stderr, done.stderr
     assert losses(folder) == pytest.approx(losses(tmp_path / "straight"), rel=1e-5)
 

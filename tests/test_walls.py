@@ -17,7 +17,7 @@ MODULES = {
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-FACES = {"bertnli.cli", "bertnli.__init__"}
+FACES = {"bertnli.cli", "bertnli.named_models", "bertnli.__init__"}
 
 
 def imports(path: Path) -> set[str]:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from bertnli.errors import InputError
+from bertnli import cache, pulse
+from bertnli import rank as ranks
+from bertnli.errors import InputError, RunError
 from bertnli.lease import Hub, Rank, watch_port
 from bertnli.network import free_port
 from bertnli.watched import Trainer
@@ -330,3 +333,44 @@ def test_training_is_not_held_up_by_a_watcher_that_does_not_listen():
     os.close(reading)
     os.close(writing)
     assert done.stdout == "done\n", done.stderr
+
+
+def test_waiting_for_somebody_else_is_no_standstill(tmp_path, monkeypatch):
+    """For a library's transfer, and for the lock of another process that fetches or tokenises the same."""
+    phases = []
+    monkeypatch.setattr(pulse, "pulse", phases.append)
+    monkeypatch.setattr(pulse, "_BEAT", 0.01)
+    with pulse.beating("fetching org/name"):
+        time.sleep(0.2)
+    beats = len(phases)
+    assert beats > 1 and set(phases) == {"fetching org/name"}
+    time.sleep(0.1)
+    assert len(phases) == beats
+    monkeypatch.setattr(cache, "pulse", phases.append)
+    said = []
+    with cache.held(tmp_path / "lock", "theirs"):
+        waiting = threading.Thread(target=lambda: cache.held(tmp_path / "lock", "wait", said.append).__enter__())
+        waiting.start()
+        time.sleep(1.5)
+    waiting.join()
+    assert said == ["wait"] and phases.count("wait") > 1 and "theirs" not in phases
+
+
+def test_what_a_rank_said_last_is_told_where_its_log_cannot_be_written():
+    command = [sys.executable, "-c", "raise SystemExit('bertnli train: no room')"]
+    ending = asyncio.run(Trainer(1, HOST).run(command, Path("/dev/full")))
+    assert (ending.code, ending.text) == (1, "bertnli train: no room")
+
+
+def test_what_failed_besides_is_told_too(monkeypatch, capsys, tmp_path):
+    """A checkpoint, say, that was being written when the run ended with an error of its own."""
+    error = RunError("the first")
+    error.add_note("checkpoint: the second")
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ranks.run_files, "load", fails)
+    monkeypatch.chdir(tmp_path)
+    assert ranks._train(ranks._parser().parse_args(["run.yaml"])) == 1
+    assert capsys.readouterr().err == "bertnli train: the first\ncheckpoint: the second\n"
