@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,15 @@ class RunFolder:
                 do="put them back, or give another output",
             )
 
-    def claim(self, config: RunConfig) -> None:
+    def claim(self, config: RunConfig, say: Callable[[str], None] = lambda line: None) -> None:
         """Make the folder, hold it until `release`, and write `run.yaml`; call it on one rank, after `check`.
 
-        Raises InputError if another job holds it and goes on, or it cannot be written.
+        `say` is told if there is another job to wait for. Raises InputError if that one goes on, or the folder
+        cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._hold()
+            self._hold(say)
             self.check(config)  # whoever held it may have finished the run
             write_text(self.run_file, config.to_yaml())
         except BaseException as error:
@@ -96,19 +97,22 @@ class RunFolder:
                 f"output {self.path}: cannot be written", found=error.strerror or str(error), do="give another output"
             ) from None
 
-    def _hold(self) -> None:
-        until = time.monotonic() + _PATIENCE
+    def _hold(self, say: Callable[[str], None]) -> None:
+        began, said = time.monotonic(), False
         while True:
             try:
                 with suppress(NotImplementedError):  # a file system without locks
                     self._lock.acquire(blocking=False)
                 return
             except Timeout:
-                if time.monotonic() > until:
+                if time.monotonic() - began > _PATIENCE:
                     raise InputError(
                         f"output {self.path}: another job is training in it",
                         do="wait for that one, or give another output",
                     ) from None
+            if not said:
+                say(f"output {self.path}: another job is in it; waiting {_PATIENCE:.0f} s for its end")
+                said = True
             pulse("waiting for another job in the same output")
             time.sleep(0.5)
 

@@ -76,7 +76,7 @@ def _train(config: RunConfig, folder: RunFolder, ranks: Ranks, say: Callable[[st
         data = load_data(config, source, say)
     with ranks.agree():
         if ranks.rank == 0:
-            folder.claim(config)
+            folder.claim(config, say)
 
     if not source.has_classifier:
         say(f"{config.model} has no classifier: a new one starts, for {', '.join(source.config.labels)}")

@@ -89,8 +89,10 @@ def test_a_job_that_waited_for_another_finds_the_run_finished(run, ranks, monkey
         other.release()
 
     monkeypatch.setattr("bertnli.runfolder.time.sleep", finish)
+    said = []
     with pytest.raises(InputError, match="a finished run"):
-        train(path, ranks)
+        training.train(run_files.load(path), ranks, said.append)
+    assert sum("another job is in it; waiting 100 s for its end" in line for line in said) == 1
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path, run, ranks):
