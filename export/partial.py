@@ -30,17 +30,23 @@ def partial_path(output: str | os.PathLike[str]) -> Path:
     return final.with_name(f"{final.name}.partial")
 
 
+def check_output(output: str | os.PathLike[str], input: str) -> None:
+    """Raise InputError if `output` is there and no file, or if it or its partial file is the input."""
+    final, partial = Path(output), partial_path(output)
+    if final.exists() and not final.is_file():
+        raise InputError(f"{output}: not a file", do="name one, or - for standard output")
+    for path, what in ((final, "the output"), (partial, f"{partial.name}, its unfinished work,")):
+        if input != "-" and path.exists() and path.samefile(input):
+            raise InputError(f"{output}: {what} is the input", do="give it another name")
+
+
 class PartialFile:
     """The file that only grows, under its partial name until it is published; locked while it is open."""
 
     def __init__(self, output: str, packing: str, input: str, resume_at: Mapping[str, Any] | None):
         self._packing = packing
         self._final, self.path = Path(os.path.realpath(output)), partial_path(output)
-        if self._final.exists():
-            if not self._final.is_file():
-                raise InputError(f"{output}: not a file", do="name one, or - for standard output")
-            if input != "-" and self._final.samefile(input):
-                raise InputError(f"{output}: the output is the input", do="give it another name")
+        check_output(output, input)
         self.size = 0 if resume_at is None else int(resume_at["bytes"])
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if resume_at is None else 0), 0o666)

@@ -21,6 +21,7 @@ from export.partial import partial_path
 Fingerprint = Mapping[str, Mapping[str, Any]]  # part -> key -> value
 
 _VERSION = 1
+_AGAIN = "start over and replace it with --restart"
 # What decides a finished output's content. Library versions and the device may change its last digits: they must not
 # change while it is being made, and do not matter afterwards.
 _CONTENT = ("bundle", "input", "options")
@@ -117,24 +118,33 @@ def load(output: Path) -> Record | None:
         raise InputError(f"{path}: damaged, or not bertnli's ({error})", do="start over with --restart") from None
 
 
+def check_free(output: Path) -> None:
+    """Raise InputError if there is an output, or unfinished work for one, that no record tells of."""
+    partial = partial_path(output)
+    for path in (output, partial):
+        # An empty partial file is one of ours whose run was killed before it had a record.
+        if os.path.lexists(path) and not (path is partial and path.stat().st_size == 0):
+            raise InputError(f"{path}: is there already, and not known to be ours", do=_AGAIN)
+
+
 def resume(output: Path, fingerprint: Fingerprint) -> Record:
     """The run to go on with, or a finished one that is still valid, or a new one.
 
     Raises InputError if `output` is there and not ours, or was changed; or if the run was begun with something else.
     """
-    again = "start over and replace it with --restart"
     record = load(output)
-    if record is None or (record.state == "running" and not record.counts.rows):
-        if record is None and os.path.lexists(output):
-            raise InputError(f"{output}: is there already, and not known to be ours", do=again)
+    if record is None:
+        check_free(output)
+        return Record(output, fingerprint)
+    if record.state == "running" and not record.counts.rows:
         return Record(output, fingerprint)
     if record.state == "finished":
         if not output.exists():
             return Record(output, fingerprint)
         if changed := record.changes(fingerprint, content_only=True):
-            raise InputError(f"{output}: is the finished output of something else ({changed})", do=again)
+            raise InputError(f"{output}: is the finished output of something else ({changed})", do=_AGAIN)
         if digest(output) != record.sha256:
-            raise InputError(f"{output}: was changed after it was finished", do=again)
+            raise InputError(f"{output}: was changed after it was finished", do=_AGAIN)
         return record
     if changed := record.changes(fingerprint):
         raise InputError(

@@ -15,13 +15,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bertnli.errors import InputError, Interrupted, RunError
+from bertnli.errors import Interrupted, RunError
 from bertnli.files import digest
 from bertnli.formats import format_of
 from bertnli.pairs import Columns, PairFile
 from export.bundle import Bundle, versions
+from export.partial import check_output
 from export.pool import Pool
-from export.record import Counts, Record, resume
+from export.record import Counts, Record, check_free, resume
 from export.scorer import CHUNK, Judged, Score, Scorer, choose_temperature
 from export.session import choose_devices
 from export.stages import Engine, Here, Task
@@ -148,9 +149,11 @@ def _run_towards(
 ) -> Record:
     """The record of the run: new, or the one to go on with."""
     to_stdout = os.fspath(output) == "-"
+    if not to_stdout:
+        check_output(output, file.path)
     if to_stdout or file.path == "-" or not Path(file.path).is_file():  # a pipe cannot be read again
-        if not to_stdout and os.path.lexists(output) and not restart:
-            raise InputError(f"{output}: is there already", do="replace it with --restart")
+        if not (to_stdout or restart):
+            check_free(Path(output))
         return Record(None, {})
     fingerprint = {
         "bundle": {"sha256": bundle.sha256},

@@ -104,6 +104,7 @@ class Writer(ABC):
         """Append a chunk."""
         if len(scored) != len(chunk.rows):
             raise ValueError(f"{len(scored)} results for {len(chunk.rows)} rows")
+        self._begin()
         self._sink.append(self._encode(chunk, scored))
         self.rows += len(scored)
 
@@ -114,6 +115,7 @@ class Writer(ABC):
 
     def finish(self) -> None:
         """Make the output durable and visible under its own name, in one step."""
+        self._begin()
         self._sink.sync()
         self._sink.publish()
 
@@ -127,6 +129,9 @@ class Writer(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _begin(self) -> None:  # noqa: B027 most formats have something
+        """Write what comes before the first row. Until then the file is empty, so that the run has its record first."""
+
     @abstractmethod
     def _encode(self, chunk: Chunk, scored: Sequence[Scored]) -> bytes: ...
 
@@ -136,8 +141,10 @@ class _TextWriter(Writer):
         super().__init__(sink, rows, file, added, raw, kind)
         self._own_text = kind == file.format
         self._prepare()
-        if sink.size == 0:
-            sink.append(_encoded(self._header()))  # nothing, packed, is something: a .gz without rows is one
+
+    def _begin(self) -> None:
+        if self._sink.size == 0:
+            self._sink.append(_encoded(self._header()))  # nothing, packed, is something: a .gz without rows is one
 
     def _encode(self, chunk: Chunk, scored: Sequence[Scored]) -> bytes:
         records = [None] * len(scored) if self._own_text else self._file.values(chunk)

@@ -321,7 +321,7 @@ def test_a_pipe_does_not_replace_a_file_unasked(tmp_path, monkeypatch) -> None:
     for restart in (False, True):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line)))
         if not restart:
-            with pytest.raises(InputError, match="is there already; replace it with --restart"):
+            with pytest.raises(InputError, match=r"is there already, and not known to be ours; .*--restart"):
                 score(Path("-"), tmp_path / "out.jsonl", input_format="jsonl")
             assert (tmp_path / "out.jsonl").read_text() == "mine"
         else:
@@ -478,6 +478,48 @@ def test_an_output_that_is_not_ours_is_not_touched(tmp_path) -> None:
     (tmp_path / "out.tsv").write_text("edited")
     with pytest.raises(InputError, match="was changed after it was finished"):
         score(file, tmp_path / "out.tsv")
+
+
+@pytest.mark.parametrize("through_a_pipe", [False, True])
+def test_a_partial_file_that_is_not_ours_is_not_touched(tmp_path, monkeypatch, through_a_pipe) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(5))
+    partial = tmp_path / "out.tsv.partial"
+    partial.write_text("mine")
+    options: dict[str, Any] = {}
+    if through_a_pipe:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+        file, options = Path("-"), {"input_format": "tsv"}
+    with pytest.raises(InputError, match=r"out\.tsv\.partial: is there already, and not known to be ours; .*--restart"):
+        score(file, tmp_path / "out.tsv", **options)
+    assert partial.read_text() == "mine"
+    assert not record_path(tmp_path / "out.tsv").exists()
+    if through_a_pipe:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "in.tsv").read_bytes())))
+    score(file, tmp_path / "out.tsv", restart=True, **options)
+    assert len(read(tmp_path / "out.tsv")) == 5 and not partial.exists()
+
+
+def test_a_run_killed_before_it_had_a_record_starts_again(tmp_path, monkeypatch) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(5))
+    with monkeypatch.context() as context:
+        context.setattr(Record, "save", lambda _: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            score(file, tmp_path / "out.tsv")
+    assert score(file, tmp_path / "out.tsv")["rows"] == 5
+
+
+@pytest.mark.parametrize("name", ["in.tsv", "in.tsv.partial"])
+def test_the_input_is_never_written_over(tmp_path, name) -> None:
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(5)).rename(tmp_path / name)
+    before = file.read_bytes()
+    for restart in (False, True):
+        with pytest.raises(InputError, match="is the input; give it another name") as caught:
+            score(file, tmp_path / "in.tsv", input_format="tsv", restart=restart)
+        assert "--restart" not in str(caught.value)
+    assert file.read_bytes() == before
+    (tmp_path / "folder.tsv").mkdir()
+    with pytest.raises(InputError, match=r"folder\.tsv: not a file"):
+        score(file, tmp_path / "folder.tsv", input_format="tsv")
 
 
 @pytest.mark.parametrize(

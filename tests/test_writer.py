@@ -528,9 +528,11 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     file = PairFile(tmp_path / "a.tsv")
     (tmp_path / "folder.tsv").mkdir()
     (tmp_path / "link.csv").symlink_to(tmp_path / "a.tsv")
+    (tmp_path / "b.tsv.partial").hardlink_to(tmp_path / "a.tsv")
     for output, options, message in (
         ("a.tsv", {}, "the output is the input"),
         ("link.csv", {}, "the output is the input"),
+        ("b.tsv", {}, r"b\.tsv: b\.tsv\.partial, its unfinished work, is the input; give it another name"),
         ("folder.tsv", {}, "not a file"),
         ("nowhere/out.tsv", {}, "there is no folder"),
         ("a.tsv/out.tsv", {}, "cannot be written"),
