@@ -65,6 +65,12 @@ def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_p
             expected=" or ".join("/".join(names) for names in PAIR_COLUMNS),
             do="name them with --premise and --hypothesis (in a run file: data.columns)",
         )
+    if premise == hypothesis:  # every sentence would be scored against itself
+        raise InputError(
+            f"{where}: premise and hypothesis are the same column",
+            found=repr(premise),
+            do="name both, with --premise and --hypothesis (in a run file: data.columns)",
+        )
     if wanted.label is not None:
         return Columns(premise, hypothesis, given(wanted.label, "--label"))
     return Columns(premise, hypothesis, next(filter(None, map(find, LABEL_COLUMNS)), None))

@@ -325,6 +325,24 @@ def test_missing_columns_are_named(tmp_path: Path, columns: Columns, message: st
             PairFile(tmp_path / name, columns=columns)
 
 
+@pytest.mark.parametrize(
+    ("fields", "columns", "twice"),
+    [
+        (("sentence1", "sentence2"), Columns(premise="sentence2"), "sentence2"),
+        (("premise", "hypothesis"), Columns(hypothesis="premise"), "premise"),
+        (("A", "b"), Columns("a", "A"), "A"),
+    ],
+)
+def test_one_column_is_not_both_sentences(
+    tmp_path: Path, fields: tuple[str, str], columns: Columns, twice: str
+) -> None:
+    (tmp_path / "a.tsv").write_text("\t".join(fields) + "\n")
+    (tmp_path / "a.jsonl").write_text(json.dumps(dict.fromkeys(fields, "x")) + "\n")
+    for name in ("a.tsv", "a.jsonl"):
+        with pytest.raises(InputError, match=f"are the same column; found '{twice}'; name both, with --premise and"):
+            PairFile(tmp_path / name, columns=columns)
+
+
 def test_json_columns_come_from_the_first_object_that_has_them(tmp_path: Path) -> None:
     lines = (
         'nonsense\n{"x": 1}\n{"Sentence1": "a", "Sentence2": "b", "extra": 2}\n{"premise": "c", "hypothesis": "d"}\n'
