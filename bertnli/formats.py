@@ -111,6 +111,7 @@ class Source:
             # The system's own file: a thread that waits for input would hold the buffer's lock, and Python, when it
             # ends meanwhile, would abort.
             raw = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+            os.set_blocking(0, True)  # where it does not wait, having nothing yet would be taken for the end
         elif self.member:
             raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(self.path)).open(self.member))
         else:

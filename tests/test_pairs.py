@@ -8,7 +8,10 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
+import time
 import tracemalloc
 import zipfile
 import zlib
@@ -176,6 +179,25 @@ def test_standard_input_may_be_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     for packing in (".gz", ".zst"):
         monkeypatch.setattr("sys.stdin", Stdin(pack(b"premise\thypothesis\na\tb\n", packing)))
         assert pairs_of(list(PairFile("-", format=f"tsv{packing}").rows())) == [("a", "b", None)]
+
+
+def test_standard_input_that_does_not_wait_is_read_to_its_end() -> None:
+    """As node and others hand their pipes over: a read with nothing there yet is not the end."""
+    code = (
+        "from bertnli.pairs import PairFile; file = PairFile('-', format='tsv'); print(flush=True); "
+        "print(sum(1 for _ in file.rows()))"
+    )
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with os.fdopen(writing, "wb", buffering=0) as pipe:
+        pipe.write(b"premise\thypothesis\n")
+        with subprocess.Popen([sys.executable, "-c", code], stdin=reading, stdout=subprocess.PIPE) as child:
+            os.close(reading)
+            assert child.stdout is not None and child.stdout.readline() == b"\n"
+            time.sleep(0.3)
+            pipe.write(b"a\tb\nc\td\n")
+            pipe.close()
+            assert child.stdout.read() == b"2\n"
 
 
 def test_standard_input_needs_a_format_that_streams() -> None:
