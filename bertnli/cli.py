@@ -407,7 +407,7 @@ def main() -> None:
         signal.signal(number, _interrupt)
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
-    except BertnliError as error:
+    except (BertnliError, Interrupted) as error:
         if _debug():
             raise
         print(f"bertnli: {error}", file=sys.stderr)

@@ -46,9 +46,13 @@ class RunError(BertnliError, RuntimeError):
     """The work had started and failed (exit code 1)."""
 
 
-class Interrupted(BertnliError):
-    """The user (SIGINT, exit code 130) or a scheduler (SIGTERM, exit code 143) asked to stop; state is kept."""
+class Interrupted(BaseException):
+    """The user (SIGINT, exit code 130) or a scheduler (SIGTERM, exit code 143) asked to stop; state is kept.
+
+    No Exception, as KeyboardInterrupt is none: it may come anywhere, and whoever makes "the file is damaged" of
+    whatever a library raises, or has libraries do so, would make that of it.
+    """
 
     def __init__(self, signal_number: int, what: str, *, do: str | None = None):
-        super().__init__(what, do=do)
+        super().__init__(what if do is None else f"{what}; {do}")
         self.exit_code = 128 + signal_number

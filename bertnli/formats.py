@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from bertnli.errors import BertnliError, InputError
+from bertnli.errors import InputError
 
 BLOCK = 256 << 10  # bytes asked of the system at once
 MAX_LINE = 64 << 20  # bytes; a longer line is no text file, and would not fit beside a model
@@ -100,7 +100,7 @@ class Source:
                 read = self._open(stack)
                 while block := read(BLOCK):
                     yield block
-        except (BertnliError, MemoryError):  # a signal's Interrupted passes through here
+        except MemoryError:
             raise
         except Exception as error:  # whatever a decoder makes of damaged bytes, or the system of a lost disk
             raise UnreadableError(reason_of(error)) from error

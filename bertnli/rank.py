@@ -109,7 +109,7 @@ def _train(options: argparse.Namespace) -> int:
         if not pulse.watched():
             ranks.close()
         return 0
-    except BertnliError as error:
+    except (BertnliError, Interrupted) as error:
         if options.debug:
             raise
         silent = isinstance(error, SaidElsewhere) or (isinstance(error, Interrupted) and ranks and ranks.rank)

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertnli.errors import BertnliError
 from bertnli.formats import BLOCK, MAX_LINE, Lines, UnreadableError, reason_of
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ def parquet_schema(path: str) -> pyarrow.Schema:
     try:
         with pq.ParquetFile(path) as file:
             return file.schema_arrow
-    except (BertnliError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # Arrow's own, and whatever else damaged metadata leads to
         raise UnreadableError(reason_of(error)) from error
@@ -179,7 +178,7 @@ def parquet_tables(path: str, size: int, columns: Sequence[str] | None = None) -
                     rows += batch.num_rows
             if pending:
                 yield pa.concat_batches(pending)
-    except (BertnliError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
         raise UnreadableError(reason_of(error)) from error

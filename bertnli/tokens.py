@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from bertnli import tokenizer_files
-from bertnli.errors import InputError
+from bertnli.errors import InputError, Interrupted
 
 Ints = NDArray[np.integer]
 
@@ -382,7 +382,7 @@ class PairTokenizer:
         try:
             return method(*arguments, **options)
         except BaseException as error:  # plain Exception, or a Rust panic, which is not even that
-            if isinstance(error, TypeError | KeyboardInterrupt):
+            if isinstance(error, TypeError | KeyboardInterrupt | Interrupted):
                 raise
             raise InputError(
                 f"{self._where}: cannot encode text", found=str(error), expected="a tokenizer of BERT's kind"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bertnli.cores import usable_cores
-from bertnli.errors import InputError, Interrupted, RunError
+from bertnli.errors import InputError, RunError
 from bertnli.interrupt import SIGNALS
 
 CONNECT_SECONDS = 30
@@ -48,8 +48,6 @@ def connected(address: str) -> Iterator[None]:
     try:
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **start)
-        except Interrupted:
-            raise
         except Exception as error:  # Ray's errors at the start have no common class
             raise InputError(
                 f"--ray {address}: Ray does not start", found=gist(error), do="start Ray there, or give --ray local"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bertnli import cli
 from tests import tiny
 from tests.conftest import environment
 
@@ -124,6 +125,43 @@ def test_d2l_weights_need_their_architectures_name(bertnli, tmp_path, data):
     assert json.loads(done.stdout.splitlines()[-1])["labels"] == ["entailment", "contradiction", "neutral"]
     assert bertnli("export", "book", "bundle", "--arch", "bert.small").returncode == 0
     assert bertnli("score", "bundle", "pairs.jsonl", "scores.tsv").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        ("onnxruntime.InferenceSession", ["score", "BUNDLE", "pairs.jsonl", "out.tsv"]),
+        ("onnxruntime.InferenceSession.run", ["verify", "BUNDLE"]),
+        ("numpy.load", ["verify", "BUNDLE"]),
+        ("tokenizers.Tokenizer.from_str", ["score", "BUNDLE", "pairs.jsonl", "out.tsv"]),
+        ("bertnli.tokens.PairTokenizer.encode", ["score", "BUNDLE", "pairs.jsonl", "out.tsv"]),
+        ("zipfile.ZipFile", ["score", "BUNDLE", "pairs.zip", "out.tsv"]),
+        ("torch.onnx.export", ["export", "model", "out"]),
+        ("onnx.checker.check_model", ["export", "model", "out"]),
+        ("safetensors.torch.load", ["export", "model", "out"]),
+    ],
+)
+def test_a_signal_is_told_as_one_wherever_it_comes(tmp_path, model, data, monkeypatch, capsys, call, arguments):
+    """And not as damage to what was being read, or as a library's failure."""
+
+    def interrupted(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+
+    (tmp_path / "pairs.zip").write_bytes(b"PK")
+    bundle = str(tiny.bundle())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(call, interrupted)
+    monkeypatch.setattr(sys, "argv", ["bertnli", *(bundle if word == "BUNDLE" else word for word in arguments)])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert ended.value.code == 143, said
+    assert re.search("^bertnli: (interrupted|scoring was stopped)", said, re.MULTILINE), said
 
 
 def wait_until_caught(pid: int, number: int) -> None:

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, BertTokenizerFast
 
 from bertnli import penn
 from bertnli.cache import cache_dir
-from bertnli.errors import InputError
+from bertnli.errors import InputError, Interrupted
 from bertnli.tokens import MAX_CHARACTERS, TRUNCATIONS, Encoded, PairTokenizer, TokenizerSettings, pad_batch
 from tests import tiny
 
@@ -482,6 +482,14 @@ def test_a_file_that_makes_the_library_panic(d2l_words: PairTokenizer, tmp_path:
     write(tmp_path, tokenizer_json=damaged)
     with pytest.raises(InputError, match=r"tokenizer\.json: cannot encode text"):
         PairTokenizer.from_folder(tmp_path)
+
+
+def test_a_signal_while_the_library_works_is_no_damage(d2l_words: PairTokenizer) -> None:
+    def interrupted() -> None:
+        raise Interrupted(2, "interrupted")
+
+    with pytest.raises(Interrupted):
+        d2l_words._call(interrupted)
 
 
 @pytest.mark.parametrize(
