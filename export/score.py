@@ -6,11 +6,13 @@ on after a stop. So the output's bytes depend on the input alone and not on when
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from export.bundle import Bundle, versions
 from export.partial import check_output
 from export.pool import Pool
 from export.record import Counts, Record, check_free, resume
-from export.scorer import CHUNK, Judged, Score, Scorer, choose_temperature
+from export.scorer import CHUNK, NOT_FINITE, Judged, Score, Scorer, choose_temperature
 from export.session import choose_devices
 from export.stages import Engine, Here, Task
 from export.writer import Scored, Writer, open_writer
@@ -113,8 +115,9 @@ def score_file(
         place: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
         with closing(engine), _advice(run), open_writer(output, file, opened.labels, **place) as writer:
             run.save()
-            tasks = _tasks(file, CHUNK[kind], run.counts.rows, strict)
-            _score_rows(engine, tasks, opened.labels, writer, run, progress, checkpoint_seconds)
+            tasks = _tasks(file, CHUNK[kind], run.counts.rows)
+            refuse = partial(_refuse_bad_rows, file.name) if strict else None
+            _score_rows(engine, tasks, opened.labels, writer, run, refuse, progress, checkpoint_seconds)
             writer.finish()
         deaths = engine.deaths
     seconds = time.perf_counter() - began
@@ -193,15 +196,22 @@ def _score_rows(
     labels: Sequence[str],
     writer: Writer,
     run: Record,
+    refuse: Callable[[Task, Sequence[Scored]], None] | None,
     progress: Progress | None,
     checkpoint_seconds: float,
 ) -> None:
-    """Score and write the rows that `run` lacks; at the end all are durable and it is `complete`."""
+    """Score and write the rows that `run` lacks; at the end all are durable and it is `complete`.
+
+    `refuse` looks at every chunk before it is written.
+    """
     began = last = time.monotonic()
     before = run.counts.rows
     with closing(engine.judged(tasks)) as items:
         for task, judged in items:
-            writer.write(task.chunk, _results(task, judged, labels, run.counts))
+            results = _results(task, judged, labels, run.counts)
+            if refuse is not None:
+                refuse(task, results)
+            writer.write(task.chunk, results)
             now = time.monotonic()
             if progress is not None:
                 rate = (run.counts.rows - before) / (now - began)
@@ -213,18 +223,21 @@ def _score_rows(
     run.save()
 
 
-def _tasks(file: PairFile, size: int, rows_done: int, strict: bool) -> Iterator[Task]:
-    """The file's chunks of `size` after those done. Raises RunError for a bad row if `strict`, or a damaged file."""
+def _tasks(file: PairFile, size: int, rows_done: int) -> Iterator[Task]:
+    """The file's chunks of `size` after those done. Raises RunError for a damaged file."""
     skip = -(-rows_done // size)  # the last chunk may be a short one
     for chunk in islice(file.chunks(size), skip, None):
-        good = [index for index, row in enumerate(chunk.rows) if row.error is None]
-        if strict and len(good) < len(chunk.rows):
-            bad = next(row for row in chunk.rows if row.error is not None)
+        yield Task(chunk, [index for index, row in enumerate(chunk.rows) if row.error is None])
+
+
+def _refuse_bad_rows(name: str, task: Task, results: Sequence[Scored]) -> None:
+    """Raise RunError for the first row that cannot be scored, or whose scores are none."""
+    for row, result in zip(task.chunk.rows, results, strict=True):
+        if result.error is not None:
             raise RunError(
-                f"{file.name}: row {bad.number}: {bad.error}",
+                f"{name}: row {row.number}: {result.error}",
                 do="mend it, or leave out --strict to have such rows marked in the column error",
             )
-        yield Task(chunk, good)
 
 
 def _results(task: Task, judged: Judged, labels: Sequence[str], counts: Counts) -> list[Scored]:
@@ -233,6 +246,9 @@ def _results(task: Task, judged: Judged, labels: Sequence[str], counts: Counts) 
     label_index = {label.casefold(): index for index, label in enumerate(labels)}
     results = [Scored(None, None, False, row.error) for row in rows]
     for at, index, probabilities, truncated in zip(task.good, *(part.tolist() for part in judged), strict=True):
+        if math.isnan(probabilities[0]):
+            results[at] = Scored(None, None, False, NOT_FINITE)
+            continue
         results[at] = Scored(labels[index], probabilities, truncated, None)
         gold = label_index.get((rows[at].label or "").strip().casefold())
         if gold is not None:
@@ -240,5 +256,5 @@ def _results(task: Task, judged: Judged, labels: Sequence[str], counts: Counts) 
             counts.correct += gold == index
         counts.truncated += truncated
     counts.rows += len(rows)
-    counts.errors += len(rows) - len(task.good)
+    counts.errors += sum(result.error is not None for result in results)
     return results

@@ -44,6 +44,8 @@ _MAX_TOKENS = {"cpu": 512, "cuda": 32_768}  # padding included
 # every batch, to the last bit, and a CPU does not mind small batches.
 _MAX_PADDING = {"cpu": 0, "cuda": 16}
 
+NOT_FINITE = "the model's scores are not finite numbers"
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -62,7 +64,7 @@ class Begun(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What the model says of many pairs."""
+    """What the model says of many pairs. Where its logits are not finite numbers, the probabilities are NaN."""
 
     best: NDArray[np.int64]  # [pairs], index of the label
     probabilities: NDArray[np.float64]  # [pairs, labels]
@@ -112,7 +114,10 @@ class Scorer:
         return self.bundle.labels
 
     def score(self, pairs: Iterable[tuple[str, str]]) -> list[Score]:
-        """Score (premise, hypothesis) pairs, in their order. Raises InputError for a pair that is not two texts."""
+        """Score (premise, hypothesis) pairs, in their order.
+
+        Raises InputError for a pair that is not two texts, RunError for one whose scores are not finite numbers.
+        """
         return list(self.iter(pairs))
 
     def iter(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Score]:
@@ -123,6 +128,11 @@ class Scorer:
                 if isinstance(pair, str) or len(pair) != 2:
                     raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
             judged = self.judge(self.begin(*zip(*chunk, strict=True)))
+            if np.isnan(judged.probabilities).any():
+                raise RunError(
+                    f"{self.bundle.path}: {NOT_FINITE}",
+                    do="look at the training loss of the checkpoint, or export it in fp32",
+                )
             for index, row, truncated in zip(*(part.tolist() for part in judged), strict=True):
                 yield Score(self.labels[index], dict(zip(self.labels, row, strict=True)), truncated)
 
@@ -139,6 +149,7 @@ class Scorer:
     def judge(self, begun: Begun) -> Judged:
         """Wait for what the device makes of them. Raises RunError."""
         logits = self._collect(begun)
+        logits[~np.isfinite(logits).all(axis=1)] = np.nan
         return Judged(logits.argmax(axis=1), softmax(logits / self.temperature), begun.truncated)
 
     def _collect(self, begun: Begun) -> NDArray[np.float32]:
@@ -150,11 +161,6 @@ class Scorer:
             for _, logits in begun.batches:
                 logits.cancel()
             raise
-        if not np.isfinite(result).all():
-            raise RunError(
-                f"{self.bundle.path}: the model's scores are not finite numbers",
-                do="look at the training loss of the checkpoint, or export it in fp32",
-            )
         return result
 
 

@@ -30,7 +30,11 @@ def obey(self: Scorer, premises: list[str], hypotheses: list[str]) -> Begun:
         elif order == "once" and not Path(path).exists():  # die, the first time
             Path(path).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-    return begin(self, premises, hypotheses)
+    begun = begin(self, premises, hypotheses)
+    if "overflow" in premises:
+        for _, logits in begun.batches:
+            logits.result()[:] = float("inf")
+    return begun
 
 
 if __name__ == "__main__":

@@ -231,6 +231,20 @@ def test_rows_are_written_while_the_input_has_not_ended(tmp_path, workers) -> No
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4 * 64
 
 
+def test_scores_that_are_no_numbers_are_the_reason_in_their_rows(obedient, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(CHUNK, "cpu", 64)
+    lines = rows_file(tmp_path / "in.jsonl", 64 * 3).read_text().splitlines()
+    lines[64 + 3] = json.dumps({"sentence1": "overflow", "sentence2": "a"})  # which its whole task does
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    options: dict[str, Any] = {"device": "cpu", "workers": 2}
+    summary = score_file(tiny.bundle(), tmp_path / "in.jsonl", tmp_path / "out.jsonl", **options)
+    assert (summary["rows"], summary["errors"]) == (64 * 3, 64)
+    errors = [json.loads(line)["error"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert errors == [None] * 64 + ["the model's scores are not finite numbers"] * 64 + [None] * 64
+    with pytest.raises(RunError, match="row 65: the model's scores are not finite numbers"):
+        score_file(tiny.bundle(), tmp_path / "in.jsonl", tmp_path / "strict.jsonl", strict=True, **options)
+
+
 def test_strict_with_workers_keeps_what_comes_before(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(CHUNK, "cpu", 64)
     file = rows_file(tmp_path / "in.jsonl", 64 * 4)

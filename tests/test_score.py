@@ -730,12 +730,41 @@ def test_a_damaged_input_is_one_message(tmp_path) -> None:
     assert not (tmp_path / "out.tsv").exists()
 
 
-def test_a_score_that_is_no_number_is_one_message(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("logits", [[np.nan] * 3, [np.inf, np.inf, 0.0], [0.0, -np.inf, 1.0]])
+def test_a_row_whose_scores_are_no_numbers_keeps_its_place_with_the_reason(
+    tmp_path, monkeypatch, scorer, format, logits
+) -> None:
     from export.session import Session
 
-    monkeypatch.setattr(Session, "logits", lambda self, ids, *_: np.full((len(ids), 3), np.nan, np.float32))
-    with pytest.raises(RunError, match="not finite numbers"):
-        score(write(tmp_path / "in.tsv", tiny.snli_rows(3)), tmp_path / "out.tsv")
+    rows = [{**row, "sentence1": "a man", "sentence2": "a dog"} for row in tiny.snli_rows(2 * CHUNK)]
+    for number in (3, CHUNK + 5):
+        rows[number]["sentence1"] = "a dog " * 60
+    rows[4]["sentence1"] = ""
+    real = Session.logits
+
+    def overflows(session: Session, ids: Any, *rest: Any) -> Any:
+        found = real(session, ids, *rest)
+        return np.full_like(found, logits) if ids.shape[1] >= scorer.tokenizer.max_length else found
+
+    monkeypatch.setattr(Session, "logits", overflows)
+    file, output = write(tmp_path / f"in.{format}", rows), tmp_path / f"out.{format}"
+    with pytest.raises(Stop):
+        score(file, output, progress=stop_after(2))
+    summary = score(file, output)
+    found = read(output)
+    reason = "the model's scores are not finite numbers"
+    assert {number: row["error"] for number, row in enumerate(found) if row["error"]} == {
+        3: reason,
+        4: "empty premise",
+        CHUNK + 5: reason,
+    }
+    assert all(not found[3][name] for name in ("prediction", "p_entailment"))
+    assert (summary["rows"], summary["errors"], summary["resumed_at"]) == (2 * CHUNK, 3, CHUNK)
+    with pytest.raises(RunError, match=rf"in\.{format}: row 4: {reason}; .*--strict"):
+        score(file, tmp_path / f"strict.{format}", strict=True)
+    with pytest.raises(RunError, match=reason):
+        scorer.score([("a dog " * 60, "a")])
 
 
 def test_a_changed_bundle_is_noticed_before_scoring(tmp_path) -> None:
