@@ -383,7 +383,8 @@ def score(
     from export.score import score_file
 
     read = input if input == "-" else resolve_data(input)
-    if format is not None and says_format(read) and says_format(output):
+    read_as, write_as = (None if format is None or says_format(name) else format for name in (read, output))
+    if format is not None and read_as is write_as is None:
         raise InputError("--format", found=f"{input} and {output}, whose names say it", do="leave it out")
     with progress("rows") as show:
         summary = score_file(
@@ -392,8 +393,8 @@ def score(
             output,
             gpus=devices,
             workers=workers,
-            input_format=None if says_format(read) else format,
-            output_format=None if says_format(output) else format,
+            input_format=read_as,
+            output_format=write_as,
             progress=show,
             **options,
         )

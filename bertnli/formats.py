@@ -55,8 +55,17 @@ def format_of(name: str, given: str | None = None) -> Format:
 
 
 def says_format(name: str) -> bool:
-    """Whether a file's name says its format, or leaves it to the members of an archive; standard input's does not."""
-    return _split(name)[0] is not None or ".zip" in name.lower()
+    """Whether a file's name says its format, or that of the member it stands for; standard input's does not."""
+    path, fragment = _split_member(name)
+    if not path.lower().endswith(".zip"):
+        return _split(path)[0] is not None
+    if not Path(path).exists():
+        return True  # whoever opens it says so
+    try:
+        _zip_member(path, fragment, None)
+    except InputError:
+        return False
+    return True
 
 
 def _split(name: str) -> tuple[str | None, str]:
@@ -81,10 +90,7 @@ class Source:
                 raise InputError("standard input has no name to tell its format", do="say it with --format")
             self.format, self.rereadable = format_of("", format), False
         else:
-            fragment = ""
-            at = self.name.lower().find(".zip#")
-            if at >= 0 and not os.path.lexists(self.name):
-                self.path, fragment = self.name[: at + 4], self.name[at + 5 :]
+            self.path, fragment = _split_member(self.name)
             self.rereadable = _check_file(self.path)
             if self.path.lower().endswith(".zip"):
                 self.member = _zip_member(self.path, fragment, format)
@@ -124,6 +130,12 @@ class Source:
 
             return stack.enter_context(pyarrow.CompressedInputStream(raw, "zstd")).read
         return getattr(raw, "read1", raw.read)
+
+
+def _split_member(name: str) -> tuple[str, str]:
+    """The path in a name, and what follows it in one such as `archive.zip#member`, if no file is called that."""
+    at = name.lower().find(".zip#")
+    return (name, "") if at < 0 or os.path.lexists(name) else (name[: at + 4], name[at + 5 :])
 
 
 def _check_file(path: str) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,10 @@ def test_a_name_that_says_no_format_is_told_it(bertnli, tmp_path):
     assert json.loads((tmp_path / "again.out").read_text())["premise"] == "A man runs."
     idle = score("pairs.tsv", "third.tsv", "--format", "jsonl")
     assert idle.returncode == 2 and "whose names say it; leave it out" in idle.stderr
+    with zipfile.ZipFile(tmp_path / "pairs.zip", "w") as archive:
+        archive.write(tmp_path / "pairs.dat")
+    assert score("pairs.zip#pairs.dat", "member.csv", "--format", "tsv").returncode == 0
+    assert (tmp_path / "member.csv").read_text() == (tmp_path / "scores.csv").read_text()
 
 
 def test_d2l_weights_need_their_architectures_name(bertnli, tmp_path, data):

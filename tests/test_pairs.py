@@ -25,6 +25,7 @@ import pytest
 
 from bertnli import records
 from bertnli.errors import InputError, RunError
+from bertnli.formats import says_format
 from bertnli.pairs import Columns, LabelledPair, PairFile, Row, read_labelled
 
 SNLI = ("entailment", "neutral", "contradiction")
@@ -277,6 +278,35 @@ def test_the_whole_name_of_a_zip_member_wins(tmp_path: Path) -> None:
         for name in ("more/dev.tsv", "dev.tsv", "dev.tsv.gz"):
             archive.writestr(name, pack(f"premise\thypothesis\n{name}\tb\n".encode(), name[7:]))
     assert pairs_of(list(PairFile(f"{tmp_path}/a.zip#dev.tsv").rows())) == [("dev.tsv", "b", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pairs.tsv", True),
+        ("pairs.jsonl.gz", True),
+        ("pairs.dat", False),
+        ("-", False),
+        ("us.zip-codes.dat", False),
+        ("us.zip-codes.tsv", True),
+        ("snli.zip.extracted/part-00000", False),
+        ("a.zip#b.dat", False),  # a file of that name
+        ("told.zip", True),
+        ("told.zip#pairs.csv", True),
+        ("untold.zip", False),
+        ("untold.zip#data/pairs.dat", False),
+        ("nowhere.zip", True),
+    ],
+)
+def test_a_name_says_its_format_as_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for archive, member in (("told.zip", "pairs.csv"), ("untold.zip", "data/pairs.dat"), ("a.zip", "b.tsv")):
+        with zipfile.ZipFile(archive, "w") as packed:
+            packed.writestr(member, "premise,hypothesis\na,b\n")
+    Path("a.zip#b.dat").touch()
+    assert says_format(name) == says
 
 
 def test_zip_without_readable_member_is_refused(tmp_path: Path) -> None:
