@@ -32,6 +32,7 @@ from bertnli import __version__
 from bertnli import labels as label_orders
 from bertnli.errors import InputError, RunError
 from bertnli.files import digest, sync, write_text
+from bertnli.formats import reason_of
 from bertnli.tokens import PairTokenizer
 from bertnli.versions import installed
 
@@ -121,25 +122,26 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, unverified: bool = False) -> Bundle:
-        """Raises InputError if there is no bundle at `path`, it is damaged, or another bertnli wrote it; and if its
-        parity was never checked, unless `unverified` is given."""
+        """Raises InputError if there is no bundle at `path`, it is damaged or may not be read, or another bertnli
+        wrote it; and if its parity was never checked, unless `unverified` is given."""
         path = Path(path)
         where = path / MANIFEST
-        try:
-            raw = where.read_bytes()
-        except OSError:
-            raise InputError(
-                f"{path}: not a bundle",
-                found=_what_is_at(path),
-                expected=f"a folder with {MANIFEST}",
-                do="make one: bertnli export MODEL OUT",
-            ) from None
-        manifest = _parse_manifest(raw, where)
-        for name, entry in manifest.files.items():
-            size = (path / name).stat().st_size if (path / name).is_file() else None
-            if size != entry.size:
-                found = "no such file" if size is None else f"{size:,} bytes"
-                raise _damaged(path / name, found, f"{entry.size:,} bytes")
+        with _reading(path):
+            try:
+                raw = where.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                raise InputError(
+                    f"{path}: not a bundle",
+                    found=_what_is_at(path),
+                    expected=f"a folder with {MANIFEST}",
+                    do="make one: bertnli export MODEL OUT",
+                ) from None
+            manifest = _parse_manifest(raw, where)
+            for name, entry in manifest.files.items():
+                size = (path / name).stat().st_size if (path / name).is_file() else None
+                if size != entry.size:
+                    found = "no such file" if size is None else f"{size:,} bytes"
+                    raise _damaged(path / name, found, f"{entry.size:,} bytes")
         if manifest.parity is None and not unverified:
             raise InputError(
                 f"{path}: was not yet compared with its checkpoint, as the host that made it could not run it",
@@ -158,9 +160,10 @@ class Bundle:
         return self.path / next(path for path in self.manifest.files if Path(path).name == name)
 
     def check_files(self) -> None:
-        """Compare every file's SHA-256 with the manifest's; InputError names the first that differs."""
+        """Compare every file's SHA-256 with the manifest's; InputError names the first that differs or is not read."""
         for name, entry in self.manifest.files.items():
-            found = digest(self.path / name)
+            with _reading(self.path / name):
+                found = digest(self.path / name)
             if found != entry.sha256:
                 raise _damaged(self.path / name, f"SHA-256 {found}", entry.sha256)
 
@@ -188,6 +191,17 @@ class Bundle:
                 do="export it again, or install the versions that its manifest.json names",
             )
         return tokenizer
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns the system's refusal to read into InputError. `path`: for an error that does not say which file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or path}: cannot be read ({reason_of(error)})", do="make it readable"
+        ) from None
 
 
 def _parse_manifest(raw: bytes, where: Path) -> Manifest:
@@ -270,6 +284,14 @@ def written(out: Path, *, force: bool = False) -> Iterator[Path]:
 
 def check_out(out: Path, *, force: bool = False) -> None:
     """Raise InputError if a bundle cannot be written to `out`; called before the work starts."""
+    folder = out.resolve().parent  # where it is written aside
+    there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InputError(
+            f"{out}: cannot be written",
+            found=f"{there}, " + ("which may not be written to" if there.is_dir() else "a file"),
+            do="give another OUT",
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:

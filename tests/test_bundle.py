@@ -75,6 +75,22 @@ def test_what_is_no_bundle(tmp_path) -> None:
         Bundle.open(model)
 
 
+@pytest.mark.parametrize(
+    ("method", "name"), [("read_bytes", "manifest.json"), ("is_file", "config.json"), ("open", "model.onnx")]
+)
+def test_what_may_not_be_read_is_one_message(bundle, monkeypatch, method, name) -> None:
+    real = getattr(Path, method)
+
+    def refuse(path: Path, *arguments: object, **options: object) -> object:
+        if path == bundle / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(InputError, match=rf"bundle/{name}: cannot be read \(Permission denied\); make it readable"):
+        Bundle.open(bundle).check_files()
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "tokenizer_config.json", "config.json", "parity.npz"])
 def test_a_missing_a_cut_and_a_changed_file_are_named(bundle, name) -> None:
     file = bundle / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,6 +294,13 @@ def test_refusals(source, tmp_path, monkeypatch) -> None:
         export_bundle(source, tmp_path / "mine", force=True)
     with pytest.raises(InputError, match="--force"):
         export_bundle(source, already)
+    with pytest.raises(InputError, match=r"out: cannot be written; found .*thesis\.txt, a file; give another OUT"):
+        export_bundle(source, tmp_path / "mine" / "thesis.txt" / "new" / "out")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and real(path, mode))  # tests run as root
+    with pytest.raises(InputError, match=rf"out: cannot be written; found {tmp_path}, which may not be written to"):
+        export_bundle(source, tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_model_too_large_for_one_file_is_named(source, monkeypatch) -> None:
