@@ -211,8 +211,19 @@ def parquet_cells(column: pyarrow.Array, errors: str = "backslashreplace") -> li
         elif types.is_duration(kind):
             column = column.cast(pa.int64())  # in the column's own unit
         cells = column.to_pylist()
-        if types.is_floating(kind):  # JSON has no such numbers
-            cells = [cell if cell is None or math.isfinite(cell) else _NOT_FINITE[str(cell)] for cell in cells]
+        if types.is_floating(kind) or types.is_nested(kind):
+            cells = [_as_json_has_it(cell) for cell in cells]
         return cells
     except (ValueError, TypeError, ArithmeticError, pa.ArrowException) as error:
         raise UnreadableError(f"a column of type {column.type} has no form as text: {reason_of(error)}") from error
+
+
+def _as_json_has_it(value: Any) -> Any:
+    """`value` with the names of the numbers that JSON does not know, in lists and maps as well."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _NOT_FINITE[str(value)]
+    if isinstance(value, list | tuple):  # a map's entries are pairs
+        return [_as_json_has_it(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _as_json_has_it(each) for key, each in value.items()}
+    return value

@@ -303,6 +303,23 @@ def test_parquet_values_as_text(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_nested_parquet_values_are_json(tmp_path: Path) -> None:
+    """Which knows neither NaN nor infinity."""
+    nan, inf = float("nan"), float("inf")
+    odd = {
+        "list": [[1.5, nan], None],
+        "map": pa.array([[("a", -inf)], []], pa.map_(pa.string(), pa.float64())),
+        "struct": [{"a": {"b": [inf, None]}}, {"a": None}],
+    }
+    pq.write_table(pa.table({"premise": ["a", "b"], "hypothesis": ["x", "y"], **odd}), tmp_path / "a.parquet")
+    expected = [[1.5, "NaN"], [["a", "-Infinity"]], {"a": {"b": ["Infinity", None]}}], [None, [], {"a": None}]
+    run(tmp_path / "a.parquet", tmp_path / "out.jsonl")
+    found = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "out.jsonl").open()]
+    assert [[line[name] for name in odd] for line in found] == list(expected)
+    run(tmp_path / "a.parquet", tmp_path / "out.csv")
+    assert dialect((tmp_path / "out.csv").read_text())[1][2:5] == list(map(json.dumps, expected[0]))
+
+
 def test_parquet_column_that_has_no_form_as_text_is_refused(tmp_path: Path) -> None:
     nested = pa.array([[1]], pa.list_(pa.timestamp("ns")))
     pq.write_table(pa.table({"premise": ["a"], "hypothesis": ["b"], "odd": nested}), tmp_path / "a.parquet")
