@@ -31,6 +31,13 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Premise = Annotated[str | None, typer.Option(help="Name of the premise column.")]
 Hypothesis = Annotated[str | None, typer.Option(help="Name of the hypothesis column.")]
 Label = Annotated[str | None, typer.Option(help="Name of the label column.")]
+LabelNames = Annotated[
+    str | None,
+    typer.Option(metavar="SAID=LABEL,…", help="What label cells mean: 0=entailment,1=neutral,2=contradiction."),
+]
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and count them.")
+]
 
 Include = Annotated[str | None, typer.Option(metavar="HOST[:SLOT,…]@…", help="Only these hosts and slots.")]
 Exclude = Annotated[str | None, typer.Option(metavar="HOST[:SLOT,…]@…", help="All but these hosts and slots.")]
@@ -226,13 +233,8 @@ def evaluate(
     premise: Premise = None,
     hypothesis: Hypothesis = None,
     label: Label = None,
-    label_names: Annotated[
-        str | None,
-        typer.Option(metavar="SAID=LABEL,…", help="What label cells mean: 0=entailment,1=neutral,2=contradiction."),
-    ] = None,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and count them.")
-    ] = False,
+    label_names: LabelNames = None,
+    skip_bad_rows: SkipBadRows = False,
     shuffle_premises: Annotated[
         bool, typer.Option("--shuffle-premises", help="Give the rows each other's premises: what stays is artefact.")
     ] = False,
@@ -276,6 +278,10 @@ def export(
         str, typer.Option(help="bertnli, which optimum opens too; triton makes OUT a Triton model repository.")
     ] = "bertnli",
     verify: Annotated[str | None, typer.Option(metavar="DATA", help="Real rows for the parity check.")] = None,
+    premise: Premise = None,
+    hypothesis: Hypothesis = None,
+    label: Label = None,
+    label_names: LabelNames = None,
     arch: Arch = None,
     labels: Labels = None,
     allow_unfused: Annotated[
@@ -287,11 +293,18 @@ def export(
     """Checkpoint to ONNX bundle: attention fused and counted, parity-checked, or nothing is left."""
     need("onnxscript", "export")
     from bertnli import named_models, terms
+    from bertnli.pairs import Columns
     from bertnli.sets import open_set
     from export.build import export_bundle
 
+    if verify is None and (premise or hypothesis or label or label_names):
+        raise InputError("--premise, --hypothesis, --label, --label-names", found="no --verify", do="give its DATA too")
+    meant = _mapping("--label-names", label_names)
     source = named_models.load(model, named_models.Unsaid(arch, labels))
-    rows = None if verify is None else open_set(verify, prefer_parse=source.tokenizer.settings.reads_parse)
+    rows = None
+    if verify is not None:
+        columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse
+        rows = open_set(verify, columns, label_names=meant, prefer_parse=reads_parse)
     summary = export_bundle(
         source,
         out,
@@ -311,12 +324,29 @@ def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
     data: Annotated[str | None, typer.Option(help="A labelled file or fetched name, for the accuracy.")] = None,
     device: Device = "auto",
+    premise: Premise = None,
+    hypothesis: Hypothesis = None,
+    label: Label = None,
+    label_names: LabelNames = None,
+    skip_bad_rows: SkipBadRows = False,
     as_json: Json = False,
 ) -> None:
     """The bundle's checksums, and its logits on this machine's device against the checkpoint's."""
+    from bertnli.pairs import Columns
     from export.verify import verify as check
 
-    _finish(check(bundle, data, device=device), as_json)
+    if data is None and (premise or hypothesis or label or label_names or skip_bad_rows):
+        options = "--premise, --hypothesis, --label, --label-names, --skip-bad-rows"
+        raise InputError(options, found="no --data", do="give it too")
+    summary = check(
+        bundle,
+        data,
+        device=device,
+        columns=Columns(premise, hypothesis, label),
+        label_names=_mapping("--label-names", label_names),
+        skip_bad_rows=skip_bad_rows,
+    )
+    _finish(summary, as_json)
 
 
 @app.command(epilog="Example: bertnli score bundle pairs.tsv scores.tsv")

@@ -9,7 +9,7 @@ checkpoint nor torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertnli.columns import Columns, listed
 from bertnli.errors import InputError, RunError
-from bertnli.pairs import Columns
+from bertnli.labels import NO_GOLD
 from bertnli.sets import LabelledSet, open_set
 from bertnli.tokens import Encoded, PairTokenizer, pad_batch
 from export import sentences
@@ -201,14 +202,24 @@ class RealRows:
 
     @classmethod
     def read(cls, data: LabelledSet, labels: Sequence[str], most: int = ROWS) -> RealRows:
-        """The first `most` good rows. Raises InputError if there is none."""
+        """The first `most` good rows. Raises InputError if there is none, or their labels are all unknown to the model:
+        then no accuracy would be looked at."""
         rows = list(islice((row for row in data.file.rows() if row.error is None), most))
         if not rows:
             raise InputError(f"{data.file.name}: no usable row", do="give another file to verify with")
         index = {label.casefold(): number for number, label in enumerate(labels)}
         said = {name.casefold(): label.casefold() for name, label in data.reading.label_names.items()}
         names = [(row.label or "").strip().casefold() for row in rows]
-        gold = np.array([index.get(said.get(name, name), -1) for name in names])
+        meant = [said.get(name, name) for name in names]
+        gold = np.array([index.get(name, -1) for name in meant])
+        strange = sorted(set(meant) - {"", NO_GOLD, "-1"})  # some, in a set with other classes than the model's
+        if strange and gold.max() < 0:
+            raise InputError(
+                f"{data.file.name}: no label is one of the model's",
+                found=listed(strange, 5),
+                expected=", ".join(labels),
+                do="say with --label-names which of them each one is, or name the column with --label",
+            )
         return cls(data.name, [str(row.premise) for row in rows], [str(row.hypothesis) for row in rows], gold)
 
 
@@ -291,12 +302,14 @@ def verify(
     *,
     device: str = "auto",
     columns: Columns | None = None,
+    label_names: Mapping[str, str] | None = None,
+    skip_bad_rows: bool = False,
 ) -> dict[str, Any]:
     """Check a bundle's files, and its logits on this machine's device against the checkpoint's; accuracy on `data`.
 
     A bundle whose parity could not be checked where it was made has it in its manifest from then on, and scores.
 
-    data: a labelled file, or a fetched name.
+    data: a labelled file, or a fetched name; columns, label_names, skip_bad_rows: as `pairs.read_labelled` has them.
 
     Returns `bundle`, `device`, `precision`, `pairs`, `max_logit_difference`, `label_flips`, and with data `accuracy`
     and `rows`. Raises InputError for a damaged bundle, bad data or an unusable device, RunError if the bundle does not
@@ -306,7 +319,9 @@ def verify(
     bundle.check_files()
     scorer = Scorer(bundle, device)
     reads_parse = scorer.tokenizer.settings.reads_parse
-    given = None if data is None else open_set(os.fspath(data), columns, prefer_parse=reads_parse)
+    given = (
+        None if data is None else open_set(os.fspath(data), columns, label_names=label_names, prefer_parse=reads_parse)
+    )
     known, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
     figures = compare(known, scorer.session.logits, scorer.tokenizer.pad_id)
     figures.check(precision, f"{bundle.path} on {scorer.session.description}")
@@ -320,6 +335,6 @@ def verify(
         **vars(figures),
     }
     if given is not None:
-        found = given.measure(scorer)
+        found = given.measure(scorer, skip_bad_rows=skip_bad_rows)
         summary |= {"accuracy": found["accuracy"], "rows": found["rows"]}
     return summary

@@ -121,6 +121,29 @@ def test_a_name_that_says_no_format_is_told_it(bertnli, tmp_path):
     assert (tmp_path / "member.csv").read_text() == (tmp_path / "scores.csv").read_text()
 
 
+def test_export_and_verify_read_columns_and_labels_of_any_name(bertnli, tmp_path, model):
+    rows = tiny.snli_rows(40)
+    lines = [f"{row['sentence1']}\t{row['sentence2']}\t{at % 3}\n" for at, row in enumerate(rows)]
+    (tmp_path / "odd.tsv").write_text("".join(["note\tclaim\tverdict\n", *lines, "\ta claim\t1\n"]))
+    columns = ("--premise", "note", "--hypothesis", "claim", "--label", "verdict")
+    names = ("--label-names", ",".join(f"{at}={label}" for at, label in enumerate(tiny.SNLI_LABELS)))
+    refused = bertnli("export", "model", "bundle", "--verify", "odd.tsv", *columns)
+    assert refused.returncode == 2 and "--label-names" in refused.stderr
+    done = bertnli("export", "model", "bundle", "--verify", "odd.tsv", *columns, *names, "--json")
+    assert done.returncode == 0, done.stderr
+    exported = json.loads(done.stdout.splitlines()[-1])
+    assert exported["labelled_rows"] == 40
+    refused = bertnli("verify", "bundle", "--data", "odd.tsv", *columns, *names)
+    assert refused.returncode == 2 and "--skip-bad-rows" in refused.stderr
+    done = bertnli("verify", "bundle", "--data", "odd.tsv", *columns, *names, "--skip-bad-rows", "--json")
+    assert done.returncode == 0, done.stderr
+    verified = json.loads(done.stdout.splitlines()[-1])
+    assert (verified["rows"], verified["accuracy"]) == (40, exported["accuracy"]["bundle"])
+    for command, data in ((("export", "model", "other"), "--verify"), (("verify", "bundle"), "--data")):
+        idle = bertnli(*command, "--label", "verdict")
+        assert idle.returncode == 2 and "--label-names" in idle.stderr and f"found no {data}" in idle.stderr
+
+
 def test_d2l_weights_need_their_architectures_name(bertnli, tmp_path, data):
     tiny.d2l_folder(tmp_path / "book", arch="bert.small", classifier=True)
     refused = bertnli("eval", "book", "pairs.jsonl")

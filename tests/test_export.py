@@ -228,10 +228,30 @@ def test_rows_without_labels_serve_as_well(source, tmp_path) -> None:
     rows = [{"premise": row["sentence1"], "hypothesis": row["sentence2"]} for row in tiny.snli_rows(5)]
     real = verify.RealRows.read(rows_file(tmp_path, rows), source.config.labels)
     assert real.gold.tolist() == [-1] * 5
+    for unsaid in ("-", "", None, -1):
+        real = verify.RealRows.read(
+            rows_file(tmp_path, [{**row, "label": unsaid} for row in rows]), source.config.labels
+        )
+        assert real.gold.tolist() == [-1] * 5
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"premise": "", "hypothesis": "a"}\n')
     with pytest.raises(InputError, match="no usable row"):
         verify.RealRows.read(open_set(str(empty)), source.config.labels)
+
+
+def test_labels_that_the_model_does_not_know_do_not_pass_for_none(source, tmp_path) -> None:
+    """The gate would not have looked at the accuracy, and said nothing."""
+    rows = [
+        {"premise": row["sentence1"], "hypothesis": row["sentence2"], "label": number % 3}
+        for number, row in enumerate(tiny.snli_rows(6))
+    ]
+    data = rows_file(tmp_path, rows)
+    with pytest.raises(
+        InputError, match=r"rows\.jsonl: no label is one of the model's; found '0', '1', '2'; .*--label-names"
+    ):
+        verify.RealRows.read(data, source.config.labels)
+    told = open_set(str(data.file.path), label_names=dict(zip("012", source.config.labels, strict=True)))
+    assert verify.RealRows.read(told, source.config.labels).gold.tolist() == [0, 1, 2] * 2
 
 
 # --- bundles of all kinds of models
