@@ -104,7 +104,7 @@ def _watched_head(address: str) -> Iterator[None]:
                     gone = RunError(
                         f"--ray {address}: the cluster's head no longer answers",
                         found=str(error),
-                        do="start the cluster and give the same command again: what is done is kept",
+                        do="start the cluster and give the same command again, without --restart: what is done is kept",
                     )
                     print(f"bertnli: {gone}", file=sys.stderr, flush=True)
                     os._exit(gone.exit_code)

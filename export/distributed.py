@@ -218,7 +218,7 @@ def score_partitions(
             raise Interrupted(
                 stop.exit_code - 128,
                 f"scoring was stopped; {finished} of {len(partitions)} partitions are finished",
-                do="give the same command again to go on",
+                do="give the same command again, without --restart, to go on",
             ) from None
         seconds = time.perf_counter() - began
         _raise_failures(results, partitions)
@@ -269,20 +269,31 @@ def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterat
             yield _Result(**row | {"summary": json.loads(row["summary"])})
     except ray.exceptions.RayError as error:
         raise RunError(
-            f"the cluster failed: {gist(error)}", do="give the same command again: what is done is kept"
+            f"the cluster failed: {gist(error)}",
+            do="give the same command again, without --restart: what is done is kept",
         ) from error
 
 
 class _Tries:
     """Beside the driver: how often each partition was begun. Ray tries again without end, and also counts as a try
-    each failed call to a node that is dead but not yet known to be."""
+    each failed call to a node that is dead but not yet known to be.
+
+    And which of them have rows of this run, which `restart` is not to throw away again.
+    """
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
+        self._under_way: set[str] = set()
 
     def begin(self, partition: str) -> int:
         self._begun[partition] += 1
         return self._begun[partition]
+
+    def note_rows(self, partition: str) -> None:
+        self._under_way.add(partition)
+
+    def has_rows(self, partition: str) -> bool:
+        return partition in self._under_way
 
 
 class _Worker:
@@ -322,14 +333,25 @@ class _Worker:
             bundle.check_files()
             self._scorer = Scorer(bundle, self._job.device, self._job.temperature, threads=self._job.threads)
             load_seconds = time.perf_counter() - began
+        options = {**self._job.options, **self._restart_once(input)}
         patience = time.monotonic() + BUSY_SECONDS
         while True:
             try:
-                return score_file(self._scorer, input, output, **self._job.options) | {"load_seconds": load_seconds}
+                return score_file(self._scorer, input, output, **options) | {"load_seconds": load_seconds}
             except BusyError:
                 if time.monotonic() > patience:
                     raise
                 time.sleep(1)
+
+    def _restart_once(self, input: str) -> dict[str, Any]:
+        """Options that throw away what other runs have left of a partition, and never what this one has done of it."""
+        if not self._job.options["restart"]:
+            return {}
+        import ray
+
+        if ray.get(self._tries.has_rows.remote(input)):
+            return {"restart": False}
+        return {"progress": lambda rows, note: self._tries.note_rows.remote(input)}
 
 
 def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partition]) -> None:
@@ -343,7 +365,7 @@ def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partiti
         shown = "; ".join(failures[:5]) + (f"; and {len(failures) - 5} more" if len(failures) > 5 else "")
         raise (InputError if codes == {InputError.exit_code} else RunError)(
             f"{len(failures)} of {len(partitions)} partitions failed: {shown}",
-            do="what is done is kept: give the same command again to go on",
+            do="what is done is kept: give the same command again, without --restart, to go on",
         )
 
 

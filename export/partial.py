@@ -177,5 +177,5 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(
             f"{path}: cannot be written ({reason_of(error)})",
             do=("make room there" if full else "mend that")
-            + ", then give the same command again: it goes on after the last checkpoint",
+            + ", then give the same command again, without --restart: from a file it goes on after the last checkpoint",
         ) from None

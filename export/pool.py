@@ -212,7 +212,9 @@ class Pool:
                 )
         if not self._workers:
             raise RunError(
-                "no worker is left to score with", found=cause, do="mend that, then give the same command again"
+                "no worker is left to score with",
+                found=cause,
+                do="mend that, then give the same command again, without --restart",
             )
         self._waiting.extendleft(reversed(worker.tasks))
         print(f"bertnli: {cause}; its rows go to another", file=sys.stderr, flush=True)

@@ -67,7 +67,8 @@ class Record:
         except OSError as error:
             raise RunError(
                 f"{path}: cannot be written ({error.strerror or error})",
-                do="mend that, then give the same command again: it goes on after the last checkpoint",
+                do="mend that, then give the same command again, without --restart: "
+                "it goes on after the last checkpoint",
             ) from None
 
     def finish(self, summary: dict[str, Any]) -> None:

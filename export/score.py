@@ -183,7 +183,7 @@ def _advice(run: Record) -> Iterator[None]:
         raise Interrupted(
             stop.exit_code - 128,
             f"scoring was stopped; {kept} rows are kept" if run.output else "scoring was stopped",
-            do="give the same command again to go on" if run.output else None,
+            do="give the same command again, without --restart, to go on" if run.output else None,
         ) from None
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.dataset
 import pytest
@@ -19,7 +20,7 @@ from bertnli import cli
 from bertnli.errors import InputError, RunError
 from export import cluster, distributed
 from export.bundle import Bundle, versions
-from export.distributed import Partition, _Job, _raise_failures, _Result, _Worker, find_partitions
+from export.distributed import Partition, _Job, _raise_failures, _Result, _Tries, _Worker, find_partitions
 from export.partial import partial_path
 from export.score import VERSIONS, Scorer, score_file
 from tests import tiny
@@ -124,6 +125,42 @@ def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeyp
     assert len(loaded) == 1
     # the records beside the outputs do not get in the way of those who read the folder
     assert pyarrow.dataset.dataset(tmp_path / "out", format="parquet").count_rows() == 100
+
+
+class Beside:
+    """A handle of an actor that is in this process, for a `ray.get` that gives back what it is given."""
+
+    def __init__(self, actor: object):
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=getattr(self._actor, name))
+
+
+def test_a_restart_throws_away_what_was_there_and_not_what_a_dead_worker_did(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    file, output = write(tmp_path / "in.tsv", tiny.snli_rows(3000)), tmp_path / "out.tsv"
+    score_file(tiny.bundle(), file, output, device="cpu")
+    tries = Beside(_Tries())
+
+    def dies(*arguments, progress, **options):
+        def then_die(rows, note):
+            progress(rows, note)
+            if rows > 2000:
+                raise Stop
+
+        return score_file(*arguments, progress=then_die, checkpoint_seconds=0, **options)
+
+    restart = job(options={**OPTIONS, "restart": True})
+    with monkeypatch.context() as context:
+        context.setattr(distributed, "score_file", dies)
+        with pytest.raises(Stop):
+            _Worker(restart, tries)._score(str(file), str(output))
+    summary = _Worker(restart, tries)._score(str(file), str(output))
+    assert (summary["already_finished"], summary["resumed_at"]) == (False, 1024)
+    summary = _Worker(restart, Beside(_Tries()))._score(str(file), str(output))  # the next run's
+    assert (summary["already_finished"], summary["resumed_at"]) == (False, 0)
 
 
 def test_a_worker_waits_for_one_that_still_holds_the_partition(tmp_path, monkeypatch) -> None:

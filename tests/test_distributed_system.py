@@ -299,7 +299,7 @@ def test_a_head_that_dies_is_named(parts, tmp_path) -> None:
     _, said = driver.communicate(timeout=50)  # Ray's own patience is 60 seconds
     assert driver.returncode == 1
     assert f"--ray {address}: the cluster's head no longer answers" in said
-    assert "give the same command again: what is done is kept" in said
+    assert "give the same command again, without --restart: what is done is kept" in said
     with cluster("alone") as address:
         assert score(parts / "in", output, address)["rows"] == 3 * BIG + 3 * 3000
     check_like_alone(parts, output)
@@ -315,7 +315,7 @@ def test_a_stopped_command_goes_on(parts, tmp_path, head, join, number) -> None:
     _, said = driver.communicate(timeout=60)
     if number == signal.SIGTERM:
         assert driver.returncode == 143, said
-        assert "of 6 partitions are finished; give the same command again to go on" in said
+        assert "of 6 partitions are finished; give the same command again, without --restart, to go on" in said
         assert "Traceback" not in said
     summary = score(parts / "in", output, head)  # at once, while workers of the first may still be there
     assert summary["rows"] == 3 * BIG + 3 * 3000

@@ -540,8 +540,10 @@ def test_a_stop_by_signal_says_how_to_go_on(tmp_path) -> None:
         if rows == 2 * CHUNK:
             raise Interrupted(signal.SIGTERM, "interrupted")
 
-    with pytest.raises(Interrupted, match=f"{CHUNK} rows are kept; give the same command again") as caught:
-        score(file, tmp_path / "out.tsv", progress=stop)
+    score(file, tmp_path / "out.tsv")
+    said = f"{CHUNK} rows are kept; give the same command again, without --restart, to go on"
+    with pytest.raises(Interrupted, match=said) as caught:
+        score(file, tmp_path / "out.tsv", progress=stop, restart=True)
     assert caught.value.exit_code == 143
     assert score(file, tmp_path / "out.tsv")["resumed_at"] == CHUNK
 
@@ -624,7 +626,7 @@ def test_sigterm_keeps_what_is_done(tmp_path) -> None:
     child.send_signal(signal.SIGTERM)
     _, errors = child.communicate(timeout=100)
     assert child.returncode == 143, errors
-    assert "give the same command again to go on" in errors
+    assert "give the same command again, without --restart, to go on" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out.jsonl").exists()
     assert json.loads(record_path(tmp_path / "out.jsonl").read_text())["counts"]["rows"] >= CHUNK
@@ -790,7 +792,9 @@ def test_a_record_that_cannot_be_written_is_one_message_and_resumable(tmp_path, 
 
     with monkeypatch.context() as context:
         context.setattr(record, "write_text", fill_up)
-        with pytest.raises(RunError, match=r"run\.json: cannot be written .No space left.*the same command again"):
+        with pytest.raises(
+            RunError, match=r"run\.json: cannot be written .No space left.*the same command again, without --restart"
+        ):
             score(file, tmp_path / "out.tsv")
     assert score(file, tmp_path / "out.tsv")["resumed_at"] == CHUNK
     score(file, tmp_path / "whole.tsv")
