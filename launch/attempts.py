@@ -58,45 +58,57 @@ def attempt(
     once.
     """
     events: SimpleQueue[Any] = SimpleQueue()
-    processes = [_start(command, next(iter(hosts)), events.put) for command in started]
-    left, heard, codes, asked = len(started), [], {}, 0
-    deadline = None
+    processes: list[subprocess.Popen[str]] = []
+    finished = False
+
+    def ask(number: int) -> None:
+        """Rank 0's watcher, which tells the others; in a thread, as this takes a while."""
+        threading.Thread(target=end, args=(list(hosts)[:1], environment, name, number, 0), daemon=True).start()
+
     with _signals_to(events.put):
-        while left:
-            try:
-                event = events.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except Empty:
-                break
-            if isinstance(event, _Heard):
-                heard.append(event)
-            elif isinstance(event, signal.Signals):
-                if asked:
-                    break
-                asked = event
-                say(f"{event.name}: the ranks are asked to keep a checkpoint and end; once more ends them at once")
-                # A thread, as this takes a while; rank 0 tells the others.
-                sent = (
-                    list(hosts)[:1],
-                    environment,
-                    name,
-                    signal.SIGINT if event == signal.SIGINT else signal.SIGTERM,
-                    0,
-                )
-                threading.Thread(target=end, args=sent, daemon=True).start()
-            else:
-                command, code = event
-                left -= 1
-                codes[command.host] = code
-            if deadline is None and (any(one.ending.code for one in heard) or any(codes.values())):
-                deadline = time.monotonic() + _GRACE
-        outcome = _outcome(heard, codes, hosts, asked)
-        if outcome[0].code:
-            end(list(hosts), environment, name, signal.SIGKILL)
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        try:
+            for command in started:
+                processes.append(_start(command, next(iter(hosts)), events.put))
+            outcome = _follow(events, len(started), hosts, ask, say)
+            finished = outcome[0].code == 0
+        finally:  # also after an exception: what runs on other hosts does not end with this process
+            if not finished:
+                end(list(hosts), environment, name, signal.SIGKILL)
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     return outcome
+
+
+def _follow(
+    events: SimpleQueue[Any], left: int, hosts: Hosts, ask: Callable[[int], None], say: Callable[[str], None]
+) -> tuple[Ending, bool]:
+    """What happens to a job of `left` commands, until they have ended or have to be ended; as `attempt` returns it.
+
+    ask: passes a signal on to the ranks.
+    """
+    heard, codes, asked, deadline = [], {}, 0, None
+    while left:
+        try:
+            event = events.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except Empty:
+            break
+        if isinstance(event, _Heard):
+            heard.append(event)
+        elif isinstance(event, signal.Signals):
+            if asked:
+                break
+            asked = event
+            ask(signal.SIGINT if event == signal.SIGINT else signal.SIGTERM)
+            say(f"{event.name}: the ranks are asked to keep a checkpoint and end; once more ends them at once")
+        else:
+            command, code = event
+            left -= 1
+            codes[command.host] = code
+        if deadline is None and (any(one.ending.code for one in heard) or any(codes.values())):
+            deadline = time.monotonic() + _GRACE
+    return _outcome(heard, codes, hosts, asked)
 
 
 def end(
@@ -169,8 +181,9 @@ def _show(source: IO[str], target: IO[str], host: str | None, first: str, put: C
             line = line.removeprefix(f"{first}: ")
         elif host != first:
             line = f"{host}: {line}"
-        target.write(line)
-        target.flush()
+        with contextlib.suppress(OSError):  # the job goes on, and is heard, where nobody reads it any more
+            target.write(line)
+            target.flush()
 
 
 @contextlib.contextmanager

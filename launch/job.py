@@ -7,6 +7,7 @@ have started there (`deepspeed.launcher.launch`). Either way every rank runs `py
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shlex
@@ -141,7 +142,8 @@ def _still_there(hosts: Hosts, environment: Mapping[str, str], least: int) -> Ho
 
 
 def _say(line: str) -> None:
-    print(f"bertnli launch: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a terminal that has hung up
+        print(f"bertnli launch: {line}", file=sys.stderr, flush=True)
 
 
 def needs(config: RunConfig, run_file: str) -> Needs:

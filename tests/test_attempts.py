@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bertnli.ending import Ending
@@ -109,6 +111,42 @@ def test_a_finished_job_is_left_alone():
     script = f"(BERTNLI_JOB={NAME} sleep 2; echo closed) & {told(0, 0)}; wait"
     began = time.monotonic()
     assert tried(command(script))[0].code == 0 and time.monotonic() - began >= 2
+
+
+@pytest.mark.parametrize("fails", ["a start", "the last line"])
+def test_nothing_is_left_where_something_of_ours_breaks(fails, tmp_path):
+    """On no host, though it is an exception that ends the attempt."""
+    running = subprocess.Popen(["sleep", "1000"], env={**os.environ, "BERTNLI_JOB": NAME})
+
+    def say(line: str) -> None:
+        raise OSError("the terminal is gone")
+
+    started = [command(f"echo $$ > {tmp_path}/pid; exec sleep 1000")]
+    if fails == "a start":
+        started.append(Command(["/no/such/program"], {}, {}, "b"))
+    else:
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    try:
+        with pytest.raises(OSError):
+            attempt(started, HOSTS, {"PYTHONPATH": str(ROOT)}, NAME, say)
+        assert running.wait(timeout=5) == -signal.SIGKILL
+        assert not (tmp_path / "pid").exists() or not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_watcher_is_heard_where_nobody_reads_the_output(monkeypatch):
+    """`bertnli launch … 2>&1 | head -5`"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    unread = open(writing, "w", buffering=1)  # noqa: SIM115 - closing it fails, too
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", unread)
+        ending, _ = tried(command(f"echo one >&2; echo two >&2; {told(0, 0)}"))
+    with contextlib.suppress(OSError):
+        unread.close()
+    assert ending.code == 0
 
 
 @pytest.mark.parametrize(("number", "passed"), [(signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGHUP, 15)])
