@@ -51,8 +51,9 @@ class _Heard:
 
 def attempt(
     started: Sequence[Command], hosts: Hosts, environment: Mapping[str, str], name: str, say: Callable[[str], None]
-) -> tuple[Ending, bool]:
-    """Run the commands of the job `name` to its end; how it ended, and whether its last words have been shown.
+) -> tuple[Ending, bool, bool]:
+    """Run the commands of the job `name` to its end: how it ended, whether its last words have been shown, and whether
+    a signal asked for it, be it while the job was failing by itself.
 
     environment: for reaching the hosts. SIGINT, SIGTERM and SIGHUP stop the job with a checkpoint kept, a second one at
     once.
@@ -65,12 +66,12 @@ def attempt(
         """Rank 0's watcher, which tells the others; in a thread, as this takes a while."""
         threading.Thread(target=end, args=(list(hosts)[:1], environment, name, number, 0), daemon=True).start()
 
-    with _signals_to(events.put):
+    with _signals_to(events.put) as asked:
         try:
             for command in started:
                 processes.append(_start(command, next(iter(hosts)), events.put))
-            outcome = _follow(events, len(started), hosts, ask, say)
-            finished = outcome[0].code == 0
+            ending, shown = _follow(events, len(started), hosts, ask, say)
+            finished = ending.code == 0
         finally:  # also after an exception: what runs on other hosts does not end with this process
             if not finished:
                 end(list(hosts), environment, name, signal.SIGKILL)
@@ -78,13 +79,13 @@ def attempt(
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    return outcome
+    return ending, shown, bool(asked)
 
 
 def _follow(
     events: SimpleQueue[Any], left: int, hosts: Hosts, ask: Callable[[int], None], say: Callable[[str], None]
 ) -> tuple[Ending, bool]:
-    """What happens to a job of `left` commands, until they have ended or have to be ended; as `attempt` returns it.
+    """What happens to a job of `left` commands, until they have ended or have to be ended: how, and whether that was shown.
 
     ask: passes a signal on to the ranks.
     """
@@ -99,8 +100,8 @@ def _follow(
         elif isinstance(event, signal.Signals):
             if asked:
                 break
-            asked = event
-            ask(signal.SIGINT if event == signal.SIGINT else signal.SIGTERM)
+            asked = signal.SIGINT if event == signal.SIGINT else signal.SIGTERM
+            ask(asked)
             say(f"{event.name}: the ranks are asked to keep a checkpoint and end; once more ends them at once")
         else:
             command, code = event
@@ -187,10 +188,17 @@ def _show(source: IO[str], target: IO[str], host: str | None, first: str, put: C
 
 
 @contextlib.contextmanager
-def _signals_to(put: Callable[[signal.Signals], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, lambda number, _: put(signal.Signals(number))) for number in _SIGNALS}
+def _signals_to(put: Callable[[signal.Signals], None]) -> Iterator[list[signal.Signals]]:
+    """Yields the list of those that have come."""
+    came: list[signal.Signals] = []
+
+    def note(number: int, frame: object) -> None:
+        came.append(signal.Signals(number))
+        put(came[-1])
+
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

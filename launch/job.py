@@ -74,7 +74,7 @@ def launch(
 
     `more`: further arguments for `bertnli.train`. With `dry_run` only print what would run. A job that fails is started
     again up to `restarts` times, on the hosts that still answer if these are `min_hosts` or more (left out: all), and
-    goes on from its last checkpoint. Raises InputError for whatever is wrong before anything has been started.
+    goes on from its last checkpoint; not one that a signal has asked to stop. Raises InputError for whatever is wrong before anything has been started.
     """
     config = run_files.load(run_file, sets)
     RunFolder(config.output).check(config)
@@ -100,12 +100,12 @@ def launch(
             print(to_paste(commands(job, files)))
             return 0
         try:
-            ending, shown = attempt(commands(job, files), hosts, environment, name, _say)
+            ending, shown, asked = attempt(commands(job, files), hosts, environment, name, _say)
         finally:
             shutil.rmtree(files, ignore_errors=True)
         for line in _about(ending, shown, RunFolder(config.output)):
             _say(line)
-        if not ending.failed or not restarts:
+        if not ending.failed or asked or not restarts:
             return ending.code
         restarts -= 1
         hosts = _still_there(hosts, environment, len(hosts) if min_hosts is None else min_hosts)

@@ -48,6 +48,10 @@ def told(rank: int, code: int, by: int = 0, kind: str = "ended", shown: bool = F
 
 
 def tried(*started: Command) -> tuple[Ending, bool]:
+    return attempted(*started)[:2]
+
+
+def attempted(*started: Command) -> tuple[Ending, bool, bool]:
     return attempt(started, HOSTS, {"PYTHONPATH": str(ROOT)}, NAME, say=lambda line: None)
 
 
@@ -185,6 +189,21 @@ def test_a_second_signal_ends_at_once():
     began = time.monotonic()
     ending, _ = tried(command("trap '' INT; sleep 1000"))
     assert ending.code == 130 and not ending.failed and time.monotonic() - began < 20
+
+
+def test_a_signal_counts_while_a_job_is_failing_by_itself():
+    """So that it is not started again."""
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    ending, _, asked = attempted(command(f"{told(0, 137)}; exec sleep 1000"))
+    assert (ending.code, asked) == (137, True)
+    assert attempted(command(told(0, 137)))[2] is False
+
+
+def test_two_hang_ups_stop_a_job_too():
+    for seconds in (0.3, 0.8):
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGHUP)).start()
+    ending, _, asked = attempted(command("exec sleep 1000"))
+    assert ending.code == 143 and not ending.failed and asked
 
 
 def test_files_are_for_this_user_alone(tmp_path, capfd):

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from bertnli import config as run_files
+from bertnli.ending import Ending
 from bertnli.errors import InputError
+from bertnli.network import free_port
 from launch import job
 from tests import fake_ssh, tiny
 from tests.conftest import ROOT
@@ -152,3 +154,16 @@ def test_the_launcher_is_what_is_there(monkeypatch, tmp_path):
         job.choose_launcher("rsh")
     (tmp_path / "pdsh").touch(0o755)
     assert job.choose_launcher(None) == "pdsh"
+
+
+@pytest.mark.parametrize(("asked", "attempts"), [(False, 3), (True, 1)])
+def test_a_job_that_was_asked_to_stop_is_not_started_again(two_hosts, run_file, monkeypatch, asked, attempts):
+    begun = []
+
+    def fails(*started: object) -> tuple[Ending, bool, bool]:
+        begun.append(started)
+        return Ending(0, "a", 137, "was ended by SIGKILL"), True, asked
+
+    monkeypatch.setattr(job, "attempt", fails)
+    assert job.launch(run_file, hosts_file=two_hosts, include="a:0@b", port=free_port(), restarts=2) == 137
+    assert len(begun) == attempts
