@@ -12,6 +12,7 @@ import typer
 
 from bertnli.errors import BertnliError, InputError, Interrupted
 from bertnli.extras import need
+from bertnli.interrupt import SIGNALS, heeded
 
 app = typer.Typer(
     help="Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.",
@@ -434,7 +435,7 @@ def score(
 
 def main() -> None:
     """The console script: every error a person can cause is one message and an exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in heeded(SIGNALS):
         signal.signal(number, _interrupt)
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")

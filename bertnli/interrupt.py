@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def heeded(numbers: Iterable[int]) -> list[int]:
+    """Those that this process was not started to ignore, as nohup has it do with SIGHUP, and a script's & with SIGINT."""
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class StopRequest:
@@ -52,7 +57,7 @@ def run_child(
         received = number
         process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    before = {number: signal.signal(number, pass_on) for number in heeded(SIGNALS)}
     try:
         output, _ = process.communicate()
     finally:

@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from bertnli.ending import Ending
+from bertnli.interrupt import heeded
 from bertnli.watch import MARK
 from launch.hostfile import Hosts
 from launch.inquiry import Inquiry
@@ -196,7 +197,7 @@ def _signals_to(put: Callable[[signal.Signals], None]) -> Iterator[list[signal.S
         came.append(signal.Signals(number))
         put(came[-1])
 
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    before = {number: signal.signal(number, note) for number in heeded(_SIGNALS)}
     try:
         yield came
     finally:

@@ -74,7 +74,8 @@ def launch(
 
     `more`: further arguments for `bertnli.train`. With `dry_run` only print what would run. A job that fails is started
     again up to `restarts` times, on the hosts that still answer if these are `min_hosts` or more (left out: all), and
-    goes on from its last checkpoint; not one that a signal has asked to stop. Raises InputError for whatever is wrong before anything has been started.
+    goes on from its last checkpoint; not one that a signal has asked to stop. Raises InputError for whatever is wrong
+    before anything has been started.
     """
     config = run_files.load(run_file, sets)
     RunFolder(config.output).check(config)

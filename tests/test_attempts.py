@@ -206,6 +206,16 @@ def test_two_hang_ups_stop_a_job_too():
     assert ending.code == 143 and not ending.failed and asked
 
 
+def test_a_hang_up_that_nohup_has_us_ignore_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGHUP)).start()
+        ending, _, asked = attempted(command(f"sleep 1; {told(0, 0)}"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (ending.code, asked) == (0, False)
+
+
 def test_files_are_for_this_user_alone(tmp_path, capfd):
     folder = tmp_path / "files"
     tried(command(f"cat {folder}/x", None, {folder / "x": "secret"}))

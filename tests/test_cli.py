@@ -218,3 +218,16 @@ def test_signals_have_their_own_codes(tmp_path, model, number, code):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
+
+
+def test_a_signal_that_the_shell_has_us_ignore_stays_ignored(monkeypatch):
+    """As it has a script's `bertnli … &` do with Ctrl-C, which is for the script alone."""
+    seen = []
+    monkeypatch.setattr(cli, "app", lambda *_, **__: seen.extend(map(signal.getsignal, (2, 15))))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    try:
+        cli.main()
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert seen == [signal.SIG_IGN, cli._interrupt]
