@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def heeded(numbers: Iterable[int]) -> list[int]:
-    """Those that this process was not started to ignore, as nohup has it do with SIGHUP, and a script's & with SIGINT."""
+    """Those that this process was not started to ignore, as nohup has it do with SIGHUP, a script's & with SIGINT."""
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 

@@ -34,6 +34,9 @@ def join_launcher(environment: MutableMapping[str, str]) -> None:
     Raises InputError for what is missing or contradictory.
     """
     if "RANK" in environment:
+        for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+            _number(name, environment)
+        _text("MASTER_ADDR", environment)
         return
     # First: mpirun in a Slurm job starts its helpers with srun, one a node, and the ranks have their variables, too.
     if _several("OMPI_COMM_WORLD_SIZE", environment):

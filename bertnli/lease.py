@@ -39,7 +39,7 @@ PATIENCE = (
 
 
 class Rank:
-    """This rank, as a launcher's variables have it."""
+    """This rank, as a launcher's variables have it (launchers.join_launcher has looked at them)."""
 
     def __init__(self, environment: Mapping[str, str]):
         self.number, self.world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
@@ -52,9 +52,13 @@ class Rank:
 
 
 def watch_port(environment: Mapping[str, str]) -> int:
-    """Where the hub listens: BERTNLI_WATCH_PORT, or 10,000 off the master's port."""
+    """Where the hub listens: BERTNLI_WATCH_PORT, or 10,000 off the master's port. Raises InputError for no port."""
+    if named := environment.get(PORT):
+        if not named.isdecimal() or not 1 <= int(named) <= 65535:
+            raise InputError(PORT, found=repr(named), expected="a port, 1 to 65535", do="correct or unset it")
+        return int(named)
     master = int(environment["MASTER_PORT"])
-    return int(environment.get(PORT) or (master - 10_000 if master >= 11_024 else master + 10_000))
+    return master - 10_000 if master >= 11_024 else master + 10_000
 
 
 class Link(ABC):

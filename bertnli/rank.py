@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bertnli import config as run_files
 from bertnli import pulse
@@ -25,20 +25,28 @@ from bertnli.launchers import join_launcher
 from bertnli.network import set_interfaces
 from bertnli.runfolder import RunFolder
 
+if TYPE_CHECKING:
+    from bertnli.lease import Rank
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     pulse.begin()
+    rank = None
     try:
         join_launcher(os.environ)
+        if "RANK" in os.environ and not pulse.watched():
+            from bertnli.lease import Rank
+
+            rank = Rank(os.environ)
     except InputError as error:
         _to_stderr(f"bertnli train: {error}")
         return error.exit_code
     if pulse.watched():
         _end_at_once(options)
-    return _watch(options, arguments) if "RANK" in os.environ else _train(options)
+    return _train(options) if rank is None else _watch(rank, options, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,8 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _watch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from bertnli.lease import Rank
+def _watch(rank: Rank, options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from bertnli.watch import watch
 
     logs, stall_timeout, refused = None, run_files.STALL_TIMEOUT, None
@@ -68,7 +75,7 @@ def _watch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     except OSError as error:
         refused = InputError(f"--directory {options.directory}: {error.strerror}", do="name one that every host has")
     trainer = [sys.executable, "-m", "bertnli.rank", *arguments]
-    return watch(Rank(os.environ), trainer, logs, stall_timeout, refused)
+    return watch(rank, trainer, logs, stall_timeout, refused)
 
 
 def _unwritable(logs: Path) -> InputError | None:

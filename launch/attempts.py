@@ -86,7 +86,7 @@ def attempt(
 def _follow(
     events: SimpleQueue[Any], left: int, hosts: Hosts, ask: Callable[[int], None], say: Callable[[str], None]
 ) -> tuple[Ending, bool]:
-    """What happens to a job of `left` commands, until they have ended or have to be ended: how, and whether that was shown.
+    """Until a job of `left` commands has ended or has to be ended: how it did, and whether that has been shown.
 
     ask: passes a signal on to the ranks.
     """

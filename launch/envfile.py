@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bertnli.errors import InputError
+from bertnli.extras import need
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -33,6 +34,7 @@ def read(path: str | Path) -> dict[str, str]:
 
     Values are taken as they stand: no `$` is expanded. Raises InputError with the line's number for anything else.
     """
+    need("dotenv", "train")
     from dotenv.parser import parse_stream
 
     try:

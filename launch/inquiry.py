@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from bertnli import __version__
+from bertnli.errors import InputError
 from launch import shell
 from launch.probe import MARK
 
@@ -29,7 +30,7 @@ class Unreachable(Exception):
 
 
 class Remote:
-    """The probe on one host."""
+    """The probe on one host. Raises InputError if there is no ssh."""
 
     def __init__(self, host: str, environment: Mapping[str, str]):
         self.host = host
@@ -37,9 +38,11 @@ class Remote:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the connection
         # PYTHONSAFEPATH: a folder called launch where the session begins is not ours
         command = shell.over_ssh(host, [sys.executable, "-m", "launch.probe"], {**environment, "PYTHONSAFEPATH": "1"})
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        try:
+            self._process = subprocess.Popen(command, **pipes, start_new_session=True)
+        except FileNotFoundError:
+            raise InputError("ssh is not installed here", do="apt-get install openssh-client") from None
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """What the probe answers. Raises Unreachable if nothing comes."""

@@ -144,7 +144,7 @@ def test_a_watcher_is_heard_where_nobody_reads_the_output(monkeypatch):
     """`bertnli launch … 2>&1 | head -5`"""
     reading, writing = os.pipe()
     os.close(reading)
-    unread = open(writing, "w", buffering=1)  # noqa: SIM115 - closing it fails, too
+    unread = os.fdopen(writing, "w", buffering=1)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", unread)
         ending, _ = tried(command(f"echo one >&2; echo two >&2; {told(0, 0)}"))

@@ -43,6 +43,12 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
+def test_the_parser_comes_with_an_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dotenv", None)
+    with pytest.raises(InputError, match=r"needs dotenv, which is not installed; pip install 'bertnli\[train\]'"):
+        envfile.read(written(tmp_path, "A=1\n"))
+
+
 def test_comments_blank_lines_and_quotes(tmp_path):
     path = written(
         tmp_path,

@@ -51,7 +51,7 @@ MPIRUN = {  # mpirun -n 2 on one host: the second
     "PMIX_RANK": "1",
 }
 TWO_HOSTS = {**MPIRUN, "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}
-TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +140,7 @@ NEEDED = {
         *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID", "SLURM_STEP_NODELIST"),
         *("SLURM_STEP_TASKS_PER_NODE", "SLURM_JOB_ID"),
     ),
+    "torchrun": (TORCHRUN, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     "mpirun": (MPIRUN, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
 

@@ -174,6 +174,12 @@ def test_a_host_that_cannot_be_asked(hosts, code, message, expected):
     assert re.search(r"^b +1 +\?.* 1 problem$", str(caught.value), re.MULTILINE)
 
 
+def test_without_ssh_here(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(InputError, match="ssh is not installed here; apt-get install openssh-client"):
+        preflight({"a": (0,)}, Needs(), {}, master=None, port=free_port())
+
+
 def test_the_first_host_can_be_the_one_out_of_reach(hosts):
     fake_ssh.failing(hosts, "a", 255, "timed out")
     with pytest.raises(InputError, match=r"1 problem; nothing was started\n  a: ssh does not reach it"):

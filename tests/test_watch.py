@@ -21,6 +21,7 @@ from bertnli import rank as ranks
 from bertnli.errors import InputError, RunError
 from bertnli.lease import Hub, Rank, watch_port
 from bertnli.network import free_port
+from bertnli.rank import main
 from bertnli.watched import Trainer
 from tests.conftest import environment
 
@@ -307,6 +308,32 @@ def test_a_taken_port_is_an_error_with_its_mend(monkeypatch):
 )
 def test_the_watchers_port(variables, port):
     assert watch_port(variables) == port
+
+
+@pytest.mark.parametrize("named", ["abc", "0", "65536", "-1"])
+def test_a_watchers_port_that_is_none(named):
+    with pytest.raises(InputError, match=f"BERTNLI_WATCH_PORT; found '{named}'; expected a port, 1 to 65535"):
+        watch_port({"MASTER_PORT": "29500", "BERTNLI_WATCH_PORT": named})
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"RANK": "0"}, "bertnli train: WORLD_SIZE is not set, though its fellows are"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1", "BERTNLI_WATCH_PORT": "x"},
+            "bertnli train: BERTNLI_WATCH_PORT; found 'x'",
+        ),
+    ],
+)
+def test_a_ranks_variables_that_are_wrong_are_one_message(monkeypatch, capsys, variables, said):
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["run.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(said) and len(err.splitlines()) == 1
 
 
 def test_a_process_without_a_watcher_has_no_pulse_to_give():
