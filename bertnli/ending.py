@@ -42,7 +42,10 @@ class Ending:
     def of_process(cls, rank: int, host: str, returncode: int, stopped_by: int, output: str) -> Ending:
         """From a return code as subprocess has it, the signal that was passed on to it (0: none), and its output."""
         text = last_words(output)
-        if stopped_by and returncode:
+        # With any other code it has failed on its way out, as where the last checkpoint cannot be written.
+        as_asked = returncode in (128 + stopped_by, -stopped_by)
+        at_once = (stopped_by, returncode) == (signal.SIGINT, -signal.SIGKILL)  # by a second Ctrl-C
+        if stopped_by and (as_asked or at_once):
             return cls(rank, host, 128 + stopped_by, f"was stopped by {signal.Signals(stopped_by).name}", text)
         if returncode >= 0:
             return cls(rank, host, returncode, f"ended with exit code {returncode}", text)

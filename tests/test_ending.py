@@ -26,7 +26,11 @@ def ended(rank: int, code: int, text: str = "") -> Ending:
         (-9, 0, 137, "was ended by SIGKILL (by hand, or as memory ran out", True),
         (-11, 0, 139, "was ended by SIGSEGV", True),
         (-2, signal.SIGINT, 130, "was stopped by SIGINT", False),
-        (1, signal.SIGTERM, 143, "was stopped by SIGTERM", False),
+        (130, signal.SIGINT, 130, "was stopped by SIGINT", False),
+        (-15, signal.SIGTERM, 143, "was stopped by SIGTERM", False),
+        (-9, signal.SIGINT, 130, "was stopped by SIGINT", False),  # it came a second time
+        (-9, signal.SIGTERM, 137, "was ended by SIGKILL", True),
+        (1, signal.SIGTERM, 1, "ended with exit code 1", True),  # its last checkpoint could not be written
         (0, signal.SIGTERM, 0, "ended with exit code 0", False),  # it came too late to stop anything
     ],
 )
