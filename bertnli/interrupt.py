@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def heeded(numbers: Iterable[int]) -> list[int]:
@@ -39,31 +46,48 @@ class StopRequest:
 
 
 def run_child(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None, capture: bool = False
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    capture: bool = False,
+    to_children: bool = False,
 ) -> tuple[int, str]:
-    """Run a command to its end, however it is interrupted meanwhile: signals to us are passed on to it, once.
+    """Run a command to its end, however it is interrupted meanwhile: signals to us are passed on to it, a hang-up as
+    SIGTERM, which it also gets if we are killed.
 
-    Returns its exit code (128 + signal where one ended it or was passed on and it did not succeed) and, with
-    `capture`, its standard output.
+    to_children: those that come go to the processes that it has started, and to itself only before there are any.
+    Returns its exit code (128 + signal where one ended it) and, with `capture`, its standard output.
     """
+    import psutil
+
     # In a session of its own, so that Ctrl-C on the terminal reaches it through us only.
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE if capture else None, text=True, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+        start_new_session=True,
+        preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
     )
-    received = 0
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal received
-        received = number
-        process.send_signal(number)
+        with contextlib.suppress(psutil.Error):
+            itself = psutil.Process(process.pid)
+            for one in (to_children and itself.children()) or [itself]:
+                one.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    before = {number: signal.signal(number, pass_on) for number in heeded(SIGNALS)}
+    before = {number: signal.signal(number, pass_on) for number in heeded((*SIGNALS, signal.SIGHUP))}
     try:
         output, _ = process.communicate()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     code = process.returncode
-    if code and received:
-        return 128 + received, output or ""
     return code if code >= 0 else 128 - code, output or ""
+
+
+def end_with_parent(parent: int, number: int) -> None:
+    """In a child, first: it gets this signal when `parent` ends, or ends at once if that is gone by now."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -7,18 +7,18 @@ seconds, while no other rank moves either, is ended; so whatever may take long c
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import os
 import signal
 import threading
 from collections.abc import Iterator
 
+from bertnli.interrupt import end_with_parent
+
 VARIABLE = "BERTNLI_PULSE"
 """FD:PID, the pipe's end and the watcher's process, in the environment of a process that is watched."""
 
 _BEAT = 10.0  # seconds
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _pipe: int | None = None
 
 
@@ -30,9 +30,7 @@ def begin() -> None:
     _pipe, watcher = map(int, os.environ[VARIABLE].split(":"))
     os.set_blocking(_pipe, False)  # a watcher that is stopped holds nobody up
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != watcher:  # it was gone before it could be noticed
-        os._exit(1)
+    end_with_parent(watcher, signal.SIGKILL)
 
 
 def watched() -> bool:

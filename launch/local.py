@@ -31,7 +31,8 @@ def run(ranks: int, arguments: Sequence[str]) -> int:
     cores = usable_cores()
     if ranks > cores:
         print(f"bertnli train: {ranks} ranks share {cores} CPU cores and wait for each other", file=sys.stderr)
-    code, _ = run_child(command, environment={**os.environ, PORT: str(free_port())})
+    # The signals go to the ranks: the launcher would give them 30 s, in which a step or a checkpoint may not end.
+    code, _ = run_child(command, environment={**os.environ, PORT: str(free_port())}, to_children=True)
     ended_by = 256 - code  # of a watcher: the launcher exits with its return code, minus the signal's number
     return 128 + ended_by if ended_by in range(1, 32) else code
 

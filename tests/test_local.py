@@ -28,7 +28,7 @@ def started(monkeypatch):
         devices: list[str]
         environment: dict[str, str]
 
-    def run_child(command, environment):
+    def run_child(command, environment, to_children):
         (info,) = [part.split("=", 1)[1] for part in command if part.startswith("--world_info=")]
         Started.devices = json.loads(base64.urlsafe_b64decode(info))["localhost"]
         Started.environment = environment
