@@ -61,11 +61,16 @@ def attempt(
     """
     events: SimpleQueue[Any] = SimpleQueue()
     processes: list[subprocess.Popen[str]] = []
-    finished = False
+    finished, over = False, threading.Event()
 
     def ask(number: int) -> None:
-        """Rank 0's watcher, which tells the others; in a thread, as this takes a while."""
-        threading.Thread(target=end, args=(list(hosts)[:1], environment, name, number, 0), daemon=True).start()
+        """Rank 0's watcher, which tells the others; in a thread, as this takes a while, until there is one."""
+
+        def insist() -> None:
+            while not over.is_set() and not any(end(list(hosts)[:1], environment, name, number, rank=0).values()):
+                over.wait(1)
+
+        threading.Thread(target=insist, daemon=True).start()
 
     with _signals_to(events.put) as asked:
         try:
@@ -74,6 +79,7 @@ def attempt(
             ending, shown = _follow(events, len(started), hosts, ask, say)
             finished = ending.code == 0
         finally:  # also after an exception: what runs on other hosts does not end with this process
+            over.set()
             if not finished:
                 end(list(hosts), environment, name, signal.SIGKILL)
             for process in processes:
@@ -115,10 +121,14 @@ def _follow(
 
 def end(
     hosts: Sequence[str], environment: Mapping[str, str], name: str, number: int, rank: int | None = None
-) -> list[str]:
-    """Send a signal to a job's processes on these hosts, or to the watcher of `rank` alone; the hosts that answer."""
+) -> dict[str, int]:
+    """Send a signal to a job's processes on these hosts, or to the watcher of `rank` alone: how many it went to on
+    each host that answers; of SIGKILL, how many it has not ended.
+    """
+    request = {"job": name, "number": int(number), "rank": rank}
     with Inquiry(hosts, environment) as inquiry:
-        return list(inquiry.ask("end", {host: {"job": name, "number": int(number), "rank": rank} for host in hosts}))
+        answers = inquiry.ask("end", dict.fromkeys(hosts, request))
+    return {host: answer["left"] for host, answer in answers.items()}
 
 
 def _outcome(heard: Sequence[_Heard], codes: Mapping[str | None, int], hosts: Hosts, asked: int) -> tuple[Ending, bool]:

@@ -183,6 +183,14 @@ def test_a_signal_goes_to_the_watcher_of_rank_0_alone(tmp_path, number, passed):
             process.wait()
 
 
+def test_a_signal_before_there_is_a_watcher_waits_for_it():
+    """As in the seconds in which ssh connects and Python starts."""
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    began = time.monotonic()
+    ending, *_ = tried(command(f"sleep 4; BERTNLI_JOB={NAME} RANK=0 exec sleep 1000"))
+    assert ending.code == 143 and time.monotonic() - began < 30
+
+
 def test_a_second_signal_ends_at_once():
     for seconds in (0.3, 0.8):
         threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
