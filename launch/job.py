@@ -128,7 +128,7 @@ def _about(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
             f"{since}: {again}",
         ]
     if ending.code == 2:
-        return [] if shown else [ending.text]
+        return [] if shown else [ending.text or str(ending)]
     return [f"stopped; {since}: {again}"]
 
 

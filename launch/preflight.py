@@ -109,6 +109,8 @@ def compare(host: str, slots: Sequence[int], mine: Facts, needs: Needs, facts: M
             problems.append(f"{name} is not installed; {pip} 'bertnli[train]'")
         elif reference[name] not in (None, mine[name]):
             mend = "give them the same" if name == "python" else f"{pip} {name}=={reference[name]}"
+            if mine[name].partition("+")[0] == reference[name].partition("+")[0]:  # pip sees no difference
+                mend = f"install the build of {first}"
             problems.append(f"{name} is {mine[name]}, but {reference[name]} on {first}; {mend}")
     if mine["bertnli"] == reference["bertnli"] and mine["source"] != reference["source"]:
         problems.append(f"bertnli {mine['bertnli']} is other code than on {first}; install the same on both")
@@ -141,6 +143,8 @@ def _compare_devices(slots: Sequence[int], mine: Facts, first: str, reference: F
     if on_gpus(reference):
         if mine["gpus"] and mine["torch_cuda"] is None:
             return [f"its torch {mine['torch']} is built without CUDA; install the one of {first}"]
+        if not mine["gpus"]:
+            return [f"it has no GPUs, and {first} has; take hosts of one kind"]
         if mine["gpus"] <= max(slots):
             return [f"slot {max(slots)} is asked for, counted from 0, but it has {mine['gpus']} GPUs; {fewer}"]
     elif on_gpus(mine):

@@ -50,7 +50,6 @@ def facts(paths: dict[str, str] | None = None, output: str | None = None) -> dic
     """
     import psutil
 
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # slots number all GPUs of a host
     gpus = find_gpus()
     folder = existing_parent(Path(output or "."))
     packages = installed(("torch", "deepspeed"))
@@ -280,6 +279,7 @@ ACTIONS = {act.__name__: act for act in (facts, write, read, remove, source, lis
 
 
 def main() -> None:
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # slots number all GPUs of a host
     for line in sys.stdin:
         request = json.loads(line)
         answer = ACTIONS[request.pop("do")](**request)

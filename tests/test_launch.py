@@ -15,6 +15,7 @@ from bertnli import config as run_files
 from bertnli.ending import Ending
 from bertnli.errors import InputError
 from bertnli.network import free_port
+from bertnli.runfolder import RunFolder
 from launch import job
 from tests import fake_ssh, tiny
 from tests.conftest import ROOT
@@ -167,3 +168,10 @@ def test_a_job_that_was_asked_to_stop_is_not_started_again(two_hosts, run_file, 
     monkeypatch.setattr(job, "attempt", fails)
     assert job.launch(run_file, hosts_file=two_hosts, include="a:0@b", port=free_port(), restarts=2) == 137
     assert len(begun) == attempts
+
+
+@pytest.mark.parametrize(("text", "said"), [("bertnli train: no key x", "no key x"), ("", "rank 0 on a said nothing")])
+def test_a_refusal_is_said_be_there_words_of_a_rank_or_not(tmp_path, text, said):
+    (line,) = job._about(Ending(0, "a", 2, "said nothing", text), False, RunFolder(tmp_path))
+    assert said in line
+    assert job._about(Ending(0, "a", 2, "said nothing", text), True, RunFolder(tmp_path)) == []

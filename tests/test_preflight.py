@@ -57,13 +57,14 @@ def test_a_host_like_the_first_has_no_problem():
     ("mine", "message"),
     [
         ({"torch": "2.12.0"}, r"torch is 2\.12\.0, but 2\.13\.0 on a; ssh b .* -m pip install torch==2\.13\.0"),
+        ({"torch": "2.13.0+cpu"}, r"torch is 2\.13\.0\+cpu, but 2\.13\.0 on a; install the build of a$"),
         ({"deepspeed": "0.19.7"}, r"deepspeed is 0\.19\.7, but 0\.19\.8 on a"),
         ({"python": "3.12.1"}, r"python is 3\.12\.1, but 3\.11\.7 on a"),
         ({"bertnli": "0.0.9", "source": "x"}, r"bertnli is 0\.0\.9, but 0\.1\.0 on a"),
         ({"source": "x"}, r"bertnli 0\.1\.0 is other code than on a"),
         ({"deepspeed": None}, r"deepspeed is not installed; ssh b .*bertnli\[train\]"),
         ({"gpus": 4}, r"slot 7 is asked for, counted from 0, but it has 4 GPUs; lower slots="),
-        ({"gpus": 0}, r"it has 0 GPUs"),
+        ({"gpus": 0}, r"it has no GPUs, and a has; take hosts of one kind"),
         ({"torch_cuda": None}, r"its torch 2\.13\.0 is built without CUDA"),
         ({"driver_problem": "CUDA error 803"}, r"its GPUs cannot be used: CUDA error 803"),
         ({"paths": {"data.train": {"problem": "No such file"}}}, r"data\.train: /data/train\.tsv: No such file; copy"),
@@ -296,6 +297,17 @@ def test_doctor_says_what_is_here_and_what_is_not(capsys, monkeypatch):
     assert f"torch: {packages['torch']}" in out
     assert "deepspeed: not installed; to train: pip install 'bertnli[train]'" in out
     assert "pdsh: not installed; for jobs on many hosts: apt-get install pdsh" in out
+
+
+def test_doctor_leaves_hidden_gpus_hidden(capsys, monkeypatch):
+    """On this machine; slots of a hostfile number all GPUs of a host."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    doctor()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert "GPUs: none" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", [])
+    probe.main()
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_doctor_with_a_hostfile_is_the_preflight(hosts, tmp_path, capsys):
