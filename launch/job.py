@@ -87,8 +87,10 @@ def launch(
     launcher = choose_launcher(launcher)
     if min_hosts is not None and not 1 <= min_hosts <= len(hosts):
         raise InputError("--min-hosts", found=str(min_hosts), expected=f"1 to {len(hosts)}, the hosts there are")
+    first = next(iter(hosts))
     while True:
-        cleared = preflight(hosts, needs(config, run_file), environment, master=master, port=port)
+        named = master if next(iter(hosts)) == first else None  # an address of a host that is lost is no other's
+        cleared = preflight(hosts, needs(config, run_file), environment, master=named, port=port)
         name = uuid.uuid4().hex
         variables = {
             **environment,
@@ -118,7 +120,7 @@ def _about(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
     if ending.code == 0:
         return []
     again = shlex.join(["bertnli", *sys.argv[1:]])
-    checkpoints = sorted(folder.checkpoints.glob("step-" + 8 * "[0-9]"))
+    checkpoints = _checkpoints(folder)
     since = f"goes on from step {int(checkpoints[-1].name[5:])}" if checkpoints else "starts anew, without a checkpoint"
     if ending.failed:
         return [
@@ -130,6 +132,10 @@ def _about(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
     if ending.code == 2:
         return [] if shown else [ending.text or str(ending)]
     return [f"stopped; {since}: {again}"]
+
+
+def _checkpoints(folder: RunFolder) -> list[Path]:
+    return sorted(folder.checkpoints.glob("step-" + 8 * "[0-9]"))
 
 
 def _still_there(hosts: Hosts, environment: Mapping[str, str], least: int) -> Hosts:
@@ -159,11 +165,12 @@ def needs(config: RunConfig, run_file: str) -> Needs:
     model = paths["model"]
     files = model.glob("*") if model.is_dir() else [model]
     weights = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".bin", ".params", ".zip"))
+    to_come = config.checkpoint.keep - len(_checkpoints(RunFolder(config.output)))
     return Needs(
         paths={label: path.absolute() for label, path in paths.items()},
         output=Path(config.output).absolute(),
         # a checkpoint holds weights and AdamW's two moments; one more than is kept while it is written
-        disk=3 * weights * (config.checkpoint.keep + 1),
+        disk=3 * weights * (max(0, to_come) + 1),
         # besides those the gradients, and what Python and torch take
         memory=4 * weights + 2**30,
     )

@@ -17,6 +17,8 @@ from bertnli.errors import InputError
 from bertnli.network import free_port
 from bertnli.runfolder import RunFolder
 from launch import job
+from launch.hostfile import Hosts
+from launch.preflight import Cleared
 from tests import fake_ssh, tiny
 from tests.conftest import ROOT
 
@@ -128,6 +130,9 @@ def test_what_a_run_needs(run_file):
     weights = (here / "start" / "model.safetensors").stat().st_size
     assert needs.output == here / "runs" / "x"
     assert (needs.disk, needs.memory) == (9 * weights, 4 * weights + 2**30)
+    for kept, room in ((1, 6), (2, 3), (3, 3)):  # those that lie there take no room again
+        (here / "runs" / "x" / "checkpoints" / f"step-{kept:08}").mkdir(parents=True)
+        assert job.needs(run_files.load(run_file), run_file).disk == room * weights
 
 
 def test_the_environment_of_a_job(tmp_path, monkeypatch):
@@ -175,3 +180,18 @@ def test_a_refusal_is_said_be_there_words_of_a_rank_or_not(tmp_path, text, said)
     (line,) = job._about(Ending(0, "a", 2, "said nothing", text), False, RunFolder(tmp_path))
     assert said in line
     assert job._about(Ending(0, "a", 2, "said nothing", text), True, RunFolder(tmp_path)) == []
+
+
+def test_a_masters_address_is_not_given_to_another_host(two_hosts, run_file, monkeypatch):
+    """As where the first host is lost, and the job goes on with the others."""
+    masters = []
+
+    def cleared(hosts: Hosts, *_: object, master: str | None, port: int) -> Cleared:
+        masters.append(master)
+        return Cleared("127.0.0.1", {"b": {"gpus": 0}})
+
+    monkeypatch.setattr(job, "preflight", cleared)
+    monkeypatch.setattr(job, "attempt", lambda *_: (Ending(0, "a", 1, "is gone"), True, False))
+    monkeypatch.setattr(job, "_still_there", lambda *_: {"b": (0,)})
+    job.launch(run_file, hosts_file=two_hosts, master="10.0.0.1", restarts=1, min_hosts=1)
+    assert masters == ["10.0.0.1", None]
