@@ -1,5 +1,5 @@
 # Two commands on a fresh Linux machine with git, make and Python 3.11 or newer: `make demo` and `make test`.
-# TORCH_SPEC chooses another torch build (TORCH_SPEC=torch==2.11.0 make demo); pip's own settings are honoured.
+# TORCH_SPEC chooses another torch build (TORCH_SPEC=torch==2.11.0 make demo), for later calls as well; pip's own settings are honoured.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -39,12 +39,21 @@ docs: $(VENV)/test.stamp
 
 install: $(VENV)/demo.stamp
 
+# The TORCH_SPEC that was given last, which counts until another is; it is written only when it differs.
+export TORCH_SPEC
+$(VENV)/torch-spec: FORCE
+	@mkdir -p $(VENV)
+	@test -e $@ || touch -d @0 $@
+	@test -z "$$TORCH_SPEC" || test "$$TORCH_SPEC" = "$$(cat $@)" || printf '%s\n' "$$TORCH_SPEC" > $@
+
+FORCE:
+
 # The constraints pin the tested versions; one pip call installs everything, so that they are resolved together.
-$(VENV)/%.stamp: pyproject.toml constraints.txt
+$(VENV)/%.stamp: pyproject.toml constraints.txt $(VENV)/torch-spec
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("bertnli needs Python 3.11 or newer; found %s: give one as PYTHON=/path/to/python3" % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@if [ -n "$(TORCH_SPEC)" ]; then grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; else cp constraints.txt $(VENV)/constraints.txt; fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt $(TORCH_SPEC) \
+	@if [ -s $(VENV)/torch-spec ]; then grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; else cp constraints.txt $(VENV)/constraints.txt; fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt $$(cat $(VENV)/torch-spec) \
 		-e '.[train,export$(if $(filter test,$*),$(comma)test)]'
 	@touch $@
 	@if [ "$*" = test ]; then touch $(VENV)/demo.stamp; fi
