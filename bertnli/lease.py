@@ -25,6 +25,7 @@ from typing import Any
 
 from bertnli.ending import Ending, first
 from bertnli.errors import InputError
+from bertnli.network import with_port
 from bertnli.watched import Trainer
 
 PORT = "BERTNLI_WATCH_PORT"
@@ -261,7 +262,7 @@ class Spoke(Link):
 
     async def _live(self) -> None:
         """Reach the hub, then listen to it until it has decided, or is silent for too long."""
-        here = f"{self.rank.master}:{self.rank.port}"
+        here = with_port(self.rank.master, self.rank.port)
         try:
             async with asyncio.timeout(self.stall_timeout):
                 reader = await self._connect()

@@ -84,5 +84,10 @@ def addresses() -> dict[str, list[str]]:
     return {name: own for name, own in found.items() if own}
 
 
+def with_port(address: str, port: int) -> str:
+    """For a person: ADDRESS:PORT, of an IPv6 address [ADDRESS]:PORT."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def _bare(address: str) -> str:
     return address.partition("%")[0]  # an IPv6 address may end in %interface

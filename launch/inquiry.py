@@ -38,9 +38,10 @@ class Remote:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the connection
         # PYTHONSAFEPATH: a folder called launch where the session begins is not ours
         command = shell.over_ssh(host, [sys.executable, "-m", "launch.probe"], {**environment, "PYTHONSAFEPATH": "1"})
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         try:
-            self._process = subprocess.Popen(command, **pipes, start_new_session=True)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
+            )
         except FileNotFoundError:
             raise InputError("ssh is not installed here", do="apt-get install openssh-client") from None
 

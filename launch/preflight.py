@@ -15,7 +15,7 @@ from typing import Any
 
 from bertnli.errors import InputError
 from bertnli.lease import PORT, watch_port
-from bertnli.network import GLOO, NCCL
+from bertnli.network import GLOO, NCCL, with_port
 from launch.hostfile import Hosts
 from launch.inquiry import Inquiry
 
@@ -230,7 +230,7 @@ def _check_network(inquiry: Inquiry, facts: Mapping[str, Facts], master: str, po
     }
     for host, answer in inquiry.ask("connect", requests).items():
         targets = zip(others if host == first else [first] * len(to[host]), to[host], answer["problems"], strict=True)
-        unreached = {other: f"{address}:{port} ({why})" for other, (address, port), why in targets if why}
+        unreached = {other: f"{with_port(*target)} ({why})" for other, target, why in targets if why}
         for other, target in unreached.items():
             inquiry.complain(
                 host,

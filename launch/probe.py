@@ -183,7 +183,7 @@ def listen(variable: str, master: str, ports: Sequence[int], token: str) -> dict
     address = own if own in here else next((one for one in here if (":" in one) == (":" in own)), here[0])
     for port in ports:
         try:
-            _answer(socket.create_server(("", port)), token)
+            _answer(_open(port), token)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 return {"problem": f"port {port}: {error.strerror}"}
@@ -241,6 +241,13 @@ def end(job: str, number: int, rank: int | None = None) -> dict[str, Any]:
     return {"left": len(found)}
 
 
+def _open(port: int) -> socket.socket:
+    """Listening on all addresses of this host, as torch's store and the watchers do."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
 def _answer(listening: socket.socket, token: str) -> None:
     """Give the token to everyone who comes, as long as this process lives."""
 
@@ -268,7 +275,7 @@ def _by_whom(port: int) -> str:
 def _free_port(above: int) -> int | None:
     for port in range(above + 1, min(above + 100, 65536)):
         try:
-            socket.create_server(("", port)).close()
+            _open(port).close()
             return port
         except OSError:
             continue

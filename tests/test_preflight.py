@@ -224,6 +224,21 @@ def test_a_taken_port_names_who_has_it_and_a_free_one(hosts):
     assert re.search(r"give --master-port \d+", str(caught.value))
 
 
+@pytest.mark.skipif(network.source_address("::1") is None, reason="no IPv6 here")
+@pytest.mark.parametrize("master", ["127.0.0.1", "::1"])
+def test_a_master_answers_on_addresses_of_both_kinds(monkeypatch, master):
+    monkeypatch.delenv(network.GLOO, raising=False)
+    port = free_port()
+    answer = probe.listen(network.GLOO, master, [port], "token")
+    assert "problem" not in answer, answer
+    assert probe.connect(master, [(master, port), answer["to"]], "token") == {"problems": [None, None]}
+
+
+def test_an_address_with_its_port():
+    assert network.with_port("10.0.0.1", 29500) == "10.0.0.1:29500"
+    assert network.with_port("fd00::1", 29500) == "[fd00::1]:29500"
+
+
 def test_an_interface_that_is_not_there(hosts, monkeypatch):
     monkeypatch.setenv(network.GLOO, "eth77")
     with pytest.raises(InputError, match=r"b: GLOO_SOCKET_IFNAME is 'eth77', but the interfaces .* are .*lo"):
