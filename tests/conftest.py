@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,11 @@ import pytest
 
 # The tests' models are tiny, and the workers of pytest-xdist share the cores: more threads would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Ignored as nohup or a script's & has it, a signal would be ignored by what the tests start and send it to as well.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 pytest_plugins = ["tests.runs", "tests.clusterruns"]  # the fixtures of training runs, on one host and on several
 
