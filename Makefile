@@ -1,5 +1,6 @@
 # Two commands on a fresh Linux machine with git, make and Python 3.11 or newer: `make demo` and `make test`.
-# TORCH_SPEC chooses another torch build (TORCH_SPEC=torch==2.11.0 make demo), for later calls as well; pip's own settings are honoured.
+# TORCH_SPEC chooses another torch build, for later calls as well (TORCH_SPEC=torch==2.11.0 make demo); pip's own settings
+# are honoured.
 
 PYTHON ?= python3
 VENV ?= .venv
