@@ -40,7 +40,7 @@ def offered(home: Path, *words: str) -> list[str]:
 def test_commands_and_options(home):
     assert offered(home, "bertnli", "tr") == ["train"]
     assert offered(home, "bertnli", "ex") == ["export"]
-    assert offered(home, "bertnli", "export", "--pre") == ["--precision"]
+    assert offered(home, "bertnli", "export", "--prec") == ["--precision"]
 
 
 def test_names_to_fetch(home):
