@@ -14,6 +14,7 @@ from bertnli.compare import mcnemar
 from bertnli.errors import InputError, RunError
 from bertnli.evaluate import Other, evaluate
 from bertnli.examples import EXAMPLES
+from bertnli.named_models import Unsaid, predictor, shared
 from bertnli.pairs import PairFile
 from tests import tiny
 from tests.test_evaluate import LABELS, Reader, random_rows, write
@@ -135,34 +136,26 @@ def test_the_command(bertnli, tmp_path: Path) -> None:
     assert "Against book" in page and counts in page and "The other</dt>" in page
 
 
-def test_options_go_to_the_model_whose_files_do_not_say_it(bertnli, tmp_path: Path) -> None:
+def test_options_go_to_the_model_whose_files_do_not_say_it(tmp_path: Path) -> None:
     """--arch to d2l weights in the book's form, --labels to a folder of LABEL_0, …, on either side of --against."""
-    tiny.hf_folder(tmp_path / "model")
-    tiny.d2l_folder(tmp_path / "book", classifier=True)
-    unnamed = shutil.copytree(tmp_path / "model", tmp_path / "unnamed")
-    config = json.loads((unnamed / "config.json").read_text())
-    names = [config["id2label"][str(index)] for index in range(3)]
+    model, book = str(tiny.hf_folder(tmp_path / "model")), str(tiny.d2l_folder(tmp_path / "book", classifier=True))
+    unnamed = str(shutil.copytree(model, tmp_path / "unnamed"))
+    config = json.loads((tmp_path / "unnamed" / "config.json").read_text())
+    names = ",".join(config["id2label"][str(index)] for index in range(3))
     config["id2label"] = {str(index): f"LABEL_{index}" for index in range(3)}
-    config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
-    (unnamed / "config.json").write_text(json.dumps(config))
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(40)))
+    (tmp_path / "unnamed" / "config.json").write_text(json.dumps(config))
 
-    def changed(*arguments: object) -> int:
-        done = bertnli("eval", *arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])["against"]["changed"]
-
-    given = ("--labels", ",".join(names), "--arch", "bert.small")
-    assert changed("unnamed", "rows.jsonl", "--against", "model", *given[:2]) == 0
-    assert changed("model", "rows.jsonl", "--against", "unnamed", *given[:2]) == 0
-    there, back = (
-        changed(*pair, *given)
-        for pair in (("unnamed", "rows.jsonl", "--against", "book"), ("book", "rows.jsonl", "--against", "unnamed"))
-    )
-    assert there == back > 0
-    done = bertnli("eval", "model", "rows.jsonl", "--against", tiny.bundle(), *given[2:])  # nobody needs it
-    assert done.returncode == 2 and "leave --arch out" in done.stderr
-    done = bertnli("eval", tiny.bundle(), "rows.jsonl", "--labels", "a,b,c")
-    assert (
-        done.returncode == 2 and "--labels; found" in done.stderr and "a bundle, whose manifest says it" in done.stderr
-    )
+    given = Unsaid("bert.small", names)
+    arch, labels, neither = Unsaid("bert.small"), Unsaid(labels=names), Unsaid()
+    assert shared(given, unnamed, book) == (labels, arch)
+    assert shared(given, book, unnamed) == (arch, labels)
+    assert shared(labels, model, unnamed) == (neither, labels)
+    assert shared(labels, unnamed, unnamed) == (labels, labels)
+    assert shared(arch, book, str(tiny.bundle())) == (arch, neither)
+    assert predictor(unnamed, labels, "cpu").labels == predictor(model, neither, "cpu").labels
+    ours, theirs = shared(given, model, str(tiny.bundle()))  # nobody needs them
+    assert (ours, theirs) == (given, neither)
+    with pytest.raises(InputError, match="leave --arch out"):
+        predictor(model, ours, "cpu")
+    with pytest.raises(InputError, match=r"--labels; found .*, a bundle, whose manifest says it; leave it out"):
+        predictor(str(tiny.bundle()), labels, "cpu")
