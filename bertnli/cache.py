@@ -10,8 +10,8 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from bertnli.download import say
 from bertnli.entry import Entry
 from bertnli.errors import InputError
 from bertnli.files import digest, sync
-from bertnli.pulse import pulse
+from bertnli.locks import held
 
 RECEIPT = "receipt.json"
 
@@ -61,35 +61,12 @@ def is_whole(entry: Entry) -> bool:
 
 @contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Of an entry of that name: see `held`."""
+    """Of an entry of that name: held by one process at a time."""
     folder = cache_dir() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     waiting = f"{name}: another process is fetching it; waiting for it"
     with held(folder / (name.replace("/", "--") + ".lock"), waiting, say):
         yield
-
-
-@contextmanager
-def held(path: Path, waiting: str, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """A lock file, held by one process at a time; the operating system frees it when that process dies.
-
-    That may be long, and is no standstill; `say` is told once that there is one to wait for.
-    """
-    from filelock import FileLock, Timeout
-
-    lock_file = FileLock(path)
-    try:
-        lock_file.acquire(blocking=False)
-    except Timeout:
-        say(waiting)
-        while not lock_file.is_locked:
-            pulse(waiting)
-            with suppress(Timeout):
-                lock_file.acquire(timeout=1)
-    try:
-        yield
-    finally:
-        lock_file.release()
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertnli.cache import cache_dir, held
+from bertnli.cache import cache_dir
 from bertnli.errors import InputError
 from bertnli.files import digest, sync, write_text
+from bertnli.locks import held
 from bertnli.pairs import LabelledPairs, PairFile, read_labelled
 from bertnli.pulse import pulse
 from bertnli.tokens import PairTokenizer

@@ -64,8 +64,6 @@ def evaluation(
     Raises InputError and RunError as `open_set`, `LabelledSet.measure` and `calibrate.calibrate` do; what is wrong with
     any of the sets, or with the folder, is found before the first pair is scored.
     """
-    if report is not None:
-        _make(report)
     names = expanded(data)
     if len(names) > 1 and (calibrate or against):
         option = "--calibrate" if calibrate else "--against"
@@ -73,6 +71,8 @@ def evaluation(
     settings = model.tokenizer.settings
     open_ = partial(open_set, columns=columns, label_names=label_names, shuffle_premises=shuffle_premises)
     sets, skipped = open_all(names, partial(open_, prefer_parse=settings.reads_parse))
+    if report is not None:
+        _make(report)
     other = None if against is None else _other(against, sets[0], open_)
     fitted = None
     if calibrate is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from bertnli import config as run_files
 from bertnli.config import RunConfig
 from bertnli.errors import InputError
 from bertnli.files import write_text
-from bertnli.pulse import pulse
+from bertnli.locks import acquire
 
 # What says how a step is computed and not what it is may differ when a run goes on.
 _FREE = ("checkpoint", "tensorboard", "stall_timeout", "micro_batch_tokens", "zero_stage")
@@ -98,23 +97,14 @@ class RunFolder:
             ) from None
 
     def _hold(self, say: Callable[[str], None]) -> None:
-        began, said = time.monotonic(), False
-        while True:
-            try:
-                with suppress(NotImplementedError):  # a file system without locks
-                    self._lock.acquire(blocking=False)
-                return
-            except Timeout:
-                if time.monotonic() - began > _PATIENCE:
-                    raise InputError(
-                        f"output {self.path}: another job is training in it",
-                        do="wait for that one, or give another output",
-                    ) from None
-            if not said:
-                say(f"output {self.path}: another job is in it; waiting {_PATIENCE:.0f} s for its end")
-                said = True
-            pulse("waiting for another job in the same output")
-            time.sleep(0.5)
+        waiting = f"output {self.path}: another job is in it; waiting {_PATIENCE:.0f} s for its end"
+        try:
+            with suppress(NotImplementedError):  # a file system without locks
+                acquire(self._lock, waiting, say, _PATIENCE)
+        except Timeout:
+            raise InputError(
+                f"output {self.path}: another job is training in it", do="wait for that one, or give another output"
+            ) from None
 
     def release(self) -> None:
         """Let go of it, if it is held."""

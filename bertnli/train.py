@@ -68,6 +68,7 @@ def train(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[s
 
 
 def _train(config: RunConfig, folder: RunFolder, ranks: Ranks, say: Callable[[str], None]) -> dict[str, Any]:
+    """All of it but the end of the folder's lock."""
     with ranks.agree():  # so all have looked at the folder, too, before one of them writes into it
         folder.check(config)
         precision = resolve_precision(config.precision, ranks.device)

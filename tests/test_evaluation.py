@@ -37,6 +37,9 @@ def test_every_set_is_looked_through_before_one_is_scored(rows: str, tmp_path: P
     with pytest.raises(InputError, match=r"bad\.tsv: 1 bad row of 3; found row 3: label 'neutrall'.*--skip-bad-rows"):
         evaluation("m", model, [rows, bad])
     assert model.calls == []
+    with pytest.raises(InputError, match="neither a path that exists nor a known name"):
+        evaluation("m", model, ["nosuch.tsv"], report=tmp_path / "report")
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.parametrize("what", ["file", "run", "read-only"])

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bertnli import cache, pulse
+from bertnli import locks, pulse
 from bertnli import rank as ranks
 from bertnli.errors import InputError, RunError
 from bertnli.lease import Hub, Rank, watch_port
@@ -373,10 +373,10 @@ def test_waiting_for_somebody_else_is_no_standstill(tmp_path, monkeypatch):
     assert beats > 1 and set(phases) == {"fetching org/name"}
     time.sleep(0.1)
     assert len(phases) == beats
-    monkeypatch.setattr(cache, "pulse", phases.append)
+    monkeypatch.setattr(locks, "pulse", phases.append)
     said = []
-    with cache.held(tmp_path / "lock", "theirs"):
-        waiting = threading.Thread(target=lambda: cache.held(tmp_path / "lock", "wait", said.append).__enter__())
+    with locks.held(tmp_path / "lock", "theirs"):
+        waiting = threading.Thread(target=lambda: locks.held(tmp_path / "lock", "wait", said.append).__enter__())
         waiting.start()
         time.sleep(1.5)
     waiting.join()
