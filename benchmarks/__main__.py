@@ -33,7 +33,7 @@ from benchmarks.scaling import scaling
 from benchmarks.score_memory import score_memory
 from benchmarks.start_up import start_up
 from benchmarks.table import table, tables
-from bertnli.errors import BertnliError
+from bertnli.common.errors import BertnliError
 
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")

@@ -21,7 +21,7 @@ from benchmarks.harness import Say, Unavailable, stopwatch
 from benchmarks.peers.bertnli_train import train
 from benchmarks.peers.transformers_trainer import TransformersTrainer
 from benchmarks.work import Work
-from bertnli.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError
 
 BATCH_SIZE = 32
 SETTINGS = {"learning_rate": 1e-4, "warmup": 0.1, "schedule": "linear", "weight_decay": 0.01, "precision": "bf16"}

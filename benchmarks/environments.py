@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.harness import Unavailable
 from benchmarks.work import kept
-from bertnli.cache import lock
+from bertnli.fetch.cache import lock
 
 # Whole lists, installed without looking for more: what they lack is this environment's.
 PINNED = {

@@ -18,7 +18,7 @@ from benchmarks import machine
 from benchmarks.accuracy import evaluate
 from benchmarks.harness import Say
 from benchmarks.peers.bertnli_train import train
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
 
 BATCH_SIZE, HELD_OUT = 32, 5000
 SETTINGS = {"epochs": 1, "learning_rate": 1e-4, "global_batch_size": BATCH_SIZE, "seed": 0, "tensorboard": False}
@@ -81,9 +81,9 @@ def evidence(folder: Path, model: str, data: str, test: str, pairs: int, say: Sa
 
 def _drawn(folder: Path, data: str, counts: Sequence[int]) -> list[Path]:
     """Files of so many labelled rows each, no row in two of them."""
-    from bertnli.labels import SNLI_ORDER
-    from bertnli.pairs import read_labelled
-    from bertnli.sets import open_set
+    from bertnli.data.labels import SNLI_ORDER
+    from bertnli.data.pairs import read_labelled
+    from bertnli.evaluation.data_sets import open_set
 
     rows = list(read_labelled(open_set(data).file, SNLI_ORDER))
     random.Random(0).shuffle(rows)
@@ -107,8 +107,9 @@ def _train(output: Path, model: str, rows: Path, more: Mapping[str, Any] | None 
 
 
 def _exported(model: Path, bundle: Path, precision: str) -> Path:
-    from bertnli import pretrained
-    from export.build import export_bundle
+    from bertnli_export.build import export_bundle
+
+    from bertnli.model import pretrained
 
     export_bundle(pretrained.load(model), bundle, precision=precision)
     return bundle
@@ -119,8 +120,8 @@ def _by_transformers(model: Path, test: str) -> dict[str, Any]:
     import numpy as np
     import transformers
 
-    from bertnli.pairs import read_labelled
-    from bertnli.sets import open_set
+    from bertnli.data.pairs import read_labelled
+    from bertnli.evaluation.data_sets import open_set
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model)

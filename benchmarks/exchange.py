@@ -49,7 +49,7 @@ def all_reduce(size: float, gpus: int, per_host: int, inside: Link, between: Lin
 def step(compute: float, exchange: float, overlap: bool) -> float:
     """Seconds of a step: the exchange after computing or, at best, hidden by the backward pass.
 
-    That is two thirds of computing: four of six operations a weight and token (bertnli/peak.py).
+    That is two thirds of computing: four of six operations a weight and token (bertnli/train/flops.py).
     """
     return compute / 3 + max(2 * compute / 3, exchange) if overlap else compute + exchange
 
@@ -93,7 +93,7 @@ NOT_MEASURED = "NCCL across hosts: not measured; there were no two hosts with GP
 
 def gpu_rate(results: Path) -> Given:
     """FLOP/s of one GPU that trains: bertnli's own on BERT-base where `results` holds it, else from a published one."""
-    from bertnli.peak import training_flop
+    from bertnli.train.flops import training_flop
 
     path = results / "gpu-training-256.json"
     if path.exists():
@@ -113,8 +113,8 @@ def gpu_rate(results: Path) -> Given:
 
 def config(size: str) -> Any:
     """BERT-base or BERT-large (Devlin et al. 2018, section 3), uncased, as a classifier for three labels."""
-    from bertnli.labels import SNLI_ORDER
-    from bertnli.model import ModelConfig
+    from bertnli.data.labels import SNLI_ORDER
+    from bertnli.model.classifier import ModelConfig
 
     hidden, layers, heads = {"base": (768, 12, 12), "large": (1024, 24, 16)}[size]
     return ModelConfig(
@@ -131,7 +131,7 @@ def gradient_bytes(of: Any) -> int:
     """Of a model configuration's gradients in fp32."""
     import torch
 
-    from bertnli.model import PairClassifier
+    from bertnli.model.classifier import PairClassifier
 
     with torch.device("meta"):
         return 4 * sum(parameter.numel() for parameter in PairClassifier(of).parameters())
@@ -139,10 +139,12 @@ def gradient_bytes(of: Any) -> int:
 
 def projection(tokens_per_pair: float, gpu: Given) -> dict[str, Any]:
     """What BERT-base would give on `GPUS`, one row for each number, link and pairs a GPU; with all that went in."""
-    from bertnli.peak import needed_flop
+    from bertnli.train.flops import needed_flop
 
     base = config("base")
-    flop = Given("operations a pair", needed_flop(base, tokens_per_pair, pairs=1), "FLOP", "counted", "bertnli/peak.py")
+    flop = Given(
+        "operations a pair", needed_flop(base, tokens_per_pair, pairs=1), "FLOP", "counted", "bertnli/train/flops.py"
+    )
     size = Given("gradients of BERT-base", gradient_bytes(base), "bytes", "counted", "4 bytes a parameter")
     inside = Link(INSIDE.value, INSIDE_LATENCY.value)
     rows = []

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import work
 from benchmarks.harness import Say
 from benchmarks.peers.bertnli_train import train
-from bertnli.cache import lock
+from bertnli.fetch.cache import lock
 
 PAIRS, BATCH_SIZE, SEED = 8000, 32, 0
 SETTINGS = {"epochs": 2, "learning_rate": 1e-4, "global_batch_size": BATCH_SIZE, "seed": SEED}

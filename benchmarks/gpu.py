@@ -39,7 +39,7 @@ from benchmarks.peers.peak import MatrixPeak
 from benchmarks.peers.plain_loop import PlainLoop
 from benchmarks.peers.scoring import GPU_BATCH_SIZES, Scoring
 from benchmarks.peers.transformers_trainer import TransformersTrainer
-from bertnli.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError
 
 MINUTES = 8.0
 
@@ -226,7 +226,7 @@ def _fine_tuning(folder: Path, inputs: Inputs, plan: Plan) -> dict[str, Any]:
 
 def fetched() -> Inputs:
     """The fetched names as paths."""
-    from bertnli.fetch import resolve, resolve_data
+    from bertnli.fetch.resolve import resolve, resolve_data
 
     names = {"model": sets.MODEL, "train": sets.TRAIN_DATA, "test": sets.TEST_DATA}
     return Inputs(
@@ -239,7 +239,7 @@ def carry(inputs: Inputs, to: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from bertnli.pairs import PairFile
+    from bertnli.data.pairs import PairFile
 
     shutil.copytree(inputs.model, to / "model")
     weights = to / "model" / "model.safetensors"

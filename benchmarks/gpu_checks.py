@@ -79,11 +79,12 @@ def fp16(given: Work, steps: int, there: bool) -> list[Check]:
 
 def fp16_bundle(given: Work, there: bool) -> list[Check]:
     """The fp16 bundle's logits against the checkpoint's, by the gate of its export; its graph's nodes on the GPU."""
-    from bertnli import pretrained
-    from bertnli.errors import RunError
-    from bertnli.sets import open_set
-    from export.build import export_bundle
-    from export.verify import LIMITS
+    from bertnli_export.build import export_bundle
+    from bertnli_export.verify import LIMITS
+
+    from bertnli.common.errors import RunError
+    from bertnli.evaluation.data_sets import open_set
+    from bertnli.model import pretrained
 
     what, limits = "fp16 bundle against fp32", LIMITS["fp16"]
     if not there:
@@ -110,8 +111,7 @@ def left_to_the_cpu(graph: Path, provider: str) -> list[str]:
     """
     import numpy as np
     import onnxruntime as ort
-
-    from export.interface import INPUTS
+    from bertnli_export.interface import INPUTS
 
     options = ort.SessionOptions()
     options.enable_profiling = True
@@ -133,12 +133,12 @@ def _pass(given: Work, *, padded: bool, bf16: bool = False) -> list[Any]:
     import torch
     import torch.nn.functional as F
 
-    from bertnli import pretrained
-    from bertnli.attention import Padded
-    from bertnli.batches import pack
-    from bertnli.corpus import prepare
-    from bertnli.pairs import PairFile
-    from bertnli.predictor import to_device
+    from bertnli.data.batches import pack
+    from bertnli.data.corpus import prepare
+    from bertnli.data.pairs import PairFile
+    from bertnli.model import pretrained
+    from bertnli.model.attention import Padded
+    from bertnli.model.predictor import to_device
 
     device = hf.device()
     source = pretrained.load(given.model, max_length=MAX_LENGTH)

@@ -47,8 +47,8 @@ def growth(
 
 
 def _training(folder: Path, model: Path, data: str, sizes: Sequence[int], say: Say) -> list[dict[str, Any]]:
-    from bertnli import pretrained
-    from bertnli.fetch import resolve
+    from bertnli.fetch.resolve import resolve
+    from bertnli.model import pretrained
 
     labels = pretrained.load(resolve(str(model), "model"), max_length=work.MAX_LENGTH).config.labels
     found = []

@@ -27,7 +27,8 @@ from typing import Any, ClassVar
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.gpu_busy import busy_share
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
+from bertnli.common.installed import packages
 
 Say = Callable[[str], None]
 
@@ -258,7 +259,16 @@ class _Worker:
         self._connection, theirs = Pipe()
         with theirs:
             script = "import sys; from benchmarks.harness import serve; serve(*sys.argv[1:])"
-            path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+            path = os.pathsep.join(
+                filter(
+                    None,
+                    (
+                        str(_ROOT),
+                        *dict.fromkeys(str(package.parent) for package in packages()),
+                        os.environ.get("PYTHONPATH"),
+                    ),
+                )
+            )
             self._process = subprocess.Popen(
                 [python, "-c", script, str(theirs.fileno()), str(log)],
                 pass_fds=[theirs.fileno()],

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from bertnli.versions import installed
+from bertnli.common.installed import installed
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LIBRARIES = (

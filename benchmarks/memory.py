@@ -21,7 +21,7 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks import machine, work
 from benchmarks.harness import Say
 from benchmarks.peers.bertnli_train import started
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
 
 _GLANCE = 0.03  # seconds between two looks, at the least
 _SHARE = 0.02  # of a core's time that looking may take: the kernel walks all pages of a process at each look
@@ -61,8 +61,8 @@ def write_rows(data: str, labels: Sequence[str], count: int, path: Path) -> Path
 
     So a file of any length has the lengths and labels of `data`, and its premises are as many and as different.
     """
-    from bertnli.fetch import resolve_data
-    from bertnli.pairs import PairFile, read_labelled
+    from bertnli.data.pairs import PairFile, read_labelled
+    from bertnli.fetch.resolve import resolve_data
 
     rows = list(read_labelled(PairFile(resolve_data(data)), labels))
     with path.open("w", encoding="utf-8") as file:

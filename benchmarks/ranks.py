@@ -16,10 +16,10 @@ BATCH_SIZES = (32, 256)
 
 def ranks(folder: Path, model: str, data: str, say: Say) -> dict[str, Any]:
     """Of every step of an epoch: the tokens of the rank that has most, over the mean of all ranks, less one."""
-    from bertnli.batches import Stream, deal
-    from bertnli.corpus import prepare
-    from bertnli.fetch import resolve_data
-    from bertnli.pairs import PairFile
+    from bertnli.data.batches import Stream, deal
+    from bertnli.data.corpus import prepare
+    from bertnli.data.pairs import PairFile
+    from bertnli.fetch.resolve import resolve_data
 
     _, source = work.model_folder(folder, model)
     corpus = prepare(PairFile(resolve_data(data)), source.tokenizer, source.config.labels)

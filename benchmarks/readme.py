@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.sets import OURS
 from benchmarks.table import body, faster, grid, head, spread
-from bertnli.errors import InputError
+from bertnli.common.errors import InputError
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"

@@ -28,8 +28,8 @@ from benchmarks.exchange import Link, gpu_rate, gradient_bytes, projection, ring
 from benchmarks.harness import Say, end_children, spread
 from benchmarks.peers.bertnli_train import steps_of
 from benchmarks.work import Work
-from bertnli.errors import InputError, RunError
-from bertnli.network import free_port
+from bertnli.common.errors import InputError, RunError
+from bertnli.common.network import free_port
 
 BATCH = 32
 """Pairs a rank takes in each step."""
@@ -104,7 +104,7 @@ def scaling(
     folder: Path, model: str, data: str, rounds: int, say: Say, results: Path, batch: int = BATCH
 ) -> dict[str, Any]:
     """Every way in every round. results: where a GPU's measured rate may lie, for the model. batch: pairs a rank."""
-    from bertnli import pretrained
+    from bertnli.model import pretrained
 
     about = machine.describe()
     given = work.training(folder, model, data, STEPS * batch, batch)

@@ -19,7 +19,7 @@ from benchmarks.memory import Peak, mib
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.start_up import score_command
 from benchmarks.work import Work
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
 
 _TINY = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
 
@@ -60,7 +60,7 @@ def write_rows(given: Work, count: int, path: Path) -> Path:
 
 def watched(command: list[str], out: Path) -> dict[str, Any]:
     """Run it to its end: its peak, and the seconds until the output, under its partial name, first has bytes in it."""
-    from export.partial import partial_path
+    from bertnli_export.output_file import partial_path
 
     log, partial, peak = out.with_suffix(".log"), partial_path(out), Peak()
     began, first_bytes = time.perf_counter(), None

@@ -1,7 +1,7 @@
 """Where the time of scoring a file goes: each stage alone, one after the other, on the same rows.
 
-In a run they overlap (export/stages.py), so that a file takes little more than its slowest stage; their sum is what it
-would take without.
+In a run they overlap (bertnli_export/stages.py), so that a file takes little more than its slowest stage; their sum is
+what it would take without.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from benchmarks.harness import stopwatch
 def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
     """Of a `Scorer` on a labelled file without bad rows: read, tokenise, pad, copy (to a GPU; not there on a CPU, which
     copies nothing), model, write."""
-    from bertnli.pairs import PairFile
-    from export.scorer import CHUNK, Begun, padded
-    from export.stages import Task
-    from export.writer import Scored, open_writer
+    from bertnli_export.scorer import CHUNK, Begun, padded
+    from bertnli_export.stages import Task
+    from bertnli_export.writer import Scored, open_writer
+
+    from bertnli.data.pairs import PairFile
 
     device = scorer.session.device
     file = PairFile(str(rows), prefer_parse=scorer.tokenizer.settings.reads_parse)

@@ -26,7 +26,7 @@ from benchmarks.peers.scoring import Scoring
 from benchmarks.peers.transformers_trainer import TransformersTrainer
 from benchmarks.tokenise import CorpusPreparation, TransformersTokenizer, tokenising
 from benchmarks.work import Work
-from bertnli.files import write_text
+from bertnli.common.files import write_text
 
 OURS = "bertnli"
 """The peer whose rate is set against the others'; so is its own in int8, where that is measured."""
@@ -153,7 +153,7 @@ def _scoring(
     tolerance: float | None = None,
 ) -> dict[str, Any]:
     """`tolerance`: of the share of labels that a peer in lower precision may change, where it is not the usual one."""
-    from bertnli.fetch import resolve_data
+    from bertnli.fetch.resolve import resolve_data
 
     given = work.scoring(folder, model, TEST_DATA, pairs)
     calibration = Path(resolve_data(TRAIN_DATA))

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import machine, work
 from benchmarks.harness import Say, spread, stopwatch
 from benchmarks.peers.bertnli_score import BertnliScore
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
 
 _GLANCE = 0.002  # seconds between two looks for the output
 _PATIENCE = 120.0

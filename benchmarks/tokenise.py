@@ -20,9 +20,9 @@ _CHECKED = 512  # rows whose token ids are compared, one by one
 
 def tokenising(folder: Path, model: str, data: str) -> Work:
     """All of `data`; `pairs` are its labelled ones, `rows` a link, so that nothing is written beside the data."""
-    from bertnli.corpus import prepare
-    from bertnli.fetch import resolve_data
-    from bertnli.pairs import PairFile
+    from bertnli.data.corpus import prepare
+    from bertnli.data.pairs import PairFile
+    from bertnli.fetch.resolve import resolve_data
 
     path, source = work.model_folder(folder, model)
     found = Path(resolve_data(data)).absolute()
@@ -52,7 +52,7 @@ class CorpusPreparation(Peer):
         return self._corpus(self.work.head(_CHECKED)).ids.tolist()
 
     def prepare(self) -> None:
-        from bertnli import pretrained
+        from bertnli.model import pretrained
 
         self._cache = self.work.folder / f"{self.name}-cache"
         os.environ["BERTNLI_CACHE"] = str(self._cache)
@@ -69,8 +69,8 @@ class CorpusPreparation(Peer):
         return Run(len(corpus), seconds())
 
     def _corpus(self, rows: Path) -> Any:
-        from bertnli.corpus import prepare
-        from bertnli.pairs import PairFile
+        from bertnli.data.corpus import prepare
+        from bertnli.data.pairs import PairFile
 
         return prepare(PairFile(rows), self._source.tokenizer, self._source.config.labels)
 

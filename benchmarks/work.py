@@ -32,7 +32,7 @@ class Work:
     gold_label (`-` where there is none, in scoring alone). folder: for what peers write.
 
     tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: of all blocks, whole (see
-    bertnli/peak.py); needed_flop_per_pair: without what a last block for the first tokens alone leaves out.
+    bertnli/train/flops.py); needed_flop_per_pair: without what a last block for the first tokens alone leaves out.
     micro_batch: rows of nearly one length that stand together: what peers that batch by length take at once."""
 
     folder: Path
@@ -108,10 +108,10 @@ def _training(
     **classifier: Any,
 ) -> Work:
     """Work of the rows of `data` whose indices `choose` gives for the tokens of each pair."""
-    from bertnli.corpus import prepare
-    from bertnli.fetch import resolve_data
-    from bertnli.pairs import PairFile, read_labelled
-    from bertnli.peak import needed_flop, training_flop
+    from bertnli.data.corpus import prepare
+    from bertnli.data.pairs import PairFile, read_labelled
+    from bertnli.fetch.resolve import resolve_data
+    from bertnli.train.flops import needed_flop, training_flop
 
     path, source = model_folder(folder, model, **classifier)
     file = PairFile(resolve_data(data))
@@ -144,9 +144,9 @@ def _micro_batches(lengths: NDArray[np.integer], batch_size: int, micro_batch: i
 
 def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
     """Work for scoring peers: `pairs` rows of `data`, evenly taken from the whole file, in its order."""
-    from bertnli.fetch import resolve_data
-    from bertnli.pairs import PairFile
-    from bertnli.peak import needed_flop, training_flop
+    from bertnli.data.pairs import PairFile
+    from bertnli.fetch.resolve import resolve_data
+    from bertnli.train.flops import needed_flop, training_flop
 
     path, source = model_folder(folder, model)
     good = [row for row in PairFile(resolve_data(data)).rows() if row.error is None]
@@ -169,9 +169,9 @@ def random_model(folder: Path, model: str, shape: Mapping[str, Any]) -> Path:
     """A classifier of `shape` with random weights, and with `model`'s tokenizer."""
     import torch
 
-    from bertnli import pretrained
-    from bertnli.fetch import resolve
-    from bertnli.model import PairClassifier
+    from bertnli.fetch.resolve import resolve
+    from bertnli.model import pretrained
+    from bertnli.model.classifier import PairClassifier
 
     source = pretrained.load(resolve(model, "model"), max_length=MAX_LENGTH)
     torch.manual_seed(0)
@@ -186,7 +186,7 @@ def random_model(folder: Path, model: str, shape: Mapping[str, Any]) -> Path:
 
 def kept() -> Path:
     """The folder of what benchmarks keep between runs."""
-    from bertnli.cache import cache_dir
+    from bertnli.fetch.cache import cache_dir
 
     return cache_dir() / "benchmarks"
 
@@ -196,8 +196,8 @@ def model_folder(folder: Path, model: str, *, seed: int = 0, spread: float = 20.
     weights are multiplied by `spread`, so that labels differ from row to row. Returns it with what it was made of."""
     import torch
 
-    from bertnli import pretrained
-    from bertnli.fetch import resolve
+    from bertnli.fetch.resolve import resolve
+    from bertnli.model import pretrained
 
     source = pretrained.load(resolve(model, "model"), max_length=MAX_LENGTH)
     torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.scorer import Scorer as Scorer
+    from bertnli_export.scorer import Scorer as Scorer
 
 __version__ = "0.1.0"
 __all__ = ["Scorer", "__version__"]
@@ -16,7 +16,7 @@ __all__ = ["Scorer", "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name == "Scorer":
-        from export.scorer import Scorer
+        from bertnli_export.scorer import Scorer
 
         return Scorer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

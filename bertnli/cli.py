@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bertnli.errors import BertnliError, InputError, Interrupted
-from bertnli.extras import need
-from bertnli.interrupt import SIGNALS, heeded
+from bertnli.common.errors import BertnliError, InputError, Interrupted
+from bertnli.common.extras import need
+from bertnli.common.signals import SIGNALS, heeded
 
 app = typer.Typer(
     help="Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.",
@@ -51,7 +51,7 @@ MasterPort = Annotated[int, typer.Option(min=1, max=65535, help="Port on the fir
 
 def _fetchable(incomplete: str) -> list[str]:
     """Names that a shell offers."""
-    from bertnli.catalog import CATALOG
+    from bertnli.fetch.catalog import CATALOG
 
     return [name for name in CATALOG if name.startswith(incomplete)]
 
@@ -73,7 +73,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole path on real data: fetch, train, evaluate, export, verify, score a file."""
-    from bertnli.demo import run
+    from bertnli.commands.demo import run
 
     _finish(run(out), as_json)
 
@@ -92,8 +92,8 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """A named data set or pretrained model, checksummed, resumable, into the cache."""
-    from bertnli import catalog
-    from bertnli.fetch import fetch as fetch_name
+    from bertnli.fetch import catalog
+    from bertnli.fetch.resolve import fetch as fetch_name
 
     if show_list:
         if name is not None or to is not None or source is not None:
@@ -120,7 +120,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Fine-tune on this machine as the run file says; the same command goes on with a run that was stopped."""
-    from bertnli import config
+    from bertnli.run import config
 
     config.load(run_file, sets or [])  # what is wrong with the run file shows before torch is loaded
     need("torch", "train")
@@ -133,10 +133,10 @@ def train(
     arguments = [run_file, *(part for assignment in sets or [] for part in ("--set", assignment))]
     arguments += ["--json"] * as_json + ["--debug"] * _debug()
     if ranks == 1:
-        from bertnli import rank
+        from bertnli.train import process
 
-        raise typer.Exit(rank.main(arguments))
-    from launch import local
+        raise typer.Exit(process.main(arguments))
+    from bertnli_launch import local
 
     raise typer.Exit(local.run(ranks, arguments))
 
@@ -161,7 +161,7 @@ def launch(
 ) -> None:
     """Fine-tune on many hosts through the deepspeed launcher, after a look at every host."""
     need("deepspeed", "train")
-    from launch import job
+    from bertnli_launch import job
 
     code = job.launch(
         run_file,
@@ -193,7 +193,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What this machine, or every host of a hostfile, has and lacks, each with its mend."""
-    from launch.doctor import doctor as examine
+    from bertnli_launch.doctor import doctor as examine
 
     found = examine(
         hostfile,
@@ -242,18 +242,18 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
-    from bertnli import named_models
-    from bertnli.evaluation import Rival, evaluation
-    from bertnli.pairs import Columns
+    from bertnli.commands import model_argument
+    from bertnli.commands.eval import Rival, evaluation
+    from bertnli.data.pairs import Columns
 
-    keep = None if calibrate is None else named_models.keeper(model)
-    unsaid, rival = named_models.Unsaid(arch, labels), None
+    keep = None if calibrate is None else model_argument.keeper(model)
+    unsaid, rival = model_argument.Unsaid(arch, labels), None
     if against is not None:
-        unsaid, unsaid_by_other = named_models.shared(unsaid, model, against)
-        rival = Rival(against, named_models.predictor(against, unsaid_by_other, device))
+        unsaid, unsaid_by_other = model_argument.shared(unsaid, model, against)
+        rival = Rival(against, model_argument.predictor(against, unsaid_by_other, device))
     found = evaluation(
         model,
-        named_models.predictor(model, unsaid, device),
+        model_argument.predictor(model, unsaid, device),
         data,
         calibrate=calibrate,
         keep=keep,
@@ -293,15 +293,17 @@ def export(
 ) -> None:
     """Checkpoint to ONNX bundle: attention fused and counted, parity-checked, or nothing is left."""
     need("onnxscript", "export")
-    from bertnli import named_models, terms
-    from bertnli.pairs import Columns
-    from bertnli.sets import open_set
-    from export.build import export_bundle
+    from bertnli_export.build import export_bundle
+
+    from bertnli.commands import model_argument
+    from bertnli.data.pairs import Columns
+    from bertnli.evaluation.data_sets import open_set
+    from bertnli.report import licences
 
     if verify is None and (premise or hypothesis or label or label_names):
         raise InputError("--premise, --hypothesis, --label, --label-names", found="no --verify", do="give its DATA too")
     meant = _mapping("--label-names", label_names)
-    source = named_models.load(model, named_models.Unsaid(arch, labels))
+    source = model_argument.load(model, model_argument.Unsaid(arch, labels))
     rows = None
     if verify is not None:
         columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse
@@ -315,7 +317,7 @@ def export(
         allow_unfused=allow_unfused,
         force=force,
         name=model,
-        terms=terms.of_model(model),
+        terms=licences.of_model(model),
     )
     _finish(summary, as_json)
 
@@ -333,8 +335,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """The bundle's checksums, and its logits on this machine's device against the checkpoint's."""
-    from bertnli.pairs import Columns
-    from export.verify import verify as check
+    from bertnli_export.verify import verify as check
+
+    from bertnli.data.pairs import Columns
 
     if data is None and (premise or hypothesis or label or label_names or skip_bad_rows):
         options = "--premise, --hypothesis, --label, --label-names, --skip-bad-rows"
@@ -387,9 +390,9 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score a file: every input row has one output row, in order; the same command goes on after a kill."""
-    from bertnli.fetch import resolve_data
-    from bertnli.pairs import Columns
-    from bertnli.progress import progress
+    from bertnli.common.progress import progress
+    from bertnli.data.pairs import Columns
+    from bertnli.fetch.resolve import resolve_data
 
     options: dict[str, Any] = {
         "device": device,
@@ -401,7 +404,7 @@ def score(
     }
     if ray is not None:
         need("ray", "ray")
-        from export.distributed import find_partitions, score_partitions
+        from bertnli_export.distributed import find_partitions, score_partitions
 
         if devices is not None or workers != 1 or format is not None:
             raise InputError("--ray", found="--devices, --workers or --format beside it", do="leave those out")
@@ -410,8 +413,9 @@ def score(
             summary = score_partitions(bundle, partitions, output, ray, progress=show, **options)
         return _finish(summary, as_json)
 
-    from bertnli.formats import says_format
-    from export.score import score_file
+    from bertnli_export.score import score_file
+
+    from bertnli.data.formats import says_format
 
     read = input if input == "-" else resolve_data(input)
     read_as, write_as = (None if format is None or says_format(name) else format for name in (read, output))

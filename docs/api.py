@@ -17,7 +17,7 @@ import pdoc
 
 import bertnli
 
-PACKAGES = ("bertnli", "launch", "export")
+PACKAGES = ("bertnli", "bertnli_launch", "bertnli_export")
 
 
 def build(out: Path) -> list[str]:
@@ -25,11 +25,11 @@ def build(out: Path) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for package in map(importlib.import_module, PACKAGES):
-            modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
-            for name in modules:
-                _prepare(importlib.import_module(f"{package.__name__}.{name}"))
+            for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+                if not module.name.endswith("__main__"):
+                    _prepare(importlib.import_module(module.name))
             if hasattr(package, "__all__"):  # without it, pdoc shows all modules
-                package.__all__ += modules
+                package.__all__ += [module.name for module in pkgutil.iter_modules(package.__path__)]
         bertnli.Scorer = bertnli.Scorer  # pdoc does not look for names that load when first used
         pdoc.render.configure(docformat="markdown", footer_text="bertnli")
         pdoc.pdoc(*PACKAGES, output_directory=out)

@@ -45,12 +45,12 @@ def page() -> str:
     """The whole of docs/errors.md: a table for each file that raises any, in the order of their names."""
     parts = [HEAD]
     for package in ("bertnli", "launch", "export"):
-        for file in sorted((ROOT / package).glob("*.py")):
+        for file in sorted((ROOT / package).rglob("*.py")):
             module = ast.parse(file.read_text(encoding="utf-8"))
             if rows := sorted({one.row() for one in raised(module)}):
                 about = (ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " ")
                 table = "\n".join(["| message | mend | exit code |", "| --- | --- | --- |", *rows])
-                parts.append(f"## {package}/{file.name}\n\n{about}\n\n{table}\n")
+                parts.append(f"## {file.relative_to(ROOT)}\n\n{about}\n\n{table}\n")
     return "\n".join(parts)
 
 

@@ -8,8 +8,10 @@ Exporting needs the extra `export`; scoring needs the plain install.
 import sys
 from pathlib import Path
 
-from bertnli import Scorer, pretrained
-from export.build import export_bundle
+from bertnli_export.build import export_bundle
+
+from bertnli import Scorer
+from bertnli.model import pretrained
 
 model, bundle = map(Path, sys.argv[1:])
 summary = export_bundle(pretrained.load(model), bundle)  # raises, and leaves nothing, where the logits differ

@@ -9,7 +9,7 @@ where every node sees them under the same path. Whatever is killed on the way, t
 
 import sys
 
-from export.distributed import find_partitions, score_partitions
+from bertnli_export.distributed import find_partitions, score_partitions
 
 bundle, parts, scores, address = sys.argv[1:]
 partitions = find_partitions(parts, scores)

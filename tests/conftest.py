@@ -23,6 +23,8 @@ for _number in (signal.SIGINT, signal.SIGHUP):
 pytest_plugins = ["tests.runs", "tests.clusterruns"]  # the fixtures of training runs, on one host and on several
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = [ROOT / "bertnli", ROOT / "export" / "bertnli_export", ROOT / "launch" / "bertnli_launch"]
+SOURCES = os.pathsep.join(str(package.parent) for package in PACKAGES)  # as PYTHONPATH takes them
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def environment(**more: str) -> dict[str, str]:
     """This process's environment for a child: with the repository importable, without the ranks that a test joined."""
     ours = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    return {**{name: value for name, value in os.environ.items() if name not in ours}, "PYTHONPATH": str(ROOT), **more}
+    return {**{name: value for name, value in os.environ.items() if name not in ours}, "PYTHONPATH": SOURCES, **more}
 
 
 def command_line(process: psutil.Process) -> list[str]:

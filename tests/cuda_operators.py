@@ -14,14 +14,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from bertnli_export import session
+from bertnli_export.binding import BoundSession
+from bertnli_export.interface import INPUTS, OUTPUT
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy.special import erf
-
-from export import session
-from export.binding import BoundSession
-from export.interface import INPUTS, OUTPUT
 
 ORT = "com.microsoft"
 

@@ -1,4 +1,4 @@
-"""`export.worker` with a model that obeys its text: what the premises of a task say happens to the worker."""
+"""`bertnli_export.worker` with a model that obeys its text: what the premises of a task say happens to the worker."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from export import worker
-from export.scorer import Begun, Scorer
-from export.session import DeviceError
+from bertnli_export import worker
+from bertnli_export.scorer import Begun, Scorer
+from bertnli_export.session import DeviceError
 
 begin = Scorer.begin
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from tests.conftest import ROOT
+from tests.conftest import SOURCES
 from tests.lossy import Traffic, forwarding
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
@@ -249,7 +249,7 @@ def hostfile(path: Path, **slots: int) -> Path:
 
 def python(*arguments: object) -> list[str]:
     """The command that runs this interpreter with the repository importable."""
-    return ["env", f"PYTHONPATH={ROOT}", sys.executable, *map(str, arguments)]
+    return ["env", f"PYTHONPATH={SOURCES}", sys.executable, *map(str, arguments)]
 
 
 def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 import yaml
 
-from bertnli import config as run_files
-from bertnli import train as training
-from bertnli.runfolder import read_metrics
+from bertnli.run import config as run_files
+from bertnli.run.folder import read_metrics
+from bertnli.train import loop as training
 from tests import tiny
 from tests.conftest import environment
 

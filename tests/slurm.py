@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from bertnli.network import free_port
+from bertnli.common.network import free_port
 from tests.conftest import environment
 
 PACKAGES = "slurm-wlm munge"

@@ -12,7 +12,7 @@ import ctypes
 
 import torch
 
-from bertnli.allocator import keep_freed_memory
+from bertnli.train.allocator import keep_freed_memory
 
 keep_freed_memory()
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from bertnli_launch.attempts import Command, attempt
 
-from bertnli.ending import Ending
-from bertnli.watch import MARK
-from launch.attempts import Command, attempt
+from bertnli.watch.ending import Ending
+from bertnli.watch.watcher import MARK
 from tests import fake_ssh
-from tests.conftest import ROOT
+from tests.conftest import SOURCES
 
 HOSTS = {"a": [0, 1], "b": [0]}
 NAME = "the-job"
@@ -32,7 +32,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`a` and `b` are this machine, by ssh."""
     folder = fake_ssh.install(tmp_path)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setattr("launch.attempts._GRACE", 1.0)
+    monkeypatch.setattr("bertnli_launch.attempts._GRACE", 1.0)
     return folder
 
 
@@ -52,7 +52,7 @@ def tried(*started: Command) -> tuple[Ending, bool]:
 
 
 def attempted(*started: Command) -> tuple[Ending, bool, bool]:
-    return attempt(started, HOSTS, {"PYTHONPATH": str(ROOT)}, NAME, say=lambda line: None)
+    return attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say=lambda line: None)
 
 
 def test_the_first_host_speaks_and_others_by_name(capfd):
@@ -132,7 +132,7 @@ def test_nothing_is_left_where_something_of_ours_breaks(fails, tmp_path):
         threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     try:
         with pytest.raises(OSError):
-            attempt(started, HOSTS, {"PYTHONPATH": str(ROOT)}, NAME, say)
+            attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say)
         assert running.wait(timeout=5) == -signal.SIGKILL
         assert not (tmp_path / "pid").exists() or not psutil.pid_exists(int((tmp_path / "pid").read_text()))
     finally:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertnli.batches import Stream, by_length, deal, pack
-from bertnli.tokens import Encoded
+from bertnli.data.batches import Stream, by_length, deal, pack
+from bertnli.data.tokenizer import Encoded
 
 
 def encoded(lengths: np.ndarray) -> Encoded:

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from bertnli_export.scorer import Scorer
 
 from benchmarks.gpu_busy import busy_share
 from benchmarks.scoring_stages import seconds_by_stage
 from benchmarks.table import table
 from benchmarks.targets import targets
-from export.scorer import Scorer
 from tests import tiny
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bertnli_export import verify
 
 from benchmarks import gpu, gpu_checks, machine, work
 from benchmarks.__main__ import main
 from benchmarks.table import table
-from bertnli.errors import InputError, RunError
-from export import verify
+from bertnli.common.errors import InputError, RunError
 from tests import tiny
 from tests.benchmarked import snli_file
 from tests.cuda_operators import no_gpu, stand_in_gpu
@@ -36,8 +36,8 @@ def inputs(rows: Path, model: Path) -> gpu.Inputs:
 
 
 def test_what_a_machine_without_network_needs_is_carried(inputs: gpu.Inputs, tmp_path: Path) -> None:
-    from bertnli import pretrained
-    from bertnli.pairs import PairFile
+    from bertnli.data.pairs import PairFile
+    from bertnli.model import pretrained
 
     gpu.carry(inputs, tmp_path / "carried")
     there = gpu.carried(tmp_path / "carried")
@@ -106,7 +106,7 @@ def test_the_checks_hold_here(checked: work.Work) -> None:
 def test_attention_that_is_wrong_does_not_pass(
     checked: work.Work, error: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bertnli.attention import Packed
+    from bertnli.model.attention import Packed
 
     right = Packed.attend
     monkeypatch.setattr(Packed, "attend", lambda *given: right(*given) * (1 + error))

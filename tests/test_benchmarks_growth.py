@@ -11,7 +11,7 @@ from benchmarks.__main__ import RESULTS
 from benchmarks.growth import LENGTHS, growth
 from benchmarks.plots import drawn_from, plots
 from benchmarks.table import table
-from bertnli.files import write_text
+from bertnli.common.files import write_text
 from tests import tiny
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import harness, sets, work
 from benchmarks.harness import difference, measure
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
 from tests.benchmarked import StandIn, run
 from tests.conftest import environment
 

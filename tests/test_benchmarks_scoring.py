@@ -31,7 +31,7 @@ from benchmarks.score_memory import score_memory
 from benchmarks.start_up import start_up
 from benchmarks.table import table
 from benchmarks.targets import targets
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
 from tests import tiny
 from tests.benchmarked import snli_file
 

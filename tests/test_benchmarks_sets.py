@@ -16,8 +16,8 @@ from benchmarks import accuracy, machine, memory, ranks, work
 from benchmarks.table import table
 from benchmarks.targets import targets
 from benchmarks.tokenise import CorpusPreparation, TransformersTokenizer, tokenising
-from bertnli.batches import Deal
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
+from bertnli.data.batches import Deal
 from tests import tiny
 from tests.benchmarked import snli_file
 
@@ -78,7 +78,7 @@ def test_imbalance_is_counted_over_every_step(
         tokens = [1000, 0, 0, 0] if len(calls) == 1 else [250] * 4
         return Deal(step, step, step, np.array(tokens))
 
-    monkeypatch.setattr("bertnli.batches.deal", unfair)
+    monkeypatch.setattr("bertnli.data.batches.deal", unfair)
     monkeypatch.setattr(ranks, "WORLDS", (4,))
     monkeypatch.setattr(ranks, "BATCH_SIZES", (32,))
     (row,) = ranks.ranks(tmp_path, str(model), str(rows), lambda line: None)["imbalance"]

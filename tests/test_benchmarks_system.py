@@ -17,8 +17,8 @@ from benchmarks.memory import memory
 from benchmarks.scaling import scaling
 from benchmarks.table import table
 from benchmarks.targets import targets
-from bertnli import pretrained
-from bertnli.errors import InputError
+from bertnli.common.errors import InputError
+from bertnli.model import pretrained
 from tests import tiny
 from tests.conftest import environment
 

@@ -15,7 +15,7 @@ from benchmarks import work
 from benchmarks.harness import Peer
 from benchmarks.peers.bertnli_train import BertnliTrain
 from benchmarks.peers.plain_loop import PlainLoop
-from bertnli.peak import block_weights
+from bertnli.train.flops import block_weights
 from tests import tiny
 from tests.benchmarked import snli_file
 
@@ -28,7 +28,7 @@ def given(tmp_path: Path) -> work.Work:
 
 
 def test_training_rows_stand_in_micro_batches_of_one_length(given: work.Work, tmp_path: Path) -> None:
-    from bertnli import pretrained
+    from bertnli.model import pretrained
 
     rows = given.read()
     assert len(rows) == given.pairs == 64
@@ -45,7 +45,7 @@ def test_training_rows_stand_in_micro_batches_of_one_length(given: work.Work, tm
 
 
 def test_flop_are_counted_from_the_config(given: work.Work) -> None:
-    from bertnli import pretrained
+    from bertnli.model import pretrained
 
     model = pretrained.load(given.model, max_length=work.MAX_LENGTH).build()
     weights = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)

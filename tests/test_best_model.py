@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from bertnli import train as training
-from bertnli.errors import InputError
-from bertnli.runfolder import read_metrics
-from bertnli.tally import Tally
+from bertnli.common.errors import InputError
+from bertnli.evaluation.metrics import Tally
+from bertnli.run.folder import read_metrics
+from bertnli.train import loop as training
 from tests.runs import same, train, weights
 
 ACCURACIES = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7, 10: 0.4, 12: 0.3}  # by step; the best comes first at step 4

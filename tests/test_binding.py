@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from bertnli_export import binding, session
+from bertnli_export.binding import BoundSession, bucket
+from bertnli_export.interface import INPUTS, OUTPUT
+from bertnli_export.session import Gpus, Session
 
-from export import binding, session
-from export.binding import BoundSession, bucket
-from export.interface import INPUTS, OUTPUT
-from export.session import Gpus, Session
 from tests import tiny
 
 MODEL = "model.onnx"

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bertnli_export import bundle as bundles
+from bertnli_export.bundle import Bundle
+from bertnli_export.scorer import Scorer
+from bertnli_export.verify import Reference, verify
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bertnli.errors import InputError, RunError
-from bertnli.files import digest
-from export import bundle as bundles
-from export.bundle import Bundle
-from export.scorer import Scorer
-from export.verify import Reference, verify
+from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import digest
 from tests import tiny
 
 

@@ -10,20 +10,22 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+from bertnli_export.build import export_bundle
+from bertnli_export.bundle import Bundle, record
+from bertnli_export.scorer import Scorer
+from bertnli_export.verify import verify
 from numpy.typing import NDArray
 
-from bertnli import named_models, pretrained, temperature
-from bertnli.calibrate import Calibration, calibrate, fit
-from bertnli.entry import Reading
-from bertnli.errors import InputError, RunError
-from bertnli.evaluate import evaluate
-from bertnli.pairs import PairFile
-from bertnli.predictor import TorchPredictor
-from bertnli.sets import LabelledSet
-from export.build import export_bundle
-from export.bundle import Bundle, record
-from export.scorer import Scorer
-from export.verify import verify
+from bertnli.commands import model_argument
+from bertnli.common import temperature
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.pairs import PairFile
+from bertnli.evaluation.calibrate import Calibration, calibrate, fit
+from bertnli.evaluation.data_sets import LabelledSet
+from bertnli.evaluation.evaluate import evaluate
+from bertnli.fetch.entry import Reading
+from bertnli.model import pretrained
+from bertnli.model.predictor import TorchPredictor
 from tests import tiny
 from tests.test_evaluate import LABELS, Reader, write
 
@@ -208,7 +210,7 @@ def test_a_folder_that_may_not_be_written_is_told_before_the_work(model: Path, m
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     for form in (model, tiny.bundle()):
         with pytest.raises(InputError, match=r"found a folder that may not be written into; copy it"):
-            named_models.keeper(str(form))
+            model_argument.keeper(str(form))
 
 
 def test_a_full_disk_leaves_the_folder_as_it_was(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

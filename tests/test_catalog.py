@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from bertnli.catalog import CATALOG, SUITES, describe, lookup, nearest
-from bertnli.entry import AsItIs, HubModel, Unpacked
+from bertnli.fetch.catalog import CATALOG, SUITES, describe, lookup, nearest
+from bertnli.fetch.entry import AsItIs, HubModel, Unpacked
 
 
 def test_the_names_of_the_issues_are_there() -> None:

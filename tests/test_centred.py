@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bertnli_export import sentences, verify
+from bertnli_export.build import export_bundle
+from bertnli_export.graphs import int8
+from bertnli_export.graphs.centering import centred
+from bertnli_export.scorer import Scorer
 
-from bertnli import pretrained
-from bertnli.batches import pack
-from bertnli.model import PairClassifier
-from bertnli.predictor import TorchPredictor, to_device
-from bertnli.pretrained import Pretrained
-from bertnli.tokens import Encoded
-from export import int8, sentences, verify
-from export.build import export_bundle
-from export.centred import centred
-from export.scorer import Scorer
+from bertnli.data.batches import pack
+from bertnli.data.tokenizer import Encoded
+from bertnli.model import pretrained
+from bertnli.model.classifier import PairClassifier
+from bertnli.model.predictor import TorchPredictor, to_device
+from bertnli.model.pretrained import Pretrained
 from tests import tiny
 
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(60)]

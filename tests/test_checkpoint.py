@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from bertnli import checkpoint
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
+from bertnli.train import checkpoint
 
 FILES = ["SHA256SUMS", "checkpoint.json", "state.safetensors"]
 
@@ -153,7 +153,7 @@ def test_flushed_before_it_is_visible_and_visible_before_an_older_one_goes(tmp_p
 
 def test_what_the_disk_did_not_keep_is_recognised(tmp_path, monkeypatch):
     checkpoint.write(tmp_path, 5, state(5), {}, keep=1)
-    save = checkpoint.tensorfiles.save
+    save = checkpoint.tensor_files.save
 
     def save_badly(tensors, path):
         save(tensors, path)
@@ -161,7 +161,7 @@ def test_what_the_disk_did_not_keep_is_recognised(tmp_path, monkeypatch):
         data[-1] ^= 1
         path.write_bytes(data)
 
-    monkeypatch.setattr(checkpoint.tensorfiles, "save", save_badly)
+    monkeypatch.setattr(checkpoint.tensor_files, "save", save_badly)
     with pytest.raises(RunError, match=r"step-00000010: .*what the disk gives back is not what was written"):
         checkpoint.write(tmp_path, 10, state(10), {}, keep=1)
     assert names(tmp_path) == ["step-00000005"]
@@ -201,7 +201,7 @@ def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatc
     checkpoint.write(tmp_path, 5, state(5), {}, keep=1)
     room = type(shutil.disk_usage(tmp_path))(10_000, 8_901, 1_099)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: room)
-    monkeypatch.setattr(checkpoint.tensorfiles, "save", lambda *_: pytest.fail("written all the same"))
+    monkeypatch.setattr(checkpoint.tensor_files, "save", lambda *_: pytest.fail("written all the same"))
     message = "the disk is full, nothing was written; found 1,099 bytes free; expected 8,004 or more; make room"
     with pytest.raises(RunError, match=message):
         checkpoint.write(tmp_path, 10, state(10, size=1000), {}, keep=1)

@@ -18,9 +18,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from bertnli import checkpoint
-from bertnli.checkpoint import Saver
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
+from bertnli.train import checkpoint
+from bertnli.train.checkpoint import Saver
 from tests.test_checkpoint import FILES, FULL_FOR_SAFETENSORS, names, newest, refuse, state
 
 
@@ -157,7 +157,7 @@ def write_and_die(folder, lines: int) -> None:
 
     def count(frame, event, _argument):
         nonlocal left
-        if frame.f_code.co_filename not in (checkpoint.__file__, checkpoint.tensorfiles.__file__):
+        if frame.f_code.co_filename not in (checkpoint.__file__, checkpoint.tensor_files.__file__):
             return None
         left -= event == "line"
         if left < 0:

@@ -8,9 +8,9 @@ import subprocess
 import pytest
 import torch
 
-from bertnli import checkpoint
-from bertnli.checkpoint import Saver
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
+from bertnli.train import checkpoint
+from bertnli.train.checkpoint import Saver
 
 pytestmark = pytest.mark.system
 

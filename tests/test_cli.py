@@ -162,7 +162,7 @@ def test_d2l_weights_need_their_architectures_name(bertnli, tmp_path, data):
         ("onnxruntime.InferenceSession.run", ["verify", "BUNDLE"]),
         ("numpy.load", ["verify", "BUNDLE"]),
         ("tokenizers.Tokenizer.from_str", ["score", "BUNDLE", "pairs.jsonl", "out.tsv"]),
-        ("bertnli.tokens.PairTokenizer.encode", ["score", "BUNDLE", "pairs.jsonl", "out.tsv"]),
+        ("bertnli.data.tokenizer.PairTokenizer.encode", ["score", "BUNDLE", "pairs.jsonl", "out.tsv"]),
         ("zipfile.ZipFile", ["score", "BUNDLE", "pairs.zip", "out.tsv"]),
         ("torch.onnx.export", ["export", "model", "out"]),
         ("onnx.checker.check_model", ["export", "model", "out"]),

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bertnli.compare import mcnemar
-from bertnli.errors import InputError, RunError
-from bertnli.evaluate import Other, evaluate
-from bertnli.examples import EXAMPLES
-from bertnli.named_models import Unsaid, predictor, shared
-from bertnli.pairs import PairFile
+from bertnli.commands.model_argument import Unsaid, predictor, shared
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.pairs import PairFile
+from bertnli.evaluation.compare import mcnemar
+from bertnli.evaluation.evaluate import Other, evaluate
+from bertnli.evaluation.examples import EXAMPLES
 from tests import tiny
 from tests.test_evaluate import LABELS, Reader, random_rows, write
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bertnli.catalog import CATALOG
+from bertnli.fetch.catalog import CATALOG
 from tests.conftest import environment
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bertnli import config
-from bertnli.config import Holdout, RunConfig
-from bertnli.errors import InputError
+from bertnli.common.errors import InputError
+from bertnli.run import config
+from bertnli.run.config import Holdout, RunConfig
 
 RUN = "model: minilm\ndata: {train: snli-100k, eval: {holdout: 2000}}\noutput: runs/x\nepochs: 2\n"
 

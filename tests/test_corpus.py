@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertnli import corpus as corpora
-from bertnli.corpus import Corpus, prepare, split_holdout
-from bertnli.errors import InputError
-from bertnli.pairs import PairFile
-from bertnli.tokens import PairTokenizer
+from bertnli.common.errors import InputError
+from bertnli.data import corpus as corpora
+from bertnli.data.corpus import Corpus, prepare, split_holdout
+from bertnli.data.pairs import PairFile
+from bertnli.data.tokenizer import PairTokenizer
 from tests import tiny
 from tests.conftest import environment
 
@@ -108,8 +108,8 @@ def test_a_killed_preparation_leaves_nothing_that_counts(tmp_path, own_cache):
     path = write_rows(tmp_path / "a.jsonl", tiny.snli_rows(3000))
     folder = tiny.hf_folder(tmp_path / "model")
     program = (
-        "import sys, os, signal; from bertnli import corpus; from bertnli.pairs import PairFile\n"
-        "from bertnli.tokens import PairTokenizer\n"
+        "import sys, os, signal; from bertnli.data import corpus; from bertnli.data.pairs import PairFile\n"
+        "from bertnli.data.tokenizer import PairTokenizer\n"
         "corpus._CHUNK = 64\n"
         "hash_ = corpus._text_hash\n"
         "def counting(text, seen=[0]):\n"

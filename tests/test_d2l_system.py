@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 import yaml
 
-from bertnli import pretrained
-from bertnli.attention import Packed, Padded
-from bertnli.dropout import Dropout
+from bertnli.model import pretrained
+from bertnli.model.attention import Packed, Padded
+from bertnli.model.dropout import Dropout
 from tests import tiny
 from tests.conftest import ROOT, environment
 from tests.whole_block import WholeBlock

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bertnli import config as run_files
-from bertnli.config import RunConfig
-from bertnli.deepspeed_config import DECIDED_BY, KNOWN_KEYS, NOT_HERE, STAGES, deepspeed_config
-from bertnli.errors import InputError
+from bertnli.common.errors import InputError
+from bertnli.run import config as run_files
+from bertnli.run.config import RunConfig
+from bertnli.run.deepspeed_config import DECIDED_BY, KNOWN_KEYS, NOT_HERE, STAGES, deepspeed_config
 from tests.conftest import ROOT, environment
 
 
@@ -158,7 +158,7 @@ def test_the_users_part_is_merged():
 
 @pytest.fixture(scope="module")
 def parser():
-    from bertnli import engine  # tells DeepSpeed the device before it imports it
+    from bertnli.train import engine  # tells DeepSpeed the device before it imports it
 
     return engine.deepspeed.runtime.config.DeepSpeedConfig
 
@@ -254,7 +254,7 @@ def train_in_every_mode() -> None:
     """One rank's part: every mode trains as ZeRO-0 does, and its state, put into a fresh engine, goes on exactly."""
     import torch
 
-    from bertnli.engine import Engine, Ranks
+    from bertnli.train.engine import Engine, Ranks
 
     ranks = Ranks()
 
@@ -296,7 +296,9 @@ def train_in_every_mode() -> None:
         if ranks.rank == 0:
             print(f"trained: {mode}", flush=True)
     ranks.barrier()
-    os._exit(0)  # as a trainer does (bertnli/rank.py): the farewells of torch's threads at times abort a process
+    os._exit(
+        0
+    )  # as a trainer does (bertnli/train/process.py): the farewells of torch's threads at times abort a process
 
 
 def test_what_is_let_through_trains_and_resumes_on_two_ranks():

@@ -15,14 +15,14 @@ from types import SimpleNamespace
 
 import pyarrow.dataset
 import pytest
+from bertnli_export import distributed, ray_cluster
+from bertnli_export.bundle import Bundle, versions
+from bertnli_export.distributed import Partition, _Job, _raise_failures, _Result, _Tries, _Worker, find_partitions
+from bertnli_export.output_file import partial_path
+from bertnli_export.score import VERSIONS, Scorer, score_file
 
 from bertnli import cli
-from bertnli.errors import InputError, RunError
-from export import cluster, distributed
-from export.bundle import Bundle, versions
-from export.distributed import Partition, _Job, _raise_failures, _Result, _Tries, _Worker, find_partitions
-from export.partial import partial_path
-from export.score import VERSIONS, Scorer, score_file
+from bertnli.common.errors import InputError, RunError
 from tests import tiny
 from tests.test_score import Stop, stop_after, write
 
@@ -178,7 +178,7 @@ def test_a_worker_waits_for_one_that_still_holds_the_partition(tmp_path, monkeyp
 
 
 def test_an_output_finished_between_the_look_and_the_lock_is_taken_as_it_is(tmp_path, monkeypatch) -> None:
-    from export import score as score_module
+    from bertnli_export import score as score_module
 
     file, output = write(tmp_path / "in.tsv", tiny.snli_rows(3000)), tmp_path / "out.tsv"
     with pytest.raises(Stop):
@@ -233,7 +233,7 @@ def test_failures_are_one_error_with_the_worst_exit_code(monkeypatch) -> None:
 )
 def test_few_partitions_have_several_cores_each(nodes, partitions, cores) -> None:
     described = [{"Resources": {"CPU": float(count)}} for count in nodes]
-    assert cluster.cores_each(described, partitions) == cores
+    assert ray_cluster.cores_each(described, partitions) == cores
 
 
 # --- no cluster
@@ -260,17 +260,17 @@ def test_a_port_nobody_listens_on_is_known_at_once(monkeypatch) -> None:
         port = server.getsockname()[1]
     began = time.monotonic()
     with pytest.raises(InputError, match=rf"--ray 127\.0\.0\.1:{port}: no cluster answers.*refused"):
-        cluster._probe(f"127.0.0.1:{port}")
+        ray_cluster._probe(f"127.0.0.1:{port}")
     assert time.monotonic() - began < 5
 
 
 def test_a_port_that_never_answers_does_not_hang(monkeypatch) -> None:
     """`ray.init` would wait two minutes and more for this one."""
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 4)
+    monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 4)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: no cluster answers; found nothing in 4 seconds"):
-            cluster._probe(f"127.0.0.1:{port}")
+            ray_cluster._probe(f"127.0.0.1:{port}")
 
 
 def test_the_device_is_one_of_ours_and_the_bundle_is_whole(tmp_path) -> None:

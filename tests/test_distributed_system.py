@@ -20,14 +20,14 @@ from typing import Any
 import psutil
 import pyarrow.dataset
 import pytest
+from bertnli_export.output_file import partial_path
+from bertnli_export.record import record_path
+from bertnli_export.score import CHECKPOINT_SECONDS, score_file
+from bertnli_export.scorer import Scorer
+from bertnli_export.session import find_gpus
 
-from export.partial import partial_path
-from export.record import record_path
-from export.score import CHECKPOINT_SECONDS, score_file
-from export.scorer import Scorer
-from export.session import find_gpus
 from tests import tiny
-from tests.conftest import ROOT, environment
+from tests.conftest import SOURCES, environment
 from tests.test_score import read, write
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -371,7 +371,7 @@ def test_a_partition_that_kills_its_workers_is_given_up_and_the_others_finished(
     folder.mkdir()
     for name in ("a.tsv", "b.tsv", "poison.tsv"):
         write(folder / name, tiny.snli_rows(3000 if name == "poison.tsv" else 2000))
-    with cluster("alone", PYTHONPATH=f"{ROOT}:{tmp_path / 'site'}") as address:
+    with cluster("alone", PYTHONPATH=f"{SOURCES}:{tmp_path / 'site'}") as address:
         said = score(folder, tmp_path / "out", address, code=1)
     assert (
         "1 of 3 partitions failed: " in said
@@ -385,7 +385,7 @@ def test_a_node_with_other_versions_is_named_before_anything_starts(parts, tmp_p
     info = tmp_path / "site" / "tokenizers-9.9.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tokenizers\nVersion: 9.9\n")
-    join(PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
+    join(PYTHONPATH=f"{tmp_path / 'site'}:{SOURCES}")
     said = score(parts / "in", tmp_path / "out", head, code=2)
     assert "a node cannot take part: node second" in said and "package tokenizers; found 9.9; expected 0." in said
     assert "node first" not in said
@@ -411,7 +411,7 @@ import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name == "export.distributed":
+        if name == "bertnli_export.distributed":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -420,9 +420,9 @@ sys.meta_path.insert(0, Absent())
 
 def test_a_node_without_bertnli_is_named(parts, tmp_path, head, join) -> None:
     (tmp_path / "sitecustomize.py").write_text(ABSENT)
-    join(PYTHONPATH=f"{tmp_path}:{ROOT}")
+    join(PYTHONPATH=f"{tmp_path}:{SOURCES}")
     said = score(parts / "in", tmp_path / "out", head, code=2)
-    assert "a node cannot take part: node second" in said and "No module named 'export.distributed'" in said
+    assert "a node cannot take part: node second" in said and "No module named 'bertnli_export.distributed'" in said
 
 
 def test_a_gpu_that_cannot_be_used_is_an_error_and_not_the_cpu(parts, tmp_path) -> None:

@@ -30,7 +30,7 @@ def test_the_page_is_what_the_code_raises(errors):
 def test_every_place_that_raises_is_in_it(errors):
     """By the text of the code alone: no call escapes the reader of its syntax tree."""
     for package in PACKAGES:
-        for file in (ROOT / package).glob("*.py"):
+        for file in (ROOT / package).rglob("*.py"):
             calls = re.findall(r"(?<!class )\b(?:InputError|RunError|NotFetchedError)\(", file.read_text())
             assert len(list(errors.raised(ast.parse(file.read_text())))) == len(calls), file
 

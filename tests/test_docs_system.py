@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.conftest import ROOT, environment
+from tests.conftest import PACKAGES, ROOT, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -37,9 +37,9 @@ def test_the_reference_is_whole(tmp_path):
     assert done.returncode == 0, done.stderr
 
     pages = {path: Page(path) for path in tmp_path.rglob("*.html")}
-    for package in ("bertnli", "launch", "export"):
-        for module in (ROOT / package).glob("[!_]*.py"):
-            assert tmp_path / package / f"{module.stem}.html" in pages, module
+    for package in PACKAGES:
+        for module in package.rglob("[!_]*.py"):
+            assert tmp_path / module.relative_to(package.parent).with_suffix(".html") in pages, module
     assert {"Scorer", "Scorer.score"} <= pages[tmp_path / "bertnli.html"].anchors
     links = 0
     for path, page in pages.items():

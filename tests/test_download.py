@@ -17,9 +17,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from bertnli import download as module
-from bertnli.download import download, redact
-from bertnli.entry import SourceError
+from bertnli.fetch import download as module
+from bertnli.fetch.download import download, redact
+from bertnli.fetch.entry import SourceError
 from tests.http_stand_in import Hosted, StandIn
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes
@@ -107,7 +107,7 @@ def test_a_later_call_goes_on_from_the_part(server: StandIn, target: Path) -> No
 
 def test_sigkill_in_the_middle_then_the_rest(server: StandIn, target: Path) -> None:
     server.files["/f"] = Hosted(BODY, bytes_per_second=400_000)
-    call = "import sys, pathlib; from bertnli.download import download; "
+    call = "import sys, pathlib; from bertnli.fetch.download import download; "
     call += "download(sys.argv[1], pathlib.Path(sys.argv[2]), limit=10**7)"
     process = subprocess.Popen([sys.executable, "-c", call, server.url("/f"), str(target)], stderr=subprocess.DEVNULL)
     part = target.with_name("file.bin.part")

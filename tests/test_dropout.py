@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bertnli.dropout import Dropout, keep
+from bertnli.model.dropout import Dropout, keep
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.2, 0.999])

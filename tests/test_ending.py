@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from bertnli.ending import Ending, first, last_words
+from bertnli.watch.ending import Ending, first, last_words
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: no'
 PEER = "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:1"

@@ -10,11 +10,11 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from bertnli_launch import envfile, shell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertnli.errors import InputError
-from launch import envfile, shell
+from bertnli.common.errors import InputError
 
 NASTY = [
     *("", " ", "a b", " a ", "it's", 'say "x"', "$HOME", "${HOME}", "$(touch owned)", "`touch owned`", "a;touch owned"),

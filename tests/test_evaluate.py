@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bertnli_export.build import export_bundle
+from bertnli_export.scorer import Scorer
 from numpy.typing import NDArray
 
-from bertnli import pretrained
-from bertnli.errors import InputError, RunError
-from bertnli.evaluate import Evaluation, evaluate
-from bertnli.examples import EXAMPLES
-from bertnli.pairs import PairFile, read_labelled
-from bertnli.predictor import TorchPredictor
-from bertnli.tally import Tally
-from export.build import export_bundle
-from export.scorer import Scorer
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.pairs import PairFile, read_labelled
+from bertnli.evaluation.evaluate import Evaluation, evaluate
+from bertnli.evaluation.examples import EXAMPLES
+from bertnli.evaluation.metrics import Tally
+from bertnli.model import pretrained
+from bertnli.model.predictor import TorchPredictor
 from tests import tiny
 from tests.test_tally import random_batch
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from bertnli import cli
-from bertnli.calibrate import Calibration
-from bertnli.errors import InputError, RunError
-from bertnli.evaluation import evaluation
+from bertnli.commands.eval import evaluation
+from bertnli.common.errors import InputError, RunError
+from bertnli.evaluation.calibrate import Calibration
 from tests import tiny
 from tests.conftest import Run
 from tests.test_calibrate import too_sure

@@ -8,11 +8,11 @@ import shlex
 import sys
 
 import typer.main
+from bertnli_export.scorer import Scorer
 
-from bertnli import config
 from bertnli.cli import app
-from bertnli.pairs import Columns, PairFile
-from export.scorer import Scorer
+from bertnli.data.pairs import Columns, PairFile
+from bertnli.run import config
 from tests import tiny
 from tests.conftest import ROOT
 

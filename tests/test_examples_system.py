@@ -9,9 +9,9 @@ import sys
 import sysconfig
 
 import pytest
+from bertnli_export.score import score_file
 
-from bertnli.runfolder import read_metrics
-from export.score import score_file
+from bertnli.run.folder import read_metrics
 from tests import tiny
 from tests.conftest import ROOT, environment
 from tests.test_distributed_system import RAY_ENVIRONMENT

@@ -11,17 +11,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from bertnli_export import build, verify
+from bertnli_export.build import export_bundle
+from bertnli_export.bundle import Bundle
+from bertnli_export.graphs import exported_model, graph
+from bertnli_export.scorer import Scorer, softmax
 
-from bertnli import pretrained
-from bertnli.attention import Padded
-from bertnli.errors import InputError, RunError
-from bertnli.pretrained import Pretrained
-from bertnli.sets import LabelledSet, open_set
-from bertnli.terms import Terms, of_model
-from export import build, flat, graph, verify
-from export.build import export_bundle
-from export.bundle import Bundle
-from export.scorer import Scorer, softmax
+from bertnli.common.errors import InputError, RunError
+from bertnli.evaluation.data_sets import LabelledSet, open_set
+from bertnli.model import pretrained
+from bertnli.model.attention import Padded
+from bertnli.model.pretrained import Pretrained
+from bertnli.report.licences import Terms, of_model
 from tests import tiny
 
 MNLI_ORDER = ("contradiction", "neutral", "entailment")
@@ -167,7 +168,7 @@ class _SeesPadding(Padded):
 def test_a_graph_that_sees_padding_fails_the_gate(source, tmp_path, monkeypatch) -> None:
     expected = verify.reference(lambda *batch: graph.torch_logits(source.build().eval(), *batch), source.tokenizer)
     monkeypatch.setattr(verify, "reference", lambda *_: expected)
-    monkeypatch.setattr(flat, "Padded", _SeesPadding)
+    monkeypatch.setattr(exported_model, "Padded", _SeesPadding)
     with pytest.raises(RunError, match=r"the exported graph does not compute what its checkpoint computes.*logit"):
         export_bundle(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,9 @@ import psutil
 import pytest
 import torch
 
-from bertnli.network import free_port
+from bertnli.common.network import free_port
 from tests.clusterruns import bertnli, clean, own, sets
+from tests.conftest import SOURCES
 from tests.hosts import Host, cluster, hostfile, python, why_not
 from tests.runs import losses, same, weights
 
@@ -77,7 +78,9 @@ class Running:
 
 def trainer(host: Host) -> int:
     """The process id of the training process on a host."""
-    return next(pid for pid in host.pids("bertnli.rank") if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return next(
+        pid for pid in host.pids("bertnli.train.process") if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    )
 
 
 def wait_until(met: Callable[[], bool], within: float) -> None:
@@ -188,9 +191,9 @@ def test_restarts_come_to_an_end(two, work, tmp_path):
         step = len(losses(job.folder))
         job.wait_for_step(step + 5)
         os.kill(trainer(two["b"]), signal.SIGKILL)
-        wait_until(lambda: not two["b"].pids("bertnli.rank"), 30)
+        wait_until(lambda: not two["b"].pids("bertnli.train.process"), 30)
         if _ == 0:
-            wait_until(lambda: bool(two["b"].pids("bertnli.rank")), 60)
+            wait_until(lambda: bool(two["b"].pids("bertnli.train.process")), 60)
             job.wait_for_step(step + 10)
     code, said = job.ends(within=60)
     assert code == 137 and said.count("was ended by SIGKILL") == 2 and said.count("starting again") == 1
@@ -249,7 +252,7 @@ def test_two_jobs_on_the_same_hosts(two, work, tmp_path):
     lives = Running(two["a"], work, hosts, *ports, output="runs/lives")
     dies = Running(two["a"], work, hosts, output="runs/dies")
     for host in two.values():
-        for pid in host.pids("bertnli.rank"):
+        for pid in host.pids("bertnli.train.process"):
             if any("output=runs/dies" in word for word in psutil.Process(pid).cmdline()):
                 os.kill(pid, signal.SIGKILL)
     assert dies.ends(within=GONE_WITHIN)[0] == 137
@@ -274,7 +277,7 @@ def test_deepspeed_called_directly_ends_too(two, work, plain, tmp_path):
         *command,
         *sets("output=runs/direct", *RUN),
         cwd=plain,
-        env={**own(work), "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**own(work), "PYTHONPATH": SOURCES},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -21,13 +21,14 @@ from pathlib import Path
 
 import pytest
 
-from bertnli import cache
-from bertnli import download as download_module
-from bertnli import fetch as fetch_module
-from bertnli.catalog import CATALOG
-from bertnli.entry import Archive, Entry, Unpacked
-from bertnli.errors import InputError, RunError
-from bertnli.fetch import cache_dir, fetch, resolve
+from bertnli.common.errors import InputError, RunError
+from bertnli.fetch import cache
+from bertnli.fetch import download as download_module
+from bertnli.fetch import resolve as fetch_module
+from bertnli.fetch.catalog import CATALOG
+from bertnli.fetch.entry import Archive, Entry, Unpacked
+from bertnli.fetch.resolve import cache_dir, fetch, resolve
+from tests.conftest import SOURCES
 from tests.http_stand_in import Hosted, StandIn
 
 ROWS = b"".join(b'{"row": %d}\n' % row for row in range(20_000))
@@ -220,7 +221,7 @@ def test_the_cache_is_the_users_unless_told(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_importing_it_is_light() -> None:
     heavy = {"torch", "deepspeed", "huggingface_hub", "unearth", "httpx2", "rich", "pyarrow"}
-    call = f"import sys, bertnli.fetch; print(*({heavy!r} & set(sys.modules)))"
+    call = f"import sys, bertnli.fetch.resolve; print(*({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (done.returncode, done.stdout.strip()) == (0, "")
 
@@ -329,10 +330,10 @@ def test_an_error_while_publishing_leaves_nothing(server: StandIn, monkeypatch: 
 # Several processes. Each gets the test's catalogue by this line, and the addresses from the environment.
 PROCESS = """
 import sys
-from bertnli.catalog import CATALOG
+from bertnli.fetch.catalog import CATALOG
 from tests.test_fetch import At, entries
 CATALOG.update({entry.name: entry for entry in entries(At(sys.argv[1]))})
-from bertnli.fetch import fetch
+from bertnli.fetch.resolve import fetch
 print(fetch(sys.argv[2]))
 """
 
@@ -348,7 +349,7 @@ class At(StandIn):
 
 
 def start(server: StandIn, name: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": SOURCES}
     command = [sys.executable, "-c", PROCESS, server.url(""), name]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -548,7 +549,7 @@ def test_a_hub_id_without_the_hub(server: StandIn) -> None:
 
 
 def test_a_hub_id_of_nothing_is_the_users_error(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertnli.entry import NoSuchModelError
+    from bertnli.fetch.entry import NoSuchModelError
 
     def nothing(repo: str, folder: Path) -> str:
         raise NoSuchModelError("no such model")

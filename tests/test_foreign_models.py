@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from bertnli_export.build import export_bundle
+from bertnli_export.bundle import Bundle
+from bertnli_export.scorer import Scorer, softmax
 
-from bertnli import pretrained
-from bertnli.errors import InputError
-from export.build import export_bundle
-from export.bundle import Bundle
-from export.scorer import Scorer, softmax
+from bertnli.common.errors import InputError
+from bertnli.model import pretrained
 from tests import tiny
 
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(30)]

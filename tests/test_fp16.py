@@ -13,20 +13,21 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from bertnli_export import bundle as bundles
+from bertnli_export import score, session, verify
+from bertnli_export.build import export_bundle
+from bertnli_export.bundle import Bundle
+from bertnli_export.graphs import fp16, graph
+from bertnli_export.scorer import Scorer
+from bertnli_export.session import Session
+from bertnli_export.verify import Reference
 
-from bertnli import pretrained
-from bertnli.errors import InputError, RunError
-from bertnli.evaluate import evaluate
-from bertnli.model import PairClassifier
-from bertnli.pairs import PairFile
-from bertnli.pretrained import Pretrained
-from export import bundle as bundles
-from export import fp16, graph, score, session, verify
-from export.build import export_bundle
-from export.bundle import Bundle
-from export.scorer import Scorer
-from export.session import Session
-from export.verify import Reference
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.pairs import PairFile
+from bertnli.evaluation.evaluate import evaluate
+from bertnli.model import pretrained
+from bertnli.model.classifier import PairClassifier
+from bertnli.model.pretrained import Pretrained
 from tests import cuda_operators, tiny
 from tests.cuda_operators import no_gpu, stand_in_gpu
 from tests.test_bundle import edit_manifest, note_new_content

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bertnli_launch import hostfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertnli.errors import InputError
-from launch import hostfile
+from bertnli.common.errors import InputError
 
 HOSTS = {"a": (0, 1, 2, 3), "b": (0, 1), "worker-3": (0,)}
 

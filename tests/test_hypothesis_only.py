@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bertnli_export.build import export_bundle
 
-from bertnli import pretrained, rundata
-from bertnli.cache import cache_dir
-from bertnli.config import load as load_run
-from bertnli.errors import InputError
-from bertnli.predictor import TorchPredictor
-from bertnli.tokens import PairTokenizer
-from export.build import export_bundle
+from bertnli.common.errors import InputError
+from bertnli.data.tokenizer import PairTokenizer
+from bertnli.fetch.cache import cache_dir
+from bertnli.model import pretrained
+from bertnli.model.predictor import TorchPredictor
+from bertnli.run.config import load as load_run
+from bertnli.train import inputs
 from tests import tiny
 from tests.runs import train
 
@@ -116,7 +117,7 @@ def test_training_on_from_one_stays_one_unless_told(tmp_path, run):
     pretrained.save(baseline.build(), baseline.tokenizer, tmp_path / "baseline")
     path = run(model=str(tmp_path / "baseline"))
     for sets, expected in (([], True), (["data.hypothesis_only=false"], False)):
-        source = rundata.load_model(load_run(path, sets))
+        source = inputs.load_model(load_run(path, sets))
         assert source.tokenizer.settings.hypothesis_only is expected
 
 

@@ -10,20 +10,21 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from bertnli_export import sentences, verify
+from bertnli_export.build import export_bundle
+from bertnli_export.bundle import Bundle
+from bertnli_export.graphs import int8
+from bertnli_export.graphs.centering import centred
+from bertnli_export.graphs.exported_model import rebuild
+from bertnli_export.graphs.graph import torch_logits
+from bertnli_export.graphs.int8 import Int8Linear, Values, export_int8, quantised
+from bertnli_export.scorer import Scorer, run
 from torch import Tensor, nn
 
-from bertnli import pretrained
-from bertnli.errors import RunError
-from bertnli.model import ACTIVATIONS
-from bertnli.pretrained import Pretrained
-from export import int8, sentences, verify
-from export.build import export_bundle
-from export.bundle import Bundle
-from export.centred import centred
-from export.flat import rebuild
-from export.graph import torch_logits
-from export.int8 import Int8Linear, Values, export_int8, quantised
-from export.scorer import Scorer, run
+from bertnli.common.errors import RunError
+from bertnli.model import pretrained
+from bertnli.model.classifier import ACTIVATIONS
+from bertnli.model.pretrained import Pretrained
 from tests import tiny
 from tests.test_export import rows_file
 

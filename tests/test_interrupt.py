@@ -40,7 +40,7 @@ def running(folder: Path, program: str, code: int, ready: str, options: str = ""
     script = (
         "import signal, sys\n"
         f"{before}\n"
-        "from bertnli.interrupt import run_child\n"
+        "from bertnli.common.signals import run_child\n"
         f"sys.exit(run_child([sys.executable, '-c', {program!r}, 'noted', '{code}']{options})[0])"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=folder, env=environment())

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertnli.errors import InputError
-from bertnli.labels import check_names, from_config
+from bertnli.common.errors import InputError
+from bertnli.data.labels import check_names, from_config
 
 MNLI = {"0": "contradiction", "1": "neutral", "2": "entailment"}
 PLACEHOLDERS = {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}

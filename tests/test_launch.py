@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bertnli_launch import job
+from bertnli_launch.hostfile import Hosts
+from bertnli_launch.preflight import Cleared
 
-from bertnli import config as run_files
-from bertnli.ending import Ending
-from bertnli.errors import InputError
-from bertnli.network import free_port
-from bertnli.runfolder import RunFolder
-from launch import job
-from launch.hostfile import Hosts
-from launch.preflight import Cleared
+from bertnli.common.errors import InputError
+from bertnli.common.network import free_port
+from bertnli.run import config as run_files
+from bertnli.run.folder import RunFolder
+from bertnli.watch.ending import Ending
 from tests import fake_ssh, tiny
-from tests.conftest import ROOT
+from tests.conftest import SOURCES
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_the_environment_of_a_job(tmp_path, monkeypatch):
     (tmp_path / ".deepspeed_env").write_text("# ours\n\nB='here and # now'\n")
     found = job.job_environment({"NCCL_DEBUG": "INFO", "SSH_AUTH_SOCK": "/x", "PYTHONPATH": "/mine"}, None)
     assert (found["A"], found["B"], found["NCCL_DEBUG"]) == ("home", "here and # now", "INFO")
-    assert found["PYTHONPATH"] == f"{ROOT}:/mine" and "SSH_AUTH_SOCK" not in found
+    assert found["PYTHONPATH"] == f"{SOURCES}:/mine" and "SSH_AUTH_SOCK" not in found
     assert found["BERTNLI_CACHE"] == os.environ["BERTNLI_CACHE"]
     (tmp_path / "mine").write_text("A=mine\nNCCL_DEBUG=WARN\n")
     found = job.job_environment({"NCCL_DEBUG": "INFO"}, str(tmp_path / "mine"))

@@ -21,11 +21,11 @@ import kubernetes_validate
 import pytest
 import typer.main
 import yaml
+from bertnli_launch import envfile, hostfile
 
-from bertnli import config as run_files
 from bertnli.cli import app
-from bertnli.network import free_port
-from launch import envfile, hostfile
+from bertnli.common.network import free_port
+from bertnli.run import config as run_files
 from tests.conftest import ROOT, environment
 from tests.pages import blocks, commands
 
@@ -258,7 +258,9 @@ def test_the_image_has_all_that_is_installed():
         assert (ROOT / source).exists(), source
     project = PROJECT["project"]
     needed = {"pyproject.toml", "constraints.txt", project["readme"], *project["license-files"]}
-    assert copied() == needed | set(PROJECT["tool"]["setuptools"]["packages"])
+    assert copied() == needed | {
+        folder.split("/")[0] for folder in PROJECT["tool"]["setuptools"]["package-dir"].values()
+    }
     for name, argument in instructions():
         if name == "COPY" and (ROOT / argument.split()[0]).is_dir():
             source, target = argument.split()

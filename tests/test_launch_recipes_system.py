@@ -23,7 +23,7 @@ import yaml
 
 from tests import tiny
 from tests.clusterruns import SETTINGS, clean, own, same
-from tests.conftest import ROOT, environment
+from tests.conftest import SOURCES, environment
 from tests.hosts import Host, why_not
 from tests.http_stand_in import Hosted, StandIn
 from tests.pages import blocks, changed
@@ -67,7 +67,7 @@ def write_run(path: Path, work: Path, output: str, **keys: object) -> None:
 
 def shell(block: str, programs: str) -> list[str]:
     """The command that types a block of a page into a shell."""
-    return ["sh", "-ec", f"export PATH={programs}:$PATH PYTHONPATH={ROOT}\n{block}"]
+    return ["sh", "-ec", f"export PATH={programs}:$PATH PYTHONPATH={SOURCES}\n{block}"]
 
 
 def wait(*started: subprocess.Popen[str]) -> list[int]:
@@ -172,7 +172,7 @@ def pods(two: dict[str, Host], work: Path, run_file: Path) -> list[subprocess.Po
     for index, host in enumerate(two.values()):
         words = [*CONTAINER["command"], *CONTAINER["args"]]
         assert words.pop(0) == "python"
-        variables = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        variables = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCES}
         for old, new in {**changes, "$(JOB_COMPLETION_INDEX)": str(index)}.items():
             words = [word.replace(old, new) for word in words]
             variables = {name: value.replace(old, new) for name, value in variables.items()}
@@ -219,15 +219,15 @@ def network(tmp_path: Path) -> Iterator[dict[str, str]]:
         server.files["/rows.zip"] = Hosted(stream.getvalue())
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text(
-            "from dataclasses import replace\nfrom bertnli.catalog import CATALOG\n"
-            "from bertnli.entry import Archive, Unpacked\n"
+            "from dataclasses import replace\nfrom bertnli.fetch.catalog import CATALOG\n"
+            "from bertnli.fetch.entry import Archive, Unpacked\n"
             f"checksum = 'sha256:{hashlib.sha256(stream.getvalue()).hexdigest()}'\n"
             f"archive = Archive('rows.zip', checksum, 10**7, url={server.url('/rows.zip')!r})\n"
             "sources = (Unpacked(archive, {'rows.jsonl': 'rows.jsonl'}),)\n"
             "files = {'rows.jsonl': None}\n"
             "CATALOG['rows'] = replace(CATALOG['snli'], name='rows', files=files, sources=sources)\n"
         )
-        yield {"PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}", "HF_ENDPOINT": server.url("")}
+        yield {"PYTHONPATH": f"{tmp_path / 'site'}:{SOURCES}", "HF_ENDPOINT": server.url("")}
 
 
 def test_nodes_without_a_network(tmp_path, network, programs):

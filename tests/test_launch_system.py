@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bertnli.cores import usable_cores
+from bertnli.common.cores import usable_cores
 from tests.clusterruns import SETTINGS, bertnli, clean, own, same, sets
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SOURCES
 from tests.hosts import Host, cluster, hostfile, why_not
 from tests.runs import weights
 
@@ -60,7 +60,7 @@ def test_deepspeed_called_directly_trains_the_same(two, work, plain, tmp_path, o
     (work / "run.yaml").write_text((work / "run me.yaml").read_text())
     # one thread, as in the others: sums in another order would differ by more than 1e-6 after AdamW's first steps
     (work / ".deepspeed_env").write_text("OMP_NUM_THREADS=1\n")
-    done = two["a"].run(*command, cwd=plain, env={**own(work), "PYTHONPATH": str(ROOT)}, timeout=150)
+    done = two["a"].run(*command, cwd=plain, env={**own(work), "PYTHONPATH": SOURCES}, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
     assert same(weights(work / "runs" / "direct"), on_one_host)
     assert clean(two, work)
@@ -128,7 +128,7 @@ def test_hosts_that_differ(work, tmp_path):
     package = metadata.distribution("deepspeed")
     about = package.locate_file(f"deepspeed-{package.version}.dist-info/METADATA")
     (tmp_path / "METADATA").write_text("Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.18.0\n")
-    (tmp_path / "labels.py").write_text((ROOT / "bertnli" / "labels.py").read_text() + "\n# changed\n")
+    (tmp_path / "labels.py").write_text((ROOT / "bertnli" / "data" / "labels.py").read_text() + "\n# changed\n")
     (tmp_path / "rows.jsonl").write_text("{}\n")
     (work / "runs").mkdir(exist_ok=True)
     (tmp_path / "runs").mkdir()
@@ -137,10 +137,10 @@ def test_hosts_that_differ(work, tmp_path):
         "a": {},
         "late": {"clock": "-30s"},
         "older": {"mounts": {about: tmp_path / "METADATA"}},
-        "patched": {"mounts": {ROOT / "bertnli" / "labels.py": tmp_path / "labels.py"}},
+        "patched": {"mounts": {ROOT / "bertnli" / "data" / "labels.py": tmp_path / "labels.py"}},
         "stale": {"mounts": {work / "train; rows.jsonl": tmp_path / "rows.jsonl"}},
         "apart": {"mounts": {work / "runs": tmp_path / "runs"}},
-        "bare": {"mounts": {ROOT / "launch": tmp_path / "empty"}},
+        "bare": {"mounts": {ROOT / "launch" / "bertnli_launch": tmp_path / "empty"}},
     }
     with cluster(tmp_path, **hosts) as made:
         problems = refused(made["a"], work, tmp_path, slots=dict.fromkeys(hosts, 1))

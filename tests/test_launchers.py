@@ -1,4 +1,4 @@
-"""bertnli.launchers, with the variables that real srun, sbatch, salloc (Slurm 22.05) and mpirun (OpenMPI 4.1) have set.
+"""rank_env, with the variables that real srun, sbatch, salloc (Slurm 22.05) and mpirun (OpenMPI 4.1) have set.
 
 The real ones themselves are in test_slurm_system.py and test_openmpi_system.py.
 """
@@ -10,8 +10,8 @@ import socket
 
 import pytest
 
-from bertnli.errors import InputError
-from bertnli.launchers import first_host, join_launcher
+from bertnli.common.errors import InputError
+from bertnli.watch.rank_env import first_host, join_launcher
 
 JOB = {"SLURM_JOB_ID": "71", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2"}
 SALLOC = {**JOB, "SLURM_NTASKS": "4", "SLURM_TASKS_PER_NODE": "2(x2)"}

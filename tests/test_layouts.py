@@ -16,15 +16,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from bertnli_export import build, triton
+from bertnli_export.build import export_bundle
+from bertnli_export.bundle import Bundle
+from bertnli_export.scorer import Scorer, softmax
+from bertnli_export.verify import verify
 
-from bertnli import pretrained
-from bertnli.errors import InputError, RunError
-from bertnli.pretrained import Pretrained
-from export import build, triton
-from export.build import export_bundle
-from export.bundle import Bundle
-from export.scorer import Scorer, softmax
-from export.verify import verify
+from bertnli.common.errors import InputError, RunError
+from bertnli.model import pretrained
+from bertnli.model.pretrained import Pretrained
 from tests import tiny
 from tests.conftest import ROOT, environment
 
@@ -207,7 +207,7 @@ def test_onnxruntime_alone_gives_the_same_scores(family, tmp_path) -> None:
         model = tiny.d2l_folder(tmp_path / "model", classifier=True)
         export_bundle(pretrained.load(model, arch="bert.small"), tmp_path / "bundle")
     with_temperature(tmp_path / "bundle")
-    for package in ("bertnli", "export"):
+    for package in ("bertnli", "bertnli_export"):
         (tmp_path / "none" / package).mkdir(parents=True)
         (tmp_path / "none" / package / "__init__.py").write_text("raise ImportError('not here')\n")
     program = (

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from bertnli_export import build, triton
+from bertnli_export.build import export_bundle
+from bertnli_export.scorer import Scorer
 
-from bertnli import pretrained
-from export import build, triton
-from export.build import export_bundle
-from export.scorer import Scorer
+from bertnli.model import pretrained
 from tests import tiny
 from tests.conftest import environment
 

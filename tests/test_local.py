@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from bertnli_launch import local
 
-from launch import local
 from tests import tiny
-from tests.conftest import ROOT, environment
+from tests.conftest import SOURCES, environment
 
 RUN = "model: minilm\ndata: {train: snli-100k}\noutput: run\nmax_steps: 2\n"
 
@@ -86,8 +86,8 @@ def launched(tmp_path: Path, stand_in: str, ranks: int, run: str = RUN) -> subpr
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(stand_in)
     (tmp_path / "run.yaml").write_text(run)
-    program = f"import sys; from launch import local; sys.exit(local.run({ranks}, ['run.yaml']))"
-    paths = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+    program = f"import sys; from bertnli_launch import local; sys.exit(local.run({ranks}, ['run.yaml']))"
+    paths = os.pathsep.join([str(tmp_path / "site"), SOURCES])
     return subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
@@ -109,7 +109,7 @@ def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
 def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, bertnli):
     (tmp_path / "sitecustomize.py").write_text(ONE_GPU)
     (tmp_path / "run.yaml").write_text(RUN)
-    done = bertnli("train", "run.yaml", "--ranks", 3, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
+    done = bertnli("train", "run.yaml", "--ranks", 3, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), SOURCES])})
     assert (done.returncode, done.stderr.strip()) == (2, "bertnli: --ranks; found 3; expected 1 at most, a GPU each")
 
 
@@ -143,7 +143,7 @@ def test_a_mistake_that_every_rank_finds_is_told_once_whichever_finds_it_first(t
         tmp_path,
         "import os, time\n"
         "if os.environ.get('RANK') == '0' and 'BERTNLI_PULSE' in os.environ:\n"
-        "    from bertnli import corpus\n"
+        "    from bertnli.data import corpus\n"
         "    prepare = corpus.prepare\n"
         "    corpus.prepare = lambda *found, **more: time.sleep(3) or prepare(*found, **more)\n",
         ranks=2,

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
-from bertnli import dropout, pretrained
-from bertnli.attention import Packed, Padded
-from bertnli.dropout import Dropout
-from bertnli.keymaps import from_foreign, to_foreign
-from bertnli.labels import SNLI_ORDER
-from bertnli.model import D2L_ARCHITECTURES, ModelConfig, PairClassifier
-from bertnli.peak import needed_flop, training_flop
-from bertnli.predictor import TorchPredictor
+from bertnli.data.labels import SNLI_ORDER
+from bertnli.model import dropout, pretrained
+from bertnli.model.attention import Packed, Padded
+from bertnli.model.classifier import D2L_ARCHITECTURES, ModelConfig, PairClassifier
+from bertnli.model.dropout import Dropout
+from bertnli.model.keymaps import from_foreign, to_foreign
+from bertnli.model.predictor import TorchPredictor
+from bertnli.train.flops import needed_flop, training_flop
 from tests import tiny
 from tests.whole_block import WholeBlock
 
@@ -346,7 +346,7 @@ def test_predictor_gives_each_pair_its_own_logits_in_order(tmp_path: Path, monke
     model = source.build().eval()
     rows = tiny.snli_rows(40)
     premises, hypotheses = [row["sentence1"] for row in rows], [row["sentence2"] for row in rows]
-    monkeypatch.setattr("bertnli.predictor.MAX_TOKENS", {"cpu": 64, "cuda": 64})  # many batches
+    monkeypatch.setattr("bertnli.model.predictor.MAX_TOKENS", {"cpu": 64, "cuda": 64})  # many batches
     found = TorchPredictor(source.build(), source.tokenizer, "cpu").logits(premises, hypotheses)
     with torch.no_grad():
         for row, (premise, hypothesis) in enumerate(zip(premises, hypotheses, strict=True)):

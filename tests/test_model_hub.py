@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bertnli.entry import SourceError
-from bertnli.model_hub import copy_model, wanted
+from bertnli.fetch.entry import SourceError
+from bertnli.fetch.model_hub import copy_model, wanted
 from tests.http_stand_in import StandIn
 
 WEIGHTS = bytes(range(256)) * 40
@@ -32,7 +32,7 @@ KEPT = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "voca
 # huggingface_hub reads its variables when it is imported: each case is a process of its own.
 CALL = """
 import json, sys, pathlib
-from bertnli.model_hub import download_model
+from bertnli.fetch.model_hub import download_model
 folder = pathlib.Path(sys.argv[2])
 folder.mkdir()
 try:

@@ -120,4 +120,4 @@ def test_a_killed_rank_ends_the_job(start, two, work):
 
 
 def trainer(host: Host) -> int:
-    return host.pids("bertnli.rank")[0]
+    return host.pids("bertnli.train.process")[0]

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from bertnli import download as download_module
-from bertnli import package_index
-from bertnli.entry import Archive, SourceError
-from bertnli.package_index import download_archive, pip_settings
+from bertnli.fetch import download as download_module
+from bertnli.fetch import package_index
+from bertnli.fetch.entry import Archive, SourceError
+from bertnli.fetch.package_index import download_archive, pip_settings
 from tests.http_stand_in import StandIn
 
 # A self-signed certificate made for this test (its key was thrown away); it signs nothing.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from tests.conftest import ROOT, environment
+from tests.conftest import PACKAGES, ROOT, environment
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def run(*command: object, **options) -> str:
 def test_holds_every_file_of_the_packages(wheel):
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     tracked = {
-        str(path.relative_to(ROOT))
-        for package in ("bertnli", "launch", "export")
-        for path in (ROOT / package).rglob("*")
+        str(path.relative_to(package.parent))
+        for package in PACKAGES
+        for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert inside == tracked
@@ -52,9 +52,9 @@ def test_the_command_runs_from_the_wheel_alone(wheel, tmp_path):
     command = tmp_path / "site" / "bin" / "bertnli"
     assert "Start with: bertnli demo" in run(sys.executable, command, "--help", cwd=tmp_path, env=alone)
     assert "snli-100k" in run(sys.executable, command, "fetch", "--list", cwd=tmp_path, env=alone)
-    where = "import bertnli, export, launch; print(bertnli.__file__, export.__file__, launch.__file__)"
+    where = "import bertnli as a, bertnli_export as b, bertnli_launch as c; print(a.__file__, b.__file__, c.__file__)"
     assert str(ROOT) + "/" not in run(sys.executable, "-c", where, cwd=tmp_path, env=alone)
-    recipe = "from bertnli import config, demo; print(config.load(demo.RECIPE).model)"
+    recipe = "from bertnli.commands import demo; from bertnli.run import config; print(config.load(demo.RECIPE).model)"
     assert run(sys.executable, "-c", recipe, cwd=tmp_path, env=alone).strip() == "minilm"
 
 
@@ -62,8 +62,9 @@ def test_the_command_runs_from_the_wheel_alone(wheel, tmp_path):
 @pytest.mark.timeout(900)
 def test_a_plain_install_in_an_empty_environment_scores_without_torch(wheel, tmp_path):
     """What a scoring host does: pip install of the wheel with its own dependencies, and nothing else."""
-    from bertnli import pretrained
-    from export.build import export_bundle
+    from bertnli_export.build import export_bundle
+
+    from bertnli.model import pretrained
 
     export_bundle(pretrained.load(tiny.hf_folder(tmp_path / "model")), tmp_path / "bundle")
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(50)))

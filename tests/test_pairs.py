@@ -1,4 +1,4 @@
-"""bertnli.pairs: every record is one row, in order, good or bad; the columns are found; wrong files are refused."""
+"""pairs: every record is one row, in order, good or bad; the columns are found; wrong files are refused."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertnli import records
-from bertnli.errors import InputError, RunError
-from bertnli.formats import says_format
-from bertnli.pairs import Columns, LabelledPair, PairFile, Row, read_labelled
+from bertnli.common.errors import InputError, RunError
+from bertnli.data import records
+from bertnli.data.formats import says_format
+from bertnli.data.pairs import Columns, LabelledPair, PairFile, Row, read_labelled
 
 SNLI = ("entailment", "neutral", "contradiction")
 PAIRS = [
@@ -185,7 +185,7 @@ def test_standard_input_may_be_packed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_standard_input_that_does_not_wait_is_read_to_its_end() -> None:
     """As node and others hand their pipes over: a read with nothing there yet is not the end."""
     code = (
-        "from bertnli.pairs import PairFile; file = PairFile('-', format='tsv'); print(flush=True); "
+        "from bertnli.data.pairs import PairFile; file = PairFile('-', format='tsv'); print(flush=True); "
         "print(sum(1 for _ in file.rows()))"
     )
     reading, writing = os.pipe()
@@ -627,7 +627,7 @@ def test_a_million_characters(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bertnli.formats.MAX_LINE", 1 << 20)
+    monkeypatch.setattr("bertnli.data.formats.MAX_LINE", 1 << 20)
     good = b"premise\thypothesis\n" + b"a\tb\n" * 100_000
     with pytest.raises(RunError, match=r"cannot be read beyond row \d+: a line is longer than 1 MiB"):
         rows_of(tmp_path, "a.tsv", good + b"x" * (3 << 20))

@@ -13,12 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bertnli_export.writer import Scored, open_writer
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from bertnli.errors import BertnliError, InputError
-from bertnli.pairs import Columns, PairFile, read_labelled
-from export.writer import Scored, open_writer
+from bertnli.common.errors import BertnliError, InputError
+from bertnli.data.pairs import Columns, PairFile, read_labelled
 
 LABELS = ("entailment", "neutral")
 TEXT_FORMATS = ("tsv", "csv", "jsonl")

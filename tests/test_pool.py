@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from bertnli_export import pool
+from bertnli_export.pool import Pool
+from bertnli_export.record import record_path
+from bertnli_export.score import score_file
+from bertnli_export.scorer import CHUNK, Scorer
+from bertnli_export.stages import Here, Task
 
-from bertnli.errors import InputError, RunError
-from bertnli.pairs import Chunk, Row
-from export import pool
-from export.pool import Pool
-from export.record import record_path
-from export.score import score_file
-from export.scorer import CHUNK, Scorer
-from export.stages import Here, Task
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.pairs import Chunk, Row
 from tests import tiny
 from tests.conftest import command_line, environment
 
@@ -162,7 +162,7 @@ def rows_file(path: Path, rows: int) -> Path:
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    code = "from export.scorer import CHUNK; CHUNK['cpu'] = 64; from bertnli.cli import main; main()"
+    code = "from bertnli_export.scorer import CHUNK; CHUNK['cpu'] = 64; from bertnli.cli import main; main()"
     command = [sys.executable, "-c", code, "score", str(tiny.bundle()), *map(str, arguments)]
     return subprocess.Popen(
         command, text=True, env=environment(), **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options

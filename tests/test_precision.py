@@ -11,9 +11,9 @@ import json
 import deepspeed
 import pytest
 
-from bertnli import train as training
-from bertnli.errors import RunError
-from bertnli.runfolder import read_metrics
+from bertnli.common.errors import RunError
+from bertnli.run.folder import read_metrics
+from bertnli.train import loop as training
 from tests.runs import losses, same, train, weights
 
 STAGES = pytest.mark.parametrize("stage", [0, 1, 2, 3])

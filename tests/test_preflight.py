@@ -11,16 +11,16 @@ from typing import Any
 
 import psutil
 import pytest
+from bertnli_launch import envfile, probe
+from bertnli_launch.doctor import doctor
+from bertnli_launch.preflight import Needs, compare, preflight
 
-from bertnli import network
-from bertnli.errors import InputError
-from bertnli.network import free_port
-from bertnli.versions import installed
-from launch import envfile, probe
-from launch.doctor import doctor
-from launch.preflight import Needs, compare, preflight
+from bertnli.common import network
+from bertnli.common.errors import InputError
+from bertnli.common.installed import installed
+from bertnli.common.network import free_port
 from tests import fake_ssh
-from tests.conftest import ROOT, command_line
+from tests.conftest import SOURCES, command_line
 
 FACTS = {
     "python": "3.11.7",
@@ -121,7 +121,7 @@ def hosts(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     for name in (network.GLOO, network.NCCL):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", SOURCES)
     return folder
 
 
@@ -142,7 +142,7 @@ def looked_at(needs: Needs | None = None, *, names: str = "ab", port: int | None
         raise InputError(f"{shown[0]}\n{error}") from error
     finally:
         alive = [child for child in psutil.Process().children(True) if child.status() != psutil.STATUS_ZOMBIE]
-        assert not [child for child in alive if "launch.probe" in command_line(child)]
+        assert not [child for child in alive if "bertnli_launch.probe" in command_line(child)]
     assert cleared.master == "127.0.0.1"
     return shown[0]
 
@@ -304,7 +304,7 @@ def test_interfaces_from_the_route_to_the_master(environment, expected):
 
 def test_doctor_says_what_is_here_and_what_is_not(capsys, monkeypatch):
     packages = installed(("torch",))
-    monkeypatch.setattr("launch.doctor.installed", lambda _: packages)
+    monkeypatch.setattr("bertnli_launch.doctor.installed", lambda _: packages)
     monkeypatch.setenv("PATH", "/nowhere")
     doctor()
     out = capsys.readouterr().out

@@ -24,13 +24,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bertnli import pretrained, tensorfiles
-from bertnli.attention import Padded
-from bertnli.errors import InputError, RunError
-from bertnli.labels import D2L_ORDER, SNLI_ORDER
-from bertnli.model import D2L_ARCHITECTURES, ModelConfig, PairClassifier
-from bertnli.predictor import TorchPredictor
-from bertnli.pretrained import Pretrained
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.labels import D2L_ORDER, SNLI_ORDER
+from bertnli.model import pretrained, tensor_files
+from bertnli.model.attention import Padded
+from bertnli.model.classifier import D2L_ARCHITECTURES, ModelConfig, PairClassifier
+from bertnli.model.predictor import TorchPredictor
+from bertnli.model.pretrained import Pretrained
 from tests import tiny
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -505,8 +505,8 @@ def test_saved_files_have_the_permissions_of_any_new_file(umask: int, made: Path
 
 def test_tensorfiles_keep_what_they_are_given(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(3), "b": torch.ones(2, 2).half()}
-    tensorfiles.save(tensors, tmp_path / "x.safetensors")
-    found = tensorfiles.parse((tmp_path / "x.safetensors").read_bytes(), "x.safetensors")
+    tensor_files.save(tensors, tmp_path / "x.safetensors")
+    found = tensor_files.parse((tmp_path / "x.safetensors").read_bytes(), "x.safetensors")
     assert all(
         torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
     )

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
+from bertnli_export.verify import LIMITS
 
 from benchmarks import readme
 from benchmarks.__main__ import RESULTS, main
-from bertnli import config
 from bertnli.cli import app
-from export.verify import LIMITS
-from tests.conftest import ROOT
+from bertnli.run import config
+from tests.conftest import PACKAGES, ROOT
 from tests.test_benchmarks_gpu import _record
 
 TEXT = (ROOT / "README.md").read_text()
@@ -69,7 +69,7 @@ def test_files_named_in_the_architecture_exist():
     there = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py")}
     for name in named:
         assert any(path == name or path.endswith(f"/{name}") for path in there), name
-    modules = {path.name for package in ("bertnli", "launch", "export") for path in (ROOT / package).glob("[!_]*.py")}
+    modules = {path.name for package in PACKAGES for path in package.rglob("[!_]*.py")}
     assert modules <= {name.rsplit("/", 1)[-1] for name in named}
 
 

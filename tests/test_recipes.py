@@ -11,12 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bertnli import catalog, model
-from bertnli import config as run_files
-from bertnli import train as training
-from bertnli.config import RunConfig
-from bertnli.deepspeed_config import deepspeed_config
-from bertnli.runfolder import read_metrics
+from bertnli.fetch import catalog
+from bertnli.model import classifier
+from bertnli.run import config as run_files
+from bertnli.run.config import RunConfig
+from bertnli.run.deepspeed_config import deepspeed_config
+from bertnli.run.folder import read_metrics
+from bertnli.train import loop as training
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -80,8 +81,8 @@ def test_trains(tmp_path, ranks, monkeypatch, name):
     sets = []
     if name.endswith("-d2l"):
         arch = name.removesuffix("-d2l").replace("-", ".")
-        small = replace(model.D2L_ARCHITECTURES[arch], hidden_size=32, intermediate_size=64, num_layers=1)
-        monkeypatch.setitem(model.D2L_ARCHITECTURES, arch, replace(small, num_heads=4))
+        small = replace(classifier.D2L_ARCHITECTURES[arch], hidden_size=32, intermediate_size=64, num_layers=1)
+        monkeypatch.setitem(classifier.D2L_ARCHITECTURES, arch, replace(small, num_heads=4))
         tiny.d2l_folder(tmp_path / "start", arch=arch)
         sets = [f"arch={arch}"]
     else:

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertnli import charts, report
-from bertnli.errors import RunError
-from bertnli.tally import Tally
+from bertnli.common.errors import RunError
+from bertnli.evaluation.metrics import Tally
+from bertnli.report import charts, report
 from tests.tiny import hf_folder
 
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -423,7 +423,8 @@ def test_what_the_card_says_to_do_works(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_provenance_says_command_machine_and_versions_and_imports_nothing_heavy() -> None:
     program = (
-        "import sys, json; from bertnli import evaluate, report; facts = report.provenance();"
+        "import sys, json; from bertnli.evaluation import evaluate; from bertnli.report import report;"
+        "facts = report.provenance();"
         "heavy = {'torch', 'deepspeed', 'onnxruntime', 'pyarrow', 'huggingface_hub', 'jinja2', 'transformers'};"
         "print(json.dumps([facts, sorted(heavy & set(sys.modules))]))"
     )

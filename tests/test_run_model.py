@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from bertnli import run_model, terms
-from bertnli.errors import InputError, RunError
-from bertnli.predictor import TorchPredictor
-from bertnli.pretrained import Pretrained
-from bertnli.runfolder import run_of
-from bertnli.terms import Terms
+from bertnli.common.errors import InputError, RunError
+from bertnli.model.predictor import TorchPredictor
+from bertnli.model.pretrained import Pretrained
+from bertnli.report import licences
+from bertnli.report.licences import Terms
+from bertnli.run.folder import run_of
+from bertnli.train import run_model
 from tests import tiny
 from tests.conftest import Run
 from tests.runs import ranks, run, same, train  # noqa: F401 (fixtures)
@@ -115,4 +116,4 @@ def test_a_runs_terms_are_those_of_its_start(finished: Path, tmp_path: Path) -> 
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"bertnli": {**content.get("bertnli", {}), "licence": "mine"}}))
     for path in (finished, finished / "checkpoints" / "step-00000012"):
-        assert terms.of_model(str(path)) == Terms("mine")
+        assert licences.of_model(str(path)) == Terms("mine")

@@ -15,7 +15,7 @@ from benchmarks import exchange, machine, scaling
 from benchmarks.exchange import Given, Link, all_reduce, gpu_rate, projection, ring, step
 from benchmarks.scaling import WAYS, Places
 from benchmarks.table import table
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
 
 # --- the model -------------------------------------------------------------------------------------------------------
 

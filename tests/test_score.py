@@ -22,16 +22,16 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bertnli_export import score as score_module
+from bertnli_export.record import Record, record_path
+from bertnli_export.score import Scorer, score_file
+from bertnli_export.scorer import CHUNK as CHUNKS
+from bertnli_export.scorer import batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertnli.errors import InputError, Interrupted, RunError
-from bertnli.pairs import Columns
-from export import score as score_module
-from export.record import Record, record_path
-from export.score import Scorer, score_file
-from export.scorer import CHUNK as CHUNKS
-from export.scorer import batches
+from bertnli.common.errors import InputError, Interrupted, RunError
+from bertnli.data.pairs import Columns
 from tests import tiny
 from tests.conftest import environment
 
@@ -402,7 +402,7 @@ def test_a_kill_between_the_last_rename_and_its_note_is_harmless(tmp_path, monke
 
 @pytest.mark.parametrize("checkpoint_seconds", [0, 1e9])
 def test_a_kill_before_the_last_rename_is_harmless(tmp_path, monkeypatch, checkpoint_seconds) -> None:
-    from export.partial import PartialFile
+    from bertnli_export.output_file import PartialFile
 
     for format in FORMATS:
         file = write(tmp_path / f"in.{format}", tiny.snli_rows(30))
@@ -554,8 +554,8 @@ CHILD = """
 import json, os, signal, sys, time
 if {no_torch}:
     sys.modules.update(dict.fromkeys(("torch", "onnx", "onnxscript", "safetensors", "deepspeed")))  # importing fails
-from bertnli.errors import Interrupted
-from export import partial, score
+from bertnli.common.errors import Interrupted
+from bertnli_export import output_file, score
 
 score.CHUNK["cpu"] = {chunk}
 
@@ -577,7 +577,7 @@ class HalfWrites:  # stands for the module os where the output is written
         return written
 
 if {half_writes}:
-    partial.os = HalfWrites()
+    output_file.os = HalfWrites()
 signal.signal(signal.SIGTERM, interrupt)
 try:
     bundle, file, output = sys.argv[1:]
@@ -737,7 +737,7 @@ def test_a_damaged_input_is_one_message(tmp_path) -> None:
 def test_a_row_whose_scores_are_no_numbers_keeps_its_place_with_the_reason(
     tmp_path, monkeypatch, scorer, format, logits
 ) -> None:
-    from export.session import Session
+    from bertnli_export.session import Session
 
     rows = [{**row, "sentence1": "a man", "sentence2": "a dog"} for row in tiny.snli_rows(2 * CHUNK)]
     for number in (3, CHUNK + 5):
@@ -779,7 +779,7 @@ def test_a_changed_bundle_is_noticed_before_scoring(tmp_path) -> None:
 
 
 def test_a_record_that_cannot_be_written_is_one_message_and_resumable(tmp_path, monkeypatch) -> None:
-    from export import record
+    from bertnli_export import record
 
     file = write(tmp_path / "in.tsv", tiny.snli_rows(3 * CHUNK))
     real, saved = record.write_text, []

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from bertnli_export import session
+from bertnli_export.session import Gpus, Session, choose_device, choose_devices, find_gpus
 
-from bertnli.cores import usable_cores
-from bertnli.errors import InputError, RunError
-from export import session
-from export.session import Gpus, Session, choose_device, choose_devices, find_gpus
+from bertnli.common.cores import usable_cores
+from bertnli.common.errors import InputError, RunError
 from tests import tiny
 
 MODEL = "model.onnx"

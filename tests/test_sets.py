@@ -15,19 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bertnli_export.scorer import Scorer
+from bertnli_export.verify import RealRows, verify
 from numpy.typing import NDArray
 
-from bertnli import download as download_module
-from bertnli.cache import cache_dir
-from bertnli.calibrate import calibrate
-from bertnli.catalog import CATALOG, SUITES
-from bertnli.entry import Archive, AsItIs, Unpacked
-from bertnli.errors import InputError, RunError
-from bertnli.evaluate import Other
-from bertnli.fetch import fetch
-from bertnli.sets import expanded, notes, open_all, open_set
-from export.scorer import Scorer
-from export.verify import RealRows, verify
+from bertnli.common.errors import InputError, RunError
+from bertnli.evaluation.calibrate import calibrate
+from bertnli.evaluation.data_sets import expanded, notes, open_all, open_set
+from bertnli.evaluation.evaluate import Other
+from bertnli.fetch import download as download_module
+from bertnli.fetch.cache import cache_dir
+from bertnli.fetch.catalog import CATALOG, SUITES
+from bertnli.fetch.entry import Archive, AsItIs, Unpacked
+from bertnli.fetch.resolve import fetch
 from tests import tiny
 from tests.http_stand_in import Hosted, StandIn
 

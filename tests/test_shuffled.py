@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bertnli import shuffled
-from bertnli.pairs import PairFile
-from bertnli.sets import notes, open_set
-from bertnli.shuffled import ShuffledPremises
+from bertnli.data.pairs import PairFile
+from bertnli.evaluation import shuffled_premises
+from bertnli.evaluation.data_sets import notes, open_set
+from bertnli.evaluation.shuffled_premises import ShuffledPremises
 from tests.test_sets import LABELS, Told
 
 
@@ -28,7 +28,7 @@ def write(path: Path, rows: int, bad: int | None = None) -> Path:
 def test_it_is_a_permutation_of_the_premises_within_a_bounded_window(
     rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shuffled, "WINDOW", 100)
+    monkeypatch.setattr(shuffled_premises, "WINDOW", 100)
     file = ShuffledPremises(write(tmp_path / "a.tsv", rows))
     found, plain = list(file.rows()), list(PairFile(file.path).rows())
     assert found == list(file.rows())
@@ -44,7 +44,7 @@ def test_it_is_a_permutation_of_the_premises_within_a_bounded_window(
 
 
 def test_windows_are_not_shuffled_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shuffled, "WINDOW", 50)
+    monkeypatch.setattr(shuffled_premises, "WINDOW", 50)
     rows = ShuffledPremises(write(tmp_path / "a.tsv", 150)).rows()
     first, second = ([int(str(row.premise).split()[1]) for row in islice(rows, 50)] for _ in range(2))
     assert [number - 50 for number in second] != first

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bertnli.evaluate import evaluate
-from bertnli.pairs import PairFile
-from bertnli.slices import slices_of
-from bertnli.tally import wilson
+from bertnli.data.pairs import PairFile
+from bertnli.evaluation.evaluate import evaluate
+from bertnli.evaluation.metrics import wilson
+from bertnli.evaluation.slices import slices_of
 from tests.test_evaluate import LABELS, Reader
 
 PARSED = "gold_label\tsentence1\tsentence2\tlabel1\tlabel2\tlabel3\tlabel4\tlabel5\n"

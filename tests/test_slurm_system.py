@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bertnli.launchers import first_host
+from bertnli.watch.rank_env import first_host
 from tests.clusterruns import own, same
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SOURCES
 from tests.pages import changed
 from tests.runs import wait_for_step, weights
 from tests.slurm import Slurm, cluster, why_not
@@ -51,7 +51,7 @@ def submit(slurm: Slurm, work: Path, run: str, *, names_are_known: bool = False)
             "--cpus-per-task=8": "--cpus-per-task=1",
             "cd /shared/snli": f"cd {shlex.quote(str(work))}",
             "run_file=run.yaml": f"run_file={shlex.quote(run)}",
-            "source /shared/venv/bin/activate": f"export PYTHONPATH={ROOT} PATH={Path(sys.executable).parent}:$PATH",
+            "source /shared/venv/bin/activate": f"export PYTHONPATH={SOURCES} PATH={Path(sys.executable).parent}:$PATH",
             "BERTNLI_CACHE=/shared/cache": f"BERTNLI_CACHE={shlex.quote(own(work)['BERTNLI_CACHE'])}",
             **({} if names_are_known else {"# export MASTER_ADDR": "export MASTER_ADDR"}),
         },
@@ -93,11 +93,11 @@ def test_a_preempted_run_goes_back_into_the_queue_and_goes_on(slurm, work, undis
 def test_a_run_that_loses_a_rank_has_failed(slurm, work):
     job = submit(slurm, work, run_file(work, "killed", max_steps=LONG))
     wait_for_step(work / "runs" / "killed", 20)
-    victim = next(pid for pid in slurm.pids("bertnli.rank") if b"SLURM_PROCID=1" in environ(pid))
+    victim = next(pid for pid in slurm.pids("bertnli.train.process") if b"SLURM_PROCID=1" in environ(pid))
     os.kill(victim, signal.SIGKILL)
     assert slurm.end(job) == ("FAILED", "137:0", 0), log(slurm, job)
     assert re.search(r"rank 1 on \S+ was ended by SIGKILL", log(slurm, job))
-    assert not slurm.pids("bertnli.train") and not slurm.pids("bertnli.rank")
+    assert not slurm.pids("bertnli.train") and not slurm.pids("bertnli.train.process")
 
 
 def test_a_run_file_that_is_wrong_has_failed(slurm, work):
@@ -134,7 +134,7 @@ def test_the_first_host_of_a_list(slurm, nodes):
 
 SHOW = """
 import os
-from bertnli.launchers import join_launcher
+from bertnli.watch.rank_env import join_launcher
 join_launcher(os.environ)
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 print(*(os.environ.get(name, "-") for name in names), os.environ.get("SLURMD_NODENAME"))

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertnli import pretrained
-from bertnli.evaluate import evaluate
-from bertnli.predictor import TorchPredictor
-from bertnli.swapped import fitting_order
-from bertnli.tally import Tally
+from bertnli.evaluation.evaluate import evaluate
+from bertnli.evaluation.label_order import fitting_order
+from bertnli.evaluation.metrics import Tally
+from bertnli.model import pretrained
+from bertnli.model.predictor import TorchPredictor
 from tests import tiny
 from tests.test_evaluate import LABELS, Reader, random_rows, write
 

@@ -11,8 +11,8 @@ import scipy.stats
 import sklearn.metrics
 from numpy.typing import NDArray
 
-from bertnli.errors import RunError
-from bertnli.tally import Tally
+from bertnli.common.errors import RunError
+from bertnli.evaluation.metrics import Tally
 
 LABELS = ("entailment", "neutral", "contradiction")
 

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from bertnli_export.bundle import Bundle
 
-from bertnli import catalog, report, terms
-from bertnli.cache import folder_of
-from bertnli.errors import InputError
-from bertnli.terms import UNKNOWN, Terms, of_model
-from export.bundle import Bundle
+from bertnli.common.errors import InputError
+from bertnli.fetch import catalog
+from bertnli.fetch.cache import folder_of
+from bertnli.report import licences, report
+from bertnli.report.licences import UNKNOWN, Terms, of_model
 from tests.runs import train
 
 
@@ -84,7 +85,7 @@ def test_a_model_trained_from_a_trained_one_keeps_its_disclosure(tmp_path) -> No
     assert report.notes_about(str(first), []) == [f"{first}: Licence: Apache-2.0.", "It has seen the test."]
     known = {"family": "bert", "labels": ["a", "b"], "data": [], "settings": {}}
     report.write_model_card(tmp_path / "second", name="second", base_model=str(first), **known)
-    assert terms.of_model(str(tmp_path / "second")).licence == "apache-2.0"
+    assert licences.of_model(str(tmp_path / "second")).licence == "apache-2.0"
 
 
 def test_from_the_start_of_a_run_to_the_bundle(run, ranks, bertnli, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""bertnli.tokens: the ids of transformers for WordPiece, of d2l for its word vocabulary, and the three truncations.
+"""tokenizer: the ids of transformers for WordPiece, of d2l for its word vocabulary, and the three truncations.
 
 d2l's own ids for some pairs are in reference/d2l_tokens.json, made by reference/make_tokens.py.
 """
@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertTokenizerFast
 
-from bertnli import penn
-from bertnli.cache import cache_dir
-from bertnli.errors import InputError, Interrupted
-from bertnli.tokens import MAX_CHARACTERS, TRUNCATIONS, Encoded, PairTokenizer, TokenizerSettings, pad_batch
+from bertnli.common.errors import InputError, Interrupted
+from bertnli.data import penn
+from bertnli.data.tokenizer import MAX_CHARACTERS, TRUNCATIONS, Encoded, PairTokenizer, TokenizerSettings, pad_batch
+from bertnli.fetch.cache import cache_dir
 from tests import tiny
 
 REFERENCE = json.loads(Path(__file__).with_name("reference").joinpath("d2l_tokens.json").read_text())
@@ -360,7 +360,7 @@ def test_saved_and_read_again_is_the_same(any_tokenizer: PairTokenizer, tmp_path
 
 
 def test_the_same_tokenizer_is_the_same_bytes_in_another_process(bert: Path) -> None:
-    code = "import sys; from bertnli.tokens import PairTokenizer as P; print(P.from_folder(sys.argv[1]).fingerprint)"
+    code = "import sys, bertnli.data.tokenizer as t; print(t.PairTokenizer.from_folder(sys.argv[1]).fingerprint)"
     root = str(Path(__file__).parents[1])
     other = subprocess.run([sys.executable, "-c", code, bert], cwd=root, capture_output=True, text=True, check=True)
     assert other.stdout.strip() == PairTokenizer.from_folder(bert).fingerprint
@@ -378,7 +378,7 @@ def test_fingerprint_changes_with_what_changes_ids(bert: Path, tmp_path: Path) -
 
 
 def test_no_torch() -> None:
-    code = "import sys, bertnli.tokens; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules"
+    code = "import sys, bertnli.data.tokenizer; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
 
 

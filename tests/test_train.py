@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from bertnli import config as run_files
-from bertnli import train as training
-from bertnli.errors import InputError, RunError
-from bertnli.metrics import Metrics
-from bertnli.runfolder import RunFolder, read_metrics
+from bertnli.common.errors import InputError, RunError
+from bertnli.run import config as run_files
+from bertnli.run.folder import RunFolder, read_metrics
+from bertnli.train import loop as training
+from bertnli.train.metrics_log import Metrics
 from tests import tiny
 from tests.conftest import environment
 from tests.runs import losses, same, start, train, wait_for_step, weights
@@ -71,7 +71,7 @@ def test_one_job_at_a_time_trains_in_an_output(tmp_path, run, ranks, monkeypatch
     path = run(max_steps=2)
     other = RunFolder(run_files.load(path).output)
     other.claim(run_files.load(path))
-    monkeypatch.setattr("bertnli.runfolder._PATIENCE", 0.0)
+    monkeypatch.setattr("bertnli.run.folder._PATIENCE", 0.0)
     with pytest.raises(InputError, match="another job is training in it; wait for that one"):
         train(path, ranks)
     other.release()
@@ -140,7 +140,7 @@ def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
 
 def test_a_finished_model_is_on_the_disk_before_it_has_its_name(tmp_path, run, ranks, monkeypatch):
     synced, model = [], tmp_path / "run" / "model"
-    monkeypatch.setattr("bertnli.result.sync", lambda path: synced.append((path.name, model.exists())))
+    monkeypatch.setattr("bertnli.train.result.sync", lambda path: synced.append((path.name, model.exists())))
     train(run(max_steps=1), ranks)
     before = {name for name, finished in synced if not finished}
     assert {path.name for path in model.iterdir()} | {".model.part"} == before

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertnli.entry import SourceError
-from bertnli.unpack import unpack
+from bertnli.fetch.entry import SourceError
+from bertnli.fetch.unpack import unpack
 
 ROWS = b"".join(b'{"row": %d}\n' % row for row in range(1000))
 

@@ -16,23 +16,24 @@ from typing import Any
 import psutil
 import pytest
 
-from bertnli import locks, pulse
-from bertnli import rank as ranks
-from bertnli.errors import InputError, RunError
-from bertnli.lease import Hub, Rank, watch_port
-from bertnli.network import free_port
-from bertnli.rank import main
-from bertnli.watched import Trainer
+from bertnli.common import heartbeat, locks
+from bertnli.common.errors import InputError, RunError
+from bertnli.common.network import free_port
+from bertnli.train import process as ranks
+from bertnli.train.process import main
+from bertnli.watch.child import Trainer
+from bertnli.watch.link import Hub, Rank, watch_port
 from tests.conftest import environment
 
 STALL = 5.0  # seconds; less, and a busy machine would look like a standstill
 HOST = socket.gethostname()
 WATCH = (
-    "import os, sys; from pathlib import Path; from bertnli.lease import Rank; from bertnli.watch import watch\n"
+    "import os, sys; from pathlib import Path\n"
+    "from bertnli.watch.link import Rank; from bertnli.watch.watcher import watch\n"
     "script, logs, stall_timeout = sys.argv[1:]\n"
     "sys.exit(watch(Rank(os.environ), [sys.executable, '-c', script], Path(logs), float(stall_timeout)))"
 )
-TRAINER = "import os, signal, subprocess, sys, time\nfrom bertnli.pulse import begin, pulse\nbegin()\n"
+TRAINER = "import os, signal, subprocess, sys, time\nfrom bertnli.common.heartbeat import begin, pulse\nbegin()\n"
 WAITS = "while True: time.sleep(0.1)\n"  # for other ranks, as in a collective: nothing moves
 MOVES = "while True: pulse('step'); time.sleep(0.1)\n"
 
@@ -286,7 +287,7 @@ def test_a_stranger_at_the_port_is_left_alone(job):
 
 
 def test_a_taken_port_is_an_error_with_its_mend(monkeypatch):
-    monkeypatch.setattr("bertnli.lease.PATIENCE", 0.0)
+    monkeypatch.setattr("bertnli.watch.link.PATIENCE", 0.0)
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -337,7 +338,7 @@ def test_a_ranks_variables_that_are_wrong_are_one_message(monkeypatch, capsys, v
 
 
 def test_a_process_without_a_watcher_has_no_pulse_to_give():
-    script = "from bertnli import pulse; pulse.begin(); pulse.pulse('step'); print('fine')"
+    script = "from bertnli.common import heartbeat; heartbeat.begin(); heartbeat.pulse('step'); print('fine')"
     variables = {name: value for name, value in environment().items() if name != "BERTNLI_PULSE"}
     done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True)
     assert done.stdout == "fine\n", done.stderr
@@ -346,7 +347,7 @@ def test_a_process_without_a_watcher_has_no_pulse_to_give():
 def test_training_is_not_held_up_by_a_watcher_that_does_not_listen():
     reading, writing = os.pipe()
     script = (
-        "from bertnli import pulse; pulse.begin()\n"
+        "from bertnli.common import heartbeat; heartbeat.begin()\n"
         "for _ in range(20_000): pulse.pulse('a step with many words to fill the pipe')\nprint('done')"
     )
     done = subprocess.run(
@@ -365,9 +366,9 @@ def test_training_is_not_held_up_by_a_watcher_that_does_not_listen():
 def test_waiting_for_somebody_else_is_no_standstill(tmp_path, monkeypatch):
     """For a library's transfer, and for the lock of another process that fetches or tokenises the same."""
     phases = []
-    monkeypatch.setattr(pulse, "pulse", phases.append)
-    monkeypatch.setattr(pulse, "_BEAT", 0.01)
-    with pulse.beating("fetching org/name"):
+    monkeypatch.setattr(heartbeat, "pulse", phases.append)
+    monkeypatch.setattr(heartbeat, "_BEAT", 0.01)
+    with heartbeat.beating("fetching org/name"):
         time.sleep(0.2)
     beats = len(phases)
     assert beats > 1 and set(phases) == {"fetching org/name"}

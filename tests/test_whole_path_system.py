@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from bertnli.cache import cache_dir
-from bertnli.runfolder import read_metrics
+from bertnli.fetch.cache import cache_dir
+from bertnli.run.folder import read_metrics
 from tests.conftest import environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]

@@ -1,4 +1,4 @@
-"""export.writer: the input's records unchanged, one row for each, and the same bytes whatever happened on the way."""
+"""writer: the input's records unchanged, one row for each, and the same bytes whatever happened on the way."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bertnli_export import writer as writer_module
+from bertnli_export.output_file import partial_path
+from bertnli_export.writer import Scored, open_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertnli.errors import InputError, RunError
-from bertnli.pairs import Chunk, PairFile
-from export import writer as writer_module
-from export.partial import partial_path
-from export.writer import Scored, open_writer
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.pairs import Chunk, PairFile
 
 LABELS = ("entailment", "neutral")
 HEAD = ["prediction", "p_entailment", "p_neutral", "truncated", "error"]
@@ -579,9 +579,9 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 
 SCRIPT = """
     import json, resource, sys
-    from bertnli.errors import BertnliError
-    from bertnli.pairs import PairFile
-    from export.writer import Scored, open_writer
+    from bertnli.common.errors import BertnliError
+    from bertnli.data.pairs import PairFile
+    from bertnli_export.writer import Scored, open_writer
 
     source, output, limit, state = sys.argv[1:]
     file = PairFile(source)

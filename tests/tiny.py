@@ -93,8 +93,8 @@ def hf_folder(
     import safetensors.torch
     import torch
 
-    from bertnli import pretrained
-    from bertnli.model import ModelConfig, PairClassifier
+    from bertnli.model import pretrained
+    from bertnli.model.classifier import ModelConfig, PairClassifier
 
     vocabulary = word_pieces()
     names = tuple(labels or SNLI_LABELS)
@@ -152,8 +152,8 @@ def d2l_folder(
     """
     import torch
 
-    from bertnli import pretrained
-    from bertnli.model import D2L_ARCHITECTURES, PairClassifier
+    from bertnli.model import pretrained
+    from bertnli.model.classifier import D2L_ARCHITECTURES, PairClassifier
 
     vocabulary = list(dict.fromkeys(["<unk>", "<pad>", "<mask>", "<cls>", "<sep>", *_all_words(), *words]))
     shape = replace(D2L_ARCHITECTURES[arch], vocab_size=len(vocabulary))
@@ -183,8 +183,9 @@ def d2l_folder(
 @cache
 def bundle() -> Path:
     """One exported bundle of `hf_folder()`, made once in a process and there to read, not to change."""
-    from bertnli import pretrained
-    from export.build import export_bundle
+    from bertnli_export.build import export_bundle
+
+    from bertnli.model import pretrained
 
     folder = Path(tempfile.mkdtemp(prefix="tiny-bundle-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -196,7 +197,7 @@ def _spread(model: Any) -> Any:
     """Larger weights than a fresh model has and a centred classifier, so that the label depends on the text."""
     import torch
 
-    from bertnli.attention import Padded
+    from bertnli.model.attention import Padded
 
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):

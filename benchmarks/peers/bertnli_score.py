@@ -13,12 +13,12 @@ from benchmarks.harness import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring
 from benchmarks.scoring_stages import seconds_by_stage
 from benchmarks.work import MAX_LENGTH
-from bertnli.errors import BertnliError
+from bertnli.common.errors import BertnliError
 
 
 @dataclass
 class BertnliScore(Scoring):
-    """`export.score.score_file`; the loading that it reports is taken off. Its batches are its own affair."""
+    """`bertnli_export.score.score_file`; the loading that it reports is taken off. Its batches are its own affair."""
 
     whole_last_block: ClassVar[bool] = False
     batch_sizes: Sequence[int] = field(default=(), init=False)
@@ -32,8 +32,10 @@ class BertnliScore(Scoring):
         return {"device": "auto"}
 
     def load(self) -> None:
-        from bertnli import Scorer, pretrained
-        from export.build import export_bundle
+        from bertnli_export.build import export_bundle
+
+        from bertnli import Scorer
+        from bertnli.model import pretrained
 
         self._bundle = self.work.folder / f"bundle-{self.precision}"
         if not self._bundle.exists():
@@ -53,6 +55,6 @@ class BertnliScore(Scoring):
         return np.array([list(score.probabilities.values()) for score in self._scorer.score(pairs)])
 
     def score(self, rows: Path, out: Path) -> float:
-        from export.score import score_file
+        from bertnli_export.score import score_file
 
         return score_file(self._bundle, rows, out, restart=True)["load_seconds"]

@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.harness import Peer, Run, end_children
 from benchmarks.work import Work
-from bertnli.errors import RunError
+from bertnli.common.errors import RunError
 
 _POLL = 0.02  # seconds between two looks at metrics.jsonl: fewer looks take less from the cores that are measured
 _PATIENCE = 600.0  # seconds for a step, the first one's start-up included

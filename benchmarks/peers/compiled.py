@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.harness import Unavailable
 from benchmarks.peers import hf
 from benchmarks.peers.onnx_graph import Batch, Tokenised
-from bertnli.versions import installed
+from bertnli.common.installed import installed
 
 
 @dataclass

@@ -9,7 +9,7 @@ from benchmarks import environments
 from benchmarks.harness import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring
 from benchmarks.work import MAX_LENGTH
-from bertnli.versions import installed
+from bertnli.common.installed import installed
 
 _ENVIRONMENTS = {"onnx": "optimum-onnx", "openvino": "openvino"}
 

@@ -48,7 +48,7 @@ class DeepSpeedEngine(Loop):
             raise Unavailable(f"{error}") from None
         from transformers import DataCollatorWithPadding
 
-        from bertnli.engine import Ranks
+        from bertnli.train.engine import Ranks
 
         self._device = Ranks().device  # joins a group of one
         model = hf.model(self.work, dropout=dropout)

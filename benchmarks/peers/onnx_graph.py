@@ -19,8 +19,8 @@ from benchmarks.harness import Unavailable
 from benchmarks.peers import hf
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring, by_length, softmax
 from benchmarks.work import MAX_LENGTH
-from bertnli.cores import usable_cores
-from bertnli.versions import installed
+from bertnli.common.cores import usable_cores
+from bertnli.common.installed import installed
 
 Batch = Mapping[str, NDArray[np.int64]]
 """`input_ids`, `attention_mask` and `token_type_ids`, each `[batch, length]`."""

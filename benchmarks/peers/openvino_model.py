@@ -15,7 +15,7 @@ from benchmarks import environments
 from benchmarks.harness import Unavailable
 from benchmarks.peers.onnx_graph import Batch, Batches, Tokenised
 from benchmarks.work import MAX_LENGTH
-from bertnli.versions import installed
+from bertnli.common.installed import installed
 
 CALIBRATION = 300
 """Rows that int8's scales come from: what nncf.quantize takes unasked."""

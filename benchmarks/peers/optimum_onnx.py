@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks import environments
 from benchmarks.peers.onnx_graph import Batch, Tokenised
-from bertnli.cores import usable_cores
-from bertnli.versions import installed
+from bertnli.common.cores import usable_cores
+from bertnli.common.installed import installed
 
 OPTIMIZATION = "O2"
 QUANTIZATION = {"is_static": False, "per_channel": True}

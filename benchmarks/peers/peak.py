@@ -14,7 +14,7 @@ _SECONDS = 0.25  # for each shape
 
 @dataclass
 class MatrixPeak(Peer):
-    """The rate that `bertnli train` measures for its progress line (bertnli/peak.py), with more time for it."""
+    """The rate that `bertnli train` measures for its progress line (bertnli/train/flops.py), with more time for it."""
 
     work: Work
     precision: str
@@ -25,7 +25,7 @@ class MatrixPeak(Peer):
         self.about = f"the fastest {self.precision} matrix product of the model's shapes"
 
     def options(self) -> dict[str, Any]:
-        from bertnli.peak import SQUARE, TOKENS
+        from bertnli.train.flops import SQUARE, TOKENS
 
         device = hf.device().type
         sizes = {"tokens": list(TOKENS[device]), "square": list(SQUARE[device])}
@@ -38,6 +38,6 @@ class MatrixPeak(Peer):
         self._sizes = config.hidden_size, config.intermediate_size
 
     def run(self, amount: int) -> Run:
-        from bertnli.peak import matrix_peak
+        from bertnli.train.flops import matrix_peak
 
         return Run(matrix_peak(*self._sizes, self.precision, hf.device(), _SECONDS), 1.0)

@@ -32,16 +32,16 @@ class PlainLoop(Loop):
         }
 
     def load(self, pairs: int, dropout: float | None) -> None:
-        from bertnli.allocator import keep_freed_memory
+        from bertnli.train.allocator import keep_freed_memory
 
         keep_freed_memory()
         import torch
 
-        from bertnli import pretrained
-        from bertnli.batches import Stream
-        from bertnli.corpus import prepare
-        from bertnli.pairs import PairFile
-        from bertnli.train import MICRO_BATCH_TOKENS
+        from bertnli.data.batches import Stream
+        from bertnli.data.corpus import prepare
+        from bertnli.data.pairs import PairFile
+        from bertnli.model import pretrained
+        from bertnli.train.loop import MICRO_BATCH_TOKENS
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.micro_tokens = self.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device.type]
@@ -62,8 +62,8 @@ class PlainLoop(Loop):
         import torch
         import torch.nn.functional as F
 
-        from bertnli.batches import deal, pack
-        from bertnli.predictor import to_device
+        from bertnli.data.batches import deal, pack
+        from bertnli.model.predictor import to_device
 
         torch.manual_seed(np.random.SeedSequence([0, self.steps, 0]).generate_state(1)[0])
         chosen = self.stream.step(self.steps)

@@ -1,0 +1,153 @@
+"""`bertnli demo`: the whole path on real data, as the commands a user would type, each shown before it runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bertnli.common.errors import BertnliError
+from bertnli.common.files import digest, write_text
+from bertnli.common.signals import run_child
+from bertnli.report import report
+from bertnli.run import config
+from bertnli.run.folder import RunFolder, read_metrics
+
+RECIPE = Path(__file__).with_name("demo.yaml")
+MODEL = "minilm"
+DATA = ("snli-100k", "snli-test")
+
+
+def run(out: Path) -> dict[str, Any]:
+    """Fetch, train, evaluate, export, verify, score; what was done before and is still valid is not done again.
+
+    Returns the figures, which are also in `out/demo.json` and `out/report.html`. Raises BertnliError with the exit
+    code of the command that failed.
+    """
+    began = time.monotonic()
+    folder = RunFolder(out)
+    paths = {name: _bertnli("fetch", name)["path"] for name in (MODEL, *DATA)}
+    fetched = time.monotonic()
+
+    sets = [f"output={out}"]
+    training = _kept(folder.path / "train.json")
+    if not (folder.finished and training and config.load(folder.run_file) == config.load(RECIPE, sets)):
+        training = _keep(folder.path / "train.json", _bertnli("train", str(RECIPE), "--set", *sets))
+
+    # A figure is valid for the very weights it was measured on.
+    weights = digest(folder.model / "model.safetensors")
+    evaluation = _kept(folder.path / "eval.json")
+    if evaluation is None or evaluation.get("weights") != weights:
+        found = _bertnli("eval", str(folder.model), "snli-test")
+        evaluation = _keep(folder.path / "eval.json", {**found, "weights": weights})
+
+    bundle = folder.path / "bundle"
+    exported = _kept(folder.path / "export.json")
+    if exported is None or exported.get("weights") != weights or not bundle.is_dir():
+        force = ["--force"] if bundle.exists() else []
+        found = _bertnli("export", str(folder.model), str(bundle), "--verify", "snli-test", *force)
+        exported = _keep(folder.path / "export.json", {**found, "weights": weights})
+    else:
+        _bertnli("verify", str(bundle))
+
+    scores = folder.path / "scores.jsonl"
+    restart = (
+        ["--restart"] if exported["weights"] != (_kept(folder.path / "score.json") or exported).get("weights") else []
+    )
+    scored = _bertnli("score", str(bundle), paths["snli-test"], str(scores), *restart)
+    before = _kept(folder.path / "score.json")
+    if scored.get("pairs_per_second") or before is None:  # else the scores were there already
+        before = _keep(folder.path / "score.json", {**scored, "weights": weights})
+    scored = before
+
+    summary = {
+        "output": str(out),
+        "accuracy": evaluation["accuracy"],
+        "rows": evaluation["rows"],
+        "confusion": evaluation["confusion"],
+        "labels": evaluation["labels"],
+        "training_pairs_per_second": training["pairs_per_second"],
+        "scoring_pairs_per_second": scored["pairs_per_second"],
+        "seconds_after_fetch": time.monotonic() - fetched,
+        "seconds": time.monotonic() - began,
+        "model": str(folder.model),
+        "bundle": str(bundle),
+        "scores": str(scores),
+        "report": str(folder.report),
+    }
+    _write_report(folder, summary, evaluation, exported)
+    _keep(folder.path / "demo.json", summary)
+    _print_table(summary)
+    return summary
+
+
+def _bertnli(*arguments: str) -> dict[str, Any]:
+    """Run one command of ours as a user would, and give back its summary."""
+    print(f"\n$ bertnli {shlex.join(arguments)}", flush=True)
+    code, output = run_child([sys.executable, "-m", "bertnli.cli", *arguments, "--json"], capture=True)
+    lines = output.splitlines()
+    if code:
+        print(output, end="", flush=True)
+        error = BertnliError(f"demo: `bertnli {shlex.join(arguments)}` ended with exit code {code}")
+        error.exit_code = code
+        raise error
+    print("\n".join(lines[:-1]), flush=True)
+    return json.loads(lines[-1])
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """The figures of an earlier demo, None if there are none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _keep(path: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    write_text(path, json.dumps(figures, indent=1))
+    return figures
+
+
+def _write_report(
+    folder: RunFolder, summary: dict[str, Any], evaluation: dict[str, Any], exported: dict[str, Any]
+) -> None:
+    """The run's report again, now with the test split and the scoring in it."""
+    low, high = evaluation["accuracy_interval"]
+    report.write_report(
+        folder.report,
+        title="bertnli demo: MiniLM on SNLI",
+        figures={
+            "Accuracy": f"{summary['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {summary['rows']:,} rows of SNLI test",
+            "Training": f"{summary['training_pairs_per_second']:.1f} pairs/s",
+            "Scoring": f"{summary['scoring_pairs_per_second']:.1f} pairs/s with ONNX Runtime",
+            "ONNX against checkpoint": f"largest logit difference {exported['max_logit_difference']:.2g}, "
+            f"{exported['label_flips']} labels changed",
+        },
+        metrics=read_metrics(folder.metrics_file),
+        evaluations={"snli-test": evaluation},
+        provenance={**{name: summary[name] for name in ("model", "bundle", "scores")}, **report.provenance()},
+        notes=report.notes_about(MODEL, DATA),
+    )
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    labels = summary["labels"]
+    width = max(map(len, labels)) + 2
+    print("\n" + "=" * 72)
+    print(f"accuracy on SNLI test   {summary['accuracy']:.4f} ({summary['rows']:,} labelled rows)")
+    print(f"training                {summary['training_pairs_per_second']:.1f} pairs/s")
+    print(f"scoring                 {summary['scoring_pairs_per_second']:.1f} pairs/s, ONNX Runtime, file to file")
+    print(f"\n{'gold, then predicted:':<22}" + "".join(f"{label:>{width}}" for label in labels))
+    for label, counts in zip(labels, summary["confusion"], strict=True):
+        print(f"{label:<22}" + "".join(f"{count:>{width},}" for count in counts))
+    print(f"\nreport   {summary['report']}\nmodel    {summary['model']}")
+    print(f"bundle   {summary['bundle']}\nscores   {summary['scores']}")
+    print(f"\n{summary['seconds_after_fetch']:.0f} s after the downloads. Go on with:")
+    print(f"  bertnli train {shlex.quote(str(RECIPE))} --set data.max_train_pairs=null --set output=runs/snli")
+    print(f"  bertnli export {shlex.quote(summary['model'])} my-bundle")
+    print(f"  bertnli score {shlex.quote(summary['bundle'])} your-pairs.tsv scores.tsv")
+    print("=" * 72)

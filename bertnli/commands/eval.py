@@ -1,0 +1,171 @@
+"""`bertnli eval`, from top to bottom: the data opened, a temperature fitted, each set measured, what was found written.
+
+The figures themselves are evaluate.py's and tally.py's; what a set asks for beyond them is in sets.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from bertnli.common.errors import InputError
+from bertnli.common.progress import progress
+from bertnli.data.columns import Columns
+from bertnli.data.tokenizer import PairTokenizer
+from bertnli.evaluation.calibrate import Calibration
+from bertnli.evaluation.calibrate import calibrate as fit_temperature
+from bertnli.evaluation.data_sets import LabelledSet, expanded, notes, open_all, open_set
+from bertnli.evaluation.evaluate import Other, Predictor
+from bertnli.report import report as reports
+from bertnli.report import summary
+from bertnli.run.folder import run_of
+
+
+class Model(Predictor, Protocol):
+    """A checkpoint in torch, or an ONNX bundle's session."""
+
+    @property
+    def tokenizer(self) -> PairTokenizer:
+        """Its settings say which columns the model reads."""
+
+
+class Rival(NamedTuple):
+    """A model to compare with, and its name."""
+
+    name: str
+    model: Model
+
+
+def evaluation(
+    name: str,
+    model: Model,
+    data: Sequence[str],
+    *,
+    calibrate: str | None = None,
+    keep: Callable[[Calibration], None] | None = None,
+    against: Rival | None = None,
+    columns: Columns | None = None,
+    label_names: Mapping[str, str] | None = None,
+    skip_bad_rows: bool = False,
+    shuffle_premises: bool = False,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """Measure `model`, which a person calls `name`, on every set of `data`, and print what a person reads.
+
+    calibrate: held-out rows to fit a temperature on; `keep` is called with it once everything has gone well.
+    label_names: what a label cell says -> the label's name. report: a folder for report.html and evaluation.json.
+
+    Returns what `LabelledSet.measure` gives of the one set; of several, `model`, `evaluations` and `skipped` by name.
+    Raises InputError and RunError as `open_set`, `LabelledSet.measure` and `calibrate.calibrate` do; what is wrong with
+    any of the sets, or with the folder, is found before the first pair is scored.
+    """
+    names = expanded(data)
+    if len(names) > 1 and (calibrate or against):
+        option = "--calibrate" if calibrate else "--against"
+        raise InputError(option, found=f"{len(names)} data sets", expected="one", do="give one DATA")
+    settings = model.tokenizer.settings
+    open_ = partial(open_set, columns=columns, label_names=label_names, shuffle_premises=shuffle_premises)
+    sets, skipped = open_all(names, partial(open_, prefer_parse=settings.reads_parse))
+    if report is not None:
+        _make(report)
+    other = None if against is None else _other(against, sets[0], open_)
+    fitted = None
+    if calibrate is not None:
+        held_out = open_set(calibrate, columns, label_names=label_names, prefer_parse=settings.reads_parse)
+        fitted = _fitted(model, held_out, sets[0], skip_bad_rows)
+        model.temperature = fitted.temperature
+    if len(sets) > 1:  # one alone is looked through by `measure`
+        for one in sets:
+            one.look_through(model, skip_bad_rows)
+    evaluations: dict[str, dict[str, Any]] = {}
+    for one in sets:
+        with progress("pairs") as show:
+            evaluations[one.name] = found = one.measure(
+                model,
+                reads_premises=not settings.hypothesis_only,
+                skip_bad_rows=skip_bad_rows,
+                against=other,
+                progress=lambda done, total: show(done, "evaluated", total),
+            )
+        if fitted is not None:
+            found["calibration"] = vars(fitted)
+        if len(names) > 1:
+            print(f"{one.name}:")
+        _print(found)
+    for unfetched, reason in skipped.items():
+        print(f"{unfetched}: skipped, as it cannot be fetched: {reason}")
+    if len(names) > 1:
+        found = {"model": name, "evaluations": evaluations, "skipped": skipped}
+    if report is not None:
+        _write(report, name, evaluations, skipped)
+        reports.write_file(report / "evaluation.json", json.dumps(found, indent=1))
+    if fitted is not None and keep is not None:  # last: were it to fail, the figures are there
+        keep(fitted)
+        print(f"the temperature, {fitted.temperature:.4g}, is kept with {name}")
+    return found
+
+
+def _make(report: Path) -> None:
+    """The folder for a report. Raises InputError if it cannot be, or is a run's, which has a report of its own."""
+    if run_of(report) is not None:
+        found, do = "a run's folder, which has its own report.html", f"give another folder, such as {report / 'test'}"
+        raise InputError(f"--report {report}", found=found, do=do)
+    try:
+        report.mkdir(parents=True, exist_ok=True)
+        found = "" if os.access(report, os.W_OK) else "a folder that may not be written into"
+    except OSError as error:
+        found = "a file" if report.is_file() else error.strerror or str(error)
+    if found:
+        raise InputError(f"--report {report}", found=found, expected="a folder, or a place for one")
+
+
+def _other(rival: Rival, given: LabelledSet, open_: Callable[..., LabelledSet]) -> Other:
+    """The rival with the same data, opened once more: it may read other columns."""
+    if not Path(given.file.path).is_file():
+        raise InputError(f"--against: {given.file.name} is a pipe, and is read twice", do="write it to a file first")
+    again = open_(given.name, prefer_parse=rival.model.tokenizer.settings.reads_parse)
+    return Other(rival.name, rival.model, again.file)
+
+
+def _fitted(model: Model, held_out: LabelledSet, measured: LabelledSet, skip_bad_rows: bool) -> Calibration:
+    with progress("pairs") as show:
+        return fit_temperature(
+            model,
+            held_out,
+            apart_from=measured,
+            skip_bad_rows=skip_bad_rows,
+            progress=lambda done, total: show(done, "to calibrate with", total),
+        )
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    print("\n".join([*summary.lines(found), *notes(found)]))
+    if swapped := summary.swapped(found):
+        print(f"warning: {swapped}", file=sys.stderr)
+
+
+def _write(folder: Path, name: str, evaluations: Mapping[str, dict[str, Any]], skipped: Mapping[str, str]) -> None:
+    """report.html of every evaluation."""
+    several = len(evaluations) + len(skipped) > 1
+    figures = {}
+    for data, one in evaluations.items():
+        low, high = one["accuracy_interval"]
+        accuracy = f"{one['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {one['rows']:,} rows"
+        figures[f"Accuracy on {data}" if several else "Accuracy"] = accuracy
+        if not several:
+            figures["Speed"] = f"{one['pairs_per_second']:.1f} pairs/s"
+    figures |= {f"Skipped: {data}": reason for data, reason in skipped.items()}
+    said = [f"{data}: {line.strip()}" for data, one in evaluations.items() for line in notes(one)]
+    reports.write_report(
+        folder / "report.html",
+        title=f"{name} on {', '.join(evaluations)}",
+        figures=figures,
+        evaluations=evaluations,
+        provenance=reports.provenance(),
+        notes=[*said, *reports.notes_about(name, list(evaluations))],
+    )

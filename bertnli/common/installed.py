@@ -1,0 +1,26 @@
+"""Versions of installed packages, without importing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import metadata, util
+from pathlib import Path
+
+_PACKAGES = ("bertnli", "bertnli_export", "bertnli_launch")
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The version of each package that is installed, in the order given."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def packages() -> list[Path]:
+    """The folders of our three packages; in a checkout they lie in three different folders. Nothing is imported."""
+    specs = [util.find_spec(name) for name in _PACKAGES]
+    return [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]

@@ -1,0 +1,57 @@
+"""How far a long piece of work is: a bar on a terminal, plain lines in a log. Always on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Protocol
+
+from bertnli.common.heartbeat import pulse
+
+_LINE_EVERY = 10.0  # seconds between two lines in a log
+
+
+class Update(Protocol):
+    def __call__(self, done: int, note: str, total: int | None = None) -> None:
+        """How many are done, a few words on how it goes, and how many there are, where that was not known before."""
+
+
+@contextmanager
+def progress(what: str, total: int | None = None, *, quiet: bool = False, start: int = 0) -> Iterator[Update]:
+    """Yields the function to report with; `total` is None where it is not known yet, `start` what was done before."""
+    if quiet:
+        yield lambda done, note, total=None: pulse(f"{what} {done}")
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (what, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=total, completed=start, note="")
+
+            def move(done: int, note: str, total: int | None = total) -> None:
+                pulse(f"{what} {done}")
+                bar.update(task, completed=done, note=note, total=total)
+
+            yield move
+    else:
+        began = time.monotonic()
+        said = began - _LINE_EVERY
+
+        def line(done: int, note: str, total: int | None = total) -> None:
+            nonlocal said
+            pulse(f"{what} {done}")
+            now = time.monotonic()
+            if done == total or now - said >= _LINE_EVERY:
+                said = now
+                of = f"/{total}" if total is not None else ""
+                left = ""
+                if total is not None and start < done < total:
+                    seconds = round((now - began) / (done - start) * (total - done))
+                    left = f", {timedelta(seconds=seconds)} left"
+                print(f"{what} {done}{of} {note}{left}".rstrip(), file=sys.stderr, flush=True)
+
+        yield line

@@ -1,0 +1,124 @@
+"""Which columns hold the sentence pairs and their labels, and what a cell has to be to be used."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bertnli.common.errors import InputError
+from bertnli.data.records import json_type
+
+PAIR_COLUMNS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text", "text_pair"))
+PARSE_COLUMNS = ("sentence1_binary_parse", "sentence2_binary_parse")
+LABEL_COLUMNS = ("label", "gold_label")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Column names: as a user gives them (None: find it), or as found (label None: there is none)."""
+
+    premise: str | None = None
+    hypothesis: str | None = None
+    label: str | None = None
+
+
+def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_parse: bool = False) -> Columns:
+    """The columns of the pair (and the label, if there is one) among `fields`, by name, whatever the case.
+
+    Raises InputError naming what was found and how to name the columns.
+    """
+    by_lower = {name.casefold(): name for name in reversed(fields)}
+
+    def find(name: str) -> str | None:
+        return name if name in fields else by_lower.get(name.casefold())
+
+    def given(name: str, option: str) -> str:
+        if (found := find(name)) is None:
+            raise InputError(
+                f"{where}: no column {name!r}",
+                found=f"columns {listed(fields)}",
+                do=f"mend {option} (in a run file: data.columns)",
+            )
+        return found
+
+    premise = hypothesis = None
+    if wanted.premise is None and wanted.hypothesis is None:
+        for names in (PARSE_COLUMNS, *PAIR_COLUMNS) if prefer_parse else PAIR_COLUMNS:
+            premise, hypothesis = map(find, names)
+            if premise and hypothesis:
+                break
+    else:
+        sides = list(zip(*PAIR_COLUMNS, strict=True))
+        premise = next(filter(None, map(find, sides[0])), None)
+        hypothesis = next(filter(None, map(find, sides[1])), None)
+        if wanted.premise is not None:
+            premise = given(wanted.premise, "--premise")
+        if wanted.hypothesis is not None:
+            hypothesis = given(wanted.hypothesis, "--hypothesis")
+    if not premise or not hypothesis:
+        raise InputError(
+            f"{where}: no columns with the sentence pairs",
+            found=f"columns {listed(fields)}",
+            expected=" or ".join("/".join(names) for names in PAIR_COLUMNS),
+            do="name them with --premise and --hypothesis (in a run file: data.columns)",
+        )
+    if premise == hypothesis:  # every sentence would be scored against itself
+        raise InputError(
+            f"{where}: premise and hypothesis are the same column",
+            found=repr(premise),
+            do="name both, with --premise and --hypothesis (in a run file: data.columns)",
+        )
+    if wanted.label is not None:
+        return Columns(premise, hypothesis, given(wanted.label, "--label"))
+    return Columns(premise, hypothesis, next(filter(None, map(find, LABEL_COLUMNS)), None))
+
+
+def words_of_parse(parse: Any) -> Any:
+    """The words of an SNLI binary parse, as the d2l book's `extract_text` has them; not text: as it is."""
+    if not isinstance(parse, str):
+        return parse
+    return re.sub(r"\s{2,}", " ", parse.replace("(", "").replace(")", "")).strip()
+
+
+def label_text(value: Any) -> str | None:
+    """A label cell as text: integers and whole floats as digits, null and blank as None."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or value != value:  # NaN, which is how pandas writes a missing number
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if not text.isascii():
+        text = text.encode(errors="backslashreplace").decode()
+    return text if text.strip() else None
+
+
+def fault_of(name: str, value: Any) -> str | None:
+    """Why `value` cannot be scored, or None."""
+    if value is None:
+        return f"null {name}"
+    if not isinstance(value, str):
+        return f"the {name} is {json_type(value)}, not text"
+    if not value.strip():
+        return f"empty {name}"
+    if "\0" in value:
+        return f"NUL character in the {name}"
+    if not (value.isascii() or is_text(value)):
+        return f"the {name} is not valid Unicode"
+    return None
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is a string that can be written as UTF-8: one without half a surrogate pair."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message, long ones and many of them cut short."""
+    shown = [repr(name if len(name) <= 40 else name[:40] + "…") for name in names[:most]]
+    return (", ".join(shown) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")

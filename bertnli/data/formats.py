@@ -1,0 +1,251 @@
+"""What a file is by its name, its bytes whatever they are packed in, and its lines.
+
+`Source` gives the bytes of a file, a zip member or standard input, unpacked; `Lines` the text lines in them. Both
+stream: the largest thing in memory is one line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import os
+import stat
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from bertnli.common.errors import InputError
+
+BLOCK = 256 << 10  # bytes asked of the system at once
+MAX_LINE = 64 << 20  # bytes; a longer line is no text file, and would not fit beside a model
+
+_KINDS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_PACKINGS = {".gz": "gz", ".zst": "zst"}
+_EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson (also with .gz or .zst) or .parquet"
+
+
+class UnreadableError(Exception):
+    """The bytes stop making sense (damaged, cut short) or cannot be read. Its text says why; the reader adds where."""
+
+
+class Format(NamedTuple):
+    kind: str  # tsv, csv, jsonl or parquet
+    packing: str  # "", gz or zst
+
+
+def format_of(name: str, given: str | None = None) -> Format:
+    """The format a file's name says, or that `given` (`--format`: tsv, .jsonl, csv.gz, …) says instead.
+
+    Raises InputError if neither is known.
+    """
+    kind, packing = _split(name if given is None else "." + given.lstrip("."))
+    if kind is None:
+        if given is not None:
+            raise InputError("--format", found=repr(given), expected="tsv, csv, jsonl or parquet")
+        raise InputError(
+            f"{name}: unknown format", expected=_EXPECTED, do="rename it; to score it, say what it is with --format"
+        )
+    packing = packing or _split(name)[1]
+    if kind == "parquet" and packing:
+        raise InputError(f"{name}: Parquet is compressed inside and is not packed in .{packing} again", do="unpack it")
+    return Format(kind, packing)
+
+
+def says_format(name: str) -> bool:
+    """Whether a file's name says its format, or that of the member it stands for; standard input's does not."""
+    path, fragment = _split_member(name)
+    if not path.lower().endswith(".zip"):
+        return _split(path)[0] is not None
+    if not Path(path).exists():
+        return True  # whoever opens it says so
+    try:
+        _zip_member(path, fragment, None)
+    except InputError:
+        return False
+    return True
+
+
+def _split(name: str) -> tuple[str | None, str]:
+    path = PurePosixPath(name.lower())
+    packing = _PACKINGS.get(path.suffix, "")
+    stem = path.stem if packing else path.name
+    return _KINDS.get(stem[stem.rfind(".") :]) if "." in stem else None, packing
+
+
+class Source:
+    """The unpacked bytes of one input: a file, a zip member (`archive.zip#member`) or standard input (`-`).
+
+    Raises InputError if there is no such file, it is empty or a folder, its format is unknown, or the archive's
+    member is not clear.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], format: str | None = None):
+        self.name = os.fspath(path)  # as messages show it
+        self.path, self.member = self.name, ""
+        if self.name == "-":
+            if format is None:
+                raise InputError("standard input has no name to tell its format", do="say it with --format")
+            self.format, self.rereadable = format_of("", format), False
+        else:
+            self.path, fragment = _split_member(self.name)
+            self.rereadable = _check_file(self.path)
+            if self.path.lower().endswith(".zip"):
+                self.member = _zip_member(self.path, fragment, format)
+                self.name = f"{self.path}#{self.member}"
+            self.format = format_of(self.member or self.path, format)
+        if self.format.kind == "parquet" and (self.member or not self.rereadable):
+            raise InputError(f"{self.name}: Parquet is read from both ends", expected="a plain file")
+
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes, in blocks of any length but 0. Raises UnreadableError."""
+        try:
+            with ExitStack() as stack:
+                read = self._open(stack)
+                while block := read(BLOCK):
+                    yield block
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a decoder makes of damaged bytes, or the system of a lost disk
+            raise UnreadableError(reason_of(error)) from error
+
+    def _open(self, stack: ExitStack) -> Callable[[int], bytes]:
+        raw: Any
+        if self.path == "-":
+            # The system's own file: a thread that waits for input would hold the buffer's lock, and Python, when it
+            # ends meanwhile, would abort.
+            raw = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+            os.set_blocking(0, True)  # where it does not wait, having nothing yet would be taken for the end
+        elif self.member:
+            raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(self.path)).open(self.member))
+        else:
+            raw = stack.enter_context(Path(self.path).open("rb"))  # noqa: SIM115
+        # read1 hands over what is decoded so far before it meets the damage; read would lose it
+        if self.format.packing == "gz":
+            return stack.enter_context(gzip.GzipFile(fileobj=raw)).read1
+        if self.format.packing == "zst":
+            import pyarrow
+
+            return stack.enter_context(pyarrow.CompressedInputStream(raw, "zstd")).read
+        return getattr(raw, "read1", raw.read)
+
+
+def _split_member(name: str) -> tuple[str, str]:
+    """The path in a name, and what follows it in one such as `archive.zip#member`, if no file is called that."""
+    at = name.lower().find(".zip#")
+    return (name, "") if at < 0 or os.path.lexists(name) else (name[: at + 4], name[at + 5 :])
+
+
+def _check_file(path: str) -> bool:
+    """Whether `path` is a regular file (and not, say, a named pipe, which can be read only once)."""
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file", do="give a path that exists") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        raise InputError(f"{path!r}: cannot be read ({reason_of(error)})", do="make it readable") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path}: is a folder", expected="a file of sentence pairs")
+    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+        raise InputError(f"{path}: the file is empty", do="see what wrote it")
+    return stat.S_ISREG(status.st_mode)
+
+
+def _zip_member(path: str, fragment: str, format: str | None) -> str:
+    """The one member of a zip archive that `fragment`, a part of its name, points at ("" if there is only one)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except Exception as error:  # damaged directories make zipfile raise much more than BadZipFile
+        raise InputError(
+            f"{path}: not a zip archive, or a damaged one ({reason_of(error)})", do="get it again"
+        ) from None
+    readable = []
+    for name in dict.fromkeys(names):
+        member = PurePosixPath(name)
+        if "__MACOSX" in member.parts or member.name.startswith(".") or not name.isprintable():
+            continue
+        try:
+            if format_of(name, format).kind != "parquet":
+                readable.append(name)
+        except InputError:
+            continue
+    if fragment in readable:
+        return fragment
+    found = [name for name in readable if fragment in name]
+    # SNLI ships each split twice, as .txt and as .jsonl
+    stems = {name.rsplit(".", 1)[0] for name in found}
+    as_json = [name for name in found if name.lower().endswith(".jsonl")]
+    if len(stems) == 1 and len(as_json) == 1:
+        return as_json[0]
+    if len(found) != 1:
+        listed = ", ".join(found or readable) or "no readable file at all"
+        raise InputError(
+            f"{path}: {f'no member is called {fragment!r}' if fragment and not found else 'which member?'}",
+            found=listed,
+            expected=_EXPECTED if not readable else None,
+            do=f"name one, as in {path}#{readable[0]}" if readable else None,
+        )
+    return found[0]
+
+
+class Lines:
+    """The text lines of a source, split at line feeds only and without their line ends.
+
+    Bytes that are not UTF-8 are shown as surrogate escapes, and `undecodable` is True from the first of them on. One
+    carriage return before a line feed is part of the line end; `keep_returns` leaves it to the caller (CSV, where
+    a line may end inside a cell). Raises UnreadableError, and InputError for UTF-16.
+    """
+
+    def __init__(self, source: Source, *, keep_returns: bool = False):
+        self.source, self.keep_returns = source, keep_returns
+        self.undecodable = False
+
+    def __iter__(self) -> Iterator[str]:
+        first = True
+        for data in self._whole_lines():
+            if first:
+                first = False
+                if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    raise InputError(
+                        f"{self.source.name}: is UTF-16", expected="UTF-8", do="convert it: iconv -t UTF-8"
+                    )
+                data = data.removeprefix(codecs.BOM_UTF8)
+                if not data:
+                    return
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                self.undecodable = True
+                text = data.decode("utf-8", "surrogateescape")
+            if not self.keep_returns:
+                text = text.replace("\r\n", "\n")
+                if not text.endswith("\n"):
+                    text = text.removesuffix("\r")
+            yield from text.removesuffix("\n").split("\n")
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        """The source's bytes in pieces of whole lines."""
+        pending: list[bytes] = []
+        length = 0
+        for block in self.source.blocks():
+            cut = block.rfind(b"\n") + 1
+            if cut:
+                pending.append(block[:cut])
+                yield b"".join(pending)
+                pending, length, block = [], 0, block[cut:]
+            pending.append(block)
+            length += len(block)
+            if length > MAX_LINE:
+                raise UnreadableError(f"a line is longer than {MAX_LINE >> 20} MiB")
+        if rest := b"".join(pending):
+            yield rest
+
+
+def reason_of(error: Exception) -> str:
+    """One line on an error that a library or the system raised."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

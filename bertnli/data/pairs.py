@@ -1,0 +1,387 @@
+"""Sentence-pair files read row by row: every record of the file is one row, good or bad, in order.
+
+`PairFile` finds the columns and yields `Row`s in fixed-size `Chunk`s; a row that cannot be used keeps its number and
+says why. `read_labelled` is the same for training and evaluation: rows with a gold label as (premise, hypothesis,
+index), with everything left out counted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.columns import (
+    LABEL_COLUMNS,
+    PARSE_COLUMNS,
+    Columns,
+    fault_of,
+    find_columns,
+    is_text,
+    label_text,
+    listed,
+    words_of_parse,
+)
+from bertnli.data.formats import Lines, Source, UnreadableError
+from bertnli.data.labels import NO_GOLD
+from bertnli.data.records import (
+    Record,
+    parquet_cells,
+    parquet_schema,
+    parquet_tables,
+    parse_csv,
+    parse_jsonl,
+    parse_tsv,
+    records,
+)
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_PROBE = 1000  # JSON lines looked at for the columns, at most
+_ROWS = 4096  # Parquet rows read at once where the caller does not say
+_FIRST_BAD = 5  # bad rows named in a message
+# SNLI's and MultiNLI's .txt may end a line before these: most of their pairs have one annotator, not five
+_ANNOTATORS = ("label2", "label3", "label4", "label5")
+
+
+class Row(NamedTuple):  # a tuple, which is made three times as fast as a frozen dataclass
+    """One record of the file."""
+
+    number: int  # 1-based, the header not counted
+    premise: str | None
+    hypothesis: str | None
+    label: str | None  # text of the label cell; None if it is null or blank, or there is no such column
+    error: str | None  # why this is no usable pair, in one short sentence; None for a good row
+    raw: str  # text formats: the record's text without its line end; Parquet: ""
+    parsed: bool  # False if the record's cells are not even known
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive rows, and for Parquet their whole records as one batch of as many rows."""
+
+    rows: list[Row]
+    table: pyarrow.RecordBatch | None
+
+
+class PairFile:
+    """A file of sentence pairs, its columns found and checked at once, its rows streamed.
+
+    `path` is a file, `archive.zip#member` or `-` for standard input (with `format`). `prefer_parse` takes SNLI's
+    binary-parse columns where both are there, without their parentheses, as the d2l book does. A file can be read
+    any number of times, a pipe once.
+
+    Attributes: `name` for messages, `path`; `format`: tsv, csv, jsonl or parquet; `columns` as found; `fields`, all
+    column names in order (JSONL: of the first object that has the columns); `header`, the header record's own text
+    (TSV, CSV); `schema` (Parquet).
+
+    Raises InputError if the file is missing, empty, of unknown format or encoding, or lacks the columns.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        columns: Columns | None = None,
+        format: str | None = None,
+        prefer_parse: bool = False,
+    ):
+        self._source = Source(path, format)
+        self.name, self.path, self.format = self._source.name, self._source.path, self._source.format.kind
+        self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
+        self.header = ""
+        self.schema: pyarrow.Schema | None = None
+        self._opened: Iterator[Record] | None = None  # the records, for the first reading
+        try:
+            if self.format == "parquet":
+                self.schema = parquet_schema(self.path)
+                self._resolve(self.schema.names)
+                self._check_types(self.schema)
+            else:
+                self._opened = self._open()
+        except UnreadableError as error:
+            raise InputError(f"{self.name}: cannot be read: {error}", do="get the file again, or repair it") from None
+        self._from_parse = prefer_parse and (self.columns.premise or "").casefold() == PARSE_COLUMNS[0]
+
+    # The columns
+
+    def _open(self) -> Iterator[Record]:
+        """The records of a text format after its header."""
+        found = records(Lines(self._source, keep_returns=self.format == "csv"), self.format)
+        if self.format == "jsonl":
+            return self._probe(found)
+        self.header, cells, fault = next(found, ("", None, "the file is empty"))
+        if cells is None:
+            raise InputError(f"{self.name}: unusable header: {fault}", expected="a first line with the column names")
+        self._resolve(cells)
+        return found
+
+    def _probe(self, found: Iterator[Record]) -> Iterator[Record]:
+        """Take the columns from the first JSON object that has them; all records come out again."""
+        probed, first_error = [], None
+        for record in islice(found, _PROBE):
+            probed.append(record)
+            if record[1] is not None:
+                try:
+                    self._resolve(list(record[1]))
+                    return chain(probed, found)
+                except InputError as error:
+                    first_error = first_error or error
+        if not probed:
+            raise InputError(f"{self.name}: the file is empty", do="see what wrote it")
+        raise first_error or InputError(
+            f"{self.name}: no JSON object in the first {len(probed)} lines",
+            found=f"line 1: {probed[0][2]}",
+            expected='objects such as {"premise": "…", "hypothesis": "…"}, one a line',
+        )
+
+    def _resolve(self, fields: list[str]) -> None:
+        twice = sorted({name for name in fields if fields.count(name) > 1})
+        if twice:
+            raise InputError(f"{self.name}: two columns have the same name", found=listed(twice), do="rename one")
+        self.columns = find_columns(fields, self._wanted, self.name, prefer_parse=self._prefer_parse)
+        self.fields = fields
+
+    def _check_types(self, schema: pyarrow.Schema) -> None:
+        import pyarrow.types as types
+
+        for option, name in (("--premise", self.columns.premise), ("--hypothesis", self.columns.hypothesis)):
+            kind = schema.field(name).type
+            text = kind.value_type if types.is_dictionary(kind) else kind
+            if not (types.is_string(text) or types.is_large_string(text)):
+                raise InputError(
+                    f"{self.name}: column {name!r}",
+                    found=f"type {kind}",
+                    expected="text",
+                    do=f"name another with {option} (in a run file: data.columns)",
+                )
+
+    # The rows
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """The rows in chunks of `size`, the last one shorter: the same cut for the same file, every time.
+
+        Raises RunError, with the row reached, if the file turns out to be damaged.
+        """
+        if self.format == "parquet":
+            yield from self._parquet_chunks(size, None)
+        else:
+            rows = self._text_rows()
+            while chunk := list(islice(rows, size)):
+                yield Chunk(chunk, None)
+
+    def rows(self) -> Iterator[Row]:
+        """The rows one by one. Raises as `chunks` does."""
+        if self.format == "parquet":
+            needed = [name for name in (self.columns.premise, self.columns.hypothesis, self.columns.label) if name]
+            for chunk in self._parquet_chunks(_ROWS, needed):
+                yield from chunk.rows
+        else:
+            yield from self._text_rows()
+
+    def values(self, chunk: Chunk) -> list[dict[str, Any] | None]:
+        """The whole records of a chunk, by column name; None for one that was not parsed.
+
+        Raises RunError if a Parquet column holds what has no form as text.
+        """
+        if chunk.table is not None:
+            names = chunk.table.schema.names
+            try:
+                columns = [parquet_cells(column) for column in chunk.table.columns]
+            except UnreadableError as error:
+                raise RunError(f"{self.name}: {error}", do="leave that column out, or write .parquet") from None
+            return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+        if self.format == "jsonl":
+            return [parse_jsonl(row.raw)[0] if row.parsed else None for row in chunk.rows]
+        parse = parse_csv if self.format == "csv" else parse_tsv
+        # not strict: SNLI's short lines
+        return [dict(zip(self.fields, parse(row.raw), strict=False)) if row.parsed else None for row in chunk.rows]
+
+    def _text_rows(self) -> Iterator[Row]:
+        found, self._opened = self._opened, None
+        if found is None:
+            if not self._source.rereadable:
+                raise InputError(f"{self.name}: a pipe can be read only once", do="write it to a file first")
+            found = self._open()
+        yield from self._json_rows(found) if self.format == "jsonl" else self._delimited_rows(found)
+
+    def _delimited_rows(self, found: Iterable[Record]) -> Iterator[Row]:
+        premise_at, hypothesis_at, label_at = (
+            -1 if name is None else self.fields.index(name)
+            for name in (self.columns.premise, self.columns.hypothesis, self.columns.label)
+        )
+        most = least = len(self.fields)
+        if self.format == "tsv":
+            while least > 1 + max(premise_at, hypothesis_at, label_at) and self.fields[least - 1] in _ANNOTATORS:
+                least -= 1
+        as_it_is, number = not self._from_parse, 0
+        try:
+            for number, (raw, cells, fault) in enumerate(found, 1):  # number: the row reached
+                if cells is None:
+                    yield Row(number, None, None, None, fault, raw, False)
+                elif not least <= len(cells) <= most:
+                    yield Row(number, None, None, None, f"{len(cells)} cells, expected {most}", raw, False)
+                else:
+                    premise, hypothesis = cells[premise_at], cells[hypothesis_at]
+                    label = cells[label_at] if label_at >= 0 else None
+                    if as_it_is and premise.strip() and hypothesis.strip() and "\0" not in raw:
+                        if label is not None and not label.strip():
+                            label = None
+                        yield Row(number, premise, hypothesis, label, None, raw, True)
+                    else:
+                        yield self._row(number, premise, hypothesis, label, raw)
+        except UnreadableError as error:
+            raise self._damaged(number, error) from None
+
+    def _json_rows(self, found: Iterable[Record]) -> Iterator[Row]:
+        premise, hypothesis, label = self.columns.premise, self.columns.hypothesis, self.columns.label
+        number = 0
+        try:
+            for number, (raw, cells, fault) in enumerate(found, 1):
+                if cells is None:
+                    yield Row(number, None, None, None, fault, raw, False)
+                else:
+                    row = self._row(number, cells.get(premise), cells.get(hypothesis), cells.get(label), raw)
+                    missing = [name for name in (premise, hypothesis) if name not in cells] if row.error else None
+                    yield row._replace(error=f"no key {missing[0]!r}") if missing else row
+        except UnreadableError as error:
+            raise self._damaged(number, error) from None
+
+    def _parquet_chunks(self, size: int, needed: list[str] | None) -> Iterator[Chunk]:
+        number = 0
+        wanted = (self.columns.premise, self.columns.hypothesis, self.columns.label)
+        try:
+            for table in parquet_tables(self.path, size, needed):
+                columns = [
+                    [None] * table.num_rows if name is None else parquet_cells(table.column(name), "surrogateescape")
+                    for name in wanted
+                ]
+                rows = [
+                    self._row(number + at, premise, hypothesis, label, "")
+                    for at, (premise, hypothesis, label) in enumerate(zip(*columns, strict=True), 1)
+                ]
+                number += len(rows)
+                yield Chunk(rows, table)
+        except UnreadableError as error:
+            raise self._damaged(number, error) from None
+
+    def _damaged(self, number: int, error: UnreadableError) -> RunError:
+        return RunError(
+            f"{self.name}: cannot be read beyond row {number}: {error}", do="get the file again, or repair it"
+        )
+
+    def _row(self, number: int, premise: Any, hypothesis: Any, label: Any, raw: str) -> Row:
+        if self._from_parse:
+            premise, hypothesis = words_of_parse(premise), words_of_parse(hypothesis)
+        error = fault_of("premise", premise) or fault_of("hypothesis", hypothesis)
+        if error:
+            premise, hypothesis = (text if is_text(text) else None for text in (premise, hypothesis))
+        return Row(number, premise, hypothesis, label_text(label), error, raw, True)
+
+
+class LabelledPair(NamedTuple):
+    premise: str
+    hypothesis: str
+    label: int  # index into the labels asked for
+    number: int  # the file's row, 1-based
+
+
+class LabelledPairs:
+    """The rows of a file that have a gold label, streamed. What became of all rows, so far:
+
+    `read` = `used` + `no_gold` (annotators did not agree: gold label `-`, or -1) + `bad`; `first_bad` names the first
+    five bad rows, as (row number, reason).
+    """
+
+    def __init__(self, file: PairFile, table: Mapping[str, int | None], labels: Sequence[str], skip_bad_rows: bool):
+        self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
+        self._table = table  # what a label cell says, in lower case -> index; None: no gold label
+        self._reset()
+
+    def _reset(self) -> None:
+        self.read = self.used = self.no_gold = self.bad = 0
+        self.first_bad: list[tuple[int, str]] = []
+
+    def __iter__(self) -> Iterator[LabelledPair]:
+        """Raises InputError at the end of a file that has bad rows, unless they are to be skipped (the first of them
+        is the end of the pairs, the rest of the file is only counted), or not a single usable row; RunError if the
+        file is damaged."""
+        self._reset()
+        table, skip = self._table, self.skip_bad_rows
+        for row in self.file.rows():
+            self.read += 1
+            index = table.get(row.label.strip().casefold(), -1) if row.label else -1
+            if index is None:
+                self.no_gold += 1
+            elif row.error is None and index >= 0:
+                self.used += 1
+                if skip or not self.bad:
+                    yield LabelledPair(row.premise, row.hypothesis, index, row.number)  # type: ignore[arg-type]
+            else:
+                self.bad += 1
+                if len(self.first_bad) < _FIRST_BAD:
+                    self.first_bad.append((row.number, row.error or self._label_fault(row.label)))
+        examples = "; ".join(f"row {number}: {reason}" for number, reason in self.first_bad)
+        if self.bad and not skip:
+            raise InputError(
+                f"{self.file.name}: {self.bad} bad {'row' if self.bad == 1 else 'rows'} of {self.read}",
+                found=examples,
+                do="mend the file, or leave such rows out: --skip-bad-rows (in a run file: data.skip_bad_rows: true)",
+            )
+        if not self.used:
+            raise InputError(
+                f"{self.file.name}: no row to use",
+                found=f"{self.read} rows, {self.no_gold} without gold label, {self.bad} bad"
+                + (f" ({examples})" if examples else ""),
+                expected="pairs with a label",
+            )
+
+    def _label_fault(self, label: str | None) -> str:
+        if label is None:
+            return "no label"
+        advice = ""
+        if re.fullmatch(r"\s*[+-]?\d+\s*", label):
+            names = ",".join(f"{index}={name}" for index, name in enumerate(self.labels))
+            advice = f"; say what the numbers mean, for example --label-names {names} (in a run file: data.label_names)"
+        shown = label if len(label) <= 40 else label[:40] + "…"
+        return f"label {shown!r}, expected {', '.join(self.labels)}{advice}"
+
+
+def read_labelled(
+    file: PairFile,
+    labels: Sequence[str],
+    *,
+    skip_bad_rows: bool = False,
+    label_names: Mapping[str, str] | None = None,
+) -> LabelledPairs:
+    """The rows of `file` whose label is one of `labels`, as indices into them, in order.
+
+    Labels are compared without regard to case and outer blanks. Rows with gold label `-` (or -1) are dropped and
+    counted. `label_names` (data.label_names) translates what the file says, such as {"0": "entailment"}, into
+    `labels` or `-`.
+
+    Raises InputError if the file has no label column or `label_names` leads to unknown labels.
+    """
+    if file.columns.label is None:
+        raise InputError(
+            f"{file.name}: no column with the labels",
+            found=f"columns {listed(file.fields)}",
+            expected=" or ".join(LABEL_COLUMNS),
+            do="name it with --label (in a run file: data.columns.label)",
+        )
+    table: dict[str, int | None] = {NO_GOLD: None, "-1": None}
+    table.update((name.strip().casefold(), index) for index, name in enumerate(labels))
+    names = {str(said).strip().casefold(): name.strip().casefold() for said, name in (label_names or {}).items()}
+    for said, name in names.items():
+        if name not in table:
+            raise InputError(
+                f"--label-names (in a run file: data.label_names): {said}",
+                found=repr(name),
+                expected=f"one of {', '.join(labels)}, or {NO_GOLD}",
+            )
+    return LabelledPairs(file, table | {said: table[name] for said, name in names.items()}, labels, skip_bad_rows)

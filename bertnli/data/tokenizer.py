@@ -1,0 +1,409 @@
+"""Text to ids: one `tokenizer.json` (the tokenizers library) for WordPiece and for d2l's word vocabulary.
+
+A pair becomes [CLS] premise [SEP] hypothesis [SEP]. Sentences are encoded singly, by the library, and are cut
+and joined here with numpy, because d2l's truncation is none of the library's. The file alone, read by plain
+`tokenizers.Tokenizer.from_file`, gives the same ids for every pair that needs no truncation.
+
+`tokenizer_files.py` reads and builds the library's tokenizer; `penn.py` finds d2l's words in raw text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from bertnli.common.errors import InputError, Interrupted
+from bertnli.data import tokenizer_files
+
+Ints = NDArray[np.integer]
+
+SPECIAL_TOKENS = 3  # of a pair: [CLS] p [SEP] h [SEP]
+MIN_LENGTH = 5  # room for one token of each sentence
+MAX_CHARACTERS = 1 << 20  # of a sentence are looked at: memory and time go with the length, and few tokens are kept
+DEFAULT_LENGTH = 128
+
+
+# --- Truncation: (tokens of each premise, of each hypothesis, room for both) -> what is kept of each -----------------
+
+
+def longest_first(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
+    """The tokenizers library's rule (`truncate_encodings`), so transformers' `truncation=True`.
+
+    Each may fill half of the room and what the other leaves free; with odd room the longer one has the bigger half
+    (the hypothesis, if they are as long as each other).
+    """
+    half_p = np.where(len_p <= len_h, room // 2, room - room // 2)
+    keep_p = np.minimum(len_p, np.maximum(half_p, room - len_h))
+    return keep_p, np.minimum(len_h, room - keep_p)
+
+
+def d2l(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
+    """d2l's `_truncate_pair_of_tokens` (Dive into Deep Learning, section 16.7) in closed form.
+
+    Its loop: while both together exceed the room, drop the last of the premise if that is strictly longer, else the
+    last of the hypothesis. So with odd room the premise has the bigger half, whichever is longer.
+    """
+    keep_h = np.minimum(len_h, np.maximum(room // 2, room - len_p))
+    return np.minimum(len_p, room - keep_h), keep_h
+
+
+def proportional(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
+    """Truncation in proportion to the lengths (the same section, exercise 2).
+
+    A pair that is too long fills the room exactly: the premise keeps room * len_p / (len_p + len_h), rounded to the
+    nearest with halves up, the hypothesis the rest; but of a sentence that has tokens, at least one stays.
+    """
+    len_p, len_h = np.asarray(len_p, np.int64), np.asarray(len_h, np.int64)
+    total = np.maximum(len_p + len_h, 1)
+    share_p = (2 * room * len_p + total) // (2 * total)
+    share_p = np.clip(share_p, np.minimum(len_p, 1), room - np.minimum(len_h, 1))
+    keep_p = np.where(len_p + len_h <= room, len_p, share_p)
+    return keep_p, np.minimum(len_h, room - keep_p)
+
+
+TRUNCATIONS: dict[str, Callable[[Ints, Ints, int], tuple[Ints, Ints]]] = {
+    "longest_first": longest_first,
+    "d2l": d2l,
+    "proportional": proportional,
+}
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What decides the input beside tokenizer.json; stands in a model's config.json under the key `bertnli`."""
+
+    truncation: str  # a name in TRUNCATIONS
+    max_length: int  # tokens of a pair, special tokens included
+    reads_parse: bool  # trained on SNLI's binary-parse columns, as d2l's models are, not on the raw sentences
+    hypothesis_only: bool = False  # a baseline that sees no premise: [CLS] [SEP] hypothesis [SEP]
+
+    def check(self, where: str, max_positions: int | None = None) -> None:
+        """InputError naming `where` if a value is impossible, or longer than the model's `max_positions`."""
+        if not isinstance(self.truncation, str) or self.truncation not in TRUNCATIONS:
+            raise InputError(f"{where}: truncation", found=repr(self.truncation), expected=" or ".join(TRUNCATIONS))
+        whole = isinstance(self.max_length, int) and not isinstance(self.max_length, bool)
+        if not whole or self.max_length < MIN_LENGTH:
+            expected = f"a whole number of tokens, {MIN_LENGTH} or more"
+            raise InputError(f"{where}: max_length", found=repr(self.max_length), expected=expected)
+        if max_positions is not None and self.max_length > max_positions:
+            expected = f"{max_positions} or less: the model has no positions beyond"
+            raise InputError(f"{where}: max_length", found=str(self.max_length), expected=expected)
+        for key in ("reads_parse", "hypothesis_only"):
+            if not isinstance(getattr(self, key), bool):
+                raise InputError(f"{where}: {key}", found=repr(getattr(self, key)), expected="true or false")
+
+
+# --- Encoded pairs ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Encoded:
+    """Pairs of different lengths, end to end in flat arrays."""
+
+    ids: NDArray[np.int32]  # [total_tokens], [CLS] p [SEP] h [SEP] of each pair in turn
+    lengths: NDArray[np.int32]  # [pairs], tokens of each pair, special tokens included
+    first_segment: NDArray[np.int32]  # [pairs], tokens of [CLS] p [SEP]: token type 0; the rest is 1
+    truncated: NDArray[np.bool_]  # [pairs]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """[pairs + 1]: pair i is `ids[offsets[i]:offsets[i + 1]]`."""
+        return np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+
+
+def pad_batch(encoded: Encoded, indices: Sequence[int] | Ints, pad_id: int = 0) -> dict[str, NDArray[np.int64]]:
+    """The pairs at `indices`, padded on the right to the longest of them.
+
+    `input_ids`, `attention_mask` and `token_type_ids`, each int64 [batch, longest], as transformers names them.
+    """
+    rows = np.asarray(indices, dtype=np.int64)
+    lengths = encoded.lengths[rows][:, None]
+    position = np.arange(lengths.max(initial=0))
+    mask = position < lengths
+    input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    input_ids[mask] = encoded.ids[(encoded.offsets[rows][:, None] + position)[mask]]
+    second_segment = mask & (position >= encoded.first_segment[rows][:, None])
+    return {
+        "input_ids": input_ids,
+        "attention_mask": mask.astype(np.int64),
+        "token_type_ids": second_segment.astype(np.int64),
+    }
+
+
+def _ranges(starts: Ints, lengths: Ints) -> NDArray[np.int64]:
+    """start, start + 1, … of every range, end to end."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
+
+
+_SENTENCES = 8192  # encoded at once, at most
+
+
+# --- The tokenizer ---------------------------------------------------------------------------------------------------
+
+
+_SPECIAL = {  # model of tokenizer.json: its padding, first and separator token
+    "WordPiece": ("[PAD]", "[CLS]", "[SEP]"),
+    "WordLevel": ("<pad>", "<cls>", "<sep>"),
+}
+
+
+class PairTokenizer:
+    """Sentence pairs to ids, by a WordPiece tokenizer as BERT's, or by d2l's word vocabulary.
+
+    A special token that somebody typed into a sentence becomes that token's id, as in transformers ("[SEP]" anywhere
+    in a WordPiece sentence) and in d2l ("<sep>" as a word of its own).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings, where: str):
+        """InputError naming `where` (the file it came from) if it is not a tokenizer of BERT's kind."""
+        self.settings = settings
+        self._tokenizer = tokenizer
+        self._where = where
+        tokenizer.no_truncation()  # published files bring a length and a padding of their own
+        tokenizer.no_padding()
+        model = tokenizer_files.kind(tokenizer)
+        if model not in _SPECIAL:
+            raise InputError(f"{where}: model", found=model, expected=" or ".join(_SPECIAL))
+        special = (*_SPECIAL[model], tokenizer.model.unk_token)
+        lacking = [token for token in special[:-1] if tokenizer.token_to_id(token) is None]
+        if tokenizer.model.token_to_id(special[-1]) is None:  # as an added token it would not serve
+            lacking.append(special[-1])
+        if lacking:
+            raise InputError(f"{where}: vocabulary", found=f"no {' '.join(lacking)}", expected=" ".join(special))
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.pad_id, self.cls_id, self.sep_id = (vocabulary[token] for token in _SPECIAL[model])
+        self.vocab_size = 1 + max(vocabulary.values())  # ids are below it; some may be unused
+        self._check_template()
+
+    def _check_template(self) -> None:
+        """The file's own way to join a pair must be BERT's: other readers of the file follow it."""
+        theirs = self._call(self._tokenizer.encode, "a", "b")
+        ours = pad_batch(self._encode_pairs(["a"], ["b"]), [0])
+        if theirs.ids != ours["input_ids"][0].tolist() or theirs.type_ids != ours["token_type_ids"][0].tolist():
+            _, first, separator = _SPECIAL[tokenizer_files.kind(self._tokenizer)]
+            raise InputError(
+                f"{self._where}: post_processor",
+                found=f"the pair (a, b) joined as {' '.join(theirs.tokens)}, token types {theirs.type_ids}",
+                expected=f"{first} a {separator}, token type 0, then b {separator}, token type 1",
+            )
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        *,
+        max_length: int | None = None,
+        truncation: str | None = None,
+        hypothesis_only: bool | None = None,
+        max_positions: int | None = None,
+        vocab_size: int | None = None,
+    ) -> PairTokenizer:
+        """The tokenizer of a model folder or bundle: tokenizer.json, else HF's vocab.txt, else d2l's vocab.json.
+
+        Settings: what is given, else config.json's key `bertnli`, else 128 tokens and the truncation of the model's
+        family. Where tokenizer_config.json says do_lower_case, strip_accents or tokenize_chinese_chars it wins over
+        tokenizer.json, as in transformers. `max_positions` and `vocab_size` are the model's own, by default those in
+        config.json. Raises InputError naming the file, if there is none, it is damaged or does not fit the model.
+        """
+        folder = Path(folder)
+        config_file = folder / "config.json"
+        config = tokenizer_files.read_map(config_file)
+        max_positions = max_positions or _size(config, "max_position_embeddings", config_file)
+        vocab_size = vocab_size or _size(config, "vocab_size", config_file)
+        file = next((folder / n for n in ("tokenizer.json", "vocab.txt", "vocab.json") if (folder / n).is_file()), None)
+        if file is None:
+            raise InputError(f"{folder}: no tokenizer", expected="tokenizer.json, vocab.txt or d2l's vocab.json in it")
+        tokenizer = tokenizer_files.read(file)
+
+        is_d2l = tokenizer_files.kind(tokenizer) == "WordLevel"
+        settings = TokenizerSettings(
+            truncation="d2l" if is_d2l else "longest_first",
+            max_length=min(DEFAULT_LENGTH, max_positions or DEFAULT_LENGTH),
+            reads_parse=is_d2l,
+        )
+        kept = config.get("bertnli", {})
+        if not isinstance(kept, dict):
+            raise InputError(f"{config_file}: key bertnli", found=repr(kept), expected="a map")
+        settings = replace(settings, **{key: kept[key] for key in asdict(settings) if key in kept})
+        settings.check(f"{config_file}: key bertnli", max_positions)
+        if max_length is not None:
+            settings = replace(settings, max_length=max_length)
+        if truncation is not None:
+            settings = replace(settings, truncation=truncation)
+        if hypothesis_only is not None:
+            settings = replace(settings, hypothesis_only=hypothesis_only)
+        settings.check(f"tokenizer of {folder}", max_positions)
+
+        pairs = cls(tokenizer, settings, str(file))
+        if vocab_size is not None and pairs.vocab_size > vocab_size:
+            raise InputError(
+                f"{file}: ids",
+                found=f"up to {pairs.vocab_size - 1}",
+                expected=f"below {vocab_size}, the number of the model's embeddings",
+                do="take the tokenizer that the model was trained with",
+            )
+        return pairs
+
+    @classmethod
+    def from_d2l_vocab(
+        cls,
+        vocab: Sequence[str],
+        *,
+        max_length: int = DEFAULT_LENGTH,
+        truncation: str = "d2l",
+        hypothesis_only: bool = False,
+        max_positions: int | None = None,
+    ) -> PairTokenizer:
+        """The tokenizer of d2l's `vocab.json`: a list, token by id. InputError if it is not such a list."""
+        settings = TokenizerSettings(truncation, max_length, reads_parse=True, hypothesis_only=hypothesis_only)
+        settings.check("tokenizer of d2l's vocabulary", max_positions)
+        return cls(tokenizer_files.d2l(vocab, "d2l vocabulary"), settings, "d2l vocabulary")
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json; the same tokenizer gives the same text."""
+        return self._tokenizer.to_str(pretty=True)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json and for WordPiece tokenizer_config.json, by which transformers reads it as it is.
+
+        Without that one transformers takes the vocabulary only and lower-cases, and CrossEncoder does not truncate.
+        The settings go into the folder's config.json (`asdict(settings)`).
+        """
+        folder = Path(folder)
+        (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+        if tokenizer_files.kind(self._tokenizer) == "WordPiece":
+            content = json.dumps(self._transformers_config(), indent=2, ensure_ascii=False)
+            (folder / "tokenizer_config.json").write_text(content + "\n", encoding="utf-8")
+
+    def _transformers_config(self) -> dict[str, Any]:
+        names = ("pad_token", "cls_token", "sep_token", "unk_token")
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": self.max_length,
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            **dict(zip(names, (*_SPECIAL["WordPiece"], self._tokenizer.model.unk_token), strict=True)),
+        }
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens a pair is given, special tokens included."""
+        return self.settings.max_length
+
+    @property
+    def lower_case(self) -> bool:
+        """Whether capitals and small letters are the same to it."""
+        normalizer = self._tokenizer.normalizer
+        return normalizer is not None and bool(normalizer.normalize_str("A") == "a")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the ids of a given text."""
+        parts = [self.to_json(), self.settings.truncation, str(self.settings.max_length)]
+        if self.settings.hypothesis_only:  # left out of the others', which are in bundles' manifests
+            parts.append("hypothesis only")
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def encode(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
+        """Every pair as [CLS] premise [SEP] hypothesis [SEP], cut to `max_length`, in the order given.
+
+        With `hypothesis_only` every premise is taken to be empty: [CLS] [SEP] hypothesis [SEP]. A sentence of more than
+        `MAX_CHARACTERS` is taken to be what comes before, and its pair to be truncated.
+
+        Raises InputError naming the pair if a sentence is not text, or holds a lone surrogate, which is not Unicode.
+        """
+        assert len(premises) == len(hypotheses), (len(premises), len(hypotheses))
+        if not all(isinstance(text, str) for text in chain(premises, hypotheses)):
+            _refuse(premises, hypotheses)
+        return self._encode_pairs([""] * len(premises) if self.settings.hypothesis_only else premises, hypotheses)
+
+    def _encode_pairs(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
+        number = {text: i for i, text in enumerate(dict.fromkeys(chain(premises, hypotheses)))}
+        try:
+            pool, lengths = self._encode_sentences(list(number))
+        except TypeError:  # its complaint about a string that is not Unicode
+            _refuse(premises, hypotheses)
+            raise
+        sentence_p = np.fromiter(map(number.__getitem__, premises), np.int64, len(premises))
+        sentence_h = np.fromiter(map(number.__getitem__, hypotheses), np.int64, len(hypotheses))
+        len_p, len_h = lengths[sentence_p], lengths[sentence_h]
+        too_long = np.fromiter((len(text) > MAX_CHARACTERS for text in number), np.bool_, len(number))
+        room = self.max_length - SPECIAL_TOKENS
+        keep_p, keep_h = TRUNCATIONS[self.settings.truncation](len_p, len_h, room)
+
+        # A pair is five ranges of the pool, which begins with the two special tokens.
+        starts = np.concatenate(([0], np.cumsum(np.minimum(lengths, room))))[:-1] + 2
+        one = np.ones_like(keep_p)
+        range_starts = np.stack([0 * one, starts[sentence_p], one, starts[sentence_h], one], axis=1)
+        range_lengths = np.stack([one, keep_p, one, keep_h, one], axis=1)
+        return Encoded(
+            ids=pool[_ranges(range_starts.ravel(), range_lengths.ravel())],
+            lengths=range_lengths.sum(axis=1, dtype=np.int32),
+            first_segment=(keep_p + 2).astype(np.int32),
+            truncated=(keep_p + keep_h < len_p + len_h) | too_long[sentence_p] | too_long[sentence_h],
+        )
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The tokens of `ids`, as the vocabulary spells them."""
+        return [self._tokenizer.id_to_token(token) or f"?{token}" for token in ids]
+
+    def _encode_sentences(self, sentences: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """[CLS], [SEP], then the first tokens of each sentence, as many as a pair could hold; and all their lengths."""
+        room = self.max_length - SPECIAL_TOKENS
+        parts = [np.array([self.cls_id, self.sep_id], np.int32)]
+        lengths = np.zeros(len(sentences), np.int64)
+        begin = 0
+        while begin < len(sentences):
+            # The library's own results are a hundred bytes a token, so they are few and not kept for long.
+            characters = np.cumsum([len(text) for text in sentences[begin : begin + _SENTENCES]])
+            end = begin + max(1, int(np.searchsorted(characters, MAX_CHARACTERS, side="right")))
+            some = [text[:MAX_CHARACTERS] for text in sentences[begin:end]]
+            results = self._call(self._tokenizer.encode_batch_fast, some, add_special_tokens=False)
+            lengths[begin:end] = [len(result) for result in results]
+            parts.append(np.fromiter(chain.from_iterable(result.ids[:room] for result in results), np.int32))
+            begin = end
+        return np.concatenate(parts), lengths
+
+    def _call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """The library's method; what a damaged tokenizer.json makes it do becomes an InputError."""
+        try:
+            return method(*arguments, **options)
+        except BaseException as error:  # plain Exception, or a Rust panic, which is not even that
+            if isinstance(error, TypeError | KeyboardInterrupt | Interrupted):
+                raise
+            raise InputError(
+                f"{self._where}: cannot encode text", found=str(error), expected="a tokenizer of BERT's kind"
+            ) from None
+
+
+def _refuse(premises: Sequence[object], hypotheses: Sequence[object]) -> None:
+    """InputError naming the first sentence that is not Unicode text."""
+    for name, sentences in (("premise", premises), ("hypothesis", hypotheses)):
+        for pair, text in enumerate(sentences):
+            if not isinstance(text, str):
+                raise InputError(f"{name} of pair {pair}", found=repr(text), expected="text")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                found = f"a lone surrogate at character {error.start}"
+                raise InputError(f"{name} of pair {pair}", found=found, expected="Unicode text") from None
+
+
+def _size(config: Mapping[str, Any], key: str, file: Path) -> int | None:
+    value = config.get(key)
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise InputError(f"{file}: key {key}", found=repr(value), expected="a whole number above 0")
+    return value

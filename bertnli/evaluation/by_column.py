@@ -1,0 +1,62 @@
+"""Accuracy by a column of the data set: HANS by its heuristic, MultiNLI by its genre, Breaking NLI by its category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertnli.common.errors import InputError
+from bertnli.data.pairs import LabelledPair, PairFile
+from bertnli.evaluation.metrics import Tally
+
+_ROWS = 4096  # looked through at once
+
+
+class ByColumn:
+    """A tally for each value of `column`. It keeps one small number a row; a set that is asked for one is not large."""
+
+    def __init__(self, file: PairFile, column: str, labels: Sequence[str]):
+        """Looks through the file. Raises InputError if it has no such column."""
+        if column not in file.fields:
+            raise InputError(
+                f"{file.name}: no column {column!r}",
+                found=", ".join(map(repr, file.fields)),
+                expected="the file that the catalogue describes",
+            )
+        self.column = column
+        self.tallies: list[Tally] = []
+        self._value: list[int] = []  # index into the tallies, by row number - 1
+        names: dict[str, int] = {}
+        for chunk in file.chunks(_ROWS):
+            for record in file.values(chunk):
+                said = "" if record is None else str(record.get(column) or "")
+                self._value.append(names.setdefault(said, len(names)))
+        self.names = list(names)
+        self.tallies = [Tally(labels) for _ in names]
+
+    def add(self, logits: NDArray[np.floating], rows: Sequence[LabelledPair]) -> None:
+        """Count `logits` `[rows, labels]` under each row's value."""
+        values = np.array([self._value[row.number - 1] for row in rows])
+        gold = np.array([row.label for row in rows], np.int64)
+        for value in np.unique(values):
+            self.tallies[value].add(logits[values == value], gold[values == value])
+
+    def to_json(self) -> dict[str, Any]:
+        """By value: `accuracy`, its interval, `rows`, and `recall`, the accuracy on the rows of each gold label."""
+        return {
+            name: {
+                "accuracy": tally.accuracy,
+                "accuracy_interval": list(tally.accuracy_interval),
+                "rows": tally.rows,
+                "recall": {
+                    label: float(tally.recall[index])
+                    for index, label in enumerate(tally.labels)
+                    if tally.confusion[index].sum()
+                },
+            }
+            for name, tally in zip(self.names, self.tallies, strict=True)
+            if tally.rows
+        }

@@ -1,0 +1,158 @@
+"""A labelled data set by its name or path: the file, and what the catalogue says about reading and judging it.
+
+`open_set` finds it, `LabelledSet.measure` evaluates a model on it as the set asks: label names translated, classes
+that the set does not tell apart taken together, the accuracy by the columns that it is meant to be looked at by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.columns import Columns
+from bertnli.data.pairs import PairFile
+from bertnli.evaluation.by_column import ByColumn
+from bertnli.evaluation.evaluate import Other, Predictor, evaluate, looked_through
+from bertnli.evaluation.merged_classes import MergedClasses
+from bertnli.evaluation.shuffled_premises import SEED, ShuffledPremises
+from bertnli.fetch import catalog
+from bertnli.fetch.entry import Reading
+from bertnli.fetch.resolve import NotFetchedError, resolve_data
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    name: str  # as a person gave it
+    file: PairFile
+    reading: Reading
+
+    def measure(
+        self,
+        predictor: Predictor,
+        *,
+        reads_premises: bool = True,
+        skip_bad_rows: bool = False,
+        against: Other | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> dict[str, Any]:
+        """What `Evaluation.to_json` gives, and where they apply: `classes`, the model's labels under each of the set's;
+        `by_column` (see by_column.py); `premises`, `shuffled` (with `seed`) or `not read`.
+
+        reads_premises: False for a hypothesis-only model. Raises as `evaluate` does, and InputError if the set's
+        classes are not those of the model.
+        """
+        found: dict[str, Any] = {}
+        if not reads_premises:
+            if isinstance(self.file, ShuffledPremises):
+                raise InputError("--shuffle-premises", found="a model that reads no premises", do="leave it out")
+            found["premises"] = "not read"
+        if isinstance(self.file, ShuffledPremises):
+            found |= {"premises": "shuffled", "seed": SEED}
+        predictor = self._with_its_classes(predictor)
+        if isinstance(predictor, MergedClasses):
+            found["classes"] = predictor.members
+        if against is not None:
+            against = against._replace(predictor=self._with_its_classes(against.predictor))
+        tables = [ByColumn(self.file, column, predictor.labels) for column in self.reading.slices]
+        evaluation = evaluate(
+            predictor,
+            self.file,
+            skip_bad_rows=skip_bad_rows,
+            label_names=self.reading.label_names,
+            against=against,
+            also=[table.add for table in tables],
+            progress=progress,
+        )
+        if tables:
+            found["by_column"] = {table.column: table.to_json() for table in tables}
+        return evaluation.to_json() | found
+
+    def look_through(self, predictor: Predictor, skip_bad_rows: bool = False) -> None:
+        """Raise what `measure` would raise for the set's rows, before a pair is scored."""
+        labels = self._with_its_classes(predictor).labels
+        looked_through(self.file, labels, skip_bad_rows, self.reading.label_names)
+
+    def _with_its_classes(self, predictor: Predictor) -> Predictor:
+        classes = self.reading.classes
+        if not classes or set(classes.values()) >= set(predictor.labels):
+            return predictor
+        return MergedClasses(predictor, classes, self.name)
+
+
+def open_set(
+    name: str,
+    columns: Columns | None = None,
+    *,
+    label_names: Mapping[str, str] | None = None,
+    prefer_parse: bool = False,
+    shuffle_premises: bool = False,
+) -> LabelledSet:
+    """The set of that name, fetched if need be, or the file at that path.
+
+    `columns` and `label_names` (what a label cell says -> the label's name): a person's own go first.
+
+    Raises as `fetch.resolve` and `PairFile` do.
+    """
+    entry = None if Path(name).expanduser().exists() else catalog.lookup(name)
+    reading = entry.reading if entry is not None else Reading()
+    reading = replace(reading, label_names={**reading.label_names, **(label_names or {})})
+    path = resolve_data(name)
+    given = columns or Columns()
+    wanted = Columns(
+        given.premise or reading.columns.premise,
+        given.hypothesis or reading.columns.hypothesis,
+        given.label or reading.columns.label,
+    )
+    kind = ShuffledPremises if shuffle_premises else PairFile
+    return LabelledSet(name, kind(path, columns=wanted, prefer_parse=prefer_parse), reading)
+
+
+def expanded(names: Sequence[str]) -> list[str]:
+    """`names`, each once, with a suite's sets in place of its name. A path of that name that exists is no suite."""
+    known = [catalog.SUITES.get(name, (name,)) if not Path(name).exists() else (name,) for name in names]
+    return list(dict.fromkeys(one for suite in known for one in suite))
+
+
+def open_all(names: Sequence[str], open_one: Callable[[str], LabelledSet]) -> tuple[list[LabelledSet], dict[str, str]]:
+    """The sets of `names`, and why those that are not among them could not be fetched, by name.
+
+    Raises as `open_set` does for anything else that is wrong, for a set that is asked for alone, and RunError if not
+    one of several could be fetched.
+    """
+    if len(names) == 1:
+        return [open_one(names[0])], {}
+    sets, skipped = [], {}
+    for name in names:
+        try:
+            sets.append(open_one(name))
+        except NotFetchedError as error:
+            skipped[name] = error.reason
+    if not sets:
+        raise RunError(
+            "none of the data sets could be fetched: "
+            + "; ".join(f"{name}: {reason}" for name, reason in skipped.items()),
+            do="fetch one where there is a network, into a BERTNLI_CACHE that this machine sees as well",
+        )
+    return sets, skipped
+
+
+def notes(found: Mapping[str, Any]) -> Iterator[str]:
+    """What `LabelledSet.measure` found beyond the evaluation's own figures, as lines of text."""
+    gold = [sum(row) for row in found["confusion"]]
+    if "premises" in found:
+        largest = found["labels"][gold.index(max(gold))]
+        what = "were shuffled over the rows" if found["premises"] == "shuffled" else "are not read by this model"
+        yield (
+            f"premises {what}: {largest} for every row would be right on {max(gold) / found['rows']:.4f}; what is "
+            "above it comes from the hypotheses alone"
+        )
+    for name, labels in found.get("classes", {}).items():
+        if labels != [name]:
+            yield f"{name}: the probabilities of {' and '.join(labels)}, added"
+    for column, values in found.get("by_column", {}).items():
+        for value, one in values.items():
+            recall = ", ".join(f"{share:.4f} of {label}" for label, share in one["recall"].items())
+            yield f"  {column} {value}: {one['accuracy']:.4f} on {one['rows']:,} rows ({recall})"

@@ -1,0 +1,206 @@
+"""A classifier measured on every labelled row of a file.
+
+`evaluate` streams the file through any `Predictor`: a checkpoint, a Hugging Face folder or an ONNX bundle, all measured
+alike. tally.py has the metrics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.labels import NO_GOLD
+from bertnli.data.pairs import LabelledPair, LabelledPairs, PairFile, read_labelled
+from bertnli.evaluation.compare import Comparison
+from bertnli.evaluation.examples import Example, Examples
+from bertnli.evaluation.label_order import fitting_order
+from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.slices import Slices
+
+BATCH = 4096  # pairs handed to the predictor at once; it cuts its own batches out of them, by length
+
+
+class Predictor(Protocol):
+    """Anything that classifies pairs. It cuts its own batches."""
+
+    temperature: float
+    """The model's own: its logits are divided by it for the softmax."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names in the order of the logits."""
+
+    def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
+        """`[pairs, labels]`, in the order of the pairs, before the temperature."""
+
+
+class Other(NamedTuple):
+    """A model to compare with."""
+
+    name: str
+    predictor: Predictor
+    file: PairFile  # the same data, opened once more: d2l's models read other columns of SNLI's files
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a predictor made of a file."""
+
+    data: str  # the file
+    temperature: float  # that the logits were divided by for the probabilities
+    tally: Tally
+    without_temperature: Tally | None  # the same where the logits are not divided; None where they are not
+    no_gold_rows: int  # left out: the annotators did not agree on a label
+    bad_rows: int  # left out because skip_bad_rows said so
+    right: Sequence[Example]  # the closest calls, spread over the labels
+    wrong: Sequence[Example]  # the most confident mistakes, spread over the kinds of mistake
+    slices: Mapping[str, Any]  # as `Slices.to_json` gives them
+    against: Comparison | None
+    seconds: float  # from the first row read to the last one counted, the other model's apart
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self.tally.rows / self.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and maps; what `bertnli eval --json` prints and report.py shows."""
+        plain, order = self.without_temperature, fitting_order(self.tally)
+        return {
+            "data": self.data,
+            **self.tally.to_json(),
+            "temperature": self.temperature,
+            "without_temperature": plain and {"loss": plain.loss, "brier": plain.brier, "ece": plain.ece},
+            "swapped_labels": order and {"labels": list(order[0]), "accuracy": order[1]},
+            "no_gold_rows": self.no_gold_rows,
+            "bad_rows": self.bad_rows,
+            "examples": {
+                "right": [example.to_json() for example in self.right],
+                "wrong": [example.to_json() for example in self.wrong],
+            },
+            "slices": self.slices,
+            "against": self.against and self.against.to_json(),
+            "seconds": self.seconds,
+            "pairs_per_second": self.pairs_per_second,
+        }
+
+
+def evaluate(
+    predictor: Predictor,
+    file: PairFile,
+    *,
+    skip_bad_rows: bool = False,
+    label_names: Mapping[str, str] | None = None,
+    against: Other | None = None,
+    batch: int = BATCH,
+    also: Sequence[Callable[[NDArray[np.float32], list[LabelledPair]], None]] = (),
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Evaluation:
+    """Measure `predictor` on every row of `file` that has a gold label; memory does not grow with the file.
+
+    `also`: what else is to be counted, called with logits `[rows, labels]` and rows. `progress` is called with the
+    pairs done and the pairs in all (None for a pipe, which cannot be looked through before it is scored).
+
+    Raises InputError before the first pair is scored if the file has bad rows (unless they are skipped), no labelled
+    row, or labels that the model does not know, or if the model to compare with has other labels; RunError if a score
+    is not a finite number.
+    """
+    pairs, total = looked_through(file, predictor.labels, skip_bad_rows, label_names)
+    temperature = predictor.temperature
+    tally, chosen, slices = Tally(predictor.labels), Examples(predictor.labels), Slices(file)
+    without = Tally(predictor.labels) if temperature != 1 else None
+    comparison = None
+    if against is not None:
+        comparison = Comparison(predictor.labels, against.predictor.labels, against.name)
+        other_pairs, _ = looked_through(against.file, against.predictor.labels, skip_bad_rows, label_names)
+        others = scored(against.predictor, other_pairs, batch)
+    start, others_seconds = time.perf_counter(), 0.0
+    for rows, logits, gold in scored(predictor, pairs, batch):
+        if comparison is not None and against is not None:
+            began = time.perf_counter()
+            other_rows, other_logits, _ = next(others, ([], logits, gold))
+            if [row.number for row in rows] != [row.number for row in other_rows]:
+                raise RunError(
+                    f"{file.name}: the two models do not read the same columns, and not the same rows are usable",
+                    do="mend the rows that --skip-bad-rows leaves out",
+                )
+            comparison.add(rows, gold, logits, other_logits, temperature, against.predictor.temperature)
+            others_seconds += time.perf_counter() - began
+        tally.add(logits, gold, temperature)
+        if without is not None:
+            without.add(logits, gold)
+        chosen.add(logits, rows, temperature)
+        slices.add(rows, logits.argmax(axis=1) == gold)
+        for count in also:
+            count(logits, rows)
+        if progress is not None:
+            progress(tally.rows, total)
+    seconds = time.perf_counter() - start - others_seconds
+    return Evaluation(
+        data=file.name,
+        temperature=temperature,
+        tally=tally,
+        without_temperature=without,
+        no_gold_rows=pairs.no_gold,
+        bad_rows=pairs.bad,
+        right=chosen.right(),
+        wrong=chosen.wrong(),
+        slices=slices.to_json(),
+        against=comparison,
+        seconds=seconds,
+    )
+
+
+def looked_through(
+    file: PairFile, labels: Sequence[str], skip_bad_rows: bool = False, label_names: Mapping[str, str] | None = None
+) -> tuple[LabelledPairs, int | None]:
+    """The labelled rows of a file, and their number; None for a pipe. Raises InputError as `evaluate` does."""
+    pairs = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
+    if not Path(file.path).is_file():
+        return pairs, None
+    if skip_bad_rows:
+        _refuse_unknown_labels(file, labels, label_names or {})
+    return pairs, sum(1 for _ in pairs)  # a bad row near the end is found now, not after an hour of scoring
+
+
+def scored(
+    predictor: Predictor, pairs: LabelledPairs, batch: int = BATCH
+) -> Iterator[tuple[list[LabelledPair], NDArray[np.float32], NDArray[np.int64]]]:
+    """The rows in order, some at a time: pairs, logits `[pairs, labels]`, gold labels `[pairs]`.
+
+    Raises RunError if a score is not a finite number.
+    """
+    stream = iter(pairs)
+    while rows := list(islice(stream, batch)):
+        logits = predictor.logits([pair.premise for pair in rows], [pair.hypothesis for pair in rows])
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            raise RunError(
+                f"{pairs.file.name}: row {rows[finite.argmin()].number}: the model's scores are not finite numbers",
+                found=", ".join(map(str, logits[finite.argmin()].tolist())),
+                do="look at the training loss, or score in fp32",
+            )
+        yield rows, logits, np.array([pair.label for pair in rows], np.int64)
+
+
+def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: Mapping[str, str]) -> None:
+    """Rows may be skipped, but not a whole class of them: what is left would be another, easier task."""
+    known = {name.strip().casefold() for name in (*labels, *label_names, NO_GOLD, "-1")}
+    found = Counter(row.label.strip() for row in file.rows() if row.label and not row.error)
+    unknown = {label: count for label, count in found.most_common() if label.casefold() not in known}
+    if unknown:
+        shown = ", ".join(f"{label[:40]!r} ({count} rows)" for label, count in list(unknown.items())[:10])
+        raise InputError(
+            f"{file.name}: labels that the model does not know",
+            found=shown + ("" if len(unknown) <= 10 else f" and {len(unknown) - 10} more"),
+            expected=", ".join(labels),
+            do=f"say with --label-names which of the model's each one is; {NO_GOLD!r} leaves its rows out",
+        )

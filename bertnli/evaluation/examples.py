@@ -1,0 +1,87 @@
+"""A few telling pairs of an evaluation: the closest calls and the most confident mistakes, of every kind."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertnli.data.pairs import LabelledPair
+from bertnli.evaluation.metrics import Floats, log_softmax
+
+EXAMPLES = 10  # right ones, and as many wrong ones
+_SHOWN = 400  # characters of a sentence kept for an example
+
+
+@dataclass(frozen=True)
+class Example:
+    """One pair and what the model makes of it."""
+
+    row: int  # in the file, from 1
+    premise: str
+    hypothesis: str
+    gold: str
+    predicted: str
+    probabilities: Mapping[str, float]  # of every label, in the model's order
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "probabilities": dict(self.probabilities)}
+
+
+class Examples:
+    """The best candidates so far for each pair of gold and predicted label, at most EXAMPLES of each."""
+
+    def __init__(self, labels: Sequence[str]):
+        self.labels = tuple(labels)
+        self.kept: dict[tuple[int, int], list[tuple[float, Example]]] = defaultdict(list)
+
+    def add(self, logits: NDArray[np.floating], rows: Sequence[LabelledPair], temperature: float = 1.0) -> None:
+        log_probabilities = log_softmax(logits, temperature)
+        predicted = logits.argmax(axis=1)
+        surety = log_probabilities.max(axis=1)
+        gold = np.array([pair.label for pair in rows])
+        for index in range(len(self.labels) ** 2):
+            cell = divmod(index, len(self.labels))
+            here = np.flatnonzero((gold == cell[0]) & (predicted == cell[1]))
+            rank = surety[here] if cell[0] == cell[1] else -surety[here]
+            best = np.argsort(rank, kind="stable")[:EXAMPLES]
+            found = [
+                (float(rank[i]), example_of(self.labels, rows[here[i]], cell[1], log_probabilities[here[i]]))
+                for i in best
+            ]
+            self.kept[cell] = sorted(self.kept[cell] + found, key=lambda one: (one[0], one[1].row))[:EXAMPLES]
+
+    def right(self) -> list[Example]:
+        """The right predictions of the lowest probability."""
+        return self._spread(found for (gold, predicted), found in self.kept.items() if gold == predicted)
+
+    def wrong(self) -> list[Example]:
+        """The wrong predictions of the highest probability."""
+        return self._spread(found for (gold, predicted), found in self.kept.items() if gold != predicted)
+
+    @staticmethod
+    def _spread(cells: Iterable[list[tuple[float, Example]]]) -> list[Example]:
+        """The first of every cell, then the second ones, and so on, as long as there is room; the best comes first."""
+        turns = [(turn, rank, one.row, one) for cell in cells for turn, (rank, one) in enumerate(cell)]
+        chosen = sorted(turns, key=lambda turn: turn[:3])[:EXAMPLES]
+        return [example for *_, example in sorted(chosen, key=lambda turn: turn[1:3])]
+
+
+def example_of(labels: Sequence[str], pair: LabelledPair, predicted: int, log_probabilities: Floats) -> Example:
+    """`log_probabilities`: `[labels]`."""
+    return Example(
+        row=pair.number,
+        premise=_shorten(pair.premise),
+        hypothesis=_shorten(pair.hypothesis),
+        gold=labels[pair.label],
+        predicted=labels[predicted],
+        probabilities=dict(zip(labels, np.exp(log_probabilities).tolist(), strict=True)),
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -1,0 +1,155 @@
+"""The folder of everything that is fetched: what is whole, who may write, and the one step in which a thing appears.
+
+`datasets/NAME/`, `models/NAME/` and `hub/ORG/NAME/` each hold an entry's files with a `receipt.json`; `downloads/`
+holds archives and unfinished `.part` files; `locks/` one lock file a name.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bertnli.common.errors import InputError
+from bertnli.common.files import digest, sync
+from bertnli.common.locks import held
+from bertnli.fetch.catalog import CATALOG
+from bertnli.fetch.download import say
+from bertnli.fetch.entry import Entry
+
+RECEIPT = "receipt.json"
+
+
+def cache_dir() -> Path:
+    """BERTNLI_CACHE, else the user's cache folder for bertnli; it need not exist. Raises InputError for a bad one."""
+    import platformdirs
+
+    chosen = os.environ.get("BERTNLI_CACHE")
+    try:
+        return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("bertnli"))
+    except RuntimeError as error:
+        raise InputError("BERTNLI_CACHE", found=repr(chosen), expected=f"a folder ({error})") from error
+
+
+def downloads_dir() -> Path:
+    return cache_dir() / "downloads"
+
+
+def folder_of(entry: Entry) -> Path:
+    if entry.name in CATALOG:
+        return cache_dir() / f"{entry.kind}s" / entry.name
+    return cache_dir() / "hub" / entry.name
+
+
+def is_whole(entry: Entry) -> bool:
+    """Whether the cache holds it: each file of the receipt in its size, under the checksums the catalogue has today."""
+    folder = folder_of(entry)
+    try:
+        recorded = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))["files"]
+        return all((folder / name).stat().st_size == file["size"] for name, file in recorded.items()) and all(
+            name in recorded and checksum in (None, f"sha256:{recorded[name]['sha256']}")
+            for name, checksum in entry.files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Of an entry of that name: held by one process at a time."""
+    folder = cache_dir() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = f"{name}: another process is fetching it; waiting for it"
+    with held(folder / (name.replace("/", "--") + ".lock"), waiting, say):
+        yield
+
+
+@contextmanager
+def staging(entry: Entry) -> Iterator[Path]:
+    """A folder beside the entry's own, gone afterwards; what a killed process left in it is gone before.
+
+    Its name begins with a dot, as no entry's and no hub id's does. Hold the entry's lock.
+    """
+    folder = folder_of(entry)
+    aside = folder.with_name(f".{folder.name}.partial")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def publish(entry: Entry, aside: Path, source: str) -> None:
+    """Write the receipt into `aside`, flush everything to the disk and rename the folder to the entry's own."""
+    files = {path.name: {"size": path.stat().st_size, "sha256": digest(path)} for path in sorted(aside.iterdir())}
+    receipt = {
+        "name": entry.name,
+        "kind": entry.kind,
+        "source": source,
+        "licence": entry.licence,
+        "verified_by": entry.verified_by,
+        "disclosure": entry.disclosure,
+        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": files,
+    }
+    (aside / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+    for path in aside.iterdir():
+        sync(path)
+    sync(aside)
+    folder = folder_of(entry)
+    outdated = aside.with_name(aside.name + ".old")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if folder.exists():  # not whole, or nobody would publish it again
+        folder.rename(outdated)
+    aside.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(outdated, ignore_errors=True)
+
+
+def copy_to(path: Path, to: Path) -> Path:
+    """Put a copy of the file or folder into `to`, hard-linked where the file system can. Returns the copy's path.
+
+    Raises InputError if `to` holds another thing of that name.
+    """
+    target = to.absolute() / path.name
+    if target.exists():
+        if not _same(path, target):
+            raise InputError(f"--to {to}", found=f"another {path.name} in it", expected="none, or the same one")
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        if path.is_dir():
+            aside.mkdir()
+            for file in path.iterdir():
+                _link_or_copy(file, aside / file.name)
+        else:
+            _link_or_copy(path, aside)
+        aside.rename(target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.unlink(missing_ok=True)
+        raise
+    sync(target.parent)
+    return target
+
+
+def _same(path: Path, other: Path) -> bool:
+    if path.is_dir():
+        return other.is_dir() and all(_same(file, other / file.name) for file in path.iterdir())
+    return other.is_file() and filecmp.cmp(path, other, shallow=False)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another disk, or a file system without links
+        shutil.copyfile(source, target)
+        sync(target)

@@ -1,0 +1,192 @@
+"""A file inside a package on the package index, found as pip would find it, and never installed, built or imported.
+
+`unearth` reads the index. Where to look, whom to trust and through which proxy are pip's own settings, from its
+environment variables and configuration files, so that a private index or a mirror set up for pip serves here too.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.request import getproxies, proxy_bypass
+
+from bertnli.fetch.download import download, redact, time_outs
+from bertnli.fetch.entry import Archive, SourceError
+
+if TYPE_CHECKING:
+    from unearth.fetchers.sync import PyPIClient
+    from unearth.finder import Source as Place  # {"url": …, "type": "index" or "find_links"}
+
+# pip's own order: a variable beats a command's section, which beats the global one (pip's guide, "Configuration").
+_SECTIONS = (":env:", "download", "install", "global")
+_OPTIONS = (
+    "index-url",
+    "extra-index-url",
+    "no-index",
+    "find-links",
+    "trusted-host",
+    "cert",
+    "client-cert",
+    "proxy",
+)
+
+
+def pip_settings() -> dict[str, str]:
+    """Those of pip's settings that say how to reach the index, as pip itself resolves them; {} where none is set."""
+    # -P: what lies in the working folder must not pass for pip.
+    command = [sys.executable, "-P", "-m", "pip", "config", "list"]
+    try:
+        listed = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL
+        ).stdout
+    except (OSError, subprocess.SubprocessError):  # an environment without pip, as some tools make them
+        variables = {option: "PIP_" + option.replace("-", "_").upper() for option in _OPTIONS}
+        return {option: os.environ[name] for option, name in variables.items() if os.environ.get(name)}
+    by_section: dict[tuple[str, str], str] = {}
+    for line in listed.splitlines():  # :env:.index-url='https://…'
+        key, _, value = line.partition("=")
+        section, _, option = key.rpartition(".")
+        try:
+            by_section[section, option] = str(ast.literal_eval(value))
+        except (SyntaxError, ValueError):
+            continue
+    chosen = ((option, section) for section in reversed(_SECTIONS) for option in _OPTIONS)
+    return {option: by_section[section, option] for option, section in chosen if (section, option) in by_section}
+
+
+def download_archive(archive: Archive, target: Path) -> str:
+    """Put the archive's file, found on the first index or find-links place that has it, under `target`.
+
+    Returns the place's address, fit to be shown. Raises SourceError naming every place and why it did not serve,
+    OSError if the disk does not take the file.
+    """
+    settings = pip_settings()
+    failures = []
+    with _client(settings) as client:
+        for place in _places(settings):
+            shown = redact(place["url"])
+            try:
+                url = _find(place, archive, client)
+                download(
+                    url,
+                    target,
+                    limit=archive.download_limit,
+                    size=archive.size,
+                    checksum=archive.checksum,
+                    client=client,
+                )
+                return shown
+            except SourceError as error:
+                failures.append(f"{shown}: {error}")
+    raise SourceError("; ".join(failures) or "pip's settings name no place to look (no-index)")
+
+
+def _places(settings: dict[str, str]) -> list[Place]:
+    from unearth import PackageFinder
+
+    finder = PackageFinder(index_urls=settings.get("index-url", "").split())  # none: the default index, as in pip
+    if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
+        finder.sources = []
+    else:
+        for url in settings.get("extra-index-url", "").split():
+            finder.add_index_url(url)
+    indexes, finder.sources = finder.sources, []
+    for location in settings.get("find-links", "").split():
+        finder.add_find_links(location)
+    return finder.sources + indexes
+
+
+@contextmanager
+def _client(settings: dict[str, str]) -> Iterator[PyPIClient]:
+    """unearth's HTTP client: file:// addresses, trusted hosts, logins from the address, netrc or keyring."""
+    import httpx2
+    from unearth.auth import MultiDomainBasicAuth
+    from unearth.fetchers.sync import PyPIClient
+
+    trusted = settings.get("trusted-host", "").split()
+    proxy = settings.get("proxy") or None
+    # PyPIClient reaches a trusted host past every proxy, which pip does not.
+    unverified = {
+        f"{scheme}://{host}": httpx2.HTTPTransport(verify=False, proxy=proxy or _environment_proxy(scheme, host))
+        for scheme in ("http", "https")
+        for host in trusted
+    }
+    client = PyPIClient(
+        trusted_hosts=trusted,
+        verify=_authority(settings),
+        timeout=time_outs(),
+        proxy=proxy,
+        mounts=unverified,
+        follow_redirects=True,
+    )
+    indexes = [place["url"] for place in _places(settings) if place["type"] == "index"]
+    client.auth = MultiDomainBasicAuth(prompting=sys.stdin.isatty(), index_urls=indexes)
+    with client:
+        yield client
+
+
+def _environment_proxy(scheme: str, host: str) -> str | None:
+    return None if proxy_bypass(host) else getproxies().get(scheme)
+
+
+def _authority(settings: dict[str, str]) -> ssl.SSLContext | bool:
+    """Whose certificates count: those of pip's `cert`, a file or folder, else the usual ones (True)."""
+    if "cert" not in settings and "client-cert" not in settings:
+        return True
+    try:
+        authority = settings.get("cert")
+        is_folder = authority is not None and Path(authority).is_dir()
+        context = ssl.create_default_context(
+            cafile=None if is_folder else authority, capath=authority if is_folder else None
+        )
+        if "client-cert" in settings:
+            context.load_cert_chain(settings["client-cert"])
+    except OSError as error:
+        raise SourceError(f"pip's settings cert or client-cert cannot be used ({error})") from error
+    return context
+
+
+def _find(place: Place, archive: Archive, client: PyPIClient) -> str:
+    """The address of the archive's file at one place. Raises SourceError if it has none."""
+    import httpx2
+    from unearth import PackageFinder
+
+    assert archive.requirement is not None, "an archive on the package index names its package"
+    # Nothing is installed, so a package for any Python will do.
+    finder = PackageFinder(session=client, ignore_compatibility=True)  # type: ignore[arg-type]  # its own client class
+    finder.sources = [place]
+    with _collected_warnings() as warnings:
+        try:
+            packages = list(finder.find_matches(archive.requirement))
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, OSError) as error:
+            raise SourceError(f"cannot be read ({str(error) or type(error).__name__})") from error
+    is_wheel = archive.filename.endswith(".whl")
+    for package in packages:
+        if package.link.is_wheel == is_wheel:
+            return package.link.url_without_fragment
+    why = f" ({warnings[-1]})" if warnings else ""
+    raise SourceError(f"no {'wheel' if is_wheel else 'sdist'} of {archive.requirement}{why}")
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """unearth logs why an index could not be used, and goes on as if it were empty: keep the reasons, print nothing."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("unearth")
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

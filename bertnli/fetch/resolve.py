@@ -1,0 +1,312 @@
+"""`bertnli fetch`: a named data set or model from the first source that gives it, verified, into the cache at once."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from urllib.parse import unquote
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import digest
+from bertnli.fetch import trust
+from bertnli.fetch.cache import cache_dir, copy_to, downloads_dir, folder_of, is_whole, lock, publish, staging
+from bertnli.fetch.catalog import CATALOG, lookup, nearest
+from bertnli.fetch.download import check, download, megabytes, redact, say
+from bertnli.fetch.entry import Archive, AsItIs, Entry, HubModel, Kind, NoSuchModelError, Source, SourceError, Unpacked
+from bertnli.fetch.model_hub import copy_model, download_model
+from bertnli.fetch.package_index import download_archive
+from bertnli.fetch.unpack import unpack
+
+__all__ = ["NotFetchedError", "cache_dir", "fetch", "resolve", "resolve_data"]
+
+
+class NotFetchedError(RunError):
+    """No source gave a name; `reason` is what each of them said, in one line."""
+
+    def __init__(self, what: str, reason: str):
+        super().__init__(what)
+        self.reason = reason
+
+
+def resolve(name_or_path: str, kind: Kind) -> Path:
+    """An existing path as it is; else the name of a data set or model (or a model's hub id `org/name`), fetched.
+
+    Raises InputError naming the nearest known names, RunError if no source gives it.
+    """
+    path = _existing(name_or_path)
+    if path is not None:
+        return path
+    entry = lookup(name_or_path)
+    if entry is None or entry.kind != kind:
+        found = f"the name of a {entry.kind}" if entry else "neither a path that exists nor a known name"
+        raise InputError(f"{kind} {name_or_path!r}", found=found, expected=f"a path, {_names(name_or_path, kind)}")
+    return fetch(name_or_path)
+
+
+def resolve_data(name_or_path: str) -> str:
+    """As `resolve` for a data set, with `#member` of an archive kept: what `pairs.PairFile` takes."""
+    if _existing(name_or_path) is not None:  # a file's own name may hold a #
+        return str(_existing(name_or_path))
+    file, mark, member = name_or_path.partition("#")
+    return f"{resolve(file, 'dataset')}{mark}{member}"
+
+
+def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Path:
+    """The path of a named data set's file or of a model's folder, fetched unless the cache has it.
+
+    name: of the catalogue, or a model's hub id. to: a folder that gets it too; the path returned is then the one in it.
+    source: a file, folder or address to take it from (`--from`) in the catalogue's stead; it is verified the same way.
+    Raises InputError for an unknown name, a `to` or `source` that does not serve, or a cache that cannot be written;
+    RunError if no source gives it or the disk is full. Nothing unfinished is ever visible under a final name.
+    """
+    entry = lookup(name)
+    if entry is None:
+        raise InputError(f"fetch {name!r}", found="no such name", expected=_names(name))
+    try:
+        if to is not None and to.exists() and not to.is_dir():
+            raise InputError(f"--to {to}", found="a file", expected="a folder, or a path where one can be made")
+        if is_whole(entry):
+            if source is not None:
+                say(f"{name}: already in the cache, so {redact(source)} is not read")
+        else:
+            with lock(name):
+                if not is_whole(entry):  # another process may have just fetched it
+                    with staging(entry) as folder:
+                        origin = _from_given(entry, source, folder) if source else _from_sources(entry, folder)
+                        if entry.on_first_use:
+                            trust.keep(entry, folder)
+                        publish(entry, folder, origin)
+                    _forget_spent(entry)
+        path = folder_of(entry) if entry.kind == "model" else folder_of(entry) / next(iter(entry.files))
+        return path if to is None else copy_to(path, to)
+    except OSError as error:
+        raise _disk_error(entry, error) from error
+
+
+def _existing(path: str) -> Path | None:
+    try:
+        expanded = Path(path).expanduser()
+        return expanded if path and expanded.exists() else None
+    except (OSError, RuntimeError):  # a name that no file system takes, or the home of nobody
+        return None
+
+
+def _names(name: str, kind: Kind | None = None) -> str:
+    """What could have been meant."""
+    close = nearest(name, kind)
+    known = [entry.name for entry in CATALOG.values() if kind in (None, entry.kind)]
+    hub = "" if kind == "dataset" else ", or a model's hub id (org/name)"
+    return (f"perhaps {' or '.join(close)}" if close else f"one of {', '.join(known)}") + hub
+
+
+def _disk_error(entry: Entry, error: OSError) -> InputError | RunError:
+    where = Path(error.filename or cache_dir())
+    in_cache = where.is_relative_to(cache_dir())  # else it is what --from or --to names
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        need = f"; unpacked it takes about {megabytes(entry.size)}" if entry.size else ""
+        other = ", or set BERTNLI_CACHE to a folder on another disk" if in_cache else ""
+        return RunError(
+            f"{entry.name}: no space left on the disk of {where}{need}",
+            do=f"free some{other}, and give the same command again",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        mend = "set BERTNLI_CACHE to a folder that you can write" if in_cache else "name another path"
+        return InputError(f"{entry.name}: {where} cannot be used ({error.strerror})", do=mend)
+    return RunError(f"{entry.name}: {where} failed ({error.strerror or error})", do="mend that, and fetch it again")
+
+
+# From the catalogue's sources
+
+
+def _from_sources(entry: Entry, folder: Path) -> str:
+    """Fill `folder` from the first source that serves; one whose archive is already here goes before the others.
+
+    Returns where it came from. Raises RunError that lists every source and why it did not serve.
+    """
+    failures = []
+    for source in sorted(entry.sources, key=lambda source: not _is_downloaded(source)):
+        try:
+            origin = _from_source(source, folder)
+            _verify(entry, folder)
+            return origin
+        except SourceError as error:
+            say(f"{entry.name}: {source}: {error}")
+            failures.append((source, error))
+            _empty(folder)
+    if entry.name not in CATALOG and all(isinstance(error, NoSuchModelError) for _, error in failures):
+        raise InputError(
+            f"model {entry.name!r}",
+            found="neither a path that exists nor a model on the hub",
+            expected=_names(entry.name),
+        )
+    tried = "".join(f"\n  {source}: {error}" for source, error in failures)
+    files = " or ".join(dict.fromkeys(archive.filename for archive in entry.archives))
+    raise NotFetchedError(
+        f"{entry.name}: no source gave it. Tried:{tried}\n"
+        f"The same command tries again and goes on from what came. Where you have {files or 'its folder'} already: "
+        f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}\n"
+        "Without a network: fetch it where there is one, into a BERTNLI_CACHE that this machine sees as well.",
+        reason="; ".join(f"{source}: {error}" for source, error in failures),
+    )
+
+
+def _is_downloaded(source: Source) -> bool:
+    if isinstance(source, HubModel) or source.archive.checksum is None:
+        return False
+    return (downloads_dir() / source.archive.filename).exists()
+
+
+def _from_source(source: Source, folder: Path) -> str:
+    if isinstance(source, HubModel):
+        return f"{source} at {download_model(source.repo, folder)}"
+    with lock(source.archive.filename):
+        target, origin = _download(source.archive)
+        _take_out(source, target, folder)
+    return origin
+
+
+def _take_out(source: Unpacked | AsItIs, path: Path, folder: Path) -> None:
+    """Fill `folder` with what the entry takes of its archive at `path`."""
+    if isinstance(source, AsItIs):
+        shutil.copyfile(path, folder / source.archive.filename)
+        return
+    unpack(
+        path,
+        source.members,
+        folder,
+        limit=source.archive.unpacked_limit,
+        first_lines=source.first_lines,
+        rows=source.rows,
+        crlf=source.crlf,
+    )
+
+
+def _download(archive: Archive) -> tuple[Path, str]:
+    """The archive's path in the cache and where it came from, downloaded unless an earlier name left it there."""
+    target = downloads_dir() / archive.filename
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and archive.checksum is not None:
+        try:
+            check(target, archive.checksum)
+            return target, str(archive)
+        except SourceError as error:
+            say(f"{error}; downloading it again")
+            target.unlink()
+    say(f"downloading {archive}")
+    if archive.url is None:
+        return target, f"{archive}, {download_archive(archive, target)}"
+    download(archive.url, target, limit=archive.download_limit, size=archive.size, checksum=archive.checksum)
+    return target, archive.url
+
+
+def _verify(entry: Entry, folder: Path) -> None:
+    for name, checksum in entry.files.items():
+        if not (folder / name).is_file():
+            raise SourceError(f"{name} is missing")
+        if checksum is not None:
+            check(folder / name, checksum)
+    if entry.on_first_use:
+        trust.check_first(entry, folder)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _forget_spent(entry: Entry) -> None:
+    """Delete the entry's archives, save those that another name not yet fetched can be unpacked from."""
+    for filename in {archive.filename for archive in entry.archives}:
+        served = [other for other in CATALOG.values() if filename in {archive.filename for archive in other.archives}]
+        if all(is_whole(other) for other in served):
+            with lock(filename):
+                (downloads_dir() / filename).unlink(missing_ok=True)
+
+
+# From what the user has (--from)
+
+
+def _from_given(entry: Entry, given: str, folder: Path) -> str:
+    """Fill `folder` from an archive of the entry, its file, a model's folder, or an address of one of the first two."""
+    if given.lower().startswith(("http://", "https://")):
+        _from_address(entry, given, folder)
+        return redact(given)
+    path = _existing(unquote(given.removeprefix("file://")) if given.startswith("file://") else given)
+    if path is None:
+        raise InputError(f"--from {given}", found="no such file or folder", expected="a path or an http(s) address")
+    try:
+        _take(entry, path, folder)
+    except SourceError as error:
+        raise InputError(f"{entry.name}: --from {given}: {error}") from error
+    return str(path.absolute())
+
+
+def _from_address(entry: Entry, url: str, folder: Path) -> None:
+    limit = max([archive.download_limit for archive in entry.archives] + [entry.size or 0])
+    if not entry.archives:
+        raise InputError(
+            f"--from {redact(url)}", found="an address", expected=f"a folder: {entry.name} is several files"
+        )
+    target = downloads_dir() / f"given-{redact(url).rpartition('/')[2]}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock(target.name):
+            say(f"downloading {redact(url)}")
+            download(url, target, limit=limit)
+            try:
+                _take(entry, target, folder)
+            finally:
+                target.unlink()
+    except SourceError as error:
+        raise RunError(f"{entry.name}: --from {redact(url)}: {error}") from error
+
+
+def _take(entry: Entry, path: Path, folder: Path) -> None:
+    """Recognise by its checksum what `path` is of the entry, and fill `folder` from it.
+
+    Raises SourceError if it is nothing of the entry, or nothing that can be verified.
+    """
+    if path.is_dir():
+        _take_folder(entry, path, folder)
+        return
+    found = {f"{algorithm}:{digest(path, algorithm)}" for algorithm in ("sha256", "sha1")}
+    for source in entry.sources:
+        if not isinstance(source, HubModel) and source.archive.checksum in found:
+            _take_out(source, path, folder)
+            _verify(entry, folder)
+            return
+    if entry.on_first_use:
+        shutil.copyfile(path, folder / next(iter(entry.files)))
+        _verify(entry, folder)
+        return
+    known: dict[str, str | None] = {archive.filename: archive.checksum for archive in entry.archives}
+    if entry.kind == "dataset":
+        for name, checksum in entry.files.items():
+            if checksum is not None:
+                known[name] = checksum
+                if checksum in found:
+                    shutil.copyfile(path, folder / name)
+                    return
+    raise SourceError(
+        f"not a file of it: found {' and '.join(sorted(found))}; expected "
+        + (" or ".join(f"{name} with {checksum}" for name, checksum in known.items()) or "a model's folder")
+        + f". A {entry.kind} of your own needs no fetching: give its path wherever a name is asked for"
+    )
+
+
+def _take_folder(entry: Entry, path: Path, folder: Path) -> None:
+    if entry.archives and not any(entry.files.values()):
+        raise SourceError(
+            f"a folder of it cannot be verified ({entry.verified_by}): give {entry.archives[0].filename}, "
+            "or the folder's own path wherever a name is asked for"
+        )
+    if entry.kind == "model":
+        copy_model(path, folder)
+    else:
+        for name in entry.files:
+            if (path / name).is_file():
+                shutil.copyfile(path / name, folder / name)
+    _verify(entry, folder)
+    if not any(entry.files.values()):
+        say(f"{entry.name}: taken as it is, since no checksum of it is recorded")

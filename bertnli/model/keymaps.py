@@ -1,0 +1,141 @@
+"""Parameter names of other projects, to ours and back: HF's BERT and the d2l book's.
+
+A conversion is a table from our names to theirs. Every key of theirs is accounted for: one that is missing, that
+nobody knows, or that has another shape is an error that names it, never skipped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from bertnli.common.errors import InputError
+from bertnli.model.classifier import ModelConfig, PairClassifier
+
+# Ours (a module, `{i}` a block's number) -> theirs; several are stacked along the outputs, as query, key and value are.
+_KEYS = {
+    "bert": {
+        "embeddings.token": ("bert.embeddings.word_embeddings",),
+        "embeddings.position": ("bert.embeddings.position_embeddings",),
+        "embeddings.segment": ("bert.embeddings.token_type_embeddings",),
+        "embeddings.norm": ("bert.embeddings.LayerNorm",),
+        "blocks.{i}.attention.qkv": tuple(
+            f"bert.encoder.layer.{{i}}.attention.self.{part}" for part in ("query", "key", "value")
+        ),
+        "blocks.{i}.attention.output": ("bert.encoder.layer.{i}.attention.output.dense",),
+        "blocks.{i}.attention_norm": ("bert.encoder.layer.{i}.attention.output.LayerNorm",),
+        "blocks.{i}.expand": ("bert.encoder.layer.{i}.intermediate.dense",),
+        "blocks.{i}.contract": ("bert.encoder.layer.{i}.output.dense",),
+        "blocks.{i}.output_norm": ("bert.encoder.layer.{i}.output.LayerNorm",),
+        "pooler": ("bert.pooler.dense",),
+        "classifier": ("classifier",),
+    },
+    "d2l": {
+        "embeddings.token": ("encoder.token_embedding",),
+        "embeddings.position": ("encoder.pos_embedding",),  # a bare parameter of shape (1, positions, hidden)
+        "embeddings.segment": ("encoder.segment_embedding",),
+        "blocks.{i}.attention.qkv": tuple(f"encoder.blks.{{i}}.attention.W_{part}" for part in "qkv"),
+        "blocks.{i}.attention.output": ("encoder.blks.{i}.attention.W_o",),
+        "blocks.{i}.attention_norm": ("encoder.blks.{i}.addnorm1.ln",),
+        "blocks.{i}.expand": ("encoder.blks.{i}.ffn.dense1",),
+        "blocks.{i}.contract": ("encoder.blks.{i}.ffn.dense2",),
+        "blocks.{i}.output_norm": ("encoder.blks.{i}.addnorm2.ln",),
+        "pooler": ("hidden.0",),
+        "classifier": ("output",),
+    },
+}
+# Heads of the pretraining tasks, and buffers: known and not used.
+_UNUSED = {"bert": re.compile(r"cls\..+|(bert\.)?embeddings\.position_ids"), "d2l": re.compile(r"(mlm|nsp)\..+")}
+
+# What a pretrained encoder may lack, whole: the classifier, and without one the pooler too (BertForMaskedLM has none).
+_HEADS = {"bert": ("classifier", "pooler"), "d2l": ("classifier",)}
+
+
+def has_classifier(tensors: Mapping[str, Tensor], family: str) -> bool:
+    """Whether their tensors hold any of a pair classifier's last layer."""
+    return any(name.startswith(f"{_KEYS[family]['classifier'][0]}.") for name in tensors)
+
+
+def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str, do: str) -> dict[str, Tensor]:
+    """Their tensors under our names, fp32, with every key and shape accounted for.
+
+    `config` gives the sizes. The heads in `_HEADS` may be missing. Raises InputError naming `where` and the keys, and
+    saying what to `do`.
+    """
+    # Norm parameters of checkpoints converted from TensorFlow (bert-base-uncased) go by gamma and beta.
+    modern = {name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name) for name in tensors}
+    modern = {name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new) for name, new in modern.items()}
+    found = {
+        name if modern[name] in tensors else modern[name]: tensor
+        for name, tensor in tensors.items()
+        if not _UNUSED[config.family].fullmatch(name)
+    }
+    # A bare encoder (BertModel) leaves the prefix out.
+    prefix = "" if any(name.startswith("bert.") for name in found) else "bert."
+
+    with torch.device("meta"):
+        ours = PairClassifier(config).state_dict()
+    theirs = {name: [key.removeprefix(prefix) for key in _foreign_keys(name, config)] for name in ours}
+    for head in _HEADS[config.family]:
+        names = [name for name in ours if name.startswith(f"{head}.")]
+        if any(key in found for name in names for key in theirs[name]):
+            break
+        for name in names:
+            del ours[name], theirs[name]
+
+    shapes = {key.removeprefix(prefix): like.shape for key, like in to_foreign(ours, config).items()}
+    problems = [
+        *_list("missing", [key for key in shapes if key not in found]),
+        *_list("unknown", sorted(key for key in found if key not in shapes)),
+        *_list(
+            "misshapen",
+            [
+                f"{key} {tuple(found[key].shape)} instead of {tuple(shape)}"
+                for key, shape in shapes.items()
+                if key in found and found[key].shape != shape
+            ],
+        ),
+        *_list(
+            "not floating-point",
+            [f"{key} ({tensor.dtype})" for key, tensor in found.items() if not tensor.is_floating_point()],
+        ),
+    ]
+    if problems:
+        raise InputError(
+            f"{where}: keys that do not fit",
+            found="; ".join(problems),
+            expected=f"a {config.family} model of {config.num_layers} layers and hidden size {config.hidden_size}",
+            do=do,
+        )
+    return {
+        name: torch.cat([found[key].float() for key in theirs[name]]).reshape(like.shape) for name, like in ours.items()
+    }
+
+
+def to_foreign(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The inverse of `from_foreign`: our state dict under their names, no two tensors sharing memory."""
+    tensors = {}
+    for name, tensor in state.items():
+        keys = _foreign_keys(name, config)
+        for key, part in zip(keys, tensor.detach().chunk(len(keys)), strict=True):
+            tensors[key] = part.unsqueeze(0).clone() if key == "encoder.pos_embedding" else part.clone()
+    return tensors
+
+
+def _foreign_keys(name: str, config: ModelConfig) -> list[str]:
+    """Their keys for our parameter `name`."""
+    module, _, kind = name.rpartition(".")  # kind: weight or bias
+    block = re.search(r"\d+", module)
+    theirs = _KEYS[config.family][re.sub(r"\d+", "{i}", module)]
+    keys = [f"{key.replace('{i}', block[0]) if block else key}.{kind}" for key in theirs]
+    return ["encoder.pos_embedding" if key == "encoder.pos_embedding.weight" else key for key in keys]
+
+
+def _list(what: str, keys: Sequence[str]) -> list[str]:
+    if not keys:
+        return []
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return [f"{what}: {', '.join(keys[:3])}{more}"]

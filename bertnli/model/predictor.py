@@ -1,0 +1,50 @@
+"""A classifier in torch as something to ask: sentence pairs in, logits out. For evaluation and parity checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bertnli.common.errors import InputError
+from bertnli.data.batches import PackedBatch, by_length, pack
+from bertnli.data.tokenizer import PairTokenizer
+from bertnli.model.attention import Packed, send
+from bertnli.model.classifier import PairClassifier
+
+MAX_TOKENS = {"cpu": 2048, "cuda": 65_536}  # of a batch; more gains nothing on that device
+
+
+class TorchPredictor:
+    """Runs a model in fp32 on `device`: `cpu`, `cuda`, or `auto` for a GPU if there is one.
+
+    `temperature` is the model's own, for whoever makes probabilities of the logits.
+    """
+
+    def __init__(self, model: PairClassifier, tokenizer: PairTokenizer, device: str = "auto", temperature: float = 1.0):
+        if device not in ("auto", "cpu", "cuda"):
+            raise InputError("--device", found=device, expected="auto, cpu or cuda")
+        there = torch.cuda.is_available()
+        if device == "cuda" and not there:
+            raise InputError("--device cuda", found="no GPU that torch can use", do="give --device cpu")
+        self.device = torch.device("cuda" if there and device != "cpu" else "cpu")
+        self.model = model.to(self.device).eval()
+        self.tokenizer, self.temperature = tokenizer, temperature
+        self.labels = model.config.labels
+
+    @torch.inference_mode()
+    def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
+        """`[pairs, labels]`, in the order given, before the temperature."""
+        encoded = self.tokenizer.encode(premises, hypotheses)
+        result = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
+        for indices in by_length(encoded.lengths, MAX_TOKENS[self.device.type]):
+            result[indices] = self.model(*to_device(pack(encoded, indices), self.device)).float().cpu().numpy()
+        return result
+
+
+def to_device(batch: PackedBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, Packed]:
+    """The model's three inputs for a packed batch; a GPU takes them while it still computes on those before."""
+    layout = Packed(batch.lengths.tolist(), device)
+    return send(torch.from_numpy(batch.input_ids), device), send(torch.from_numpy(batch.token_type_ids), device), layout

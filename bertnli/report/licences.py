@@ -1,0 +1,71 @@
+"""What must be said of a model wherever it goes: its licence, and what is disclosed of the data it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertnli.common.errors import InputError
+from bertnli.data.tokenizer_files import read_map
+from bertnli.fetch import catalog
+from bertnli.fetch.cache import RECEIPT, folder_of
+from bertnli.run import config as run_files
+from bertnli.run.folder import run_of
+
+
+@dataclass(frozen=True)
+class Terms:
+    """None: not known."""
+
+    licence: str | None = None
+    disclosure: str | None = None
+
+
+UNKNOWN = Terms()
+
+
+def of_model(model: str) -> Terms:
+    """Of a model, a run or a bundle by its path, or of a name that `bertnli fetch` knows; an existing path comes first.
+
+    Raises InputError if a file of the folder is damaged.
+    """
+    path = Path(model).expanduser()
+    if (run := run_of(path)) is not None:
+        return of_model(run_files.load(run.run_file).model)
+    if path.exists():
+        return _of_folder(path)
+    entry = catalog.lookup(model)
+    if entry is None or entry.kind != "model":
+        return UNKNOWN
+    if entry.licence == catalog.AS_ITS_CARD_SAYS:
+        return Terms(_of_folder(folder_of(entry)).licence or entry.licence)
+    return Terms(entry.licence, entry.disclosure)
+
+
+def _of_folder(folder: Path) -> Terms:
+    """What training noted in config.json, export in the manifest or fetch in the receipt; else what the card states."""
+    noted = read_map(folder / RECEIPT)
+    for file, key in (("manifest.json", "origin"), ("config.json", "bertnli")):
+        section = read_map(folder / file).get(key)
+        noted |= section if isinstance(section, dict) else {}
+    licence, disclosure = noted.get("licence"), noted.get("disclosure")
+    if not isinstance(licence, str | None) or not isinstance(disclosure, str | None):
+        raise InputError(f"{folder}: licence and disclosure", found=f"{licence!r}, {disclosure!r}", expected="texts")
+    if licence in (None, catalog.AS_ITS_CARD_SAYS):
+        licence = _on_card(folder / "README.md")
+    return Terms(licence, disclosure)
+
+
+def _on_card(card: Path) -> str | None:
+    """The licence in the front matter of a model card, in the hub's words (apache-2.0)."""
+    if not card.is_file():
+        return None
+    from huggingface_hub import metadata_load
+
+    try:
+        front = metadata_load(card) or {}
+    except Exception:  # a README may hold anything; one that states nothing we can read states no licence
+        return None
+    stated = front.get("license_name") if front.get("license") == "other" else front.get("license")
+    names = stated if isinstance(stated, list) else [stated]
+    return ", ".join(name for name in names if isinstance(name, str)) or None

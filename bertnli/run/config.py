@@ -1,0 +1,256 @@
+"""The run file: one YAML file says all of a training run; it is checked before anything is loaded.
+
+Every key has its type, its default and its meaning here. A key that is unknown, twice there or of the wrong type is an
+InputError that names the file, the key and, for a misspelling, the nearest key there is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bertnli.common.errors import InputError
+from bertnli.data.labels import check_names
+from bertnli.run import deepspeed_config
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+STALL_TIMEOUT = 300.0  # seconds
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Columns(Section):
+    """Names of the input's columns; left out, they are found by their usual names."""
+
+    premise: str | None = None
+    hypothesis: str | None = None
+    label: str | None = None
+
+
+class Holdout(Section):
+    """Rows kept out of training for evaluation; a premise never stands on both sides."""
+
+    holdout: Positive
+
+
+class Data(Section):
+    train: str
+    """A fetched name, or a path: .jsonl .tsv .csv .parquet, .gz or .zst of the text ones, SNLI's own .txt and .zip."""
+    eval: str | Holdout | None = None
+    """Rows evaluated during training: a name or path, `{holdout: N}` rows of train, or nothing."""
+    columns: Columns = Columns()
+    label_names: dict[str, str] = {}
+    """Names of integer labels, such as `{0: entailment, 1: neutral, 2: contradiction}`."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be used and say how many, instead of refusing the file."""
+    max_train_pairs: Positive | None = None
+    """Train on this many pairs, drawn by the seed."""
+    hypothesis_only: bool | None = None
+    """A baseline that sees no premise: what it learns is annotation artefact (Poliak et al. 2018). Left out, as the
+    model it starts from, which only such a baseline is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_numbers(cls, given: Any) -> Any:
+        # YAML reads the keys of `{0: entailment}` as numbers; a label cell is text.
+        names = given.get("label_names") if isinstance(given, dict) else None
+        if isinstance(names, dict):
+            return {**given, "label_names": {str(key): value for key, value in names.items()}}
+        return given
+
+
+class Checkpointing(Section):
+    every_steps: Positive = 200
+    keep: Positive = 2
+    """How many of the newest checkpoints stay on disk."""
+
+
+class RunConfig(Section):
+    model: str
+    """What to start from: a fetched name, an HF-format folder, a d2l folder or zip, a hub id."""
+    arch: Literal["bert.small", "bert.base"] | None = None
+    """For d2l weights given as a path: their files do not hold the number of heads."""
+    labels: tuple[str, ...] | None = None
+    """Label names in the order of a new classifier, or of one whose config has LABEL_0, …; left out, SNLI's."""
+    data: Data
+    output: str
+    """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/."""
+
+    epochs: Positive | None = None
+    max_steps: Positive | None = None
+    global_batch_size: Positive = 256
+    """Pairs per optimizer step over all ranks, whatever the number of ranks."""
+    micro_batch_tokens: Positive | None = None
+    """Tokens a rank takes through the model at once; left out, what suits the device."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warm-up: linear decay to 0 at the last step, or none."""
+    warmup: Fraction = 0.1
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are clipped to this norm; 0 for no clipping."""
+    dropout: Fraction | None = None
+    """Replaces every dropout probability of the model; left out, the model's own."""
+    max_length: Annotated[int, Field(ge=5)] | None = None
+    """Tokens of a pair, special tokens included; longer ones are truncated. Left out, the model's own, else 128."""
+    truncation: Literal["longest_first", "d2l", "proportional"] | None = None
+    """Left out, the model's own rule."""
+
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    checkpoint: Checkpointing = Checkpointing()
+    eval_every_steps: Positive | None = None
+    """Left out: after every epoch and at the end. Needs data.eval, as the two below do."""
+    keep_best: bool = False
+    """The result is the model of the best held-out accuracy, not of the last step."""
+    early_stopping: Positive | None = None
+    """End after this many evaluations in a row without a better held-out accuracy."""
+    tensorboard: bool = True
+    stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
+    """Seconds without progress of any rank, or a sign of one, after which the job is ended (watch/watcher.py)."""
+    deepspeed: dict[str, Any] = {}
+    """Anything DeepSpeed takes, merged over ours; one that contradicts ours, or cannot work here, is an error."""
+
+    @model_validator(mode="after")
+    def _together(self) -> RunConfig:
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("give epochs or max_steps, one of them")
+        if self.labels is not None:
+            check_names(self.labels, "labels")
+        for key in ("eval_every_steps", "keep_best", "early_stopping"):
+            if getattr(self, key) and self.data.eval is None:
+                raise ValueError(f"{key} needs data.eval; set data.eval: {{holdout: 2000}}, or a name or path")
+        deepspeed_config.check(self)
+        return self
+
+    def steps_per_epoch(self, pairs: int) -> int:
+        """Optimizer steps that see each of `pairs` once; the last one may hold fewer pairs."""
+        return math.ceil(pairs / self.global_batch_size)
+
+    def total_steps(self, pairs: int) -> int:
+        return self.max_steps if self.max_steps is not None else self.steps_per_epoch(pairs) * (self.epochs or 0)
+
+    def learning_rate_at(self, step: int, total_steps: int) -> float:
+        """Learning rate of the optimizer step number `step` (from 0): linear warm-up, then `schedule`.
+
+        As in Devlin et al. 2018, appendix A.2; equal to transformers' get_linear_schedule_with_warmup, but that the
+        last step is never one of warm-up: a run of one step learns.
+        """
+        warmup_steps = min(math.ceil(self.warmup * total_steps), total_steps - 1)
+        if step < warmup_steps:
+            return self.learning_rate * (step / warmup_steps)
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * ((total_steps - step) / max(1, total_steps - warmup_steps))
+
+    def to_yaml(self) -> str:
+        """The run as resolved, every key written out; `load` reads it back to an equal RunConfig."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's own rule, which PyYAML does not enforce: a key stands once in a map."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (list, dict)) or key in seen:
+                line = key_node.start_mark.line + 1
+                what = "a list or map as a key" if isinstance(key, (list, dict)) else f"the key {key!r} a second time"
+                raise yaml.YAMLError(f"line {line}: {what}")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: str | Path, sets: Sequence[str] = ()) -> RunConfig:
+    """The run file at `path` with `--set KEY=VALUE` overrides (dotted keys, YAML values) laid over it.
+
+    Raises InputError for anything wrong with the file, a key, a value or an override.
+    """
+    where = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"run file {where}: {error}", expected="a readable YAML file in UTF-8") from None
+    content = _parse(text, where)
+    if not isinstance(content, dict):
+        raise InputError(
+            f"run file {where}", found=type(content).__name__, expected="a map of keys (model: …, data: …)"
+        )
+    for assignment in sets:
+        _override(content, assignment)
+    return validate(content, where)
+
+
+def validate(content: Mapping[str, Any], where: str) -> RunConfig:
+    """A RunConfig from plain Python values; `where` names their origin in an InputError."""
+    try:
+        return RunConfig.model_validate(dict(content))
+    except ValidationError as error:
+        raise InputError(f"run file {where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _StrictLoader)
+    # PyYAML lets through what it trips over: odd timestamps and integers (ValueError), deep nesting, unhashable keys.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="mend it there") from None
+
+
+def _override(content: dict[str, Any], assignment: str) -> None:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
+    *parents, last = key.strip().split(".")
+    section: dict[str, Any] = content
+    for parent in parents:
+        below = section.get(parent)
+        if not isinstance(below, dict):
+            below = section[parent] = {}
+        section = below
+    section[last] = _parse(text, f"--set {key}")
+
+
+def _explain(problem: Any) -> str:
+    """One of pydantic's complaints, in this project's words."""
+    path = [str(part) for part in problem["loc"]]
+    # pydantic names the member of a union it tried (`data.eval.Holdout.holdout`); a person has written no such key.
+    key = ".".join(part for part in path if part not in ("str", "Holdout"))
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known_keys(RunConfig), n=1, cutoff=0.5)
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    if problem["type"] == "missing":
+        return f"key {key} is missing"
+    if problem["type"] == "value_error":
+        return f"{key + ': ' if key else ''}{problem['ctx']['error']}"
+    found = repr(problem["input"])
+    return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {problem['msg'].lower()}"
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        members = typing.get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else ()
+        for member in (field.annotation, *members):
+            if isinstance(member, type) and issubclass(member, BaseModel):
+                keys += _known_keys(member, f"{prefix}{name}.")
+    return keys

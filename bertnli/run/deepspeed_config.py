@@ -1,0 +1,298 @@
+"""DeepSpeed's configuration for a run: ours, with what the run file's `deepspeed:` adds, and no contradictions.
+
+DeepSpeed ignores keys that it does not know, and modes that do not go together; it fails on others only once the
+weights are loaded, and trains wrongly with a few. Here each is an InputError that says what works instead: `check` when
+the run file is read, `deepspeed_config` when the device and the number of ranks are known.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from bertnli.common.errors import InputError
+
+if TYPE_CHECKING:
+    from bertnli.run.config import RunConfig
+
+# The keys that DeepSpeed 0.19 reads, by section; sections that are not here are left to DeepSpeed's own parser, with
+# which tests/test_deepspeed_config.py compares these.
+KNOWN_KEYS = {
+    "": """
+        activation_checkpointing aio autotuning bf16 bfloat16 checkpoint comet comms_logger communication_data_type
+        compile csv_monitor data_efficiency data_types dataloader_drop_last datastates_ckpt disable_allgather
+        disable_python_gc dump_state expert_parallel flops_profiler fp16 gradient_accumulation_steps
+        gradient_allreduce_op gradient_clipping gradient_predivide_factor hybrid_engine log_level
+        managed_gradient_accumulation memory_breakdown optimizer pipeline prescale_gradients scheduler
+        seq_parallel_communication_data_type sequence_parallel_size steps_per_print tensor_parallel tensorboard timers
+        torch_autocast train_batch_size train_micro_batch_size_per_gpu use_data_before_expert_parallelism
+        vocabulary_size wall_clock_breakdown wandb weight_quantization zero_allow_untested_optimizer
+        zero_force_ds_cpu_optimizer zero_optimization""",
+    "data_types": "buffer_dtype grad_accum_dtype keep_in_fp32_modules param_dtype",
+    "fp16": """
+        auto_cast consecutive_hysteresis enabled fp16_master_weights_and_grads hysteresis initial_scale_power
+        loss_scale loss_scale_window min_loss_scale""",
+    "torch_autocast": "dtype enabled lower_precision_safe_modules",
+    "zero_optimization": """
+        allgather_bucket_size allgather_partitions allgather_sequential compute_grad_norm contiguous_gradients
+        cpu_offload cpu_offload_param cpu_offload_use_pin_memory elastic_checkpoint enable_sanity_checks
+        gather_16bit_weights_on_model_save ignore_unused_parameters leaf_module legacy_stage1 load_from_fp32_weights
+        log_trace_cache_warnings max_live_parameters max_reuse_distance memory_efficient_linear
+        model_persistence_threshold module_granularity_threshold offload_optimizer offload_param overlap_comm
+        override_module_apply param_persistence_threshold parameter_alignment pipeline_loading_checkpoint
+        prefetch_bucket_size reduce_bucket_size reduce_scatter round_robin_gradients
+        save_muon_momentum_buffer_in_memory stage stage3_allgather_sequential
+        stage3_gather_16bit_weights_on_model_save stage3_gather_fp16_weights_on_model_save stage3_max_live_parameters
+        stage3_max_reuse_distance stage3_model_persistence_threshold stage3_module_granularity_threshold
+        stage3_param_persistence_threshold stage3_prefetch_bucket_size stage3_use_all_reduce_for_fetch_params
+        sub_group_size use_all_reduce_for_fetch_params use_multi_rank_bucket_allreduce zenflow
+        zero_hpz_partition_size zero_quantized_gradients zero_quantized_nontrainable_weights zero_quantized_weights""",
+    "zero_optimization.offload_optimizer": """
+        buffer_count cpuadam_cores_perc device fast_init nvme_path pin_memory pipeline_read pipeline_write ratio
+        super_offload""",
+    "zero_optimization.offload_param": "buffer_count buffer_size device max_in_cpu nvme_path pin_memory",
+}
+
+# Keys whose value follows from keys of the run file.
+DECIDED_BY = {
+    "bf16": "precision",
+    "bfloat16": "precision",
+    "checkpoint": "checkpoint",
+    "data_types.param_dtype": "precision",
+    "datastates_ckpt": "checkpoint",
+    "fp16.enabled": "precision",
+    "gradient_accumulation_steps": "global_batch_size and micro_batch_tokens",
+    "gradient_clipping": "max_grad_norm",
+    "optimizer": "learning_rate and weight_decay",
+    "scheduler": "learning_rate, schedule and warmup",
+    "torch_autocast.dtype": "precision",
+    "torch_autocast.enabled": "precision",
+    "train_batch_size": "global_batch_size",
+    "train_micro_batch_size_per_gpu": "global_batch_size and micro_batch_tokens",
+    "zero_optimization.stage": "zero_stage",
+}
+
+# Modes that do not work here: why, and the nearest thing that does.
+_DATA_PARALLEL = "each rank runs the whole model on pairs of its own", "for a large model set zero_stage: 3"
+_OWN_BATCHES = "bertnli makes the batches", "use global_batch_size and data.max_train_pairs"
+_NO_EXTENSION = "it needs a compiled extension, and bertnli builds none"
+_OFFLOAD = "set offload_optimizer: {device: cpu}"
+NOT_HERE = {
+    "activation_checkpointing": ("the model keeps its activations", "to save memory lower micro_batch_tokens"),
+    "aio": (_NO_EXTENSION, "offload to device: cpu"),
+    "autotuning": ("it starts jobs with batches of its own", "try values of micro_batch_tokens"),
+    "compile": ("DeepCompile ends steps by its own count", "remove it"),
+    "data_efficiency": _OWN_BATCHES,
+    "dataloader_drop_last": _OWN_BATCHES,
+    "disable_allgather": ("DeepSpeed does nothing with it", "remove it"),
+    "expert_parallel": _DATA_PARALLEL,
+    "fp16.fp16_master_weights_and_grads": (_NO_EXTENSION, "remove it"),
+    "hybrid_engine": ("it is for models that write text", "remove it"),
+    "pipeline": _DATA_PARALLEL,
+    "seq_parallel_communication_data_type": _DATA_PARALLEL,
+    "sequence_parallel_size": _DATA_PARALLEL,
+    "tensor_parallel": _DATA_PARALLEL,
+    "use_data_before_expert_parallelism": _DATA_PARALLEL,
+    "vocabulary_size": ("DeepSpeed does nothing with it", "remove it"),
+    "weight_quantization": ("it is for inference", "train, then: bertnli export --precision int8"),
+    "zero_optimization.cpu_offload": ("an old name", _OFFLOAD),
+    "zero_optimization.cpu_offload_param": ("an old name", "set offload_param: {device: cpu}"),
+    "zero_optimization.cpu_offload_use_pin_memory": ("an old name", "set pin_memory in offload_optimizer"),
+    "zero_optimization.elastic_checkpoint": ("bertnli's checkpoints go with any number of ranks anyway", "remove it"),
+    "zero_optimization.legacy_stage1": ("DeepSpeed no longer has it", "set zero_stage: 1 alone"),
+    "zero_optimization.offload_optimizer.ratio": (_NO_EXTENSION, "remove it: all of the optimizer is offloaded"),
+    "zero_optimization.offload_optimizer.super_offload": (_NO_EXTENSION, "remove it"),
+    # stage_1_and_2.py, _link_all_hp_params: its map of who owns which numbers does not know the new order.
+    "zero_optimization.round_robin_gradients": (
+        "DeepSpeed then reads one weight's numbers as another's, in checkpoints and in the result",
+        "remove it",
+    ),
+    "zero_optimization.zenflow": ("it needs an optimizer of its own", _OFFLOAD),
+    "zero_optimization.zero_quantized_gradients": (
+        _NO_EXTENSION,
+        "remove it, or set communication_data_type: bf16",
+    ),
+    "zero_optimization.zero_quantized_nontrainable_weights": (_NO_EXTENSION, "remove it"),
+    "zero_optimization.zero_quantized_weights": (_NO_EXTENSION, "remove it, or set zero_hpz_partition_size"),
+}
+
+# Modes that go with some ZeRO stages only. DeepSpeed ignores offload and hpz at others, and divides by
+# gradient_predivide_factor twice at stage 3; the rest fails while it sets up.
+STAGES = {
+    "data_types.grad_accum_dtype": (1, 2, 3),
+    "gradient_predivide_factor": (0, 1),
+    "prescale_gradients": (0, 1),
+    "zero_optimization.offload_optimizer": (1, 2, 3),
+    "zero_optimization.offload_param": (3,),
+    "zero_optimization.overlap_comm": (2, 3),
+    "zero_optimization.zero_hpz_partition_size": (3,),
+}
+
+
+def check(config: RunConfig) -> None:
+    """What is wrong with `deepspeed:` whatever the device and the number of ranks.
+
+    Raises InputError naming the key, with the run file's own where one decides, and what to do.
+    """
+    ours, theirs = _ours(config), list(_walk(config.deepspeed))
+    for key, value in theirs:
+        _check_name(key, value)
+    for key, value in theirs:
+        if key in ours:
+            if ours[key] != value:
+                by = DECIDED_BY.get(key, "bertnli itself")
+                raise InputError(
+                    f"deepspeed.{key}: {value!r} contradicts {ours[key]!r}, set by {by}",
+                    do="remove it, or change that key" if key in DECIDED_BY else "remove it",
+                )
+        elif key in DECIDED_BY and not key.startswith(("fp16.", "torch_autocast.")):  # those depend on the device
+            raise InputError(f"deepspeed.{key} contradicts the run file's {DECIDED_BY[key]}", do="remove it")
+        if key in NOT_HERE and _on(value):
+            why, instead = NOT_HERE[key]
+            raise InputError(f"deepspeed.{key}: cannot be used here: {why}", do=instead)
+        if key in STAGES and config.zero_stage not in STAGES[key] and _on(value):
+            nearest = min(STAGES[key], key=lambda stage: abs(stage - config.zero_stage))
+            raise InputError(
+                f"deepspeed.{key} does not go with zero_stage: {config.zero_stage}",
+                do=f"set zero_stage: {nearest}, or remove it",
+            )
+        if key.endswith(".device") and value == "nvme":
+            raise InputError(f"deepspeed.{key}: nvme cannot be used here: {_NO_EXTENSION}", do="set device: cpu")
+        clipped = config.max_grad_norm or config.zero_stage not in (1, 2)
+        if key == "zero_optimization.compute_grad_norm" and value is False and clipped:
+            raise InputError(
+                f"deepspeed.{key}: false does not go with max_grad_norm: {config.max_grad_norm} and "
+                f"zero_stage: {config.zero_stage}",
+                do="set max_grad_norm: 0 and zero_stage: 1 or 2, or remove it",
+            )
+
+
+def deepspeed_config(
+    config: RunConfig, precision: str, world: int, parse: Callable[[dict[str, Any]], object] | None = None
+) -> dict[str, Any]:
+    """DeepSpeed's configuration for a run whose precision is resolved, on `world` ranks.
+
+    parse: DeepSpeed's own parser, which sees what it is given before the weights are loaded. Raises InputError where
+    the run cannot go with the device or the ranks, or DeepSpeed does not take a value.
+    """
+    if config.global_batch_size < world:
+        raise InputError(
+            f"global_batch_size: {config.global_batch_size} does not go with {world} ranks",
+            expected="a pair a rank or more",
+            do=f"set global_batch_size: {world}, or start {config.global_batch_size} ranks",
+        )
+    theirs = dict(_walk(config.deepspeed))
+    for section, needed in (("fp16", "fp16"), ("torch_autocast", "bf16")):
+        if section in theirs and precision != needed:
+            raise InputError(
+                f"deepspeed.{section} contradicts the run file's precision",
+                found=f"precision: {config.precision}, so {precision} on this device",
+                do=f"remove it, or set precision: {needed}",
+            )
+    ours = _ours(config)
+    if precision == "bf16":
+        # What `torch.autocast` does, under every ZeRO stage: products in bf16, weights and optimizer in fp32.
+        ours |= {"torch_autocast.enabled": True, "torch_autocast.dtype": "bfloat16"}
+        # Gradients are summed and sent in fp32, so that every stage trains the same; left out, DeepSpeed rounds those
+        # of linear layers to bf16 at stages 1 to 3, after every micro-batch.
+        theirs.setdefault("torch_autocast.lower_precision_safe_modules", [])
+        if "communication_data_type" in theirs and config.zero_stage:
+            raise InputError(
+                "deepspeed.communication_data_type: DeepSpeed does not look at it with precision: bf16 and "
+                f"zero_stage: {config.zero_stage}",
+                do="remove it; to send less set torch_autocast: {lower_precision_safe_modules: [torch.nn.Linear]}",
+            )
+    if precision == "fp16":
+        ours |= {"fp16.enabled": True}
+    for key in ours.keys() & theirs.keys():
+        if theirs[key] != ours[key]:
+            raise InputError(f"deepspeed.{key}: {theirs[key]!r} contradicts precision: {precision}", do="remove it")
+    group = theirs.get("zero_optimization.zero_hpz_partition_size", 1)
+    if isinstance(group, int) and group > 1 and world % min(group, world):
+        fitting = max(size for size in range(1, group) if world % size == 0)
+        raise InputError(
+            f"deepspeed.zero_optimization.zero_hpz_partition_size: {group} does not divide {world} ranks",
+            do=f"set it to {fitting}",
+        )
+    settings = _nested(ours | {key: value for key, value in theirs.items() if not _is_section(value)})
+    if parse is not None:
+        _parsed(settings, parse)
+    return settings
+
+
+def _ours(config: RunConfig) -> dict[str, Any]:
+    """What the loop and the run file decide on any device, by dotted key."""
+    return {
+        # A step's micro-batches are cut by tokens, so their number varies: we say when a step ends, not a counter.
+        "managed_gradient_accumulation": False,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_allreduce_op": "mean",
+        "gradient_clipping": config.max_grad_norm,
+        "steps_per_print": None,
+        "zero_optimization.stage": config.zero_stage,
+        "zero_allow_untested_optimizer": True,  # torch's own AdamW, offloaded or not: DeepSpeed's would be compiled
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def _check_name(key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    known = KNOWN_KEYS.get(section, "").split()
+    if known and name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise InputError(
+            f"unknown key deepspeed.{key}", do=f"did you mean {near[0]}?" if near else "DeepSpeed reads no such key"
+        )
+    if key in KNOWN_KEYS and not _is_section(value):
+        raise InputError(f"deepspeed.{key}", found=repr(value), expected="a map of keys")
+
+
+def _parsed(settings: dict[str, Any], parse: Callable[[dict[str, Any]], object]) -> None:
+    try:
+        parse(settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        path = [str(part) for part in problem["loc"]]
+        # DeepSpeed has a model for each section, whose name in the file the error does not know.
+        holders = [name for name, value in settings.items() if path and _is_section(value) and path[0] in value]
+        path = path if not holders or path[0] in settings else [holders[0], *path]
+        raise InputError(
+            f"deepspeed.{'.'.join(path)}".rstrip("."), found=repr(problem["input"]), expected=problem["msg"].lower()
+        ) from None
+    except Exception as error:  # whatever it raises, it is about what the user added: ours alone is taken
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError("deepspeed: DeepSpeed does not take it", found=said, do="change or remove that key") from None
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _on(value: Any) -> bool:
+    """Whether a mode's value switches it on."""
+    if _is_section(value):
+        value = value.get("device", value.get("enabled", True))
+    return value is True or value not in (None, False, "none", 1)
+
+
+def _walk(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key, dotted, with its value; a section before the keys in it."""
+    for name, value in settings.items():
+        yield f"{prefix}{name}", value
+        if _is_section(value):
+            yield from _walk(value, f"{prefix}{name}.")
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return nested

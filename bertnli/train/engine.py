@@ -1,0 +1,321 @@
+"""DeepSpeed and the ranks of a job: the only file that knows either.
+
+Everything else that depends on ranks takes `rank` and `world` as arguments and reads the same with one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+# Before deepspeed asks for a device: without this it probes for other vendors' libraries and logs about each.
+import torch
+
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed
+import deepspeed.comm as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from torch import Tensor, nn
+
+from bertnli.common.errors import InputError, RunError, SaidElsewhere
+from bertnli.common.network import free_port
+from bertnli.train.allocator import keep_freed_memory
+
+# DeepSpeed's CPU collectives are a C++ extension compiled at first use: without a compiler the job dies, with one the
+# first run takes minutes and a kill in the middle leaves a lock that later runs wait on for ever. gloo serves instead.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as torch.optim names them
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what fp16's loss scaler remembers
+
+
+class Ranks:
+    """This process among those of the job; joins them when made.
+
+    rank, world: of the job; local_rank: of this host; device: what this process computes on.
+    """
+
+    def __init__(self) -> None:
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        if "RANK" not in os.environ:
+            os.environ.update(alone, MASTER_PORT=str(free_port()))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        cuda = torch.cuda.is_available()
+        if cuda and self.local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"rank {os.environ['RANK']} has no device of its own",
+                found=f"{torch.cuda.device_count()} GPUs on this host",
+                expected=f"{self.local_rank + 1} or more",
+                do="start fewer ranks a host",
+            )
+        deepspeed.init_distributed(
+            dist_backend="nccl" if cuda else "gloo",
+            auto_mpi_discovery="OMPI_COMM_WORLD_RANK" in os.environ,
+            verbose=False,
+        )
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.device = torch.device("cuda", self.local_rank) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(self.device)
+        else:
+            keep_freed_memory()
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all ranks, in float64. Waits for the device and for every rank."""
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(total)
+        return total.tolist()
+
+    def barrier(self) -> None:
+        """Every rank waits here for the others."""
+        if self.world > 1:
+            dist.barrier()
+
+    @contextmanager
+    def agree(self) -> Iterator[None]:
+        """Around what every rank finds out for itself: an InputError on one ends it on all, and one rank raises it.
+
+        All meet here first: a launcher ends the other ranks as soon as one has ended, maybe before the one that speaks.
+        """
+        error = None
+        try:
+            yield
+        except InputError as found:
+            error = found
+        failed = self.sum([float(error is not None and rank == self.rank) for rank in range(self.world)])
+        if any(failed):
+            raise error if error is not None and not any(failed[: self.rank]) else SaidElsewhere("said by another rank")
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`auto` as bf16 where the device computes in it, else fp16 on a GPU, else fp32; others checked and kept.
+
+    Raises InputError for a precision the device does not have.
+    """
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if precision == "auto":
+        return "bf16" if bf16 else "fp16" if device.type == "cuda" else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision: fp16", found="a CPU, which trains in fp32 or bf16 only", do="set precision: auto")
+    if precision == "bf16" and device.type == "cuda" and not bf16:
+        raise InputError("precision: bf16", found=torch.cuda.get_device_name(device), do="set precision: fp16")
+    return precision
+
+
+def parse_settings(settings: dict[str, Any]) -> None:
+    """DeepSpeed's own look at its configuration; raises whatever DeepSpeed raises."""
+    deepspeed.runtime.config.DeepSpeedConfig(settings)
+
+
+class Engine:
+    """A model under DeepSpeed's engine: forward, backward, step; its state by parameter name, whatever the stage."""
+
+    def __init__(self, model: nn.Module, settings: dict[str, Any], weight_decay: float, ranks: Ranks):
+        """`settings`: as `deepspeed_config` gives them."""
+        self.ranks = ranks
+        model.to(ranks.device)
+        # Norms and biases are not decayed (Devlin et al. 2018, the released optimization.py).
+        decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+        kept = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        # No learning rate until `step` gives one: some wrappers take a step with zero gradients while they set up.
+        adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=adamw, config=settings)
+        if ranks.world == 1 and settings["zero_optimization"]["stage"] == 0:
+            # It would copy all gradients into one buffer and back, to sum them over a single rank.
+            self._engine.enable_backward_allreduce = False
+        self._adamw = adamw if self._optimizer is adamw else self._optimizer.optimizer
+        self._make_state()
+        self._scaler, self._lowest_scale = self._find_scaler()
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        return self._engine(*inputs)
+
+    def train(self) -> None:
+        self._engine.train()
+
+    def eval(self) -> None:
+        self._engine.eval()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, this rank's share of the step's mean loss.
+
+        DeepSpeed divides by the number of ranks, so multiplied by it here; its division by accumulation steps is off.
+        """
+        loss = loss * self.ranks.world
+        unscaled = getattr(self._optimizer, "loss_scale_config", None)
+        if unscaled is not None:
+            # At ZeRO-0 DeepSpeed 0.19 divides fp16's gradients by the loss scale, but never multiplies the loss by it.
+            loss = loss * unscaled.cur_scale
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> None:
+        """End the optimizer step: reduce gradients over the ranks, clip, update, zero.
+
+        In fp16 a step whose gradients overflow is skipped and the loss scale halved; RunError if it cannot go lower.
+        """
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        lowest = self._scaler is not None and self._scaler.cur_scale <= self._lowest_scale
+        skipped = self.skipped_steps
+        self._engine.step()
+        if lowest and self.skipped_steps > skipped:
+            raise RunError(
+                f"fp16: the gradients overflow at the smallest loss scale, {self._lowest_scale:g}",
+                do="lower learning_rate, or set precision: bf16 or fp32; give a new output",
+            )
+
+    @property
+    def skipped_steps(self) -> int:
+        """Optimizer steps without an update, because fp16's gradients overflowed."""
+        return self._engine.skipped_steps
+
+    def figures(self) -> dict[str, float]:
+        """For the metrics, after a step: fp16's loss scale and the number of steps skipped so far."""
+        if self._scaler is None:
+            return {}
+        return {"loss_scale": float(self._scaler.cur_scale), "skipped_steps": self.skipped_steps}
+
+    def state(self) -> dict[str, Tensor]:
+        """fp32 weights and AdamW's moments as `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, on the CPU.
+
+        What fp16's loss scaler remembers is `scaler/NAME`. Independent of the number of ranks and the ZeRO stage. Every
+        rank must call it; each gets the whole.
+        """
+        state = {f"{kind}/{name}": tensor for name, parts in self._full_tensors() for kind, tensor in parts.items()}
+        scaler = {name: getattr(self._scaler, name) for name in _SCALER if hasattr(self._scaler, name)}
+        scaler["skipped_steps"] = self.skipped_steps
+        return state | {f"scaler/{name}": torch.tensor(value, dtype=torch.float64) for name, value in scaler.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The fp32 weights by name, on the CPU. Every rank must call it."""
+        return {name: parts["weight"] for name, parts in self._full_tensors(moments=False)}
+
+    def load_state(self, state: Mapping[str, Tensor], steps: int) -> None:
+        """Take on what `state` returned after `steps` optimizer steps, on any number of ranks and any ZeRO stage."""
+        for name, parameter in self._engine.module.named_parameters():
+            for kind in ("weight", *MOMENTS):
+                self._set_full(parameter, kind, state[f"{kind}/{name}"])
+        for name in _SCALER:
+            if f"scaler/{name}" in state and hasattr(self._scaler, name):
+                value = state[f"scaler/{name}"].item()
+                setattr(self._scaler, name, value if name == "cur_scale" else int(value))
+        self._engine.skipped_steps = int(state["scaler/skipped_steps"])
+        self._set_steps(steps - self.skipped_steps)
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _make_state(self) -> None:
+        """AdamW's state, zero, before the first step, so that a checkpoint can be loaded into it.
+
+        torch makes it in the first step; some of DeepSpeed's wrappers take one with zero gradients while they set up,
+        which must not count.
+        """
+        updated = getattr(
+            self._optimizer, "fp32_partitioned_groups_flat", None
+        )  # ZeRO-3 empties the groups between steps
+        if updated is None:
+            updated = [tensor for group in self._adamw.param_groups for tensor in group["params"]]
+        for tensor in updated:
+            self._adamw.state[tensor] = {
+                "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
+                **{kind: torch.zeros_like(tensor, requires_grad=False) for kind in MOMENTS},
+            }
+        link = getattr(self._optimizer, "_lazy_init_hp_params_optimizer_state", None)  # ZeRO-1 and 2
+        if link is not None:
+            link()
+
+    def _find_scaler(self) -> tuple[Any, float]:
+        """DeepSpeed's dynamic loss scaler and the lowest scale it goes to; None where there is none.
+
+        At ZeRO-0 it is a part of the optimizer that goes on for ever at its lowest scale; at the others an object that
+        then raises a bare Exception. `step` has one rule for both.
+        """
+        scaler = getattr(self._optimizer, "loss_scale_config", None)
+        if scaler is not None:
+            return (scaler, scaler.min_loss_scale) if scaler.dynamic_loss_scale else (None, 0.0)
+        scaler = getattr(self._optimizer, "loss_scaler", None)
+        if scaler is None or not scaler.dynamic:
+            return None, 0.0
+        scaler.raise_error_at_min_scale = False
+        return scaler, scaler.min_scale
+
+    def _set_steps(self, steps: int) -> None:
+        for state in self._adamw.state.values():
+            state["step"].fill_(steps)
+
+    def _full_tensors(self, moments: bool = True):
+        kinds = ("weight", *(MOMENTS if moments else ()))
+        for name, parameter in self._engine.module.named_parameters():
+            yield name, {kind: self._get_full(parameter, kind).detach().to("cpu", copy=True) for kind in kinds}
+
+    def _get_full(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        own = self._unsharded(parameter)
+        if own is not None:
+            return own if kind == "weight" else self._adamw.state[own][kind]
+        if kind == "weight":
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, kind)
+
+    def _set_full(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+        own = self._unsharded(parameter)
+        if own is not None:
+            target = own if kind == "weight" else self._adamw.state[own][kind]
+            target.data.copy_(value)
+            if kind == "weight" and own is not parameter:
+                parameter.data.copy_(value)
+        elif hasattr(parameter, "ds_id"):  # ZeRO-3
+            local = self._partition(parameter, value)
+            if kind != "weight":
+                safe_set_local_optimizer_state(parameter, local, kind)
+                return
+            safe_set_local_fp32_param(parameter, local)
+            # That was the master copy; the working copy is in parts as well.
+            with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0):
+                parameter.data.copy_(value)
+        elif kind == "weight":
+            safe_set_full_fp32_param(parameter, value.to(self.ranks.device))
+            parameter.data.copy_(value)
+        else:
+            safe_set_full_optimizer_state(parameter, value.to(self.ranks.device), kind)
+
+    def _partition(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
+        """This rank's part of `value` under ZeRO-3: equal parts, the last filled up.
+
+        DeepSpeed's own safe_set_full_* cut without filling up and fail on sizes that the ranks do not divide.
+        """
+        size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+        filled = torch.zeros(size * self.ranks.world)
+        filled[: value.numel()] = value.flatten()
+        return filled[size * self.ranks.rank :][:size].to(self.ranks.device)
+
+    def _unsharded(self, parameter: nn.Parameter) -> Tensor | None:
+        """The tensor AdamW updates for `parameter` where each rank holds it whole (ZeRO-0), else None."""
+        if self._optimizer is self._adamw:
+            return parameter
+        if hasattr(self._optimizer, "fp32_groups") and hasattr(self._optimizer, "fp16_groups"):
+            return self._masters().get(parameter)
+        return None
+
+    def _masters(self) -> dict[nn.Parameter, Tensor]:
+        """fp16 at ZeRO-0: DeepSpeed's fp32 copies by the parameter they belong to."""
+        pairs = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
+        return {low: full for lows, fulls in pairs for low, full in zip(lows, fulls, strict=True)}

@@ -1,0 +1,102 @@
+"""What a run starts from: the weights and tokenizer it names, and its pairs, tokenised and divided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bertnli.common.errors import InputError
+from bertnli.data.batches import Indices
+from bertnli.data.corpus import Corpus, prepare, split_holdout
+from bertnli.data.pairs import Columns
+from bertnli.evaluation.data_sets import open_set
+from bertnli.fetch.resolve import resolve
+from bertnli.model import pretrained
+from bertnli.model.classifier import D2L_ARCHITECTURES
+from bertnli.model.pretrained import Pretrained
+from bertnli.run.config import Holdout, RunConfig
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A corpus and which of its pairs are for what; evaluation pairs may come from a corpus of their own."""
+
+    corpus: Corpus
+    train: Indices
+    evaluation_corpus: Corpus
+    evaluation: Indices
+    sha256: Mapping[str, str]  # of the files, by their keys in the run file
+
+    def rows(self, chosen: Indices, source: Pretrained) -> Iterator[dict[str, Any]]:
+        """Training pairs as a person can look at them: row in the data file, label, tokens and their ids."""
+        corpus = self.corpus
+        for index in chosen:
+            ids = corpus.ids[corpus.offsets[index] :][: corpus.lengths[index]].tolist()
+            yield {
+                "row": int(corpus.rows[index]),
+                "label": source.config.labels[corpus.labels[index]],
+                "tokens": source.tokenizer.tokens(ids),
+                "ids": ids,
+            }
+
+
+def load_model(config: RunConfig) -> Pretrained:
+    """The weights and tokenizer a run starts from."""
+    arch = config.arch or (config.model if config.model in D2L_ARCHITECTURES else None)
+    return pretrained.load(
+        resolve(config.model, "model"),
+        arch=arch,
+        labels=config.labels,
+        max_length=config.max_length,
+        truncation=config.truncation,
+        hypothesis_only=config.data.hypothesis_only,
+    )
+
+
+def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None]) -> TrainingData:
+    """The run's pairs, tokenised, cut into those to train on and those to evaluate on."""
+
+    def corpus_of(name: str) -> Corpus:
+        columns = Columns(**config.data.columns.model_dump())
+        reads_parse = source.tokenizer.settings.reads_parse
+        chosen = open_set(name, columns, label_names=config.data.label_names, prefer_parse=reads_parse)
+        corpus = prepare(
+            chosen.file,
+            source.tokenizer,
+            source.config.labels,
+            skip_bad_rows=config.data.skip_bad_rows,
+            label_names=chosen.reading.label_names,
+        )
+        left_out = f"{corpus.about['no_gold']:,} without a gold label and {corpus.about['bad']:,} bad rows left out"
+        say(f"{name}: {len(corpus):,} labelled pairs, {left_out}")
+        return corpus
+
+    corpus = corpus_of(config.data.train)
+    sha256 = {"data.train": corpus.sha256}
+    train, evaluation_corpus, evaluation = np.arange(len(corpus)), corpus, np.arange(0)
+    if isinstance(config.data.eval, Holdout):
+        try:
+            train, evaluation = split_holdout(corpus, config.data.eval.holdout, config.seed)
+        except ValueError as error:
+            raise InputError(
+                "data.eval.holdout",
+                found=f"{config.data.eval.holdout} of {error}",
+                expected="fewer, so that some train",
+            ) from None
+    elif config.data.eval is not None:
+        evaluation_corpus = corpus_of(config.data.eval)
+        sha256["data.eval"] = evaluation_corpus.sha256
+        evaluation = np.arange(len(evaluation_corpus))
+    wanted = config.data.max_train_pairs or len(train)
+    if wanted > len(train):
+        raise InputError(
+            "data.max_train_pairs",
+            found=f"{wanted} of {len(train)} pairs",
+            do=f"set {len(train)} or fewer, or leave it out",
+        )
+    if wanted < len(train):
+        train = np.random.default_rng([config.seed, 1]).choice(train, wanted, replace=False)
+    return TrainingData(corpus, train, evaluation_corpus, evaluation, sha256)

@@ -1,0 +1,79 @@
+"""The figures of every step: `metrics.jsonl`, and TensorBoard where asked for."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from bertnli.common.errors import RunError
+from bertnli.common.files import write_text
+from bertnli.run.folder import RunFolder, read_metrics
+
+
+class Metrics:
+    """`metrics.jsonl`, one JSON object a line, and the same figures for TensorBoard where asked for."""
+
+    def __init__(self, folder: RunFolder, steps: int, tensorboard: bool):
+        """`steps`: optimizer steps that count; lines beyond, of a run that was killed later, are dropped."""
+        counting = [row for row in read_metrics(folder.metrics_file) if row["step"] <= steps]
+        write_text(folder.metrics_file, "".join(json.dumps(row) + "\n" for row in counting))
+        self._file = folder.metrics_file.open("a")
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder.tensorboard), purge_step=steps + 1)
+
+    def add(self, step: int, **figures: float) -> None:
+        """Raises RunError if the disk does not take it."""
+        try:
+            self._file.write(json.dumps({"step": step, **figures}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(
+                f"{self._file.name}: cannot be written: {error.strerror}",
+                do="make room and give the same command again: it goes on from the last good checkpoint",
+            ) from None
+        if self._board is not None:
+            for name, value in figures.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class Recent:
+    """What the last steps were like on average, for the progress line."""
+
+    def __init__(self, peak_seconds: Callable[[float, float], float], steps: int = 50):
+        """`peak_seconds`: what so many tokens of so many pairs would take at the devices' full rate."""
+        self._peak_seconds = peak_seconds
+        self._steps: deque[tuple[float, float, int, int, float]] = deque(maxlen=steps)
+
+    def add(self, loss: float, correct: float, pairs: int, tokens: int, seconds: float) -> None:
+        """A step over all ranks; `loss` is the sum over its `pairs`, `correct` the number of right answers."""
+        self._steps.append((loss, correct, pairs, tokens, seconds))
+
+    def last(self) -> dict[str, float]:
+        """The figures of the last step alone."""
+        return self._figures(*self._steps[-1])
+
+    def __str__(self) -> str:
+        mean = self._figures(*(sum(column) for column in zip(*self._steps, strict=True)))
+        return (
+            f"loss {mean['loss']:.3f}, accuracy {mean['accuracy']:.3f}, {mean['pairs_per_second']:,.0f} pairs/s, "
+            f"{mean['tokens_per_second']:,.0f} tokens/s, {mean['share_of_peak']:.0%} of peak"
+        )
+
+    def _figures(self, loss: float, correct: float, pairs: float, tokens: float, seconds: float) -> dict[str, float]:
+        return {
+            "loss": loss / pairs,
+            "accuracy": correct / pairs,
+            "pairs_per_second": pairs / seconds,
+            "tokens_per_second": tokens / seconds,
+            "share_of_peak": self._peak_seconds(tokens, pairs) / seconds,
+        }

@@ -1,0 +1,153 @@
+"""What a launcher starts for each rank, as `python -m bertnli.train RUN.yaml` with RANK and its fellows set.
+
+That first process becomes the rank's watcher (watch/watcher.py) and starts the trainer: this module once more, with a
+pulse to give. Without RANK there is one rank only, and no watcher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bertnli.common import heartbeat
+from bertnli.common.cores import usable_cores
+from bertnli.common.errors import BertnliError, InputError, Interrupted, SaidElsewhere
+from bertnli.common.network import set_interfaces
+from bertnli.run import config as run_files
+from bertnli.run.folder import RunFolder
+from bertnli.watch.rank_env import join_launcher
+
+if TYPE_CHECKING:
+    from bertnli.watch.link import Rank
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    heartbeat.begin()
+    rank = None
+    try:
+        join_launcher(os.environ)
+        if "RANK" in os.environ and not heartbeat.watched():
+            from bertnli.watch.link import Rank
+
+            rank = Rank(os.environ)
+    except InputError as error:
+        _to_stderr(f"bertnli train: {error}")
+        return error.exit_code
+    if heartbeat.watched():
+        _end_at_once(options)
+    return _train(options) if rank is None else _watch(rank, options, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bertnli.train", description="Fine-tune as a run file says.")
+    parser.add_argument("run_file", metavar="RUN.yaml")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--directory", default=".", help="change to this folder first: relative paths count from there")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--local_rank", type=int, default=0, help="given by the deepspeed launcher; LOCAL_RANK counts")
+    return parser
+
+
+def _watch(rank: Rank, options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from bertnli.watch.watcher import watch
+
+    logs, stall_timeout, refused = None, run_files.STALL_TIMEOUT, None
+    try:
+        with contextlib.chdir(options.directory):
+            config = run_files.load(options.run_file, options.sets)
+            RunFolder(config.output).check(config)
+            logs, stall_timeout = RunFolder(config.output).logs.absolute(), config.stall_timeout
+            refused = _unwritable(logs)
+    except InputError as error:
+        refused = error
+    except OSError as error:
+        refused = InputError(f"--directory {options.directory}: {error.strerror}", do="name one that every host has")
+    trainer = [sys.executable, "-m", "bertnli.train.process", *arguments]
+    return watch(rank, trainer, logs, stall_timeout, refused)
+
+
+def _unwritable(logs: Path) -> InputError | None:
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return InputError(f"output {logs.parent}: cannot be written", found=error.strerror, do="give another output")
+    return None
+
+
+def _end_at_once(options: argparse.Namespace) -> NoReturn:
+    """Train, and end without the farewells of torch's threads, which at times abort a finished process or hang."""
+    try:
+        code = _train(options)
+    except KeyboardInterrupt:  # before there is anything to keep
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def _train(options: argparse.Namespace) -> int:
+    ranks = None
+    try:
+        os.chdir(options.directory)
+        config = run_files.load(options.run_file, options.sets)
+        _share_the_host()
+        from bertnli.train.loop import Ranks, train  # torch takes seconds to load
+
+        ranks = Ranks()
+        speaks = ranks.rank == 0
+        summary = train(config, ranks, say=_to_stderr if speaks else lambda line: None)
+        if speaks:
+            _print_summary(summary, options.json)
+        if not heartbeat.watched():
+            ranks.close()
+        return 0
+    except (BertnliError, Interrupted) as error:
+        if options.debug:
+            raise
+        silent = isinstance(error, SaidElsewhere) or (isinstance(error, Interrupted) and ranks and ranks.rank)
+        if not silent:
+            _to_stderr("\n".join([f"bertnli train: {error}", *getattr(error, "__notes__", [])]))
+        return error.exit_code
+
+
+def _share_the_host() -> None:
+    """Ranks beside this one take cores, too; those elsewhere are met over the interface that reaches the master."""
+    set_interfaces(os.environ)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))  # torchrun's name, DeepSpeed's
+    if here > 1:
+        threads = os.environ.get("SLURM_CPUS_PER_TASK") or str(max(1, usable_cores() // here))
+        os.environ.setdefault("OMP_NUM_THREADS", threads)
+
+
+def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
+    """For a person; with `as_json` one JSON object on the last line of standard output besides."""
+    print(f"model: {summary['model']}")
+    if "eval_accuracy" in summary:
+        print(f"held-out accuracy: {summary['eval_accuracy']:.4f} on {summary['eval_rows']:,} pairs")
+    print(f"training: {summary['steps']} steps, {summary['pairs_per_second']:.1f} pairs/s")
+    print(f"next: bertnli eval {shlex.quote(summary['model'])} snli-test")
+    if as_json:
+        print(json.dumps(summary))
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

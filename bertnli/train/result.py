@@ -1,0 +1,81 @@
+"""What a finished run leaves: the report, and the model folder with its card."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from bertnli.common.files import sync
+from bertnli.evaluation.metrics import Tally
+from bertnli.model import pretrained
+from bertnli.model.classifier import PairClassifier
+from bertnli.model.pretrained import Pretrained
+from bertnli.report import licences, report
+from bertnli.run.config import Holdout, RunConfig
+from bertnli.run.folder import RunFolder, read_metrics
+
+_CARD_KEYS = {
+    *("epochs", "max_steps", "global_batch_size", "learning_rate", "schedule", "warmup", "weight_decay"),
+    *("max_grad_norm", "dropout", "max_length", "zero_stage", "seed"),
+}
+
+
+def publish(
+    folder: RunFolder,
+    config: RunConfig,
+    source: Pretrained,
+    weights: dict[str, Tensor],
+    tally: Tally | None,
+    summary: dict[str, Any],
+) -> None:
+    """Write report and card and, in one rename that marks the run as finished, the model folder; on one rank.
+
+    `weights`: fp32, by our names. `tally`: of the evaluation pairs, if there are any.
+    """
+    held_out = f"held out of {config.data.train}" if isinstance(config.data.eval, Holdout) else config.data.eval
+    evaluations = {str(held_out): tally.to_json()} if tally is not None else {}
+    data = [config.data.train, *([config.data.eval] if isinstance(config.data.eval, str) else [])]
+    origin = report.provenance()
+
+    aside = folder.path / ".model.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    model = PairClassifier(source.config)  # as loaded: a dropout set for this run is no property of the model
+    model.load_state_dict(weights)
+    base = {"base_model": config.model, "base_sha256": source.sha256, "data": data}
+    base |= {key: value for key, value in asdict(licences.of_model(config.model)).items() if value is not None}
+    pretrained.save(model, source.tokenizer, aside, extra=base)
+    settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
+    report.write_model_card(
+        aside,
+        name=folder.path.name,
+        family=source.config.family,
+        labels=source.config.labels,
+        hypothesis_only=source.tokenizer.settings.hypothesis_only,
+        base_model=config.model,
+        data=data,
+        settings={**settings, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
+        evaluations=evaluations,
+        provenance=origin,
+    )
+    figures = {
+        "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
+        "Started from": config.model,
+    }
+    if tally is not None:
+        figures = {"Accuracy": f"{tally.accuracy:.4f} on {tally.rows:,} pairs, {held_out}", **figures}
+    report.write_report(
+        folder.report,
+        title=f"bertnli run {folder.path.name}",
+        figures=figures,
+        metrics=read_metrics(folder.metrics_file),
+        evaluations=evaluations,
+        provenance={"model": str(folder.model), **origin},
+        notes=report.notes_about(config.model, data),
+    )
+    for path in (*aside.iterdir(), aside):
+        sync(path)  # before it has the name by which the run is known to be finished
+    aside.rename(folder.model)
+    sync(folder.path)

@@ -1,0 +1,169 @@
+"""`bertnli export`, from top to bottom: a checkpoint becomes a bundle, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.evaluation.data_sets import LabelledSet
+from bertnli.model.pretrained import Pretrained, folder_config
+from bertnli.report.licences import UNKNOWN, Terms
+from bertnli_export import bundle, sentences, triton, verify
+from bertnli_export.graphs.graph import add_metadata, fused_attention, opset_of, torch_logits
+from bertnli_export.graphs.precision import GRAPHS
+from bertnli_export.session import Session, choose_device
+
+LAYOUTS = ("bertnli", "triton")
+_VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tokenizers", "numpy")
+
+
+def export_bundle(
+    source: Pretrained,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    layout: str = "bertnli",
+    verify_data: LabelledSet | None = None,
+    allow_unfused: bool = False,
+    force: bool = False,
+    name: str | None = None,
+    terms: Terms = UNKNOWN,
+) -> dict[str, Any]:
+    """Write the bundle of `source` to the folder `out`, parity-checked.
+
+    layout: `triton` makes `out` a model repository of Triton Inference Server, the bundle its model `triton.NAME`.
+
+    verify_data: real rows for the parity gate, beside its own pairs. allow_unfused: go on where the graph holds fewer
+    fused attention operators than the model has layers. force: replace a bundle that is there. name, terms: of the
+    checkpoint, for the manifest.
+
+    Where this host has no device for the precision, the bundle is written unverified: it does not score until
+    `bertnli verify` has passed on a host that has.
+
+    Returns the summary: `bundle`, `precision`, `fused_attention`, `layers`, and the parity figures (see
+    `bundle.Parity`), or `parity` None with `reason` and `next`, what to do. Raises InputError if something is wrong
+    beforehand; RunError if the graph cannot be made, is not fused, or does not compute what the checkpoint computes.
+    Nothing is left behind then.
+    """
+    _check_asked(source, precision, layout)
+    if layout == "triton":
+        out = out / triton.NAME
+    bundle.check_out(out, force=force)
+    config, tokenizer = source.config, source.tokenizer
+    rows = None if verify_data is None else verify.RealRows.read(verify_data, config.labels)
+
+    model = source.build().eval()
+    checkpoint = partial(torch_logits, model)
+    graph = GRAPHS[precision](model, tokenizer.encode(*zip(*sentences.plain(), strict=True)))
+    attention = _attention(fused_attention(graph), config.num_layers, allow_unfused)
+    known = verify.reference(checkpoint, tokenizer)
+    try:
+        with bundle.written(out, force=force) as folder:
+            add_metadata(graph, _metadata(source, precision, terms))
+            onnx.save_model(graph, folder / bundle.MODEL)
+            tokenizer.save(folder)
+            bundle.write_json(folder / bundle.CONFIG, folder_config(config, tokenizer))
+            known.save(folder / bundle.PARITY)
+            device, reason = _device(precision)
+            parity = None
+            if device is not None:
+                session = Session(folder / bundle.MODEL, device)
+                parity = verify.gate(checkpoint, session, known, tokenizer, precision, rows)
+            if layout == "triton":
+                triton.arrange(folder, config.labels, precision)
+            bundle.seal(
+                folder,
+                precision=precision,
+                opset=opset_of(graph),
+                labels=config.labels,
+                max_length=tokenizer.max_length,
+                truncation=tokenizer.settings.truncation,
+                lower_case=tokenizer.lower_case,
+                temperature=source.temperature,
+                tokenizer_fingerprint=tokenizer.fingerprint,
+                attention=attention,
+                origin=bundle.Origin(sha256=source.sha256, name=name, family=config.family, **asdict(terms)),
+                parity=parity,
+                versions=bundle.versions(_VERSIONS),
+            )
+    except OSError as error:
+        raise RunError(
+            f"{out}: the bundle cannot be written: {error.strerror or error}", do="make room, or give another OUT"
+        ) from error
+    data = "" if verify_data is None else f" --data {verify_data.name}"  # it has not been looked at here
+    then = f"on a host with an NVIDIA GPU: bertnli verify {out}{data}"
+    unverified = {"parity": None, "reason": reason, "next": then}
+    return {
+        "bundle": str(out),
+        "precision": precision,
+        "fused_attention": attention.fused,
+        "layers": attention.layers,
+        **(unverified if parity is None else parity.model_dump()),
+    }
+
+
+def _check_asked(source: Pretrained, precision: str, layout: str) -> None:
+    for option, found, known in (("--precision", precision, GRAPHS), ("--layout", layout, LAYOUTS)):
+        if found not in known:
+            raise InputError(option, found=repr(found), expected=" or ".join(known))
+    if not source.has_classifier:
+        raise InputError(
+            "the model has no classifier",
+            found="an encoder alone",
+            expected="a model trained on sentence pairs",
+            do="train it first: bertnli train RUN.yaml",
+        )
+    if source.tokenizer.settings.hypothesis_only:  # whoever reads a bundle without bertnli would give it premises
+        raise InputError(
+            "the model is a hypothesis-only baseline",
+            found="hypothesis_only: true in its config.json",
+            expected="a model that reads premises",
+            do="measure it where it is, with bertnli eval; to ship one, train without data.hypothesis_only",
+        )
+
+
+def _device(precision: str) -> tuple[str | None, str | None]:
+    """The device of this host to compare the graph on; or None, and why there is none."""
+    if "cpu" in bundle.DEVICES[precision]:
+        return "cpu", None
+    try:
+        if choose_device("auto") == "cuda":
+            return "cuda", None
+    except InputError as error:
+        return None, str(error)
+    return None, "no NVIDIA GPU that this process may use"
+
+
+def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> bundle.Attention:
+    fused = sum(operators.values())
+    if fused < layers and not allow_unfused:
+        raise RunError(
+            "the exported graph's attention is not fused",
+            found=f"{fused} fused operators",
+            expected=f"{layers}, one for each layer",
+            do="install the versions in constraints.txt, or accept a slower bundle with --allow-unfused",
+        )
+    return bundle.Attention(fused=fused, layers=layers, operators=operators)
+
+
+def _metadata(source: Pretrained, precision: str, terms: Terms) -> dict[str, str]:
+    """What the manifest says, for those who find the graph without it; what is no text as JSON."""
+    tokenizer = source.tokenizer
+    about = {
+        "versions": bundle.versions(_VERSIONS),
+        "labels": source.config.labels,
+        "max_length": tokenizer.max_length,
+        "truncation": tokenizer.settings.truncation,
+        "lower_case": tokenizer.lower_case,
+        "precision": precision,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "source_sha256": source.sha256,
+        **{key: value for key, value in asdict(terms).items() if value is not None},
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}

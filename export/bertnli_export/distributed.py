@@ -1,0 +1,417 @@
+"""`bertnli score --ray`: a folder of files to a folder of the same files with scores, on the nodes of a Ray cluster.
+
+A file, called a partition here, is the unit. Ray Data hands partitions to workers, each with a loaded Scorer, and a
+worker calls `score.score_file` as one machine does: so rows, records, resuming and renames are the same code.
+Where a worker dies, Ray gives its partition to another, which goes on from the partition's record.
+
+Input, output and bundle lie on storage that every node sees under the same path, and that has locks (flock).
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import json
+import logging
+import os
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertnli.common.errors import BertnliError, InputError, Interrupted, RunError
+from bertnli.data.formats import format_of, reason_of
+from bertnli.data.pairs import Columns
+from bertnli_export.bundle import Bundle, versions
+from bertnli_export.output_file import BusyError
+from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, gist, name_of
+from bertnli_export.score import VERSIONS, Progress, score_file
+from bertnli_export.scorer import Scorer, choose_temperature
+from bertnli_export.session import DEVICES
+
+NODE_SECONDS = 120
+"""Each node has so long to look at the bundle and the folders; the first time, it starts a Python for that."""
+BUSY_SECONDS = 120
+"""So long a worker waits for another that still holds its partition: one whose death is not known there yet."""
+TRIES = 5
+"""Workers may die so often at one partition; then it counts as failed, for it may be what kills them."""
+
+
+class Partition(NamedTuple):
+    input: Path
+    output: Path
+
+
+# ------------------------------------------------------------------------------------------------- which partitions
+
+
+def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[Partition]:
+    """The files of a folder, those in its folders too, or those that a glob matches; the largest first.
+
+    Each has its place in `output` under the name and the folders that it has in `input`. Names that begin with `.` or
+    `_` are passed over.
+
+    Raises InputError if there is none, one has a format that is not read, or `output` holds other data than theirs.
+    """
+    base, target = Path(input).absolute(), Path(output).absolute()
+    if base.is_dir():
+        pattern = str(Path(glob.escape(str(base)), "**"))
+    else:
+        pattern = str(base)
+        base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), base.parent.parts))
+    files = _visible(pattern, base)
+    if not files:
+        raise InputError(f"{input}: no partition files", expected="a folder of them, or a glob as in 'parts/*.parquet'")
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{output}: a file", expected="with --ray, a folder")
+    if target.resolve().is_relative_to(Path(input).resolve()) or any(path.is_relative_to(target) for path in files):
+        raise InputError(f"{output}: lies in the input", do="name a folder of its own")
+    for path in files:
+        if not _is_data(path):
+            raise InputError(
+                f"{path}: not a format that is read here",
+                expected=".tsv, .csv or .jsonl (also with .gz or .zst) or .parquet",
+                do="leave it out with a glob, as in 'parts/*.parquet'",
+            )
+    files.sort(key=lambda path: (-path.stat().st_size, path))
+    partitions = [Partition(path, target / path.relative_to(base)) for path in files]
+    ours = {partition.output for partition in partitions}
+    for path in _visible(str(Path(glob.escape(str(target)), "**")), target):
+        if path not in ours and _is_data(path) and ".partial" not in path.name:
+            raise InputError(
+                f"{path}: belongs to no partition of the input", do="remove it, or name another output folder"
+            )
+    return partitions
+
+
+def _visible(pattern: str, base: Path) -> list[Path]:
+    """The files that readers of data sets see."""
+    found = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207 Path.glob follows no links
+    return [
+        path
+        for path in found
+        if path.is_file() and not any(part.startswith((".", "_")) for part in path.relative_to(base).parts)
+    ]
+
+
+def _is_data(path: Path) -> bool:
+    try:
+        return bool(format_of(path.name))
+    except InputError:
+        return False
+
+
+# --------------------------------------------------------------------------------------------------------- the work
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every worker is told. `options` are `score_file`'s."""
+
+    bundle: str
+    sha256: str
+    versions: Mapping[str, str]
+    device: str
+    threads: int
+    temperature: float
+    options: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Raise InputError where the driver's versions or its bundle are not those of this node."""
+        found = versions(VERSIONS)
+        for package in {**self.versions, **found}:
+            if self.versions.get(package) != found.get(package):
+                raise InputError(
+                    f"package {package}",
+                    found=found.get(package, "none"),
+                    expected=self.versions.get(package, "none") + ", as where the command was given",
+                    do="install the same versions on every node",
+                )
+        if Bundle.open(self.bundle).sha256 != self.sha256:
+            raise InputError(
+                f"{self.bundle}: not the bundle that the command was given",
+                do="put it where every node sees the same one",
+            )
+
+
+class _Result(NamedTuple):
+    """What became of a partition: its summary, or an error with its exit code (0: a bug, and its traceback)."""
+
+    partition: str
+    node: str
+    summary: dict[str, Any]
+    error: str
+    exit_code: int
+
+
+def score_partitions(
+    bundle: str | os.PathLike[str],
+    partitions: Sequence[Partition],
+    output: str | os.PathLike[str],
+    address: str,
+    *,
+    device: str = "auto",
+    strict: bool = False,
+    restart: bool = False,
+    columns: Columns | None = None,
+    prefix: str = "",
+    temperature: float | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score every partition; options as in `score_file`. `progress` is given the number of partitions done.
+
+    address: of the cluster, as `ray.init` has it: `HOST:PORT`, `auto` (the one this machine is a node of) or `local`
+    (one for this call). device: `auto` is `cuda` where the cluster has GPUs. A worker has one GPU; or one CPU, and more
+    where there are fewer partitions than CPUs.
+
+    The same call goes on with what is unfinished. A partition that fails leaves the others to be finished, except with
+    `strict`, which stops at the first.
+
+    Returns the summary: `output`; `rows`, `errors`, `truncated`, `labelled` and `accuracy` as `score_file` has them;
+    `device`; `partitions`; `nodes`, that scored some; `load_seconds`, the longest of a worker; `pairs_per_second`: rows
+    of this run, from the first partition handed out to the last result, without that; `already_finished`.
+
+    Raises InputError if no cluster answers, or a node lacks the versions, the bundle or the folders; RunError if
+    partitions failed, each named with its node (InputError, if their inputs are what is wrong); passes Interrupted on
+    with advice.
+    """
+    if device not in DEVICES:
+        raise InputError("--device", found=repr(device), expected=" or ".join(DEVICES))
+    opened, folder = Bundle.open(Path(bundle).absolute()), Path(output).absolute()
+    opened.check_files()
+    temperature = choose_temperature(opened, temperature)
+    with connected(address):
+        device, nodes = choose_nodes(device, address)
+        opened.check_device(device)
+        each, threads = ("GPU", 1) if device == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
+        workers = sum(int(node["Resources"][each]) // threads for node in nodes)
+        options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix}
+        job = _Job(str(opened.path), opened.sha256, versions(VERSIONS), device, threads, temperature, options)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_nodes(nodes, job, partitions[0].input, folder)
+            for partition in partitions:
+                partition.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{output}: cannot be written ({reason_of(error)})", do="give another OUTPUT") from None
+
+        began = time.perf_counter()
+        results: dict[str, _Result] = {}
+        rows, at_work = 0, set()
+        try:
+            for result in _results(job, partitions, min(workers, len(partitions))):
+                results[result.partition] = result
+                if strict and result.error:
+                    break
+                rows += _rows_of_this_run(result)
+                at_work.add(result.node)
+                if progress is not None:
+                    rate = rows / (time.perf_counter() - began)
+                    note = f"{rate:,.0f} pairs/s on {len(at_work)} node{'s' if len(at_work) > 1 else ''}"
+                    progress(len(results), note)
+        except Interrupted as stop:
+            finished = sum(not result.error for result in results.values())
+            raise Interrupted(
+                stop.exit_code - 128,
+                f"scoring was stopped; {finished} of {len(partitions)} partitions are finished",
+                do="give the same command again, without --restart, to go on",
+            ) from None
+        seconds = time.perf_counter() - began
+        _raise_failures(results, partitions)
+
+    parts = [result.summary for result in results.values()]
+    labelled = sum(part.get("labelled", 0) for part in parts)
+    correct = sum(round(part.get("labelled", 0) * part.get("accuracy", 0)) for part in parts)
+    load_seconds = max(part["load_seconds"] for part in parts)
+    return {
+        "output": os.fspath(output),
+        **{name: sum(part[name] for part in parts) for name in ("rows", "errors", "truncated")},
+        **({"labelled": labelled, "accuracy": correct / labelled} if labelled else {}),
+        "device": device,
+        "partitions": len(parts),
+        "nodes": len(at_work),
+        "load_seconds": load_seconds,
+        "pairs_per_second": rows / (seconds - load_seconds),
+        "already_finished": all(part["already_finished"] for part in parts),
+    }
+
+
+def _rows_of_this_run(result: _Result) -> int:
+    part = result.summary
+    return 0 if not part or part["already_finished"] else part["rows"] - part["resumed_at"]
+
+
+def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterator[_Result]:
+    """Each partition's, as they come."""
+    import ray.data
+
+    # It shows progress of its own, and says what we say ourselves.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    rows = [{"input": str(partition.input), "output": str(partition.output)} for partition in partitions]
+    resources: dict[str, Any] = {"num_gpus": 1} if job.device == "cuda" else {"num_cpus": job.threads}
+    tries = ray.remote(num_cpus=0)(_Tries).options(
+        scheduling_strategy=affinity(ray.get_runtime_context().get_node_id())
+    )
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _Worker,  # type: ignore[arg-type]  # Ray Data takes classes, too
+        fn_constructor_args=(job, tries.remote()),
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # who is free takes the next
+        **resources,
+    )
+    try:
+        for row in dataset.iter_rows():
+            yield _Result(**row | {"summary": json.loads(row["summary"])})
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            f"the cluster failed: {gist(error)}",
+            do="give the same command again, without --restart: what is done is kept",
+        ) from error
+
+
+class _Tries:
+    """Beside the driver: how often each partition was begun. Ray tries again without end, and also counts as a try
+    each failed call to a node that is dead but not yet known to be.
+
+    And which of them have rows of this run, which `restart` is not to throw away again.
+    """
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+        self._under_way: set[str] = set()
+
+    def begin(self, partition: str) -> int:
+        self._begun[partition] += 1
+        return self._begun[partition]
+
+    def note_rows(self, partition: str) -> None:
+        self._under_way.add(partition)
+
+    def has_rows(self, partition: str) -> bool:
+        return partition in self._under_way
+
+
+class _Worker:
+    """What Ray Data keeps in a process of its own, and gives one partition after another.
+
+    tries: a handle of a `_Tries`.
+    """
+
+    def __init__(self, job: _Job, tries: Any):
+        if job.device == "cpu":
+            os.environ["RAYON_NUM_THREADS"] = str(job.threads)  # the tokenizer's, which would take every core
+        self._job, self._tries = job, tries
+        self._scorer: Scorer | None = None
+
+    def __call__(self, row: Mapping[str, str]) -> dict[str, Any]:
+        """A `_Result`, its summary as JSON: the summaries of one column are to have one type."""
+        import ray
+
+        summary, error, exit_code = {}, "", 0
+        try:
+            if ray.get(self._tries.begin.remote(row["input"])) > TRIES:
+                raise RunError(f"{TRIES} workers have died at it", do="see the memory of their nodes, and Ray's log")
+            summary = self._score(row["input"], row["output"])
+        except BertnliError as expected:
+            error, exit_code = str(expected), expected.exit_code
+        except Exception:
+            error = traceback.format_exc()
+        node = ray.get_runtime_context().get_node_id()
+        return _Result(row["input"], node, json.dumps(summary), error, exit_code)._asdict()  # type: ignore[arg-type]
+
+    def _score(self, input: str, output: str) -> dict[str, Any]:
+        load_seconds = 0.0
+        if self._scorer is None:
+            began = time.perf_counter()
+            self._job.check()
+            bundle = Bundle.open(self._job.bundle)
+            bundle.check_files()
+            self._scorer = Scorer(bundle, self._job.device, self._job.temperature, threads=self._job.threads)
+            load_seconds = time.perf_counter() - began
+        options = {**self._job.options, **self._restart_once(input)}
+        patience = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return score_file(self._scorer, input, output, **options) | {"load_seconds": load_seconds}
+            except BusyError:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(1)
+
+    def _restart_once(self, input: str) -> dict[str, Any]:
+        """Options that throw away what other runs have left of a partition, and never what this one has done of it."""
+        if not self._job.options["restart"]:
+            return {}
+        import ray
+
+        if ray.get(self._tries.has_rows.remote(input)):
+            return {"restart": False}
+        return {"progress": lambda rows, note: self._tries.note_rows.remote(input)}
+
+
+def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partition]) -> None:
+    """One error for all partitions that failed, the first few named."""
+    failed = [result for result in results.values() if result.error]
+    failures = [f"{result.partition} on {name_of(result.node)}: {result.error}" for result in failed]
+    codes = {result.exit_code for result in failed}
+    if 0 in codes:
+        raise RuntimeError("\n".join(failures))
+    if failures:
+        shown = "; ".join(failures[:5]) + (f"; and {len(failures) - 5} more" if len(failures) > 5 else "")
+        raise (InputError if codes == {InputError.exit_code} else RunError)(
+            f"{len(failures)} of {len(partitions)} partitions failed: {shown}",
+            do="what is done is kept: give the same command again, without --restart, to go on",
+        )
+
+
+# ------------------------------------------------------------------------------------------------------ the nodes
+
+
+def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, output: Path) -> None:
+    """Ask every node whether it has and sees what the work needs. Raises InputError for those that do not."""
+    import ray
+
+    seen = output / f"_bertnli-{uuid.uuid4().hex}"
+    seen.touch()
+    try:
+        examine = ray.remote(num_cpus=0)(_examine)
+        asked = {
+            examine.options(scheduling_strategy=affinity(node["NodeID"])).remote(job, str(input), str(seen)): node[
+                "NodeID"
+            ]
+            for node in nodes
+        }
+        ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
+        problems = []
+        for answer, node in asked.items():
+            try:
+                problem = ray.get(answer, timeout=0)
+            except ray.exceptions.TaskUnschedulableError:
+                continue  # the node has died meanwhile, or just before
+            except ray.exceptions.GetTimeoutError:
+                problem = f"no answer in {NODE_SECONDS} seconds"
+            except ray.exceptions.RayError as error:
+                problem = gist(error)
+            if problem:
+                problems.append(f"{name_of(node)}: {problem}")
+    finally:
+        seen.unlink(missing_ok=True)
+    if problems:
+        raise InputError("a node cannot take part: " + "; ".join(problems), do="mend that, or take the node out")
+
+
+def _examine(job: _Job, input: str, seen: str) -> str:
+    """On a node: what keeps it from taking part, in words; empty if nothing."""
+    try:
+        job.check()
+    except InputError as error:
+        return str(error)
+    for path, what in ((Path(input), "input"), (Path(seen), "output folder")):
+        if not path.exists():
+            return f"does not see the {what} {path if what == 'input' else path.parent}; put it where every node does"
+    return ""

@@ -1,0 +1,181 @@
+"""Where an output's bytes go: a file that only grows until it is finished, or standard output.
+
+A partial file is durable up to its last `sync` and can be gone on with there; its final name appears in one rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import sync
+from bertnli.data.formats import reason_of
+
+
+class BusyError(InputError):
+    """Another process writes the same output, or did until a moment ago: what is right to do is known once it ends."""
+
+
+def partial_path(output: str | os.PathLike[str]) -> Path:
+    """Where the unfinished work for `output` lies. It is gone once the output is finished."""
+    final = Path(os.path.realpath(output))
+    return final.with_name(f"{final.name}.partial")
+
+
+def check_output(output: str | os.PathLike[str], input: str) -> None:
+    """Raise InputError if `output` is there and no file, or if it or its partial file is the input."""
+    final, partial = Path(output), partial_path(output)
+    if final.exists() and not final.is_file():
+        raise InputError(f"{output}: not a file", do="name one, or - for standard output")
+    for path, what in ((final, "the output"), (partial, f"{partial.name}, its unfinished work,")):
+        if input != "-" and path.exists() and path.samefile(input):
+            raise InputError(f"{output}: {what} is the input", do="give it another name")
+
+
+class PartialFile:
+    """The file that only grows, under its partial name until it is published; locked while it is open."""
+
+    def __init__(self, output: str, packing: str, input: str, resume_at: Mapping[str, Any] | None):
+        self._packing = packing
+        self._final, self.path = Path(os.path.realpath(output)), partial_path(output)
+        check_output(output, input)
+        self.size = 0 if resume_at is None else int(resume_at["bytes"])
+        try:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if resume_at is None else 0), 0o666)
+        except FileNotFoundError:
+            if resume_at is None:
+                raise InputError(f"{output}: there is no folder {self.path.parent}", do="make it first") from None
+            if self._final.exists():
+                raise self._busy() from None  # it was finished since our caller looked
+            raise self._lost("nothing") from None
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({reason_of(error)})", do="give another OUTPUT") from None
+        try:
+            self._lock()
+            found = os.fstat(self._fd).st_size
+            if found < self.size:
+                raise self._lost(f"{found} bytes")
+            with writing(self.path):
+                os.ftruncate(self._fd, self.size)
+                os.lseek(self._fd, self.size, os.SEEK_SET)
+                sync(self.path.parent)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lost(self, found: str) -> InputError:
+        return InputError(
+            f"{self.path}: unfinished work is lost",
+            found=found,
+            expected=f"{self.size} bytes",
+            do="start over with --restart",
+        )
+
+    def _busy(self) -> BusyError:
+        return BusyError(f"{self.path}: another process is writing it", do="wait for that one, or name another output")
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._busy() from None
+        except OSError:  # a file system without locks
+            pass
+        if not self.path.exists() or not os.path.samestat(os.fstat(self._fd), self.path.stat()):
+            raise self._busy()  # it was finished between our opening and our locking it
+
+    def append(self, data: bytes) -> None:
+        """Write `data`, packed by itself, at the end."""
+        rest = memoryview(_packed(data, self._packing))
+        with writing(self.path):
+            while rest:
+                written = os.write(self._fd, rest)
+                self.size += written
+                rest = rest[written:]
+
+    def sync(self) -> None:
+        with writing(self.path):
+            os.fsync(self._fd)
+
+    def publish(self, finished: Path | None = None) -> None:
+        """Give the final name to the partial file, or to `finished`, which was made from it."""
+        with writing(finished or self.path):
+            if finished is None:
+                self.path.replace(self._final)
+            else:
+                with finished.open("rb+") as file:
+                    os.fsync(file.fileno())
+                finished.replace(self._final)
+                sync(self._final.parent)
+                self.path.unlink()
+            sync(self._final.parent)
+        self.close()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+class StandardOutput:
+    """Standard output with the same face; there is nothing to make durable."""
+
+    def __init__(self, packing: str) -> None:
+        self._packing = packing
+        self.size = 0
+
+    def append(self, data: bytes) -> None:
+        data = _packed(data, self._packing)
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise RunError(
+                "standard output: the reader has closed it before the end",
+                do="write to a file, which can be gone on with",
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"standard output: cannot be written ({reason_of(error)})", do="make room, and start again"
+            ) from None
+        self.size += len(data)
+
+    def sync(self) -> None: ...
+
+    def publish(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _packed(data: bytes, packing: str) -> bytes:
+    """A gzip member or zstd frame of its own, with neither name nor date in it."""
+    if packing == "gz":
+        return gzip.compress(data, 6, mtime=0)
+    if packing == "zst":
+        import pyarrow
+
+        frame: bytes = pyarrow.Codec("zstd", compression_level=3).compress(data, asbytes=True)
+        return frame
+    return data
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the system's refusal to write into RunError."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise RunError(
+            f"{path}: cannot be written ({reason_of(error)})",
+            do=("make room there" if full else "mend that")
+            + ", then give the same command again, without --restart: from a file it goes on after the last checkpoint",
+        ) from None

@@ -1,0 +1,163 @@
+"""A Ray cluster as `distributed.py` needs it: found or refused in words, nodes with their names, the head watched."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from bertnli.common.cores import usable_cores
+from bertnli.common.errors import InputError, RunError
+from bertnli.common.signals import SIGNALS
+
+CONNECT_SECONDS = 30
+"""A cluster that has not answered by then is none."""
+HEAD_SECONDS = 20
+"""So long its head may be silent; Ray itself gives up after 60, without a word."""
+
+_PROBE = """
+import sys, ray
+try:
+    ray.init(sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
+except Exception as error:
+    sys.exit("found: " + " ".join(str(error).split()))
+"""
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Connected to the cluster at `address`, or to one that was started for the block. Raises InputError."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing that we start reports to anybody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    start: dict[str, Any] = {}
+    if address == "local":
+        start = {"num_cpus": usable_cores(), "include_dashboard": False}
+    else:
+        _probe(address)
+    import ray
+
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **start)
+        except Exception as error:  # Ray's errors at the start have no common class
+            raise InputError(
+                f"--ray {address}: Ray does not start", found=gist(error), do="start Ray there, or give --ray local"
+            ) from error
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray puts its own in their place
+        with _watched_head(address):
+            yield
+    finally:
+        ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Connect in another process first: `ray.init` may wait for minutes where nobody answers, and cannot be stopped."""
+    what = f"--ray {address}: no cluster answers"
+    do = "make this machine a node of one (ray start), or take --ray local"
+    if address.startswith("ray://"):
+        raise InputError(f"--ray {address}: Ray Data does not run through Ray's client", do=do)
+    host, colon, port = address.rpartition(":")
+    try:
+        if colon:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        probed = subprocess.run(
+            [sys.executable, "-c", _PROBE, address], capture_output=True, text=True, timeout=CONNECT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(what, found=f"nothing in {CONNECT_SECONDS} seconds", do=do) from None
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(what, found=str(error), do=do) from None
+    if probed.returncode:
+        said = probed.stderr.strip().splitlines() or [f"exit code {probed.returncode}"]
+        raise InputError(what, found=said[-1].removeprefix("found: ")[:600], do=do)
+
+
+@contextmanager
+def _watched_head(address: str) -> Iterator[None]:
+    """While entered, this process ends with a message when the cluster's head no longer answers.
+
+    From a thread and at once: Ray's own calls do not return then, and its shutdown neither.
+    """
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    left = threading.Event()
+
+    def watch() -> None:
+        heard = time.monotonic()
+        while not left.wait(1):
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+                heard = time.monotonic()
+            except OSError as error:
+                if time.monotonic() - heard > HEAD_SECONDS:
+                    gone = RunError(
+                        f"--ray {address}: the cluster's head no longer answers",
+                        found=str(error),
+                        do="start the cluster and give the same command again, without --restart: what is done is kept",
+                    )
+                    print(f"bertnli: {gone}", file=sys.stderr, flush=True)
+                    os._exit(gone.exit_code)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join()
+
+
+def choose_nodes(device: str, address: str) -> tuple[str, list[dict[str, Any]]]:
+    """`cpu` or `cuda`, and the nodes that have some."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = {kind: [node for node in alive if node["Resources"].get(kind, 0) >= 1] for kind in ("CPU", "GPU")}
+    if device == "cuda" or (device == "auto" and nodes["GPU"]):
+        kind, device = "GPU", "cuda"
+    else:
+        kind, device = "CPU", "cpu"
+    if not nodes[kind]:
+        raise InputError(f"--ray {address}: the cluster has no {kind}", do="add a node that has, or choose --device")
+    return device, nodes[kind]
+
+
+def cores_each(nodes: Sequence[Mapping[str, Any]], partitions: int) -> int:
+    """Cores of a worker: one, or more where partitions are fewer than cores; at most what the smallest node has."""
+    cores = [int(node["Resources"]["CPU"]) for node in nodes]
+    return max(1, min(sum(cores) // partitions, *cores))
+
+
+def affinity(node_id: str) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def name_of(node_id: str) -> str:
+    """The node as a person knows it."""
+    import ray
+
+    for node in ray.nodes():
+        if node["NodeID"] == node_id:
+            return f"node {node['NodeName']} ({node['NodeManagerHostname']})"
+    return f"node {node_id}"
+
+
+def gist(error: BaseException) -> str:
+    """The line of a Ray error that says what it is: the last where its text is a task's traceback, else the first."""
+    from ray.exceptions import RayTaskError
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if isinstance(error, RayTaskError) else 0][:300]

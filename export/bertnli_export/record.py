@@ -1,0 +1,160 @@
+"""The record of a scoring run, `_OUTPUT.run.json`: what is being made of what, how far it is, and how it ended.
+
+It lets a killed run go on where it was, tells a finished output from somebody else's file, and names what changed in
+between. It is replaced in one rename, so that it is whole at any moment. It lies beside the output; readers of folders
+as data sets pass over names that begin with an underscore.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import digest, write_text
+from bertnli_export.output_file import partial_path
+
+Fingerprint = Mapping[str, Mapping[str, Any]]  # part -> key -> value
+
+_VERSION = 1
+_AGAIN = "start over and replace it with --restart"
+# What decides a finished output's content. Library versions and the device may change its last digits: they must not
+# change while it is being made, and do not matter afterwards.
+_CONTENT = ("bundle", "input", "options")
+
+
+@dataclass
+class Counts:
+    """Sums over the rows scored so far."""
+
+    rows: int = 0
+    errors: int = 0
+    truncated: int = 0
+    labelled: int = 0  # good rows whose gold label is one of the model's
+    correct: int = 0
+
+
+@dataclass
+class Record:
+    """One run towards `output`; without an output (nothing to go on with, as with pipes) it is not kept.
+
+    fingerprint: `bundle`, `input`, `options`, `device` and `versions`: all that decides the output's bytes.
+    state: `running`; `complete`, all rows are in the partial file; `finished`, the output has its own name.
+    checkpoint: the writer's, which `counts` go up to. sha256: of the finished output.
+    """
+
+    output: Path | None
+    fingerprint: Fingerprint
+    state: str = "running"
+    checkpoint: dict[str, int] | None = None
+    counts: Counts = field(default_factory=Counts)
+    summary: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def save(self) -> None:
+        """Make it durable. Raises RunError if it cannot be written."""
+        if self.output is None:
+            return
+        path = record_path(self.output)
+        content = {"bertnli_score_record": _VERSION, **asdict(self)}
+        del content["output"]  # the pair of files may be moved
+        try:
+            write_text(path, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{path}: cannot be written ({error.strerror or error})",
+                do="mend that, then give the same command again, without --restart: "
+                "it goes on after the last checkpoint",
+            ) from None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Note that the output has its name. Raises as `save` does."""
+        if self.output is not None:
+            self.state, self.summary, self.sha256 = "finished", summary, digest(self.output)
+            self.save()
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the output has its name, though a kill may have come before that was noted."""
+        if self.output is None or self.state == "running":
+            return False
+        return self.state == "finished" or (self.output.exists() and not partial_path(self.output).exists())
+
+    def changes(self, fingerprint: Fingerprint, content_only: bool = False) -> str:
+        """What of `fingerprint` is not as it was, in words; empty if nothing."""
+        changed = []
+        for part in _CONTENT if content_only else fingerprint:
+            before, now = self.fingerprint.get(part, {}), fingerprint[part]
+            changed += [
+                f"{part}: {key} was {_shown(before.get(key))}, is {_shown(now.get(key))}"
+                for key in {**before, **now}
+                if before.get(key) != now.get(key)
+            ]
+        return "; ".join(changed)
+
+
+def record_path(output: Path) -> Path:
+    final = Path(os.path.realpath(output))
+    return final.with_name(f"_{final.name}.run.json")
+
+
+def load(output: Path) -> Record | None:
+    """The record beside `output`, if there is one. Raises InputError if it is damaged."""
+    path = record_path(output)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("bertnli_score_record") != _VERSION:
+            raise ValueError("of another version")
+        record = Record(**content | {"output": output, "counts": Counts(**content["counts"])})
+        if record.counts.rows != (record.checkpoint or {"rows": 0})["rows"]:
+            raise ValueError("its counts are not those of its checkpoint")
+        return record
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged, or not bertnli's ({error})", do="start over with --restart") from None
+
+
+def check_free(output: Path) -> None:
+    """Raise InputError if there is an output, or unfinished work for one, that no record tells of."""
+    partial = partial_path(output)
+    for path in (output, partial):
+        # An empty partial file is one of ours whose run was killed before it had a record.
+        if os.path.lexists(path) and not (path is partial and path.stat().st_size == 0):
+            raise InputError(f"{path}: is there already, and not known to be ours", do=_AGAIN)
+
+
+def resume(output: Path, fingerprint: Fingerprint) -> Record:
+    """The run to go on with, or a finished one that is still valid, or a new one.
+
+    Raises InputError if `output` is there and not ours, or was changed; or if the run was begun with something else.
+    """
+    record = load(output)
+    if record is None:
+        check_free(output)
+        return Record(output, fingerprint)
+    if record.state == "running" and not record.counts.rows:
+        return Record(output, fingerprint)
+    if record.state == "finished":
+        if not output.exists():
+            return Record(output, fingerprint)
+        if changed := record.changes(fingerprint, content_only=True):
+            raise InputError(f"{output}: is the finished output of something else ({changed})", do=_AGAIN)
+        if digest(output) != record.sha256:
+            raise InputError(f"{output}: was changed after it was finished", do=_AGAIN)
+        return record
+    if changed := record.changes(fingerprint):
+        raise InputError(
+            f"{output}: its unfinished run cannot go on ({changed})",
+            do="change that back, or start over with --restart",
+        )
+    return record
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 20 else text[:12] + "…"

@@ -1,0 +1,212 @@
+"""Sentence pairs to labels and probabilities, from a bundle: for Python, and what `bertnli score` is built on.
+
+from bertnli import Scorer
+
+scorer = Scorer("bundle")
+for score in scorer.score([("A man eats.", "A person eats.")]):
+    print(score.label, score.probabilities)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.tokenizer import Encoded, pad_batch
+from bertnli_export.interface import INPUTS
+from bertnli_export.session import Session, choose_device
+
+if TYPE_CHECKING:
+    from bertnli_export.bundle import Bundle
+
+Logits = Callable[..., NDArray[np.float32]]
+"""(input_ids, attention_mask, token_type_ids), each int64 [batch, length], to [batch, labels]: `Session.logits`."""
+
+Batch = tuple[NDArray[np.int64], list[NDArray[np.int64]]]
+"""Indices of pairs, and these pairs as `INPUTS`, padded."""
+
+CHUNK = {"cpu": 1024, "cuda": 8192}
+"""Pairs sorted by length and cut into batches together; the unit of resuming, too."""
+
+# One batch at most. On a CPU, matrices of some hundred rows are the fastest: larger ones leave its caches. A GPU wants
+# many, of nearly one length.
+_MAX_PAIRS = {"cpu": 512, "cuda": 1024}
+_MAX_TOKENS = {"cpu": 512, "cuda": 32_768}  # padding included
+# Tokens that one pair is filled up with: a long pair makes no other long. Without any, a pair's sums are the same in
+# every batch, to the last bit, and a CPU does not mind small batches.
+_MAX_PADDING = {"cpu": 0, "cuda": 16}
+
+NOT_FINITE = "the model's scores are not finite numbers"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the model says of one pair."""
+
+    label: str
+    probabilities: dict[str, float]  # of every label, in the model's order; they sum to 1
+    truncated: bool  # the pair was longer than the model's maximum length and was cut
+
+
+class Begun(NamedTuple):
+    """Pairs that the device is at, or will be."""
+
+    truncated: NDArray[np.bool_]  # [pairs]
+    batches: list[tuple[NDArray[np.int64], Future[NDArray[np.float32]]]]  # indices of pairs, their logits
+
+
+class Judged(NamedTuple):
+    """What the model says of many pairs. Where its logits are not finite numbers, the probabilities are NaN."""
+
+    best: NDArray[np.int64]  # [pairs], index of the label
+    probabilities: NDArray[np.float64]  # [pairs, labels]
+    truncated: NDArray[np.bool_]  # [pairs]
+
+
+class Scorer:
+    """A bundle, loaded on one device. A pair's score does not depend on the pairs around it.
+
+    Attributes: `bundle`, `tokenizer`, `session`, `temperature`.
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | Bundle,
+        device: str = "auto",
+        temperature: float | None = None,
+        *,
+        threads: int | None = None,
+    ):
+        """`device`: `cpu`, `cuda`, one of several GPUs as `cuda:1`, or `auto`, which is CUDA where there is a GPU.
+        `temperature` divides the logits before the softmax: above 1 it makes the model less sure of itself, and never
+        changes the label; left out, the bundle's own. `threads` on the CPU: left out, one for each core that the
+        process may use.
+
+        Raises InputError if the bundle is damaged or was never verified, if the device cannot be used or is not one
+        for its precision, or for a temperature not above 0.
+        """
+        from bertnli_export.bundle import MODEL, Bundle
+
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.temperature = choose_temperature(self.bundle, temperature)
+        self.tokenizer = self.bundle.tokenizer()
+        device = choose_device(device)
+        self.bundle.check_device(device)
+        self.session = Session(self.bundle.file(MODEL), device, threads=threads)
+        if self.session.outputs != len(self.labels):
+            raise InputError(
+                f"{self.bundle.path}: labels",
+                found=str(len(self.labels)),
+                expected=f"{self.session.outputs}, as outputs",
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names in the order of the model's outputs."""
+        return self.bundle.labels
+
+    def score(self, pairs: Iterable[tuple[str, str]]) -> list[Score]:
+        """Score (premise, hypothesis) pairs, in their order.
+
+        Raises InputError for a pair that is not two texts, RunError for one whose scores are not finite numbers.
+        """
+        return list(self.iter(pairs))
+
+    def iter(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Score]:
+        """`score` as a stream: takes and gives `CHUNK` pairs at a time, so memory does not grow with their number."""
+        source = iter(pairs)
+        while chunk := list(islice(source, CHUNK[self.session.device])):
+            for pair in chunk:
+                if isinstance(pair, str) or len(pair) != 2:
+                    raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
+            judged = self.judge(self.begin(*zip(*chunk, strict=True)))
+            if np.isnan(judged.probabilities).any():
+                raise RunError(
+                    f"{self.bundle.path}: {NOT_FINITE}",
+                    do="look at the training loss of the checkpoint, or export it in fp32",
+                )
+            for index, row, truncated in zip(*(part.tolist() for part in judged), strict=True):
+                yield Score(self.labels[index], dict(zip(self.labels, row, strict=True)), truncated)
+
+    def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
+        """`[pairs, labels]`, in the order of the pairs, before the temperature (`evaluation.evaluate.Predictor`)."""
+        return self._collect(self.begin(premises, hypotheses))
+
+    def begin(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Begun:
+        """Tokenise, batch by length, pad, and give the batches to the device. Raises as `score` does."""
+        encoded = self.tokenizer.encode(premises, hypotheses)
+        batches = padded(encoded, self.tokenizer.pad_id, self.session.device)
+        return Begun(encoded.truncated, [(indices, self.session.submit(inputs)) for indices, inputs in batches])
+
+    def judge(self, begun: Begun) -> Judged:
+        """Wait for what the device makes of them. Raises RunError."""
+        logits = self._collect(begun)
+        logits[~np.isfinite(logits).all(axis=1)] = np.nan
+        return Judged(logits.argmax(axis=1), softmax(logits / self.temperature), begun.truncated)
+
+    def _collect(self, begun: Begun) -> NDArray[np.float32]:
+        result = np.empty((len(begun.truncated), len(self.labels)), np.float32)
+        try:
+            for indices, logits in begun.batches:
+                result[indices] = logits.result()
+        except BaseException:
+            for _, logits in begun.batches:
+                logits.cancel()
+            raise
+        return result
+
+
+def run(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: str) -> NDArray[np.float32]:
+    """`[pairs, labels]` of tokenised pairs, in their order, through padded batches as `device` likes them."""
+    result = np.empty((len(encoded), labels), np.float32)
+    for indices, inputs in padded(encoded, pad_id, device):
+        result[indices] = logits(*inputs)
+    return result
+
+
+def padded(encoded: Encoded, pad_id: int, device: str) -> Iterator[Batch]:
+    """All pairs, each once, in batches as `device` likes them."""
+    for indices in batches(encoded.lengths, _MAX_PAIRS[device], _MAX_TOKENS[device], _MAX_PADDING[device]):
+        batch = pad_batch(encoded, indices, pad_id)
+        yield indices, [batch[name] for name in INPUTS]
+
+
+def batches(
+    lengths: NDArray[np.integer], max_pairs: int, max_tokens: int, max_padding: int
+) -> Iterator[NDArray[np.int64]]:
+    """All pairs, each once, as arrays of indices; from the longest down, pairs of similar length together.
+
+    A batch has at most `max_pairs` pairs and, filled up to its longest, `max_tokens` tokens (one pair always fits); no
+    pair is filled up with more than `max_padding`.
+    """
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    begin = 0
+    while begin < len(order):
+        longest = int(lengths[order[begin]])
+        end = begin + max(1, min(max_pairs, max_tokens // longest))
+        near = lengths[order[begin:end]] >= longest - max_padding  # true, then false
+        yield order[begin : begin + int(near.sum())]
+        begin += int(near.sum())
+
+
+def choose_temperature(bundle: Bundle, asked: float | None) -> float:
+    """`asked`, or the bundle's own. Raises InputError for one that is not a finite number above 0."""
+    if asked is None:
+        return bundle.manifest.temperature
+    if not 0 < asked < np.inf:
+        raise InputError("--temperature", found=str(asked), expected="a number above 0")
+    return float(asked)
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities `[pairs, labels]`, computed in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -1,0 +1,80 @@
+"""`bertnli doctor`: what this machine, or every host of a hostfile, has and lacks, each with its mend."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertnli.common.errors import InputError
+from bertnli.common.installed import installed
+from bertnli.fetch.cache import cache_dir
+from bertnli_launch import hostfile, job, probe
+from bertnli_launch.preflight import Facts, Needs, on_gpus, preflight
+
+_GIB = 2**30
+
+
+def doctor(
+    hosts_file: str | None = None,
+    *,
+    include: str | None = None,
+    exclude: str | None = None,
+    env_file: str | None = None,
+    master: str | None = None,
+    port: int = job.DEFAULT_PORT,
+    bundle: Path | None = None,
+) -> dict[str, Any]:
+    """Print what there is, and return it. Raises InputError for what is broken: a host of the hostfile, or the bundle.
+
+    What is only not installed here is said, with the command that installs it.
+    """
+    found: dict[str, Any]
+    if hosts_file is None:
+        found = probe.facts(output=str(cache_dir()))
+        for line in about_this_machine(found):
+            print(line)
+    else:
+        hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
+        cleared = preflight(hosts, Needs(), job.job_environment(os.environ, env_file), master=master, port=port)
+        found = {"master": cleared.master, "hosts": cleared.facts}
+    if bundle is not None:
+        from bertnli_export.bundle import Bundle
+
+        opened = Bundle.open(bundle)
+        opened.check_files()
+        print(f"bundle {bundle}: whole; {len(opened.manifest.files)} files have the checksums of its manifest")
+        found["bundle"] = str(bundle)
+    return found
+
+
+def about_this_machine(facts: Facts) -> Iterator[str]:
+    """A line for each thing, `what: what there is; mend`."""
+    yield f"bertnli: {facts['bertnli']} on Python {facts['python']}"
+    yield f"cores: {facts['cores']}; memory: {facts['memory'] / _GIB:.1f} GiB free"
+    yield f"cache: {cache_dir()}, {facts['disk'] / _GIB:.1f} GiB free"
+    yield f"GPUs: {facts['gpus'] or 'none, so training and scoring run on the CPU'}"
+    if facts["driver_problem"]:
+        yield f"GPU driver: {facts['driver_problem']}"
+    purposes = {"torch": "train", "deepspeed": "train", "onnxscript": "export"}
+    have = installed(purposes)
+    for package, purpose in purposes.items():
+        need = f"not installed; to {purpose}: pip install 'bertnli[{purpose}]'"
+        yield f"{package}: {have.get(package, need)}"
+    if facts["torch"] and facts["gpus"] and not on_gpus(facts):
+        yield f"torch: {facts['torch']} is built without CUDA and leaves the GPUs alone; install a build with CUDA"
+    yield f"scoring: {_scoring_device()}"
+    for tool, purpose in (("ssh", "openssh-client"), ("pdsh", "pdsh")):
+        need = f"not installed; for jobs on many hosts: apt-get install {purpose}"
+        yield f"{tool}: {shutil.which(tool) or need}"
+
+
+def _scoring_device() -> str:
+    from bertnli_export.session import choose_device
+
+    try:
+        return f"ONNX Runtime on {choose_device('auto')}"
+    except InputError as error:
+        return str(error)

@@ -1,0 +1,248 @@
+"""`bertnli launch`: a training job on many hosts, from the preflight to its end, through DeepSpeed's own launcher.
+
+With pdsh at hand one `deepspeed` command starts all hosts; without, ssh starts on each host what that command would
+have started there (`deepspeed.launcher.launch`). Either way every rank runs `python -m bertnli.train`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.common.installed import packages
+from bertnli.fetch.cache import cache_dir
+from bertnli.fetch.resolve import resolve, resolve_data
+from bertnli.run import config as run_files
+from bertnli.run.config import RunConfig
+from bertnli.run.folder import RunFolder
+from bertnli.watch.ending import Ending
+from bertnli.watch.link import JOB
+from bertnli_launch import envfile, hostfile, shell
+from bertnli_launch.attempts import Command, attempt
+from bertnli_launch.hostfile import Hosts
+from bertnli_launch.preflight import Needs, preflight
+from bertnli_launch.remote import Inquiry
+
+DEFAULT_PORT = 29500  # DeepSpeed's and torch's
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides a job's commands.
+
+    master, port: where rank 0 listens. environment: for every rank. arguments: of `python -m bertnli.train`. launcher:
+    pdsh or ssh.
+    """
+
+    hosts: Hosts
+    master: str
+    port: int
+    environment: Mapping[str, str]
+    arguments: Sequence[str]
+    launcher: str
+
+
+def launch(
+    run_file: str,
+    sets: Sequence[str] = (),
+    *,
+    hosts_file: str,
+    include: str | None = None,
+    exclude: str | None = None,
+    env_file: str | None = None,
+    master: str | None = None,
+    port: int = DEFAULT_PORT,
+    launcher: str | None = None,
+    dry_run: bool = False,
+    restarts: int = 0,
+    min_hosts: int | None = None,
+    more: Sequence[str] = (),
+) -> int:
+    """Check the run file and every host, then run the job to its end; the exit code.
+
+    `more`: further arguments for `bertnli.train`. With `dry_run` only print what would run. A job that fails is started
+    again up to `restarts` times, on the hosts that still answer if these are `min_hosts` or more (left out: all), and
+    goes on from its last checkpoint; not one that a signal has asked to stop. Raises InputError for whatever is wrong
+    before anything has been started.
+    """
+    config = run_files.load(run_file, sets)
+    RunFolder(config.output).check(config)
+    hosts: Hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
+    environment = job_environment(os.environ, env_file)
+    # DeepSpeed hands the working folder's name to a shell without quotes, so it starts in / and ranks change theirs.
+    arguments = ["--directory", str(Path.cwd()), run_file]
+    arguments += [word for assignment in sets for word in ("--set", assignment)] + list(more)
+    launcher = choose_launcher(launcher)
+    if min_hosts is not None and not 1 <= min_hosts <= len(hosts):
+        raise InputError("--min-hosts", found=str(min_hosts), expected=f"1 to {len(hosts)}, the hosts there are")
+    first = next(iter(hosts))
+    while True:
+        named = master if next(iter(hosts)) == first else None  # an address of a host that is lost is no other's
+        cleared = preflight(hosts, needs(config, run_file), environment, master=named, port=port)
+        name = uuid.uuid4().hex
+        variables = {
+            **environment,
+            **({} if dry_run else {JOB: name}),
+            "DS_ACCELERATOR": "cuda" if cleared.on_gpus else "cpu",  # or DeepSpeed guesses, and warns
+        }
+        job = Job(hosts, cleared.master, port, variables, arguments, launcher)
+        files = Path(tempfile.gettempdir()) / f"bertnli-launch-{name}"
+        if dry_run:
+            print(to_paste(commands(job, files)))
+            return 0
+        try:
+            ending, shown, asked = attempt(commands(job, files), hosts, environment, name, _say)
+        finally:
+            shutil.rmtree(files, ignore_errors=True)
+        for line in _about(ending, shown, RunFolder(config.output)):
+            _say(line)
+        if not ending.failed or asked or not restarts:
+            return ending.code
+        restarts -= 1
+        hosts = _still_there(hosts, environment, len(hosts) if min_hosts is None else min_hosts)
+        _say(f"starting again on {', '.join(hosts)}; {restarts} restarts are left after this one")
+
+
+def _about(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
+    """For a person: the rank that ended the job, its last words, and the command that goes on."""
+    if ending.code == 0:
+        return []
+    again = shlex.join(["bertnli", *sys.argv[1:]])
+    checkpoints = _checkpoints(folder)
+    since = f"goes on from step {int(checkpoints[-1].name[5:])}" if checkpoints else "starts anew, without a checkpoint"
+    if ending.failed:
+        return [
+            str(ending),
+            *([ending.text] if ending.text else []),
+            f"output of all ranks: {folder.logs}",
+            f"{since}: {again}",
+        ]
+    if ending.code == 2:
+        return [] if shown else [ending.text or str(ending)]
+    return [f"stopped; {since}: {again}"]
+
+
+def _checkpoints(folder: RunFolder) -> list[Path]:
+    return sorted(folder.checkpoints.glob("step-" + 8 * "[0-9]"))
+
+
+def _still_there(hosts: Hosts, environment: Mapping[str, str], least: int) -> Hosts:
+    """Those that answer. Raises RunError if they are too few."""
+    with Inquiry(hosts, environment) as inquiry:
+        answers = inquiry.ask("clock", {host: {} for host in hosts})
+        gone = "; ".join(f"{host}: {problem}" for host, problem in inquiry.problems)
+    if len(answers) < least:
+        raise RunError(f"{len(answers)} of {len(hosts)} hosts are left: {gone}", expected=f"{least} or more")
+    return {host: slots for host, slots in hosts.items() if host in answers}
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that has hung up
+        print(f"bertnli launch: {line}", file=sys.stderr, flush=True)
+
+
+def needs(config: RunConfig, run_file: str) -> Needs:
+    """What the run takes of every host. Names of models and data are fetched into this host's cache."""
+    paths = {"run file": Path(run_file), "model": resolve(config.model, "model")}
+    data = {"data.train": config.data.train}
+    if isinstance(config.data.eval, str):
+        data["data.eval"] = config.data.eval
+    for label, name in data.items():
+        path = resolve_data(name)
+        paths[label] = Path(path if Path(path).exists() else path.rpartition("#")[0])  # FILE#member
+    model = paths["model"]
+    files = model.glob("*") if model.is_dir() else [model]
+    weights = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".bin", ".params", ".zip"))
+    to_come = config.checkpoint.keep - len(_checkpoints(RunFolder(config.output)))
+    return Needs(
+        paths={label: path.absolute() for label, path in paths.items()},
+        output=Path(config.output).absolute(),
+        # a checkpoint holds weights and AdamW's two moments; one more than is kept while it is written
+        disk=3 * weights * (max(0, to_come) + 1),
+        # besides those the gradients, and what Python and torch take
+        memory=4 * weights + 2**30,
+    )
+
+
+def job_environment(environment: Mapping[str, str], env_file: str | None) -> dict[str, str]:
+    """What every rank gets: what goes along of this process's environment, over it the env file.
+
+    Without `env_file`, the ones that DeepSpeed looks for: DS_ENV_FILE, or .deepspeed_env in the home folder and here.
+    """
+    variables = envfile.going_along(environment)
+    named = variables.pop("DS_ENV_FILE", None)
+    site = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
+    sources = [str(folder) for folder in dict.fromkeys(package.parent for package in packages()) if folder not in site]
+    if sources:  # run from its source
+        variables["PYTHONPATH"] = os.pathsep.join([*sources, *filter(None, [variables.get("PYTHONPATH")])])
+    variables["BERTNLI_CACHE"] = str(cache_dir())
+    if env_file is not None or named is not None:
+        return variables | envfile.read(str(env_file or named))
+    for path in (Path.home() / ".deepspeed_env", Path(".deepspeed_env")):
+        if path.is_file():
+            variables |= envfile.read(path)
+    return variables
+
+
+def choose_launcher(asked: str | None) -> str:
+    """pdsh where it is installed, else ssh; or the one asked for. Raises InputError for one that is not there."""
+    if asked not in (None, "pdsh", "ssh"):
+        raise InputError(f"--launcher {asked}", expected="pdsh or ssh")
+    if asked == "pdsh" and shutil.which("pdsh") is None:
+        raise InputError("--launcher pdsh", found="no pdsh here", do="apt-get install pdsh, or give --launcher ssh")
+    return asked or ("pdsh" if shutil.which("pdsh") else "ssh")
+
+
+def commands(job: Job, folder: Path) -> list[Command]:
+    """What to start on this host, all at once; `folder`, not made yet, is for the files that it reads."""
+    rank = ["--module", "bertnli.train"]
+    if job.launcher == "pdsh":
+        shell.check_plain("the path of this Python", sys.executable)
+        hosts, variables = folder / "hosts", folder / "environment"
+        words = [
+            *(str(Path(sys.executable).parent / "deepspeed"), "--quiet", "--launcher", "pdsh"),
+            *("--hostfile", str(hosts), "--include", hostfile.to_include(job.hosts)),
+            *("--force_multi", "--no_ssh_check", "--master_addr", job.master, "--master_port", str(job.port)),
+            *(*rank, *map(shell.deepspeed_argument, job.arguments)),
+        ]
+        environment = {"DS_ENV_FILE": str(variables), "DS_ACCELERATOR": job.environment["DS_ACCELERATOR"]}
+        environment["PDSH_SSH_ARGS_APPEND"] = shlex.join(shell.SSH[1:])
+        files = {hosts: hostfile.to_text(job.hosts), variables: shell.deepspeed_env_file(job.environment)}
+        return [Command(words, environment, files, None)]
+    world = json.dumps({host: list(slots) for host, slots in job.hosts.items()}).encode()
+    started = []
+    for number, host in enumerate(job.hosts):
+        words = [
+            *(sys.executable, "-u", "-m", "deepspeed.launcher.launch"),
+            *(f"--world_info={base64.urlsafe_b64encode(world).decode()}", f"--node_rank={number}"),
+            *(f"--master_addr={job.master}", f"--master_port={job.port}", *rank, *job.arguments),
+        ]
+        started.append(Command(shell.over_ssh(host, words, job.environment), {}, {}, host))
+    return started
+
+
+def to_paste(started: Sequence[Command]) -> str:
+    """A shell script that does what `run` does: the host list, the environment, the commands."""
+    lines = []
+    for command in started:
+        for path, text in command.files.items():
+            lines += [
+                f"mkdir -p {shlex.quote(str(path.parent))}",
+                f"cat > {shlex.quote(str(path))} <<'END'",
+                f"{text}END",
+            ]
+        settings = "".join(f"{name}={shlex.quote(value)} " for name, value in command.environment.items())
+        lines.append(f"(cd / && {settings}{shlex.join(command.words)}){' &' * (len(started) > 1)}")
+    return "\n".join([*lines, *["wait"] * (len(started) > 1)])

@@ -1,0 +1,299 @@
+"""What one host does for a job: `python -m bertnli_launch.probe` there, one JSON object a line, both ways.
+
+Before the job starts it answers what preflight.py asks and compares; later it ends what attempts.py tells
+it to. It imports neither torch nor deepspeed, leaves nothing on the host, and ends with its input, so also when the ssh
+connection breaks.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bertnli_export.session import find_gpus
+
+import bertnli
+from bertnli.common import heartbeat
+from bertnli.common.cores import usable_cores
+from bertnli.common.installed import installed
+from bertnli.common.installed import packages as our_packages
+from bertnli.common.network import addresses, chosen_interface, source_address
+from bertnli.watch.link import JOB
+
+MARK = "bertnli-probe: "  # begins every answer: login scripts write to standard output as well
+
+_BLOCK, _BLOCKS = 2**20, 64
+_PATIENCE = 5.0  # seconds for a connection, or until a file shows on another host
+
+
+# This host alone
+
+
+def facts(paths: dict[str, str] | None = None, output: str | None = None) -> dict[str, Any]:
+    """Versions, GPUs, cores, free memory and disk in bytes, a fingerprint of each of `paths` by its label.
+
+    folder: the one that is there of `output` and the folders above it.
+    """
+    import psutil
+
+    gpus = find_gpus()
+    folder = existing_parent(Path(output or "."))
+    packages = installed(("torch", "deepspeed"))
+    return {
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "bertnli": bertnli.__version__,
+        "source": source_digest(),
+        "torch": packages.get("torch"),
+        "deepspeed": packages.get("deepspeed"),
+        "torch_cuda": torch_cuda(),
+        "gpus": gpus.count,
+        "driver_problem": gpus.problem if gpus.count else None,
+        "cores": usable_cores(),
+        "memory": psutil.virtual_memory().available,
+        "folder": str(folder),
+        "disk": shutil.disk_usage(folder).free,
+        "paths": {label: fingerprint(Path(path)) for label, path in (paths or {}).items()},
+        # under which the one that asks has reached this host
+        "address": os.environ.get("SSH_CONNECTION", "127.0.0.1 0 127.0.0.1 0").split()[2],
+    }
+
+
+def source_digest() -> str:
+    """Of the code that would run here: one version number can stand for the code of different days."""
+    hashed = hashlib.sha256()
+    for package in our_packages():
+        for path in sorted(package.rglob("*.py")):
+            hashed.update(f"{path.relative_to(package.parent)}\0".encode() + path.read_bytes())
+    return hashed.hexdigest()[:8]
+
+
+def torch_cuda() -> str | None:
+    """The CUDA version that the installed torch was built for, read from its files; None for a build without."""
+    try:
+        text = Path(str(metadata.distribution("torch").locate_file("torch/version.py"))).read_text()
+    except (metadata.PackageNotFoundError, OSError):
+        return None
+    found = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """`{"digest": …}` of a file or of all files of a folder, or `{"problem": why there is none}`."""
+    try:
+        if not path.is_dir():
+            return {"digest": _digest([(path.name, path)])}
+        return {
+            "digest": _digest((str(file.relative_to(path)), file) for file in sorted(path.rglob("*")) if file.is_file())
+        }
+    except OSError as error:
+        return {"problem": error.strerror or str(error)}
+
+
+def _digest(files: Iterable[tuple[str, Path]]) -> str:
+    """Of names, sizes and contents; of a file over 64 MiB, 64 blocks of 1 MiB spread evenly over it."""
+    hashed = hashlib.sha256()
+    for name, path in files:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            hashed.update(f"{name}\0{size}\0".encode())
+            blocks = min(_BLOCKS, -(-size // _BLOCK))
+            for number in range(blocks):
+                file.seek(number * (size - _BLOCK) // (blocks - 1) if size > _BLOCK * _BLOCKS else number * _BLOCK)
+                hashed.update(file.read(_BLOCK))
+    return hashed.hexdigest()
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists: where it would come to lie."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+# Together with other hosts
+
+
+def write(path: str, content: str) -> dict[str, Any]:
+    """Make a file that other hosts look for with `read`."""
+    try:
+        Path(path).write_text(content)
+        return {}
+    except OSError as error:
+        return {"problem": error.strerror or str(error)}
+
+
+def read(path: str, content: str) -> dict[str, Any]:
+    """Whether the file that another host wrote is here, in a folder that can be written; storage may be late."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            if Path(path).read_text() == content:
+                writable = os.access(Path(path).parent, os.W_OK)
+                return {} if writable else {"problem": "its folder cannot be written"}
+            problem = "another content"
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if time.monotonic() > end:
+            return {"problem": problem}
+        time.sleep(0.2)
+
+
+def remove(path: str) -> dict[str, Any]:
+    Path(path).unlink(missing_ok=True)
+    return {}
+
+
+def source(address: str) -> dict[str, Any]:
+    """This host's own address on the way to another."""
+    return {"address": source_address(address)}
+
+
+def listen(variable: str, master: str, ports: Sequence[int], token: str) -> dict[str, Any]:
+    """Answer with `token` on a free port of the interface that ranks here will use, and on `ports` if this host is the
+    master. Returns `interface` and `to`, an address and port; or `problem`, with `taken` and `free` where one is taken.
+
+    variable: which of network.GLOO and NCCL counts, in the environment of this process.
+    """
+    own = source_address(master)
+    interface = chosen_interface(variable, os.environ, master)
+    if own is None:
+        return {"problem": f"there is no route to the master's address {master}"}
+    if interface is None:
+        named, there = os.environ.get(variable), ", ".join(addresses())
+        return {"problem": f"{variable} is {named!r}, but the interfaces with an address are {there}"}
+    if ports and own not in {str(entry[4][0]) for entry in socket.getaddrinfo(master, None)}:
+        return {"problem": f"{master} is none of this host's addresses"}
+    here = addresses()[interface]
+    address = own if own in here else next((one for one in here if (":" in one) == (":" in own)), here[0])
+    for port in ports:
+        try:
+            _answer(_open(port), token)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return {"problem": f"port {port}: {error.strerror}"}
+            return {"problem": f"port {port} is taken{_by_whom(port)}", "taken": port, "free": _free_port(port)}
+    try:
+        listening = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    except OSError as error:
+        return {"problem": f"a port on {address}: {error.strerror}"}
+    _answer(listening, token)
+    return {"interface": interface, "to": [address, listening.getsockname()[1]]}
+
+
+def connect(interface_address: str, to: Sequence[tuple[str, int]], token: str) -> dict[str, Any]:
+    """Reach each of `to` from this host's own address `interface_address`; `problems`: None or why not, for each."""
+
+    def one(target: tuple[str, int]) -> str | None:
+        address, port = target
+        try:
+            with socket.create_connection((address, port), _PATIENCE, source_address=(interface_address, 0)) as link:
+                return None if link.recv(100) == token.encode() else "somebody else answers there"
+        except OSError as error:
+            return error.strerror or str(error)
+
+    with ThreadPoolExecutor(max(1, min(64, len(to)))) as pool:
+        return {"problems": list(pool.map(one, [(address, port) for address, port in to]))}
+
+
+def clock() -> dict[str, Any]:
+    return {"time": time.time()}
+
+
+def end(job: str, number: int, rank: int | None = None) -> dict[str, Any]:
+    """Send a signal to this host's processes of one job, known by its name in their environment; or only to the watcher
+    of `rank`. After SIGKILL, returns when they are gone, or with the number of those `left` after a few seconds.
+    """
+    import psutil
+
+    def of_the_job() -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                variables = process.environ()
+                if variables.get(JOB) != job or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if rank is None or (variables.get("RANK") == str(rank) and heartbeat.VARIABLE not in variables):
+                    yield process
+
+    end = time.monotonic() + _PATIENCE
+    while found := list(of_the_job()):
+        for process in found:
+            with suppress(psutil.Error):
+                process.send_signal(number)
+        if number != signal.SIGKILL or time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    return {"left": len(found)}
+
+
+def _open(port: int) -> socket.socket:
+    """Listening on all addresses of this host, as torch's store and the watchers do."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+def _answer(listening: socket.socket, token: str) -> None:
+    """Give the token to everyone who comes, as long as this process lives."""
+
+    def serve() -> None:
+        while True:
+            visitor, _ = listening.accept()
+            with visitor:
+                visitor.sendall(token.encode())
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
+def _by_whom(port: int) -> str:
+    import psutil
+
+    try:
+        for entry in psutil.net_connections("tcp"):
+            if entry.status == psutil.CONN_LISTEN and getattr(entry.laddr, "port", None) == port and entry.pid:
+                return f" by {psutil.Process(entry.pid).name()} (process {entry.pid})"
+    except psutil.Error:
+        pass
+    return ""  # another user's process
+
+
+def _free_port(above: int) -> int | None:
+    for port in range(above + 1, min(above + 100, 65536)):
+        try:
+            _open(port).close()
+            return port
+        except OSError:
+            continue
+    return None
+
+
+ACTIONS = {act.__name__: act for act in (facts, write, read, remove, source, listen, connect, clock, end)}
+
+
+def main() -> None:
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # slots number all GPUs of a host
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = ACTIONS[request.pop("do")](**request)
+        print(MARK + json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
