@@ -1,8 +1,8 @@
 """Two hosts against one, each with one core, and the same work for each rank: how much of the second one is gained.
 
-The hosts are network namespaces on this machine (tests/hosts.py) where they can be had, else two local ranks. Every
-round goes through four ways: a rank alone; two ranks, each alone on its host at the same time; two ranks of one job;
-and these over a slower link. All train on the same pairs: the job of two has each twice, in steps of twice as many.
+The hosts are network namespaces on this machine (tests/support/hosts.py) where they can be had, else two local ranks.
+Every round goes through four ways: a rank alone; two ranks, each alone on its host at the same time; two ranks of one
+job; and these over a slower link. All train on the same pairs: the job of two has each twice, in steps of twice as many.
 
 The share of a step that goes into communication is what the job of two is slower by than the two apart, which share the
 machine (memory, clock) as it does. Beside it stands what the model of the exchange (exchange.py) makes of the rate
@@ -60,7 +60,7 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Places:
-    """Where two processes run, each on one core. hosts: of tests/hosts.py; none where both run here."""
+    """Where two processes run, each on one core. hosts: of tests/support/hosts.py; none where both run here."""
 
     about: str
     hosts: Sequence[Any]
@@ -88,7 +88,7 @@ def places(folder: Path) -> Iterator[Places]:
     if len(os.sched_getaffinity(0)) < 2 or not shutil.which("taskset"):
         raise InputError("benchmarks scaling", expected="two cores, one for each rank, and taskset of util-linux")
     try:
-        from tests.hosts import cluster, why_not
+        from tests.support.hosts import cluster, why_not
 
         reason = why_not()
     except ImportError as error:

@@ -20,7 +20,8 @@ for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
 
-pytest_plugins = ["tests.runs", "tests.clusterruns"]  # the fixtures of training runs, on one host and on several
+# the fixtures of training runs, on one host and on several
+pytest_plugins = ["tests.support.runs", "tests.support.clusterruns"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = [ROOT / "bertnli", ROOT / "export" / "bertnli_export", ROOT / "launch" / "bertnli_launch"]

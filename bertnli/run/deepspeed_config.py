@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bertnli.run.config import RunConfig
 
 # The keys that DeepSpeed 0.19 reads, by section; sections that are not here are left to DeepSpeed's own parser, with
-# which tests/test_deepspeed_config.py compares these.
+# which tests/run/test_deepspeed_config.py compares these.
 KNOWN_KEYS = {
     "": """
         activation_checkpointing aio autotuning bf16 bfloat16 checkpoint comet comms_logger communication_data_type

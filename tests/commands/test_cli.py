@@ -1,0 +1,233 @@
+"""The command as a user meets it: help with examples, one message and an exit code for every mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bertnli import cli
+from tests.conftest import environment
+from tests.support import tiny
+
+COMMANDS = ("demo", "fetch", "train", "eval", "verify", "export", "score")
+
+
+def test_help_of_every_command_has_an_example(bertnli):
+    listed = bertnli("--help").stdout
+    for command in COMMANDS:
+        assert f"  {command} " in listed
+        done = bertnli(command, "--help")
+        assert done.returncode == 0 and f"Example: bertnli {command}" in done.stdout
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny.hf_folder(tmp_path / "model")
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(64)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "nonsense"),
+        (["fetch"], "bertnli fetch --list"),
+        (["fetch", "minlm"], "minilm"),
+        (["train", "none.yaml"], "none.yaml"),
+        (["train"], "RUN.yaml"),
+        (["eval", "none", "pairs.jsonl"], "none"),
+        (["eval", "model", "none.tsv"], "none.tsv"),
+        (["eval", "model", "pairs.jsonl", "--label", "gold"], "gold"),
+        (["eval", "model", "pairs.jsonl", "--device", "tpu"], "tpu"),
+        (["eval", "model", "pairs.jsonl", "--labels", "a,b,c"], "entailment"),
+        (["export", "model", "out", "--precision", "fp64"], "fp64"),
+        (["export", "model", "model"], "model"),
+        (["verify", "model"], "manifest.json"),
+        (["score", "model", "pairs.jsonl", "out.tsv"], "manifest.json"),
+        (["score", "model"], "INPUT"),
+    ],
+)
+def test_mistakes_end_in_one_message_and_code_2(bertnli, tmp_path, model, data, arguments, said):
+    done = bertnli(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "pairs.jsonl"}
+
+
+def test_debug_asks_for_the_traceback(bertnli):
+    done = bertnli("train", "none.yaml", "--debug")
+    assert "Traceback" in done.stderr and "none.yaml" in done.stderr
+
+
+def test_eval_export_verify_score_agree(bertnli, tmp_path, model, data):
+    def summary(*arguments: object) -> dict:
+        done = bertnli(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    checkpoint = summary("eval", "model", "pairs.jsonl", "--report", "report")
+    assert {"accuracy", "rows"} <= checkpoint.keys()
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["accuracy"] == checkpoint["accuracy"]
+    assert (tmp_path / "report" / "report.html").is_file()
+
+    exported = summary("export", "model", "bundle", "--verify", "pairs.jsonl")
+    assert exported["bundle"] == "bundle" and exported["precision"] == "fp32" and exported["fused_attention"] == 2
+
+    assert summary("verify", "bundle", "--data", "pairs.jsonl")["accuracy"] == checkpoint["accuracy"]
+    assert summary("eval", "bundle", "pairs.jsonl")["confusion"] == checkpoint["confusion"]
+
+    scored = summary("score", "bundle", "pairs.jsonl", "scores.csv")
+    assert {"output", "rows", "errors", "truncated", "load_seconds", "pairs_per_second"} <= scored.keys()
+    assert scored["accuracy"] == checkpoint["accuracy"] and scored["rows"] == 64
+
+    piped = bertnli("score", "bundle", "-", "-", "--format", "jsonl", input=data.read_text())
+    assert len(piped.stdout.splitlines()) == 64
+    assert "rows: 64" in piped.stderr
+
+
+def test_a_name_that_says_no_format_is_told_it(bertnli, tmp_path):
+    """The error's own advice, followed."""
+    for name in ("pairs.dat", "pairs.tsv"):
+        (tmp_path / name).write_text("premise\thypothesis\nA man runs.\tHe moves.\n")
+
+    def score(*arguments):
+        return bertnli("score", tiny.bundle(), *arguments, "--device", "cpu")
+
+    refused = score("pairs.dat", "scores.csv")
+    assert refused.returncode == 2 and "pairs.dat: unknown format" in refused.stderr and "--format" in refused.stderr
+    done = score("pairs.dat", "scores.csv", "--format", "tsv")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "scores.csv").read_text().startswith("premise,hypothesis,prediction,")
+    assert score("pairs.tsv", "again.out", "--format", "jsonl").returncode == 0
+    assert json.loads((tmp_path / "again.out").read_text())["premise"] == "A man runs."
+    idle = score("pairs.tsv", "third.tsv", "--format", "jsonl")
+    assert idle.returncode == 2 and "whose names say it; leave it out" in idle.stderr
+    with zipfile.ZipFile(tmp_path / "pairs.zip", "w") as archive:
+        archive.write(tmp_path / "pairs.dat")
+    assert score("pairs.zip#pairs.dat", "member.csv", "--format", "tsv").returncode == 0
+    assert (tmp_path / "member.csv").read_text() == (tmp_path / "scores.csv").read_text()
+
+
+def test_export_and_verify_read_columns_and_labels_of_any_name(bertnli, tmp_path, model):
+    rows = tiny.snli_rows(40)
+    lines = [f"{row['sentence1']}\t{row['sentence2']}\t{at % 3}\n" for at, row in enumerate(rows)]
+    (tmp_path / "odd.tsv").write_text("".join(["note\tclaim\tverdict\n", *lines, "\ta claim\t1\n"]))
+    columns = ("--premise", "note", "--hypothesis", "claim", "--label", "verdict")
+    names = ("--label-names", ",".join(f"{at}={label}" for at, label in enumerate(tiny.SNLI_LABELS)))
+    refused = bertnli("export", "model", "bundle", "--verify", "odd.tsv", *columns)
+    assert refused.returncode == 2 and "--label-names" in refused.stderr
+    done = bertnli("export", "model", "bundle", "--verify", "odd.tsv", *columns, *names, "--json")
+    assert done.returncode == 0, done.stderr
+    exported = json.loads(done.stdout.splitlines()[-1])
+    assert exported["labelled_rows"] == 40
+    refused = bertnli("verify", "bundle", "--data", "odd.tsv", *columns, *names)
+    assert refused.returncode == 2 and "--skip-bad-rows" in refused.stderr
+    done = bertnli("verify", "bundle", "--data", "odd.tsv", *columns, *names, "--skip-bad-rows", "--json")
+    assert done.returncode == 0, done.stderr
+    verified = json.loads(done.stdout.splitlines()[-1])
+    assert (verified["rows"], verified["accuracy"]) == (40, exported["accuracy"]["bundle"])
+    for command, data in ((("export", "model", "other"), "--verify"), (("verify", "bundle"), "--data")):
+        idle = bertnli(*command, "--label", "verdict")
+        assert idle.returncode == 2 and "--label-names" in idle.stderr and f"found no {data}" in idle.stderr
+
+
+def test_d2l_weights_need_their_architectures_name(bertnli, tmp_path, data):
+    tiny.d2l_folder(tmp_path / "book", arch="bert.small", classifier=True)
+    refused = bertnli("eval", "book", "pairs.jsonl")
+    assert refused.returncode == 2 and "--arch" in refused.stderr
+    done = bertnli("eval", "book", "pairs.jsonl", "--arch", "bert.small", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["labels"] == ["entailment", "contradiction", "neutral"]
+    assert bertnli("export", "book", "bundle", "--arch", "bert.small").returncode == 0
+    assert bertnli("score", "bundle", "pairs.jsonl", "scores.tsv").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        ("onnxruntime.InferenceSession", ["score", "BUNDLE", "pairs.jsonl", "out.tsv"]),
+        ("onnxruntime.InferenceSession.run", ["verify", "BUNDLE"]),
+        ("numpy.load", ["verify", "BUNDLE"]),
+        ("tokenizers.Tokenizer.from_str", ["score", "BUNDLE", "pairs.jsonl", "out.tsv"]),
+        ("bertnli.data.tokenizer.PairTokenizer.encode", ["score", "BUNDLE", "pairs.jsonl", "out.tsv"]),
+        ("zipfile.ZipFile", ["score", "BUNDLE", "pairs.zip", "out.tsv"]),
+        ("torch.onnx.export", ["export", "model", "out"]),
+        ("onnx.checker.check_model", ["export", "model", "out"]),
+        ("safetensors.torch.load", ["export", "model", "out"]),
+    ],
+)
+def test_a_signal_is_told_as_one_wherever_it_comes(tmp_path, model, data, monkeypatch, capsys, call, arguments):
+    """And not as damage to what was being read, or as a library's failure."""
+
+    def interrupted(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+
+    (tmp_path / "pairs.zip").write_bytes(b"PK")
+    bundle = str(tiny.bundle())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(call, interrupted)
+    monkeypatch.setattr(sys, "argv", ["bertnli", *(bundle if word == "BUNDLE" else word for word in arguments)])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert ended.value.code == 143, said
+    assert re.search("^bertnli: (interrupted|scoring was stopped)", said, re.MULTILINE), said
+
+
+def wait_until_caught(pid: int, number: int) -> None:
+    """Until the process has a handler of its own for the signal."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{pid}/status").read_text()
+        if int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no handler was set")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_have_their_own_codes(tmp_path, model, number, code):
+    """Interrupted while it waits for standard input: one line, no traceback."""
+    tiny_bundle = [sys.executable, "-m", "bertnli.cli", "export", "model", "bundle"]
+    subprocess.run(tiny_bundle, cwd=tmp_path, env=environment(), check=True, capture_output=True)
+    command = [sys.executable, "-m", "bertnli.cli", "score", "bundle", "-", "-", "--format", "tsv"]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, **streams)
+    process.stdin.write("premise\thypothesis\n")
+    process.stdin.flush()
+    wait_until_caught(process.pid, signal.SIGTERM)  # Python itself has a handler for SIGINT from the start
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_signal_that_the_shell_has_us_ignore_stays_ignored(monkeypatch):
+    """As it has a script's `bertnli … &` do with Ctrl-C, which is for the script alone."""
+    seen = []
+    monkeypatch.setattr(cli, "app", lambda *_, **__: seen.extend(map(signal.getsignal, (2, 15))))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    try:
+        cli.main()
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert seen == [signal.SIG_IGN, cli._interrupt]

@@ -1,0 +1,98 @@
+"""A centred model is the same function, and what its int8 layers read is smaller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bertnli_export import sentences, verify
+from bertnli_export.build import export_bundle
+from bertnli_export.graphs import int8
+from bertnli_export.graphs.centering import centred
+from bertnli_export.scorer import Scorer
+
+from bertnli.data.batches import pack
+from bertnli.data.tokenizer import Encoded
+from bertnli.model import pretrained
+from bertnli.model.classifier import PairClassifier
+from bertnli.model.predictor import TorchPredictor, to_device
+from bertnli.model.pretrained import Pretrained
+from tests.support import tiny
+
+PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(60)]
+
+
+def typical(source: Pretrained) -> Encoded:
+    return source.tokenizer.encode(*zip(*sentences.plain(), strict=True))
+
+
+def far_from_zero(source: Pretrained) -> PairClassifier:
+    """Its norms move a channel of every token far away, as those of trained models do."""
+    model = source.build()
+    with torch.no_grad():
+        for block in model.blocks:
+            for norm in (block.attention_norm, block.output_norm):
+                norm.bias[5] += 20.0
+    return model
+
+
+def read(model: PairClassifier, source: Pretrained) -> dict[str, torch.Tensor]:
+    """What the layers over all tokens read, `[tokens, hidden_size]`."""
+    found: dict[str, torch.Tensor] = {}
+    encoded = source.tokenizer.encode(*zip(*PAIRS, strict=True))
+    for name, block in enumerate(model.blocks):
+        block.attention.qkv.register_forward_hook(
+            lambda _, inputs, __, name=name: found.update({f"{name}.qkv": inputs[0]})
+        )
+        if block is not model.blocks[-1]:
+            block.expand.register_forward_hook(
+                lambda _, inputs, __, name=name: found.update({f"{name}.expand": inputs[0]})
+            )
+    with torch.no_grad():
+        model.eval()(*to_device(pack(encoded, np.arange(len(encoded))), torch.device("cpu")))
+    return found
+
+
+@pytest.mark.parametrize(("family", "layers"), [("bert", 1), ("bert", 3), ("d2l", 2)])
+def test_it_computes_the_same(family: str, layers: int, tmp_path: Path) -> None:
+    if family == "d2l":
+        source = pretrained.load(tiny.d2l_folder(tmp_path, classifier=True), arch="bert.small", max_length=32)
+    else:
+        source = pretrained.load(tiny.hf_folder(tmp_path, num_layers=layers))
+    model = far_from_zero(source)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    moved = centred(model, typical(source))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not torch.equal(moved.blocks[-1].attention.qkv.bias, model.blocks[-1].attention.qkv.bias)
+    one, other = (
+        TorchPredictor(form, source.tokenizer, "cpu").logits(*zip(*PAIRS, strict=True)) for form in (model, moved)
+    )
+    np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_what_is_read_is_centred_and_smaller(tmp_path: Path) -> None:
+    source = pretrained.load(tiny.hf_folder(tmp_path, num_layers=3))
+    moved = centred(far_from_zero(source), typical(source))
+    before, after = read(far_from_zero(source), source), read(moved, source)
+    assert len(before) == 5
+    for name, x in after.items():
+        assert x.abs().amax(-1).mean() < before[name].abs().amax(-1).mean(), name
+        if name != "0.qkv":  # the embeddings' norm was left where it was
+            assert before[name].abs().amax(-1).min() > 15 and x.abs().amax(-1).max() < 8, name
+
+
+def test_int8_is_closer_to_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = pretrained.load(tiny.hf_folder(tmp_path / "start", num_layers=3))
+    pretrained.save(far_from_zero(source), source.tokenizer, tmp_path / "model")
+    source = pretrained.load(tmp_path / "model")
+    exact = TorchPredictor(source.build(), source.tokenizer, "cpu").logits(*zip(*PAIRS, strict=True))
+    errors = []
+    for name, form in (("plain", lambda model, typical: model), ("centred", centred)):
+        monkeypatch.setattr(int8, "centred", form)
+        monkeypatch.setitem(verify.LIMITS, "int8", verify.Limits(None, 10.0, 1.0, 1.0, 1.0))
+        export_bundle(source, tmp_path / name, precision="int8")
+        found = Scorer(tmp_path / name, "cpu").logits(*zip(*PAIRS, strict=True))
+        errors.append(np.abs(found - exact).mean())
+    assert errors[1] < 0.5 * errors[0], errors

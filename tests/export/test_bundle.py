@@ -1,0 +1,243 @@
+"""A bundle's folder: whole or refused; and `bertnli verify`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bertnli_export import bundle as bundles
+from bertnli_export.bundle import Bundle
+from bertnli_export.scorer import Scorer
+from bertnli_export.verify import Reference, verify
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import digest
+from tests.support import tiny
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return shutil.copytree(tiny.bundle(), tmp_path / "bundle")
+
+
+def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:
+    file = bundle / "manifest.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def note_new_content(bundle: Path, name: str) -> None:
+    """Make the manifest agree with a changed file."""
+    file = bundle / name
+    entry = {"sha256": digest(file), "size": file.stat().st_size}
+    edit_manifest(bundle, lambda content: content["files"].update({name: entry}))
+
+
+# --- opening
+
+
+def test_a_bundle_holds_exactly_these_files(bundle) -> None:
+    names = {"config.json", "manifest.json", "model.onnx", "parity.npz", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in bundle.iterdir()} == names
+    opened = Bundle.open(bundle)
+    assert set(opened.manifest.files) == names - {"manifest.json"}
+    opened.check_files()
+    assert opened.labels == tiny.SNLI_LABELS
+    assert opened.manifest.precision == "fp32"
+    assert opened.manifest.max_length == 48
+    assert opened.manifest.parity is not None
+    assert opened.manifest.parity.max_logit_difference < 1e-4
+    assert opened.manifest.parity.batch_sizes == [1, 2, 3, 32]
+    assert opened.manifest.parity.lengths == (3, 48)
+    assert {"bertnli", "torch", "onnx", "tokenizers"} <= opened.manifest.versions.keys()
+    config = json.loads((bundle / "config.json").read_text())
+    assert config["id2label"] == {"0": "entailment", "1": "neutral", "2": "contradiction"}
+    assert config["label2id"] == {"entailment": 0, "neutral": 1, "contradiction": 2}
+
+
+def test_what_is_no_bundle(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"not a bundle; found nothing there; expected .*manifest\.json"):
+        Bundle.open(tmp_path / "no")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="found a file"):
+        Bundle.open(tmp_path / "file")
+    model = tiny.hf_folder(tmp_path / "model")
+    with pytest.raises(InputError, match=r"found config\.json, model\.safetensors.*bertnli export"):
+        Bundle.open(model)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("read_bytes", "manifest.json"), ("is_file", "config.json"), ("open", "model.onnx")]
+)
+def test_what_may_not_be_read_is_one_message(bundle, monkeypatch, method, name) -> None:
+    real = getattr(Path, method)
+
+    def refuse(path: Path, *arguments: object, **options: object) -> object:
+        if path == bundle / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(InputError, match=rf"bundle/{name}: cannot be read \(Permission denied\); make it readable"):
+        Bundle.open(bundle).check_files()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "tokenizer_config.json", "config.json", "parity.npz"])
+def test_a_missing_a_cut_and_a_changed_file_are_named(bundle, name) -> None:
+    file = bundle / name
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=rf"{name}: not the file that was exported; found [\d,]+ bytes"):
+        Bundle.open(bundle)
+    file.unlink()
+    with pytest.raises(InputError, match=rf"{name}: .*no such file"):
+        Bundle.open(bundle)
+    middle = len(content) // 2
+    file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    opened = Bundle.open(bundle)
+    with pytest.raises(InputError, match=rf"{name}: .*found SHA-256 {digest(file)}"):
+        opened.check_files()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format_version=3), "format_version; found 3; expected 2; a newer bertnli wrote"),
+        (lambda m: m.update(format_version=1), "format_version; found 1; expected 2; an older bertnli wrote"),
+        (lambda m: m.update(format="other"), "not a bundle's manifest"),
+        (lambda m: m.pop("labels"), "key labels"),
+        (lambda m: m.update(labels=["LABEL_0", "LABEL_1"]), "placeholders"),
+        (lambda m: m.update(precision="fp99"), "key precision; found 'fp99'"),
+        (lambda m: m.update(colour="red"), "key colour"),
+        (lambda m: m["files"].pop("model.onnx"), r"key files; found no model\.onnx"),
+        (lambda m: m["files"].update({"../../etc/passwd": {"sha256": "0" * 64, "size": 1}}), r"\.\./\.\./etc/passwd"),
+        (lambda m: m["files"]["model.onnx"].update(sha256="x"), r"key files\.model\.onnx\.sha256; found 'x'"),
+    ],
+)
+def test_a_bad_manifest_is_named(bundle, change, message) -> None:
+    edit_manifest(bundle, change)
+    with pytest.raises(InputError, match=message):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 100_000])
+def test_a_damaged_manifest(bundle, content) -> None:
+    (bundle / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        Bundle.open(bundle)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), value=_json)
+def test_no_manifest_ends_in_a_traceback(bundle, data, value) -> None:
+    content = json.loads((tiny.bundle() / "manifest.json").read_text())
+    place = content
+    while isinstance(place, dict) and place:
+        key = data.draw(st.sampled_from(sorted(place)))
+        if not isinstance(place[key], dict) or data.draw(st.booleans()):
+            place[key] = value
+            break
+        place = place[key]
+    (bundle / "manifest.json").write_text(json.dumps(content))
+    with contextlib.suppress(InputError):
+        Bundle.open(bundle)
+
+
+def test_another_tokenizer_is_refused(bundle) -> None:
+    file = bundle / "tokenizer.json"
+    file.write_text(file.read_text().replace('"lowercase": true', '"lowercase": false'))
+    note_new_content(bundle, "tokenizer.json")
+    with pytest.raises(InputError, match="other ids than the one it was exported with"):
+        Scorer(bundle, "cpu")
+
+
+def test_a_graph_with_another_number_of_labels_is_refused(bundle) -> None:
+    edit_manifest(bundle, lambda content: content.update(labels=["a", "b"]))
+    with pytest.raises(InputError, match="labels; found 2; expected 3"):
+        Scorer(bundle, "cpu")
+
+
+# --- writing
+
+
+def test_a_bundle_appears_whole_or_not_at_all(tmp_path) -> None:
+    with pytest.raises(KeyError), bundles.written(tmp_path / "out") as aside:
+        (aside / "model.onnx").write_text("half")
+        assert not (tmp_path / "out").exists()
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    with bundles.written(tmp_path / "deep" / "out") as aside:
+        (aside / "model.onnx").write_text("whole")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_taken(tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    with bundles.written(tmp_path / "out") as aside:
+        (aside / "a").touch()
+    assert (tmp_path / "out" / "a").exists()
+
+
+# --- verify
+
+
+def test_verify_passes_a_good_bundle_and_gives_its_figures(bundle, tmp_path) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = tiny.snli_rows(30)
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = verify(bundle, data, device="cpu")
+    assert summary["pairs"] > 80
+    assert summary["max_logit_difference"] < 1e-4
+    assert summary["label_flips"] == 0
+    known = [row for row in rows if row["gold_label"] != "-"]
+    assert summary["rows"] == len(known)
+    scores = Scorer(bundle, "cpu").score((row["sentence1"], row["sentence2"]) for row in known)
+    right = sum(score.label == row["gold_label"] for score, row in zip(scores, known, strict=True))
+    assert summary["accuracy"] == right / len(known)
+
+
+def test_verify_names_a_changed_file(bundle) -> None:
+    file = bundle / "model.onnx"
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.onnx: not the file that was exported; found SHA-256"):
+        verify(bundle, device="cpu")
+
+
+def test_verify_finds_a_bundle_that_computes_something_else(bundle) -> None:
+    known = Reference.load(bundle / "parity.npz")
+    known.logits[3] += 2e-4
+    known.save(bundle / "parity.npz")
+    note_new_content(bundle, "parity.npz")
+    with pytest.raises(RunError, match=r"on CPU.* does not compute what its checkpoint computes.*0\.0001 is allowed"):
+        verify(bundle, device="cpu")
+
+
+def test_a_damaged_reference_is_named(bundle) -> None:
+    with zipfile.ZipFile(bundle / "parity.npz", "w") as archive:
+        archive.writestr("logits.npy", b"junk")
+    note_new_content(bundle, "parity.npz")
+    with pytest.raises(InputError, match=r"parity\.npz: damaged"):
+        verify(bundle, device="cpu")
+    np.savez(bundle / "parity.npz", logits=np.array([object()]))
+    note_new_content(bundle, "parity.npz")
+    with pytest.raises(InputError, match=r"parity\.npz: damaged"):
+        verify(bundle, device="cpu")

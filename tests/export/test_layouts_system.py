@@ -1,0 +1,129 @@
+"""A bundle in the hands of optimum and under Triton's own protobuf: the real packages, each in a folder of its own.
+
+optimum-onnx pins older versions of transformers and tokenizers, tritonclient of ml_dtypes: only the processes that
+need them see these folders, before this environment's packages.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from bertnli_export import build, triton
+from bertnli_export.build import export_bundle
+from bertnli_export.scorer import Scorer
+
+from bertnli.model import pretrained
+from tests.conftest import environment
+from tests.support import tiny
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+OPTIMUM = (
+    "optimum-onnx==0.1.0",
+    "optimum==2.1.0",
+    "transformers==4.57.6",
+    "tokenizers==0.22.2",
+    "huggingface_hub==0.36.2",
+)
+PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(40)] + [("A man run. " * 30, "Two dogs.")]
+
+_WITH_OPTIMUM = """
+import json, sys
+import transformers
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
+
+bundle, pairs = json.loads(sys.stdin.read())
+model, tokenizer = ORTModelForSequenceClassification.from_pretrained(bundle), AutoTokenizer.from_pretrained(bundle)
+inputs = tokenizer(*map(list, zip(*pairs)), padding=True, truncation=True, return_tensors="pt")
+direct = model(**inputs).logits.softmax(-1).tolist()
+classify = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, truncation=True)
+piped = [{one["label"]: one["score"] for one in classify({"text": p, "text_pair": h})} for p, h in pairs]
+print(json.dumps([transformers.__version__, model.config.id2label, direct, piped]))
+"""
+
+_WITH_TRITON = """
+import importlib.util, json, pathlib, sys
+from google.protobuf import json_format, text_format
+
+folder, *texts = json.loads(sys.stdin.read())
+# By its file: the package around it wants libraries that parsing needs not.
+file = pathlib.Path(folder) / "tritonclient" / "grpc" / "model_config_pb2.py"
+spec = importlib.util.spec_from_file_location("model_config_pb2", file)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+parsed = [text_format.Parse(text, module.ModelConfig()) for text in texts]
+print(json.dumps([json_format.MessageToDict(one, preserving_proto_field_name=True) for one in parsed]))
+"""
+
+
+def installed(packages: tuple[str, ...], folder: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
+    done = subprocess.run(pip, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def answer(program: str, question: object, folder: Path) -> list:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(question),
+        env=environment(PYTHONPATH=str(folder)),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_optimum_opens_a_bundle_as_it_is(tmp_path: Path) -> None:
+    folder = installed(OPTIMUM, tmp_path / "optimum")
+    version, names, direct, piped = answer(_WITH_OPTIMUM, [str(tiny.bundle()), PAIRS], folder)
+    assert f"transformers=={version}" in OPTIMUM
+    scores = Scorer(tiny.bundle(), "cpu").score(PAIRS)
+    assert scores[-1].truncated and len({score.label for score in scores}) > 1
+    assert tuple(names.values()) == tiny.SNLI_LABELS
+    np.testing.assert_allclose(direct, [list(score.probabilities.values()) for score in scores], atol=1e-5)
+    for score, found in zip(scores, piped, strict=True):
+        assert found == pytest.approx(score.probabilities, abs=1e-5)
+
+
+def test_tritons_protobuf_reads_config_pbtxt(tmp_path: Path) -> None:
+    folder = installed(("tritonclient==2.73.0",), tmp_path / "triton")
+    model = pretrained.load(tiny.hf_folder(tmp_path / "model", labels=("no", "yes")))
+    export_bundle(model, tmp_path / "repository", layout="triton")
+    bundle = tmp_path / "repository" / triton.NAME
+    graph = onnx.load(bundle / "1" / "model.onnx").graph
+    [found] = answer(_WITH_TRITON, [str(folder), (bundle / "config.pbtxt").read_text()], folder)
+    kinds = {onnx.TensorProto.INT64: "TYPE_INT64", onnx.TensorProto.FLOAT: "TYPE_FP32"}
+
+    def as_triton(value: onnx.ValueInfoProto) -> dict:
+        tensor = value.type.tensor_type
+        batch, *axes = tensor.shape.dim  # with max_batch_size the first axis is Triton's own
+        assert batch.dim_param == "batch"
+        return {
+            "name": value.name,
+            "data_type": kinds[tensor.elem_type],
+            "dims": [str(axis.dim_value or -1) for axis in axes],
+        }
+
+    assert found.pop("input") == [as_triton(value) for value in graph.input]
+    assert found.pop("output") == [{**as_triton(value), "label_filename": "labels.txt"} for value in graph.output]
+    assert (bundle / "labels.txt").read_text().splitlines() == ["no", "yes"]
+    # Names of fields and of an enum's members that Triton does not know would have failed to parse.
+    assert found.pop("max_batch_size") > 1
+    assert int(found.pop("dynamic_batching")["max_queue_delay_microseconds"]) > 0
+    assert found == {"backend": "onnxruntime", "instance_group": [{"count": 1}]}  # KIND_AUTO is the default
+    texts = [triton.config(3, precision) for precision in ("fp32", "fp16", "int8")]
+    kinds_found = [
+        one["instance_group"][0].get("kind", "KIND_AUTO") for one in answer(_WITH_TRITON, [str(folder), *texts], folder)
+    ]
+    assert kinds_found == ["KIND_AUTO", "KIND_GPU", "KIND_CPU"]
+    assert set(build.GRAPHS) <= {"fp32", "fp16", "int8"}

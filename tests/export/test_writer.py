@@ -1,0 +1,657 @@
+"""writer: the input's records unchanged, one row for each, and the same bytes whatever happened on the way."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from bertnli_export import writer as writer_module
+from bertnli_export.output_file import partial_path
+from bertnli_export.writer import Scored, open_writer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.pairs import Chunk, PairFile
+from tests.conftest import ROOT
+
+LABELS = ("entailment", "neutral")
+HEAD = ["prediction", "p_entailment", "p_neutral", "truncated", "error"]
+TEXTS = [".tsv", ".csv", ".jsonl"]
+OUTPUTS = [*TEXTS, ".tsv.gz", ".csv.zst", ".jsonl.gz", ".parquet"]
+
+
+def score(chunk: Chunk) -> list[Scored]:
+    """Made-up results that tell the rows apart."""
+    results = []
+    for row in chunk.rows:
+        p = (row.number % 999_983) / 1_000_003
+        good = Scored(LABELS[row.number % 2], (p, 1 - p), row.number % 3 == 0, None)
+        results.append(Scored(None, None, False, row.error) if row.error else good)
+    return results
+
+
+def run(source: Path, output: Path, *, size: int = 2, stop: int | None = None, **options: Any) -> dict[str, int]:
+    """Write the rows (or the first `stop` chunks, and then leave it at that); the last checkpoint."""
+    file = PairFile(source)
+    with open_writer(output, file, LABELS, **options) as writer:
+        for chunk in islice(file.chunks(size), stop):
+            if chunk.rows[-1].number > writer.rows:
+                writer.write(chunk, score(chunk))
+        state = writer.checkpoint()
+        if stop is None:
+            writer.finish()
+    return json.loads(json.dumps(state))
+
+
+def written(tmp_path: Path, name: str, content: str | bytes, output: str, **options: Any) -> str:
+    source = tmp_path / name
+    source.write_bytes(content.encode() if isinstance(content, str) else content)
+    run(source, tmp_path / output, **options)
+    data = (tmp_path / output).read_bytes()
+    return (gzip.decompress(data) if output.endswith(".gz") else data).decode()
+
+
+def dialect(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+
+
+# Each format onto itself
+
+
+def test_tsv_keeps_its_bytes(tmp_path: Path) -> None:
+    text = b'\xef\xbb\xbfid\tpremise\thypothesis\r\n1\tHe said "hi\tb \xc2\x85\r\nbroken\n'
+    text += b"2\ta\t\xff\n3\t \tb\n\na\tb\tc\td\\te\r\r\n"
+    assert written(tmp_path, "a.tsv", text, "out.tsv") == (
+        "id\tpremise\thypothesis\tprediction\tp_entailment\tp_neutral\ttruncated\terror\traw\n"
+        '1\tHe said "hi\tb \x85\tneutral\t0.000001\t0.999999\tfalse\t\t\n'
+        "\t\t\t\t\t\tfalse\t1 cells, expected 3\tbroken\n"
+        "\t\t\t\t\t\tfalse\tnot valid UTF-8\t2\\ta\\t\\xff\n"
+        "3\t \tb\t\t\t\tfalse\tempty premise\t\n"
+        "\t\t\t\t\t\tfalse\tblank line\t\n"
+        "\t\t\t\t\t\tfalse\t4 cells, expected 3\ta\\tb\\tc\\td\\te\\r\n"
+    )
+
+
+def test_tsv_fills_up_the_short_lines_of_snli(tmp_path: Path) -> None:
+    text = "gold_label\tsentence1\tsentence2\tlabel1\tlabel2\tlabel3\nneutral\ta\tb\tneutral\nneutral\ta\tb\tx\ty\t\n"
+    lines = written(tmp_path, "a.txt", text, "out.txt").splitlines()
+    assert {line.count("\t") for line in lines} == {11}
+    assert lines[1].startswith("neutral\ta\tb\tneutral\t\t\tneutral\t0.000001")
+
+
+def test_csv_keeps_its_bytes(tmp_path: Path) -> None:
+    text = 'premise,hypothesis\r\n"a ""q""\r\n","b"\r\nunquoted "quotes",c\r\n"a"x,b\r\n"open,b\n,b\n'
+    out = written(tmp_path, "a.csv", text, "out.csv")
+    assert out == (
+        "premise,hypothesis,prediction,p_entailment,p_neutral,truncated,error,raw\n"
+        '"a ""q""\r\n","b",neutral,0.000001,0.999999,false,,\n'
+        'unquoted "quotes",c,entailment,0.000002,0.999998,false,,\n'
+        ',,,,,false,"not CSV: \',\' expected after \'""\'","""a""x,b"\n'
+        ',,,,,false,a quote is opened and never closed,"""open,b"\n'
+        ",b,,,,false,empty premise,\n"
+    )
+    assert {len(cells) for cells in dialect(out)} == {8}
+
+
+def test_jsonl_keeps_its_bytes(tmp_path: Path) -> None:
+    lines = [
+        ' {"premise":"a\\u00e4",  "hypothesis":"b","n":1.50, "n":NaN } \t',
+        "not json \\ud800",
+        "{ }",
+        "{}",
+        '{"premise": "\\ud800", "hypothesis": "b"}',
+        "",
+    ]
+    out = written(tmp_path, "a.jsonl", "\n".join(lines) + "\n", "out.jsonl").splitlines()
+    good = (
+        '"prediction": "neutral", "p_entailment": 0.000001, "p_neutral": 0.999999, "truncated": false, "error": null}'
+    )
+    ends = '"prediction": null, "p_entailment": null, "p_neutral": null, "truncated": false, "error": '
+    nulls = '{"premise": null, "hypothesis": null, "n": null, '
+    assert out == [
+        ' {"premise":"a\\u00e4",  "hypothesis":"b","n":1.50, "n":NaN , ' + good,
+        nulls + ends + '"not JSON: Expecting value at character 1", "raw": "not json \\\\ud800"}',
+        "{ " + ends + "\"no key 'premise'\"}",
+        "{" + ends + "\"no key 'premise'\"}",
+        '{"premise": "\\ud800", "hypothesis": "b", ' + ends + '"the premise is not valid Unicode"}',
+        nulls + ends + '"blank line", "raw": ""}',
+    ]
+    assert all(isinstance(json.loads(line), dict) for line in out)
+
+
+def test_parquet_keeps_types_and_metadata(tmp_path: Path) -> None:
+    schema = pa.schema(
+        [
+            pa.field("id", pa.int16(), nullable=False, metadata={"unit": "none"}),
+            pa.field("premise", pa.dictionary(pa.int32(), pa.string())),
+            pa.field("hypothesis", pa.large_string()),
+            pa.field("when", pa.timestamp("ns", tz="UTC")),
+            pa.field("list", pa.list_(pa.struct([pa.field("x", pa.decimal128(5, 2))]))),
+        ],
+        metadata={"origin": "a test"},
+    )
+    columns = [
+        list(range(7)),
+        [*"aabbca", None],
+        list("ABCDEFG"),
+        list(range(7)),
+        [[{"x": 1}], None, [], *[None] * 4],
+    ]
+    table = pa.table(columns, schema=schema)
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    run(tmp_path / "a.parquet", tmp_path / "out.parquet")
+    out = pq.read_table(tmp_path / "out.parquet")
+    assert out.schema.names == [*schema.names, *HEAD]
+    stored = pq.read_schema(tmp_path / "a.parquet")
+    for name in schema.names:
+        assert out.schema.field(name).equals(stored.field(name), check_metadata=True)
+        assert out.column(name).cast(stored.field(name).type).equals(table.column(name))
+    assert out.schema.metadata[b"origin"] == b"a test"
+    assert out.column("error").to_pylist() == [None] * 6 + ["null premise"]
+    assert out.column("prediction").to_pylist()[5:] == ["entailment", None]
+    assert out.column("p_entailment").to_pylist()[5:] == [0.000006, None]
+    assert out.column("truncated").to_pylist()[5:] == [True, False]
+
+
+def test_parquet_row_groups_are_joined_from_many_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"text {number % 11}" for number in range(100)]
+    table = pa.table({"premise": pa.array(texts).dictionary_encode(), "hypothesis": texts})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=7)
+    monkeypatch.setattr(writer_module, "_GROUP_ROWS", 30)
+    run(tmp_path / "a.parquet", tmp_path / "out.parquet", size=4)
+    out = pq.ParquetFile(tmp_path / "out.parquet")
+    assert [out.metadata.row_group(at).num_rows for at in range(out.num_row_groups)] == [32, 32, 32, 4]
+    assert out.read().column("premise").to_pylist() == texts
+
+
+# From one format to another
+
+
+SENTENCES = [("A man plays.", "He, too."), ('Say "hi"', "läuft 🚶"), ("a", "\u2028b\x85"), ("x y", "z\\t")]
+
+
+def make(path: Path) -> None:
+    if path.suffix == ".tsv":
+        path.write_text("premise\thypothesis\n" + "".join(f"{a}\t{b}\n" for a, b in SENTENCES))
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("premise", "hypothesis"), *SENTENCES])
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"premise": a, "hypothesis": b}) + "\n" for a, b in SENTENCES))
+    else:
+        columns = list(zip(*SENTENCES, strict=True))
+        pq.write_table(pa.table({"premise": columns[0], "hypothesis": columns[1]}), path)
+
+
+def read_back(path: Path) -> list[dict[str, Any]]:
+    file = PairFile(path)
+    return [record or {} for chunk in file.chunks(3) for record in file.values(chunk)]
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("suffix", [*TEXTS, ".parquet"])
+def test_every_format_into_every_other(tmp_path: Path, suffix: str, output: str) -> None:
+    source = tmp_path / f"a{suffix}"
+    make(source)
+    run(source, tmp_path / f"out{output}")
+    records = read_back(tmp_path / f"out{output}")
+    assert [(record["premise"], record["hypothesis"]) for record in records] == SENTENCES
+    assert [record["prediction"] for record in records] == ["neutral", "entailment"] * 2
+    assert [float(record["p_neutral"]) for record in records] == [0.999999, 0.999998, 0.999997, 0.999996]
+    assert [str(record["truncated"]).lower() for record in records] == ["false", "false", "true", "false"]
+    expected = ["premise", "hypothesis", *HEAD]
+    has_raw = output.startswith((".tsv", ".csv")) or (output == ".parquet" and suffix != ".parquet")
+    assert list(records[0]) == [*expected, "raw"] if has_raw else expected
+    assert {record.get("raw") or "" for record in records} == {""}
+    assert not partial_path(tmp_path / f"out{output}").exists()
+
+
+@pytest.mark.parametrize("output", ["out.tsv", "out.csv", "out.jsonl", "out.parquet"])
+@pytest.mark.parametrize("source", ["a.tsv", "a.csv", "a.jsonl"])
+def test_what_cannot_be_parsed_keeps_its_place(tmp_path: Path, source: str, output: str) -> None:
+    separator = "\t" if source == "a.tsv" else ","
+    good = '{"premise": "p", "hypothesis": "h"}' if source == "a.jsonl" else f"p{separator}h"
+    head = "" if source == "a.jsonl" else f"premise{separator}hypothesis\n"
+    (tmp_path / source).write_bytes(f"{head}{good}\n".encode() + b"bad \xff\n\n" + f"{good}\n".encode())
+    run(tmp_path / source, tmp_path / output)
+    records = read_back(tmp_path / output)
+    assert [record["premise"] or None for record in records] == ["p", None, None, "p"]
+    assert [record["error"] or None for record in records] == [None, "not valid UTF-8", "blank line", None]
+    assert [record["prediction"] or None for record in records] == ["neutral", None, None, "entailment"]
+    assert [record.get("raw") or "" for record in records] == ["", "bad \\xff", "", ""]
+
+
+def test_json_values_that_are_not_text_become_json_text(tmp_path: Path) -> None:
+    line = '{"premise": "a", "hypothesis": "b", "n": 1.0, "t": true, "l": ["ä", null], "z": null, "s": "1", '
+    line += '"u": "\\ud800"}\n'
+    cells = ["a", "b", "1.0", "true", '["ä", null]', "", "1", "\\ud800"]
+    assert written(tmp_path, "a.jsonl", line, "out.tsv").splitlines()[1].split("\t")[:8] == cells
+    assert dialect(written(tmp_path, "a.jsonl", line, "out.csv"))[1][:8] == cells
+    run(tmp_path / "a.jsonl", tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert [table.column(at).to_pylist()[0] for at in range(8)] == [cell or None for cell in cells]
+    assert set(table.schema.types[:8]) == {pa.string()}
+
+
+@pytest.mark.parametrize("output", ["out.tsv", "out.csv", "out.parquet"])
+def test_keys_beyond_the_header_are_kept_in_raw(tmp_path: Path, output: str) -> None:
+    lines = ['{"premise": "a", "hypothesis": "b", "id": 7}', '{"hypothesis": "d", "premise": "c", "new": "é"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    run(tmp_path / "a.jsonl", tmp_path / output)
+    first, second = read_back(tmp_path / output)
+    assert (first["id"], first["raw"] or "") == ("7", "")
+    assert (second["premise"], second["id"] or "", json.loads(second["raw"])) == ("c", "", json.loads(lines[1]))
+
+
+def test_half_a_surrogate_pair_in_a_key_beyond_the_header(tmp_path: Path) -> None:
+    lines = ['{"premise": "a", "hypothesis": "b"}', '{"premise": "c", "hypothesis": "d", "x": "\\ud800"}']
+    cells = written(tmp_path, "a.jsonl", "\n".join(lines), "out.tsv").splitlines()[2].split("\t")
+    assert json.loads(cells[-1]) == json.loads(lines[1])
+
+
+@pytest.mark.parametrize("cell", ["line\nend", "carriage\rreturn", "a,b", 'a "q"', " blanks ", "\u2028"])
+def test_cells_on_the_way_to_csv(tmp_path: Path, cell: str) -> None:
+    line = json.dumps({"premise": cell, "hypothesis": "b"})
+    assert dialect(written(tmp_path, "a.jsonl", line, "out.csv"))[1][:2] == [cell, "b"]
+
+
+def test_tabs_and_line_ends_on_the_way_to_tsv(tmp_path: Path) -> None:
+    text = 'premise,hypothesis\n"a\tb","c\r\nd"\nplain,text\n'
+    header, first, second = written(tmp_path, "a.csv", text, "out.tsv").splitlines()
+    assert header.count("\t") == first.count("\t") == second.count("\t")
+    assert first.split("\t")[:2] == ["a\\tb", "c\\r\\nd"]
+    assert json.loads(first.split("\t")[-1]) == {"premise": "a\tb", "hypothesis": "c\r\nd"}, "nothing is lost"
+    assert second.endswith("\t")
+
+
+def test_parquet_values_as_text(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "premise": pa.array([b"a", b"b\xff"]).view(pa.string()),
+            "hypothesis": ["x", "y"],
+            "f": [float("nan"), 1.5],
+            "when": pa.array([1, None], pa.timestamp("ns")),
+            "took": pa.array([3, 4], pa.duration("s")),
+            "cost": pa.array([1, 2], pa.decimal128(5, 2)),
+            "blob": [b"ok", b"\xfe"],
+            "nested": [{"a": [1]}, None],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    run(tmp_path / "a.parquet", tmp_path / "out.jsonl")
+    first, second = (json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "out.jsonl").open())
+    assert list(first.values())[:8] == ["a", "x", "NaN", "1970-01-01 00:00:00.000000001", 3, "1.00", "ok", {"a": [1]}]
+    assert list(second.values())[:8] == ["b\\xff", "y", 1.5, None, 4, "2.00", "\\xfe", None]
+    assert second["error"] == "the premise is not valid Unicode"
+    run(tmp_path / "a.parquet", tmp_path / "out.csv")
+    assert dialect((tmp_path / "out.csv").read_text())[1][2:8] == [
+        "NaN", "1970-01-01 00:00:00.000000001", "3", "1.00", "ok", '{"a": [1]}'
+    ]  # fmt: skip
+
+
+def test_nested_parquet_values_are_json(tmp_path: Path) -> None:
+    """Which knows neither NaN nor infinity."""
+    nan, inf = float("nan"), float("inf")
+    odd = {
+        "list": [[1.5, nan], None],
+        "map": pa.array([[("a", -inf)], []], pa.map_(pa.string(), pa.float64())),
+        "struct": [{"a": {"b": [inf, None]}}, {"a": None}],
+    }
+    pq.write_table(pa.table({"premise": ["a", "b"], "hypothesis": ["x", "y"], **odd}), tmp_path / "a.parquet")
+    expected = [[1.5, "NaN"], [["a", "-Infinity"]], {"a": {"b": ["Infinity", None]}}], [None, [], {"a": None}]
+    run(tmp_path / "a.parquet", tmp_path / "out.jsonl")
+    found = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "out.jsonl").open()]
+    assert [[line[name] for name in odd] for line in found] == list(expected)
+    run(tmp_path / "a.parquet", tmp_path / "out.csv")
+    assert dialect((tmp_path / "out.csv").read_text())[1][2:5] == list(map(json.dumps, expected[0]))
+
+
+def test_parquet_column_that_has_no_form_as_text_is_refused(tmp_path: Path) -> None:
+    nested = pa.array([[1]], pa.list_(pa.timestamp("ns")))
+    pq.write_table(pa.table({"premise": ["a"], "hypothesis": ["b"], "odd": nested}), tmp_path / "a.parquet")
+    try:
+        run(tmp_path / "a.parquet", tmp_path / "out.jsonl")
+    except RunError as error:
+        assert "list<" in str(error) and "has no form as text" in str(error)
+    else:  # where pandas is installed, Arrow can say it
+        assert "1970-01-01" in (tmp_path / "out.jsonl").read_text()
+
+
+# Names
+
+
+def test_added_columns_that_clash_are_refused_until_they_get_a_prefix(tmp_path: Path) -> None:
+    for name in ("prediction", "p_neutral", "truncated", "error", "raw"):
+        (tmp_path / "a.tsv").write_text(f"premise\thypothesis\t{name}\na\tb\tc\n")
+        with pytest.raises(InputError, match=f"column '{name}' is one that the output adds; .*--prefix"):
+            open_writer(tmp_path / "out.tsv", PairFile(tmp_path / "a.tsv"), LABELS)
+        assert not partial_path(tmp_path / "out.tsv").exists()
+        run(tmp_path / "a.tsv", tmp_path / "out.tsv", prefix="x_")
+        header = (tmp_path / "out.tsv").read_text().splitlines()[0].split("\t")
+        assert header == ["premise", "hypothesis", name, *[f"x_{added}" for added in [*HEAD, "raw"]]]
+
+
+def test_parquet_to_parquet_may_have_a_column_raw(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"premise": ["a"], "hypothesis": ["b"], "raw": ["c"]}), tmp_path / "a.parquet")
+    run(tmp_path / "a.parquet", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").column("raw").to_pylist() == ["c"]
+
+
+@pytest.mark.parametrize("key", ["error", "\\u0065rror"])
+def test_a_key_that_clashes_in_a_later_row_is_refused(tmp_path: Path, key: str) -> None:
+    good = '{"premise": "a", "hypothesis": "an \\"error\\" of mine"}\n'
+    (tmp_path / "a.jsonl").write_text(good + f'{{"premise": "a", "hypothesis": "b", "{key}": 1}}\n')
+    with pytest.raises(RunError, match=r"row 2: key 'error' .*--restart --prefix"):
+        run(tmp_path / "a.jsonl", tmp_path / "out.jsonl")
+    run(tmp_path / "a.jsonl", tmp_path / "out.jsonl", prefix="%s ")
+    second = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[1])
+    assert (second["error"], second["%s error"], second["%s prediction"]) == (1, None, "entailment")
+
+
+def test_labels_and_names_with_separators_in_them(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("premise\thypothesis\na\tb\n")
+    file = PairFile(tmp_path / "a.tsv")
+    labels = ['so, "so"', "tab\tbed %d"]
+    [chunk] = file.chunks(5)
+    for name in ("out.csv", "out.tsv", "out.jsonl"):
+        with open_writer(tmp_path / name, file, labels) as writer:
+            writer.write(chunk, [Scored(labels[1], (0.25, 0.75), False, None)])
+            writer.finish()
+        [record] = read_back(tmp_path / name)
+        tab = "\\t" if name == "out.tsv" else "\t"
+        assert record["prediction"] == f"tab{tab}bed %d"
+        assert float(record['p_so, "so"']) == 0.25 and float(record[f"p_tab{tab}bed %d"]) == 0.75
+
+
+@pytest.mark.parametrize("output", ["out.tsv", "out.csv", "out.jsonl", "out.parquet"])
+def test_a_bad_row_has_its_error_whatever_the_scorer_says(tmp_path: Path, output: str) -> None:
+    (tmp_path / "a.tsv").write_text("premise\thypothesis\n \tb\n")
+    file = PairFile(tmp_path / "a.tsv")
+    with open_writer(tmp_path / output, file, LABELS) as writer:
+        writer.write(next(file.chunks(1)), [Scored("neutral", (0.25, 0.75), True, None)])
+        writer.finish()
+    [record] = read_back(tmp_path / output)
+    assert record["error"] == "empty premise"
+    assert not record["prediction"] and not record["p_neutral"] and record["truncated"] in (False, "false")
+
+
+def test_as_many_results_as_rows(tmp_path: Path) -> None:
+    make(tmp_path / "a.tsv")
+    file = PairFile(tmp_path / "a.tsv")
+    with (
+        open_writer(tmp_path / "out.tsv", file, LABELS) as writer,
+        pytest.raises(ValueError, match="0 results for 4 rows"),
+    ):
+        writer.write(next(file.chunks(10)), [])
+
+
+# Unfinished, resumed, finished
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same 50 rows, some of them bad, in each format; and what an undisturbed run makes of them."""
+    folder = tmp_path_factory.mktemp("sources")
+    rows = [(f"premise {n}", "" if n % 7 == 0 else f"hypothesis {n}") for n in range(50)]
+    (folder / "a.tsv").write_text("premise\thypothesis\n" + "".join(f"{a}\t{b}\n" for a, b in rows) + "bad\n")
+    (folder / "a.csv").write_text("premise,hypothesis\n" + "".join(f'"{a}",{b}\n' for a, b in rows) + "bad\n")
+    lines = [json.dumps({"premise": a, "hypothesis": b}) for a, b in rows]
+    (folder / "a.jsonl").write_text("\n".join([*lines, "bad"]))
+    premises, hypotheses = zip(*rows, strict=True)
+    table = pa.table({"premise": pa.array(premises).dictionary_encode(), "hypothesis": hypotheses, "n": range(50)})
+    pq.write_table(table, folder / "a.parquet", row_group_size=9)
+    for source in list(folder.iterdir()):
+        for output in OUTPUTS:
+            run(source, folder / f"{source.suffix[1:]}-undisturbed{output}")
+    return folder
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    suffix=st.sampled_from([*TEXTS, ".parquet"]),
+    output=st.sampled_from(OUTPUTS),
+    stops=st.lists(st.integers(0, 26), max_size=3).map(sorted),
+    beyond=st.binary(max_size=50),
+)
+def test_resumed_anywhere_the_bytes_are_the_same(
+    sources: Path, suffix: str, output: str, stops: Sequence[int], beyond: bytes
+) -> None:
+    out = sources / f"resumed{output}"
+    state = None
+    for stop in stops:
+        state = run(sources / f"a{suffix}", out, stop=stop, resume_at=state)
+        # a further chunk, half of which reached the disk before the kill
+        with partial_path(out).open("ab") as partial:
+            partial.write(beyond)
+    run(sources / f"a{suffix}", out, resume_at=state)
+    assert out.read_bytes() == (sources / f"{suffix[1:]}-undisturbed{output}").read_bytes()
+    assert [path for path in sources.iterdir() if "partial" in path.name] == []
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_killed_while_finishing(sources: Path, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill before the rename (here: a rename that fails) leaves everything for another try."""
+
+    def no(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    out = sources / f"finishing{output}"
+    state = run(sources / "a.tsv", out, stop=26)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", no)
+        with pytest.raises(RunError, match="Input/output error"):
+            run(sources / "a.tsv", out, resume_at=state)
+    assert not out.exists()
+    run(sources / "a.tsv", out, resume_at=state)
+    assert out.read_bytes() == (sources / f"tsv-undisturbed{output}").read_bytes()
+    assert [path for path in sources.iterdir() if "partial" in path.name] == []
+
+
+def test_the_output_appears_when_it_is_finished(tmp_path: Path) -> None:
+    make(tmp_path / "a.tsv")
+    (tmp_path / "out.csv").write_text("earlier output")
+    run(tmp_path / "a.tsv", tmp_path / "out.csv", stop=1)
+    assert (tmp_path / "out.csv").read_text() == "earlier output"
+    assert partial_path(tmp_path / "out.csv").read_text().startswith("premise,hypothesis,prediction")
+    run(tmp_path / "a.tsv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().startswith("premise,hypothesis,prediction")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tsv", "out.csv"]
+
+
+def test_a_checkpoint_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "a.tsv")
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    file = PairFile(tmp_path / "a.tsv")
+    with open_writer(tmp_path / "out.tsv", file, LABELS) as writer:
+        writer.write(next(file.chunks(2)), [Scored(None, None, False, "x")] * 2)
+        state = writer.checkpoint()
+    assert state == {"rows": 2, "bytes": partial_path(tmp_path / "out.tsv").stat().st_size}
+    assert synced[-1] == state["bytes"]
+
+
+@pytest.mark.parametrize("suffix", [*TEXTS, ".tsv.gz", ".jsonl.gz", ".csv.zst", ".parquet"])
+def test_an_input_without_rows(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "a.tsv").write_text("premise\thypothesis\n")
+    out = tmp_path / f"out{suffix}"
+    run(tmp_path / "a.tsv", out)
+    if suffix == ".jsonl.gz":
+        assert gzip.decompress(out.read_bytes()) == b"" and out.stat().st_size > 0
+    elif suffix == ".jsonl":
+        assert out.read_bytes() == b""
+    else:
+        file = PairFile(out)
+        assert file.fields == ["premise", "hypothesis", *HEAD, "raw"] and list(file.rows()) == []
+
+
+def test_gzip_members_have_neither_date_nor_name(tmp_path: Path) -> None:
+    make(tmp_path / "a.tsv")
+    run(tmp_path / "a.tsv", tmp_path / "out.tsv.gz")
+    data = (tmp_path / "out.tsv.gz").read_bytes()
+    assert data[:3] == b"\x1f\x8b\x08" and data[3] == 0 and data[4:8] == bytes(4)
+
+
+def test_lost_work_is_noticed(tmp_path: Path) -> None:
+    make(tmp_path / "a.tsv")
+    state = run(tmp_path / "a.tsv", tmp_path / "out.tsv", stop=1)
+    partial = partial_path(tmp_path / "out.tsv")
+    os.truncate(partial, 10)
+    with pytest.raises(InputError, match=r"out\.tsv\.partial: unfinished work is lost; found 10 bytes; .*--restart"):
+        run(tmp_path / "a.tsv", tmp_path / "out.tsv", resume_at=state)
+    partial.unlink()
+    with pytest.raises(InputError, match="unfinished work is lost; found nothing"):
+        run(tmp_path / "a.tsv", tmp_path / "out.tsv", resume_at=state)
+    assert not partial.exists()
+
+
+def test_two_writers_of_one_output(tmp_path: Path) -> None:
+    make(tmp_path / "a.tsv")
+    file = PairFile(tmp_path / "a.tsv")
+    with open_writer(tmp_path / "out.tsv", file, LABELS):
+        before = partial_path(tmp_path / "out.tsv").read_bytes()
+        with pytest.raises(InputError, match="another process is writing it"):
+            open_writer(tmp_path / "out.tsv", file, LABELS)
+        assert partial_path(tmp_path / "out.tsv").read_bytes() == before
+    open_writer(tmp_path / "out.tsv", file, LABELS).close()
+
+
+def test_an_output_finished_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes: one opens the partial file, and by the time it has the lock the other has renamed it."""
+    make(tmp_path / "a.tsv")
+    out = tmp_path / "out.tsv"
+    partial_path(out).write_text("the other's")
+    monkeypatch.setattr("fcntl.flock", lambda *_: partial_path(out).replace(out))
+    with pytest.raises(InputError, match="another process is writing it"):
+        open_writer(out, PairFile(tmp_path / "a.tsv"), LABELS)
+    assert out.read_text() == "the other's"
+
+
+def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    make(tmp_path / "a.tsv")
+    file = PairFile(tmp_path / "a.tsv")
+    (tmp_path / "folder.tsv").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "a.tsv")
+    (tmp_path / "b.tsv.partial").hardlink_to(tmp_path / "a.tsv")
+    for output, options, message in (
+        ("a.tsv", {}, "the output is the input"),
+        ("link.csv", {}, "the output is the input"),
+        ("b.tsv", {}, r"b\.tsv: b\.tsv\.partial, its unfinished work, is the input; give it another name"),
+        ("folder.tsv", {}, "not a file"),
+        ("nowhere/out.tsv", {}, "there is no folder"),
+        ("a.tsv/out.tsv", {}, "cannot be written"),
+        ("out.zip", {}, "unknown format"),
+        ("out.parquet.gz", {}, "compressed inside"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_writer(tmp_path / output, file, LABELS, **options)
+    for output, options, message in (
+        ("/dev/null", {"format": "tsv"}, "not a file; name one, or - for standard output"),
+        ("-", {}, "--format"),
+        ("-", {"format": "parquet"}, "expected TSV, CSV or JSON lines"),
+        ("-", {"format": "tsv", "resume_at": {"rows": 1, "bytes": 1}}, "from the first row on"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_writer(output, file, LABELS, **options)
+    assert (tmp_path / "a.tsv").read_text().startswith("premise\thypothesis\n")
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    make(tmp_path / "a.tsv")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out.tsv").symlink_to(tmp_path / "real" / "out.tsv")
+    run(tmp_path / "a.tsv", tmp_path / "out.tsv")
+    assert (tmp_path / "out.tsv").is_symlink() and not (tmp_path / "real" / "out.tsv").is_symlink()
+
+
+SCRIPT = """
+    import json, resource, sys
+    from bertnli.common.errors import BertnliError
+    from bertnli.data.pairs import PairFile
+    from bertnli_export.writer import Scored, open_writer
+
+    source, output, limit, state = sys.argv[1:]
+    file = PairFile(source)
+    format = "tsv" if output == "-" else None
+    try:
+        with open_writer(output, file, ["no", "yes"], format=format, resume_at=json.loads(state)) as writer:
+            if limit != "0":  # the next thing to a full disk that needs no root
+                resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+            for chunk in file.chunks(100):
+                if chunk.rows[-1].number > writer.rows:
+                    writer.write(chunk, [Scored("yes", (0.1, 0.9), False, None)] * len(chunk.rows))
+                    print(json.dumps(writer.checkpoint()), file=sys.stderr)
+            writer.finish()
+    except BertnliError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code)
+"""
+
+
+def script(source: Path, output: str, limit: int = 0, state: str = "null", **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(source), output, str(limit), state]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
+
+
+@pytest.mark.parametrize("output", ["out.tsv", "out.parquet"])
+def test_a_full_disk_is_said_and_can_be_gone_on_from(tmp_path: Path, output: str) -> None:
+    source = tmp_path / "a.tsv"
+    source.write_text("premise\thypothesis\n" + "".join(f"{os.urandom(20).hex()}\tb\n" for _ in range(2000)))
+    process = script(source, str(tmp_path / output), limit=60_000)
+    *states, message = process.communicate()[1].splitlines()
+    assert process.returncode == 1
+    assert f"{output}.partial: cannot be written (File too large); make room there, then give the same" in message
+    assert not (tmp_path / output).exists()
+    assert 0 < json.loads(states[-1])["rows"] < 2000
+    script(source, str(tmp_path / output), state=states[-1]).communicate()
+    script(source, str(tmp_path / f"undisturbed-{output}")).communicate()
+    assert (tmp_path / output).read_bytes() == (tmp_path / f"undisturbed-{output}").read_bytes()
+
+
+def test_a_full_disk_while_parquet_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "a.tsv")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetWriter, "write_table", full)
+        with pytest.raises(RunError, match=r"No space left on device\); make room there"):
+            run(tmp_path / "a.tsv", tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists() and partial_path(tmp_path / "out.parquet").exists()
+
+
+def test_standard_output(tmp_path: Path) -> None:
+    make(tmp_path / "a.tsv")
+    process = script(tmp_path / "a.tsv", "-", stdout=subprocess.PIPE)
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    assert out.splitlines()[1] == "A man plays.\tHe, too.\tyes\t0.100000\t0.900000\tfalse\t\t"
+    assert len(out.split("\n")) == 6
+
+
+def test_a_broken_pipe_is_one_clear_message(tmp_path: Path) -> None:
+    source = tmp_path / "a.tsv"
+    source.write_text("premise\thypothesis\n" + "premise\thypothesis\n" * 20_000)
+    process = script(source, "-", stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    lines = process.stderr.read().splitlines()
+    assert process.wait() == 1
+    assert lines[-1].startswith("standard output: the reader has closed it before the end; write to a file")
+    assert all(line.startswith("{") for line in lines[:-1])

@@ -1,0 +1,231 @@
+"""One attempt at a job: what of its output is shown, how it ended, and that nothing of it, and of it only, is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from bertnli_launch.attempts import Command, attempt
+
+from bertnli.watch.ending import Ending
+from bertnli.watch.watcher import MARK
+from tests.conftest import SOURCES
+from tests.support import fake_ssh
+
+HOSTS = {"a": [0, 1], "b": [0]}
+NAME = "the-job"
+
+
+@pytest.fixture(autouse=True)
+def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`a` and `b` are this machine, by ssh."""
+    folder = fake_ssh.install(tmp_path)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setattr("bertnli_launch.attempts._GRACE", 1.0)
+    return folder
+
+
+def command(script: str, host: str | None = "a", files: dict[Path, str] | None = None) -> Command:
+    return Command(["sh", "-c", script], {}, files or {}, host)
+
+
+def told(rank: int, code: int, by: int = 0, kind: str = "ended", shown: bool = False) -> str:
+    """The shell command that prints what a watcher tells."""
+    ending = Ending(rank, "ab"[rank // 2], code, "ended so", "last words", kind)
+    about = json.dumps({"ending": ending.to_json(), "heard_by": by, "shown": shown})
+    return f"echo {shlex.quote(MARK + about)} >&2"
+
+
+def tried(*started: Command) -> tuple[Ending, bool]:
+    return attempted(*started)[:2]
+
+
+def attempted(*started: Command) -> tuple[Ending, bool, bool]:
+    return attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say=lambda line: None)
+
+
+def test_the_first_host_speaks_and_others_by_name(capfd):
+    quiet = "echo '[2026] [INFO] [launch.py:1:main] spawned'"
+    finished = tried(command(f"echo one; {quiet}; {told(0, 0)}"), command("echo two; echo bad >&2", "b"))
+    assert finished[0].code == 0
+    out, err = capfd.readouterr()
+    assert sorted(out.splitlines()) == ["b: two", "one"] and err == "b: bad\n"
+    assert tried(command(f"echo 'a: one'; echo 'b: two'; {told(0, 0)}", None))[0].code == 0  # as pdsh does
+    assert capfd.readouterr() == ("one\nb: two\n", "")
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 1), ("exit 3", 3), ("kill -9 $$", 1)])
+def test_without_a_watchers_word_a_job_has_not_finished(script, code):
+    """pdsh and DeepSpeed's runner give 0 for much."""
+    ending, _ = tried(command(script, None))
+    assert ending.failed and ending.code == code
+
+
+def test_a_host_whose_connection_ends_is_gone():
+    ending, _ = tried(command("sleep 100"), command("exit 255", "b"))
+    assert ending.failed and str(ending) == "rank 2 on b is gone: its ssh connection ended with exit code 255"
+
+
+@pytest.mark.parametrize(
+    ("words", "rank"),
+    [
+        ([told(0, 1, by=2, kind="lost"), told(2, 137, by=0)], 2),  # rank 0 knows best
+        ([told(0, 1, by=2, kind="lost"), told(1, 9, by=1)], 1),
+        ([told(0, 1, by=2, kind="lost")], 0),
+    ],
+)
+def test_whose_word_counts(words, rank, capfd):
+    ending, _ = tried(command("; ".join(words) + "; exit 1"))
+    assert ending.rank == rank and ending.text == "last words"
+    assert MARK not in capfd.readouterr().err
+
+
+def test_what_does_not_end_by_itself_is_ended_and_nothing_else():
+    """Also what ignores signals, and has left its parent; another job's processes with the same words stay."""
+    stubborn = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"]
+    started = {
+        name: subprocess.Popen([*stubborn, "bertnli.train"], env={**os.environ, **variables}, start_new_session=True)
+        for name, variables in {"ours": {"BERTNLI_JOB": NAME}, "other": {"BERTNLI_JOB": "x"}, "none": {}}.items()
+    }
+    try:
+        began = time.monotonic()
+        ending, _ = tried(command(f"{told(0, 137)}; exec sleep 1000"))
+        assert ending.code == 137 and time.monotonic() - began < 30
+        assert started["ours"].wait(timeout=5) == -signal.SIGKILL
+        assert started["other"].poll() is None and started["none"].poll() is None
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+def test_a_finished_job_is_left_alone():
+    """Nothing is ended of it: its last rank may still be closing its files."""
+    script = f"(BERTNLI_JOB={NAME} sleep 2; echo closed) & {told(0, 0)}; wait"
+    began = time.monotonic()
+    assert tried(command(script))[0].code == 0 and time.monotonic() - began >= 2
+
+
+@pytest.mark.parametrize("fails", ["a start", "the last line"])
+def test_nothing_is_left_where_something_of_ours_breaks(fails, tmp_path):
+    """On no host, though it is an exception that ends the attempt."""
+    running = subprocess.Popen(["sleep", "1000"], env={**os.environ, "BERTNLI_JOB": NAME})
+
+    def say(line: str) -> None:
+        raise OSError("the terminal is gone")
+
+    started = [command(f"echo $$ > {tmp_path}/pid; exec sleep 1000")]
+    if fails == "a start":
+        started.append(Command(["/no/such/program"], {}, {}, "b"))
+    else:
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    try:
+        with pytest.raises(OSError):
+            attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say)
+        assert running.wait(timeout=5) == -signal.SIGKILL
+        assert not (tmp_path / "pid").exists() or not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_watcher_is_heard_where_nobody_reads_the_output(monkeypatch):
+    """`bertnli launch … 2>&1 | head -5`"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    unread = os.fdopen(writing, "w", buffering=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", unread)
+        ending, _ = tried(command(f"echo one >&2; echo two >&2; {told(0, 0)}"))
+    with contextlib.suppress(OSError):
+        unread.close()
+    assert ending.code == 0
+
+
+@pytest.mark.parametrize(("number", "passed"), [(signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGHUP, 15)])
+def test_a_signal_goes_to_the_watcher_of_rank_0_alone(tmp_path, number, passed):
+    watcher = (
+        "import os, pathlib, signal, sys, time\n"
+        "def note(number, frame):\n"
+        "    name = os.environ['RANK'] + os.environ.get('BERTNLI_PULSE', '')\n"
+        f"    pathlib.Path({str(tmp_path)!r}, name).write_text(str(number))\n"
+        "    sys.exit()\n"
+        "for number in (2, 15): signal.signal(number, note)\n"
+        "time.sleep(1000)\n"
+    )
+    same = {"BERTNLI_JOB": NAME, "RANK": "0"}
+    variables = {"watcher": same, "trainer": {**same, "BERTNLI_PULSE": "x"}, "another": {**same, "RANK": "1"}}
+    started = [
+        subprocess.Popen([sys.executable, "-c", watcher], env={**os.environ, **own}) for own in variables.values()
+    ]
+    try:
+        time.sleep(0.5)
+        threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+        waits = f"while [ ! -e {tmp_path}/0 ]; do sleep 0.1; done; {told(0, 128 + passed, shown=True)}; exit 1"
+        ending, shown = tried(command(waits))
+        assert (ending.code, shown) == (128 + passed, True)
+        assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"0"}
+        assert (tmp_path / "0").read_text() == str(passed)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_signal_before_there_is_a_watcher_waits_for_it():
+    """As in the seconds in which ssh connects and Python starts."""
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    began = time.monotonic()
+    ending, *_ = tried(command(f"sleep 4; BERTNLI_JOB={NAME} RANK=0 exec sleep 1000"))
+    assert ending.code == 143 and time.monotonic() - began < 30
+
+
+def test_a_second_signal_ends_at_once():
+    for seconds in (0.3, 0.8):
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    ending, _ = tried(command("trap '' INT; sleep 1000"))
+    assert ending.code == 130 and not ending.failed and time.monotonic() - began < 20
+
+
+def test_a_signal_counts_while_a_job_is_failing_by_itself():
+    """So that it is not started again."""
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    ending, _, asked = attempted(command(f"{told(0, 137)}; exec sleep 1000"))
+    assert (ending.code, asked) == (137, True)
+    assert attempted(command(told(0, 137)))[2] is False
+
+
+def test_two_hang_ups_stop_a_job_too():
+    for seconds in (0.3, 0.8):
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGHUP)).start()
+    ending, _, asked = attempted(command("exec sleep 1000"))
+    assert ending.code == 143 and not ending.failed and asked
+
+
+def test_a_hang_up_that_nohup_has_us_ignore_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGHUP)).start()
+        ending, _, asked = attempted(command(f"sleep 1; {told(0, 0)}"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (ending.code, asked) == (0, False)
+
+
+def test_files_are_for_this_user_alone(tmp_path, capfd):
+    folder = tmp_path / "files"
+    tried(command(f"cat {folder}/x", None, {folder / "x": "secret"}))
+    assert "secret" in capfd.readouterr().out
+    assert re.fullmatch("0o40700", oct(folder.stat().st_mode))

@@ -1,0 +1,154 @@
+"""Several ranks on one machine: each on a device that the user meant, and a rank that fails is told once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bertnli_launch import local
+
+from tests.conftest import SOURCES, environment
+from tests.support import tiny
+
+RUN = "model: minilm\ndata: {train: snli-100k}\noutput: run\nmax_steps: 2\n"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What `run` starts, in place of starting it: devices of the ranks, and the environment."""
+
+    class Started:
+        code = 0
+        devices: list[str]
+        environment: dict[str, str]
+
+    def run_child(command, environment, to_children):
+        (info,) = [part.split("=", 1)[1] for part in command if part.startswith("--world_info=")]
+        Started.devices = json.loads(base64.urlsafe_b64decode(info))["localhost"]
+        Started.environment = environment
+        return Started.code, ""
+
+    monkeypatch.setattr(local, "run_child", run_child)
+    return Started
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices"),
+    [
+        (None, ["0", "1", "2"]),
+        ("4,5,6,7", ["4", "5", "6"]),  # the launcher would have taken 0, 1 and 2
+        ("GPU-8a, MIG-1,3", ["GPU-8a", "MIG-1", "3"]),
+        ("5", ["5", "-1", "-1"]),
+        ("", ["-1", "-1", "-1"]),  # hidden GPUs stay hidden
+    ],
+)
+def test_ranks_get_the_devices_that_the_user_chose(started, monkeypatch, visible, devices):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert local.run(3, ["run.yaml"]) == 0
+    assert started.devices == devices
+
+
+def test_too_few_cores_are_a_warning(started, monkeypatch, capfd):
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
+    assert local.run(8, ["run.yaml"]) == 0
+    assert capfd.readouterr().err == ""
+    assert local.run(9, ["run.yaml"]) == 0
+    assert "9 ranks share 8 CPU cores" in capfd.readouterr().err
+
+
+# 247: DeepSpeed's launcher, where a watcher itself was ended by SIGKILL
+@pytest.mark.parametrize(("code", "returned"), [(0, 0), (1, 1), (2, 2), (137, 137), (143, 143), (247, 137)])
+def test_exit_codes_are_the_ranks(started, monkeypatch, code, returned):
+    monkeypatch.setattr(started, "code", code)
+    assert local.run(2, ["run.yaml"]) == returned
+
+
+# A machine with one GPU, as torch sees it; a rank that has it waits in the rendezvous, as it would there.
+ONE_GPU = (
+    "import os, sys, time\n"
+    "if 'BERTNLI_PULSE' in os.environ or 'bertnli.cli' in sys.orig_argv:\n"  # the watcher has no torch
+    "    import torch, torch.distributed\n"
+    "    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n"
+    "    torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)\n"
+)
+
+
+def launched(tmp_path: Path, stand_in: str, ranks: int, run: str = RUN) -> subprocess.CompletedProcess[str]:
+    """`ranks` real processes through DeepSpeed's launcher, each of which runs `stand_in` first."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(stand_in)
+    (tmp_path / "run.yaml").write_text(run)
+    program = f"import sys; from bertnli_launch import local; sys.exit(local.run({ranks}, ['run.yaml']))"
+    paths = os.pathsep.join([str(tmp_path / "site"), SOURCES])
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=paths, DS_ACCELERATOR="cpu"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
+    done = launched(tmp_path, ONE_GPU, ranks=2)
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("bertnli")]
+    assert len(said) == 1 and "GPU" in said[0] and "fewer ranks" in said[0], done.stderr
+    assert "Traceback" not in done.stderr and "ERROR" not in done.stdout
+
+
+def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, bertnli):
+    (tmp_path / "sitecustomize.py").write_text(ONE_GPU)
+    (tmp_path / "run.yaml").write_text(RUN)
+    done = bertnli("train", "run.yaml", "--ranks", 3, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), SOURCES])})
+    assert (done.returncode, done.stderr.strip()) == (2, "bertnli: --ranks; found 3; expected 1 at most, a GPU each")
+
+
+def test_a_rank_that_was_killed_is_told(tmp_path):
+    killed = (
+        "import os, signal\n"
+        "if os.environ.get('RANK') == '1' and 'BERTNLI_PULSE' in os.environ:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = launched(tmp_path, killed, ranks=2)
+    assert done.returncode == 137, done.stderr
+    assert re.search(r"^bertnli train: rank 1 on \S+ was ended by SIGKILL .*memory", done.stderr, re.MULTILINE)
+
+
+def test_torch_that_aborts_a_finished_process_does_not_fail_the_run(tmp_path):
+    """Seen: `terminate called without an active exception` from gloo's threads, over a slow network."""
+    tiny.hf_folder(tmp_path / "start")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(40)))
+    aborts = "import atexit, os\nif 'BERTNLI_PULSE' in os.environ:\n    atexit.register(os.abort)\n"
+    run = "model: start\ndata: {train: rows.jsonl}\noutput: run\nmax_steps: 2\n"
+    done = launched(tmp_path, aborts, ranks=2, run=run)
+    assert done.returncode == 0, done.stderr
+    assert "training: 2 steps" in done.stdout and (tmp_path / "run" / "model").is_dir()
+
+
+def test_a_mistake_that_every_rank_finds_is_told_once_whichever_finds_it_first(tmp_path):
+    """Rank 0 speaks, and is the slower one here: the launcher would end it before it has spoken."""
+    tiny.hf_folder(tmp_path / "start")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(tiny.snli_rows(1)[0]) + "\nnot json\n")
+    done = launched(
+        tmp_path,
+        "import os, time\n"
+        "if os.environ.get('RANK') == '0' and 'BERTNLI_PULSE' in os.environ:\n"
+        "    from bertnli.data import corpus\n"
+        "    prepare = corpus.prepare\n"
+        "    corpus.prepare = lambda *found, **more: time.sleep(3) or prepare(*found, **more)\n",
+        ranks=2,
+        run="model: start\ndata: {train: rows.jsonl}\noutput: run\nmax_steps: 2\n",
+    )
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("bertnli")]
+    assert len(said) == 1 and "1 bad row" in said[0], done.stderr

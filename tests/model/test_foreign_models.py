@@ -1,0 +1,178 @@
+"""Any pair classifier of BERT's architecture, made by others: exported, scored, and the same as in transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from bertnli_export.build import export_bundle
+from bertnli_export.bundle import Bundle
+from bertnli_export.scorer import Scorer, softmax
+
+from bertnli.common.errors import InputError
+from bertnli.model import pretrained
+from tests.support import tiny
+
+PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(30)]
+PAIRS += [("THE CHILDREN Run", "über é"), ("a " * 200, "b " * 9), ("Two dogs", "two DOGS")]
+
+
+def made_by_transformers(folder: Path, *, labels: list[str] | None = None, outputs: int = 3, **config: object) -> Path:
+    """What `save_pretrained` leaves of a random BertForSequenceClassification and its cased or uncased tokenizer.
+
+    labels: None leaves transformers' own LABEL_0, ….
+    """
+    folder.mkdir()
+    vocabulary = [*tiny.word_pieces(), *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    names = {"id2label": dict(enumerate(labels))} if labels else {"num_labels": outputs}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shape = transformers.BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=128,
+            initializer_range=0.3,  # far enough apart for labels to differ
+            **names,
+            **config,
+        )
+        transformers.BertForSequenceClassification(shape).save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 128})
+    )
+    return folder
+
+
+def cased(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, "model_max_length": 128}))
+
+
+def pickled(folder: Path) -> None:
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("made", "change", "given", "labels"),
+    [
+        ({"labels": ["contradiction", "neutral", "entailment"]}, None, None, "contradiction neutral entailment"),
+        ({"labels": ["not_entailment", "entailment"]}, None, None, "not_entailment entailment"),
+        ({"labels": ["a", "b", "c", "d"], "hidden_act": "relu"}, None, None, "a b c d"),
+        ({}, None, ["yes", "maybe", "no"], "yes maybe no"),
+        ({"labels": ["no", "yes"]}, cased, None, "no yes"),
+        ({"labels": ["no", "yes"]}, pickled, None, "no yes"),
+    ],
+    ids=["mnli order", "two labels", "four labels, relu", "LABEL_0", "cased vocab.txt", "pickle"],
+)
+def test_scores_are_those_of_transformers(made, change, given, labels, tmp_path) -> None:
+    folder = made_by_transformers(tmp_path / "model", **made)
+    if change is not None:
+        change(folder)
+    export_bundle(pretrained.load(folder, labels=given), tmp_path / "bundle")
+
+    model = transformers.BertForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
+    inputs = tokenizer(*map(list, zip(*PAIRS, strict=True)), padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits.numpy()
+
+    scores = Scorer(tmp_path / "bundle", "cpu").score(PAIRS)
+    assert [list(score.probabilities) for score in scores] == [labels.split()] * len(PAIRS)
+    assert len(set(logits.argmax(axis=1))) > 1, "one label for all: nothing is compared"
+    np.testing.assert_allclose([list(score.probabilities.values()) for score in scores], softmax(logits), atol=1e-5)
+    assert [score.truncated for score in scores] == [len(pair[0]) > 300 for pair in PAIRS]
+    assert Bundle.open(tmp_path / "bundle").manifest.lower_case is (change is not cased)
+    [small] = Scorer(tmp_path / "bundle", "cpu").score([("two dogs", "two dogs")])
+    assert (scores[-1].probabilities == pytest.approx(small.probabilities, abs=1e-5)) is (change is not cased)
+
+
+# --- what is refused, with the reason and a way out
+
+
+def settings(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
+def of(architecture: str) -> Callable[[Path], None]:
+    """The config.json that transformers writes for another architecture."""
+
+    def change(folder: Path) -> None:
+        transformers.AutoConfig.for_model(architecture).save_pretrained(folder)
+
+    return change
+
+
+def sharded(single: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / f"{single}.index.json").write_text("{}")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("made", "change", "named"),
+    [
+        ({}, None, ["LABEL_0, LABEL_1, LABEL_2", "--labels"]),
+        ({"outputs": 2}, None, ["id2label is missing", "--labels"]),
+        ({"outputs": 1}, None, ["'LABEL_0' alone", "two or more labels", "a regression's or a similarity's"]),
+        ({"outputs": 1, "problem_type": "regression"}, None, ["problem_type", "'regression'", "one of several labels"]),
+        (
+            {"problem_type": "multi_label_classification"},
+            None,
+            ["problem_type", "multi_label", "one of several labels"],
+        ),
+        ({}, of("roberta"), ["model_type", "'roberta'", "BertForSequenceClassification"]),
+        ({}, of("distilbert"), ["model_type", "'distilbert'", "BertForSequenceClassification"]),
+        ({}, of("deberta-v2"), ["model_type", "'deberta-v2'", "BertForSequenceClassification"]),
+        ({}, settings(position_embedding_type="relative_key"), ["'relative_key'", "'absolute'", "learned positions"]),
+        ({}, settings(is_decoder=True), ["is_decoder", "True", "an encoder"]),
+        ({}, settings(add_cross_attention=True), ["add_cross_attention", "True", "an encoder"]),
+        ({}, settings(hidden_act="silu"), ["hidden_act", "'silu'", "gelu"]),
+        (
+            {},
+            sharded("model.safetensors"),
+            ["model.safetensors.index.json: weights in several files", "max_shard_size"],
+        ),
+        (
+            {},
+            sharded("pytorch_model.bin"),
+            ["pytorch_model.bin.index.json: weights in several files", "max_shard_size"],
+        ),
+    ],
+    ids=[
+        *(
+            "LABEL_0",
+            "LABEL_0 of two",
+            "single output",
+            "regression",
+            "multi-label",
+            "roberta",
+            "distilbert",
+            "deberta",
+        ),
+        *("relative positions", "decoder", "cross-attention", "activation", "sharded", "sharded pickle"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(made, change, named, tmp_path) -> None:
+    folder = made_by_transformers(tmp_path / "model", **made)
+    if change is not None:
+        change(folder)
+    with pytest.raises(InputError) as error:
+        pretrained.load(folder)
+    for part in named:
+        assert part in str(error.value)
+    assert str(folder) in str(error.value)

@@ -1,0 +1,330 @@
+"""Training: the same run whatever the ranks and however often it dies; every pair once; nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.run import config as run_files
+from bertnli.run.folder import RunFolder, read_metrics
+from bertnli.train import loop as training
+from bertnli.train.metrics_log import Metrics
+from tests.conftest import environment
+from tests.support import tiny
+from tests.support.runs import losses, same, start, train, wait_for_step, weights
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, run, ranks):
+    keys = {"tensorboard": True, "dropout": 0.0, "learning_rate": 5e-3}
+    summary = train(run(max_steps=60, **keys), ranks, **{"data.max_train_pairs": 16})
+    out = tmp_path / "run"
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("checkpoints", "metrics.jsonl", "model", "report.html", "run.yaml", "tensorboard")
+    ]
+    files = {path.name for path in (out / "model").iterdir()}
+    assert files == {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {"output", "model", "steps", "pairs_per_second"} <= summary.keys() and summary["steps"] == 60
+    rows = read_metrics(out / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 61))
+    assert [row["step"] for row in rows if "eval_loss" in row][-1] == 60
+    assert np.mean(losses(out)[-5:]) < np.mean(losses(out)[:5]) / 2  # it learns 16 pairs by heart
+    assert run_files.load(out / "run.yaml").max_steps == 60
+    assert any((out / "tensorboard").iterdir())
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path, run, ranks):
+    path = run(max_steps=2)
+    train(path, ranks)
+    before = weights(tmp_path / "run")
+    with pytest.raises(InputError, match="a finished run; give another output"):
+        train(path, ranks)
+    assert same(before, weights(tmp_path / "run"))
+
+
+def test_another_runs_folder_and_foreign_files_are_refused(tmp_path, run, ranks):
+    path = run()
+    config = run_files.load(path)
+    folder = training.RunFolder(config.output)
+    folder.claim(config)
+    folder.check(config)
+    with pytest.raises(InputError, match=r"learning_rate: 0\.001 there, 0\.002 now"):
+        folder.check(run_files.load(path, ["learning_rate=0.002"]))
+    folder.check(run_files.load(path, ["checkpoint.keep=9"]))  # does not change the result
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="other files"):
+        train(run(), ranks, output=tmp_path / "other")
+
+
+def test_one_job_at_a_time_trains_in_an_output(tmp_path, run, ranks, monkeypatch):
+    path = run(max_steps=2)
+    other = RunFolder(run_files.load(path).output)
+    other.claim(run_files.load(path))
+    monkeypatch.setattr("bertnli.run.folder._PATIENCE", 0.0)
+    with pytest.raises(InputError, match="another job is training in it; wait for that one"):
+        train(path, ranks)
+    other.release()
+    train(path, ranks)
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_job_that_waited_for_another_finds_the_run_finished(run, ranks):
+    path = run(max_steps=2)
+    other = RunFolder(run_files.load(path).output)
+    other.claim(run_files.load(path))
+
+    said = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "another job is in it" in line:
+            other.model.mkdir()
+            other.release()
+
+    with pytest.raises(InputError, match="a finished run"):
+        training.train(run_files.load(path), ranks, say)
+    assert sum("another job is in it; waiting 100 s for its end" in line for line in said) == 1
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path, run, ranks):
+    with pytest.raises(InputError, match=r"train\.jsonl/run: cannot be written; found Not a directory"):
+        train(run(), ranks, output=tmp_path / "train.jsonl" / "run")
+
+
+def test_a_run_goes_on_only_with_what_it_began_with(tmp_path, run, ranks):
+    path, folder = run(checkpoint={"every_steps": 5, "keep": 9}), tmp_path / "run"
+    train(path, ranks)
+    for later in ("model", "checkpoints/step-00000012", "checkpoints/step-00000010"):
+        shutil.rmtree(folder / later)
+    data, begun_with = tmp_path / "train.jsonl", (tmp_path / "train.jsonl").read_text()
+    data.write_text(begun_with + json.dumps(tiny.snli_rows(1)[0]) + "\n")
+    with pytest.raises(InputError, match=r"other content; found another one now behind data\.train; .*put them back"):
+        train(path, ranks)
+    data.write_text(begun_with)
+    tiny.hf_folder(tmp_path / "start", seed=5)
+    with pytest.raises(InputError, match="another one now behind model"):
+        train(path, ranks)
+    tiny.hf_folder(tmp_path / "start")
+    train(path, ranks)
+    assert len(losses(folder)) == 12
+
+
+def test_a_disk_that_is_full_is_told(tmp_path, run):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(run_files.load(run()))
+    metrics = Metrics(folder, 0, tensorboard=False)
+    metrics._file = Path("/dev/full").open("w")  # noqa: SIM115
+    with pytest.raises(RunError, match="cannot be written: No space left on device; make room and give the same"):
+        metrics.add(1, loss=1.0)
+
+
+def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(training, "_train", full)
+    with pytest.raises(RunError, match="rank 0: the GPU's memory is full; found CUDA out of memory; lower micro_batch"):
+        train(run(), ranks)
+
+
+def test_a_finished_model_is_on_the_disk_before_it_has_its_name(tmp_path, run, ranks, monkeypatch):
+    synced, model = [], tmp_path / "run" / "model"
+    monkeypatch.setattr("bertnli.train.result.sync", lambda path: synced.append((path.name, model.exists())))
+    train(run(max_steps=1), ranks)
+    before = {name for name, finished in synced if not finished}
+    assert {path.name for path in model.iterdir()} | {".model.part"} == before
+
+
+def test_loss_is_the_mean_over_the_step_whatever_the_micro_batches(tmp_path, run, ranks):
+    for name, tokens in (("whole", 100_000), ("cut", 60)):
+        train(run(name, dropout=0.0, micro_batch_tokens=tokens), ranks)
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert len(set(losses(tmp_path / "cut"))) > 6
+
+
+def test_stages_of_zero_train_the_same(tmp_path, run, ranks):
+    for stage in (0, 1, 2, 3):
+        train(run(f"z{stage}", dropout=0.0, zero_stage=stage), ranks)
+        assert losses(tmp_path / f"z{stage}") == pytest.approx(losses(tmp_path / "z0"), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, precision, monkeypatch):
+    """Dropout on: whatever is random must come back too."""
+    straight = run("straight", precision=precision, checkpoint={"every_steps": 4})
+    train(straight, ranks)
+    stopped = run("stopped", precision=precision, checkpoint={"every_steps": 4})
+
+    class CrashError(Exception):
+        pass
+
+    sent = 0
+
+    def crash_at_ten(*arguments, **options):
+        nonlocal sent
+        sent += 1
+        if sent == 10:
+            raise CrashError
+        return real_deal(*arguments, **options)
+
+    real_deal = training.deal
+    monkeypatch.setattr(training, "deal", crash_at_ten)
+    with pytest.raises(CrashError):
+        train(stopped, ranks)
+    monkeypatch.undo()
+    monkeypatch.setenv("BERTNLI_CACHE", str(tmp_path / "cache"))
+    assert not (tmp_path / "stopped" / "model").exists()
+    train(stopped, ranks)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+
+
+def test_bad_rows_are_refused_or_skipped_and_counted(tmp_path, run, ranks):
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write("not json\n")
+    with pytest.raises(InputError, match=r"1 bad row of 401.*row 401.*data\.skip_bad_rows"):
+        train(run(), ranks)
+    lines: list[str] = []
+    training.train(run_files.load(run(max_steps=1), ["data.skip_bad_rows=true"]), ranks, say=lines.append)
+    assert any("and 1 bad rows left out" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ({"data.eval.holdout": 400}, "data.eval.holdout"),
+        ({"model": "minlm"}, "minilm"),
+        ({"data.train": "snli-100"}, "snli-100k"),
+        ({"precision": "fp16"}, "precision: auto"),
+        ({"deepspeed.train_batch_size": 3}, "global_batch_size"),
+        ({"deepspeed.zero_optimization.stage": 2}, "zero_stage"),
+        ({"deepspeed.bf16": "{enabled: true}"}, "precision"),
+        ({"arch": "bert.small"}, "--arch"),
+        ({"max_length": 4096}, "max_length"),
+        ({"labels": "[contradiction, neutral, entailment]"}, "entailment"),
+    ],
+)
+def test_what_cannot_run_says_so_before_it_starts(tmp_path, run, ranks, sets, said):
+    with pytest.raises(InputError) as raised:
+        train(run(), ranks, **sets)
+    assert said in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_d2l_trains_and_its_folder_trains_again(tmp_path, run, ranks):
+    tiny.d2l_folder(tmp_path / "book", arch="bert.small")
+    train(run("first", model=str(tmp_path / "book"), arch="bert.small", max_steps=2), ranks)
+    config = json.loads((tmp_path / "first" / "model" / "config.json").read_text())
+    assert config["model_type"] == "d2l-bert" and config["num_attention_heads"] == 4
+    assert list(config["id2label"].values()) == ["entailment", "contradiction", "neutral"]
+    train(run("second", model=str(tmp_path / "first" / "model"), max_steps=2), ranks)
+
+
+# ------------------------------------------------------------------------------------- whole processes
+
+
+def test_the_run_does_not_depend_on_ranks_or_accumulation(tmp_path, run, bertnli):
+    """Gradients too: about half of these steps are clipped, so that AdamW does not hide a wrong scale."""
+    for ranks, micro_batch_tokens in ((1, 4096), (2, 60), (4, 4096)):
+        data = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 61}}
+        keys = {"max_steps": 50, "dropout": 0.0, "max_grad_norm": 5.0, "learning_rate": 1e-4, "data": data}
+        path = run(f"run{ranks}", micro_batch_tokens=micro_batch_tokens, **keys)
+        done = bertnli("train", path, "--ranks", ranks, "--json")
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout.splitlines()[-1])
+        assert (summary["ranks"], summary["eval_rows"]) == (ranks, 61)  # each example counted once
+    alone = losses(tmp_path / "run1")
+    assert len(alone) == 50
+    for ranks in (2, 4):
+        assert losses(tmp_path / f"run{ranks}") == pytest.approx(alone, rel=1e-5)
+        uneven = [row["imbalance"] for row in read_metrics(tmp_path / f"run{ranks}" / "metrics.jsonl") if "loss" in row]
+        assert len(uneven) == 50 and 0 < max(uneven) < 0.5
+
+
+def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, bertnli):
+    """From one rank to two under ZeRO-3, whose parts have other sizes then; and to another stage, in smaller parts."""
+    keys = {"dropout": 0.0, "zero_stage": 3, "checkpoint": {"every_steps": 4, "keep": 9}}
+    assert bertnli("train", run("straight", **keys)).returncode == 0
+    path, folder = run("moved", **keys), tmp_path / "moved"
+    later = shutil.ignore_patterns("model", "step-00000008", "step-00000012")
+    shutil.copytree(tmp_path / "straight", folder, ignore=later)
+    (folder / "run.yaml").write_text(run_files.load(path).to_yaml())
+    done = bertnli("train", path, "--ranks", 2)
+    assert done.returncode == 0 and "going on from step 4 of 12" in done.stderr, done.stderr
+    assert losses(folder) == pytest.approx(losses(tmp_path / "straight"), rel=1e-5)
+    for later in ("model", "checkpoints/step-00000012", "checkpoints/step-00000008"):
+        shutil.rmtree(folder / later)
+    done = bertnli("train", path, "--set", "zero_stage=1", "--set", "micro_batch_tokens=60")
+    assert done.returncode == 0 and "going on from step 4 of 12" in done.stderr, done.stderr
+    assert losses(folder) == pytest.approx(losses(tmp_path / "straight"), rel=1e-5)
+
+
+def test_the_deepspeed_launcher_starts_the_same(tmp_path, run):
+    path = run(max_steps=2)
+    command = [str(Path(sys.executable).parent / "deepspeed"), "--module", "bertnli.train", str(path), "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("number", "ranks", "code"), [(signal.SIGTERM, 1, 143), (signal.SIGINT, 2, 130)])
+def test_a_signal_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path, run, number, ranks, code):
+    keys = {"max_steps": 400, "checkpoint": {"every_steps": 10_000}}
+    arguments = ["train", run(**keys), "--ranks", ranks]
+    process = start(arguments, tmp_path)
+    wait_for_step(tmp_path / "run", 3)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert "the same command goes on" in stderr
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    steps = json.loads((kept / "checkpoint.json").read_text())["steps"]
+    assert len(losses(tmp_path / "run")) == steps
+    process = start(arguments, tmp_path)
+    wait_for_step(tmp_path / "run", steps + 1)
+    process.kill()
+    assert f"going on from step {steps} of 400" in process.communicate(timeout=60)[1]
+
+
+def kill_at_random_moments(tmp_path: Path, run, kills: int) -> None:
+    """Every other kill falls into the writing of a checkpoint."""
+    steps = 100 * kills + 100
+    keys = {"max_steps": steps, "checkpoint": {"every_steps": 5, "keep": 2}, "global_batch_size": 8}
+    process = start(["train", run("straight", **keys)], tmp_path)
+    assert process.wait(timeout=240) == 0
+    arguments, folder = ["train", run("killed", **keys)], tmp_path / "killed"
+    for number in range(kills):
+        before = len(losses(folder))
+        process = start(arguments, tmp_path)
+        wait_for_step(folder, before + 1)
+        time.sleep(random.uniform(0, 0.2))
+        while number % 2 and process.poll() is None and not any((folder / "checkpoints").glob(".step-*.part")):
+            pass
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.kill()
+        process.communicate()
+    process = start(arguments, tmp_path)
+    assert process.wait(timeout=240) == 0, process.communicate()
+    assert len(losses(folder)) == steps
+    assert losses(folder) == losses(tmp_path / "straight")
+    assert same(weights(folder), weights(tmp_path / "straight"))
+
+
+def test_kills_do_not_change_the_result(tmp_path, run):
+    kill_at_random_moments(tmp_path, run, kills=3)
+
+
+@pytest.mark.system
+def test_twenty_kills_do_not_change_the_result(tmp_path, run):
+    kill_at_random_moments(tmp_path, run, kills=20)
