@@ -81,8 +81,8 @@ def evidence(folder: Path, model: str, data: str, test: str, pairs: int, say: Sa
 
 def _drawn(folder: Path, data: str, counts: Sequence[int]) -> list[Path]:
     """Files of so many labelled rows each, no row in two of them."""
+    from bertnli.data.labelled import read_labelled
     from bertnli.data.labels import SNLI_ORDER
-    from bertnli.data.pairs import read_labelled
     from bertnli.evaluation.data_sets import open_set
 
     rows = list(read_labelled(open_set(data).file, SNLI_ORDER))
@@ -120,7 +120,7 @@ def _by_transformers(model: Path, test: str) -> dict[str, Any]:
     import numpy as np
     import transformers
 
-    from bertnli.data.pairs import read_labelled
+    from bertnli.data.labelled import read_labelled
     from bertnli.evaluation.data_sets import open_set
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)

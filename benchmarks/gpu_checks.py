@@ -80,7 +80,7 @@ def fp16(given: Work, steps: int, there: bool) -> list[Check]:
 def fp16_bundle(given: Work, there: bool) -> list[Check]:
     """The fp16 bundle's logits against the checkpoint's, by the gate of its export; its graph's nodes on the GPU."""
     from bertnli_export.build import export_bundle
-    from bertnli_export.verify import LIMITS
+    from bertnli_export.parity import LIMITS
 
     from bertnli.common.errors import RunError
     from bertnli.evaluation.data_sets import open_set

@@ -61,7 +61,8 @@ def write_rows(data: str, labels: Sequence[str], count: int, path: Path) -> Path
 
     So a file of any length has the lengths and labels of `data`, and its premises are as many and as different.
     """
-    from bertnli.data.pairs import PairFile, read_labelled
+    from bertnli.data.labelled import read_labelled
+    from bertnli.data.pairs import PairFile
     from bertnli.fetch.resolve import resolve_data
 
     rows = list(read_labelled(PairFile(resolve_data(data)), labels))

@@ -1,8 +1,9 @@
 """Two hosts against one, each with one core, and the same work for each rank: how much of the second one is gained.
 
 The hosts are network namespaces on this machine (tests/support/hosts.py) where they can be had, else two local ranks.
-Every round goes through four ways: a rank alone; two ranks, each alone on its host at the same time; two ranks of one
-job; and these over a slower link. All train on the same pairs: the job of two has each twice, in steps of twice as many.
+Every round goes through four ways: a rank alone; two ranks, each alone on its host at the same time; two ranks of
+one job; and these over a slower link. All train on the same pairs: the job of
+two has each twice, in steps of twice as many.
 
 The share of a step that goes into communication is what the job of two is slower by than the two apart, which share the
 machine (memory, clock) as it does. Beside it stands what the model of the exchange (exchange.py) makes of the rate

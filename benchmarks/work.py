@@ -109,7 +109,8 @@ def _training(
 ) -> Work:
     """Work of the rows of `data` whose indices `choose` gives for the tokens of each pair."""
     from bertnli.data.corpus import prepare
-    from bertnli.data.pairs import PairFile, read_labelled
+    from bertnli.data.labelled import read_labelled
+    from bertnli.data.pairs import PairFile
     from bertnli.fetch.resolve import resolve_data
     from bertnli.train.flops import needed_flop, training_flop
 
@@ -186,7 +187,7 @@ def random_model(folder: Path, model: str, shape: Mapping[str, Any]) -> Path:
 
 def kept() -> Path:
     """The folder of what benchmarks keep between runs."""
-    from bertnli.fetch.cache import cache_dir
+    from bertnli.common.files import cache_dir
 
     return cache_dir() / "benchmarks"
 

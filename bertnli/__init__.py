@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bertnli.common.installed import __version__
+
 if TYPE_CHECKING:
     from bertnli_export.scorer import Scorer as Scorer
 
-__version__ = "0.1.0"
-__all__ = ["Scorer", "__version__"]
+    from bertnli.model import pretrained as pretrained
+
+__all__ = ["Scorer", "__version__", "pretrained"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from bertnli_export.scorer import Scorer
 
         return Scorer
+    if name == "pretrained":
+        from bertnli.model import pretrained
+
+        return pretrained
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

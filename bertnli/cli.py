@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bertnli.common.errors import BertnliError, InputError, Interrupted
-from bertnli.common.extras import need
+from bertnli.common.installed import need
 from bertnli.common.signals import SIGNALS, heeded
 
 app = typer.Typer(
@@ -120,9 +120,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Fine-tune on this machine as the run file says; the same command goes on with a run that was stopped."""
-    from bertnli.run import config
+    from bertnli.run.run_file import load_run
 
-    config.load(run_file, sets or [])  # what is wrong with the run file shows before torch is loaded
+    load_run(run_file, sets or [])  # what is wrong with the run file shows before torch is loaded
     need("torch", "train")
     import torch
 

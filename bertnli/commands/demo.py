@@ -13,8 +13,10 @@ from bertnli.common.errors import BertnliError
 from bertnli.common.files import digest, write_text
 from bertnli.common.signals import run_child
 from bertnli.report import report
-from bertnli.run import config
+from bertnli.report.licences import notes_about
+from bertnli.report.provenance import provenance
 from bertnli.run.folder import RunFolder, read_metrics
+from bertnli.run.run_file import load_run
 
 RECIPE = Path(__file__).with_name("demo.yaml")
 MODEL = "minilm"
@@ -34,7 +36,7 @@ def run(out: Path) -> dict[str, Any]:
 
     sets = [f"output={out}"]
     training = _kept(folder.path / "train.json")
-    if not (folder.finished and training and config.load(folder.run_file) == config.load(RECIPE, sets)):
+    if not (folder.finished and training and load_run(folder.run_file) == load_run(RECIPE, sets)):
         training = _keep(folder.path / "train.json", _bertnli("train", str(RECIPE), "--set", *sets))
 
     # A figure is valid for the very weights it was measured on.
@@ -129,8 +131,8 @@ def _write_report(
         },
         metrics=read_metrics(folder.metrics_file),
         evaluations={"snli-test": evaluation},
-        provenance={**{name: summary[name] for name in ("model", "bundle", "scores")}, **report.provenance()},
-        notes=report.notes_about(MODEL, DATA),
+        provenance={**{name: summary[name] for name in ("model", "bundle", "scores")}, **provenance()},
+        notes=notes_about(MODEL, DATA),
     )
 
 

@@ -15,14 +15,18 @@ from typing import Any, NamedTuple, Protocol
 
 from bertnli.common.errors import InputError
 from bertnli.common.progress import progress
+from bertnli.common.temperature import Calibration
 from bertnli.data.columns import Columns
 from bertnli.data.tokenizer import PairTokenizer
-from bertnli.evaluation.calibrate import Calibration
 from bertnli.evaluation.calibrate import calibrate as fit_temperature
-from bertnli.evaluation.data_sets import LabelledSet, expanded, notes, open_all, open_set
+from bertnli.evaluation.data_sets import LabelledSet, expanded, open_all, open_set
 from bertnli.evaluation.evaluate import Other, Predictor
-from bertnli.report import report as reports
 from bertnli.report import summary
+from bertnli.report.licences import notes_about
+from bertnli.report.provenance import provenance
+from bertnli.report.rendering import write_file
+from bertnli.report.report import write_report
+from bertnli.report.summary import notes
 from bertnli.run.folder import run_of
 
 
@@ -103,7 +107,7 @@ def evaluation(
         found = {"model": name, "evaluations": evaluations, "skipped": skipped}
     if report is not None:
         _write(report, name, evaluations, skipped)
-        reports.write_file(report / "evaluation.json", json.dumps(found, indent=1))
+        write_file(report / "evaluation.json", json.dumps(found, indent=1))
     if fitted is not None and keep is not None:  # last: were it to fail, the figures are there
         keep(fitted)
         print(f"the temperature, {fitted.temperature:.4g}, is kept with {name}")
@@ -161,11 +165,11 @@ def _write(folder: Path, name: str, evaluations: Mapping[str, dict[str, Any]], s
             figures["Speed"] = f"{one['pairs_per_second']:.1f} pairs/s"
     figures |= {f"Skipped: {data}": reason for data, reason in skipped.items()}
     said = [f"{data}: {line.strip()}" for data, one in evaluations.items() for line in notes(one)]
-    reports.write_report(
+    write_report(
         folder / "report.html",
         title=f"{name} on {', '.join(evaluations)}",
         figures=figures,
         evaluations=evaluations,
-        provenance=reports.provenance(),
-        notes=[*said, *reports.notes_about(name, list(evaluations))],
+        provenance=provenance(),
+        notes=[*said, *notes_about(name, list(evaluations))],
     )

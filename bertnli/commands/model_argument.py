@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bertnli.common import temperature
 from bertnli.common.errors import InputError
-from bertnli.common.extras import need
+from bertnli.common.installed import need
 from bertnli.fetch.resolve import resolve
 from bertnli.run.folder import result_of, run_of
 
 if TYPE_CHECKING:
     from bertnli.commands.eval import Model
-    from bertnli.evaluation.calibrate import Calibration
+    from bertnli.common.temperature import Calibration
     from bertnli.model.pretrained import Pretrained
 
 
@@ -41,12 +41,12 @@ def load(model: str, unsaid: Unsaid) -> Pretrained:
     need("torch", "train")
     from bertnli.model import pretrained
     from bertnli.model.classifier import D2L_ARCHITECTURES
-    from bertnli.train import run_model
+    from bertnli.train.inputs import load_run_model
 
     path = resolve(model, "model")
     if run_of(path) is not None:
         unsaid.refuse(model, "a run, whose run file")
-        return run_model.load(path, warn=lambda line: print(line, file=sys.stderr))
+        return load_run_model(path, warn=lambda line: print(line, file=sys.stderr))
     labels = None if unsaid.labels is None else [name.strip() for name in unsaid.labels.split(",")]
     return pretrained.load(path, arch=unsaid.arch or (model if model in D2L_ARCHITECTURES else None), labels=labels)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from importlib import metadata, util
 from pathlib import Path
 
+from bertnli.common.errors import InputError
+
+__version__ = "0.1.0"
 _PACKAGES = ("bertnli", "bertnli_export", "bertnli_launch")
 
 
@@ -24,3 +28,9 @@ def packages() -> list[Path]:
     """The folders of our three packages; in a checkout they lie in three different folders. Nothing is imported."""
     specs = [util.find_spec(name) for name in _PACKAGES]
     return [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]
+
+
+def need(module: str, extra: str) -> None:
+    """Raises InputError, which names the extra, if `module` is not installed. Nothing is imported."""
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f"this needs {module}, which is not installed", do=f"pip install 'bertnli[{extra}]'")

@@ -55,3 +55,13 @@ def progress(what: str, total: int | None = None, *, quiet: bool = False, start:
                 print(f"{what} {done}{of} {note}{left}".rstrip(), file=sys.stderr, flush=True)
 
         yield line
+
+
+def say(text: str) -> None:
+    """One line for the person, on standard error: standard output is the summary's."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

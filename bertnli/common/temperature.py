@@ -7,15 +7,12 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import write_text
-from bertnli.data.tokenizer_files import read_map
-
-if TYPE_CHECKING:
-    from bertnli.evaluation.calibrate import Calibration
+from bertnli.common.files import read_map, write_text
 
 
 def of_config(config: Mapping[str, Any], where: str) -> float:
@@ -95,3 +92,14 @@ Divide the logits by {found.temperature:.4g} before the softmax, and the probabi
 {found.loss_without:.3f} to {found.loss:.3f}). The predicted label is the same. bertnli does it by itself, in what it
 exports too: `bertnli.temperature` in config.json. Other libraries pass over that key, and give undivided probabilities.
 """
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature, and the mean log loss on the rows it was fitted on: with it, and of the logits as they are."""
+
+    data: str
+    rows: int
+    temperature: float
+    loss: float
+    loss_without: float

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.common.files import digest, sync, write_text
+from bertnli.common.files import cache_dir, digest, sync, write_text
 from bertnli.common.heartbeat import pulse
 from bertnli.common.locks import held
-from bertnli.data.pairs import LabelledPairs, PairFile, read_labelled
+from bertnli.data.labelled import LabelledPairs, read_labelled
+from bertnli.data.pairs import PairFile
 from bertnli.data.tokenizer import PairTokenizer
-from bertnli.fetch.cache import cache_dir
 
 _FORMAT = 3  # part of the key: raise it when the arrays change
 _CHUNK = 16_384  # pairs tokenised at once

@@ -8,15 +8,13 @@ index), with everything left out counted.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.columns import (
-    LABEL_COLUMNS,
     PARSE_COLUMNS,
     Columns,
     fault_of,
@@ -27,7 +25,6 @@ from bertnli.data.columns import (
     words_of_parse,
 )
 from bertnli.data.formats import Lines, Source, UnreadableError
-from bertnli.data.labels import NO_GOLD
 from bertnli.data.records import (
     Record,
     parquet_cells,
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 
 _PROBE = 1000  # JSON lines looked at for the columns, at most
 _ROWS = 4096  # Parquet rows read at once where the caller does not say
-_FIRST_BAD = 5  # bad rows named in a message
 # SNLI's and MultiNLI's .txt may end a line before these: most of their pairs have one annotator, not five
 _ANNOTATORS = ("label2", "label3", "label4", "label5")
 
@@ -282,106 +278,3 @@ class PairFile:
         if error:
             premise, hypothesis = (text if is_text(text) else None for text in (premise, hypothesis))
         return Row(number, premise, hypothesis, label_text(label), error, raw, True)
-
-
-class LabelledPair(NamedTuple):
-    premise: str
-    hypothesis: str
-    label: int  # index into the labels asked for
-    number: int  # the file's row, 1-based
-
-
-class LabelledPairs:
-    """The rows of a file that have a gold label, streamed. What became of all rows, so far:
-
-    `read` = `used` + `no_gold` (annotators did not agree: gold label `-`, or -1) + `bad`; `first_bad` names the first
-    five bad rows, as (row number, reason).
-    """
-
-    def __init__(self, file: PairFile, table: Mapping[str, int | None], labels: Sequence[str], skip_bad_rows: bool):
-        self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
-        self._table = table  # what a label cell says, in lower case -> index; None: no gold label
-        self._reset()
-
-    def _reset(self) -> None:
-        self.read = self.used = self.no_gold = self.bad = 0
-        self.first_bad: list[tuple[int, str]] = []
-
-    def __iter__(self) -> Iterator[LabelledPair]:
-        """Raises InputError at the end of a file that has bad rows, unless they are to be skipped (the first of them
-        is the end of the pairs, the rest of the file is only counted), or not a single usable row; RunError if the
-        file is damaged."""
-        self._reset()
-        table, skip = self._table, self.skip_bad_rows
-        for row in self.file.rows():
-            self.read += 1
-            index = table.get(row.label.strip().casefold(), -1) if row.label else -1
-            if index is None:
-                self.no_gold += 1
-            elif row.error is None and index >= 0:
-                self.used += 1
-                if skip or not self.bad:
-                    yield LabelledPair(row.premise, row.hypothesis, index, row.number)  # type: ignore[arg-type]
-            else:
-                self.bad += 1
-                if len(self.first_bad) < _FIRST_BAD:
-                    self.first_bad.append((row.number, row.error or self._label_fault(row.label)))
-        examples = "; ".join(f"row {number}: {reason}" for number, reason in self.first_bad)
-        if self.bad and not skip:
-            raise InputError(
-                f"{self.file.name}: {self.bad} bad {'row' if self.bad == 1 else 'rows'} of {self.read}",
-                found=examples,
-                do="mend the file, or leave such rows out: --skip-bad-rows (in a run file: data.skip_bad_rows: true)",
-            )
-        if not self.used:
-            raise InputError(
-                f"{self.file.name}: no row to use",
-                found=f"{self.read} rows, {self.no_gold} without gold label, {self.bad} bad"
-                + (f" ({examples})" if examples else ""),
-                expected="pairs with a label",
-            )
-
-    def _label_fault(self, label: str | None) -> str:
-        if label is None:
-            return "no label"
-        advice = ""
-        if re.fullmatch(r"\s*[+-]?\d+\s*", label):
-            names = ",".join(f"{index}={name}" for index, name in enumerate(self.labels))
-            advice = f"; say what the numbers mean, for example --label-names {names} (in a run file: data.label_names)"
-        shown = label if len(label) <= 40 else label[:40] + "…"
-        return f"label {shown!r}, expected {', '.join(self.labels)}{advice}"
-
-
-def read_labelled(
-    file: PairFile,
-    labels: Sequence[str],
-    *,
-    skip_bad_rows: bool = False,
-    label_names: Mapping[str, str] | None = None,
-) -> LabelledPairs:
-    """The rows of `file` whose label is one of `labels`, as indices into them, in order.
-
-    Labels are compared without regard to case and outer blanks. Rows with gold label `-` (or -1) are dropped and
-    counted. `label_names` (data.label_names) translates what the file says, such as {"0": "entailment"}, into
-    `labels` or `-`.
-
-    Raises InputError if the file has no label column or `label_names` leads to unknown labels.
-    """
-    if file.columns.label is None:
-        raise InputError(
-            f"{file.name}: no column with the labels",
-            found=f"columns {listed(file.fields)}",
-            expected=" or ".join(LABEL_COLUMNS),
-            do="name it with --label (in a run file: data.columns.label)",
-        )
-    table: dict[str, int | None] = {NO_GOLD: None, "-1": None}
-    table.update((name.strip().casefold(), index) for index, name in enumerate(labels))
-    names = {str(said).strip().casefold(): name.strip().casefold() for said, name in (label_names or {}).items()}
-    for said, name in names.items():
-        if name not in table:
-            raise InputError(
-                f"--label-names (in a run file: data.label_names): {said}",
-                found=repr(name),
-                expected=f"one of {', '.join(labels)}, or {NO_GOLD}",
-            )
-    return LabelledPairs(file, table | {said: table[name] for said, name in names.items()}, labels, skip_bad_rows)

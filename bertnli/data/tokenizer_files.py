@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from bertnli.common.errors import InputError
+from bertnli.common.files import _read_json, read_map
 from bertnli.data import penn
 
 _BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -86,18 +85,3 @@ def _set_pair_template(tokenizer: Tokenizer, first: str, separator: str) -> None
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{first} $A {separator}", pair=f"{first} $A {separator} $B:1 {separator}:1", special_tokens=special
         )
-
-
-def read_map(file: Path) -> dict[str, Any]:
-    """The JSON map in a file, empty if there is no such file; InputError naming it if it holds something else."""
-    content = _read_json(file) if file.is_file() else {}
-    if not isinstance(content, dict):
-        raise InputError(str(file), found=f"a JSON {type(content).__name__}", expected="a JSON map")
-    return content
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read", found=str(error), expected="JSON in UTF-8") from None

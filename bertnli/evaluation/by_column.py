@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.data.pairs import LabelledPair, PairFile
+from bertnli.data.labelled import LabelledPair
+from bertnli.data.pairs import PairFile
 from bertnli.evaluation.metrics import Tally
 
 _ROWS = 4096  # looked through at once

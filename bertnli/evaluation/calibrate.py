@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.temperature import Calibration
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.evaluation.evaluate import Predictor, looked_through, scored
@@ -23,17 +23,6 @@ from bertnli.evaluation.metrics import Tally, log_softmax
 
 LOWEST, HIGHEST = 0.01, 100.0  # temperatures; one beyond would mean that the rows cannot tell it
 _STEPS = 50  # of the bisection: 13 orders of magnitude more exact than the range
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A temperature, and the mean log loss on the rows it was fitted on: with it, and of the logits as they are."""
-
-    data: str
-    rows: int
-    temperature: float
-    loss: float
-    loss_without: float
 
 
 def calibrate(

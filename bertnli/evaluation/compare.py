@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.data.pairs import LabelledPair
+from bertnli.data.labelled import LabelledPair
 from bertnli.evaluation.examples import EXAMPLES, Example, example_of
 from bertnli.evaluation.metrics import Tally, log_softmax
 

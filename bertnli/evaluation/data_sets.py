@@ -6,7 +6,7 @@ that the set does not tell apart taken together, the accuracy by the columns tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,22 +137,3 @@ def open_all(names: Sequence[str], open_one: Callable[[str], LabelledSet]) -> tu
             do="fetch one where there is a network, into a BERTNLI_CACHE that this machine sees as well",
         )
     return sets, skipped
-
-
-def notes(found: Mapping[str, Any]) -> Iterator[str]:
-    """What `LabelledSet.measure` found beyond the evaluation's own figures, as lines of text."""
-    gold = [sum(row) for row in found["confusion"]]
-    if "premises" in found:
-        largest = found["labels"][gold.index(max(gold))]
-        what = "were shuffled over the rows" if found["premises"] == "shuffled" else "are not read by this model"
-        yield (
-            f"premises {what}: {largest} for every row would be right on {max(gold) / found['rows']:.4f}; what is "
-            "above it comes from the hypotheses alone"
-        )
-    for name, labels in found.get("classes", {}).items():
-        if labels != [name]:
-            yield f"{name}: the probabilities of {' and '.join(labels)}, added"
-    for column, values in found.get("by_column", {}).items():
-        for value, one in values.items():
-            recall = ", ".join(f"{share:.4f} of {label}" for label, share in one["recall"].items())
-            yield f"  {column} {value}: {one['accuracy']:.4f} on {one['rows']:,} rows ({recall})"

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.labelled import LabelledPair, LabelledPairs, read_labelled
 from bertnli.data.labels import NO_GOLD
-from bertnli.data.pairs import LabelledPair, LabelledPairs, PairFile, read_labelled
+from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import Comparison
 from bertnli.evaluation.examples import Example, Examples
 from bertnli.evaluation.label_order import fitting_order

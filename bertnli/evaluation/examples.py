@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertnli.data.pairs import LabelledPair
+from bertnli.data.labelled import LabelledPair
 from bertnli.evaluation.metrics import Floats, log_softmax
 
 EXAMPLES = 10  # right ones, and as many wrong ones

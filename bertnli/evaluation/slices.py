@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bertnli.data.pairs import LabelledPair, PairFile
+from bertnli.data.labelled import LabelledPair
+from bertnli.data.pairs import PairFile
 from bertnli.evaluation.metrics import wilson
 
 TITLES = {

@@ -16,24 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bertnli.common.errors import InputError
-from bertnli.common.files import digest, sync
+from bertnli.common.files import cache_dir, digest, sync
 from bertnli.common.locks import held
+from bertnli.common.progress import say
 from bertnli.fetch.catalog import CATALOG
-from bertnli.fetch.download import say
 from bertnli.fetch.entry import Entry
 
 RECEIPT = "receipt.json"
-
-
-def cache_dir() -> Path:
-    """BERTNLI_CACHE, else the user's cache folder for bertnli; it need not exist. Raises InputError for a bad one."""
-    import platformdirs
-
-    chosen = os.environ.get("BERTNLI_CACHE")
-    try:
-        return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("bertnli"))
-    except RuntimeError as error:
-        raise InputError("BERTNLI_CACHE", found=repr(chosen), expected=f"a folder ({error})") from error
 
 
 def downloads_dir() -> Path:

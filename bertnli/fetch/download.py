@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from bertnli.common.files import digest, sync
 from bertnli.common.heartbeat import pulse
+from bertnli.common.progress import megabytes, say
 from bertnli.fetch.entry import SourceError
 
 if TYPE_CHECKING:
@@ -33,16 +34,6 @@ FIRST_PAUSE = 0.5  # seconds before another try; doubled each time
 WORTHWHILE = 65_536  # bytes more than ever before that make a broken try count as progress, not as fruitless
 
 Report = Callable[[int, int | None], None]  # bytes that are here, bytes of the whole where known
-
-
-def say(text: str) -> None:
-    """One line for the person, on standard error: standard output is the summary's."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-def megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 def redact(url: str) -> str:

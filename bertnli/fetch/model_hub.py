@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertnli.common.heartbeat import beating
-from bertnli.fetch.download import check, say
+from bertnli.common.progress import say
+from bertnli.fetch.download import check
 from bertnli.fetch.entry import NoSuchModelError, SourceError
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import digest
+from bertnli.common.files import cache_dir, digest
+from bertnli.common.progress import megabytes, say
 from bertnli.fetch import trust
-from bertnli.fetch.cache import cache_dir, copy_to, downloads_dir, folder_of, is_whole, lock, publish, staging
+from bertnli.fetch.cache import copy_to, downloads_dir, folder_of, is_whole, lock, publish, staging
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
-from bertnli.fetch.download import check, download, megabytes, redact, say
+from bertnli.fetch.download import check, download, redact
 from bertnli.fetch.entry import Archive, AsItIs, Entry, HubModel, Kind, NoSuchModelError, Source, SourceError, Unpacked
 from bertnli.fetch.model_hub import copy_model, download_model
 from bertnli.fetch.package_index import download_archive

@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 
 from bertnli.common.errors import InputError
-from bertnli.common.files import digest, write_text
+from bertnli.common.files import cache_dir, digest, write_text
+from bertnli.common.progress import say
 from bertnli.data.pairs import PairFile
-from bertnli.fetch.cache import cache_dir, lock
-from bertnli.fetch.download import say
+from bertnli.fetch.cache import lock
 from bertnli.fetch.entry import Entry, SourceError
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bertnli.common.errors import InputError
-from bertnli.data.tokenizer_files import read_map
+from bertnli.common.files import read_map
 from bertnli.fetch import catalog
 from bertnli.fetch.cache import RECEIPT, folder_of
-from bertnli.run import config as run_files
+from bertnli.fetch.entry import Entry
 from bertnli.run.folder import run_of
+from bertnli.run.run_file import load_run
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def of_model(model: str) -> Terms:
     """
     path = Path(model).expanduser()
     if (run := run_of(path)) is not None:
-        return of_model(run_files.load(run.run_file).model)
+        return of_model(load_run(run.run_file).model)
     if path.exists():
         return _of_folder(path)
     entry = catalog.lookup(model)
@@ -69,3 +71,24 @@ def _on_card(card: Path) -> str | None:
     stated = front.get("license_name") if front.get("license") == "other" else front.get("license")
     names = stated if isinstance(stated, list) else [stated]
     return ", ".join(name for name in names if isinstance(name, str)) or None
+
+
+def notes_about(model: str, data: Sequence[str]) -> list[str]:
+    """What must be said of a model and of data sets: their licences, and what the catalogue discloses of them."""
+    notes = []
+    for name, kind in [(model, "model"), *((one, "dataset") for one in dict.fromkeys(data))]:
+        entry = catalogue_entry(name, kind)
+        known = of_model(name) if kind == "model" else Terms(entry.licence if entry else None)
+        if known.licence is None:
+            notes.append(f"{name}: the licence is not known here; ask whoever it is from.")
+        else:
+            notes.append(f"{name}: {f'{entry.about}. ' if entry else ''}Licence: {known.licence}.")
+        if known.disclosure:
+            notes.append(known.disclosure)
+    return notes
+
+
+def catalogue_entry(name: str, kind: str) -> Entry | None:
+    """The catalogue's entry of a name in a run file, where a path that exists comes before a name."""
+    entry = None if Path(name).exists() else catalog.lookup(name)
+    return entry if entry is not None and entry.kind == kind else None

@@ -52,3 +52,22 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         for one in table:
             low, high = one["accuracy_interval"]
             yield f"  {one['slice']}: {one['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {one['rows']:,} rows"
+
+
+def notes(found: Mapping[str, Any]) -> Iterator[str]:
+    """What `LabelledSet.measure` found beyond the evaluation's own figures, as lines of text."""
+    gold = [sum(row) for row in found["confusion"]]
+    if "premises" in found:
+        largest = found["labels"][gold.index(max(gold))]
+        what = "were shuffled over the rows" if found["premises"] == "shuffled" else "are not read by this model"
+        yield (
+            f"premises {what}: {largest} for every row would be right on {max(gold) / found['rows']:.4f}; what is "
+            "above it comes from the hypotheses alone"
+        )
+    for name, labels in found.get("classes", {}).items():
+        if labels != [name]:
+            yield f"{name}: the probabilities of {' and '.join(labels)}, added"
+    for column, values in found.get("by_column", {}).items():
+        for value, one in values.items():
+            recall = ", ".join(f"{share:.4f} of {label}" for label, share in one["recall"].items())
+            yield f"  {column} {value}: {one['accuracy']:.4f} on {one['rows']:,} rows ({recall})"

@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 from bertnli.common.errors import InputError
 from bertnli.common.files import write_text
 from bertnli.common.locks import acquire
-from bertnli.run import config as run_files
 from bertnli.run.config import RunConfig
+from bertnli.run.run_file import load_run
 
 # What says how a step is computed and not what it is may differ when a run goes on.
 _FREE = ("checkpoint", "tensorboard", "stall_timeout", "micro_batch_tokens", "zero_stage")
@@ -57,7 +57,7 @@ class RunFolder:
             ):
                 raise InputError(f"output {self.path}", found="other files", expected="a new or empty folder")
             return
-        before, now = (run.model_dump(exclude=set(_FREE)) for run in (run_files.load(self.run_file), config))
+        before, now = (run.model_dump(exclude=set(_FREE)) for run in (load_run(self.run_file), config))
         differing = [key for key in now if now[key] != before[key]]
         if differing:
             raise InputError(

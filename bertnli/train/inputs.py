@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from bertnli.model import pretrained
 from bertnli.model.classifier import D2L_ARCHITECTURES
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import Holdout, RunConfig
+from bertnli.run.folder import result_of, run_of
+from bertnli.run.run_file import load_run
+from bertnli.train import checkpoint
 
 
 @dataclass(frozen=True)
@@ -100,3 +104,30 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     if wanted < len(train):
         train = np.random.default_rng([config.seed, 1]).choice(train, wanted, replace=False)
     return TrainingData(corpus, train, evaluation_corpus, evaluation, sha256)
+
+
+def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:
+    """The model of the run or checkpoint at `path`: of a run `model/`, until it is there its newest whole checkpoint.
+
+    A checkpoint has the weights; sizes, labels and tokenizer are those of the model that the run started from. `warn`
+    is told of damaged checkpoints. Raises InputError if `path` is neither, has no checkpoint yet, or that model is
+    gone; RunError if the checkpoint asked for is damaged.
+    """
+    run = run_of(path)
+    if run is None:
+        raise InputError(f"{path}: not a run", expected="a folder with run.yaml, or a checkpoint in one")
+    if (result := result_of(path)) is not None:
+        return pretrained.load(result)
+    if path == run.path:
+        found = checkpoint.newest(run.checkpoints, warn)
+        if found is None:
+            raise InputError(
+                f"{path}: a run without a checkpoint yet",
+                do="wait for the first one (checkpoint.every_steps), or give a model folder",
+            )
+    else:
+        found = checkpoint.read(run.checkpoints, int(path.name.removeprefix("step-")))
+    source = load_model(load_run(run.run_file))
+    prefix = "weight/"
+    weights = {name[len(prefix) :]: tensor for name, tensor in found.state.items() if name.startswith(prefix)}
+    return replace(source, state=weights, sha256=found.sha256, temperature=1.0)

@@ -30,12 +30,11 @@ from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import deepspeed_config
 from bertnli.run.folder import RunFolder
 from bertnli.train import checkpoint
-from bertnli.train.checkpoint import Saver
+from bertnli.train.checkpoint import Position, Saver
 from bertnli.train.engine import Engine, Ranks, parse_settings, resolve_precision
 from bertnli.train.flops import matrix_peak, needed_flop
 from bertnli.train.inputs import TrainingData, load_data, load_model
 from bertnli.train.metrics_log import Metrics, Recent
-from bertnli.train.position import Position
 from bertnli.train.result import publish
 
 MICRO_BATCH_TOKENS = {"cpu": 3072, "cuda": 16_384}

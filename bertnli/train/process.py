@@ -21,12 +21,13 @@ from bertnli.common import heartbeat
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import BertnliError, InputError, Interrupted, SaidElsewhere
 from bertnli.common.network import set_interfaces
-from bertnli.run import config as run_files
+from bertnli.run.config import STALL_TIMEOUT
 from bertnli.run.folder import RunFolder
+from bertnli.run.run_file import load_run
 from bertnli.watch.rank_env import join_launcher
 
 if TYPE_CHECKING:
-    from bertnli.watch.link import Rank
+    from bertnli.watch.rank_env import Rank
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         join_launcher(os.environ)
         if "RANK" in os.environ and not heartbeat.watched():
-            from bertnli.watch.link import Rank
+            from bertnli.watch.rank_env import Rank
 
             rank = Rank(os.environ)
     except InputError as error:
@@ -63,10 +64,10 @@ def _parser() -> argparse.ArgumentParser:
 def _watch(rank: Rank, options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from bertnli.watch.watcher import watch
 
-    logs, stall_timeout, refused = None, run_files.STALL_TIMEOUT, None
+    logs, stall_timeout, refused = None, STALL_TIMEOUT, None
     try:
         with contextlib.chdir(options.directory):
-            config = run_files.load(options.run_file, options.sets)
+            config = load_run(options.run_file, options.sets)
             RunFolder(config.output).check(config)
             logs, stall_timeout = RunFolder(config.output).logs.absolute(), config.stall_timeout
             refused = _unwritable(logs)
@@ -104,7 +105,7 @@ def _train(options: argparse.Namespace) -> int:
     ranks = None
     try:
         os.chdir(options.directory)
-        config = run_files.load(options.run_file, options.sets)
+        config = load_run(options.run_file, options.sets)
         _share_the_host()
         from bertnli.train.loop import Ranks, train  # torch takes seconds to load
 

@@ -14,6 +14,9 @@ from bertnli.model import pretrained
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.pretrained import Pretrained
 from bertnli.report import licences, report
+from bertnli.report.licences import notes_about
+from bertnli.report.model_card import write_model_card
+from bertnli.report.provenance import provenance
 from bertnli.run.config import Holdout, RunConfig
 from bertnli.run.folder import RunFolder, read_metrics
 
@@ -38,7 +41,7 @@ def publish(
     held_out = f"held out of {config.data.train}" if isinstance(config.data.eval, Holdout) else config.data.eval
     evaluations = {str(held_out): tally.to_json()} if tally is not None else {}
     data = [config.data.train, *([config.data.eval] if isinstance(config.data.eval, str) else [])]
-    origin = report.provenance()
+    origin = provenance()
 
     aside = folder.path / ".model.part"
     shutil.rmtree(aside, ignore_errors=True)
@@ -48,7 +51,7 @@ def publish(
     base |= {key: value for key, value in asdict(licences.of_model(config.model)).items() if value is not None}
     pretrained.save(model, source.tokenizer, aside, extra=base)
     settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
-    report.write_model_card(
+    write_model_card(
         aside,
         name=folder.path.name,
         family=source.config.family,
@@ -73,7 +76,7 @@ def publish(
         metrics=read_metrics(folder.metrics_file),
         evaluations=evaluations,
         provenance={"model": str(folder.model), **origin},
-        notes=report.notes_about(config.model, data),
+        notes=notes_about(config.model, data),
     )
     for path in (*aside.iterdir(), aside):
         sync(path)  # before it has the name by which the run is known to be finished

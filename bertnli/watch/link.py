@@ -13,13 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import json
 import os
-import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,39 +24,13 @@ from bertnli.common.errors import InputError
 from bertnli.common.network import with_port
 from bertnli.watch.child import Trainer
 from bertnli.watch.ending import Ending, first
-
-PORT = "BERTNLI_WATCH_PORT"
-JOB = "BERTNLI_JOB"
-"""The job's name in the environment of all its processes, where `bertnli launch` has started them."""
+from bertnli.watch.rank_env import PORT, Rank
 
 _BEAT = 1.0  # seconds between two signs
 _SETTLE, _SETTLE_LONGER = 0.5, 3.0  # seconds in which another rank may turn out to be the cause; where it surely is
 PATIENCE = (
     10.0  # seconds for what should take none: a port to come free, all to hear the verdict, ranks to end by themselves
 )
-
-
-class Rank:
-    """This rank, as a launcher's variables have it (launchers.join_launcher has looked at them)."""
-
-    def __init__(self, environment: Mapping[str, str]):
-        self.number, self.world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        self.host = socket.gethostname()
-        self.job = environment.get(JOB)
-        self.master, self.port = environment["MASTER_ADDR"], watch_port(environment)
-        # Two jobs that meet at a port by mistake do not take each other's ranks for their own.
-        common = json.dumps([self.job, environment["MASTER_PORT"], self.world])
-        self.token = hashlib.sha256(common.encode()).hexdigest()[:16]
-
-
-def watch_port(environment: Mapping[str, str]) -> int:
-    """Where the hub listens: BERTNLI_WATCH_PORT, or 10,000 off the master's port. Raises InputError for no port."""
-    if named := environment.get(PORT):
-        if not named.isdecimal() or not 1 <= int(named) <= 65535:
-            raise InputError(PORT, found=repr(named), expected="a port, 1 to 65535", do="correct or unset it")
-        return int(named)
-    master = int(environment["MASTER_PORT"])
-    return master - 10_000 if master >= 11_024 else master + 10_000
 
 
 class Link(ABC):

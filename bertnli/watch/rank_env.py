@@ -9,6 +9,8 @@ Slurm's not at all; with these here, `deepspeed --launcher openmpi` and `--launc
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import socket
 import zlib
@@ -130,3 +132,33 @@ def _text(name: str, environment: Mapping[str, str]) -> str:
             do="leave the launcher's own variables as they are, or set RANK and all others that torchrun sets",
         )
     return environment[name]
+
+
+PORT = "BERTNLI_WATCH_PORT"
+
+
+JOB = "BERTNLI_JOB"
+"""The job's name in the environment of all its processes, where `bertnli launch` has started them."""
+
+
+class Rank:
+    """This rank, as a launcher's variables have it (launchers.join_launcher has looked at them)."""
+
+    def __init__(self, environment: Mapping[str, str]):
+        self.number, self.world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        self.host = socket.gethostname()
+        self.job = environment.get(JOB)
+        self.master, self.port = environment["MASTER_ADDR"], watch_port(environment)
+        # Two jobs that meet at a port by mistake do not take each other's ranks for their own.
+        common = json.dumps([self.job, environment["MASTER_PORT"], self.world])
+        self.token = hashlib.sha256(common.encode()).hexdigest()[:16]
+
+
+def watch_port(environment: Mapping[str, str]) -> int:
+    """Where the hub listens: BERTNLI_WATCH_PORT, or 10,000 off the master's port. Raises InputError for no port."""
+    if named := environment.get(PORT):
+        if not named.isdecimal() or not 1 <= int(named) <= 65535:
+            raise InputError(PORT, found=repr(named), expected="a port, 1 to 65535", do="correct or unset it")
+        return int(named)
+    master = int(environment["MASTER_PORT"])
+    return master - 10_000 if master >= 11_024 else master + 10_000

@@ -17,7 +17,8 @@ from pathlib import Path
 from bertnli.common.errors import InputError
 from bertnli.watch.child import Trainer
 from bertnli.watch.ending import Ending
-from bertnli.watch.link import PATIENCE, Hub, Link, Rank, Spoke
+from bertnli.watch.link import PATIENCE, Hub, Link, Spoke
+from bertnli.watch.rank_env import Rank
 
 MARK = "bertnli-ending: "
 """Begins the line of standard error by which a watcher tells `bertnli launch` how the job ended: a JSON object."""

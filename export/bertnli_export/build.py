@@ -14,10 +14,12 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.model.pretrained import Pretrained, folder_config
 from bertnli.report.licences import UNKNOWN, Terms
-from bertnli_export import bundle, sentences, triton, verify
+from bertnli_export import bundle, sentences, triton
+from bertnli_export.devices import choose_device
 from bertnli_export.graphs.graph import add_metadata, fused_attention, opset_of, torch_logits
 from bertnli_export.graphs.precision import GRAPHS
-from bertnli_export.session import Session, choose_device
+from bertnli_export.parity import RealRows, gate, reference
+from bertnli_export.session import Session
 
 LAYOUTS = ("bertnli", "triton")
 _VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tokenizers", "numpy")
@@ -56,13 +58,13 @@ def export_bundle(
         out = out / triton.NAME
     bundle.check_out(out, force=force)
     config, tokenizer = source.config, source.tokenizer
-    rows = None if verify_data is None else verify.RealRows.read(verify_data, config.labels)
+    rows = None if verify_data is None else RealRows.read(verify_data, config.labels)
 
     model = source.build().eval()
     checkpoint = partial(torch_logits, model)
     graph = GRAPHS[precision](model, tokenizer.encode(*zip(*sentences.plain(), strict=True)))
     attention = _attention(fused_attention(graph), config.num_layers, allow_unfused)
-    known = verify.reference(checkpoint, tokenizer)
+    known = reference(checkpoint, tokenizer)
     try:
         with bundle.written(out, force=force) as folder:
             add_metadata(graph, _metadata(source, precision, terms))
@@ -74,7 +76,7 @@ def export_bundle(
             parity = None
             if device is not None:
                 session = Session(folder / bundle.MODEL, device)
-                parity = verify.gate(checkpoint, session, known, tokenizer, precision, rows)
+                parity = gate(checkpoint, session, known, tokenizer, precision, rows)
             if layout == "triton":
                 triton.arrange(folder, config.labels, precision)
             bundle.seal(

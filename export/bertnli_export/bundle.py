@@ -28,10 +28,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bertnli import __version__
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import digest, sync, write_text
-from bertnli.common.installed import installed
+from bertnli.common.installed import __version__, installed
 from bertnli.data import labels as label_orders
 from bertnli.data.formats import reason_of
 from bertnli.data.tokenizer import PairTokenizer

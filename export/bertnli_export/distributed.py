@@ -27,11 +27,11 @@ from bertnli.common.errors import BertnliError, InputError, Interrupted, RunErro
 from bertnli.data.formats import format_of, reason_of
 from bertnli.data.pairs import Columns
 from bertnli_export.bundle import Bundle, versions
+from bertnli_export.devices import DEVICES
 from bertnli_export.output_file import BusyError
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, gist, name_of
 from bertnli_export.score import VERSIONS, Progress, score_file
 from bertnli_export.scorer import Scorer, choose_temperature
-from bertnli_export.session import DEVICES
 
 NODE_SECONDS = 120
 """Each node has so long to look at the bundle and the folders; the first time, it starts a Python for that."""

@@ -22,11 +22,11 @@ from bertnli.common.files import digest
 from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns, PairFile
 from bertnli_export.bundle import Bundle, versions
+from bertnli_export.devices import choose_devices
 from bertnli_export.output_file import check_output
 from bertnli_export.pool import Pool
 from bertnli_export.record import Counts, Record, check_free, resume
 from bertnli_export.scorer import CHUNK, NOT_FINITE, Judged, Score, Scorer, choose_temperature
-from bertnli_export.session import choose_devices
 from bertnli_export.stages import Engine, Here, Task
 from bertnli_export.writer import Scored, Writer, open_writer
 

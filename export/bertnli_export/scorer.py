@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.tokenizer import Encoded, pad_batch
+from bertnli_export.devices import choose_device
 from bertnli_export.interface import INPUTS
-from bertnli_export.session import Session, choose_device
+from bertnli_export.session import Session
 
 if TYPE_CHECKING:
     from bertnli_export.bundle import Bundle

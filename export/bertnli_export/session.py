@@ -8,14 +8,8 @@ From top to bottom: the session, which device, what stands in CUDA's way.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +19,12 @@ from numpy.typing import NDArray
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import InputError, RunError
 from bertnli_export.binding import BoundSession
+from bertnli_export.devices import choose_device, no_cuda, preload_cuda
 from bertnli_export.interface import INPUTS, OUTPUT
 
 if TYPE_CHECKING:
     import onnxruntime
 
-DEVICES = ("auto", "cpu", "cuda")  # and one of several GPUs as cuda:1
-_ON_THE_CPU = "or choose the CPU with --device cpu"
 _CUDA = {
     "use_tf32": "0",  # its products have 10 bits of mantissa: fp32 would not be fp32
     "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: few shapes come, over and over
@@ -104,16 +97,16 @@ def _start(model: Path, device: str, index: int) -> onnxruntime.InferenceSession
     options.log_severity_level = 3  # errors
     providers: list[Any] = ["CPUExecutionProvider"]
     if device == "cuda":
-        _preload_cuda(ort)
+        preload_cuda(ort)
         providers = [("CUDAExecutionProvider", {"device_id": str(index)} | _CUDA), *providers]
     try:
         session = ort.InferenceSession(str(model), options, providers=providers)
     except Exception as error:
         if device == "cuda":
-            raise _no_cuda(_first_line(error)) from error
+            raise no_cuda(_first_line(error)) from error
         raise InputError(f"{model}: ONNX Runtime cannot load it: {_first_line(error)}", do="export it again") from error
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise _no_cuda("ONNX Runtime fell back to the CPU when CUDA did not start")
+        raise no_cuda("ONNX Runtime fell back to the CPU when CUDA did not start")
     session.disable_fallback()  # and it would do so again after a failed run
     return session
 
@@ -138,129 +131,7 @@ def _check_interface(session: onnxruntime.InferenceSession, model: Path) -> int:
 # ------------------------------------------------------------------------------------------------------ which device
 
 
-def choose_device(asked: str) -> str:
-    """`cpu`, `cuda` or `cuda:1`. `auto` is `cuda` where there is a GPU.
-
-    Raises InputError for `cuda` without (such) a GPU, and where one is meant to be used but CUDA is not usable.
-    """
-    kind, _, number = asked.partition(":")
-    if kind not in DEVICES or (number and (kind != "cuda" or not number.isdecimal())):
-        raise InputError("--device", found=repr(asked), expected=" or ".join(DEVICES))
-    if kind == "cpu":
-        return "cpu"
-    gpus = find_gpus()
-    if not gpus.count:
-        if kind == "cuda":
-            raise InputError(f"--device {asked}", found="no NVIDIA GPU that this process may use", do=_ON_THE_CPU[3:])
-        return "cpu"
-    problem = gpus.problem or _provider_problem()
-    if problem:
-        raise _no_cuda(problem)
-    if number and int(number) >= gpus.count:
-        raise InputError(f"GPU {number}", found=f"{gpus.count} here", expected=f"0 to {gpus.count - 1}")
-    return asked if number else "cuda"
-
-
-def choose_devices(asked: str, gpus: str | None = None, workers: int = 1) -> list[str]:
-    """What each worker runs on: `cpu`, `workers` times, or `cuda:0`, … for all GPUs or those that `gpus` lists ("0,1").
-
-    Raises InputError as `choose_device` does, and if `gpus` or `workers` do not go with the device.
-    """
-    if workers < 1:
-        raise InputError("--workers", found=str(workers), expected="1 or more")
-    device = choose_device(asked)
-    if device == "cpu":
-        if gpus is not None:
-            raise InputError("--devices", found=f"{gpus}, and the CPU as the device", expected="GPUs to choose from")
-        return ["cpu"] * workers
-    if workers > 1:
-        raise InputError("--workers", found=f"{workers}, and GPUs", expected="one for each GPU: choose with --devices")
-    if gpus is None:
-        return [f"cuda:{number}" for number in range(find_gpus().count)] if device == "cuda" else [device]
-    numbers = [number.strip() for number in gpus.split(",")]
-    if device != "cuda" or len(set(numbers)) < len(numbers) or not all(map(str.isdecimal, numbers)):
-        raise InputError("--devices", found=f"{gpus} with --device {asked}", expected="numbers of GPUs, such as 0,1")
-    return [choose_device(f"cuda:{int(number)}") for number in numbers]
-
-
-def _no_cuda(cause: str) -> InputError:
-    return InputError("a GPU is here but ONNX Runtime cannot use it", found=cause, do=_ON_THE_CPU)
-
-
-@dataclass(frozen=True)
-class Gpus:
-    count: int  # NVIDIA GPUs that this process may use, by CUDA_VISIBLE_DEVICES too
-    problem: str | None = None  # what is wrong with the driver, and its mend
-    driver: int = 0  # newest CUDA major version that the driver runs; 0: not known
-
-
-def find_gpus() -> Gpus:
-    """What the CUDA driver says; where it says nothing, the device files that its kernel module makes."""
-    files = [path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
-    present = 0 if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1") else len(files)
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        return Gpus(present, f"the driver's library cannot be loaded ({error}); install the NVIDIA driver's libraries")
-    count, version = ctypes.c_int(), ctypes.c_int()
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status == 100:  # CUDA_ERROR_NO_DEVICE
-        return Gpus(0)
-    if status:
-        return Gpus(present, f"the NVIDIA driver does not start (CUDA error {status}); see what nvidia-smi says")
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    return Gpus(count.value, None, version.value // 1000)
-
-
 # ------------------------------------------------------------------------------------- what stands in CUDA's way
-
-
-def _provider_problem() -> str | None:
-    """Why the installed ONNX Runtime cannot use a GPU, with the mend; None if nothing speaks against it."""
-    import onnxruntime as ort
-
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)}
-        if len(installed) == 2:
-            return (
-                "the packages onnxruntime and onnxruntime-gpu are both installed, and the first hides CUDA; "
-                "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
-            )
-        return (
-            f"the installed {' '.join(installed) or 'ONNX Runtime'} {ort.__version__} was built without CUDA; "
-            "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
-        )
-    needed = int((getattr(ort, "cuda_version", "") or "0").split(".")[0])
-    driver = find_gpus().driver
-    if 0 < driver < needed:
-        return (
-            f"the NVIDIA driver runs CUDA {driver} at most, onnxruntime-gpu {ort.__version__} needs CUDA {needed}; "
-            "update the driver, or install an onnxruntime-gpu built for the older CUDA"
-        )
-    _preload_cuda(ort)
-    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
-    try:
-        # It needs a symbol of this one, which ONNX Runtime loads first as well.
-        ctypes.CDLL(str(library.with_name("libonnxruntime_providers_shared.so")), ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(library))
-    except OSError as error:
-        return f"a library is missing: {error}; pip install 'bertnli[gpu]'"
-    return None
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.distribution(package)
-        return True
-    except metadata.PackageNotFoundError:
-        return False
-
-
-def _preload_cuda(ort: Any) -> None:
-    """Load CUDA and cuDNN from the NVIDIA packages that pip installed, if they are there."""
-    if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; we say it ourselves
-            ort.preload_dlls()
 
 
 def _first_line(error: Exception) -> str:

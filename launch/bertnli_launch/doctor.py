@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError
+from bertnli.common.files import cache_dir
 from bertnli.common.installed import installed
-from bertnli.fetch.cache import cache_dir
 from bertnli_launch import hostfile, job, probe
 from bertnli_launch.preflight import Facts, Needs, on_gpus, preflight
 
@@ -72,7 +72,7 @@ def about_this_machine(facts: Facts) -> Iterator[str]:
 
 
 def _scoring_device() -> str:
-    from bertnli_export.session import choose_device
+    from bertnli_export.devices import choose_device
 
     try:
         return f"ONNX Runtime on {choose_device('auto')}"

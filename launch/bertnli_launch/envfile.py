@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bertnli.common.errors import InputError
-from bertnli.common.extras import need
+from bertnli.common.installed import need
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import cache_dir
 from bertnli.common.installed import packages
-from bertnli.fetch.cache import cache_dir
 from bertnli.fetch.resolve import resolve, resolve_data
-from bertnli.run import config as run_files
 from bertnli.run.config import RunConfig
 from bertnli.run.folder import RunFolder
+from bertnli.run.run_file import load_run
 from bertnli.watch.ending import Ending
-from bertnli.watch.link import JOB
+from bertnli.watch.rank_env import JOB
 from bertnli_launch import envfile, hostfile, shell
 from bertnli_launch.attempts import Command, attempt
 from bertnli_launch.hostfile import Hosts
@@ -77,7 +77,7 @@ def launch(
     goes on from its last checkpoint; not one that a signal has asked to stop. Raises InputError for whatever is wrong
     before anything has been started.
     """
-    config = run_files.load(run_file, sets)
+    config = load_run(run_file, sets)
     RunFolder(config.output).check(config)
     hosts: Hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
     environment = job_environment(os.environ, env_file)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from bertnli.common.cores import usable_cores
 from bertnli.common.network import free_port
 from bertnli.common.signals import run_child
-from bertnli.watch.link import PORT
+from bertnli.watch.rank_env import PORT
 
 
 def run(ranks: int, arguments: Sequence[str]) -> int:

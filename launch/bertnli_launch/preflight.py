@@ -15,7 +15,7 @@ from typing import Any
 
 from bertnli.common.errors import InputError
 from bertnli.common.network import GLOO, NCCL, with_port
-from bertnli.watch.link import PORT, watch_port
+from bertnli.watch.rank_env import PORT, watch_port
 from bertnli_launch.hostfile import Hosts
 from bertnli_launch.remote import Inquiry
 

@@ -26,15 +26,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bertnli_export.session import find_gpus
-
-import bertnli
 from bertnli.common import heartbeat
 from bertnli.common.cores import usable_cores
-from bertnli.common.installed import installed
+from bertnli.common.gpus import find_gpus
+from bertnli.common.installed import __version__, installed
 from bertnli.common.installed import packages as our_packages
 from bertnli.common.network import addresses, chosen_interface, source_address
-from bertnli.watch.link import JOB
+from bertnli.watch.rank_env import JOB
 
 MARK = "bertnli-probe: "  # begins every answer: login scripts write to standard output as well
 
@@ -58,7 +56,7 @@ def facts(paths: dict[str, str] | None = None, output: str | None = None) -> dic
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        "bertnli": bertnli.__version__,
+        "bertnli": __version__,
         "source": source_digest(),
         "torch": packages.get("torch"),
         "deepspeed": packages.get("deepspeed"),

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from bertnli import __version__
 from bertnli.common.errors import InputError
+from bertnli.common.installed import __version__
 from bertnli_launch import shell
 from bertnli_launch.probe import MARK
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bertnli_export import verify
+from bertnli_export import parity
 
 from benchmarks import gpu, gpu_checks, machine, work
 from benchmarks.__main__ import main
@@ -146,7 +146,7 @@ def test_the_fp16_bundle_is_checked_where_there_is_a_gpu(
     monkeypatch.setattr(gpu_checks, "left_to_the_cpu", lambda *_: ["NonZero"])
     # The classifier's weights are multiplied by 20, and so are the differences.
     monkeypatch.setitem(
-        verify.LIMITS, "fp16", replace(verify.LIMITS["fp16"], logit_difference=0.2, own_label_flips=0.1)
+        parity.LIMITS, "fp16", replace(parity.LIMITS["fp16"], logit_difference=0.2, own_label_flips=0.1)
     )
     found = gpu_checks.fp16_bundle(checked, there=True)
     assert len(found) == 3, found

@@ -13,7 +13,7 @@ import pytest
 from bertnli import cli
 from bertnli.commands.eval import evaluation
 from bertnli.common.errors import InputError, RunError
-from bertnli.evaluation.calibrate import Calibration
+from bertnli.common.temperature import Calibration
 from tests.conftest import Run
 from tests.evaluation.test_calibrate import too_sure
 from tests.evaluation.test_evaluate import LABELS, Reader, random_rows, write

@@ -26,7 +26,8 @@ import pytest
 from bertnli.common.errors import InputError, RunError
 from bertnli.data import records
 from bertnli.data.formats import says_format
-from bertnli.data.pairs import Columns, LabelledPair, PairFile, Row, read_labelled
+from bertnli.data.labelled import LabelledPair, read_labelled
+from bertnli.data.pairs import Columns, PairFile, Row
 
 SNLI = ("entailment", "neutral", "contradiction")
 PAIRS = [

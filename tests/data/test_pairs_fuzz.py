@@ -18,7 +18,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bertnli.common.errors import BertnliError, InputError
-from bertnli.data.pairs import Columns, PairFile, read_labelled
+from bertnli.data.labelled import read_labelled
+from bertnli.data.pairs import Columns, PairFile
 
 LABELS = ("entailment", "neutral")
 TEXT_FORMATS = ("tsv", "csv", "jsonl")

@@ -26,9 +26,10 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from bertnli.common.errors import InputError, Interrupted
+from bertnli.common.files import cache_dir
 from bertnli.data import penn
-from bertnli.data.tokenizer import MAX_CHARACTERS, TRUNCATIONS, Encoded, PairTokenizer, TokenizerSettings, pad_batch
-from bertnli.fetch.cache import cache_dir
+from bertnli.data.tokenizer import MAX_CHARACTERS, Encoded, PairTokenizer, TokenizerSettings, pad_batch
+from bertnli.data.truncation import TRUNCATIONS
 from tests.conftest import ROOT
 from tests.support import tiny
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from bertnli.commands import model_argument
 from bertnli.common import temperature
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.temperature import Calibration
 from bertnli.data.pairs import PairFile
-from bertnli.evaluation.calibrate import Calibration, calibrate, fit
+from bertnli.evaluation.calibrate import calibrate, fit
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.evaluation.evaluate import evaluate
 from bertnli.fetch.entry import Reading

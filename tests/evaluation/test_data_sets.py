@@ -15,19 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bertnli_export.parity import RealRows
 from bertnli_export.scorer import Scorer
-from bertnli_export.verify import RealRows, verify
+from bertnli_export.verify import verify
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import cache_dir
 from bertnli.evaluation.calibrate import calibrate
-from bertnli.evaluation.data_sets import expanded, notes, open_all, open_set
+from bertnli.evaluation.data_sets import expanded, open_all, open_set
 from bertnli.evaluation.evaluate import Other
 from bertnli.fetch import download as download_module
-from bertnli.fetch.cache import cache_dir
 from bertnli.fetch.catalog import CATALOG, SUITES
 from bertnli.fetch.entry import Archive, AsItIs, Unpacked
 from bertnli.fetch.resolve import fetch
+from bertnli.report.summary import notes
 from tests.support import tiny
 from tests.support.http_stand_in import Hosted, StandIn
 

@@ -14,7 +14,8 @@ from bertnli_export.scorer import Scorer
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.data.pairs import PairFile, read_labelled
+from bertnli.data.labelled import read_labelled
+from bertnli.data.pairs import PairFile
 from bertnli.evaluation.evaluate import Evaluation, evaluate
 from bertnli.evaluation.examples import EXAMPLES
 from bertnli.evaluation.metrics import Tally

@@ -11,8 +11,9 @@ import pytest
 
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation import shuffled_premises
-from bertnli.evaluation.data_sets import notes, open_set
+from bertnli.evaluation.data_sets import open_set
 from bertnli.evaluation.shuffled_premises import ShuffledPremises
+from bertnli.report.summary import notes
 from tests.evaluation.test_data_sets import LABELS, Told
 
 

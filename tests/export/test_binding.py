@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from bertnli_export import binding, session
+from bertnli_export import binding, devices, session
 from bertnli_export.binding import BoundSession, bucket
 from bertnli_export.interface import INPUTS, OUTPUT
-from bertnli_export.session import Gpus, Session
+from bertnli_export.session import Session
 
+from bertnli.common.gpus import Gpus
 from tests.support import tiny
 
 MODEL = "model.onnx"
@@ -124,9 +125,9 @@ def test_real_bindings_give_what_a_plain_run_gives() -> None:
 
 
 def test_a_gpu_session_is_bound_to_its_gpu_with_options_that_keep_fp32(monkeypatch) -> None:
-    monkeypatch.setattr(session, "find_gpus", lambda: Gpus(2, None, 99))
-    monkeypatch.setattr(session, "_provider_problem", lambda: None)
-    monkeypatch.setattr(session, "_preload_cuda", lambda _: None)
+    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(2, None, 99))
+    monkeypatch.setattr(devices, "_provider_problem", lambda: None)
+    monkeypatch.setattr(session, "preload_cuda", lambda _: None)
     real, asked, where = onnxruntime.InferenceSession, [], []
 
     def make(path: str, options: object, providers: list[Any]) -> Any:

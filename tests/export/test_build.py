@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from bertnli_export import build, verify
+from bertnli_export import build, parity
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.graphs import exported_model, graph
@@ -166,8 +166,8 @@ class _SeesPadding(Padded):
 
 
 def test_a_graph_that_sees_padding_fails_the_gate(source, tmp_path, monkeypatch) -> None:
-    expected = verify.reference(lambda *batch: graph.torch_logits(source.build().eval(), *batch), source.tokenizer)
-    monkeypatch.setattr(verify, "reference", lambda *_: expected)
+    expected = parity.reference(lambda *batch: graph.torch_logits(source.build().eval(), *batch), source.tokenizer)
+    monkeypatch.setattr(build, "reference", lambda *_: expected)
     monkeypatch.setattr(exported_model, "Padded", _SeesPadding)
     with pytest.raises(RunError, match=r"the exported graph does not compute what its checkpoint computes.*logit"):
         export_bundle(source, tmp_path / "out")
@@ -175,11 +175,11 @@ def test_a_graph_that_sees_padding_fails_the_gate(source, tmp_path, monkeypatch)
 
 
 def test_the_gate_fails_on_flipped_labels_and_on_what_is_no_number() -> None:
-    figures = verify.Figures()
+    figures = parity.Figures()
     figures.add(np.array([[1.0, 1.00001]], np.float32), np.array([[1.00001, 1.0]], np.float32))
     with pytest.raises(RunError, match="1 of 1 own pairs' labels differ"):
         figures.check("fp32", "it")
-    figures = verify.Figures()
+    figures = parity.Figures()
     figures.add(np.array([[np.nan, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32))
     with pytest.raises(RunError, match="difference of a logit is inf"):
         figures.check("fp32", "it")
@@ -187,7 +187,7 @@ def test_the_gate_fails_on_flipped_labels_and_on_what_is_no_number() -> None:
 
 def test_the_gate_covers_every_batch_size_and_length() -> None:
     tokenizer = Bundle.open(tiny.bundle()).tokenizer()
-    known = verify.reference(lambda ids, mask, types: np.zeros((len(ids), 3), np.float32), tokenizer)
+    known = parity.reference(lambda ids, mask, types: np.zeros((len(ids), 3), np.float32), tokenizer)
     shapes, in_mixed_company = [], 0
 
     def watch(ids, mask, types):
@@ -197,7 +197,7 @@ def test_the_gate_covers_every_batch_size_and_length() -> None:
         assert types.max() == 1
         return np.zeros((len(ids), 3), np.float32)
 
-    verify.compare(known, watch, tokenizer.pad_id)
+    parity.compare(known, watch, tokenizer.pad_id)
     assert {batch for batch, _ in shapes} >= {1, 2, 3, 32}
     assert {length for batch, length in shapes if batch == 1} >= {3, 4, 5, 7, 8, 9, 31, 32, 33, 47, 48}
     assert in_mixed_company > 10
@@ -227,17 +227,17 @@ def test_real_rows_are_compared_and_their_accuracy_is_kept(source, quick, tmp_pa
 
 def test_rows_without_labels_serve_as_well(source, tmp_path) -> None:
     rows = [{"premise": row["sentence1"], "hypothesis": row["sentence2"]} for row in tiny.snli_rows(5)]
-    real = verify.RealRows.read(rows_file(tmp_path, rows), source.config.labels)
+    real = parity.RealRows.read(rows_file(tmp_path, rows), source.config.labels)
     assert real.gold.tolist() == [-1] * 5
     for unsaid in ("-", "", None, -1):
-        real = verify.RealRows.read(
+        real = parity.RealRows.read(
             rows_file(tmp_path, [{**row, "label": unsaid} for row in rows]), source.config.labels
         )
         assert real.gold.tolist() == [-1] * 5
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"premise": "", "hypothesis": "a"}\n')
     with pytest.raises(InputError, match="no usable row"):
-        verify.RealRows.read(open_set(str(empty)), source.config.labels)
+        parity.RealRows.read(open_set(str(empty)), source.config.labels)
 
 
 def test_labels_that_the_model_does_not_know_do_not_pass_for_none(source, tmp_path) -> None:
@@ -250,9 +250,9 @@ def test_labels_that_the_model_does_not_know_do_not_pass_for_none(source, tmp_pa
     with pytest.raises(
         InputError, match=r"rows\.jsonl: no label is one of the model's; found '0', '1', '2'; .*--label-names"
     ):
-        verify.RealRows.read(data, source.config.labels)
+        parity.RealRows.read(data, source.config.labels)
     told = open_set(str(data.file.path), label_names=dict(zip("012", source.config.labels, strict=True)))
-    assert verify.RealRows.read(told, source.config.labels).gold.tolist() == [0, 1, 2] * 2
+    assert parity.RealRows.read(told, source.config.labels).gold.tolist() == [0, 1, 2] * 2
 
 
 # --- bundles of all kinds of models

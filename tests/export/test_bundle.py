@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from bertnli_export import bundle as bundles
 from bertnli_export.bundle import Bundle
+from bertnli_export.parity import Reference
 from bertnli_export.scorer import Scorer
-from bertnli_export.verify import Reference, verify
+from bertnli_export.verify import verify
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

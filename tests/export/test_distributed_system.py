@@ -24,8 +24,8 @@ from bertnli_export.output_file import partial_path
 from bertnli_export.record import record_path
 from bertnli_export.score import CHECKPOINT_SECONDS, score_file
 from bertnli_export.scorer import Scorer
-from bertnli_export.session import find_gpus
 
+from bertnli.common.gpus import find_gpus
 from tests.conftest import SOURCES, environment
 from tests.export.test_score import read, write
 from tests.support import tiny

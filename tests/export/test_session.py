@@ -12,11 +12,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from bertnli_export import session
-from bertnli_export.session import Gpus, Session, choose_device, choose_devices, find_gpus
+from bertnli_export import devices
+from bertnli_export.devices import choose_device, choose_devices
+from bertnli_export.session import Session
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.gpus import Gpus, find_gpus
 from tests.support import tiny
 
 MODEL = "model.onnx"
@@ -28,7 +30,7 @@ def batch(*rows: list[int]) -> list[np.ndarray]:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, gpus: Gpus, providers: tuple[str, ...] = ("CUDA", "CPU")) -> None:
-    monkeypatch.setattr(session, "find_gpus", lambda: gpus)
+    monkeypatch.setattr(devices, "find_gpus", lambda: gpus)
     names = [f"{name}ExecutionProvider" for name in providers]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
 
@@ -51,7 +53,7 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch) -> None:
 
 def test_a_gpu_is_taken(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(1, None, 99))
-    monkeypatch.setattr(session, "_provider_problem", lambda: None)
+    monkeypatch.setattr(devices, "_provider_problem", lambda: None)
     assert choose_device("auto") == choose_device("cuda") == "cuda"
     assert choose_device("cpu") == "cpu"
 
@@ -64,14 +66,14 @@ def test_an_unknown_device_is_refused() -> None:
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
 def test_both_wheels_installed_is_named(monkeypatch, asked) -> None:
     pretend(monkeypatch, Gpus(1), providers=("CPU",))
-    monkeypatch.setattr(session, "_is_installed", lambda package: True)
+    monkeypatch.setattr(devices, "_is_installed", lambda package: True)
     with pytest.raises(InputError, match=r"both installed.*pip uninstall -y onnxruntime onnxruntime-gpu.*--device cpu"):
         choose_device(asked)
 
 
 def test_a_wheel_without_cuda_is_named(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(1), providers=("Azure", "CPU"))
-    monkeypatch.setattr(session, "_is_installed", lambda package: package == "onnxruntime")
+    monkeypatch.setattr(devices, "_is_installed", lambda package: package == "onnxruntime")
     with pytest.raises(InputError, match=r"onnxruntime [\d.]+ was built without CUDA.*pip install onnxruntime-gpu"):
         choose_device("auto")
 
@@ -87,7 +89,7 @@ def test_a_driver_that_is_too_old_is_named(monkeypatch) -> None:
 
 def test_a_missing_library_is_named(monkeypatch, tmp_path) -> None:
     pretend(monkeypatch, Gpus(1, None, 99))
-    monkeypatch.setattr(session, "_preload_cuda", lambda _: None)
+    monkeypatch.setattr(devices, "preload_cuda", lambda _: None)
     opened = []
 
     def load(name: str, *_: object) -> object:
@@ -112,7 +114,7 @@ def test_the_libraries_that_are_tried_are_those_of_the_installed_wheel() -> None
 
 def test_a_session_that_fell_back_to_the_cpu_is_no_gpu_session(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(1))
-    monkeypatch.setattr(session, "_provider_problem", lambda: None)
+    monkeypatch.setattr(devices, "_provider_problem", lambda: None)
     real = onnxruntime.InferenceSession
 
     def fall_back(path: str, options: object, providers: list[object]) -> object:
@@ -126,7 +128,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_no_gpu_session(monkeypatch) -> N
 
 def test_a_cuda_session_that_does_not_start_is_an_error_with_its_reason(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(1))
-    monkeypatch.setattr(session, "_provider_problem", lambda: None)
+    monkeypatch.setattr(devices, "_provider_problem", lambda: None)
 
     def fail(*_: object, **__: object) -> object:
         raise RuntimeError("CUDA failure 2: out of memory\nat line 5")
@@ -248,7 +250,7 @@ def test_a_closed_session_drops_what_has_not_begun(monkeypatch) -> None:
 
 def test_all_gpus_are_taken_or_those_that_are_named(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(3, None, 99))
-    monkeypatch.setattr(session, "_provider_problem", lambda: None)
+    monkeypatch.setattr(devices, "_provider_problem", lambda: None)
     assert choose_devices("auto") == choose_devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
     assert choose_devices("auto", "2,0") == ["cuda:2", "cuda:0"]
     assert choose_devices("cuda:1") == ["cuda:1"]

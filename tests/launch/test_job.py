@@ -16,8 +16,8 @@ from bertnli_launch.preflight import Cleared
 
 from bertnli.common.errors import InputError
 from bertnli.common.network import free_port
-from bertnli.run import config as run_files
 from bertnli.run.folder import RunFolder
+from bertnli.run.run_file import load_run
 from bertnli.watch.ending import Ending
 from tests.conftest import SOURCES
 from tests.support import fake_ssh, tiny
@@ -124,7 +124,7 @@ def test_a_finished_run_a_missing_hostfile_and_a_bad_key_start_nothing(two_hosts
 
 
 def test_what_a_run_needs(run_file):
-    needs = job.needs(run_files.load(run_file), run_file)
+    needs = job.needs(load_run(run_file), run_file)
     here = Path.cwd()
     assert needs.paths == {"run file": here / "run.yaml", "model": here / "start", "data.train": here / "train.tsv"}
     weights = (here / "start" / "model.safetensors").stat().st_size
@@ -132,7 +132,7 @@ def test_what_a_run_needs(run_file):
     assert (needs.disk, needs.memory) == (9 * weights, 4 * weights + 2**30)
     for kept, room in ((1, 6), (2, 3), (3, 3)):  # those that lie there take no room again
         (here / "runs" / "x" / "checkpoints" / f"step-{kept:08}").mkdir(parents=True)
-        assert job.needs(run_files.load(run_file), run_file).disk == room * weights
+        assert job.needs(load_run(run_file), run_file).disk == room * weights
 
 
 def test_the_environment_of_a_job(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from bertnli_launch import envfile, hostfile
 
 from bertnli.cli import app
 from bertnli.common.network import free_port
-from bertnli.run import config as run_files
+from bertnli.run.run_file import validate_run
 from tests.conftest import ROOT, environment
 from tests.support.pages import blocks, commands
 
@@ -117,7 +117,7 @@ def test_kubernetes_schemas_find_mistakes():
 
 
 def test_the_run_file_in_the_manifest_is_valid():
-    run_files.validate(yaml.safe_load(MANIFESTS["ConfigMap"]["data"]["run.yaml"]), "kubernetes.yaml")
+    validate_run(yaml.safe_load(MANIFESTS["ConfigMap"]["data"]["run.yaml"]), "kubernetes.yaml")
 
 
 def test_pod_0_has_the_name_that_the_others_look_for():

@@ -12,6 +12,7 @@ import pytest
 
 import bertnli
 from benchmarks.__main__ import SETS
+from bertnli.common import installed
 from tests.conftest import ROOT
 from tests.support import pages
 
@@ -55,6 +56,7 @@ def test_every_target_of_make_but_the_users_own_is_named():
     assert set(targets) - {"demo", "install", "clean"} == {words[1] for words in COMMANDS if words[0] == "make"}
 
 
-def test_the_version_stands_in_the_two_places_that_are_named():
-    assert PROJECT["project"]["version"] == bertnli.__version__
-    assert "`pyproject.toml` and `bertnli/__init__.py`" in PAGE.read_text()
+def test_the_version_is_in_the_one_place_that_is_named():
+    where = PROJECT["tool"]["setuptools"]["dynamic"]["version"]["attr"]
+    assert where == "bertnli.common.installed.__version__" and "`bertnli/common/installed.py`" in PAGE.read_text()
+    assert installed.__version__ == bertnli.__version__

@@ -12,7 +12,7 @@ from bertnli_export.scorer import Scorer
 
 from bertnli.cli import app
 from bertnli.data.pairs import Columns, PairFile
-from bertnli.run import config
+from bertnli.run.run_file import load_run
 from tests.conftest import ROOT
 from tests.support import tiny
 
@@ -41,7 +41,7 @@ def test_export_and_score(tmp_path, monkeypatch, capsys):
 
 
 def test_the_run_file_of_your_own_rows_fits_them():
-    run = config.load(EXAMPLES / "train_on_your_own.yaml")
+    run = load_run(EXAMPLES / "train_on_your_own.yaml")
     assert run.data.train == "examples/train_on_your_own.tsv"
     rows = list(PairFile(ROOT / run.data.train, columns=Columns(**run.data.columns.model_dump())).rows())
     assert len(rows) == 30 and {row.label for row in rows} == set(run.labels)

@@ -54,7 +54,10 @@ def test_the_command_runs_from_the_wheel_alone(wheel, tmp_path):
     assert "snli-100k" in run(sys.executable, command, "fetch", "--list", cwd=tmp_path, env=alone)
     where = "import bertnli as a, bertnli_export as b, bertnli_launch as c; print(a.__file__, b.__file__, c.__file__)"
     assert str(ROOT) + "/" not in run(sys.executable, "-c", where, cwd=tmp_path, env=alone)
-    recipe = "from bertnli.commands import demo; from bertnli.run import config; print(config.load(demo.RECIPE).model)"
+    recipe = (
+        "from bertnli.commands import demo; from bertnli.run.run_file import load_run\n"
+        "print(load_run(demo.RECIPE).model)"
+    )
     assert run(sys.executable, "-c", recipe, cwd=tmp_path, env=alone).strip() == "minilm"
 
 

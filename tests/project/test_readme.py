@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
-from bertnli_export.verify import LIMITS
+from bertnli_export.parity import LIMITS
 
 from benchmarks import readme
 from benchmarks.__main__ import RESULTS, main
 from bertnli.cli import app
-from bertnli.run import config
+from bertnli.run.run_file import validate_run
 from tests.benchmarks.test_gpu import _record
 from tests.conftest import PACKAGES, ROOT
 
@@ -46,7 +46,7 @@ def test_run_files_are_valid():
     run_files = [yaml.safe_load(block) for kind, block in BLOCKS if kind == "yaml"]
     assert len(run_files) == 2
     for content in run_files:
-        config.validate(content, "README.md")
+        validate_run(content, "README.md")
 
 
 def test_programs_without_bertnli_are_the_examples():

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 
 from bertnli.fetch import catalog
 from bertnli.model import classifier
-from bertnli.run import config as run_files
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import deepspeed_config
 from bertnli.run.folder import read_metrics
+from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
 from tests.conftest import ROOT
 from tests.support import tiny
@@ -35,7 +35,7 @@ PROMISED = {
 
 
 def recipe(name: str, *sets: str) -> RunConfig:
-    return run_files.load(ROOT / "recipes" / f"{name}.yaml", sets)
+    return load_run(ROOT / "recipes" / f"{name}.yaml", sets)
 
 
 def test_every_recipe_is_promised_and_explained():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bertnli.fetch.cache import cache_dir
+from bertnli.common.files import cache_dir
 from bertnli.run.folder import read_metrics
 from tests.conftest import environment
 

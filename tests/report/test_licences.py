@@ -11,8 +11,9 @@ from bertnli_export.bundle import Bundle
 from bertnli.common.errors import InputError
 from bertnli.fetch import catalog
 from bertnli.fetch.cache import folder_of
-from bertnli.report import licences, report
-from bertnli.report.licences import UNKNOWN, Terms, of_model
+from bertnli.report import licences
+from bertnli.report.licences import UNKNOWN, Terms, notes_about, of_model
+from bertnli.report.model_card import write_model_card
 from tests.support.runs import train
 
 
@@ -82,9 +83,9 @@ def test_what_we_noted_comes_before_the_card(tmp_path) -> None:
 def test_a_model_trained_from_a_trained_one_keeps_its_disclosure(tmp_path) -> None:
     noted = {"licence": "Apache-2.0", "disclosure": "It has seen the test."}
     first = folder(tmp_path / "first", config_json={"bertnli": noted})
-    assert report.notes_about(str(first), []) == [f"{first}: Licence: Apache-2.0.", "It has seen the test."]
+    assert notes_about(str(first), []) == [f"{first}: Licence: Apache-2.0.", "It has seen the test."]
     known = {"family": "bert", "labels": ["a", "b"], "data": [], "settings": {}}
-    report.write_model_card(tmp_path / "second", name="second", base_model=str(first), **known)
+    write_model_card(tmp_path / "second", name="second", base_model=str(first), **known)
     assert licences.of_model(str(tmp_path / "second")).licence == "apache-2.0"
 
 

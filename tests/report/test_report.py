@@ -21,6 +21,9 @@ from hypothesis import strategies as st
 from bertnli.common.errors import RunError
 from bertnli.evaluation.metrics import Tally
 from bertnli.report import charts, report
+from bertnli.report.licences import notes_about
+from bertnli.report.model_card import write_model_card
+from bertnli.report.provenance import provenance
 from tests.support.tiny import hf_folder
 
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -112,7 +115,7 @@ def full(tmp_path: Path) -> str:
         tmp_path,
         metrics=metrics(),
         evaluations={"snli-test": evaluation(), "mine": evaluation(["a", "b", "c"])},
-        provenance=report.provenance(),
+        provenance=provenance(),
         notes=["SNLI: CC BY-SA 4.0, see https://nlp.example.org/snli for more."],
     )
 
@@ -367,9 +370,7 @@ def card(folder: Path, **given: Any) -> Any:
 
     settings = {"learning_rate": 1e-4, "epochs": 2}
     known = {"name": "snli-minilm", "family": "bert", "labels": LABELS, "base_model": "minilm", "data": ["snli-100k"]}
-    report.write_model_card(
-        folder, **{**known, "settings": settings, "evaluations": {"snli-test": evaluation()}, **given}
-    )
+    write_model_card(folder, **{**known, "settings": settings, "evaluations": {"snli-test": evaluation()}, **given})
     return ModelCard.load(folder / "README.md")
 
 
@@ -423,8 +424,8 @@ def test_what_the_card_says_to_do_works(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_provenance_says_command_machine_and_versions_and_imports_nothing_heavy() -> None:
     program = (
-        "import sys, json; from bertnli.evaluation import evaluate; from bertnli.report import report;"
-        "facts = report.provenance();"
+        "import sys, json; from bertnli.evaluation import evaluate; from bertnli.report.provenance import provenance;"
+        "facts = provenance();"
         "heavy = {'torch', 'deepspeed', 'onnxruntime', 'pyarrow', 'huggingface_hub', 'jinja2', 'transformers'};"
         "print(json.dumps([facts, sorted(heavy & set(sys.modules))]))"
     )
@@ -437,7 +438,7 @@ def test_provenance_says_command_machine_and_versions_and_imports_nothing_heavy(
 
 
 def test_notes_name_licences_and_disclosures(tmp_path: Path) -> None:
-    notes = report.notes_about("minilm", ["snli-100k", "snli-100k", "my/pairs.tsv"])
+    notes = notes_about("minilm", ["snli-100k", "snli-100k", "my/pairs.tsv"])
     assert len(notes) == 4
     assert "Apache-2.0" in notes[0] and "include SNLI and MNLI" in notes[1] and "CC BY-SA 4.0" in notes[2]
     assert notes[3].startswith("my/pairs.tsv: the licence is not known here")
@@ -445,7 +446,7 @@ def test_notes_name_licences_and_disclosures(tmp_path: Path) -> None:
 
 def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "model hub" in report.notes_about("runs/model", [])[0]
+    assert "model hub" in notes_about("runs/model", [])[0]
     (tmp_path / "runs" / "model").mkdir(parents=True)
-    assert "not known here" in report.notes_about("runs/model", [])[0]
+    assert "not known here" in notes_about("runs/model", [])[0]
     assert "base_model" not in card(tmp_path, base_model="runs/model").data.to_dict()

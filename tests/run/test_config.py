@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
-from bertnli.run import config
 from bertnli.run.config import Holdout, RunConfig
+from bertnli.run.run_file import load_run
 
 RUN = "model: minilm\ndata: {train: snli-100k, eval: {holdout: 2000}}\noutput: runs/x\nepochs: 2\n"
 
@@ -18,7 +18,7 @@ RUN = "model: minilm\ndata: {train: snli-100k, eval: {holdout: 2000}}\noutput: r
 def load(tmp_path: Path, text: str, *sets: str) -> RunConfig:
     path = tmp_path / "run.yaml"
     path.write_text(text, encoding="utf-8")
-    return config.load(path, sets)
+    return load_run(path, sets)
 
 
 def test_defaults_and_overrides(tmp_path):
@@ -74,10 +74,10 @@ def test_what_is_wrong_is_named(tmp_path, text, sets, said):
 
 def test_missing_file_and_wrong_encoding(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        config.load(tmp_path / "none.yaml")
+        load_run(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9")
     with pytest.raises(InputError, match="UTF-8"):
-        config.load(tmp_path / "latin.yaml")
+        load_run(tmp_path / "latin.yaml")
 
 
 def test_batch_arithmetic_and_schedule(tmp_path):

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from bertnli.common.errors import InputError
-from bertnli.run import config as run_files
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import DECIDED_BY, KNOWN_KEYS, NOT_HERE, STAGES, deepspeed_config
+from bertnli.run.run_file import validate_run
 from tests.conftest import ROOT, environment
 
 
 def run(deepspeed: dict[str, Any] | None = None, **keys: Any) -> RunConfig:
     base = {"model": "m", "data": {"train": "t"}, "output": "o", "epochs": 1}
-    return run_files.validate({**base, **keys, "deepspeed": deepspeed or {}}, "run.yaml")
+    return validate_run({**base, **keys, "deepspeed": deepspeed or {}}, "run.yaml")
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

@@ -14,13 +14,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from bertnli_export import session
+from bertnli_export import devices, session
 from bertnli_export.binding import BoundSession
 from bertnli_export.interface import INPUTS, OUTPUT
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy.special import erf
+
+from bertnli.common.gpus import Gpus
 
 ORT = "com.microsoft"
 
@@ -203,11 +205,11 @@ def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(opened, "cpu", 0, labels)
 
     monkeypatch.setattr(session, "BoundSession", BoundToTheCpu)
-    monkeypatch.setattr(session, "find_gpus", lambda: session.Gpus(1, None, 99))
-    monkeypatch.setattr(session, "_provider_problem", lambda: None)
-    monkeypatch.setattr(session, "_preload_cuda", lambda _: None)
+    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(1, None, 99))
+    monkeypatch.setattr(devices, "_provider_problem", lambda: None)
+    monkeypatch.setattr(session, "preload_cuda", lambda _: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)
 
 
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "find_gpus", lambda: session.Gpus(0))
+    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(0))

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 import yaml
 
-from bertnli.run import config as run_files
 from bertnli.run.folder import read_metrics
+from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
 from tests.conftest import environment
 from tests.support import tiny
@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Any:
 
 
 def train(path: Path, ranks: training.Ranks, **sets: Any) -> dict[str, Any]:
-    config = run_files.load(path, [f"{key}={value}" for key, value in sets.items()])
+    config = load_run(path, [f"{key}={value}" for key, value in sets.items()])
     return training.train(config, ranks, say=lambda line: None)
 
 

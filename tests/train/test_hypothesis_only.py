@@ -11,11 +11,11 @@ import pytest
 from bertnli_export.build import export_bundle
 
 from bertnli.common.errors import InputError
+from bertnli.common.files import cache_dir
 from bertnli.data.tokenizer import PairTokenizer
-from bertnli.fetch.cache import cache_dir
 from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
-from bertnli.run.config import load as load_run
+from bertnli.run.run_file import load_run
 from bertnli.train import inputs
 from tests.support import tiny
 from tests.support.runs import train

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.run import config as run_files
 from bertnli.run.folder import RunFolder, read_metrics
+from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
 from bertnli.train.metrics_log import Metrics
 from tests.conftest import environment
@@ -39,7 +39,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, run, ranks):
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 61))
     assert [row["step"] for row in rows if "eval_loss" in row][-1] == 60
     assert np.mean(losses(out)[-5:]) < np.mean(losses(out)[:5]) / 2  # it learns 16 pairs by heart
-    assert run_files.load(out / "run.yaml").max_steps == 60
+    assert load_run(out / "run.yaml").max_steps == 60
     assert any((out / "tensorboard").iterdir())
 
 
@@ -54,13 +54,13 @@ def test_a_finished_run_is_not_overwritten(tmp_path, run, ranks):
 
 def test_another_runs_folder_and_foreign_files_are_refused(tmp_path, run, ranks):
     path = run()
-    config = run_files.load(path)
+    config = load_run(path)
     folder = training.RunFolder(config.output)
     folder.claim(config)
     folder.check(config)
     with pytest.raises(InputError, match=r"learning_rate: 0\.001 there, 0\.002 now"):
-        folder.check(run_files.load(path, ["learning_rate=0.002"]))
-    folder.check(run_files.load(path, ["checkpoint.keep=9"]))  # does not change the result
+        folder.check(load_run(path, ["learning_rate=0.002"]))
+    folder.check(load_run(path, ["checkpoint.keep=9"]))  # does not change the result
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(InputError, match="other files"):
@@ -69,8 +69,8 @@ def test_another_runs_folder_and_foreign_files_are_refused(tmp_path, run, ranks)
 
 def test_one_job_at_a_time_trains_in_an_output(tmp_path, run, ranks, monkeypatch):
     path = run(max_steps=2)
-    other = RunFolder(run_files.load(path).output)
-    other.claim(run_files.load(path))
+    other = RunFolder(load_run(path).output)
+    other.claim(load_run(path))
     monkeypatch.setattr("bertnli.run.folder._PATIENCE", 0.0)
     with pytest.raises(InputError, match="another job is training in it; wait for that one"):
         train(path, ranks)
@@ -81,8 +81,8 @@ def test_one_job_at_a_time_trains_in_an_output(tmp_path, run, ranks, monkeypatch
 
 def test_a_job_that_waited_for_another_finds_the_run_finished(run, ranks):
     path = run(max_steps=2)
-    other = RunFolder(run_files.load(path).output)
-    other.claim(run_files.load(path))
+    other = RunFolder(load_run(path).output)
+    other.claim(load_run(path))
 
     said = []
 
@@ -93,7 +93,7 @@ def test_a_job_that_waited_for_another_finds_the_run_finished(run, ranks):
             other.release()
 
     with pytest.raises(InputError, match="a finished run"):
-        training.train(run_files.load(path), ranks, say)
+        training.train(load_run(path), ranks, say)
     assert sum("another job is in it; waiting 100 s for its end" in line for line in said) == 1
 
 
@@ -122,7 +122,7 @@ def test_a_run_goes_on_only_with_what_it_began_with(tmp_path, run, ranks):
 
 def test_a_disk_that_is_full_is_told(tmp_path, run):
     folder = RunFolder(tmp_path / "run")
-    folder.claim(run_files.load(run()))
+    folder.claim(load_run(run()))
     metrics = Metrics(folder, 0, tensorboard=False)
     metrics._file = Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(RunError, match="cannot be written: No space left on device; make room and give the same"):
@@ -196,7 +196,7 @@ def test_bad_rows_are_refused_or_skipped_and_counted(tmp_path, run, ranks):
     with pytest.raises(InputError, match=r"1 bad row of 401.*row 401.*data\.skip_bad_rows"):
         train(run(), ranks)
     lines: list[str] = []
-    training.train(run_files.load(run(max_steps=1), ["data.skip_bad_rows=true"]), ranks, say=lines.append)
+    training.train(load_run(run(max_steps=1), ["data.skip_bad_rows=true"]), ranks, say=lines.append)
     assert any("and 1 bad rows left out" in line for line in lines)
 
 
@@ -259,7 +259,7 @@ def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, bertnli):
     path, folder = run("moved", **keys), tmp_path / "moved"
     later = shutil.ignore_patterns("model", "step-00000008", "step-00000012")
     shutil.copytree(tmp_path / "straight", folder, ignore=later)
-    (folder / "run.yaml").write_text(run_files.load(path).to_yaml())
+    (folder / "run.yaml").write_text(load_run(path).to_yaml())
     done = bertnli("train", path, "--ranks", 2)
     assert done.returncode == 0 and "going on from step 4 of 12" in done.stderr, done.stderr
     assert losses(folder) == pytest.approx(losses(tmp_path / "straight"), rel=1e-5)

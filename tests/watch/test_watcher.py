@@ -22,7 +22,8 @@ from bertnli.common.network import free_port
 from bertnli.train import process as ranks
 from bertnli.train.process import main
 from bertnli.watch.child import Trainer
-from bertnli.watch.link import Hub, Rank, watch_port
+from bertnli.watch.link import Hub
+from bertnli.watch.rank_env import Rank, watch_port
 from tests.conftest import environment
 
 STALL = 5.0  # seconds; less, and a busy machine would look like a standstill
@@ -348,7 +349,7 @@ def test_training_is_not_held_up_by_a_watcher_that_does_not_listen():
     reading, writing = os.pipe()
     script = (
         "from bertnli.common import heartbeat; heartbeat.begin()\n"
-        "for _ in range(20_000): pulse.pulse('a step with many words to fill the pipe')\nprint('done')"
+        "for _ in range(20_000): heartbeat.pulse('a step with many words to fill the pipe')\nprint('done')"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -398,7 +399,7 @@ def test_what_failed_besides_is_told_too(monkeypatch, capsys, tmp_path):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr(ranks.run_files, "load", fails)
+    monkeypatch.setattr(ranks, "load_run", fails)
     monkeypatch.chdir(tmp_path)
     assert ranks._train(ranks._parser().parse_args(["run.yaml"])) == 1
     assert capsys.readouterr().err == "bertnli train: the first\ncheckpoint: the second\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bertnli_export import sentences, verify
+from bertnli_export import parity, sentences
 from bertnli_export.build import export_bundle
 from bertnli_export.graphs import int8
 from bertnli_export.graphs.centering import centred
@@ -91,7 +91,7 @@ def test_int8_is_closer_to_the_checkpoint(tmp_path: Path, monkeypatch: pytest.Mo
     errors = []
     for name, form in (("plain", lambda model, typical: model), ("centred", centred)):
         monkeypatch.setattr(int8, "centred", form)
-        monkeypatch.setitem(verify.LIMITS, "int8", verify.Limits(None, 10.0, 1.0, 1.0, 1.0))
+        monkeypatch.setitem(parity.LIMITS, "int8", parity.Limits(None, 10.0, 1.0, 1.0, 1.0))
         export_bundle(source, tmp_path / name, precision="int8")
         found = Scorer(tmp_path / name, "cpu").logits(*zip(*PAIRS, strict=True))
         errors.append(np.abs(found - exact).mean())

@@ -14,15 +14,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bertnli_export import bundle as bundles
-from bertnli_export import score, session, verify
+from bertnli_export import devices, parity, score, verify
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.graphs import fp16, graph
+from bertnli_export.parity import Reference
 from bertnli_export.scorer import Scorer
 from bertnli_export.session import Session
-from bertnli_export.verify import Reference
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.gpus import Gpus
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.evaluate import evaluate
 from bertnli.model import pretrained
@@ -62,7 +63,7 @@ def model(source: Pretrained) -> PairClassifier:
 
 @pytest.fixture(scope="module")
 def known(source: Pretrained, model: PairClassifier) -> Reference:
-    return verify.reference(partial(graph.torch_logits, model), source.tokenizer)
+    return parity.reference(partial(graph.torch_logits, model), source.tokenizer)
 
 
 def batch(*masks: list[int]) -> list[np.ndarray]:
@@ -133,9 +134,9 @@ def test_the_packed_attention_of_the_stand_in_is_attention_within_each_pair() ->
 def test_it_computes_what_the_checkpoint_computes(tmp_path: Path, activation: str, operator: str) -> None:
     source = gentle(pretrained.load(tiny.hf_folder(tmp_path / "model", config={"hidden_act": activation})))
     model = with_biases(source)
-    known = verify.reference(partial(graph.torch_logits, model), source.tokenizer)
+    known = parity.reference(partial(graph.torch_logits, model), source.tokenizer)
     made = fp16.fp16_graph(model)
-    figures = verify.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id)
+    figures = parity.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id)
     figures.check("fp16", "it")
     assert figures.max_logit_difference > 1e-4  # it is not fp32 by mistake
     assert [node.op_type for node in made.graph.node].count(operator) == 2
@@ -146,9 +147,9 @@ def test_d2l_models(tmp_path: Path) -> None:
     folder = tiny.d2l_folder(tmp_path / "model", classifier=True)
     source = gentle(pretrained.load(folder, arch="bert.small", max_length=32))
     model = with_biases(source)
-    known = verify.reference(partial(graph.torch_logits, model), source.tokenizer)
+    known = parity.reference(partial(graph.torch_logits, model), source.tokenizer)
     made = fp16.fp16_graph(model)
-    verify.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id).check("fp16", "it")
+    parity.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id).check("fp16", "it")
     assert cuda_operators.without_kernel(made) == []
 
 
@@ -160,7 +161,7 @@ def test_onnx_runtime_lacks_one_operator_on_the_cpu_and_runs_the_rest(
         onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     stand_in_gpu(monkeypatch)
     onnx.save(made, tmp_path / "model.onnx")
-    verify.compare(known, Session(tmp_path / "model.onnx", "cuda").logits, source.tokenizer.pad_id).check("fp16", "it")
+    parity.compare(known, Session(tmp_path / "model.onnx", "cuda").logits, source.tokenizer.pad_id).check("fp16", "it")
 
 
 def test_padding_may_stand_anywhere(model: PairClassifier) -> None:
@@ -195,7 +196,7 @@ def test_a_graph_that_is_wrong_about_the_packing_fails_the_gate(source, model, k
     monkeypatch.setattr(_Broken, "what", what)
     monkeypatch.setattr(fp16, "_Packing", _Broken)
     logits = cuda_operators.evaluator(fp16.fp16_graph(model))
-    figures = verify.compare(known, logits, source.tokenizer.pad_id)
+    figures = parity.compare(known, logits, source.tokenizer.pad_id)
     with pytest.raises(RunError, match="it does not compute what its checkpoint computes"):
         figures.check("fp16", "it")
 
@@ -206,7 +207,7 @@ def test_a_graph_that_sees_padding_fails_the_gate(source, model, known, monkeypa
             super().__init__(write, write("Equal", attention_mask, attention_mask))
 
     monkeypatch.setattr(fp16, "_Packing", SeesPadding)
-    figures = verify.compare(known, cuda_operators.evaluator(fp16.fp16_graph(model)), source.tokenizer.pad_id)
+    figures = parity.compare(known, cuda_operators.evaluator(fp16.fp16_graph(model)), source.tokenizer.pad_id)
     with pytest.raises(RunError, match="it does not compute what its checkpoint computes"):
         figures.check("fp16", "it")
 
@@ -217,7 +218,7 @@ def test_every_bias_that_counts_is_counted(source, model, known, layer, part) ->
     bias = other.blocks[layer].attention.qkv.bias.data.view(3, -1)
     bias[{"query": 0, "value": 2}[part]] += 0.5
     logits = cuda_operators.evaluator(fp16.fp16_graph(other))
-    assert verify.compare(known, logits, source.tokenizer.pad_id).max_logit_difference > 2e-2
+    assert parity.compare(known, logits, source.tokenizer.pad_id).max_logit_difference > 2e-2
 
 
 def test_weights_beyond_the_range_of_fp16_are_refused(source) -> None:
@@ -275,7 +276,7 @@ def test_data_that_could_not_be_looked_at_is_named_for_later(source, tmp_path, m
 
 
 def test_a_gpu_that_cannot_be_used_is_the_reason(source, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(session, "find_gpus", lambda: session.Gpus(1, "the driver is broken; mend it"))
+    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(1, "the driver is broken; mend it"))
     summary = export_bundle(source, tmp_path / "out", precision="fp16")
     assert summary["parity"] is None
     assert "the driver is broken; mend it" in summary["reason"]

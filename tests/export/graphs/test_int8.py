@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from bertnli_export import sentences, verify
+from bertnli_export import parity, sentences
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.graphs import int8
@@ -160,7 +160,7 @@ def test_too_many_changed_labels_fail_the_gate(source, tmp_path, monkeypatch) ->
 
 def test_lost_accuracy_fails_the_gate(source, tmp_path, monkeypatch) -> None:
     """Few labels may change, and yet only from right to wrong."""
-    monkeypatch.setitem(verify.LIMITS, "int8", verify.Limits(None, 1.0, 1.0, 1.0, 0.005))
+    monkeypatch.setitem(parity.LIMITS, "int8", parity.Limits(None, 1.0, 1.0, 1.0, 0.005))
     model = source.build().eval()
     encoded = source.tokenizer.encode(*zip(*PAIRS, strict=True))
     right = run(lambda *batch: torch_logits(model, *batch), encoded, 3, source.tokenizer.pad_id, "cpu")

@@ -16,7 +16,7 @@ from bertnli.model.pretrained import Pretrained
 from bertnli.report import licences
 from bertnli.report.licences import Terms
 from bertnli.run.folder import run_of
-from bertnli.train import run_model
+from bertnli.train.inputs import load_run_model
 from tests.conftest import Run
 from tests.support import tiny
 from tests.support.runs import ranks, run, same, train  # noqa: F401 (fixtures)
@@ -30,7 +30,7 @@ def finished(tmp_path: Path, run: Any, ranks: Any) -> Path:  # noqa: F811
 
 def load(path: Path) -> tuple[Pretrained, list[str]]:
     warnings: list[str] = []
-    return run_model.load(path, warnings.append), warnings
+    return load_run_model(path, warnings.append), warnings
 
 
 def built(path: Path) -> dict[str, torch.Tensor]:

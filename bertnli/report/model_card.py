@@ -1,0 +1,93 @@
+"""The model card: README.md of a model folder, with the front matter that the model hub reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from bertnli.fetch.entry import HubModel
+from bertnli.report import licences
+from bertnli.report.licences import catalogue_entry, notes_about
+from bertnli.report.rendering import Json, templates, write_file
+
+_HUB_LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "MIT": "mit"}
+
+
+# By the first part of a catalogue name.
+_HUB_DATASETS = {"snli": "stanfordnlp/snli", "mnli": "nyu-mll/multi_nli", "anli": "facebook/anli"}
+
+
+def write_model_card(
+    folder: Path,
+    *,
+    name: str,
+    family: Literal["bert", "d2l"],
+    labels: Sequence[str],
+    hypothesis_only: bool = False,
+    base_model: str,
+    data: Sequence[str],
+    settings: Mapping[str, object],
+    evaluations: Mapping[str, Json] = {},
+    provenance: Mapping[str, str] = {},
+) -> None:
+    """Write `folder`/README.md, with the front matter that the model hub reads.
+
+    `base_model` and `data` are what the run file says: names of the catalogue, hub ids or paths. `settings`: the
+    hyper-parameters, by their names in the run file. `hypothesis_only`: the model sees no premise.
+
+    Raises RunError if the file cannot be written.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base = catalogue_entry(base_model, "model")
+    repos = [source.repo for source in base.sources if isinstance(source, HubModel)] if base else []
+    front = ModelCardData(
+        language="en" if any(_hub_dataset(one) for one in data) else None,
+        license=_hub_licence(licences.of_model(base_model).licence),
+        library_name="transformers" if family == "bert" else "bertnli",
+        pipeline_tag="text-classification",
+        tags=["natural-language-inference", "bert", "bertnli"] + (["d2l"] if family == "d2l" else []),
+        base_model=repos[0] if repos else None,
+        datasets=sorted({hub_id for one in data if (hub_id := _hub_dataset(one))}) or None,
+        metrics=["accuracy", "f1"],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=_hub_dataset(dataset) or "custom",
+                dataset_name=dataset,
+                metric_type=kind,
+                metric_name=metric,
+                metric_value=round(evaluation[key], 4),
+            )
+            for dataset, evaluation in evaluations.items()
+            for kind, metric, key in (("accuracy", "accuracy", "accuracy"), ("f1", "macro F1", "macro_f1"))
+        ],
+    )
+    card = templates(autoescape=False).get_template("model_card.md.j2")
+    text = card.render(
+        front=front.to_yaml(),
+        name=name,
+        family=family,
+        labels=labels,
+        hypothesis_only=hypothesis_only,
+        base_model=base_model,
+        data=data,
+        settings=settings,
+        evaluations=evaluations,
+        provenance=provenance,
+        notes=notes_about(base_model, [*data, *(one for one in evaluations if catalogue_entry(one, "dataset"))]),
+    )
+    write_file(folder / "README.md", text)
+
+
+def _hub_licence(licence: str | None) -> str:
+    """The model hub's id of a licence in the catalogue, or of one that is such an id already."""
+    ids = _HUB_LICENCES | {one: one for one in _HUB_LICENCES.values()}
+    return ids.get(licence or "", "other")
+
+
+def _hub_dataset(name: str) -> str | None:
+    """The model hub's id of a data set in the catalogue."""
+    return _HUB_DATASETS.get(name.split("-")[0]) if catalogue_entry(name, "dataset") else None

@@ -1,0 +1,115 @@
+"""DOC"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bertnli.common.errors import InputError
+from bertnli.common.gpus import find_gpus
+
+DEVICES = ("auto", "cpu", "cuda")  # and one of several GPUs as cuda:1
+
+
+_ON_THE_CPU = "or choose the CPU with --device cpu"
+
+
+def choose_device(asked: str) -> str:
+    """`cpu`, `cuda` or `cuda:1`. `auto` is `cuda` where there is a GPU.
+
+    Raises InputError for `cuda` without (such) a GPU, and where one is meant to be used but CUDA is not usable.
+    """
+    kind, _, number = asked.partition(":")
+    if kind not in DEVICES or (number and (kind != "cuda" or not number.isdecimal())):
+        raise InputError("--device", found=repr(asked), expected=" or ".join(DEVICES))
+    if kind == "cpu":
+        return "cpu"
+    gpus = find_gpus()
+    if not gpus.count:
+        if kind == "cuda":
+            raise InputError(f"--device {asked}", found="no NVIDIA GPU that this process may use", do=_ON_THE_CPU[3:])
+        return "cpu"
+    problem = gpus.problem or _provider_problem()
+    if problem:
+        raise no_cuda(problem)
+    if number and int(number) >= gpus.count:
+        raise InputError(f"GPU {number}", found=f"{gpus.count} here", expected=f"0 to {gpus.count - 1}")
+    return asked if number else "cuda"
+
+
+def choose_devices(asked: str, gpus: str | None = None, workers: int = 1) -> list[str]:
+    """What each worker runs on: `cpu`, `workers` times, or `cuda:0`, … for all GPUs or those that `gpus` lists ("0,1").
+
+    Raises InputError as `choose_device` does, and if `gpus` or `workers` do not go with the device.
+    """
+    if workers < 1:
+        raise InputError("--workers", found=str(workers), expected="1 or more")
+    device = choose_device(asked)
+    if device == "cpu":
+        if gpus is not None:
+            raise InputError("--devices", found=f"{gpus}, and the CPU as the device", expected="GPUs to choose from")
+        return ["cpu"] * workers
+    if workers > 1:
+        raise InputError("--workers", found=f"{workers}, and GPUs", expected="one for each GPU: choose with --devices")
+    if gpus is None:
+        return [f"cuda:{number}" for number in range(find_gpus().count)] if device == "cuda" else [device]
+    numbers = [number.strip() for number in gpus.split(",")]
+    if device != "cuda" or len(set(numbers)) < len(numbers) or not all(map(str.isdecimal, numbers)):
+        raise InputError("--devices", found=f"{gpus} with --device {asked}", expected="numbers of GPUs, such as 0,1")
+    return [choose_device(f"cuda:{int(number)}") for number in numbers]
+
+
+def no_cuda(cause: str) -> InputError:
+    return InputError("a GPU is here but ONNX Runtime cannot use it", found=cause, do=_ON_THE_CPU)
+
+
+def _provider_problem() -> str | None:
+    """Why the installed ONNX Runtime cannot use a GPU, with the mend; None if nothing speaks against it."""
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)}
+        if len(installed) == 2:
+            return (
+                "the packages onnxruntime and onnxruntime-gpu are both installed, and the first hides CUDA; "
+                "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
+            )
+        return (
+            f"the installed {' '.join(installed) or 'ONNX Runtime'} {ort.__version__} was built without CUDA; "
+            "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
+        )
+    needed = int((getattr(ort, "cuda_version", "") or "0").split(".")[0])
+    driver = find_gpus().driver
+    if 0 < driver < needed:
+        return (
+            f"the NVIDIA driver runs CUDA {driver} at most, onnxruntime-gpu {ort.__version__} needs CUDA {needed}; "
+            "update the driver, or install an onnxruntime-gpu built for the older CUDA"
+        )
+    preload_cuda(ort)
+    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    try:
+        # It needs a symbol of this one, which ONNX Runtime loads first as well.
+        ctypes.CDLL(str(library.with_name("libonnxruntime_providers_shared.so")), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return f"a library is missing: {error}; pip install 'bertnli[gpu]'"
+    return None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.distribution(package)
+        return True
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def preload_cuda(ort: Any) -> None:
+    """Load CUDA and cuDNN from the NVIDIA packages that pip installed, if they are there."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; we say it ourselves
+            ort.preload_dlls()

@@ -1,0 +1,285 @@
+"""DOC"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertnli.common.errors import InputError, RunError
+from bertnli.data.columns import listed
+from bertnli.data.labels import NO_GOLD
+from bertnli.data.tokenizer import Encoded, PairTokenizer, pad_batch
+from bertnli.evaluation.data_sets import LabelledSet
+from bertnli_export import sentences
+from bertnli_export.bundle import Parity
+from bertnli_export.interface import INPUTS
+from bertnli_export.scorer import Logits, batches, run
+from bertnli_export.session import Session
+
+BATCH_SIZES = (1, 2, 3, 32)
+
+
+ROWS = 2000
+"""Real rows that an export's gate takes from the data it is given, from the top. Where 1% of the labels change and no
+accuracy is lost, 1,000 rows would show a loss of half a point in 6% of all cases, 2,000 in 1%."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a bundle may differ from its checkpoint by."""
+
+    logit_difference: float | None  # None: not looked at
+    company_difference: float  # of a pair's logits alone from its logits in a batch with others
+    label_flips: float  # share of the real rows
+    own_label_flips: float  # share of our own pairs: they are few, and some models can hardly decide on them
+    accuracy_lost: float  # share of the labelled rows
+
+
+LIMITS = {
+    "fp32": Limits(1e-4, company_difference=1e-4, label_flips=0.0, own_label_flips=0.0, accuracy_lost=0.0),
+    "fp16": Limits(2e-2, company_difference=2e-2, label_flips=0.001, own_label_flips=0.01, accuracy_lost=0.005),
+    # The sums of attention depend on padding in their last bit, and now and then a step of 1/127 hangs on that bit.
+    "int8": Limits(None, company_difference=2e-2, label_flips=0.015, own_label_flips=0.1, accuracy_lost=0.005),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Tokenised pairs, and the checkpoint's logits for them, `[pairs, labels]` in fp32; the first `mixed` pairs are of
+    all lengths, and are meant to be run in all company."""
+
+    encoded: Encoded
+    logits: NDArray[np.float32]
+    mixed: int
+
+    def save(self, file: Path) -> None:
+        parts = {name: getattr(self.encoded, name) for name in ("ids", "lengths", "first_segment", "truncated")}
+        np.savez_compressed(file, logits=self.logits, mixed=self.mixed, **parts)
+
+    @classmethod
+    def load(cls, file: Path) -> Reference:
+        """Raises InputError if the file is damaged."""
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                logits, mixed = arrays["logits"], int(arrays["mixed"])
+                parts = {name: arrays[name] for name in ("ids", "lengths", "first_segment", "truncated")}
+        except Exception as error:  # numpy, zipfile and zlib each have their own
+            raise InputError(f"{file}: damaged ({error})", do="export the model again") from None
+        return cls(Encoded(**parts), logits, mixed)
+
+
+def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
+    """The gate's own pairs (`sentences.py`, and a pair of every interesting length) with the logits of `checkpoint`."""
+    odd = tokenizer.encode(*zip(*sentences.ODD, strict=True))
+    lengths = ladder(tokenizer.max_length)
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    # The sentences' own tokens, over and over, fill up any length.
+    words = odd.ids[(odd.ids != cls) & (odd.ids != sep)]
+    made = []
+    for length in lengths:
+        inner = np.resize(np.roll(words, -length), length - 3)
+        made.append(np.concatenate([[cls], inner[: len(inner) // 2], [sep], inner[len(inner) // 2 :], [sep]]))
+    ladders = Encoded(
+        ids=np.concatenate(made).astype(np.int32),
+        lengths=np.array(lengths, np.int32),
+        first_segment=np.array([2 + (length - 3) // 2 for length in lengths], np.int32),
+        truncated=np.zeros(len(lengths), bool),
+    )
+    plain = tokenizer.encode(*zip(*sentences.plain(), strict=True))
+    parts = {
+        name: np.concatenate([getattr(each, name) for each in (odd, ladders, plain)])
+        for name in ("ids", "lengths", "first_segment", "truncated")
+    }
+    encoded, mixed = Encoded(**parts), len(odd) + len(ladders)
+    alone = [_run(checkpoint, encoded, np.array([index]), tokenizer.pad_id) for index in range(mixed)]
+    together = run(checkpoint, plain, alone[0].shape[1], tokenizer.pad_id, "cpu")
+    return Reference(encoded, np.concatenate([*alone, together]), mixed)
+
+
+def ladder(longest: int) -> list[int]:
+    """Lengths from 3 tokens to `longest`: the short ones, and those around every power of two."""
+    steps = {3, 4, 5, 6, 7, longest - 1, longest}
+    for power in range(3, longest.bit_length()):
+        steps |= {2**power - 1, 2**power, 2**power + 1}
+    return sorted(length for length in steps if 3 <= length <= longest)
+
+
+@dataclass
+class Figures:
+    """Differences between a bundle's logits and the checkpoint's."""
+
+    pairs: int = 0
+    max_logit_difference: float = 0.0
+    max_company_difference: float = 0.0  # of a pair alone from itself among others
+    label_flips: int = 0
+
+    def add(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+        self.pairs += len(found)
+        self.max_logit_difference = max(self.max_logit_difference, _largest(found - expected))
+        self.label_flips += int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
+
+    def check(self, precision: str, what: str, real: bool = False) -> None:
+        """Raise RunError if they are beyond the precision's limits; `real`: those of real rows."""
+        limits = LIMITS[precision]
+        flips = limits.label_flips if real else limits.own_label_flips
+        problems = []
+        allowed = np.finfo(np.float32).max if limits.logit_difference is None else limits.logit_difference
+        if self.max_logit_difference > allowed:
+            problems.append(
+                f"the largest difference of a logit is {self.max_logit_difference:.2g}, {allowed:.2g} is allowed"
+            )
+        if self.max_company_difference > limits.company_difference:
+            problems.append(
+                f"a pair's logits depend on the pairs around it: by {self.max_company_difference:.2g}, "
+                f"{limits.company_difference:.2g} is allowed"
+            )
+        if self.label_flips > flips * self.pairs:
+            whose = "real rows'" if real else "own pairs'"
+            problems.append(f"{self.label_flips} of {self.pairs} {whose} labels differ, {flips:.2%} is allowed")
+        if problems:
+            raise RunError(
+                f"{what} does not compute what its checkpoint computes: {'; '.join(problems)}",
+                do="do not use it: export in another precision, or report it",
+            )
+
+
+def compare(known: Reference, logits: Logits, pad_id: int) -> Figures:
+    """The mixed pairs of `known` in batches of each size, in mixed company, and the others once, against its logits."""
+    figures = Figures()
+    alone = np.empty_like(known.logits[: known.mixed])
+    for indices in _mixed_batches(known.mixed):
+        found = _run(logits, known.encoded, indices, pad_id)
+        figures.add(found, known.logits[indices])
+        if len(indices) == 1:
+            alone[indices] = found
+        figures.max_company_difference = max(figures.max_company_difference, _largest(found - alone[indices]))
+    for indices in batches(known.encoded.lengths[known.mixed :], max_pairs=32, max_tokens=512, max_padding=0):
+        figures.add(_run(logits, known.encoded, known.mixed + indices, pad_id), known.logits[known.mixed + indices])
+    return figures
+
+
+def _largest(differences: NDArray[np.float32]) -> float:
+    """The largest absolute value; infinite where one is no number, which `max` alone would drop."""
+    largest = float(np.abs(differences).max(initial=0.0))
+    return np.inf if np.isnan(largest) else largest
+
+
+def _mixed_batches(pairs: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of each size, those of one pair first."""
+    draw = np.random.default_rng(0)
+    for size in BATCH_SIZES:
+        order = np.resize(draw.permutation(pairs), -(-pairs // size) * size)  # the last batch is full, too
+        yield from order.reshape(-1, size)
+
+
+def _run(logits: Logits, encoded: Encoded, indices: NDArray[np.int64], pad_id: int) -> NDArray[np.float32]:
+    batch = pad_batch(encoded, indices, pad_id)
+    return logits(*(batch[name] for name in INPUTS))
+
+
+@dataclass(frozen=True)
+class RealRows:
+    """Sentence pairs of a data set; `gold` `[pairs]`: index into the model's labels, -1 for none of them."""
+
+    data: str  # the set, as a person named it
+    premises: list[str]
+    hypotheses: list[str]
+    gold: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, data: LabelledSet, labels: Sequence[str], most: int = ROWS) -> RealRows:
+        """The first `most` good rows. Raises InputError if there is none, or their labels are all unknown to the model:
+        then no accuracy would be looked at."""
+        rows = list(islice((row for row in data.file.rows() if row.error is None), most))
+        if not rows:
+            raise InputError(f"{data.file.name}: no usable row", do="give another file to verify with")
+        index = {label.casefold(): number for number, label in enumerate(labels)}
+        said = {name.casefold(): label.casefold() for name, label in data.reading.label_names.items()}
+        names = [(row.label or "").strip().casefold() for row in rows]
+        meant = [said.get(name, name) for name in names]
+        gold = np.array([index.get(name, -1) for name in meant])
+        strange = sorted(set(meant) - {"", NO_GOLD, "-1"})  # some, in a set with other classes than the model's
+        if strange and gold.max() < 0:
+            raise InputError(
+                f"{data.file.name}: no label is one of the model's",
+                found=listed(strange, 5),
+                expected=", ".join(labels),
+                do="say with --label-names which of them each one is, or name the column with --label",
+            )
+        return cls(data.name, [str(row.premise) for row in rows], [str(row.hypothesis) for row in rows], gold)
+
+
+def gate(
+    checkpoint: Logits,
+    session: Session,
+    known: Reference,
+    tokenizer: PairTokenizer,
+    precision: str,
+    rows: RealRows | None = None,
+) -> Parity:
+    """Compare the exported graph with its checkpoint on `known` and on real rows.
+
+    Raises RunError if they differ by more than the precision's limits.
+    """
+    own, real = compare(known, session.logits, tokenizer.pad_id), Figures()
+    own.check(precision, "the exported graph")
+    lengths = known.encoded.lengths
+    accuracy, labelled = None, 0
+    if rows is not None:
+        encoded = tokenizer.encode(rows.premises, rows.hypotheses)
+        lengths = np.concatenate([lengths, encoded.lengths])
+        expected = run(checkpoint, encoded, session.outputs, tokenizer.pad_id, "cpu")
+        found = run(session.logits, encoded, session.outputs, tokenizer.pad_id, session.device)
+        real.add(found, expected)
+        real.check(precision, "the exported graph", real=True)
+        has_gold = rows.gold >= 0
+        labelled = int(has_gold.sum())
+        if labelled:
+            accuracy = {
+                name: float((logits.argmax(axis=1) == rows.gold)[has_gold].mean())
+                for name, logits in (("checkpoint", expected), ("bundle", found))
+            }
+            _check_accuracy(accuracy["checkpoint"] - accuracy["bundle"], labelled, precision)
+    return _parity(
+        own,
+        real,
+        lengths,
+        precision,
+        session.device,
+        data=None if rows is None else Path(rows.data).name,
+        accuracy=accuracy,
+        labelled_rows=labelled,
+    )
+
+
+def _parity(
+    own: Figures, real: Figures, lengths: NDArray[np.integer], precision: str, device: str, **of_data: Any
+) -> Parity:
+    """For the manifest. lengths: of all pairs compared. of_data: the fields about real rows."""
+    return Parity(
+        pairs=own.pairs + real.pairs,
+        batch_sizes=list(BATCH_SIZES),
+        lengths=(int(lengths.min()), int(lengths.max())),
+        max_logit_difference=max(own.max_logit_difference, real.max_logit_difference),
+        max_company_difference=own.max_company_difference,
+        label_flips=own.label_flips + real.label_flips,
+        max_logit_difference_allowed=LIMITS[precision].logit_difference,
+        label_flips_allowed=LIMITS[precision].label_flips,
+        device=device,
+        **of_data,
+    )
+
+
+def _check_accuracy(lost: float, rows: int, precision: str) -> None:
+    if lost > LIMITS[precision].accuracy_lost:
+        raise RunError(
+            f"the exported graph is right on {lost:.2%} fewer of {rows} labelled rows than its checkpoint",
+            expected=f"{LIMITS[precision].accuracy_lost:.2%} at most",
+            do="export in another precision",
+        )
