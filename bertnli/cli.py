@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bertnli.common.cores import spin_briefly
 from bertnli.common.errors import BertnliError, InputError, Interrupted
 from bertnli.common.installed import need
 from bertnli.common.signals import SIGNALS, heeded
@@ -439,6 +441,7 @@ def score(
 
 def main() -> None:
     """The console script: every error a person can cause is one message and an exit code."""
+    spin_briefly(os.environ)
     for number in heeded(SIGNALS):
         signal.signal(number, _interrupt)
     try:

@@ -6,14 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from bertnli.common.cores import spin_briefly
+from tests.support import tiny
+
 # The tests' models are tiny, and the workers of pytest-xdist share the cores: more threads would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+spin_briefly(os.environ)
+
+# Tests of GPU code have stand-ins; whether this machine has a GPU changes nothing.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 # Ignored as nohup or a script's & has it, a signal would be ignored by what the tests start and send it to as well.
 for _number in (signal.SIGINT, signal.SIGHUP):
@@ -26,6 +34,15 @@ pytest_plugins = ["tests.support.runs", "tests.support.clusterruns"]
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = [ROOT / "bertnli", ROOT / "export" / "bertnli_export", ROOT / "launch" / "bertnli_launch"]
 SOURCES = os.pathsep.join(str(package.parent) for package in PACKAGES)  # as PYTHONPATH takes them
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault(tiny.RUN, uuid.uuid4().hex[:8])  # pytest-xdist's workers inherit it
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        tiny.remove_bundle()
 
 
 @pytest.fixture

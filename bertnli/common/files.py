@@ -1,4 +1,4 @@
-"""Files that outlive a power cut and are whole or not there."""
+"""Files and folders that appear complete or not at all, and survive a power cut."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,33 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def new_folder(final: Path, *, replace: bool = False, unique: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `final`; when the block ends without error it is flushed to the disk and renamed.
+
+    Its name begins with a dot. What a killed process left under that name is removed first, so only one process at a
+    time may write one `final`; with `unique` several may, and the last one wins. `replace`: a folder that is called
+    `final` by then is moved away and removed; without `replace` that is an OSError, unless that folder is empty.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8] + '.' if unique else ''}partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+        outdated = partial.with_suffix(".old")
+        shutil.rmtree(outdated, ignore_errors=True)
+        if replace and final.exists():
+            final.rename(outdated)
+        partial.rename(final)
+        sync(final.parent)
+        shutil.rmtree(outdated, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.common.files import cache_dir, digest, sync, write_text
+from bertnli.common.files import cache_dir, digest, new_folder
 from bertnli.common.heartbeat import pulse
 from bertnli.common.locks import held
 from bertnli.data.labelled import LabelledPairs, read_labelled
@@ -110,20 +108,13 @@ def prepare(
 
 
 def _make(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, content: str) -> None:
-    aside = folder.with_suffix(".part")
-    shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
-    try:
-        aside.mkdir()
-        about = _write(aside, labelled, tokenizer)
-        write_text(aside / "about.json", json.dumps(about | {"sha256": content}))
-        aside.rename(folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with new_folder(folder) as partial:
+        about = _write(partial, labelled, tokenizer)
+        (partial / "about.json").write_text(json.dumps(about | {"sha256": content}))
 
 
 def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> dict[str, int]:
-    """The arrays, flushed to the disk. Returns what is to be known about them."""
+    """Write the arrays. Returns the figures for about.json."""
     types = _types(tokenizer.vocab_size)
     streams = {name: (folder / name).open("wb") for name in types}
     try:
@@ -145,9 +136,6 @@ def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> d
             tokens += len(encoded.ids)
             for name, values in arrays.items():
                 np.asarray(values).astype(types[name]).tofile(streams[name])
-        for stream in streams.values():
-            stream.flush()
-            os.fsync(stream.fileno())
     finally:
         for stream in streams.values():
             stream.close()

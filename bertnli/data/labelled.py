@@ -11,7 +11,7 @@ from bertnli.data.columns import (
     LABEL_COLUMNS,
     listed,
 )
-from bertnli.data.labels import NO_GOLD
+from bertnli.data.labels import UNKNOWN, WITHOUT_GOLD, LabelTable
 from bertnli.data.pairs import PairFile
 
 _FIRST_BAD = 5  # bad rows named in a message
@@ -31,9 +31,9 @@ class LabelledPairs:
     five bad rows, as (row number, reason).
     """
 
-    def __init__(self, file: PairFile, table: Mapping[str, int | None], labels: Sequence[str], skip_bad_rows: bool):
+    def __init__(self, file: PairFile, table: LabelTable, labels: Sequence[str], skip_bad_rows: bool):
         self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
-        self._table = table  # what a label cell says, in lower case -> index; None: no gold label
+        self._table = table
         self._reset()
 
     def _reset(self) -> None:
@@ -48,10 +48,10 @@ class LabelledPairs:
         table, skip = self._table, self.skip_bad_rows
         for row in self.file.rows():
             self.read += 1
-            index = table.get(row.label.strip().casefold(), -1) if row.label else -1
-            if index is None:
+            index = table.index(row.label)
+            if index == WITHOUT_GOLD:
                 self.no_gold += 1
-            elif row.error is None and index >= 0:
+            elif row.error is None and index != UNKNOWN:
                 self.used += 1
                 if skip or not self.bad:
                     yield LabelledPair(row.premise, row.hypothesis, index, row.number)  # type: ignore[arg-type]
@@ -107,14 +107,4 @@ def read_labelled(
             expected=" or ".join(LABEL_COLUMNS),
             do="name it with --label (in a run file: data.columns.label)",
         )
-    table: dict[str, int | None] = {NO_GOLD: None, "-1": None}
-    table.update((name.strip().casefold(), index) for index, name in enumerate(labels))
-    names = {str(said).strip().casefold(): name.strip().casefold() for said, name in (label_names or {}).items()}
-    for said, name in names.items():
-        if name not in table:
-            raise InputError(
-                f"--label-names (in a run file: data.label_names): {said}",
-                found=repr(name),
-                expected=f"one of {', '.join(labels)}, or {NO_GOLD}",
-            )
-    return LabelledPairs(file, table | {said: table[name] for said, name in names.items()}, labels, skip_bad_rows)
+    return LabelledPairs(file, LabelTable(labels, label_names), labels, skip_bad_rows)

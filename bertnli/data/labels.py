@@ -1,4 +1,4 @@
-"""Label names and their orders.
+"""Label names, their orders, and what a label cell says.
 
 Labels are names everywhere outside a tensor. The order inside a model is the model's own and comes from its
 config: HF's SNLI models use entailment, neutral, contradiction; d2l entailment, contradiction, neutral; many
@@ -16,7 +16,40 @@ SNLI_ORDER = ("entailment", "neutral", "contradiction")
 D2L_ORDER = ("entailment", "contradiction", "neutral")
 NO_GOLD = "-"  # SNLI's mark for a pair whose annotators did not agree (Bowman et al. 2015, section 2.2)
 
+WITHOUT_GOLD, UNKNOWN = -2, -1  # in place of a label's index: the annotators did not agree; the model has no such label
+
 _PLACEHOLDER = re.compile(r"LABEL_\d+", re.IGNORECASE)
+
+
+def label_key(text: str) -> str:
+    """What two spellings of one label have in common: case and outer blanks do not count."""
+    return text.strip().casefold()
+
+
+class LabelTable:
+    """From what a label cell says to the index of the label in a model's order."""
+
+    def __init__(self, labels: Sequence[str], names: Mapping[str, str] | None = None, *, strict: bool = True):
+        """names: what cells say in the data -> a label or `-`, as --label-names (data.label_names) has it.
+
+        Raises InputError for a name of a label that the model does not have; if not `strict`, such cells are UNKNOWN.
+        """
+        self._index = {NO_GOLD: WITHOUT_GOLD, "-1": WITHOUT_GOLD}
+        self._index |= {label_key(label): index for index, label in enumerate(labels)}
+        known = dict(self._index)
+        for said, name in (names or {}).items():
+            index = known.get(label_key(name), UNKNOWN)
+            if strict and index == UNKNOWN:
+                raise InputError(
+                    f"--label-names (in a run file: data.label_names): {label_key(said)}",
+                    found=repr(label_key(name)),
+                    expected=f"one of {', '.join(labels)}, or {NO_GOLD}",
+                )
+            self._index[label_key(said)] = index
+
+    def index(self, cell: str | None) -> int:
+        """The label's index, WITHOUT_GOLD for `-` and -1, UNKNOWN for anything else, also for an empty cell."""
+        return self._index.get(label_key(cell), UNKNOWN) if cell else UNKNOWN
 
 
 def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:

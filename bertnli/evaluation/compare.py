@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
 from bertnli.data.labelled import LabelledPair
+from bertnli.data.labels import label_key
 from bertnli.evaluation.examples import EXAMPLES, Example, example_of
 from bertnli.evaluation.metrics import Tally, log_softmax
 
@@ -40,15 +41,15 @@ class Comparison:
         Raises InputError if they are not the same names, upper and lower case apart.
         """
         self.labels, self.name = tuple(labels), other_name
-        places = {label.strip().casefold(): place for place, label in enumerate(other_labels)}
-        if places.keys() != {label.strip().casefold() for label in labels}:
+        places = {label_key(label): place for place, label in enumerate(other_labels)}
+        if places.keys() != {label_key(label) for label in labels}:
             raise InputError(
                 f"--against {other_name}: its labels are others",
                 found=", ".join(other_labels),
                 expected=", ".join(labels),
                 do="compare models of the same labels",
             )
-        self._order = [places[label.strip().casefold()] for label in labels]
+        self._order = [places[label_key(label)] for label in labels]
         self.tally = Tally(labels)
         self.changed = self.only_this = self.only_other = 0
         self._kept: dict[str, list[Changed]] = {"this": [], "other": [], "neither": []}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.labelled import LabelledPair, LabelledPairs, read_labelled
-from bertnli.data.labels import NO_GOLD
+from bertnli.data.labels import NO_GOLD, UNKNOWN, LabelTable
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import Comparison
 from bertnli.evaluation.examples import Example, Examples
@@ -194,9 +194,9 @@ def scored(
 
 def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: Mapping[str, str]) -> None:
     """Rows may be skipped, but not a whole class of them: what is left would be another, easier task."""
-    known = {name.strip().casefold() for name in (*labels, *label_names, NO_GOLD, "-1")}
+    table = LabelTable(labels, label_names)
     found = Counter(row.label.strip() for row in file.rows() if row.label and not row.error)
-    unknown = {label: count for label, count in found.most_common() if label.casefold() not in known}
+    unknown = {label: count for label, count in found.most_common() if table.index(label) == UNKNOWN}
     if unknown:
         shown = ", ".join(f"{label[:40]!r} ({count} rows)" for label, count in list(unknown.items())[:10])
         raise InputError(

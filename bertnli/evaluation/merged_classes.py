@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
+from bertnli.data.labels import label_key
 from bertnli.evaluation.evaluate import Predictor
 
 
@@ -24,9 +25,9 @@ class MergedClasses:
 
         Raises InputError if a label of the model belongs to none, or a class has no label.
         """
-        classes = {label.casefold(): name for label, name in classes.items()}
-        classes |= {name.casefold(): name for name in classes.values()}
-        named = [classes.get(label.casefold()) for label in predictor.labels]
+        classes = {label_key(label): name for label, name in classes.items()}
+        classes |= {label_key(name): name for name in classes.values()}
+        named = [classes.get(label_key(label)) for label in predictor.labels]
         if set(named) != set(classes.values()):
             raise InputError(
                 f"{where}: its classes cannot be told from the model's labels",
@@ -38,7 +39,7 @@ class MergedClasses:
             )
         self.members: dict[str, list[str]] = {}
         for label in predictor.labels:
-            self.members.setdefault(classes[label.casefold()], []).append(label)
+            self.members.setdefault(classes[label_key(label)], []).append(label)
         self.labels = tuple(self.members)
         self._predictor = predictor
         self._indices = [[predictor.labels.index(label) for label in members] for members in self.members.values()]

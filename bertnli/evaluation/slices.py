@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.data.labelled import LabelledPair
+from bertnli.data.labels import label_key
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.metrics import wilson
 
@@ -98,7 +99,7 @@ def _agreements(file: PairFile) -> Iterator[tuple[int, Slice | None]]:
             cells = record or {}
             listed = cells.get("annotator_labels")
             given = listed if isinstance(listed, list) else [cells.get(name) for name in single]
-            labels = [label.strip().casefold() for label in given if isinstance(label, str) and label.strip()]
-            agreed = labels.count((row.label or "").strip().casefold())
+            labels = [label_key(label) for label in given if isinstance(label, str) and label.strip()]
+            agreed = labels.count(label_key(row.label or ""))
             asked = len(labels)
             yield row.number, Slice("agreement", (asked, agreed), f"{agreed} of {asked}") if asked > 1 else None

@@ -1,4 +1,4 @@
-"""The folder of everything that is fetched: what is whole, who may write, and the one step in which a thing appears.
+"""The folder of everything that is fetched: what is complete, who may write, and what came from where.
 
 `datasets/NAME/`, `models/NAME/` and `hub/ORG/NAME/` each hold an entry's files with a `receipt.json`; `downloads/`
 holds archives and unfinished `.part` files; `locks/` one lock file a name.
@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bertnli.common.errors import InputError
-from bertnli.common.files import cache_dir, digest, sync
+from bertnli.common.files import cache_dir, digest, new_folder, sync
 from bertnli.common.locks import held
 from bertnli.common.progress import say
 from bertnli.fetch.catalog import CATALOG
@@ -41,7 +42,8 @@ def is_whole(entry: Entry) -> bool:
     try:
         recorded = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))["files"]
         return all((folder / name).stat().st_size == file["size"] for name, file in recorded.items()) and all(
-            name in recorded and checksum in (None, f"sha256:{recorded[name]['sha256']}")
+            name in recorded
+            and checksum in (None, f"sha256:{recorded[name]['sha256']}", recorded[name].get("verified"))
             for name, checksum in entry.files.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -58,26 +60,14 @@ def lock(name: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def staging(entry: Entry) -> Iterator[Path]:
-    """A folder beside the entry's own, gone afterwards; what a killed process left in it is gone before.
-
-    Its name begins with a dot, as no entry's and no hub id's does. Hold the entry's lock.
-    """
-    folder = folder_of(entry)
-    aside = folder.with_name(f".{folder.name}.partial")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        yield aside
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def publish(entry: Entry, aside: Path, source: str) -> None:
-    """Write the receipt into `aside`, flush everything to the disk and rename the folder to the entry's own."""
-    files = {path.name: {"size": path.stat().st_size, "sha256": digest(path)} for path in sorted(aside.iterdir())}
+def write_receipt(entry: Entry, folder: Path, source: str) -> None:
+    """Describe the files in `folder`, just verified, in its receipt.json. `source`: where they came from."""
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.iterdir()):
+        files[path.name] = {"size": path.stat().st_size, "sha256": digest(path)}
+        known = entry.files.get(path.name)
+        if known is not None and not known.startswith("sha256:"):
+            files[path.name]["verified"] = known
     receipt = {
         "name": entry.name,
         "kind": entry.kind,
@@ -88,18 +78,7 @@ def publish(entry: Entry, aside: Path, source: str) -> None:
         "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": files,
     }
-    (aside / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
-    for path in aside.iterdir():
-        sync(path)
-    sync(aside)
-    folder = folder_of(entry)
-    outdated = aside.with_name(aside.name + ".old")
-    shutil.rmtree(outdated, ignore_errors=True)
-    if folder.exists():  # not whole, or nobody would publish it again
-        folder.rename(outdated)
-    aside.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(outdated, ignore_errors=True)
+    (folder / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
 
 
 def copy_to(path: Path, to: Path) -> Path:
@@ -112,21 +91,20 @@ def copy_to(path: Path, to: Path) -> Path:
         if not _same(path, target):
             raise InputError(f"--to {to}", found=f"another {path.name} in it", expected="none, or the same one")
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        if path.is_dir():
-            aside.mkdir()
+    if path.is_dir():
+        with new_folder(target, unique=True) as partial:
             for file in path.iterdir():
-                _link_or_copy(file, aside / file.name)
-        else:
-            _link_or_copy(path, aside)
-        aside.rename(target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.unlink(missing_ok=True)
-        raise
-    sync(target.parent)
+                _link_or_copy(file, partial / file.name)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        _link_or_copy(path, partial)
+        sync(partial)
+        partial.rename(target)
+        sync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
     return target
 
 
@@ -141,4 +119,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:  # another disk, or a file system without links
         shutil.copyfile(source, target)
-        sync(target)

@@ -109,9 +109,3 @@ class Entry:
     @property
     def archives(self) -> tuple[Archive, ...]:
         return tuple(source.archive for source in self.sources if not isinstance(source, HubModel))
-
-    @property
-    def on_first_use(self) -> bool:
-        """Whether it has no checksum at all, so that only what was found first can be asked for again."""
-        known = [*self.files.values(), *(archive.checksum for archive in self.archives)]
-        return self.kind == "dataset" and not any(known)

@@ -8,10 +8,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import cache_dir, digest
+from bertnli.common.files import cache_dir, digest, new_folder
 from bertnli.common.progress import megabytes, say
-from bertnli.fetch import trust
-from bertnli.fetch.cache import copy_to, downloads_dir, folder_of, is_whole, lock, publish, staging
+from bertnli.fetch.cache import copy_to, downloads_dir, folder_of, is_whole, lock, write_receipt
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
 from bertnli.fetch.download import check, download, redact
 from bertnli.fetch.entry import Archive, AsItIs, Entry, HubModel, Kind, NoSuchModelError, Source, SourceError, Unpacked
@@ -73,11 +72,9 @@ def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Pa
         else:
             with lock(name):
                 if not is_whole(entry):  # another process may have just fetched it
-                    with staging(entry) as folder:
+                    with new_folder(folder_of(entry), replace=True) as folder:
                         origin = _from_given(entry, source, folder) if source else _from_sources(entry, folder)
-                        if entry.on_first_use:
-                            trust.keep(entry, folder)
-                        publish(entry, folder, origin)
+                        write_receipt(entry, folder, origin)
                     _forget_spent(entry)
         path = folder_of(entry) if entry.kind == "model" else folder_of(entry) / next(iter(entry.files))
         return path if to is None else copy_to(path, to)
@@ -207,8 +204,6 @@ def _verify(entry: Entry, folder: Path) -> None:
             raise SourceError(f"{name} is missing")
         if checksum is not None:
             check(folder / name, checksum)
-    if entry.on_first_use:
-        trust.check_first(entry, folder)
 
 
 def _empty(folder: Path) -> None:
@@ -271,16 +266,14 @@ def _take(entry: Entry, path: Path, folder: Path) -> None:
     if path.is_dir():
         _take_folder(entry, path, folder)
         return
-    found = {f"{algorithm}:{digest(path, algorithm)}" for algorithm in ("sha256", "sha1")}
+    checksums = [*entry.files.values(), *(archive.checksum for archive in entry.archives)]
+    algorithms = {"sha256", "sha1", *(checksum.partition(":")[0] for checksum in checksums if checksum)}
+    found = {f"{algorithm}:{digest(path, algorithm)}" for algorithm in algorithms}
     for source in entry.sources:
         if not isinstance(source, HubModel) and source.archive.checksum in found:
             _take_out(source, path, folder)
             _verify(entry, folder)
             return
-    if entry.on_first_use:
-        shutil.copyfile(path, folder / next(iter(entry.files)))
-        _verify(entry, folder)
-        return
     known: dict[str, str | None] = {archive.filename: archive.checksum for archive in entry.archives}
     if entry.kind == "dataset":
         for name, checksum in entry.files.items():

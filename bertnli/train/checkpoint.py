@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bertnli.common.errors import RunError
-from bertnli.common.files import digest, sync
+from bertnli.common.files import digest, new_folder, sync
 from bertnli.model import tensor_files
 
 _STATE, _ABOUT, _SUMS = "state.safetensors", "checkpoint.json", "SHA256SUMS"
@@ -102,25 +102,19 @@ def write(
     Raises RunError, with the older checkpoints intact, if the disk is full or cannot be written.
     """
     final = _path(folder, steps)
-    aside = folder / f".{final.name}.part"
     try:
-        for left in folder.glob(".step-*.part"):  # by a run that was killed
-            shutil.rmtree(left)
-        aside.mkdir(parents=True)
-        _check_room(final, sum(tensor.nbytes for tensor in state.values()))
-        _fill(aside, state, json.dumps({"steps": steps, "progress": dict(progress)}))
-        shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-        aside.rename(final)
-        for path in (folder, folder.parent):
-            sync(path)
+        for leftover in folder.glob(".step-*"):  # of a run that was killed
+            shutil.rmtree(leftover)
+        with new_folder(final, replace=True) as partial:  # it may replace a damaged one of the same step
+            _check_room(final, sum(tensor.nbytes for tensor in state.values()))
+            _fill(partial, state, json.dumps({"steps": steps, "progress": dict(progress)}))
+        sync(folder.parent)
     # safetensors reports a full disk as an error of its own
     except (OSError, safetensors.SafetensorError) as error:
         full = (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error)
         if full:
             raise RunError(f"checkpoint {final}: the disk is full", do=_MAKE_ROOM) from None
         raise RunError(f"checkpoint {final}: {error}", do=f"see to that disk and its rights, and {_GOES_ON}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     # One of a later step was found damaged when the run went on from an earlier one: it must not count as the newest.
     kept = [path for path in _checkpoints(folder) if path.name <= final.name][:keep]
     if also_keep is not None:
@@ -191,8 +185,6 @@ def _fill(aside: Path, state: Mapping[str, Tensor], about: str) -> None:
     (aside / _SUMS).write_text(_checksums(aside))
     if not _holds(aside / _STATE, state) or (aside / _ABOUT).read_text() != about:
         raise OSError(errno.EIO, "what the disk gives back is not what was written")
-    sync(aside / _SUMS)
-    sync(aside)
 
 
 def _checksums(folder: Path) -> str:

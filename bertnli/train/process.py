@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bertnli.common import heartbeat
-from bertnli.common.cores import usable_cores
+from bertnli.common.cores import spin_briefly, usable_cores
 from bertnli.common.errors import BertnliError, InputError, Interrupted, SaidElsewhere
 from bertnli.common.network import set_interfaces
 from bertnli.run.config import STALL_TIMEOUT
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     heartbeat.begin()
+    spin_briefly(os.environ)
     rank = None
     try:
         join_launcher(os.environ)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
-from bertnli.common.files import sync
+from bertnli.common.files import new_folder
 from bertnli.evaluation.metrics import Tally
 from bertnli.model import pretrained
 from bertnli.model.classifier import PairClassifier
@@ -43,42 +42,37 @@ def publish(
     data = [config.data.train, *([config.data.eval] if isinstance(config.data.eval, str) else [])]
     origin = provenance()
 
-    aside = folder.path / ".model.part"
-    shutil.rmtree(aside, ignore_errors=True)
     model = PairClassifier(source.config)  # as loaded: a dropout set for this run is no property of the model
     model.load_state_dict(weights)
     base = {"base_model": config.model, "base_sha256": source.sha256, "data": data}
     base |= {key: value for key, value in asdict(licences.of_model(config.model)).items() if value is not None}
-    pretrained.save(model, source.tokenizer, aside, extra=base)
-    settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
-    write_model_card(
-        aside,
-        name=folder.path.name,
-        family=source.config.family,
-        labels=source.config.labels,
-        hypothesis_only=source.tokenizer.settings.hypothesis_only,
-        base_model=config.model,
-        data=data,
-        settings={**settings, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
-        evaluations=evaluations,
-        provenance=origin,
-    )
-    figures = {
-        "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
-        "Started from": config.model,
-    }
-    if tally is not None:
-        figures = {"Accuracy": f"{tally.accuracy:.4f} on {tally.rows:,} pairs, {held_out}", **figures}
-    report.write_report(
-        folder.report,
-        title=f"bertnli run {folder.path.name}",
-        figures=figures,
-        metrics=read_metrics(folder.metrics_file),
-        evaluations=evaluations,
-        provenance={"model": str(folder.model), **origin},
-        notes=notes_about(config.model, data),
-    )
-    for path in (*aside.iterdir(), aside):
-        sync(path)  # before it has the name by which the run is known to be finished
-    aside.rename(folder.model)
-    sync(folder.path)
+    with new_folder(folder.model) as partial:  # its final name says that the run is finished
+        pretrained.save(model, source.tokenizer, partial, extra=base)
+        settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
+        write_model_card(
+            partial,
+            name=folder.path.name,
+            family=source.config.family,
+            labels=source.config.labels,
+            hypothesis_only=source.tokenizer.settings.hypothesis_only,
+            base_model=config.model,
+            data=data,
+            settings={**settings, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
+            evaluations=evaluations,
+            provenance=origin,
+        )
+        figures = {
+            "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
+            "Started from": config.model,
+        }
+        if tally is not None:
+            figures = {"Accuracy": f"{tally.accuracy:.4f} on {tally.rows:,} pairs, {held_out}", **figures}
+        report.write_report(
+            folder.report,
+            title=f"bertnli run {folder.path.name}",
+            figures=figures,
+            metrics=read_metrics(folder.metrics_file),
+            evaluations=evaluations,
+            provenance={"model": str(folder.model), **origin},
+            notes=notes_about(config.model, data),
+        )

@@ -18,8 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import digest, sync, write_text
+from bertnli.common.files import digest, new_folder, write_text
 from bertnli.common.installed import __version__, installed
 from bertnli.data import labels as label_orders
 from bertnli.data.formats import reason_of
@@ -264,21 +262,9 @@ def written(out: Path, *, force: bool = False) -> Iterator[Path]:
     """
     out = out.resolve()
     check_out(out, force=force)
-    aside = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        check_out(out, force=force)  # somebody may have put something there meanwhile
-        if out.is_dir() and any(out.iterdir()):
-            replaced = aside.with_suffix(".replaced")
-            out.rename(replaced)
-            aside.rename(out)
-            shutil.rmtree(replaced, ignore_errors=True)
-        else:
-            aside.rename(out)
-        sync(out.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with new_folder(out, replace=force, unique=True) as folder:
+        yield folder
+        check_out(out, force=force)  # another process may have put something there meanwhile
 
 
 def check_out(out: Path, *, force: bool = False) -> None:
@@ -309,7 +295,7 @@ def check_out(out: Path, *, force: bool = False) -> None:
 
 
 def seal(folder: Path, **about: Any) -> Manifest:
-    """Write manifest.json over the files in `folder`, flush all to the disk. `about`: the manifest's other fields."""
+    """Write manifest.json over the files in `folder`. `about`: the manifest's other fields."""
     files = {
         path.relative_to(folder).as_posix(): FileEntry(sha256=digest(path), size=path.stat().st_size)
         for path in sorted(folder.rglob("*"))
@@ -317,9 +303,6 @@ def seal(folder: Path, **about: Any) -> Manifest:
     }
     manifest = Manifest(format_version=FORMAT_VERSION, files=files, **about)
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-    for path in folder.rglob("*"):
-        sync(path)
-    sync(folder)
     return manifest
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.columns import listed
-from bertnli.data.labels import NO_GOLD
+from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.tokenizer import Encoded, PairTokenizer, pad_batch
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli_export import sentences
@@ -199,12 +199,10 @@ class RealRows:
         rows = list(islice((row for row in data.file.rows() if row.error is None), most))
         if not rows:
             raise InputError(f"{data.file.name}: no usable row", do="give another file to verify with")
-        index = {label.casefold(): number for number, label in enumerate(labels)}
-        said = {name.casefold(): label.casefold() for name, label in data.reading.label_names.items()}
-        names = [(row.label or "").strip().casefold() for row in rows]
-        meant = [said.get(name, name) for name in names]
-        gold = np.array([index.get(name, -1) for name in meant])
-        strange = sorted(set(meant) - {"", NO_GOLD, "-1"})  # some, in a set with other classes than the model's
+        table = LabelTable(labels, data.reading.label_names, strict=False)
+        gold = np.array([max(table.index(row.label), -1) for row in rows])
+        # Some labels may be unknown: the data set may have other classes than the model.
+        strange = sorted({row.label for row in rows if row.label and table.index(row.label) == UNKNOWN})
         if strange and gold.max() < 0:
             raise InputError(
                 f"{data.file.name}: no label is one of the model's",

@@ -20,6 +20,7 @@ from typing import Any
 from bertnli.common.errors import Interrupted, RunError
 from bertnli.common.files import digest
 from bertnli.data.formats import format_of
+from bertnli.data.labels import LabelTable
 from bertnli.data.pairs import Columns, PairFile
 from bertnli_export.bundle import Bundle, versions
 from bertnli_export.devices import choose_devices
@@ -243,15 +244,15 @@ def _refuse_bad_rows(name: str, task: Task, results: Sequence[Scored]) -> None:
 def _results(task: Task, judged: Judged, labels: Sequence[str], counts: Counts) -> list[Scored]:
     """What to write for each row of the chunk; adds them to `counts`."""
     rows = task.chunk.rows
-    label_index = {label.casefold(): index for index, label in enumerate(labels)}
+    table = LabelTable(labels)
     results = [Scored(None, None, False, row.error) for row in rows]
     for at, index, probabilities, truncated in zip(task.good, *(part.tolist() for part in judged), strict=True):
         if math.isnan(probabilities[0]):
             results[at] = Scored(None, None, False, NOT_FINITE)
             continue
         results[at] = Scored(labels[index], probabilities, truncated, None)
-        gold = label_index.get((rows[at].label or "").strip().casefold())
-        if gold is not None:
+        gold = table.index(rows[at].label)
+        if gold >= 0:
             counts.labelled += 1
             counts.correct += gold == index
         counts.truncated += truncated

@@ -121,7 +121,7 @@ def test_a_killed_preparation_leaves_nothing_that_counts(tmp_path, own_cache):
     )
     killed = subprocess.run([sys.executable, "-c", program], env=environment(), timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    assert [path.suffix for path in folders(own_cache)] == [".part"]
+    assert [path.suffix for path in folders(own_cache)] == [".partial"]
     corpus = prepare(PairFile(path), PairTokenizer.from_folder(folder), LABELS)
     assert len(corpus) + corpus.about["no_gold"] == 3000
     assert [path.suffix for path in folders(own_cache)] == [""]  # what the killed one left is gone

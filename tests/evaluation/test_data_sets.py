@@ -21,7 +21,6 @@ from bertnli_export.verify import verify
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import cache_dir
 from bertnli.evaluation.calibrate import calibrate
 from bertnli.evaluation.data_sets import expanded, open_all, open_set
 from bertnli.evaluation.evaluate import Other
@@ -287,59 +286,6 @@ def test_hans_without_its_column_is_not_hans(server: StandIn, tmp_path: Path, mo
     monkeypatch.setitem(CATALOG, "snli-dev", replace(entry, reading=reading))
     with pytest.raises(InputError, match="no column 'heuristic'"):
         open_set("snli-dev").measure(Told(RIGHT))
-
-
-# Trust on first use
-
-
-def test_what_has_no_checksum_is_trusted_once(server: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
-    path = fetch("snli-hard")
-    checksum = f"sha256:{hashlib.sha256(BODIES['snli_1.0_test_hard.jsonl']).hexdigest()}"
-    trusted = json.loads((cache_dir() / "trusted.json").read_text())
-    assert trusted == {"snli-hard": {"snli_1.0_test_hard.jsonl": checksum}}
-    assert f"trusted from now on as {checksum}" in capsys.readouterr().err
-
-    path.unlink()
-    assert fetch("snli-hard").read_bytes() == BODIES["snli_1.0_test_hard.jsonl"]
-    assert "trusted" not in capsys.readouterr().err
-
-    path.unlink()
-    server.files["/snli_1.0_test_hard.jsonl"] = Hosted(snli(PAIRS[:2]))
-    with pytest.raises(RunError, match=rf"another file than the one trusted on first use.*expected {checksum}"):
-        fetch("snli-hard")
-    assert not path.exists()
-    server.files["/snli_1.0_test_hard.jsonl"] = Hosted(BODIES["snli_1.0_test_hard.jsonl"])
-    assert fetch("snli-hard") == path  # nothing of the other file is in the way
-
-
-def test_a_log_in_page_is_not_trusted(server: StandIn) -> None:
-    server.files["/snli_1.0_test_hard.jsonl"] = Hosted(b"<html>\n<body>Please log in</body>\n</html>\n")
-    with pytest.raises(RunError, match=r"snli_1\.0_test_hard\.jsonl is not what it should be"):
-        fetch("snli-hard")
-    assert not (cache_dir() / "trusted.json").exists()
-    server.files["/snli_1.0_test_hard.jsonl"] = Hosted(BODIES["snli_1.0_test_hard.jsonl"])
-    assert fetch("snli-hard").is_file()
-
-
-def test_from_a_file_without_a_checksum(server: StandIn, tmp_path: Path) -> None:
-    given = tmp_path / "hard"
-    given.write_bytes(b"no pairs")
-    with pytest.raises(InputError, match="is not what it should be"):
-        fetch("snli-hard", source=str(given))
-    given.write_bytes(BODIES["snli_1.0_test_hard.jsonl"])
-    fetch("snli-hard", source=str(given)).unlink()
-    given.write_bytes(snli(PAIRS[:1]))
-    with pytest.raises(InputError, match="another file than the one trusted"):
-        fetch("snli-hard", source=str(given))
-    assert server.requests == []
-
-
-def test_a_damaged_list_of_what_is_trusted_is_an_error(server: StandIn) -> None:
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    for damage in ('{"snli-hard"', "[]", '{"snli-hard": 3}'):
-        (cache_dir() / "trusted.json").write_text(damage)
-        with pytest.raises(InputError, match=r"trusted\.json: damaged"):
-            fetch("snli-hard")
 
 
 # Several

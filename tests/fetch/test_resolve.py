@@ -128,6 +128,20 @@ def visible() -> list[str]:
 # The way it should go
 
 
+@pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256"])
+def test_whatever_the_checksum_is_it_is_fetched_once(server: StandIn, monkeypatch, algorithm: str) -> None:
+    def known(checksum: str) -> None:
+        monkeypatch.setitem(CATALOG, "rows", replace(CATALOG["rows"], files={"rows.jsonl": checksum}))
+
+    known(f"{algorithm}:{hashlib.new(algorithm, ROWS).hexdigest()}")
+    path = fetch("rows")
+    assert path.read_bytes() == ROWS and fetch("rows") == path
+    assert len(server.asked("/toy_1.0.zip")) == 1
+    known(f"{algorithm}:{hashlib.new(algorithm, b'another').hexdigest()}")  # the catalogue has learnt of another file
+    with pytest.raises(RunError, match="wrong checksum"):
+        fetch("rows")
+
+
 def test_a_data_set_is_one_file(server: StandIn) -> None:
     path = fetch("rows")
     assert path == cache_dir() / "datasets" / "rows" / "rows.jsonl"

@@ -6,17 +6,24 @@ tokenizer_config.json, vocab.txt) and the d2l book's (vocab.json and pretrained.
 
 from __future__ import annotations
 
-import atexit
 import json
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+
+RUN = "BERTNLI_TEST_RUN"
+"""Names this run of the tests, in its environment: its worker processes share one bundle."""
 
 SNLI_LABELS = ("entailment", "neutral", "contradiction")
 
@@ -182,15 +189,31 @@ def d2l_folder(
 
 @cache
 def bundle() -> Path:
-    """One exported bundle of `hf_folder()`, made once in a process and there to read, not to change."""
+    """One exported bundle of `hf_folder()`, made once in a run of the tests and there to read, not to change.
+
+    It is made in a process of its own: the one that asks may have replaced parts of what exports, for a test.
+    """
+    folder = Path(tempfile.gettempdir(), f"tiny-bundle-{os.environ[RUN]}")
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "bundle").is_dir():
+            command = [sys.executable, "-m", __name__, str(folder)]
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
+    return folder / "bundle"
+
+
+def remove_bundle() -> None:
+    folder = Path(tempfile.gettempdir(), f"tiny-bundle-{os.environ[RUN]}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _export(folder: Path) -> None:
     from bertnli_export.build import export_bundle
 
     from bertnli.model import pretrained
 
-    folder = Path(tempfile.mkdtemp(prefix="tiny-bundle-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     export_bundle(pretrained.load(hf_folder(folder / "model")), folder / "bundle")
-    return folder / "bundle"
 
 
 def _spread(model: Any) -> Any:
@@ -235,3 +258,7 @@ def _write_word_piece(path: Path, vocabulary: Sequence[str], model_max_length: i
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _export(Path(sys.argv[1]))

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from bertnli.common import files
 from bertnli.common.errors import RunError
 from bertnli.train import checkpoint
 
@@ -111,7 +112,7 @@ def test_a_damaged_later_one_does_not_count_as_the_newest_to_keep(tmp_path):
 
 
 def test_half_written_ones_do_not_count_and_make_room(tmp_path):
-    for left in (".step-00000007.part", ".step-00000010.part"):
+    for left in (".step-00000007.partial", ".step-00000010.partial", ".step-00000010.old"):
         (tmp_path / left).mkdir()
         (tmp_path / left / "state.safetensors").write_bytes(b"half")
     assert newest(tmp_path) == (None, [])
@@ -134,17 +135,15 @@ def test_flushed_before_it_is_visible_and_visible_before_an_older_one_goes(tmp_p
         monkeypatch.setattr(where, name, noting)
 
     note(checkpoint, "sync", "flush")
+    note(files, "sync", "flush")
     note(Path, "rename", "rename")
     note(checkpoint.shutil, "rmtree", "remove")
     checkpoint.write(tmp_path, 10, state(10), {}, keep=1)
-    folder, aside = tmp_path.name, f"{tmp_path.name}/.step-00000010.part"
-    assert [event for event in events if event != f"remove {aside}"] == [
-        f"flush {aside}/state.safetensors",
-        f"flush {aside}/checkpoint.json",
-        f"flush {aside}/SHA256SUMS",
-        f"flush {aside}",
-        f"remove {folder}/step-00000010",
-        f"rename {aside}",
+    folder, partial = tmp_path.name, f"{tmp_path.name}/.step-00000010.partial"
+    renamed = events.index(f"rename {partial}")
+    parts = ("", "/state.safetensors", "/checkpoint.json", "/SHA256SUMS")
+    assert {f"flush {partial}{part}" for part in parts} <= set(events[:renamed])
+    assert [event for event in events[renamed:] if "/.step" not in event] == [
         f"flush {folder}",
         "flush .",
         f"remove {folder}/step-00000005",

@@ -212,7 +212,7 @@ def test_whenever_it_is_killed_the_newest_is_whole_and_as_new_as_was_said(tmp_pa
                 said = receive.recv()
             except EOFError:
                 break
-        halves += any(folder.glob(".step-*.part"))
+        halves += any(folder.glob(".step-*.partial"))
         found, warnings = newest(folder)
         assert warnings == []
         assert said <= found.steps <= said + 2

@@ -140,10 +140,10 @@ def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
 
 def test_a_finished_model_is_on_the_disk_before_it_has_its_name(tmp_path, run, ranks, monkeypatch):
     synced, model = [], tmp_path / "run" / "model"
-    monkeypatch.setattr("bertnli.train.result.sync", lambda path: synced.append((path.name, model.exists())))
+    monkeypatch.setattr("bertnli.common.files.sync", lambda path: synced.append((path.name, model.exists())))
     train(run(max_steps=1), ranks)
     before = {name for name, finished in synced if not finished}
-    assert {path.name for path in model.iterdir()} | {".model.part"} == before
+    assert {path.name for path in model.iterdir()} | {".model.partial"} <= before
 
 
 def test_loss_is_the_mean_over_the_step_whatever_the_micro_batches(tmp_path, run, ranks):
@@ -309,7 +309,7 @@ def kill_at_random_moments(tmp_path: Path, run, kills: int) -> None:
         process = start(arguments, tmp_path)
         wait_for_step(folder, before + 1)
         time.sleep(random.uniform(0, 0.2))
-        while number % 2 and process.poll() is None and not any((folder / "checkpoints").glob(".step-*.part")):
+        while number % 2 and process.poll() is None and not any((folder / "checkpoints").glob(".step-*.partial")):
             pass
         assert process.poll() is None, "the run ended before it could be killed"
         process.kill()
