@@ -35,7 +35,6 @@ bench-full: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks --full
 
 docs: $(VENV)/test.stamp
-	$(BIN)/python docs/errors.py
 	$(BIN)/python docs/api.py build/docs
 
 install: $(VENV)/demo.stamp
