@@ -109,7 +109,7 @@ def _scoring(result: Json) -> list[str]:
         lines += ["", f"Model: {about['from']}, {training}."]
     elif "random" in about:
         lines += ["", "Random weights: labels and accuracy say nothing."]
-    return lines + _stages(done) + _busy(pairs) + _matrix_peak(peaks) + _skipped(result)
+    return lines + _stages(done) + _matrix_peak(peaks) + _skipped(result)
 
 
 def _stages(peers: Sequence[Json]) -> list[str]:
@@ -120,13 +120,6 @@ def _stages(peers: Sequence[Json]) -> list[str]:
             each = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in stages.items())
             lines += ["", f"Stages of {peer['about']}, each alone: {each}; in a run they overlap."]
     return lines
-
-
-def _busy(peers: Sequence[Json]) -> list[str]:
-    """The share of the time in which GPUs were at work, mean of the rounds."""
-    found = {peer["about"]: [run["gpu_busy"] for run in peer["runs"] if "gpu_busy" in run] for peer in peers}
-    shares = "; ".join(f"{about} {sum(runs) / len(runs):.0%}" for about, runs in found.items() if runs)
-    return ["", f"GPU busy: {shares}."] if shares else []
 
 
 def _matrix_peak(peaks: Sequence[Json]) -> list[str]:
@@ -203,10 +196,6 @@ def _skipped(result: Json) -> list[str]:
 # --- sets with an idea of their own ----------------------------------------------------------------------------------
 
 
-def _profile(result: Json) -> list[str]:
-    return grid(("kind of work", "of a step")) + [f"| {kind} | {part:.0%} |" for kind, part in result["kinds"].items()]
-
-
 def _ranks(result: Json) -> list[str]:
     lines = grid(("batch", "ranks", "the fullest rank has more than the mean by: median step", "worst of all steps"))
     for row in result["imbalance"]:
@@ -243,43 +232,6 @@ def _accuracy(result: Json) -> list[str]:
     return lines
 
 
-def _scaling(result: Json) -> list[str]:
-    """What was measured, what the model says of it, and what it says of hosts that are not here."""
-    each, size = result["each_rank"], result["gradient_bytes"]
-    lines = [f"{result['where'].capitalize()}; {each['pairs_a_step']} pairs and one core a rank.", ""]
-    columns = ("how", "pairs/s", "over one rank", "of a step in communication", "link, MB/s", "pairs/s by the model")
-    lines += grid(columns)
-    for way in result["ways"]:
-        cells = [way["about"], spread(way["pairs_per_second"]), f"{spread(way['over_alone'])} x", "", "", ""]
-        if "communication_share" in way:
-            share = way["communication_share"]
-            cells[3] = f"{share['median']:.0%} ({share['min']:.0%} to {share['max']:.0%})"
-            cells[4] = _three_digits(way["link_bytes_per_second"] / 1e6)
-            cells[5] = _three_digits(way["modelled_pairs_per_second"])
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Communication: {result['communication']}. Gradients: {size / 1e6:.1f} MB a step."]
-    modelled = result["projection"]
-    lines += ["", f"BERT-base by the model alone. {modelled['not_measured']}", ""]
-    lines += grid(
-        (
-            *("GPUs", "link of a host", "pairs a GPU", "computing, ms", "exchange, ms"),
-            *("pairs/s without overlap", "of the GPUs' rate", "pairs/s with overlap", "of the GPUs' rate"),
-        )
-    )
-    for row in modelled["rows"]:
-        cells = [str(row["gpus"]), f"{row['gbit']} Gb/s" if row["gbit"] else "one host", str(row["pairs_a_gpu"])]
-        cells += [f"{row[f'{part}_seconds'] * 1000:.1f}" for part in ("compute", "exchange")]
-        for overlap in ("without_overlap", "with_overlap"):
-            cells += [_three_digits(row[overlap]["pairs_per_second"]), f"{row[overlap]['efficiency']:.0%}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *grid(("the model takes", "value", "", "from"))]
-    lines += [
-        f"| {one['what']} | {one['value']:.4g} {one['unit']} | {one['how']} | {one['source']} |"
-        for one in modelled["given"]
-    ]
-    return [*lines, "", "And it assumes:", "", *(f"* {sentence}" for sentence in modelled["assumed"])]
-
-
 def _evidence(result: Json) -> list[str]:
     about = {
         "checkpoint": "its last checkpoint",
@@ -304,17 +256,6 @@ def _evidence(result: Json) -> list[str]:
         f"| the largest class for every row | {artefact['largest_class']:.4f} |",
     ]
     return lines
-
-
-def _growth(result: Json) -> list[str]:
-    lines = grid(("what", "rows", "processes", "seconds", "pairs/s", "peak memory"))
-    for kind in ("training", "scoring"):
-        for row in result[kind]:
-            cells = [kind, f"{row['rows']:,}", str(row["processes"]), f"{row['seconds']:,.0f}"]
-            cells += [_three_digits(row["pairs_per_second"]), f"{row['peak_mib']['rss']:,.0f} MiB"]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *grid(("tokens of a pair", "milliseconds to score it, median (min to max)"))]
-    return lines + [f"| {row['tokens']} | {spread(row['seconds_a_pair'], 1e-3)} |" for row in result["lengths"]]
 
 
 def _gpu_checks(result: Json) -> list[str]:
@@ -345,14 +286,11 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "long-row": _long_row,
     "start-up": _start_up,
     "score-memory": _score_memory,
-    "profile": _profile,
     "tokenise": _tokenise,
     "ranks": _ranks,
     "memory": _memory,
     "accuracy": _accuracy,
-    "growth": _growth,
     "evidence": _evidence,
-    "scaling": _scaling,
     "gpu-checks": _gpu_checks,
     "gpu-run": _gpu_run,
 }

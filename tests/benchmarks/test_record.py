@@ -14,7 +14,6 @@ from benchmarks.__main__ import main
 from benchmarks.harness import Measured, Run, ratios, spread
 from benchmarks.peers.bertnli_train import BertnliTrain
 from benchmarks.peers.peak import MatrixPeak
-from benchmarks.profile import kind_of
 from benchmarks.table import table, tables
 from benchmarks.targets import Target, targets
 from tests.support.benchmarked import StandIn, measured
@@ -165,21 +164,3 @@ def test_results_that_are_kept_have_a_table() -> None:
     """Every JSON under benchmarks/results is one of ours."""
     folder = Path(sets.__file__).parent / "results"
     assert tables(folder).count("### ") == len(list(folder.glob("*.json")))
-
-
-def test_operators_are_told_apart_by_kind() -> None:
-    kinds = {
-        "mkldnn::_linear_pointwise": "other",
-        "aten::addmm": "matrix products",
-        "aten::mkldnn_linear": "matrix products",
-        "aten::_scaled_dot_product_flash_attention_for_cpu_backward": "attention",
-        "aten::baddbmm": "attention",
-        "aten::bernoulli_": "dropout",
-        "aten::ge": "dropout",
-        "aten::copy_": "copies and casts",
-        "aten::gelu_backward": "GELU",
-        "aten::native_layer_norm": "norms",
-        "aten::_fused_adamw_": "optimizer",
-        "aten::fill_": "filling and sums",
-    }
-    assert {operator: kind_of(operator) for operator in kinds} == kinds
