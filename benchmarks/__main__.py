@@ -5,7 +5,7 @@ python -m benchmarks training --batch 256     # one set
 python -m benchmarks --full                   # all sets of a CPU, with more pairs and rounds
 python -m benchmarks gpu                      # all there is about a GPU, in 8 minutes (see gpu.py)
 python -m benchmarks table                    # Markdown of what benchmarks/results holds
-python -m benchmarks table --readme           # the table in README.md, made of it again
+python -m benchmarks table --readme           # make the tables in benchmarks/README.md and README.md again
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="for scoring: a folder or a fetched name, not MiniLM trained on 8,000 pairs")
     parser.add_argument("--patience", type=float, help="seconds a set may wait for a quiet machine")
     parser.add_argument("--results", type=Path, help="where results are kept")
-    parser.add_argument("--readme", action="store_true", help="of table: write README.md's figures, print nothing")
+    parser.add_argument(
+        "--readme",
+        action="store_true",
+        help="of table: write the tables into benchmarks/README.md and README.md, print nothing",
+    )
     parser.add_argument("--carry", type=Path, metavar="DIR", help="of gpu: write what a machine without network needs")
     parser.add_argument("--from", dest="carried", type=Path, metavar="DIR", help="of gpu: what --carry wrote")
     parser.add_argument("--rehearse", action="store_true", help="of gpu: tiny sizes, no GPU needed, nothing kept")
@@ -61,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if "table" in options.set:
             if options.readme:
-                readme.write(readme.README, results)
+                readme.write(readme.ROOT, results)
             else:
                 print(tables(results))
             return 0

@@ -61,6 +61,6 @@ def test_scoring_on_a_gpu_is_held_against_its_targets() -> None:
 
 def test_the_table_says_where_the_time_goes() -> None:
     said = table(_record({"bertnli": 41_000.0, "slow": 5_000.0}))
-    assert "Stages of about bertnli, each alone: copy 0.25 s; in a run they overlap." in said
+    assert "Stages of about bertnli, each run alone: copy 0.25 s. In a real run they overlap." in said
     assert "NVIDIA H200" in said and "Skipped: flash attention: no wheel." in said
     assert "| rate over the best peer's | at least 3.00 x | 8.20 x | met |" in said
