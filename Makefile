@@ -1,13 +1,13 @@
 # Two commands on a fresh Linux machine with git, make and Python 3.11 or newer: `make demo` and `make test`.
-# TORCH_SPEC chooses another torch build, for later calls as well (TORCH_SPEC=torch==2.11.0 make demo); pip's own settings
-# are honoured.
+# TORCH_SPEC chooses another torch build, also for later calls (TORCH_SPEC=torch==2.11.0 make demo). pip's own settings are
+# honoured.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_SPEC ?=
 
-.PHONY: demo test test-system lint bench bench-full docs install clean
+.PHONY: demo test test-bench test-system lint bench bench-full docs install clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/bertnli demo --out runs/demo
@@ -15,7 +15,12 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -q -n auto $(PYTEST_ARGS)
 
-# Hosts of its own on one machine, which takes root. As root what is lacking is installed; else those tests say why not.
+# The benchmarks' own tests: nothing is measured in earnest.
+test-bench: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -q -n auto -m 'bench and not system' $(PYTEST_ARGS)
+
+# These tests make hosts of their own on one machine, which needs root. As root, missing packages are installed; otherwise
+# the tests are skipped and say why.
 SYSTEM_PACKAGES := openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin chromium chromium-driver
 
 test-system: $(VENV)/test.stamp
@@ -35,12 +40,11 @@ bench-full: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks --full
 
 docs: $(VENV)/test.stamp
-	$(BIN)/python docs/errors.py
 	$(BIN)/python docs/api.py build/docs
 
 install: $(VENV)/demo.stamp
 
-# The TORCH_SPEC that was given last, which counts until another is; it is written only when it differs.
+# The TORCH_SPEC that was given last; it holds until another is given. The file is written only if it differs.
 export TORCH_SPEC
 $(VENV)/torch-spec: FORCE
 	@mkdir -p $(VENV)
@@ -49,7 +53,7 @@ $(VENV)/torch-spec: FORCE
 
 FORCE:
 
-# The constraints pin the tested versions; one pip call installs everything, so that they are resolved together.
+# The constraints pin the tested versions. One pip call installs everything, so that pip resolves all of it together.
 $(VENV)/%.stamp: pyproject.toml constraints.txt $(VENV)/torch-spec
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("bertnli needs Python 3.11 or newer; found %s: give one as PYTHON=/path/to/python3" % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

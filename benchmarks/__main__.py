@@ -5,8 +5,7 @@ python -m benchmarks training --batch 256     # one set
 python -m benchmarks --full                   # all sets of a CPU, with more pairs and rounds
 python -m benchmarks gpu                      # all there is about a GPU, in 8 minutes (see gpu.py)
 python -m benchmarks table                    # Markdown of what benchmarks/results holds
-python -m benchmarks table --readme           # the table in README.md, made of it again
-python -m benchmarks plots                    # SVG of it, beside it
+python -m benchmarks table --readme           # make the tables in benchmarks/README.md and README.md again
 """
 
 from __future__ import annotations
@@ -24,12 +23,9 @@ from typing import Any
 from benchmarks import gpu, readme, sets
 from benchmarks.accuracy import accuracy
 from benchmarks.evidence import evidence
-from benchmarks.growth import growth
 from benchmarks.long_row import long_row
 from benchmarks.memory import memory
-from benchmarks.plots import plots
 from benchmarks.ranks import ranks
-from benchmarks.scaling import scaling
 from benchmarks.score_memory import score_memory
 from benchmarks.start_up import start_up
 from benchmarks.table import table, tables
@@ -38,9 +34,8 @@ from bertnli.common.errors import BertnliError
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
 SCORING = ("scoring-base", "long-row", "start-up", "score-memory")
-FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "evidence", "growth", "scaling")
-SETS = (*FULL, "peak", "micro-batches", "profile", "gpu")
-BY_BATCH = ("training", "micro-batches", "profile")
+FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "evidence")
+SETS = (*FULL, "gpu")
 
 _BEGAN = time.monotonic()
 
@@ -49,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("set", nargs="*", choices=[*SETS, "table", "plots", []], help="left out: training and scoring")
+    parser.add_argument("set", nargs="*", choices=[*SETS, "table", []], help="left out: training and scoring")
     parser.add_argument("--batch", type=int, action="append", help="of training: 32 and 256 where left out")
     parser.add_argument(
         "--full", action="store_true", help="more pairs and rounds: some hours on two cores for all sets"
@@ -57,7 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="for scoring: a folder or a fetched name, not MiniLM trained on 8,000 pairs")
     parser.add_argument("--patience", type=float, help="seconds a set may wait for a quiet machine")
     parser.add_argument("--results", type=Path, help="where results are kept")
-    parser.add_argument("--readme", action="store_true", help="of table: write README.md's figures, print nothing")
+    parser.add_argument(
+        "--readme",
+        action="store_true",
+        help="of table: write the tables into benchmarks/README.md and README.md, print nothing",
+    )
     parser.add_argument("--carry", type=Path, metavar="DIR", help="of gpu: write what a machine without network needs")
     parser.add_argument("--from", dest="carried", type=Path, metavar="DIR", help="of gpu: what --carry wrote")
     parser.add_argument("--rehearse", action="store_true", help="of gpu: tiny sizes, no GPU needed, nothing kept")
@@ -66,12 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if "table" in options.set:
             if options.readme:
-                readme.write(readme.README, results)
+                readme.write(readme.ROOT, results)
             else:
                 print(tables(results))
-            return 0
-        if "plots" in options.set:
-            print("\n".join(map(str, plots(results))))
             return 0
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that peers are ended
         if options.carry is not None:
@@ -81,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.rehearse and options.results is None:
                 results = Path(scratch) / "results"
             for name in options.set or (FULL if options.full else DEFAULT):
-                for size in (options.batch or [32, 256]) if name in BY_BATCH else [0]:
+                for size in (options.batch or [32, 256]) if name == "training" else [0]:
                     folder = Path(scratch) / f"{name}-{size}"
                     folder.mkdir()
                     for result in _measure(name, folder, size, options):
@@ -98,8 +94,6 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
         effort = replace(effort, patience=options.patience)
     if name == "training":
         yield sets.training(folder, batch_size, effort, _say)
-    elif name == "micro-batches":
-        yield sets.micro_batches(folder, batch_size, effort, _say)
     elif name == "scoring":
         yield sets.scoring(folder, options.model, effort, _say)
     elif name == "scoring-base":
@@ -110,8 +104,6 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
         yield start_up(folder, sets.MODEL, sets.TEST_DATA, effort.starts, _say)
     elif name == "score-memory":
         yield score_memory(folder, sets.MODEL, sets.TEST_DATA, effort.score_rows, _say)
-    elif name == "peak":
-        yield sets.peak(folder, effort, _say)
     elif name == "tokenise":
         yield sets.tokenise(folder, effort, _say)
     elif name == "ranks":
@@ -123,18 +115,10 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
         yield accuracy(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, *counts, _say)
     elif name == "evidence":
         yield evidence(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, effort.evidence_pairs, _say)
-    elif name == "growth":
-        yield growth(folder, sets.MODEL, sets.TRAIN_DATA, effort.growth_rows, effort.rounds, _say)
-    elif name == "scaling":
-        yield scaling(folder, sets.MODEL, sets.TRAIN_DATA, effort.rounds, _say, options.results or RESULTS)
     elif name == "gpu":
         inputs = gpu.carried(options.carried) if options.carried else gpu.fetched()
         plan = gpu.REHEARSAL if options.rehearse else gpu.PLAN
         yield from gpu.gpu(folder, inputs, plan, _say, rehearsal=options.rehearse)
-    else:
-        from benchmarks.profile import profile
-
-        yield profile(folder, batch_size)
 
 
 def _say(line: str) -> None:

@@ -26,7 +26,6 @@ from typing import Any, ClassVar
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.gpu_busy import busy_share
 from bertnli.common.errors import RunError
 from bertnli.common.installed import packages
 
@@ -376,17 +375,14 @@ class _Quiet:
 
 @contextmanager
 def _surroundings(worker: _Worker) -> Iterator[dict[str, float]]:
-    """Yields a dict that holds, after the block, the load before it, the cores that others kept busy meanwhile, and the
-    share of the time in which GPUs were, where there are some."""
+    """Yields a dict that holds, after the block, the load before it and the cores that others kept busy meanwhile."""
     pids = worker.processes()
     found = {"load_1min": round(os.getloadavg()[0], 2)}
-    with busy_share() as gpus:
-        busy, own, began = _busy_seconds(), _cpu_seconds(pids), time.perf_counter()
-        yield found
-        wall = time.perf_counter() - began
-        others = (_busy_seconds() - busy) - (_cpu_seconds(pids) - own)
+    busy, own, began = _busy_seconds(), _cpu_seconds(pids), time.perf_counter()
+    yield found
+    wall = time.perf_counter() - began
+    others = (_busy_seconds() - busy) - (_cpu_seconds(pids) - own)
     found["others_cores"] = round(max(0.0, others / wall), 3)
-    found.update(gpus)
 
 
 def _busy_seconds() -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,9 +106,8 @@ class Peak:
         return {name: mib(value) for name, value in vars(self).items()}
 
 
-def watched(run_file: dict[str, Any], cache: Path, ranks: int = 1) -> dict[str, Any]:
+def watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
     """Run it to its end; the peaks before and after the first step, of the whole run, and the seconds of each part.
-    `pairs_per_second`: of its steps alone, as its summary says.
 
     `kernel_rss` is the kernel's own account (VmHWM) of the main process, which forgets nothing between two glances; the
     one that a parent is given (ru_maxrss) begins with the parent's own.
@@ -119,17 +117,12 @@ def watched(run_file: dict[str, Any], cache: Path, ranks: int = 1) -> dict[str, 
     peaks = {"before_steps": Peak(), "steps": Peak()}
     began, first_step, high_water = time.perf_counter(), None, 0
     environment = {"BERTNLI_CACHE": str(cache)}
-    with (
-        log.open("wb") as stream,
-        started(run_file, environment, ranks, stdout=subprocess.PIPE, stderr=stream) as process,
-    ):
+    with log.open("wb") as stream, started(run_file, environment, stdout=stream, stderr=stream) as process:
         while process.poll() is None:
             if first_step is None and metrics.exists() and metrics.stat().st_size:
                 first_step = time.perf_counter() - began
             high_water = max(high_water, _sizes(process.pid, "status").get("VmHWM", 0))
             peaks["before_steps" if first_step is None else "steps"].look(process.pid, time.perf_counter() - began)
-        assert process.stdout is not None
-        printed = process.stdout.read().decode()
     if process.returncode or first_step is None:
         raise RunError(f"bertnli train ended with exit code {process.returncode}", found=log.read_text()[-500:])
     before, after = peaks["before_steps"], peaks["steps"]
@@ -137,7 +130,6 @@ def watched(run_file: dict[str, Any], cache: Path, ranks: int = 1) -> dict[str, 
     return {
         "seconds_to_first_step": round(first_step, 2),
         "seconds": round(time.perf_counter() - began, 2),
-        "pairs_per_second": json.loads(printed.splitlines()[-1])["pairs_per_second"],
         "kernel_rss_mib": mib(high_water),
         "peak_mib": {"whole": whole.to_json(), **{name: peak.to_json() for name, peak in peaks.items()}},
     }

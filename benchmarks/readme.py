@@ -1,98 +1,129 @@
-"""The figures of README.md: the few that a reader looks for first, from the results, between two marks."""
+"""The figures in benchmarks/README.md and README.md: made from the records, and written between two marks.
+
+benchmarks/README.md has the table of every record; README.md has the few rows that a reader looks for first.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.sets import OURS
-from benchmarks.table import body, faster, grid, head, spread
+from benchmarks.table import faster, grid, hardware, spread, tables
 from bertnli.common.errors import InputError
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+MOST_HEADLINES = 6
 
 Json = Mapping[str, Any]
 
 
-def figures(folder: Path) -> str:
-    """A table for each result that `folder` has of those in `_TABLES`, with what it was measured on."""
-    there = [(folder / f"{name}.json", table) for name, table in _TABLES.items()]
-    return "\n\n".join(table(json.loads(path.read_text(encoding="utf-8"))) for path, table in there if path.exists())
+def write(root: Path, results: Path) -> None:
+    """Make the figures of each page again; its other lines stay. Raises InputError if a page lacks the marks."""
+    for name, figures in PAGES.items():
+        page = root / name
+        before, _, after = _split(page.read_text(encoding="utf-8"), name)
+        page.write_text(f"{before}{BEGIN}\n{figures(results)}\n{END}{after}", encoding="utf-8")
 
 
 def between(page: str) -> str:
-    """What stands between the marks. Raises InputError if they are not there, once each and in order."""
-    return _split(page)[1].strip("\n")
+    """The text between the marks."""
+    return _split(page, "page")[1].strip("\n")
 
 
-def write(readme: Path, folder: Path) -> None:
-    """Put `figures` between the marks of the page, whose other lines stay. Raises as `between` does."""
-    before, _, after = _split(readme.read_text(encoding="utf-8"))
-    readme.write_text(f"{before}{BEGIN}\n{figures(folder)}\n{END}{after}", encoding="utf-8")
+def headlines(results: Path) -> str:
+    """A table of at most six rows: bertnli's figure, and that of the peer it is compared with."""
+    rows, machines = [], []
+    for name, rows_of in _HEADLINES.items():
+        if (path := results / f"{name}.json").exists():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if found := list(rows_of(record))[: MOST_HEADLINES - len(rows)]:
+                rows += found
+                machines.append(hardware(record))
+    lines = [*grid(("", OURS, "compared with", "", f"speed-up by {OURS}")), *rows]
+    return "\n".join([*lines, "", f"Measured on {'; '.join(dict.fromkeys(machines))}."])
 
 
-def _split(page: str) -> tuple[str, str, str]:
+def _split(page: str, name: str) -> tuple[str, str, str]:
     before, begin, rest = page.partition(BEGIN)
     inside, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in rest or END in before + after:
-        raise InputError("README.md: the marks of its table", expected=f"{BEGIN} and then {END}, once each")
+        raise InputError(f"{name}: the marks of its table", expected=f"{BEGIN} and then {END}, once each")
     return before, inside, after
 
 
-def _training(result: Json) -> str:
-    """A row for each way, the slowest first. Ours at other stages of ZeRO are left out."""
-    what = f"training, batch {result['work']['batch_size']}"
-    lines = grid((what, "pairs/s", f"{OURS} is faster by", "peak memory"))
-    for peer in _peers(result):
-        if not peer["name"].startswith(f"{OURS}-zero"):
-            cells = (peer["about"], spread(peer["per_second"]), faster(peer, OURS), _memory(peer))
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", head(result)])
+# --- rows of README.md -----------------------------------------------------------------------------------------------
 
 
-def _scoring(result: Json) -> str:
-    """A row for each way, the slowest first, with what its precision costs beside its rate."""
-    ours = sorted(peer["name"] for peer in _peers(result) if peer["name"].startswith(OURS))
-    columns = [f"{name.replace('-', ' ')} is faster by" for name in ours]
-    lines = grid(("scoring", "pairs/s", *columns, "labels changed", "depends on company by", "peak memory"))
-    for peer in _peers(result):
-        cells = [peer["about"], spread(peer["per_second"]), *(faster(peer, name) for name in ours)]
-        cells += [f"{peer['labels_changed']:.2%}", f"{peer['depends_on_company']:.1g}", _memory(peer)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", head(result)])
+def _training(result: Json) -> Iterator[str]:
+    what = f"training, batch {result['work']['batch_size']}, pairs/s"
+    yield _rates(what, result, OURS, "trainer-best")
 
 
-def _accuracy(result: Json) -> str:
-    lines = grid(("accuracy on " + result["work"]["test"], f"mean of {len(result['work']['seeds'])} seeds"))
-    about = {OURS: OURS, "trainer-best": "transformers Trainer, its best settings"}
-    lines += [f"| {about[how]} | {mean:.4f} |" for how, mean in result["mean"].items()]
-    return "\n".join([*lines, "", head(result)])
+def _scoring(result: Json) -> Iterator[str]:
+    """fp32 against the usual way to score, int8 against the fastest other int8 way."""
+    yield _rates("scoring a file, fp32, pairs/s", result, OURS, "cross-encoder")
+    others = [
+        peer
+        for peer in result["peers"]
+        if "skipped" not in peer and not peer["name"].startswith(OURS) and peer["options"]["precision"] == "int8"
+    ]
+    best = max(others, key=lambda peer: peer["per_second"]["median"])
+    yield _rates("scoring a file, int8, pairs/s", result, f"{OURS}-int8", best["name"])
+    changed = _peers(result)[f"{OURS}-int8"]["labels_changed"]
+    yield _row("labels that int8 changes", f"{changed:.2%}", best["about"], f"{best['labels_changed']:.2%}")
 
 
-def _evidence(result: Json) -> str:
-    return "\n".join([*body(result), "", head(result)])
+def _gpu_scoring(result: Json) -> Iterator[str]:
+    """Against the fastest other way."""
+    others = [peer for peer in _peers(result).values() if f"{OURS}_over_it" in peer]
+    best = max(others, key=lambda peer: peer["per_second"]["median"])
+    yield _rates("scoring a file, fp16, pairs/s", result, OURS, best["name"])
 
 
-def _peers(result: Json) -> list[Json]:
-    """What scored or trained pairs, the slowest first: no matrix peaks, nothing that was skipped."""
-    pairs = [peer for peer in result["peers"] if "skipped" not in peer and peer["unit"] == "pairs"]
-    return sorted(pairs, key=lambda peer: peer["per_second"]["median"])
+def _accuracy(result: Json) -> Iterator[str]:
+    given, mean = result["work"], result["mean"]
+    what = f"accuracy on {given['test']} after {given['rows']:,} pairs, mean of {len(given['seeds'])} seeds"
+    yield _row(what, f"{mean[OURS]:.4f}", _TRAINER, f"{mean['trainer-best']:.4f}")
 
 
-def _memory(peer: Json) -> str:
-    return f"{peer['peak_rss_mib']:,.0f} MiB"
+_TRAINER = "transformers Trainer, its best settings"
 
 
-_TABLES: dict[str, Callable[[Json], str]] = {
+def _rates(what: str, result: Json, name: str, other: str) -> str:
+    """Nothing in place of a peer that was skipped."""
+    ours, theirs = (_peers(result).get(one) for one in (name, other))
+    return _row(
+        what,
+        spread(ours["per_second"]) if ours else "",
+        "" if theirs is None else theirs["about"],
+        spread(theirs["per_second"]) if theirs else "",
+        faster(theirs, name) if theirs else "",
+    )
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join([*cells, ''][:5])} |"
+
+
+def _peers(result: Json) -> dict[str, Json]:
+    """Those that trained or scored pairs, by name."""
+    return {peer["name"]: peer for peer in result["peers"] if "skipped" not in peer and peer["unit"] == "pairs"}
+
+
+_HEADLINES: dict[str, Callable[[Json], Iterator[str]]] = {
+    "gpu-training-256": _training,
+    "gpu-scoring": _gpu_scoring,
     "training-32": _training,
     "training-256": _training,
-    "gpu-training-32": _training,
-    "gpu-training-256": _training,
     "scoring": _scoring,
-    "gpu-scoring": _scoring,
     "accuracy": _accuracy,
-    "evidence": _evidence,
+}
+
+PAGES: dict[str, Callable[[Path], str]] = {
+    "benchmarks/README.md": lambda results: tables(results, with_targets=False),
+    "README.md": headlines,
 }

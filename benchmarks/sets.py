@@ -32,7 +32,6 @@ OURS = "bertnli"
 """The peer whose rate is set against the others'; so is its own in int8, where that is measured."""
 
 TRAIN_DATA, TEST_DATA, MODEL = "snli-100k", "snli-test", "minilm"
-MICRO_BATCH_TOKENS = (1024, 2048, 3072, 4096)
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class Effort:
     base_pairs: likewise, of scoring with a model of BERT-base's shape. accuracy_pairs, seeds: pairs trained on for
     accuracy, and how many times. memory_rows, score_rows: sizes of file compared, in training and in scoring.
     long_row_rows: rows around the long one. starts: of the command, timed. evidence_pairs: trained on, once.
-    growth_rows: of training and of scoring.
     every_peer: also those that a target does not need (see `training_peers`, `scoring_peers`).
     """
 
@@ -57,7 +55,6 @@ class Effort:
     long_row_rows: int
     starts: int
     evidence_pairs: int
-    growth_rows: dict[str, tuple[int, ...]]
     every_peer: bool
     patience: float = 60.0
 
@@ -74,7 +71,6 @@ SHORT = Effort(
     long_row_rows=1000,
     starts=3,
     evidence_pairs=2000,
-    growth_rows={"training": (500, 2_000), "scoring": (1_000, 4_000)},
     every_peer=False,
     patience=20.0,
 )
@@ -90,7 +86,6 @@ FULL = Effort(
     long_row_rows=10_000,
     starts=9,
     evidence_pairs=20_000,
-    growth_rows={"training": (1_000, 10_000, 100_000), "scoring": (1_000, 10_000, 100_000)},
     every_peer=True,
 )
 
@@ -113,18 +108,6 @@ def training_peers(given: Work, *, every: bool) -> list[Peer]:
         BertnliTrain(given),
         *(BertnliTrain(given, name=f"bertnli-zero{stage}", zero_stage=stage) for stage in ((1, 2, 3) if every else ())),
     ]
-
-
-def micro_batches(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[str, Any]:
-    """bertnli's trainer with different numbers of tokens in a micro-batch."""
-    given = work.training(folder, MODEL, TRAIN_DATA, effort.training_pairs, batch_size)
-    peers = [
-        BertnliTrain(given, name=f"bertnli-{tokens}-tokens", micro_batch_tokens=tokens) for tokens in MICRO_BATCH_TOKENS
-    ]
-    for peer, tokens in zip(peers, MICRO_BATCH_TOKENS, strict=True):
-        peer.about = f"bertnli, micro-batches of {tokens} tokens"
-    name = f"micro-batches-{batch_size}"
-    return run(name, "training", given, TRAIN_DATA, peers, effort.training_pairs, effort, say)
 
 
 def scoring(folder: Path, model: str | None, effort: Effort, say: Say) -> dict[str, Any]:
@@ -198,12 +181,6 @@ def tokenise(folder: Path, effort: Effort, say: Say) -> dict[str, Any]:
     given = tokenising(folder, MODEL, TRAIN_DATA)
     peers: list[Peer] = [TransformersTokenizer(given), CorpusPreparation(given), CorpusPreparation(given, again=True)]
     return run("tokenise", "tokenise", given, TRAIN_DATA, peers, given.pairs, effort, say)
-
-
-def peak(folder: Path, effort: Effort, say: Say) -> dict[str, Any]:
-    """The machine's matrix peak alone."""
-    given = work.training(folder, MODEL, TRAIN_DATA, work.MICRO_BATCH, work.MICRO_BATCH)
-    return run("peak", "peak", given, TRAIN_DATA, _peaks(given), 1, effort, say)
 
 
 def _peaks(given: Work) -> list[Peer]:

@@ -1,4 +1,4 @@
-"""Markdown tables from the results, so that no figure is typed by hand."""
+"""Markdown tables of the records in benchmarks/results, so that no figure is typed by hand."""
 
 from __future__ import annotations
 
@@ -12,17 +12,41 @@ from benchmarks.targets import targets
 
 Json = Mapping[str, Any]
 
+_TITLES = {
+    "training-32": "Training, batch 32",
+    "training-256": "Training, batch 256",
+    "scoring": "Scoring a file",
+    "scoring-base": "Scoring with a model of BERT-base's shape",
+    "gpu-checks": "A GPU: what it computes",
+    "gpu-training-256": "A GPU: training BERT-base, batch 256",
+    "gpu-training-1024": "A GPU: training BERT-base, batch 1,024",
+    "gpu-scoring": "A GPU: scoring a file with BERT-base",
+    "gpu-minilm": "A GPU: fine-tuning MiniLM",
+    "accuracy": "Accuracy after the same training",
+    "evidence": "What `bertnli eval` reports of one model",
+    "start-up": "Start-up",
+    "memory": "Memory of training",
+    "score-memory": "Memory of scoring",
+    "tokenise": "Tokenising",
+    "ranks": "Tokens of the ranks",
+    "long-row": "One long row among the others",
+}
+"""Of the records by name, in the order in which they are shown."""
 
-def tables(folder: Path) -> str:
-    """One table for each result in `folder`, in the order of their names."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return "\n\n".join(map(table, results))
+_RATE = "pairs/s, median (min to max)"
 
 
-def table(result: Json) -> str:
-    """The result's head in a sentence, its figures in the form of its kind, and the targets it has to do with."""
-    lines = [f"### {result['name']}", "", head(result), "", *body(result)]
-    found = targets(result)
+def tables(folder: Path, *, with_targets: bool = True) -> str:
+    """A section for each record in `folder`, in the order of `_TITLES`."""
+    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    names = [*(name for name in _TITLES if name in records), *(name for name in records if name not in _TITLES)]
+    return "\n\n".join(table(records[name], with_targets=with_targets) for name in names)
+
+
+def table(result: Json, *, with_targets: bool = True) -> str:
+    """A title, the figures in the form of the record's kind, what was measured on, and the targets."""
+    lines = [f"### {_TITLES.get(result['name'], result['name'])}", "", *body(result), "", head(result)]
+    found = targets(result) if with_targets else []
     if found:
         lines += ["", *grid(("target", "wanted", "measured", ""))]
         lines += [target.row() for target in found]
@@ -34,10 +58,15 @@ def body(result: Json) -> list[str]:
     return _BODIES.get(result["kind"], _peers)(result)
 
 
+def hardware(result: Json) -> str:
+    """The GPUs, or the cores of the CPU."""
+    machine = result["machine"]
+    return ", ".join(machine["gpus"]) if machine.get("gpus") else f"{machine['cores']} cores of {machine['cpu']}"
+
+
 def head(result: Json) -> str:
     """What was measured where, with what, when and by which command, in a sentence."""
-    machine, versions, given = result["machine"], result["versions"], result["work"]
-    where = ", ".join(machine["gpus"]) if machine.get("gpus") else f"{machine['cores']} cores of {machine['cpu']}"
+    versions, given = result["versions"], result["work"]
     tokens = f", {given['tokens_per_pair']:.1f} tokens a pair" if "tokens_per_pair" in given else ""
     batch = f", batch {given['batch_size']}" if given["batch_size"] else ""
     commit = (result["commit"] or "no commit")[:12] + (" with changes" if result["dirty"] else "")
@@ -45,7 +74,7 @@ def head(result: Json) -> str:
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions)
     return (
         f"{given['rows']:,} rows of {given['rows_from']}{tokens}{batch}; "
-        f"{rounds}{where}; {libraries}; {result['date'][:10]}, {commit}; `{result['command']}`."
+        f"{rounds}{hardware(result)}; {libraries}; {result['date'][:10]}, {commit}; `{result['command']}`."
     )
 
 
@@ -54,100 +83,80 @@ def head(result: Json) -> str:
 
 def _peers(result: Json) -> list[str]:
     """A row for each peer, the slowest first."""
-    done = _done(result)
-    pairs = sorted((peer for peer in done if peer["unit"] == "pairs"), key=lambda peer: peer["per_second"]["median"])
-    peaks = [peer for peer in done if peer["unit"] == "FLOP"]
-    lines: list[str] = []
-    if pairs:
-        columns = ("how", "pairs/s, median (min to max)", f"{OURS} is faster by", "of the bf16 peak", "peak memory")
-        lines += [*grid(columns), *map(_row, pairs)]
-    elif peaks:
-        lines += grid(("what", "GFLOP/s, median (min to max)"))
-        lines += [f"| {peer['about']} | {spread(peer['per_second'], 1e9)} |" for peer in peaks]
-    if pairs:
-        lines += _matrix_peak(peaks)
-    costs = [
+    pairs, peaks = _rated(result, "pairs"), _rated(result, "FLOP")
+    lines = grid(("how", _RATE, f"speed-up by {OURS}", "MFU, of the bf16 peak", "peak memory"))
+    for peer in pairs:
+        cells = (peer["about"], spread(peer["per_second"]), faster(peer, OURS), _mfu(peer, "bf16"), _memory_cell(peer))
+        lines.append(f"| {' | '.join(cells)} |")
+    times = [
         f"{peer['about'].removeprefix('bertnli, ')} {spread(peer['time_over_plain_loop'])}"
-        for peer in done
+        for peer in _done(result)
         if "time_over_plain_loop" in peer
     ]
-    if costs:
-        lines += ["", f"Time of {OURS}'s step over the plain loop's: {'; '.join(costs)}."]
-    return lines + _skipped(result)
-
-
-def _row(peer: Json) -> str:
-    share = peer["share_of_peak"].get("bf16")
-    return (
-        f"| {peer['about']} | {spread(peer['per_second'])} | {faster(peer, OURS)} "
-        f"| {f'{share:.0%}' if share is not None else ''} | {peer['peak_rss_mib']:,.0f} MiB |"
-    )
+    if times:
+        lines += ["", f"Time of {OURS}'s step over the plain loop's: {'; '.join(times)}."]
+    return lines + _matmul_peak(peaks) + _skipped(result)
 
 
 def _scoring(result: Json) -> list[str]:
     """A row for each peer, the slowest first, with what its precision costs beside its rate."""
-    done = _done(result)
-    pairs = sorted((peer for peer in done if peer["unit"] == "pairs"), key=lambda peer: peer["per_second"]["median"])
-    peaks = [peer for peer in done if peer["unit"] == "FLOP"]
-    lines = grid(
-        (
-            *("how", "batch", "pairs/s, median (min to max)", f"{OURS} is faster by", f"{OURS} int8 is faster by"),
-            *(f"of the {peer['options']['precision']} peak" for peer in peaks),
-            *("labels changed", "accuracy", "depends on company by", "peak memory"),
-        )
-    )
+    pairs, peaks = _rated(result, "pairs"), _rated(result, "FLOP")
+    ours = sorted(peer["name"] for peer in pairs if peer["name"].startswith(OURS))
+    columns = ("how", "batch", _RATE, *(f"speed-up by {name.replace('-', ' ')}" for name in ours), "MFU")
+    lines = grid((*columns, "labels changed", "accuracy", "alone against batched", "peak memory"))
     for peer in pairs:
         cells = [peer["about"], str(peer["options"].get("batch_size", "")), spread(peer["per_second"])]
-        cells += [faster(peer, name) for name in (OURS, f"{OURS}-int8")]
-        cells += [f"{peer['share_of_peak'][one['options']['precision']]:.0%}" for one in peaks]
+        cells += [faster(peer, name) for name in ours]
+        precision = peer["options"]["precision"]
+        cells += [_mfu(peer, "bf16" if precision == "fp16" else precision)]  # a GPU's rates in the two are the same
         cells += [f"{peer['labels_changed']:.2%}", f"{peer['accuracy']:.4f}" if "accuracy" in peer else ""]
-        cells += [f"{peer['depends_on_company']:.1g}", f"{peer['peak_rss_mib']:,.0f} MiB"]
+        cells += [f"{peer['depends_on_company']:.1g}", _memory_cell(peer)]
         lines.append(f"| {' | '.join(cells)} |")
     about = result["work"].get("model", {})
     if "pairs" in about:
         training = f"{about['epochs']} epochs on {about['pairs']:,} pairs of {about['trained_on']}"
         lines += ["", f"Model: {about['from']}, {training}."]
     elif "random" in about:
-        lines += ["", "Random weights: labels and accuracy say nothing."]
-    return lines + _stages(done) + _busy(pairs) + _matrix_peak(peaks) + _skipped(result)
+        lines += ["", "The weights are random, so labels and accuracy have no meaning."]
+    return lines + _stages(pairs) + _matmul_peak(peaks) + _skipped(result)
 
 
 def _stages(peers: Sequence[Json]) -> list[str]:
-    """Where the time goes, of ours."""
+    """Where bertnli's time goes."""
     lines = []
     for peer in peers:
         if stages := peer.get("seconds_by_stage"):
             each = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in stages.items())
-            lines += ["", f"Stages of {peer['about']}, each alone: {each}; in a run they overlap."]
+            lines += ["", f"Stages of {peer['about']}, each run alone: {each}. In a real run they overlap."]
     return lines
 
 
-def _busy(peers: Sequence[Json]) -> list[str]:
-    """The share of the time in which GPUs were at work, mean of the rounds."""
-    found = {peer["about"]: [run["gpu_busy"] for run in peer["runs"] if "gpu_busy" in run] for peer in peers}
-    shares = "; ".join(f"{about} {sum(runs) / len(runs):.0%}" for about, runs in found.items() if runs)
-    return ["", f"GPU busy: {shares}."] if shares else []
-
-
-def _matrix_peak(peaks: Sequence[Json]) -> list[str]:
+def _matmul_peak(peaks: Sequence[Json]) -> list[str]:
     found = ", ".join(f"{peer['options']['precision']} {peer['per_second']['median'] / 1e9:.0f}" for peer in peaks)
-    return ["", f"Matrix peak in the same rounds, GFLOP/s: {found}."] if peaks else []
+    return ["", f"Matmul peak measured in the same rounds, GFLOP/s: {found}."] if peaks else []
+
+
+def _mfu(peer: Json, precision: str) -> str:
+    """The share of the measured matmul peak, where that was measured."""
+    share = peer["share_of_peak"].get(precision)
+    return "" if share is None else f"{share:.0%}"
+
+
+def _memory_cell(peer: Json) -> str:
+    return f"{peer['peak_rss_mib']:,.0f} MiB"
 
 
 def _long_row(result: Json) -> list[str]:
     lines = grid(("what", "seconds, median (min to max)"))
     for key, what in (
         ("without_seconds", "the file without the long row"),
-        ("with_seconds", "with it"),
-        ("more_seconds", "difference in the same round"),
+        ("with_seconds", "the file with the long row"),
+        ("more_seconds", "their difference in the same round"),
         ("alone_seconds", "the long row alone"),
     ):
         lines.append(f"| {what} | {spread(result[key])} |")
-    return [
-        *lines,
-        "",
-        f"Noise, half of what the first differs by from round to round: {result['noise_seconds']:.2f} s.",
-    ]
+    noise = result["noise_seconds"]
+    return [*lines, "", f"Noise: {noise:.2f} s, half of the range of the file without the long row over the rounds."]
 
 
 def _start_up(result: Json) -> list[str]:
@@ -161,17 +170,8 @@ def _start_up(result: Json) -> list[str]:
 
 
 def _score_memory(result: Json) -> list[str]:
-    columns = (
-        "rows",
-        "file",
-        "first bytes after",
-        "seconds",
-        "pairs/s",
-        "peak memory, MiB",
-        "own pages",
-        "mapped files",
-    )
-    lines = grid(columns)
+    columns = ("rows", "file", "first bytes after", "seconds", "pairs/s")
+    lines = grid((*columns, "peak memory, MiB", "own pages", "mapped files"))
     for size in result["sizes"]:
         first, peak = size["seconds_to_first_bytes"], size["peak_mib"]
         lines.append(
@@ -184,11 +184,11 @@ def _score_memory(result: Json) -> list[str]:
 
 def _tokenise(result: Json) -> list[str]:
     lines = grid(("how", "seconds, median (min to max)", "pairs/s", "peak memory"))
-    for peer in sorted(_done(result), key=lambda peer: peer["per_second"]["median"]):
+    for peer in _rated(result, "pairs"):
         seconds = sorted(run["seconds"] for run in peer["runs"])
         found = {"median": seconds[len(seconds) // 2], "min": seconds[0], "max": seconds[-1]}
-        rate, memory = peer["per_second"]["median"], peer["peak_rss_mib"]
-        lines.append(f"| {peer['about']} | {spread(found)} | {_three_digits(rate)} | {memory:,.0f} MiB |")
+        rate, memory = peer["per_second"]["median"], _memory_cell(peer)
+        lines.append(f"| {peer['about']} | {spread(found)} | {_three_digits(rate)} | {memory} |")
     return lines + _skipped(result)
 
 
@@ -196,19 +196,20 @@ def _done(result: Json) -> list[Json]:
     return [peer for peer in result["peers"] if "skipped" not in peer]
 
 
+def _rated(result: Json, unit: str) -> list[Json]:
+    """The peers whose rate is in this unit, the slowest first."""
+    return sorted((one for one in _done(result) if one["unit"] == unit), key=lambda one: one["per_second"]["median"])
+
+
 def _skipped(result: Json) -> list[str]:
     return [f"\nSkipped: {peer['about']}: {peer['skipped']}." for peer in result["peers"] if "skipped" in peer]
 
 
-# --- sets with an idea of their own ----------------------------------------------------------------------------------
-
-
-def _profile(result: Json) -> list[str]:
-    return grid(("kind of work", "of a step")) + [f"| {kind} | {part:.0%} |" for kind, part in result["kinds"].items()]
+# --- other kinds of record -------------------------------------------------------------------------------------------
 
 
 def _ranks(result: Json) -> list[str]:
-    lines = grid(("batch", "ranks", "the fullest rank has more than the mean by: median step", "worst of all steps"))
+    lines = grid(("batch", "ranks", "tokens of the fullest rank above the mean, median step", "worst step"))
     for row in result["imbalance"]:
         excess = row["excess"]
         lines.append(f"| {row['batch_size']} | {row['ranks']} | {excess['median']:.2%} | {excess['worst']:.1%} |")
@@ -237,56 +238,20 @@ def _memory(result: Json) -> list[str]:
 
 def _accuracy(result: Json) -> list[str]:
     lines = grid(("how", *(f"seed {seed}" for seed in result["work"]["seeds"]), "mean"))
+    about = {OURS: OURS, "trainer-best": "transformers Trainer, its best settings"}
     for how, mean in result["mean"].items():
         each = " | ".join(f"{run['accuracy']:.4f}" for run in result["runs"] if run["how"] == how)
-        lines.append(f"| {how} | {each} | {mean:.4f} |")
+        lines.append(f"| {about[how]} | {each} | {mean:.4f} |")
     return lines
-
-
-def _scaling(result: Json) -> list[str]:
-    """What was measured, what the model says of it, and what it says of hosts that are not here."""
-    each, size = result["each_rank"], result["gradient_bytes"]
-    lines = [f"{result['where'].capitalize()}; {each['pairs_a_step']} pairs and one core a rank.", ""]
-    columns = ("how", "pairs/s", "over one rank", "of a step in communication", "link, MB/s", "pairs/s by the model")
-    lines += grid(columns)
-    for way in result["ways"]:
-        cells = [way["about"], spread(way["pairs_per_second"]), f"{spread(way['over_alone'])} x", "", "", ""]
-        if "communication_share" in way:
-            share = way["communication_share"]
-            cells[3] = f"{share['median']:.0%} ({share['min']:.0%} to {share['max']:.0%})"
-            cells[4] = _three_digits(way["link_bytes_per_second"] / 1e6)
-            cells[5] = _three_digits(way["modelled_pairs_per_second"])
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Communication: {result['communication']}. Gradients: {size / 1e6:.1f} MB a step."]
-    modelled = result["projection"]
-    lines += ["", f"BERT-base by the model alone. {modelled['not_measured']}", ""]
-    lines += grid(
-        (
-            *("GPUs", "link of a host", "pairs a GPU", "computing, ms", "exchange, ms"),
-            *("pairs/s without overlap", "of the GPUs' rate", "pairs/s with overlap", "of the GPUs' rate"),
-        )
-    )
-    for row in modelled["rows"]:
-        cells = [str(row["gpus"]), f"{row['gbit']} Gb/s" if row["gbit"] else "one host", str(row["pairs_a_gpu"])]
-        cells += [f"{row[f'{part}_seconds'] * 1000:.1f}" for part in ("compute", "exchange")]
-        for overlap in ("without_overlap", "with_overlap"):
-            cells += [_three_digits(row[overlap]["pairs_per_second"]), f"{row[overlap]['efficiency']:.0%}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *grid(("the model takes", "value", "", "from"))]
-    lines += [
-        f"| {one['what']} | {one['value']:.4g} {one['unit']} | {one['how']} | {one['source']} |"
-        for one in modelled["given"]
-    ]
-    return [*lines, "", "And it assumes:", "", *(f"* {sentence}" for sentence in modelled["assumed"])]
 
 
 def _evidence(result: Json) -> list[str]:
     about = {
-        "checkpoint": "its last checkpoint",
-        "folder": "its folder",
-        "bundle-fp32": "its fp32 bundle",
-        "bundle-int8": "its int8 bundle",
-        "transformers": "its folder, by transformers' own evaluation",
+        "checkpoint": "the last checkpoint",
+        "folder": "the model folder",
+        "bundle-fp32": "the fp32 bundle",
+        "bundle-int8": "the int8 bundle",
+        "transformers": "the model folder, by transformers' own evaluation",
     }
     lines = grid((f"bertnli eval of {result['work']['test']}", "accuracy", "rows", "log loss"))
     for how, found in result["same"].items():
@@ -297,31 +262,20 @@ def _evidence(result: Json) -> list[str]:
     for what, one in (("without", before), (f"{result['calibration']['temperature']:.3g}", after)):
         lines.append(f"| {what} | {one['ece']:.4f} | {one['brier']:.4f} | {one['loss']:.4f} |")
     artefact = result["artefact"]
-    lines += ["", *grid(("how much of it is annotation artefact", "accuracy"))]
+    lines += ["", *grid(("how much of the accuracy is annotation artefact", "accuracy"))]
     lines += [
-        f"| the model, premises given to other rows | {artefact['shuffled_premises']:.4f} |",
-        f"| the same run, blind to premises | {artefact['hypothesis_only']:.4f} |",
+        f"| the same model, premises shuffled among the rows | {artefact['shuffled_premises']:.4f} |",
+        f"| a hypothesis-only baseline of the same run | {artefact['hypothesis_only']:.4f} |",
         f"| the largest class for every row | {artefact['largest_class']:.4f} |",
     ]
     return lines
-
-
-def _growth(result: Json) -> list[str]:
-    lines = grid(("what", "rows", "processes", "seconds", "pairs/s", "peak memory"))
-    for kind in ("training", "scoring"):
-        for row in result[kind]:
-            cells = [kind, f"{row['rows']:,}", str(row["processes"]), f"{row['seconds']:,.0f}"]
-            cells += [_three_digits(row["pairs_per_second"]), f"{row['peak_mib']['rss']:,.0f} MiB"]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *grid(("tokens of a pair", "milliseconds to score it, median (min to max)"))]
-    return lines + [f"| {row['tokens']} | {spread(row['seconds_a_pair'], 1e-3)} |" for row in result["lengths"]]
 
 
 def _gpu_checks(result: Json) -> list[str]:
     lines = grid(("check", "found", "at most", ""))
     for check in result["checks"]:
         if check["skipped"]:
-            lines.append(f"| {check['what']} | | | skipped: {check['skipped']} |")
+            lines.append(f"| {check['what']} |  |  | skipped: {check['skipped']} |")
         else:
             verdict = "right" if check["right"] else "WRONG"
             lines.append(f"| {check['what']} | {check['found']:.2g} | {check['limit']:.2g} | {verdict} |")
@@ -345,14 +299,11 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "long-row": _long_row,
     "start-up": _start_up,
     "score-memory": _score_memory,
-    "profile": _profile,
     "tokenise": _tokenise,
     "ranks": _ranks,
     "memory": _memory,
     "accuracy": _accuracy,
-    "growth": _growth,
     "evidence": _evidence,
-    "scaling": _scaling,
     "gpu-checks": _gpu_checks,
     "gpu-run": _gpu_run,
 }
@@ -363,14 +314,14 @@ def grid(columns: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
 
 
-def spread(found: Json, unit: float = 1.0) -> str:
+def spread(found: Json) -> str:
     """`74 (70 to 77)`, to three digits."""
-    median, low, high = (_three_digits(found[key] / unit) for key in ("median", "min", "max"))
+    median, low, high = (_three_digits(found[key]) for key in ("median", "min", "max"))
     return f"{median} ({low} to {high})"
 
 
 def faster(peer: Json, name: str) -> str:
-    """What `name` is faster than the peer by, in the same round; nothing where that was not compared."""
+    """How many times as fast as the peer `name` is, in the same round; empty where that was not compared."""
     ratio = peer.get(f"{name}_over_it")
     return f"{spread(ratio)} x" if ratio else ""
 

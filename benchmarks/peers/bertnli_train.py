@@ -128,24 +128,21 @@ class BertnliTrain(Peer):
 
 
 def start(
-    run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None, ranks: int = 1, **streams: Any
+    run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None, **streams: Any
 ) -> subprocess.Popen[bytes]:
-    """`python -m bertnli.train` on these keys, written beside the run's output, with variables of its own besides; for
-    several ranks `bertnli train --ranks`."""
+    """`python -m bertnli.train` on these keys, written beside the run's output, with variables of its own besides."""
     path = Path(run_file["output"]).with_suffix(".yaml")
     path.write_text(yaml.safe_dump(dict(run_file)))
     command = [sys.executable, "-m", "bertnli.train", str(path), "--json"]
-    if ranks > 1:
-        command = [sys.executable, "-m", "bertnli.cli", "train", str(path), "--json", "--ranks", str(ranks)]
     return subprocess.Popen(command, env={**os.environ, **(environment or {})}, **streams)
 
 
 @contextmanager
 def started(
-    run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None, ranks: int = 1, **streams: Any
+    run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None, **streams: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The same; it does not outlive the block."""
-    process = start(run_file, environment, ranks, **streams)
+    process = start(run_file, environment, **streams)
     try:
         yield process
     finally:

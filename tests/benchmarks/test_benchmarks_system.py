@@ -14,11 +14,9 @@ import pytest
 from benchmarks import evidence, gpu
 from benchmarks.accuracy import accuracy
 from benchmarks.memory import memory
-from benchmarks.scaling import scaling
 from benchmarks.table import table
 from benchmarks.targets import targets
 from bertnli.common.errors import InputError
-from bertnli.model import pretrained
 from tests.conftest import environment
 from tests.support import tiny
 
@@ -127,19 +125,3 @@ def test_evidence_on_a_model_that_has_learned(model: Path, tmp_path: Path, monke
     assert "rows on which checkpoint, folder and fp32 bundle differ" in {
         target.what for target in targets(result) if not target.met
     }
-
-
-def test_scaling_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    folder.mkdir()
-    result = scaling(folder, str(model), str(rows), 1, lambda line: None, tmp_path / "results", batch=8)
-    ways = {way["name"]: way for way in result["ways"]}
-    on_hosts = result["where"].startswith("two hosts")
-    assert list(ways) == ["alone", "apart", "together", *["together-1gbit"] * on_hosts]
-    assert all(way["pairs_per_second"]["median"] > 0 for way in ways.values())
-    assert result["gradient_bytes"] == 4 * sum(
-        p.numel() for p in pretrained.load(model, max_length=128).build().parameters()
-    )
-    if on_hosts:
-        assert ways["together-1gbit"]["link_bytes_per_second"] < 140e6  # 1 Gb/s is 125e6, and a burst
-    assert f"{result['where'].capitalize()}; 8 pairs and one core a rank." in table(result)

@@ -1,40 +1,17 @@
-"""What benchmarks say of a GPU, without one: its driver's tool and a record stand in."""
+"""The record of a GPU: its table and its targets; the stages of scoring."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
-import pytest
 from bertnli_export.scorer import Scorer
 
-from benchmarks.gpu_busy import busy_share
 from benchmarks.scoring_stages import seconds_by_stage
 from benchmarks.table import table
 from benchmarks.targets import targets
 from tests.support import tiny
-
-
-def test_the_share_that_gpus_were_busy_is_the_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    # its first line is of the time before; two GPUs, then a line that is cut off or says that it cannot be known
-    tool.write_text('#!/bin/sh\necho 0\nfor share in 90 30 "[N/A]"; do echo "$share"; done\nexec sleep 60\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    began = time.monotonic()
-    with busy_share() as found:
-        time.sleep(0.3)
-    assert found == {"gpu_busy": 0.6}
-    assert time.monotonic() - began < 30  # it was ended
-
-
-def test_without_a_gpu_nothing_is_said_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with busy_share() as found:
-        pass
-    assert found == {}
 
 
 def test_stages_of_scoring_are_each_timed(tmp_path: Path) -> None:
@@ -61,7 +38,6 @@ def _record(rates: dict[str, float]) -> dict[str, object]:
             "labels_changed": 0.001,
             "depends_on_company": 0.001,
             "share_of_peak": {"bf16": 0.25},
-            "runs": [{"gpu_busy": 0.5}, {"gpu_busy": 0.7}],
             **({"seconds_by_stage": {"copy": 0.25}} if name == "bertnli" else {}),
             **({} if name == "bertnli" else {"bertnli_over_it": {**one, "median": rates["bertnli"] / rate}}),
         }
@@ -83,9 +59,8 @@ def test_scoring_on_a_gpu_is_held_against_its_targets() -> None:
     assert [target.met for target in missed] == [False, False]
 
 
-def test_the_table_says_where_the_time_goes_and_how_busy_the_gpu_was() -> None:
+def test_the_table_says_where_the_time_goes() -> None:
     said = table(_record({"bertnli": 41_000.0, "slow": 5_000.0}))
-    assert "Stages of about bertnli, each alone: copy 0.25 s; in a run they overlap." in said
-    assert "GPU busy: about slow 60%; about bertnli 60%." in said
+    assert "Stages of about bertnli, each run alone: copy 0.25 s. In a real run they overlap." in said
     assert "NVIDIA H200" in said and "Skipped: flash attention: no wheel." in said
     assert "| rate over the best peer's | at least 3.00 x | 8.20 x | met |" in said

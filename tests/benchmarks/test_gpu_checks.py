@@ -13,7 +13,7 @@ from bertnli_export import parity
 
 from benchmarks import gpu, gpu_checks, machine, work
 from benchmarks.__main__ import main
-from benchmarks.table import table
+from benchmarks.table import body
 from bertnli.common.errors import InputError, RunError
 from tests.support import tiny
 from tests.support.benchmarked import snli_file
@@ -80,7 +80,7 @@ def test_nothing_is_timed_on_a_gpu_that_computes_something_else(
     monkeypatch.setattr(gpu, "_checks", lambda *given: [*checks, gpu_checks.Check("a third", skipped="no GPU")])
     parts = gpu.gpu(tmp_path, inputs, gpu.REHEARSAL, lambda line: None, rehearsal=True)
     result = next(parts)
-    assert [line.split("|")[-2].strip() for line in table(result).splitlines()[-3:]] == [
+    assert [line.split("|")[-2].strip() for line in body(result)[-3:]] == [
         "right",
         "WRONG",
         "skipped: no GPU",

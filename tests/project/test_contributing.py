@@ -36,8 +36,8 @@ def test_commands_are_there(words):
                 assert f"$({variable.partition('=')[0]})" in makefile
         case [".venv/bin/python", "-m", "benchmarks", what, *options]:
             assert what in (*SETS, "table") and options in ([], ["--readme"])
-        case [".venv/bin/python", "-m", "pytest", file] | [".venv/bin/python", file]:
-            assert (ROOT / file).is_file()
+        case [".venv/bin/python", "-m", "pytest", path, *options]:
+            assert (ROOT / path).exists() and options in ([], ["-m", "bench"])
         case [".venv/bin/python", "-m", module]:
             assert importlib.util.find_spec(module)
         case [program, *_] if program.startswith(".venv/bin/"):

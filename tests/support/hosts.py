@@ -158,15 +158,6 @@ class Host:
     def mend(self) -> None:
         _ip("-n", self.bridge, "link", "set", self._port, "up")
 
-    def slow(self, rate: str | None) -> None:
-        """Limit what this host sends (`50mbit`), by a token bucket; None: no longer."""
-        change = ("ip", "netns", "exec", self.namespace, "tc", "qdisc")
-        if rate is not None:
-            limit = ("tbf", "rate", rate, "burst", "64kb", "latency", "400ms")
-            subprocess.run([*change, "replace", "dev", "eth0", "root", *limit], check=True)
-        else:
-            subprocess.run([*change, "delete", "dev", "eth0", "root"], capture_output=True)  # fails where there is none
-
     @contextlib.contextmanager
     def impair(self, delay: float = 0.0, loss: float = 0.0, seed: int = 0) -> Iterator[Traffic]:
         """A bad link as long as the block: frames are `delay` seconds late each way, so a round trip twice that, and a
