@@ -14,7 +14,7 @@ import typer
 from bertnli.common.cores import spin_briefly
 from bertnli.common.errors import BertnliError, InputError, Interrupted
 from bertnli.common.installed import need
-from bertnli.common.signals import SIGNALS, heeded
+from bertnli.common.signals import SIGNALS, not_ignored
 
 app = typer.Typer(
     help="Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.",
@@ -442,7 +442,7 @@ def score(
 def main() -> None:
     """The console script: every error a person can cause is one message and an exit code."""
     spin_briefly(os.environ)
-    for number in heeded(SIGNALS):
+    for number in not_ignored(SIGNALS):
         signal.signal(number, _interrupt)
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")

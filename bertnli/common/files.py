@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bertnli.common import heartbeat
 from bertnli.common.errors import InputError
-from bertnli.common.heartbeat import pulse
 
 # Read and hashed at once, with the GIL let go: the fewer parts, the less a thread waits for it beside a busy one.
 _PART = 1 << 22
@@ -26,7 +26,7 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
     with path.open("rb", buffering=0) as file:
         while size := file.readinto(part):
             hashed.update(part[:size])
-            pulse(f"reading {path}")
+            heartbeat.beat(f"reading {path}")
     return hashed.hexdigest()
 
 

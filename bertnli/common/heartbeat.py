@@ -1,7 +1,8 @@
-"""A training process shows its watcher (watch/watcher.py) that it makes progress; without one, nothing happens here.
+"""Heartbeats: a training process shows its watcher (watch/watcher.py) that it makes progress.
 
-The watcher gives it the end of a pipe, named in the environment. A process that does not move for `stall_timeout`
-seconds, while no other rank moves either, is ended; so whatever may take long calls `pulse` now and then.
+The watcher gives it the writing end of a pipe, named in the environment. A process without a watcher sends nothing.
+When no rank has sent a heartbeat for `stall_timeout` seconds, the job is ended as stalled; so code that may run for
+long calls `beat` now and then.
 """
 
 from __future__ import annotations
@@ -13,48 +14,48 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from bertnli.common.signals import end_with_parent
+from bertnli.common.signals import die_with_parent
 
-VARIABLE = "BERTNLI_PULSE"
-"""FD:PID, the pipe's end and the watcher's process, in the environment of a process that is watched."""
+VARIABLE = "BERTNLI_HEARTBEAT"
+"""FD:PID, the pipe's writing end and the watcher's process id, in the environment of a watched process."""
 
-_BEAT = 10.0  # seconds
+_INTERVAL = 10.0  # seconds
 _pipe: int | None = None
 
 
-def begin() -> None:
-    """In a watched process, before anything else: it dies with its watcher, and shows its stacks on SIGUSR1."""
+def start() -> None:
+    """Call first in a process: if it is watched, it dies with its watcher and prints its stacks on SIGUSR1."""
     global _pipe
     if not watched():
         return
     _pipe, watcher = map(int, os.environ[VARIABLE].split(":"))
-    os.set_blocking(_pipe, False)  # a watcher that is stopped holds nobody up
+    os.set_blocking(_pipe, False)  # training never waits for a watcher that does not read
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    end_with_parent(watcher, signal.SIGKILL)
+    die_with_parent(watcher, signal.SIGKILL)
 
 
 def watched() -> bool:
-    """Whether this process is a training process under a watcher."""
+    """Whether this is a training process under a watcher."""
     return VARIABLE in os.environ
 
 
-def pulse(phase: str, *, waiting: bool = False) -> None:
-    """`phase` has been reached, in a few words; `waiting` where only other ranks can hold this one up."""
+def beat(phase: str, *, waiting: bool = False) -> None:
+    """Send a heartbeat: the process has reached `phase` (a few words). `waiting`: only other ranks can delay it."""
     if _pipe is not None:
         with contextlib.suppress(OSError):
             os.write(_pipe, f"{'waiting' if waiting else 'working'} {phase}\n".encode())
 
 
 @contextlib.contextmanager
-def beating(phase: str) -> Iterator[None]:
-    """Around a library's call that may take long, and bounds by itself how long it waits: a pulse now and then."""
+def periodic(phase: str) -> Iterator[None]:
+    """Send heartbeats from a thread while a library's long call runs; only for calls that have a time limit."""
     over = threading.Event()
 
-    def beat() -> None:
-        while not over.wait(_BEAT):
-            pulse(phase)
+    def send() -> None:
+        while not over.wait(_INTERVAL):
+            beat(phase)
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=send, daemon=True)
     thread.start()
     try:
         yield

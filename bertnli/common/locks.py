@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bertnli.common.heartbeat import pulse
+from bertnli.common import heartbeat
 
 
 def acquire(
@@ -26,7 +26,7 @@ def acquire(
     except Timeout:
         say(waiting)
     while not lock.is_locked:
-        pulse(waiting)
+        heartbeat.beat(waiting)
         try:
             lock.acquire(timeout=max(0.0, min(1.0, until - time.monotonic())))
         except Timeout:

@@ -13,16 +13,15 @@ from collections.abc import Mapping, MutableMapping
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 
 
-def set_interfaces(environment: MutableMapping[str, str]) -> None:
-    """Set the two variables, where they are not set, from the route to MASTER_ADDR; call it before joining the ranks.
+def set_interfaces(environment: MutableMapping[str, str], *, one_host: bool) -> None:
+    """Set the two variables, if they are not set, from the route to MASTER_ADDR. Call it before the ranks connect.
 
-    They stay unset without a MASTER_ADDR or a route to it, and where it is this host's alone (127.0.0.1) although other
-    hosts take part.
+    one_host: whether all ranks run on this host. The variables stay unset without a MASTER_ADDR or a route to it, and
+    if the route is the loopback interface although other hosts take part.
     """
     master = environment.get("MASTER_ADDR")
-    local = environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE"))  # torchrun's name, DeepSpeed's name
     interface = None if master is None else interface_to(master)
-    if interface is None or (interface == "lo" and local != environment.get("WORLD_SIZE")):
+    if interface is None or (interface == "lo" and not one_host):
         return
     environment.setdefault(GLOO, interface)
     environment.setdefault(NCCL, f"={interface}")  # without the = it would be a prefix

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
 
-from bertnli.common.heartbeat import pulse
+from bertnli.common import heartbeat
 
 _LINE_EVERY = 10.0  # seconds between two lines in a log
 
@@ -23,7 +23,7 @@ class Update(Protocol):
 def progress(what: str, total: int | None = None, *, quiet: bool = False, start: int = 0) -> Iterator[Update]:
     """Yields the function to report with; `total` is None where it is not known yet, `start` what was done before."""
     if quiet:
-        yield lambda done, note, total=None: pulse(f"{what} {done}")
+        yield lambda done, note, total=None: heartbeat.beat(f"{what} {done}")
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,7 +33,7 @@ def progress(what: str, total: int | None = None, *, quiet: bool = False, start:
             task = bar.add_task(what, total=total, completed=start, note="")
 
             def move(done: int, note: str, total: int | None = total) -> None:
-                pulse(f"{what} {done}")
+                heartbeat.beat(f"{what} {done}")
                 bar.update(task, completed=done, note=note, total=total)
 
             yield move
@@ -43,7 +43,7 @@ def progress(what: str, total: int | None = None, *, quiet: bool = False, start:
 
         def line(done: int, note: str, total: int | None = total) -> None:
             nonlocal said
-            pulse(f"{what} {done}")
+            heartbeat.beat(f"{what} {done}")
             now = time.monotonic()
             if done == total or now - said >= _LINE_EVERY:
                 said = now

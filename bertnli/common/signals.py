@@ -18,7 +18,7 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def heeded(numbers: Iterable[int]) -> list[int]:
+def not_ignored(numbers: Iterable[int]) -> list[int]:
     """Those that this process was not started to ignore, as nohup has it do with SIGHUP, a script's & with SIGINT."""
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -67,7 +67,7 @@ def run_child(
         stdout=subprocess.PIPE if capture else None,
         text=True,
         start_new_session=True,
-        preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
+        preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),
     )
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -76,7 +76,7 @@ def run_child(
             for one in (to_children and itself.children()) or [itself]:
                 one.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    before = {number: signal.signal(number, pass_on) for number in heeded((*SIGNALS, signal.SIGHUP))}
+    before = {number: signal.signal(number, pass_on) for number in not_ignored((*SIGNALS, signal.SIGHUP))}
     try:
         output, _ = process.communicate()
     finally:
@@ -86,7 +86,7 @@ def run_child(
     return code if code >= 0 else 128 - code, output or ""
 
 
-def end_with_parent(parent: int, number: int) -> None:
+def die_with_parent(parent: int, number: int) -> None:
     """In a child, first: it gets this signal when `parent` ends, or ends at once if that is gone by now."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertnli.common import heartbeat
 from bertnli.common.errors import InputError
 from bertnli.common.files import cache_dir, digest, new_folder
-from bertnli.common.heartbeat import pulse
 from bertnli.common.locks import held
 from bertnli.data.labelled import LabelledPairs, read_labelled
 from bertnli.data.pairs import PairFile
@@ -121,7 +121,7 @@ def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> d
         tokens = 0
         pairs = iter(labelled)
         while chunk := list(islice(pairs, _CHUNK)):
-            pulse(f"tokenising after {tokens:,} tokens")
+            heartbeat.beat(f"tokenising after {tokens:,} tokens")
             premises, hypotheses, gold, rows = zip(*chunk, strict=True)
             encoded = tokenizer.encode(premises, hypotheses)
             arrays: dict[str, Any] = {

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from bertnli.common import heartbeat
 from bertnli.common.files import digest, sync
-from bertnli.common.heartbeat import pulse
 from bertnli.common.progress import megabytes, say
 from bertnli.fetch.entry import SourceError
 
@@ -232,7 +232,7 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
                         raise SourceError(f"too large: expected at most {limit:,} bytes")
                     file.write(chunk)
                     report(have, offered.size)
-                    pulse(f"fetching {part.file.name}")
+                    heartbeat.beat(f"fetching {part.file.name}")
                 file.flush()
                 os.fsync(file.fileno())
             if offered.size is not None and have != offered.size:

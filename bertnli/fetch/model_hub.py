@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bertnli.common.heartbeat import beating
+from bertnli.common import heartbeat
 from bertnli.common.progress import say
 from bertnli.fetch.download import check
 from bertnli.fetch.entry import NoSuchModelError, SourceError
@@ -79,7 +79,7 @@ def download_model(repo: str, folder: Path) -> str:
     names = wanted(list(listed))
     say(f"{repo}: {len(names)} files from the model hub")
     try:
-        with beating(f"fetching {repo}"):
+        with heartbeat.periodic(f"fetching {repo}"):
             snapshot = Path(huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=names))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

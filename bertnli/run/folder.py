@@ -114,9 +114,26 @@ class RunFolder:
             self._lock.release()
 
 
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """The folder of the checkpoint after `step` steps, in the folder `checkpoints`."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int | None:
+    """The step of a checkpoint's folder, from its name; None if it is not named like one."""
+    found = re.fullmatch(r"step-(\d{8})", folder.name)
+    return int(found[1]) if found else None
+
+
+def steps_in(checkpoints: Path) -> list[int]:
+    """The steps that have a folder in `checkpoints`, in ascending order."""
+    steps = (step_of(path) for path in checkpoints.glob("step-*") if path.is_dir())
+    return sorted(step for step in steps if step is not None)
+
+
 def run_of(path: Path) -> RunFolder | None:
     """The run whose folder `path` is, or one of whose checkpoints; None if it is neither."""
-    of_checkpoint = re.fullmatch(r"step-\d{8}", path.name) and path.parent.name == "checkpoints"
+    of_checkpoint = step_of(path) is not None and path.parent.name == "checkpoints"
     run = RunFolder(path.parent.parent if of_checkpoint else path)
     is_model = (run.path / "config.json").exists()  # with somebody's run file beside it
     return run if run.run_file.is_file() and not is_model else None

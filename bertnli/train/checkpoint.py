@@ -27,6 +27,7 @@ from torch import Tensor
 from bertnli.common.errors import RunError
 from bertnli.common.files import digest, new_folder, sync
 from bertnli.model import tensor_files
+from bertnli.run.folder import step_folder, steps_in
 
 _STATE, _ABOUT, _SUMS = "state.safetensors", "checkpoint.json", "SHA256SUMS"
 _GOES_ON = "give the same command again: it goes on from the last good checkpoint"
@@ -101,7 +102,7 @@ def write(
 
     Raises RunError, with the older checkpoints intact, if the disk is full or cannot be written.
     """
-    final = _path(folder, steps)
+    final = step_folder(folder, steps)
     try:
         for leftover in folder.glob(".step-*"):  # of a run that was killed
             shutil.rmtree(leftover)
@@ -116,18 +117,16 @@ def write(
             raise RunError(f"checkpoint {final}: the disk is full", do=_MAKE_ROOM) from None
         raise RunError(f"checkpoint {final}: {error}", do=f"see to that disk and its rights, and {_GOES_ON}") from None
     # One of a later step was found damaged when the run went on from an earlier one: it must not count as the newest.
-    kept = [path for path in _checkpoints(folder) if path.name <= final.name][:keep]
-    if also_keep is not None:
-        kept.append(_path(folder, also_keep))
-    for path in _checkpoints(folder):
-        if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+    kept = {*[step for step in steps_in(folder) if step <= steps][-keep:], also_keep}
+    for step in steps_in(folder):
+        if step not in kept:
+            shutil.rmtree(step_folder(folder, step), ignore_errors=True)
     return final
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole; `warn` is told of each that is not. None if there is none."""
-    for path in _checkpoints(folder):
+    for path in (step_folder(folder, step) for step in reversed(steps_in(folder))):
         try:
             return _read(path)
         except (OSError, ValueError) as error:
@@ -137,7 +136,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 def read(folder: Path, steps: int) -> Checkpoint:
     """The checkpoint of one step. Raises RunError if it is damaged or not there."""
-    path = _path(folder, steps)
+    path = step_folder(folder, steps)
     try:
         return _read(path)
     except (OSError, ValueError) as error:
@@ -153,15 +152,6 @@ def _read(path: Path) -> Checkpoint:
         raise ValueError(f"its files are not those that {_SUMS} in it describes")
     about = json.loads((path / _ABOUT).read_text())
     return Checkpoint(about["steps"], safetensors.torch.load_file(path / _STATE), about["progress"], sums.split()[0])
-
-
-def _path(folder: Path, steps: int) -> Path:
-    return folder / f"step-{steps:08d}"
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Newest first."""
-    return sorted((path for path in folder.glob("step-" + 8 * "[0-9]") if path.is_dir()), reverse=True)
 
 
 def _check_room(final: Path, needed: int) -> None:

@@ -19,7 +19,7 @@ from bertnli.model import pretrained
 from bertnli.model.classifier import D2L_ARCHITECTURES
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import Holdout, RunConfig
-from bertnli.run.folder import result_of, run_of
+from bertnli.run.folder import result_of, run_of, step_of
 from bertnli.run.run_file import load_run
 from bertnli.train import checkpoint
 
@@ -126,7 +126,9 @@ def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:
                 do="wait for the first one (checkpoint.every_steps), or give a model folder",
             )
     else:
-        found = checkpoint.read(run.checkpoints, int(path.name.removeprefix("step-")))
+        step = step_of(path)
+        assert step is not None  # or `run_of` would not have taken the path for a checkpoint's
+        found = checkpoint.read(run.checkpoints, step)
     source = load_model(load_run(run.run_file))
     prefix = "weight/"
     weights = {name[len(prefix) :]: tensor for name, tensor in found.state.items() if name.startswith(prefix)}

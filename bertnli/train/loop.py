@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from bertnli.common import heartbeat
 from bertnli.common.errors import Interrupted, RunError
 from bertnli.common.files import write_text
-from bertnli.common.heartbeat import pulse
 from bertnli.common.progress import progress
 from bertnli.common.signals import StopRequest
 from bertnli.data.batches import Indices, Stream, by_length, deal, pack
@@ -138,7 +138,7 @@ def _train(config: RunConfig, folder: RunFolder, ranks: Ranks, say: Callable[[st
             dealt = deal(chosen, data.corpus.lengths, ranks.world)
             micro_batches = dealt.micro_batches(ranks.rank, micro_tokens)
             loss_sum, correct = accumulate(engine, data.corpus, micro_batches, chosen, ranks.device)
-            pulse(f"step {at.steps + 1}", waiting=ranks.world > 1)
+            heartbeat.beat(f"step {at.steps + 1}", waiting=ranks.world > 1)
             learning_rate = config.learning_rate_at(at.steps, total_steps)
             engine.step(learning_rate)
 
@@ -219,7 +219,7 @@ def accumulate(
     """
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     for indices in micro_batches:
-        pulse("training")
+        heartbeat.beat("training")
         # A rank without pairs of its own still takes part in the step, with a pair that counts nothing.
         counted = float(len(indices) > 0)
         indices = indices if counted else chosen[:1]
@@ -260,7 +260,7 @@ def evaluate(engine: Engine, ranks: Ranks, data: TrainingData, labels: tuple[str
     batches = by_length(corpus.lengths[indices], MAX_TOKENS[ranks.device.type])
     rounds = math.ceil(len(batches) / ranks.world)  # under ZeRO-3 every rank must run the model equally often
     for number in range(ranks.rank, rounds * ranks.world, ranks.world):
-        pulse("evaluation")
+        heartbeat.beat("evaluation")
         mine = indices[batches[number % len(batches)]]
         logits = engine(*to_device(pack(corpus, mine), ranks.device)).float().cpu().numpy()
         if number < len(batches):

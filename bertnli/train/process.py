@@ -1,7 +1,7 @@
-"""What a launcher starts for each rank, as `python -m bertnli.train RUN.yaml` with RANK and its fellows set.
+"""What a launcher starts for each rank, as `python -m bertnli.train RUN.yaml` with RANK and the related variables set.
 
-That first process becomes the rank's watcher (watch/watcher.py) and starts the trainer: this module once more, with a
-pulse to give. Without RANK there is one rank only, and no watcher.
+That first process becomes the rank's watcher (watch/watcher.py) and starts the training process: this module once more,
+which sends heartbeats. Without RANK there is one rank only, and no watcher.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bertnli.common.network import set_interfaces
 from bertnli.run.config import STALL_TIMEOUT
 from bertnli.run.folder import RunFolder
 from bertnli.run.run_file import load_run
-from bertnli.watch.rank_env import join_launcher
+from bertnli.watch.rank_env import local_world_size, set_rank_variables
 
 if TYPE_CHECKING:
     from bertnli.watch.rank_env import Rank
@@ -34,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
-    heartbeat.begin()
+    heartbeat.start()
     spin_briefly(os.environ)
     rank = None
     try:
-        join_launcher(os.environ)
+        set_rank_variables(os.environ)
         if "RANK" in os.environ and not heartbeat.watched():
             from bertnli.watch.rank_env import Rank
 
@@ -129,8 +129,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _share_the_host() -> None:
     """Ranks beside this one take cores, too; those elsewhere are met over the interface that reaches the master."""
-    set_interfaces(os.environ)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))  # torchrun's name, DeepSpeed's
+    here = local_world_size(os.environ)
+    set_interfaces(os.environ, one_host=here == int(os.environ.get("WORLD_SIZE", "1")))
     if here > 1:
         threads = os.environ.get("SLURM_CPUS_PER_TASK") or str(max(1, usable_cores() // here))
         os.environ.setdefault("OMP_NUM_THREADS", threads)

@@ -1,4 +1,4 @@
-"""A rank's training process as its watcher (watcher.py) sees it: a child's output, its pulse and its end."""
+"""A rank's training process, as the child of its watcher (watcher.py): its output, its heartbeats and its end."""
 
 from __future__ import annotations
 
@@ -18,69 +18,74 @@ import psutil
 from bertnli.common import heartbeat
 from bertnli.watch.ending import Ending
 
-_OUTPUT = 64 * 1024  # bytes of its standard error that are remembered
-_STACKS = 1.0  # seconds to write them
+_STDERR_KEPT = 64 * 1024  # bytes at the end of its standard error, from which its error is taken
+_STACKS_TIME = 1.0  # seconds that it gets to print its stacks, and its last output to arrive
 
 
-class Trainer:
-    """phase, waiting, moved: of its last pulse (bertnli/common/heartbeat.py); `moved` as time.monotonic has it."""
+class ChildProcess:
+    """The training process of one rank.
+
+    phase, waiting: from its last heartbeat (bertnli/common/heartbeat.py). last_progress: when that came, on the clock
+    of time.monotonic().
+    """
 
     def __init__(self, rank: int, host: str):
         self.rank, self.host = rank, host
-        self.phase, self.waiting, self.moved = "starting", False, time.monotonic()
+        self.phase, self.waiting, self.last_progress = "starting", False, time.monotonic()
         self._process: asyncio.subprocess.Process | None = None
         self._stopped_by = 0
-        self._said = b""
+        self._stderr = b""
 
     async def run(self, command: Sequence[str], log_file: Path) -> Ending:
-        """Run `command` to its end, or until this is cancelled. Its output goes to the file, rank 0's to ours as well.
+        """Run `command` until it ends or this task is cancelled. Its output goes to the file; rank 0's also to ours.
 
-        SIGINT and SIGTERM that we get are passed on to it; SIGUSR1, which Slurm users like to ask for, as SIGTERM.
+        SIGINT and SIGTERM that this process gets are passed on to it. So is SIGUSR1, which Slurm users often ask for,
+        as SIGTERM.
         """
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab", buffering=0) as log:
-            _note(log, f"--- {_now()} {self.host}: {shlex.join(command)}\n".encode())
-            hear, speak = os.pipe()
+            _write(log, f"--- {_now()} {self.host}: {shlex.join(command)}\n".encode())
+            reading, writing = os.pipe()
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                pass_fds=[speak],
-                env={**os.environ, heartbeat.VARIABLE: f"{speak}:{os.getpid()}", "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,  # so that Ctrl-C on a terminal reaches it through us only
+                pass_fds=[writing],
+                env={**os.environ, heartbeat.VARIABLE: f"{writing}:{os.getpid()}", "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,  # so that Ctrl-C on a terminal reaches it only through us
             )
-            os.close(speak)
-            os.set_blocking(hear, False)
+            os.close(writing)
+            os.set_blocking(reading, False)
             loop = asyncio.get_running_loop()
-            loop.add_reader(hear, self._hear, hear)
+            loop.add_reader(reading, self._read_heartbeats, reading)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 loop.add_signal_handler(number, self.stop, number)
             assert self._process.stdout is not None and self._process.stderr is not None
             copies = [
-                asyncio.ensure_future(self._copy(self._process.stdout, sys.stdout.buffer, log, remember=False)),
-                asyncio.ensure_future(self._copy(self._process.stderr, sys.stderr.buffer, log, remember=True)),
+                asyncio.ensure_future(self._copy(self._process.stdout, sys.stdout.buffer, log, keep=False)),
+                asyncio.ensure_future(self._copy(self._process.stderr, sys.stderr.buffer, log, keep=True)),
             ]
             try:
                 await self._process.wait()
             finally:
-                await self.end()
-                await asyncio.wait(copies, timeout=_STACKS)
-                loop.remove_reader(hear)
-                os.close(hear)
+                await self.kill()
+                await asyncio.wait(copies, timeout=_STACKS_TIME)
+                loop.remove_reader(reading)
+                os.close(reading)
                 assert self._process.returncode is not None
                 ending = Ending.of_process(
                     self.rank,
                     self.host,
                     self._process.returncode,
                     self._stopped_by,
-                    self._said.decode(errors="replace"),
+                    self._stderr.decode(errors="replace"),
                 )
-                _note(log, f"--- {_now()} {ending}\n".encode())
+                _write(log, f"--- {_now()} {ending}\n".encode())
             return ending
 
     def stop(self, number: int) -> None:
-        """Pass a signal on, once; a second SIGINT ends the trainer at once."""
+        """Pass a signal on, once. A second SIGINT kills the process at once."""
         if self._process is None or self._process.returncode is not None:
             return
         if number == signal.SIGINT == self._stopped_by:
@@ -89,26 +94,26 @@ class Trainer:
             self._stopped_by = signal.SIGTERM if number == signal.SIGUSR1 else number
             self._process.send_signal(self._stopped_by)
 
-    async def end(self) -> None:
-        """At once, with whatever it has started."""
+    async def kill(self) -> None:
+        """Kill the process and all that it has started, and wait for its end."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
 
-    async def show_stacks(self) -> None:
-        """Its log gets a traceback of every thread."""
+    async def print_stacks(self) -> None:
+        """Have it print a traceback of every thread, which goes to its log."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGUSR1)
-            await asyncio.sleep(_STACKS)
+            await asyncio.sleep(_STACKS_TIME)
 
     @property
     def started(self) -> bool:
         return self._process is not None
 
     @property
-    def halted(self) -> bool:
-        """By SIGSTOP or a debugger."""
+    def suspended(self) -> bool:
+        """Whether SIGSTOP or a debugger has suspended it."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 return psutil.Process(self._process.pid).status() in (
@@ -117,27 +122,27 @@ class Trainer:
                 )
         return False
 
-    def _hear(self, pipe: int) -> None:
-        heard = os.read(pipe, 65536)
-        if not heard:  # its end is closed
+    def _read_heartbeats(self, pipe: int) -> None:
+        received = os.read(pipe, 65536)
+        if not received:  # the process has closed its end
             asyncio.get_running_loop().remove_reader(pipe)
             return
-        state, _, self.phase = heard.decode(errors="replace").splitlines()[-1].partition(" ")
-        self.waiting, self.moved = state == "waiting", time.monotonic()
+        state, _, self.phase = received.decode(errors="replace").splitlines()[-1].partition(" ")
+        self.waiting, self.last_progress = state == "waiting", time.monotonic()
 
-    async def _copy(self, source: asyncio.StreamReader, ours: BinaryIO, log: BinaryIO, *, remember: bool) -> None:
+    async def _copy(self, source: asyncio.StreamReader, ours: BinaryIO, log: BinaryIO, *, keep: bool) -> None:
         while chunk := await source.read(65536):
-            if remember:
-                self._said = (self._said + chunk)[-_OUTPUT:]
-            _note(log, chunk)
+            if keep:
+                self._stderr = (self._stderr + chunk)[-_STDERR_KEPT:]
+            _write(log, chunk)
             if self.rank == 0:
-                with contextlib.suppress(OSError):  # training goes on where nobody reads it any more
+                with contextlib.suppress(OSError):  # training continues when nobody reads our output any more
                     ours.write(chunk)
                     ours.flush()
 
 
-def _note(log: BinaryIO, text: bytes) -> None:
-    with contextlib.suppress(OSError):  # where the disk is full, what a rank said last is still told
+def _write(log: BinaryIO, text: bytes) -> None:
+    with contextlib.suppress(OSError):  # with a full disk the rank's error is still reported on the terminal
         log.write(text)
 
 

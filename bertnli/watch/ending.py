@@ -1,4 +1,4 @@
-"""How a rank, and with it the job, ended: which rank on which host, the exit code, and what it said last."""
+"""How a rank ended, and with it the job: which rank on which host, its exit code, and its error."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-_TEXT = 6000  # characters kept of what a rank said last
-_SAYS = "bertnli train: "  # begins a message of ours
-_LINES = 10  # shown of a rank that said nothing in particular
+PREFIX = "bertnli train: "
+"""Begins each message that bertnli itself prints in training."""
 
-# What ranks that are left say of one that is gone: gloo's, NCCL's, the rendezvous' words for a broken connection.
-_ABOUT_ANOTHER = re.compile(
+_MAX_TEXT = 6000  # characters of a rank's error that are kept
+_TAIL_LINES = 10  # lines that are kept of output without an error
+
+# What the other ranks print when a peer is gone: messages of gloo, NCCL and the rendezvous about a broken connection.
+_PEER_LOST = re.compile(
     r"Connection (closed by peer|reset by peer|refused)|Broken pipe|Socket closed|DistNetworkError|DistBackendError"
     r"|DistStoreError|ncclRemoteError|ncclSystemError|gloo/transport|failed to recv|recvValue failed"
 )
-_REASONS = {
-    "SIGKILL": "by hand, or as memory ran out, which dmesg knows: then lower micro_batch_tokens, or start fewer ranks",
+_HINTS = {
+    "SIGKILL": "by a user, or by the kernel when memory ran out (dmesg): lower micro_batch_tokens or start fewer ranks",
     "SIGBUS": "is /dev/shm full?",
 }
 
 
 @dataclass(frozen=True)
 class Ending:
-    """rank, host: whose. code: the exit code that it gives the job. how: follows on "rank N on HOST".
+    """How one rank ended.
 
-    text: what it said last: a traceback, an error's message, or its last lines. kind: whether it ended, made no
-    progress, or gave no sign.
+    rank, host: which one. code: the exit code that the job gets from it. how: completes "rank N on HOST ...". text: its
+    error: a traceback, a message of bertnli, or its last lines. kind: `ended` (the process ended), `stalled` (no
+    progress) or `lost` (no message from its watcher).
     """
 
     rank: int
@@ -39,29 +42,29 @@ class Ending:
     kind: Literal["ended", "stalled", "lost"] = "ended"
 
     @classmethod
-    def of_process(cls, rank: int, host: str, returncode: int, stopped_by: int, output: str) -> Ending:
-        """From a return code as subprocess has it, the signal that was passed on to it (0: none), and its output."""
-        text = last_words(output)
-        # With any other code it has failed on its way out, as where the last checkpoint cannot be written.
-        as_asked = returncode in (128 + stopped_by, -stopped_by)
-        at_once = (stopped_by, returncode) == (signal.SIGINT, -signal.SIGKILL)  # by a second Ctrl-C
-        if stopped_by and (as_asked or at_once):
+    def of_process(cls, rank: int, host: str, returncode: int, stopped_by: int, stderr: str) -> Ending:
+        """From subprocess's return code, the signal that was passed on to the process (0: none), and its output."""
+        text = error_text(stderr)
+        # Any other code means that it failed while it was stopping: for example, the last checkpoint was not written.
+        as_requested = returncode in (128 + stopped_by, -stopped_by)
+        killed = (stopped_by, returncode) == (signal.SIGINT, -signal.SIGKILL)  # by a second Ctrl-C
+        if stopped_by and (as_requested or killed):
             return cls(rank, host, 128 + stopped_by, f"was stopped by {signal.Signals(stopped_by).name}", text)
         if returncode >= 0:
             return cls(rank, host, returncode, f"ended with exit code {returncode}", text)
         name = signal.Signals(-returncode).name
-        reason = f" ({_REASONS[name]})" if name in _REASONS else ""
-        return cls(rank, host, 128 - returncode, f"was ended by {name}{reason}", text)
+        hint = f" ({_HINTS[name]})" if name in _HINTS else ""
+        return cls(rank, host, 128 - returncode, f"was killed by {name}{hint}", text)
 
     @property
     def failed(self) -> bool:
-        """Not finished, not refused for its input (2), not stopped by a signal with its state kept (130, 143)."""
+        """False if it finished, refused its input (2), or was stopped by a signal after saving its state (130, 143)."""
         return self.code not in (0, 2, 130, 143)
 
     @property
-    def about_another(self) -> bool:
-        """Whether this is only what the failure of another rank looks like from here."""
-        return self.failed and bool(_ABOUT_ANOTHER.search(self.text))
+    def peer_failure(self) -> bool:
+        """Whether this failure is only the effect of another rank's failure: its error is a broken connection."""
+        return self.failed and bool(_PEER_LOST.search(self.text))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,15 +73,18 @@ class Ending:
         return f"rank {self.rank} on {self.host} {self.how}"
 
 
-def first(endings: Iterable[Ending]) -> Ending:
-    """The one that the others followed, of endings in the order in which they came to light."""
-    return min(endings, key=lambda ending: (ending.about_another, ending.code == 2 and _SAYS not in ending.text))
+def root_cause(endings: Iterable[Ending]) -> Ending:
+    """The ending that caused the others; `endings` are in the order in which they were reported.
+
+    One that is not a peer failure comes first; of ranks that refuse their input (2), the one that printed why.
+    """
+    return min(endings, key=lambda ending: (ending.peer_failure, ending.code == 2 and PREFIX not in ending.text))
 
 
-def last_words(output: str) -> str:
-    """The traceback at the end of a process' output; or the error in its last lines; or else its last ten lines."""
+def error_text(output: str) -> str:
+    """The traceback or bertnli's message at the end of a process's output; if there is none, the last ten lines."""
     lines = output.rstrip().splitlines()
     for number in range(len(lines) - 1, -1, -1):
-        if lines[number].startswith(("Traceback (most recent call last)", _SAYS, "Fatal Python error")):
-            return "\n".join(lines[number:])[-_TEXT:]
-    return "\n".join(lines[-_LINES:])[-_TEXT:]
+        if lines[number].startswith(("Traceback (most recent call last)", PREFIX, "Fatal Python error")):
+            return "\n".join(lines[number:])[-_MAX_TEXT:]
+    return "\n".join(lines[-_TAIL_LINES:])[-_MAX_TEXT:]

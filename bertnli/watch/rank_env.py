@@ -1,10 +1,13 @@
-"""Ranks that a cluster's own launcher has started, Slurm's srun or OpenMPI's mpirun, in the variables that torch knows.
+"""What the launchers' environment variables say of a rank: its number, the job's size, the master's address.
+
+torchrun and DeepSpeed set RANK, WORLD_SIZE and the others that torch reads. Slurm's srun and OpenMPI's mpirun set
+variables of their own, from which `set_rank_variables` sets torch's:
 
     srun --nodes=2 --ntasks-per-node=8 python -m bertnli.train RUN.yaml
     mpirun -n 16 --hostfile HOSTS -x MASTER_ADDR=10.0.0.1 python -m bertnli.train RUN.yaml
 
-Each tells its processes who they are in its own words. DeepSpeed knows OpenMPI's through the mpi4py package only, and
-Slurm's not at all; with these here, `deepspeed --launcher openmpi` and `--launcher slurm` work as well.
+DeepSpeed itself reads OpenMPI's only through the mpi4py package, and does not read Slurm's. With this module
+`deepspeed --launcher openmpi` and `deepspeed --launcher slurm` work as well.
 """
 
 from __future__ import annotations
@@ -18,53 +21,93 @@ from collections.abc import Mapping, MutableMapping
 
 from bertnli.common.errors import InputError
 
+PORT = "BERTNLI_WATCH_PORT"
+"""The variable that names the port on which rank 0's watcher listens."""
+
+JOB = "BERTNLI_JOB"
+"""The variable that holds the job's name, in all its processes, if `bertnli launch` started them."""
+
 FIRST_PORT, PORTS = 20_000, 9_000
-"""Below Linux's ephemeral ports (from 32768), and so are the watchers' ports, 10,000 lower."""
+"""Where the master listens if nothing says it. Both these and the watchers' ports, 10,000 lower, are below Linux's
+ephemeral ports, which begin at 32768."""
 
 
-def join_launcher(environment: MutableMapping[str, str]) -> None:
-    """Set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT where this process is one of
-    several that srun or mpirun started; call it before anything looks at them.
+class Rank:
+    """This rank, from the variables that `set_rank_variables` has set or checked."""
 
-    Nothing changes where RANK is set: torchrun, DeepSpeed or a person has said all. Otherwise a rank is what has
-    * OMPI_COMM_WORLD_SIZE greater than 1, from mpirun; or
-    * SLURM_STEP_NUM_TASKS greater than 1, from srun. A shell of salloc and the script of sbatch have none, although
-      they have SLURM_NTASKS, and the script even SLURM_PROCID; salloc's shell, where it is a step (srun --pty), has 1.
+    def __init__(self, environment: Mapping[str, str]):
+        self.number, self.world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        self.host = socket.gethostname()
+        self.job = environment.get(JOB)
+        self.master, self.port = environment["MASTER_ADDR"], watch_port(environment)
+        # Two jobs that use one port by mistake do not take each other's ranks for their own.
+        common = json.dumps([self.job, environment["MASTER_PORT"], self.world])
+        self.token = hashlib.sha256(common.encode()).hexdigest()[:16]
 
-    MASTER_ADDR and MASTER_PORT stay where they are set. Else the master is the first node of Slurm's step, or with
-    mpirun this host if all ranks are here; the port follows from the job's number, so that two jobs have two.
-    Raises InputError for what is missing or contradictory.
+
+def watch_port(environment: Mapping[str, str]) -> int:
+    """Where rank 0's watcher listens: BERTNLI_WATCH_PORT, or 10,000 off the master's port.
+
+    Raises InputError if the variable does not hold a port.
+    """
+    if named := environment.get(PORT):
+        if not named.isdecimal() or not 1 <= int(named) <= 65535:
+            raise InputError(PORT, found=repr(named), expected="a port, 1 to 65535", do="correct or unset it")
+        return int(named)
+    master = int(environment["MASTER_PORT"])
+    return master - 10_000 if master >= 11_024 else master + 10_000
+
+
+def local_world_size(environment: Mapping[str, str]) -> int:
+    """How many ranks run on this host: torchrun's LOCAL_WORLD_SIZE, which we set as well, or DeepSpeed's LOCAL_SIZE."""
+    return int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or 1)
+
+
+def set_rank_variables(environment: MutableMapping[str, str]) -> None:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT if srun or mpirun started this
+    process as one of several. Call it before anything reads them.
+
+    If RANK is set, torchrun, DeepSpeed or the user has set them all, and they are only checked. Otherwise this process
+    is a rank if
+    * OMPI_COMM_WORLD_SIZE, from mpirun, is greater than 1; or
+    * SLURM_STEP_NUM_TASKS, from srun, is greater than 1. (A shell of salloc and the script of sbatch do not have it,
+      but they have SLURM_NTASKS, and the script has SLURM_PROCID. In salloc's shell, if that is a step (srun --pty), it
+      is 1.)
+
+    MASTER_ADDR and MASTER_PORT are kept if they are set. By default, the master is the first node of Slurm's step, or
+    with mpirun this host if all ranks are here. The default port is computed from the job's number, so that two jobs
+    use two ports. Raises InputError if a variable is missing or contradicts another.
     """
     if "RANK" in environment:
         for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
             _number(name, environment)
         _text("MASTER_ADDR", environment)
         return
-    # First: mpirun in a Slurm job starts its helpers with srun, one a node, and the ranks have their variables, too.
+    # mpirun goes first: in a Slurm job it starts a helper on each node with srun, and ranks inherit Slurm's variables.
     if _several("OMPI_COMM_WORLD_SIZE", environment):
         names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
         rank, world, local_rank = (_number(name, environment) for name in names)
         here = _number("OMPI_COMM_WORLD_LOCAL_SIZE", environment)
-        master, job = _openmpi(environment, everything_here=here == world)
+        master, job = _openmpi_master(environment, one_host=here == world)
     elif "OMPI_COMM_WORLD_SIZE" not in environment and _several("SLURM_STEP_NUM_TASKS", environment):
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         rank, world, local_rank = (_number(name, environment) for name in names)
         here = _tasks_here(environment, world)
-        master, job = _slurm(environment)
+        master, job = _slurm_master(environment)
     else:
         return
     if not (rank < world and local_rank < here <= world):
         found = f"rank {rank} of {world}, on its host {local_rank} of {here}"
-        raise InputError(f"{names[0]} and its fellows", found=found, do="do not set them yourself")
+        raise InputError(f"{names[0]} and the related variables", found=found, do="do not set them yourself")
     environment["RANK"], environment["WORLD_SIZE"] = str(rank), str(world)
     environment["LOCAL_RANK"], environment["LOCAL_WORLD_SIZE"] = str(local_rank), str(here)
     environment.setdefault("MASTER_ADDR", master)
     environment.setdefault("MASTER_PORT", str(FIRST_PORT + job % PORTS))
 
 
-def _openmpi(environment: Mapping[str, str], *, everything_here: bool) -> tuple[str, int]:
-    """The master and the job's number."""
-    if "MASTER_ADDR" not in environment and not everything_here:
+def _openmpi_master(environment: Mapping[str, str], *, one_host: bool) -> tuple[str, int]:
+    """The master's address, and a number of the job."""
+    if "MASTER_ADDR" not in environment and not one_host:
         raise InputError(
             "MASTER_ADDR is not set, and mpirun does not say where rank 0 is",
             do="give the first host's address: mpirun -x MASTER_ADDR=ADDRESS …",
@@ -77,8 +120,8 @@ def _openmpi(environment: Mapping[str, str], *, everything_here: bool) -> tuple[
     return "127.0.0.1", zlib.crc32(environment.get("PMIX_NAMESPACE", "").encode())
 
 
-def _slurm(environment: Mapping[str, str]) -> tuple[str, int]:
-    """The master and a number of the step that no other has within 1000 jobs, or 9 steps of one."""
+def _slurm_master(environment: Mapping[str, str]) -> tuple[str, int]:
+    """The master's address, and a number of the step; of 1000 jobs in a row, or 9 steps of one job, no two share it."""
     master = environment.get("MASTER_ADDR") or _first_node(environment)
     return master, _number("SLURM_JOB_ID", environment) + 1000 * _number("SLURM_STEP_ID", environment)
 
@@ -89,21 +132,21 @@ def _first_node(environment: Mapping[str, str]) -> str:
         socket.getaddrinfo(node, None)
     except OSError as error:
         raise InputError(
-            f"MASTER_ADDR is not set, and {node}, the first node of the step, is a name without an address here",
+            f"MASTER_ADDR is not set, and {node}, the first node of the step, has a name that does not resolve here",
             found=error.strerror,
-            do="export MASTER_ADDR before srun: that node's address, which scontrol show node has as NodeAddr",
+            do="export MASTER_ADDR before srun: that node's address, the NodeAddr of scontrol show node",
         ) from None
     return node
 
 
 def first_host(nodes: str) -> str:
-    """The first of Slurm's node list: `gpu[001-003,007],login2` begins with gpu001, `r[2-3]n[08-11]` with r2n08."""
+    """The first host of Slurm's node list: gpu001 of `gpu[001-003,007],login2`, r2n08 of `r[2-3]n[08-11]`."""
     first = re.match(r"(?:[^][,]|\[[^][]*\])*", nodes)
     return re.sub(r"\[(\d+)[^]]*\]", r"\1", first[0] if first else "")
 
 
 def _tasks_here(environment: Mapping[str, str], world: int) -> int:
-    """Ranks on this node, of Slurm's `2(x3),1`: 2 on each of three nodes, 1 on the fourth."""
+    """Ranks on this node, from Slurm's list: `2(x3),1` means 2 on each of three nodes and 1 on the fourth."""
     name = "SLURM_STEP_TASKS_PER_NODE"
     parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", _text(name, environment))
     tasks = [int(count) for count, times in parts for _ in range(int(times or 1))]
@@ -128,37 +171,7 @@ def _number(name: str, environment: Mapping[str, str]) -> int:
 def _text(name: str, environment: Mapping[str, str]) -> str:
     if name not in environment:
         raise InputError(
-            f"{name} is not set, though its fellows are",
+            f"{name} is not set, but the launcher's other variables are",
             do="leave the launcher's own variables as they are, or set RANK and all others that torchrun sets",
         )
     return environment[name]
-
-
-PORT = "BERTNLI_WATCH_PORT"
-
-
-JOB = "BERTNLI_JOB"
-"""The job's name in the environment of all its processes, where `bertnli launch` has started them."""
-
-
-class Rank:
-    """This rank, as a launcher's variables have it (launchers.join_launcher has looked at them)."""
-
-    def __init__(self, environment: Mapping[str, str]):
-        self.number, self.world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        self.host = socket.gethostname()
-        self.job = environment.get(JOB)
-        self.master, self.port = environment["MASTER_ADDR"], watch_port(environment)
-        # Two jobs that meet at a port by mistake do not take each other's ranks for their own.
-        common = json.dumps([self.job, environment["MASTER_PORT"], self.world])
-        self.token = hashlib.sha256(common.encode()).hexdigest()[:16]
-
-
-def watch_port(environment: Mapping[str, str]) -> int:
-    """Where the hub listens: BERTNLI_WATCH_PORT, or 10,000 off the master's port. Raises InputError for no port."""
-    if named := environment.get(PORT):
-        if not named.isdecimal() or not 1 <= int(named) <= 65535:
-            raise InputError(PORT, found=repr(named), expected="a port, 1 to 65535", do="correct or unset it")
-        return int(named)
-    master = int(environment["MASTER_PORT"])
-    return master - 10_000 if master >= 11_024 else master + 10_000

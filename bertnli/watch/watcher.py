@@ -1,9 +1,10 @@
-"""The watcher: a small parent of each rank's training process, which sees to it that a job never hangs.
+"""The watcher: a small parent of each rank's training process. It makes sure that a job never hangs.
 
-Only a parent learns that a process was killed, and a process that is stopped or hangs cannot say so. So a rank starts
-as its watcher (there is no torch in it), which starts the trainer (child.py) and links up with the other
-ranks' watchers (link.py). When a rank dies, when none makes progress for `stall_timeout` or one gives no sign
-for as long, they agree on the job's one ending, and each of them ends its trainer and itself.
+Only a parent learns that a process was killed, and a process that is suspended or hangs cannot report it. So each rank
+starts as its watcher, which does not load torch. The watcher starts the training process (child.py) and connects to the
+watchers of the other ranks (link.py). When a rank dies, when no rank makes progress for `stall_timeout` seconds, or
+when one sends nothing for as long, they agree on one outcome of the job. Then each ends its training process and
+itself.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bertnli.common.errors import InputError
-from bertnli.watch.child import Trainer
-from bertnli.watch.ending import Ending
-from bertnli.watch.link import PATIENCE, Hub, Link, Spoke
+from bertnli.watch.child import ChildProcess
+from bertnli.watch.ending import PREFIX, Ending
+from bertnli.watch.link import GRACE_PERIOD, Hub, Link, Spoke
 from bertnli.watch.rank_env import Rank
 
 MARK = "bertnli-ending: "
-"""Begins the line of standard error by which a watcher tells `bertnli launch` how the job ended: a JSON object."""
+"""Begins the line of standard error in which a watcher tells `bertnli launch` how the job ended: a JSON object."""
 
 
 def watch(
     rank: Rank, command: Sequence[str], logs: Path | None, stall_timeout: float, refused: InputError | None = None
 ) -> int:
-    """Run `command`, the trainer of `rank`, until the job has ended on every host; the job's exit code.
+    """Run `command`, the training process of `rank`, until the job has ended on every host. Returns the exit code.
 
-    logs: a folder; the trainer's output goes to rank-N.log in it. stall_timeout: in seconds. refused: why the rank
-    cannot start, in place of `logs`; the job ends so.
+    logs: a folder; the process's output goes to rank-N.log in it. stall_timeout: in seconds. refused: why this rank
+    cannot start (then `logs` is None); the job ends with it.
     """
     return asyncio.run(_watch(rank, command, logs, stall_timeout, refused))
 
@@ -38,65 +39,66 @@ def watch(
 async def _watch(
     rank: Rank, command: Sequence[str], logs: Path | None, stall_timeout: float, refused: InputError | None
 ) -> int:
-    trainer = Trainer(rank.number, rank.host)
-    link: Link = (Spoke if rank.number else Hub)(rank, stall_timeout, trainer)
+    child = ChildProcess(rank.number, rank.host)
+    link: Link = (Spoke if rank.number else Hub)(rank, stall_timeout, child)
     try:
         await link.open()
         own: Ending | None
         if refused is not None:
-            own = Ending(rank.number, rank.host, refused.exit_code, "was refused", f"bertnli train: {refused}")
+            own = Ending(rank.number, rank.host, refused.exit_code, "was refused", f"{PREFIX}{refused}")
         else:
             assert logs is not None
-            own = await _train(trainer, command, logs / f"rank-{rank.number}.log", link)
-        verdict = await link.settle(own)
-        _tell(rank, verdict, logs, shown=trainer.started and rank.number == verdict.rank == 0)
-        return verdict.code
+            own = await _run_child(child, command, logs / f"rank-{rank.number}.log", link)
+        outcome = await link.finish(own)
+        _report(rank, outcome, logs, shown=child.started and rank.number == outcome.rank == 0)
+        return outcome.code
     except InputError as error:  # of the link itself
-        print(f"bertnli train: {error}", file=sys.stderr)
+        print(f"{PREFIX}{error}", file=sys.stderr)
         return error.exit_code
     finally:
-        await trainer.end()
+        await child.kill()
         await link.close()
 
 
-async def _train(trainer: Trainer, command: Sequence[str], log: Path, link: Link) -> Ending | None:
-    """How the trainer ended; None where the job ended before it, and the trainer had to be ended."""
-    own = asyncio.ensure_future(trainer.run(command, log))
-    await asyncio.wait({own, link.verdict}, return_when=asyncio.FIRST_COMPLETED)
+async def _run_child(child: ChildProcess, command: Sequence[str], log: Path, link: Link) -> Ending | None:
+    """How the training process ended; None if the job ended first and the process had to be killed."""
+    own = asyncio.ensure_future(child.run(command, log))
+    await asyncio.wait({own, link.outcome}, return_when=asyncio.FIRST_COMPLETED)
     if own.done():
         return own.result()
-    if not link.verdict.result().failed:  # the others have stopped, and so should this one any moment
-        await asyncio.wait({own}, timeout=PATIENCE)
+    if not link.outcome.result().failed:  # the other ranks have stopped; this one should stop at any moment
+        await asyncio.wait({own}, timeout=GRACE_PERIOD)
         if own.done():
             return own.result()
-    if link.verdict.result().kind == "stalled":
-        await trainer.show_stacks()
+    if link.outcome.result().kind == "stalled":
+        await child.print_stacks()
     own.cancel()
     await asyncio.wait({own})
     return None
 
 
-def _tell(rank: Rank, verdict: Ending, logs: Path | None, *, shown: bool) -> None:
-    """Say how the job ended, on rank 0 or where that cannot be reached. `shown`: its last words are on the terminal."""
+def _report(rank: Rank, outcome: Ending, logs: Path | None, *, shown: bool) -> None:
+    """Print how the job ended: on rank 0, or on a rank that has lost it. `shown`: the error is on the terminal already.
+
+    Under `bertnli launch` every rank prints a line for it to read instead.
+    """
     if rank.job is not None:
-        told = {"ending": verdict.to_json(), "heard_by": rank.number, "shown": shown}
-        print(MARK + json.dumps(told), file=sys.stderr, flush=True)
+        report = {"ending": outcome.to_json(), "reported_by": rank.number, "shown": shown}
+        print(MARK + json.dumps(report), file=sys.stderr, flush=True)
         return
-    if verdict.code == 0 or (rank.number != 0 and not (verdict.rank == 0 and verdict.kind == "lost")):
+    if outcome.code == 0 or (rank.number != 0 and not (outcome.rank == 0 and outcome.kind == "lost")):
         return
-    for line in about(verdict, logs, shown=shown):
+    for line in describe(outcome, logs, shown=shown):
         print(line, file=sys.stderr, flush=True)
 
 
-def about(verdict: Ending, logs: Path | None, *, shown: bool) -> list[str]:
-    """For a person: which rank ended the job and how, its last words, and where to find more."""
-    lines = [] if shown or not verdict.text else [verdict.text]
-    if verdict.failed:
-        lines.insert(0, f"bertnli train: {verdict}")
+def describe(outcome: Ending, logs: Path | None, *, shown: bool) -> list[str]:
+    """Lines for the user: which rank ended the job and how, its error, and where its output is."""
+    lines = [] if shown or not outcome.text else [outcome.text]
+    if outcome.failed:
+        lines.insert(0, f"{PREFIX}{outcome}")
         if logs is not None:
-            lines.append(
-                f"bertnli train: the ranks' output is in {logs}; the same command goes on from the last checkpoint"
-            )
-    elif verdict.code != 2 and not verdict.text.startswith("bertnli train: "):
-        lines = [f"bertnli train: {verdict} before its first step; the same command starts it again"]
+            lines.append(f"{PREFIX}the ranks' output is in {logs}; the same command goes on from the last checkpoint")
+    elif outcome.code != 2 and not outcome.text.startswith(PREFIX):
+        lines = [f"{PREFIX}{outcome} before its first step; the same command starts it again"]
     return lines

@@ -38,8 +38,8 @@ def doctor(
             print(line)
     else:
         hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
-        cleared = preflight(hosts, Needs(), job.job_environment(os.environ, env_file), master=master, port=port)
-        found = {"master": cleared.master, "hosts": cleared.facts}
+        result = preflight(hosts, Needs(), job.job_environment(os.environ, env_file), master=master, port=port)
+        found = {"master": result.master, "hosts": result.facts}
     if bundle is not None:
         from bertnli_export.bundle import Bundle
 

@@ -25,15 +25,15 @@ from bertnli.common.files import cache_dir
 from bertnli.common.installed import packages
 from bertnli.fetch.resolve import resolve, resolve_data
 from bertnli.run.config import RunConfig
-from bertnli.run.folder import RunFolder
+from bertnli.run.folder import RunFolder, steps_in
 from bertnli.run.run_file import load_run
 from bertnli.watch.ending import Ending
 from bertnli.watch.rank_env import JOB
 from bertnli_launch import envfile, hostfile, shell
-from bertnli_launch.attempts import Command, attempt
 from bertnli_launch.hostfile import Hosts
 from bertnli_launch.preflight import Needs, preflight
-from bertnli_launch.remote import Inquiry
+from bertnli_launch.remote import RemoteHosts
+from bertnli_launch.supervisor import Command, run_attempt
 
 DEFAULT_PORT = 29500  # DeepSpeed's and torch's
 
@@ -90,38 +90,38 @@ def launch(
     first = next(iter(hosts))
     while True:
         named = master if next(iter(hosts)) == first else None  # an address of a host that is lost is no other's
-        cleared = preflight(hosts, needs(config, run_file), environment, master=named, port=port)
+        checked = preflight(hosts, needs(config, run_file), environment, master=named, port=port)
         name = uuid.uuid4().hex
         variables = {
             **environment,
             **({} if dry_run else {JOB: name}),
-            "DS_ACCELERATOR": "cuda" if cleared.on_gpus else "cpu",  # or DeepSpeed guesses, and warns
+            "DS_ACCELERATOR": "cuda" if checked.on_gpus else "cpu",  # or DeepSpeed guesses, and warns
         }
-        job = Job(hosts, cleared.master, port, variables, arguments, launcher)
+        job = Job(hosts, checked.master, port, variables, arguments, launcher)
         files = Path(tempfile.gettempdir()) / f"bertnli-launch-{name}"
         if dry_run:
-            print(to_paste(commands(job, files)))
+            print(as_script(commands(job, files)))
             return 0
         try:
-            ending, shown, asked = attempt(commands(job, files), hosts, environment, name, _say)
+            ending, shown, stopped = run_attempt(commands(job, files), hosts, environment, name, _say)
         finally:
             shutil.rmtree(files, ignore_errors=True)
-        for line in _about(ending, shown, RunFolder(config.output)):
+        for line in _report(ending, shown, RunFolder(config.output)):
             _say(line)
-        if not ending.failed or asked or not restarts:
+        if not ending.failed or stopped or not restarts:
             return ending.code
         restarts -= 1
-        hosts = _still_there(hosts, environment, len(hosts) if min_hosts is None else min_hosts)
+        hosts = _reachable(hosts, environment, len(hosts) if min_hosts is None else min_hosts)
         _say(f"starting again on {', '.join(hosts)}; {restarts} restarts are left after this one")
 
 
-def _about(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
+def _report(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
     """For a person: the rank that ended the job, its last words, and the command that goes on."""
     if ending.code == 0:
         return []
     again = shlex.join(["bertnli", *sys.argv[1:]])
-    checkpoints = _checkpoints(folder)
-    since = f"goes on from step {int(checkpoints[-1].name[5:])}" if checkpoints else "starts anew, without a checkpoint"
+    steps = steps_in(folder.checkpoints)
+    since = f"goes on from step {steps[-1]}" if steps else "starts from the beginning, as there is no checkpoint"
     if ending.failed:
         return [
             str(ending),
@@ -134,15 +134,11 @@ def _about(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
     return [f"stopped; {since}: {again}"]
 
 
-def _checkpoints(folder: RunFolder) -> list[Path]:
-    return sorted(folder.checkpoints.glob("step-" + 8 * "[0-9]"))
-
-
-def _still_there(hosts: Hosts, environment: Mapping[str, str], least: int) -> Hosts:
+def _reachable(hosts: Hosts, environment: Mapping[str, str], least: int) -> Hosts:
     """Those that answer. Raises RunError if they are too few."""
-    with Inquiry(hosts, environment) as inquiry:
-        answers = inquiry.ask("clock", {host: {} for host in hosts})
-        gone = "; ".join(f"{host}: {problem}" for host, problem in inquiry.problems)
+    with RemoteHosts(hosts, environment) as remotes:
+        answers = remotes.ask("clock", {host: {} for host in hosts})
+        gone = "; ".join(f"{host}: {problem}" for host, problem in remotes.problems)
     if len(answers) < least:
         raise RunError(f"{len(answers)} of {len(hosts)} hosts are left: {gone}", expected=f"{least} or more")
     return {host: slots for host, slots in hosts.items() if host in answers}
@@ -165,7 +161,7 @@ def needs(config: RunConfig, run_file: str) -> Needs:
     model = paths["model"]
     files = model.glob("*") if model.is_dir() else [model]
     weights = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".bin", ".params", ".zip"))
-    to_come = config.checkpoint.keep - len(_checkpoints(RunFolder(config.output)))
+    to_come = config.checkpoint.keep - len(steps_in(RunFolder(config.output).checkpoints))
     return Needs(
         paths={label: path.absolute() for label, path in paths.items()},
         output=Path(config.output).absolute(),
@@ -211,7 +207,7 @@ def commands(job: Job, folder: Path) -> list[Command]:
     if job.launcher == "pdsh":
         shell.check_plain("the path of this Python", sys.executable)
         hosts, variables = folder / "hosts", folder / "environment"
-        words = [
+        argv = [
             *(str(Path(sys.executable).parent / "deepspeed"), "--quiet", "--launcher", "pdsh"),
             *("--hostfile", str(hosts), "--include", hostfile.to_include(job.hosts)),
             *("--force_multi", "--no_ssh_check", "--master_addr", job.master, "--master_port", str(job.port)),
@@ -220,20 +216,20 @@ def commands(job: Job, folder: Path) -> list[Command]:
         environment = {"DS_ENV_FILE": str(variables), "DS_ACCELERATOR": job.environment["DS_ACCELERATOR"]}
         environment["PDSH_SSH_ARGS_APPEND"] = shlex.join(shell.SSH[1:])
         files = {hosts: hostfile.to_text(job.hosts), variables: shell.deepspeed_env_file(job.environment)}
-        return [Command(words, environment, files, None)]
+        return [Command(argv, environment, files, None)]
     world = json.dumps({host: list(slots) for host, slots in job.hosts.items()}).encode()
     started = []
     for number, host in enumerate(job.hosts):
-        words = [
+        argv = [
             *(sys.executable, "-u", "-m", "deepspeed.launcher.launch"),
             *(f"--world_info={base64.urlsafe_b64encode(world).decode()}", f"--node_rank={number}"),
             *(f"--master_addr={job.master}", f"--master_port={job.port}", *rank, *job.arguments),
         ]
-        started.append(Command(shell.over_ssh(host, words, job.environment), {}, {}, host))
+        started.append(Command(shell.over_ssh(host, argv, job.environment), {}, {}, host))
     return started
 
 
-def to_paste(started: Sequence[Command]) -> str:
+def as_script(started: Sequence[Command]) -> str:
     """A shell script that does what `run` does: the host list, the environment, the commands."""
     lines = []
     for command in started:
@@ -244,5 +240,5 @@ def to_paste(started: Sequence[Command]) -> str:
                 f"{text}END",
             ]
         settings = "".join(f"{name}={shlex.quote(value)} " for name, value in command.environment.items())
-        lines.append(f"(cd / && {settings}{shlex.join(command.words)}){' &' * (len(started) > 1)}")
+        lines.append(f"(cd / && {settings}{shlex.join(command.argv)}){' &' * (len(started) > 1)}")
     return "\n".join([*lines, *["wait"] * (len(started) > 1)])

@@ -17,7 +17,7 @@ from bertnli.common.errors import InputError
 from bertnli.common.network import GLOO, NCCL, with_port
 from bertnli.watch.rank_env import PORT, watch_port
 from bertnli_launch.hostfile import Hosts
-from bertnli_launch.remote import Inquiry
+from bertnli_launch.remote import RemoteHost, RemoteHosts
 
 MAX_SKEW = 2.0  # seconds between two hosts' clocks
 _GIB = 2**30
@@ -26,7 +26,7 @@ Facts = Mapping[str, Any]  # as bertnli_launch.probe.facts gives them
 
 
 @dataclass(frozen=True)
-class Cleared:
+class PreflightResult:
     """What a preflight that found nothing wrong knows: the master's address, and the facts of every host."""
 
     master: str
@@ -60,27 +60,27 @@ def preflight(
     master: str | None,
     port: int,
     show: Callable[[str], None] = print,
-) -> Cleared:
+) -> PreflightResult:
     """Look at every host, show the table, and clear the job, or raise InputError with all that is wrong on any host.
 
     environment: what the ranks will be given; the probes get it too, so that they find the same Python, libraries and
     interfaces. master: an address of the first host that the others reach; left out, it is found. port: the master's.
     """
-    with Inquiry(hosts, environment) as inquiry:
+    with RemoteHosts(hosts, environment) as remotes:
         request = {"paths": {label: str(path) for label, path in needs.paths.items()}}
         output = {} if needs.output is None else {"output": str(needs.output)}
-        facts = inquiry.ask("facts", {host: {**request, **output} for host in hosts})
+        facts = remotes.ask("facts", {host: {**request, **output} for host in hosts})
         for host, found in facts.items():
             for problem in compare(host, hosts[host], found, needs, facts):
-                inquiry.complain(host, problem)
-        skews, interfaces = _check_clocks(inquiry, facts), {}
+                remotes.add_problem(host, problem)
+        skews, interfaces = _check_clocks(remotes, facts), {}
         if facts and needs.output is not None:
-            _check_storage(inquiry, facts, needs.output)
+            _check_storage(remotes, facts, needs.output)
         if next(iter(hosts)) in facts:  # the one that would be the master
-            master = master or _find_master(inquiry, facts)
+            master = master or _find_master(remotes, facts)
             ports = [port, watch_port({**environment, "MASTER_PORT": str(port)})]
-            interfaces = _check_network(inquiry, facts, master, ports)
-    problems = sorted(inquiry.problems, key=lambda problem: list(hosts).index(problem[0]))
+            interfaces = _check_network(remotes, facts, master, ports)
+    problems = sorted(remotes.problems, key=lambda problem: list(hosts).index(problem[0]))
     show(_table(hosts, facts, skews, interfaces, problems))
     if problems:
         raise InputError(
@@ -88,7 +88,7 @@ def preflight(
             + "".join(f"\n  {host}: {problem}" for host, problem in problems)
         )
     assert master is not None
-    return Cleared(master, facts)
+    return PreflightResult(master, facts)
 
 
 # One host against the first that answers
@@ -157,14 +157,14 @@ def _compare_devices(slots: Sequence[int], mine: Facts, first: str, reference: F
 # All hosts together
 
 
-def _check_clocks(inquiry: Inquiry, facts: Mapping[str, Facts]) -> dict[str, float]:
+def _check_clocks(remotes: RemoteHosts, facts: Mapping[str, Facts]) -> dict[str, float]:
     """Seconds that each host's clock is ahead of the first one's."""
-    offsets = inquiry.each(facts, lambda remote: remote.clock_offset())
+    offsets = remotes.map(RemoteHost.clock_offset, facts)
     first = next(iter(offsets), None)
     skews = {host: offset - offsets[str(first)] for host, offset in offsets.items()}
     for host, skew in skews.items():
         if abs(skew) > MAX_SKEW:
-            inquiry.complain(
+            remotes.add_problem(
                 host,
                 f"its clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the one of {first}; "
                 "set it (chrony, ntpd or systemd-timesyncd)",
@@ -172,36 +172,38 @@ def _check_clocks(inquiry: Inquiry, facts: Mapping[str, Facts]) -> dict[str, flo
     return skews
 
 
-def _check_storage(inquiry: Inquiry, facts: Mapping[str, Facts], output: Path) -> None:
+def _check_storage(remotes: RemoteHosts, facts: Mapping[str, Facts], output: Path) -> None:
     """A file written by the first host where the run's folder will be must show on all others."""
     first, *others = facts
     token = uuid.uuid4().hex
     file = {"path": f"{facts[first]['folder']}/.bertnli-{token}"}
-    written = inquiry.ask("write", {first: {**file, "content": token}})
+    written = remotes.ask("write", {first: {**file, "content": token}})
     if "problem" in written.get(first, {}):
-        inquiry.complain(first, f"output {output}: {written[first]['problem']}; name a folder that you can write")
+        remotes.add_problem(first, f"output {output}: {written[first]['problem']}; name a folder that you can write")
         return
-    for host, answer in inquiry.ask("read", {host: {**file, "content": token} for host in others}).items():
+    for host, answer in remotes.ask("read", {host: {**file, "content": token} for host in others}).items():
         if "problem" in answer:
-            inquiry.complain(
+            remotes.add_problem(
                 host,
                 f"output {output} is not shared with {first}: a file written there does not show here "
                 f"({answer['problem']}); name a folder on storage that all hosts share and can write",
             )
-    inquiry.ask("remove", {first: file})
+    remotes.ask("remove", {first: file})
 
 
-def _find_master(inquiry: Inquiry, facts: Mapping[str, Facts]) -> str:
+def _find_master(remotes: RemoteHosts, facts: Mapping[str, Facts]) -> str:
     """The address from which the first host reaches the second; of a single one, where ssh has reached it."""
     first, *others = facts
     as_asked = str(facts[first]["address"])
     if not others:
         return as_asked
-    towards = inquiry.ask("source", {first: {"address": facts[others[0]]["address"]}})
+    towards = remotes.ask("source", {first: {"address": facts[others[0]]["address"]}})
     return towards.get(first, {}).get("address") or as_asked
 
 
-def _check_network(inquiry: Inquiry, facts: Mapping[str, Facts], master: str, ports: Sequence[int]) -> dict[str, str]:
+def _check_network(
+    remotes: RemoteHosts, facts: Mapping[str, Facts], master: str, ports: Sequence[int]
+) -> dict[str, str]:
     """Every host must reach the master's ports, and the master every host, over the interfaces that the ranks will use.
 
     ports: the master's, and that of its watcher. Returns those interfaces.
@@ -209,7 +211,7 @@ def _check_network(inquiry: Inquiry, facts: Mapping[str, Facts], master: str, po
     first, token = next(iter(facts)), uuid.uuid4().hex
     variable = NCCL if on_gpus(facts[first]) else GLOO
     request = {"variable": variable, "master": master, "token": token}
-    answers = inquiry.ask("listen", {host: {**request, "ports": ports if host == first else []} for host in facts})
+    answers = remotes.ask("listen", {host: {**request, "ports": ports if host == first else []} for host in facts})
     listening = {host: answer for host, answer in answers.items() if "problem" not in answer}
     for host, answer in answers.items():
         if host in listening:
@@ -218,7 +220,7 @@ def _check_network(inquiry: Inquiry, facts: Mapping[str, Facts], master: str, po
         if "free" in answer:
             free = answer["free"] or "another"
             mend = f"give --master-port {free}" if answer["taken"] == ports[0] else f"set {PORT}={free}"
-        inquiry.complain(host, f"{answer['problem']}; {mend}")
+        remotes.add_problem(host, f"{answer['problem']}; {mend}")
     interfaces = {host: answer["interface"] for host, answer in listening.items()}
     if first not in listening:
         return interfaces
@@ -228,11 +230,11 @@ def _check_network(inquiry: Inquiry, facts: Mapping[str, Facts], master: str, po
     requests = {
         host: {"interface_address": listening[host]["to"][0], "to": to[host], "token": token} for host in listening
     }
-    for host, answer in inquiry.ask("connect", requests).items():
+    for host, answer in remotes.ask("connect", requests).items():
         targets = zip(others if host == first else [first] * len(to[host]), to[host], answer["problems"], strict=True)
         unreached = {other: f"{with_port(*target)} ({why})" for other, target, why in targets if why}
         for other, target in unreached.items():
-            inquiry.complain(
+            remotes.add_problem(
                 host,
                 f"from {interfaces[host]} ({listening[host]['to'][0]}) it does not reach {other} at {target}; open TCP "
                 f"ports between the hosts, or name another interface in {variable} or address with --master-addr",

@@ -1,6 +1,6 @@
 """What one host does for a job: `python -m bertnli_launch.probe` there, one JSON object a line, both ways.
 
-Before the job starts it answers what preflight.py asks and compares; later it ends what attempts.py tells
+Before the job starts it answers what preflight.py asks and compares; later it ends what supervisor.py tells
 it to. It imports neither torch nor deepspeed, leaves nothing on the host, and ends with its input, so also when the ssh
 connection breaks.
 """
@@ -37,7 +37,7 @@ from bertnli.watch.rank_env import JOB
 MARK = "bertnli-probe: "  # begins every answer: login scripts write to standard output as well
 
 _BLOCK, _BLOCKS = 2**20, 64
-_PATIENCE = 5.0  # seconds for a connection, or until a file shows on another host
+_TIMEOUT = 5.0  # seconds for a connection, or until a file shows on another host
 
 
 # This host alone
@@ -140,7 +140,7 @@ def write(path: str, content: str) -> dict[str, Any]:
 
 def read(path: str, content: str) -> dict[str, Any]:
     """Whether the file that another host wrote is here, in a folder that can be written; storage may be late."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT
     while True:
         try:
             if Path(path).read_text() == content:
@@ -183,16 +183,16 @@ def listen(variable: str, master: str, ports: Sequence[int], token: str) -> dict
     address = own if own in here else next((one for one in here if (":" in one) == (":" in own)), here[0])
     for port in ports:
         try:
-            _answer(_open(port), token)
+            _serve_token(_open(port), token)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 return {"problem": f"port {port}: {error.strerror}"}
-            return {"problem": f"port {port} is taken{_by_whom(port)}", "taken": port, "free": _free_port(port)}
+            return {"problem": f"port {port} is taken{_holder(port)}", "taken": port, "free": _free_port(port)}
     try:
         listening = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     except OSError as error:
         return {"problem": f"a port on {address}: {error.strerror}"}
-    _answer(listening, token)
+    _serve_token(listening, token)
     return {"interface": interface, "to": [address, listening.getsockname()[1]]}
 
 
@@ -202,7 +202,7 @@ def connect(interface_address: str, to: Sequence[tuple[str, int]], token: str) -
     def one(target: tuple[str, int]) -> str | None:
         address, port = target
         try:
-            with socket.create_connection((address, port), _PATIENCE, source_address=(interface_address, 0)) as link:
+            with socket.create_connection((address, port), _TIMEOUT, source_address=(interface_address, 0)) as link:
                 return None if link.recv(100) == token.encode() else "somebody else answers there"
         except OSError as error:
             return error.strerror or str(error)
@@ -215,7 +215,7 @@ def clock() -> dict[str, Any]:
     return {"time": time.time()}
 
 
-def end(job: str, number: int, rank: int | None = None) -> dict[str, Any]:
+def signal_job(job: str, number: int, rank: int | None = None) -> dict[str, Any]:
     """Send a signal to this host's processes of one job, known by its name in their environment; or only to the watcher
     of `rank`. After SIGKILL, returns when they are gone, or with the number of those `left` after a few seconds.
     """
@@ -230,12 +230,12 @@ def end(job: str, number: int, rank: int | None = None) -> dict[str, Any]:
                 if rank is None or (variables.get("RANK") == str(rank) and heartbeat.VARIABLE not in variables):
                     yield process
 
-    end = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while found := list(of_the_job()):
         for process in found:
             with suppress(psutil.Error):
                 process.send_signal(number)
-        if number != signal.SIGKILL or time.monotonic() > end:
+        if number != signal.SIGKILL or time.monotonic() > deadline:
             break
         time.sleep(0.1)
     return {"left": len(found)}
@@ -248,7 +248,7 @@ def _open(port: int) -> socket.socket:
     return socket.create_server(("", port))
 
 
-def _answer(listening: socket.socket, token: str) -> None:
+def _serve_token(listening: socket.socket, token: str) -> None:
     """Give the token to everyone who comes, as long as this process lives."""
 
     def serve() -> None:
@@ -260,7 +260,7 @@ def _answer(listening: socket.socket, token: str) -> None:
     threading.Thread(target=serve, daemon=True).start()
 
 
-def _by_whom(port: int) -> str:
+def _holder(port: int) -> str:
     import psutil
 
     try:
@@ -282,7 +282,7 @@ def _free_port(above: int) -> int | None:
     return None
 
 
-ACTIONS = {act.__name__: act for act in (facts, write, read, remove, source, listen, connect, clock, end)}
+ACTIONS = {act.__name__: act for act in (facts, write, read, remove, source, listen, connect, clock, signal_job)}
 
 
 def main() -> None:

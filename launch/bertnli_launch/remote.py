@@ -1,4 +1,4 @@
-"""Asking many hosts at once: a probe (probe.py) on each, over one ssh connection a host, until all is asked."""
+"""Ask many hosts at once: each runs a probe (probe.py) and answers over one ssh connection, until all is asked."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _T = TypeVar("_T")
 
 
 class Unreachable(Exception):
-    """A host that gives no answer: why, and the mend."""
+    """A host gives no answer; the message says why, and what to do."""
 
 
-class Remote:
-    """The probe on one host. Raises InputError if there is no ssh."""
+class RemoteHost:
+    """The probe on one host. Raises InputError if ssh is not installed here."""
 
     def __init__(self, host: str, environment: Mapping[str, str]):
         self.host = host
         self._unread = b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the connection
-        # PYTHONSAFEPATH: a folder called launch where the session begins is not ours
+        # PYTHONSAFEPATH: do not import from the folder in which the session starts
         command = shell.over_ssh(
             host, [sys.executable, "-m", "bertnli_launch.probe"], {**environment, "PYTHONSAFEPATH": "1"}
         )
@@ -48,20 +48,20 @@ class Remote:
             raise InputError("ssh is not installed here", do="apt-get install openssh-client") from None
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """What the probe answers. Raises Unreachable if nothing comes."""
+        """The probe's answer. Raises Unreachable if none comes."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": do, **request}).encode() + b"\n")
             self._process.stdin.flush()
-        end = time.monotonic() + _TIMEOUT
+        deadline = time.monotonic() + _TIMEOUT
         while True:
             line, newline, rest = self._unread.partition(b"\n")
             if newline:
                 self._unread = rest
                 if line.startswith(MARK.encode()):
                     return dict(json.loads(line[len(MARK) :]))
-            elif not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise Unreachable(f"it gave no answer for {_TIMEOUT:.0f} s; see whether it or its storage hangs")
+            elif not select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise Unreachable(f"it gave no answer for {_TIMEOUT:.0f} s; check whether it or its storage hangs")
             else:
                 more = os.read(self._process.stdout.fileno(), 65536)
                 if not more:
@@ -69,7 +69,7 @@ class Remote:
                 self._unread += more
 
     def clock_offset(self) -> float:
-        """Seconds that the host's clock is ahead of this one's, from the quickest of three answers."""
+        """Seconds by which the host's clock is ahead of this one's, from the fastest of three answers."""
         measured = []
         for _ in range(3):
             sent = time.time()
@@ -79,7 +79,7 @@ class Remote:
         return min(measured)[1]
 
     def close(self) -> None:
-        """End the probe, and with it all it did on the host."""
+        """End the probe, and with it all that it has on the host."""
         with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
             self._process.communicate(timeout=5)  # closes its input
         self._process.kill()
@@ -96,39 +96,42 @@ class Remote:
             install = f"ssh {self.host} {sys.executable} -m pip install 'bertnli[train]=={__version__}'"
             return f"bertnli does not run there ({last}); install the same one: {install}"
         if "Permission denied" in last:
-            return f"ssh asks for a password ({last}); let your key in: ssh-copy-id {self.host}"
+            return f"ssh asks for a password ({last}); install your key: ssh-copy-id {self.host}"
         if "verification failed" in last:
             return f"ssh does not know its host key ({last}); check and accept it: ssh {self.host} true"
-        return f"ssh does not reach it ({last}); see to it that this works: ssh {self.host} true"
+        return f"ssh does not reach it ({last}); make this work: ssh {self.host} true"
 
 
-class Inquiry:
-    """A probe on every host; one that gives no answer is left out. `problems`: pairs of a host and what is wrong."""
+class RemoteHosts:
+    """The probes on several hosts. `problems`: pairs of a host and what is wrong with it.
+
+    A host that gives no answer becomes a problem, and is not asked again.
+    """
 
     def __init__(self, hosts: Iterable[str], environment: Mapping[str, str]):
         self.problems: list[tuple[str, str]] = []
-        self._remotes = {host: Remote(host, environment) for host in hosts}
+        self._remotes = {host: RemoteHost(host, environment) for host in hosts}
 
-    def __enter__(self) -> Inquiry:
+    def __enter__(self) -> RemoteHosts:
         return self
 
     def __exit__(self, *_: object) -> None:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(Remote.close, self._remotes.values()))
+            list(pool.map(RemoteHost.close, self._remotes.values()))
 
-    def complain(self, host: str, problem: str) -> None:
+    def add_problem(self, host: str, problem: str) -> None:
         self.problems.append((host, problem))
 
     def ask(self, do: str, requests: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """The answers to each host's own request, of those that gave one, in order."""
-        return self.each(requests, lambda remote: remote.ask(do, **requests[remote.host]))
+        """Send each host its own request; the answers of the hosts that gave one, in the order of the requests."""
+        return self.map(lambda remote: remote.ask(do, **requests[remote.host]), requests)
 
-    def each(self, hosts: Iterable[str], act: Callable[[Remote], _T]) -> dict[str, _T]:
-        """What `act` gives for each of `hosts` that answers, all at once."""
+    def map(self, function: Callable[[RemoteHost], _T], hosts: Iterable[str]) -> dict[str, _T]:
+        """Call `function` for each of `hosts` at once; the results of those that answer."""
 
         def one(host: str) -> _T | Unreachable:
             try:
-                return act(self._remotes[host])
+                return function(self._remotes[host])
             except Unreachable as error:
                 return error
 
@@ -137,7 +140,7 @@ class Inquiry:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for host, result in zip(asked, pool.map(one, asked), strict=True):
                 if isinstance(result, Unreachable):
-                    self.complain(host, str(result))
+                    self.add_problem(host, str(result))
                     self._remotes.pop(host).close()
                 else:
                     results[host] = result

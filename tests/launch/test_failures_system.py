@@ -31,7 +31,7 @@ STALL = 10.0
 STEPS = 400
 RUN = [f"max_steps={STEPS}", "seed=7", f"stall_timeout={STALL}", "checkpoint.every_steps=5", "eval_every_steps=1000"]
 GONE_WITHIN = 30.0
-"""Seconds after a failure was noticed: a rank that died at once, a halted one and a lost host after STALL."""
+"""Seconds after a failure was noticed: a rank that died at once, a suspended one and a lost host after STALL."""
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_killed_rank(two, work, tmp_path, another_job, victim, launcher):
     assert code == 137, said
     rank = {"a": 0, "b": 1}[victim]
     assert last(said, f"rank {rank} on {victim}").startswith(
-        f"bertnli launch: rank {rank} on {victim} was ended by SIGKILL"
+        f"bertnli launch: rank {rank} on {victim} was killed by SIGKILL"
     )
     assert not ours(two["a"]) and not ours(two["b"])
     assert {path.name for path in (job.folder / "logs").iterdir()} == {"rank-0.log", "rank-1.log"}
@@ -150,12 +150,12 @@ def test_an_exception_is_shown_with_its_traceback_last(two, work, tmp_path, anot
     assert not ours(two["a"]) and not ours(two["b"])
 
 
-def test_a_halted_rank(two, work, tmp_path, another_job):
-    job = Running(two["a"], work, hostfile(tmp_path / "hosts", a=1, b=1), output="runs/halted")
+def test_a_suspended_rank(two, work, tmp_path, another_job):
+    job = Running(two["a"], work, hostfile(tmp_path / "hosts", a=1, b=1), output="runs/suspended")
     os.kill(trainer(two["b"]), signal.SIGSTOP)
     code, said = job.ends(within=STALL + GONE_WITHIN)
     assert code == 1
-    assert f"made no progress for {STALL:g} s" in last(said, "rank 1 on b") and "halted, by SIGSTOP" in said
+    assert f"made no progress for {STALL:g} s" in last(said, "rank 1 on b") and "suspended, by SIGSTOP" in said
     assert not ours(two["a"]) and not ours(two["b"])
 
 
@@ -168,7 +168,7 @@ def test_a_host_that_is_cut_off(two, work, tmp_path, another_job, victim, launch
     try:
         code, said = job.ends(within=STALL + GONE_WITHIN)
         assert code == 1
-        assert re.search("gave no sign for 10 s|ssh connection ended", last(said, "rank 1 on b"))
+        assert re.search("sent nothing for 10 s|ssh connection ended", last(said, "rank 1 on b"))
         wait_until(lambda: not ours(two["a"]) and not ours(two["b"]), within=GONE_WITHIN)
     finally:
         two[victim].mend()
@@ -179,7 +179,7 @@ def test_a_restart_ends_with_the_weights_of_an_undisturbed_run(two, work, tmp_pa
     os.kill(trainer(two["b"]), signal.SIGKILL)
     code, said = job.ends(within=180)
     assert code == 0, said
-    assert "rank 1 on b was ended by SIGKILL" in said and "starting again on a, b; 0 restarts are left" in said
+    assert "rank 1 on b was killed by SIGKILL" in said and "starting again on a, b; 0 restarts are left" in said
     assert re.search(r"going on from step \d+ of", said)
     assert same(weights(job.folder), undisturbed)
     assert clean(two, work)
@@ -196,7 +196,7 @@ def test_restarts_come_to_an_end(two, work, tmp_path):
             wait_until(lambda: bool(two["b"].pids("bertnli.train.process")), 60)
             job.wait_for_step(step + 10)
     code, said = job.ends(within=60)
-    assert code == 137 and said.count("was ended by SIGKILL") == 2 and said.count("starting again") == 1
+    assert code == 137 and said.count("was killed by SIGKILL") == 2 and said.count("starting again") == 1
     last(said, "rank 1 on b")
 
 
@@ -287,5 +287,5 @@ def test_deepspeed_called_directly_ends_too(two, work, plain, tmp_path):
     os.kill(trainer(two["b"]), signal.SIGKILL)
     said, _ = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "rank 1 on b was ended by SIGKILL" in said
+    assert "rank 1 on b was killed by SIGKILL" in said
     wait_until(lambda: not any(host.pids() for host in two.values()), GONE_WITHIN)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from bertnli_launch import job
 from bertnli_launch.hostfile import Hosts
-from bertnli_launch.preflight import Cleared
+from bertnli_launch.preflight import PreflightResult
 
 from bertnli.common.errors import InputError
 from bertnli.common.network import free_port
@@ -59,13 +59,13 @@ def a_job(launcher: str = "ssh", **changes) -> job.Job:
 
 def test_one_deepspeed_command_for_pdsh(tmp_path):
     (command,) = job.commands(a_job("pdsh"), tmp_path)
-    assert Path(command.words[0]).name == "deepspeed"
-    words = " ".join(command.words)
+    assert Path(command.argv[0]).name == "deepspeed"
+    words = " ".join(command.argv)
     assert "--include a:0,2@b:0" in words and "--master_addr 10.0.0.1 --master_port 29501" in words
     assert "--force_multi" in words  # a single host of the hostfile need not be this one
     assert command.files[Path(command.environment["DS_ENV_FILE"])] == "A=x \\$y\nDS_ACCELERATOR=cpu\n"
     runner = pytest.importorskip("deepspeed.launcher.runner")
-    given = runner.parse_args(list(command.words[1:]))  # DeepSpeed takes every option
+    given = runner.parse_args(list(command.argv[1:]))  # DeepSpeed takes every option
     assert (given.module, given.user_script) == (True, "bertnli.train")
     assert given.user_args == ["run me.yaml", "--set", "model=it's; \\$HOME"]
     hosts = tmp_path / "hosts"
@@ -79,8 +79,8 @@ def test_one_deepspeed_command_for_pdsh(tmp_path):
 def test_over_ssh_each_host_starts_what_deepspeed_would_start_there(tmp_path):
     first, second = job.commands(a_job("ssh"), tmp_path)
     assert (first.host, second.host) == ("a", "b")
-    assert first.words[-2] == "a" and first.files == {}
-    remote = shlex.split(second.words[-1])
+    assert first.argv[-2] == "a" and first.files == {}
+    remote = shlex.split(second.argv[-1])
     assert remote[:3] == ["exec", "env", "A=x $y"]
     launcher = remote[remote.index("deepspeed.launcher.launch") :]
     assert "--node_rank=1" in launcher and "--master_addr=10.0.0.1" in launcher
@@ -170,28 +170,28 @@ def test_a_job_that_was_asked_to_stop_is_not_started_again(two_hosts, run_file, 
         begun.append(started)
         return Ending(0, "a", 137, "was ended by SIGKILL"), True, asked
 
-    monkeypatch.setattr(job, "attempt", fails)
+    monkeypatch.setattr(job, "run_attempt", fails)
     assert job.launch(run_file, hosts_file=two_hosts, include="a:0@b", port=free_port(), restarts=2) == 137
     assert len(begun) == attempts
 
 
 @pytest.mark.parametrize(("text", "said"), [("bertnli train: no key x", "no key x"), ("", "rank 0 on a said nothing")])
 def test_a_refusal_is_said_be_there_words_of_a_rank_or_not(tmp_path, text, said):
-    (line,) = job._about(Ending(0, "a", 2, "said nothing", text), False, RunFolder(tmp_path))
+    (line,) = job._report(Ending(0, "a", 2, "said nothing", text), False, RunFolder(tmp_path))
     assert said in line
-    assert job._about(Ending(0, "a", 2, "said nothing", text), True, RunFolder(tmp_path)) == []
+    assert job._report(Ending(0, "a", 2, "said nothing", text), True, RunFolder(tmp_path)) == []
 
 
 def test_a_masters_address_is_not_given_to_another_host(two_hosts, run_file, monkeypatch):
     """As where the first host is lost, and the job goes on with the others."""
     masters = []
 
-    def cleared(hosts: Hosts, *_: object, master: str | None, port: int) -> Cleared:
+    def cleared(hosts: Hosts, *_: object, master: str | None, port: int) -> PreflightResult:
         masters.append(master)
-        return Cleared("127.0.0.1", {"b": {"gpus": 0}})
+        return PreflightResult("127.0.0.1", {"b": {"gpus": 0}})
 
     monkeypatch.setattr(job, "preflight", cleared)
-    monkeypatch.setattr(job, "attempt", lambda *_: (Ending(0, "a", 1, "is gone"), True, False))
-    monkeypatch.setattr(job, "_still_there", lambda *_: {"b": (0,)})
+    monkeypatch.setattr(job, "run_attempt", lambda *_: (Ending(0, "a", 1, "is gone"), True, False))
+    monkeypatch.setattr(job, "_reachable", lambda *_: {"b": (0,)})
     job.launch(run_file, hosts_file=two_hosts, master="10.0.0.1", restarts=1, min_hosts=1)
     assert masters == ["10.0.0.1", None]

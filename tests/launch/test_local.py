@@ -64,7 +64,7 @@ def test_too_few_cores_are_a_warning(started, monkeypatch, capfd):
     assert "9 ranks share 8 CPU cores" in capfd.readouterr().err
 
 
-# 247: DeepSpeed's launcher, where a watcher itself was ended by SIGKILL
+# 247: DeepSpeed's launcher, where a watcher itself was killed by SIGKILL
 @pytest.mark.parametrize(("code", "returned"), [(0, 0), (1, 1), (2, 2), (137, 137), (143, 143), (247, 137)])
 def test_exit_codes_are_the_ranks(started, monkeypatch, code, returned):
     monkeypatch.setattr(started, "code", code)
@@ -74,7 +74,7 @@ def test_exit_codes_are_the_ranks(started, monkeypatch, code, returned):
 # A machine with one GPU, as torch sees it; a rank that has it waits in the rendezvous, as it would there.
 ONE_GPU = (
     "import os, sys, time\n"
-    "if 'BERTNLI_PULSE' in os.environ or 'bertnli.cli' in sys.orig_argv:\n"  # the watcher has no torch
+    "if 'BERTNLI_HEARTBEAT' in os.environ or 'bertnli.cli' in sys.orig_argv:\n"  # the watcher has no torch
     "    import torch, torch.distributed\n"
     "    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n"
     "    torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)\n"
@@ -116,19 +116,19 @@ def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, ber
 def test_a_rank_that_was_killed_is_told(tmp_path):
     killed = (
         "import os, signal\n"
-        "if os.environ.get('RANK') == '1' and 'BERTNLI_PULSE' in os.environ:\n"
+        "if os.environ.get('RANK') == '1' and 'BERTNLI_HEARTBEAT' in os.environ:\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = launched(tmp_path, killed, ranks=2)
     assert done.returncode == 137, done.stderr
-    assert re.search(r"^bertnli train: rank 1 on \S+ was ended by SIGKILL .*memory", done.stderr, re.MULTILINE)
+    assert re.search(r"^bertnli train: rank 1 on \S+ was killed by SIGKILL .*memory", done.stderr, re.MULTILINE)
 
 
 def test_torch_that_aborts_a_finished_process_does_not_fail_the_run(tmp_path):
     """Seen: `terminate called without an active exception` from gloo's threads, over a slow network."""
     tiny.hf_folder(tmp_path / "start")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(40)))
-    aborts = "import atexit, os\nif 'BERTNLI_PULSE' in os.environ:\n    atexit.register(os.abort)\n"
+    aborts = "import atexit, os\nif 'BERTNLI_HEARTBEAT' in os.environ:\n    atexit.register(os.abort)\n"
     run = "model: start\ndata: {train: rows.jsonl}\noutput: run\nmax_steps: 2\n"
     done = launched(tmp_path, aborts, ranks=2, run=run)
     assert done.returncode == 0, done.stderr
@@ -142,7 +142,7 @@ def test_a_mistake_that_every_rank_finds_is_told_once_whichever_finds_it_first(t
     done = launched(
         tmp_path,
         "import os, time\n"
-        "if os.environ.get('RANK') == '0' and 'BERTNLI_PULSE' in os.environ:\n"
+        "if os.environ.get('RANK') == '0' and 'BERTNLI_HEARTBEAT' in os.environ:\n"
         "    from bertnli.data import corpus\n"
         "    prepare = corpus.prepare\n"
         "    corpus.prepare = lambda *found, **more: time.sleep(3) or prepare(*found, **more)\n",

@@ -115,7 +115,7 @@ def test_a_killed_rank_ends_the_job(start, two, work):
     os.kill(trainer(two["b"]), signal.SIGKILL)
     _, said = job.communicate(timeout=60)
     assert job.returncode == 137
-    assert "rank 1 on b was ended by SIGKILL" in said
+    assert "rank 1 on b was killed by SIGKILL" in said
     assert clean(two, work)
 
 

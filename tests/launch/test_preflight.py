@@ -282,20 +282,20 @@ def test_the_interface_that_ranks_will_use(monkeypatch, variable, value, expecte
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"),
+    ("environment", "one_host", "expected"),
     [
-        ({"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_SIZE": "2"}, {"lo"}),
-        ({"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "4", "LOCAL_SIZE": "2"}, set()),
-        ({"MASTER_ADDR": "no-such-host.invalid", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, set()),
-        ({}, set()),
+        ({"MASTER_ADDR": "127.0.0.1"}, True, {"lo"}),
+        ({"MASTER_ADDR": "127.0.0.1"}, False, set()),
+        ({"MASTER_ADDR": "no-such-host.invalid"}, True, set()),
+        ({}, True, set()),
     ],
 )
-def test_interfaces_from_the_route_to_the_master(environment, expected):
+def test_interfaces_from_the_route_to_the_master(environment, one_host, expected):
     found = dict(environment)
-    network.set_interfaces(found)
+    network.set_interfaces(found, one_host=one_host)
     assert {found[name].lstrip("=") for name in (network.GLOO, network.NCCL) if name in found} == expected
     kept = {**environment, network.GLOO: "mine", network.NCCL: "mine"}
-    network.set_interfaces(kept)
+    network.set_interfaces(kept, one_host=one_host)
     assert kept[network.GLOO] == kept[network.NCCL] == "mine"
 
 

@@ -96,7 +96,7 @@ def test_a_run_that_loses_a_rank_has_failed(slurm, work):
     victim = next(pid for pid in slurm.pids("bertnli.train.process") if b"SLURM_PROCID=1" in environ(pid))
     os.kill(victim, signal.SIGKILL)
     assert slurm.end(job) == ("FAILED", "137:0", 0), log(slurm, job)
-    assert re.search(r"rank 1 on \S+ was ended by SIGKILL", log(slurm, job))
+    assert re.search(r"rank 1 on \S+ was killed by SIGKILL", log(slurm, job))
     assert not slurm.pids("bertnli.train") and not slurm.pids("bertnli.train.process")
 
 
@@ -124,7 +124,7 @@ def test_node_names_that_no_node_knows(slurm, work):
     assert "MASTER_ADDR is not set, and n1, the first node of the step" in log(slurm, job)
 
 
-# bertnli.launchers
+# bertnli.watch.rank_env
 
 
 @pytest.mark.parametrize("nodes", ["gpu[001-003,007],login2", "login2,gpu[001-003]", "r[2-3]n[08-11]", "n9", "a-1b[5]"])
@@ -134,8 +134,8 @@ def test_the_first_host_of_a_list(slurm, nodes):
 
 SHOW = """
 import os
-from bertnli.watch.rank_env import join_launcher
-join_launcher(os.environ)
+from bertnli.watch.rank_env import set_rank_variables
+set_rank_variables(os.environ)
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 print(*(os.environ.get(name, "-") for name in names), os.environ.get("SLURMD_NODENAME"))
 """

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from bertnli.watch.ending import Ending, first, last_words
+from bertnli.watch.ending import Ending, error_text, root_cause
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: no'
 PEER = "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:1"
@@ -23,13 +23,13 @@ def ended(rank: int, code: int, text: str = "") -> Ending:
         (1, 0, 1, "ended with exit code 1", True),
         (2, 0, 2, "ended with exit code 2", False),
         (143, 0, 143, "ended with exit code 143", False),
-        (-9, 0, 137, "was ended by SIGKILL (by hand, or as memory ran out", True),
-        (-11, 0, 139, "was ended by SIGSEGV", True),
+        (-9, 0, 137, "was killed by SIGKILL (by a user, or by the kernel when memory ran out", True),
+        (-11, 0, 139, "was killed by SIGSEGV", True),
         (-2, signal.SIGINT, 130, "was stopped by SIGINT", False),
         (130, signal.SIGINT, 130, "was stopped by SIGINT", False),
         (-15, signal.SIGTERM, 143, "was stopped by SIGTERM", False),
         (-9, signal.SIGINT, 130, "was stopped by SIGINT", False),  # it came a second time
-        (-9, signal.SIGTERM, 137, "was ended by SIGKILL", True),
+        (-9, signal.SIGTERM, 137, "was killed by SIGKILL", True),
         (1, signal.SIGTERM, 1, "ended with exit code 1", True),  # its last checkpoint could not be written
         (0, signal.SIGTERM, 0, "ended with exit code 0", False),  # it came too late to stop anything
     ],
@@ -50,8 +50,8 @@ def test_from_a_return_code(returncode, stopped_by, code, how, failed):
         ("", ""),
     ],
 )
-def test_last_words(output, words):
-    assert last_words(output) == words
+def test_error_text(output, words):
+    assert error_text(output) == words
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_last_words(output, words):
     ],
 )
 def test_the_one_that_the_others_followed(endings, rank):
-    assert first(endings).rank == rank
+    assert root_cause(endings).rank == rank
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,6 @@ def test_the_one_that_the_others_followed(endings, rank):
         "RuntimeError: [gloo/transport/tcp/buffer.cc] Connection reset by peer",
     ],
 )
-def test_words_about_another_rank(text):
-    assert ended(0, 1, text).about_another and not ended(0, 1, TRACEBACK).about_another
-    assert not ended(0, 143, text).about_another  # stopped, whatever it says
+def test_words_peer_failure_rank(text):
+    assert ended(0, 1, text).peer_failure and not ended(0, 1, TRACEBACK).peer_failure
+    assert not ended(0, 143, text).peer_failure  # stopped, whatever it says

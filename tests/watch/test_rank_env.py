@@ -11,7 +11,7 @@ import socket
 import pytest
 
 from bertnli.common.errors import InputError
-from bertnli.watch.rank_env import first_host, join_launcher
+from bertnli.watch.rank_env import first_host, local_world_size, set_rank_variables
 
 JOB = {"SLURM_JOB_ID": "71", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2"}
 SALLOC = {**JOB, "SLURM_NTASKS": "4", "SLURM_TASKS_PER_NODE": "2(x2)"}
@@ -69,7 +69,7 @@ def names(monkeypatch):
 def joined(environment: dict[str, str]) -> tuple[str, ...]:
     """What torch needs to know, after the call."""
     found = dict(environment)
-    join_launcher(found)
+    set_rank_variables(found)
     assert environment.items() - found.items() == set()  # nothing that was there has changed
     return tuple(
         found[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -99,7 +99,7 @@ def test_a_process_of_mpirun():
 def test_mpirun_on_two_hosts():
     assert joined({**TWO_HOSTS, "MASTER_ADDR": "10.0.0.1"})[:5] == ("1", "2", "0", "1", "10.0.0.1")
     with pytest.raises(InputError, match=r"MASTER_ADDR is not set, .*; give the first host's address: mpirun -x"):
-        join_launcher(TWO_HOSTS)
+        set_rank_variables(TWO_HOSTS)
 
 
 def test_mpirun_in_a_slurm_job():
@@ -117,7 +117,7 @@ def test_mpirun_in_a_slurm_job():
 )
 def test_not_one_of_several_or_told_already(environment):
     after = dict(environment)
-    join_launcher(after)
+    set_rank_variables(after)
     assert after == environment
 
 
@@ -131,7 +131,7 @@ def test_a_node_name_without_an_address():
     with pytest.raises(
         InputError, match=r"MASTER_ADDR is not set, and gpu7, the first .*not known; export MASTER_ADDR"
     ):
-        join_launcher({**SRUN, "SLURM_STEP_NODELIST": "gpu[7,9]"})
+        set_rank_variables({**SRUN, "SLURM_STEP_NODELIST": "gpu[7,9]"})
 
 
 NEEDED = {
@@ -150,20 +150,20 @@ NEEDED = {
 )
 def test_a_variable_that_is_missing_is_named(environment, name):
     with pytest.raises(InputError, match=rf"^{name} is not set"):
-        join_launcher({key: value for key, value in environment.items() if key != name})
+        set_rank_variables({key: value for key, value in environment.items() if key != name})
 
 
 def test_a_job_without_a_name_needs_a_port():
     unnamed = {name: value for name, value in MPIRUN.items() if name != "PMIX_NAMESPACE"}
     with pytest.raises(InputError, match=r"MASTER_PORT is not set, .*mpirun -x MASTER_PORT=29500"):
-        join_launcher(unnamed)
+        set_rank_variables(unnamed)
     assert joined({**unnamed, "MASTER_PORT": "29500"})[5] == "29500"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"SLURM_PROCID": "3"}, "SLURM_PROCID and its fellows; found rank 3 of 3, on its host 0 of 1"),
+        ({"SLURM_PROCID": "3"}, "SLURM_PROCID and the related variables; found rank 3 of 3, on its host 0 of 1"),
         ({"SLURM_LOCALID": "1"}, "found rank 2 of 3, on its host 1 of 1"),
         ({"SLURM_PROCID": "-1"}, "SLURM_PROCID; found '-1'; expected a number"),
         ({"SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS; found 'many'; expected a number"),
@@ -175,7 +175,7 @@ def test_a_job_without_a_name_needs_a_port():
 def test_contradictions(change, message):
     environment = {**SRUN, **change}
     with pytest.raises(InputError, match=message):
-        join_launcher(environment)
+        set_rank_variables(environment)
     assert "RANK" not in environment
 
 
@@ -200,3 +200,17 @@ def test_ports_of_other_jobs_and_steps_are_other_ports():
 )
 def test_first_host(nodes, first):
     assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("environment", "ranks"),
+    [
+        ({"LOCAL_WORLD_SIZE": "2"}, 2),
+        ({"LOCAL_SIZE": "4"}, 4),
+        ({"LOCAL_WORLD_SIZE": "2", "LOCAL_SIZE": "4"}, 2),
+        ({}, 1),
+    ],
+)
+def test_ranks_on_this_host(environment, ranks):
+    """torchrun's variable, DeepSpeed's, and none where a single process was started by hand."""
+    assert local_world_size(environment) == ranks

@@ -21,7 +21,7 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.common.network import free_port
 from bertnli.train import process as ranks
 from bertnli.train.process import main
-from bertnli.watch.child import Trainer
+from bertnli.watch.child import ChildProcess
 from bertnli.watch.link import Hub
 from bertnli.watch.rank_env import Rank, watch_port
 from tests.conftest import environment
@@ -34,9 +34,9 @@ WATCH = (
     "script, logs, stall_timeout = sys.argv[1:]\n"
     "sys.exit(watch(Rank(os.environ), [sys.executable, '-c', script], Path(logs), float(stall_timeout)))"
 )
-TRAINER = "import os, signal, subprocess, sys, time\nfrom bertnli.common.heartbeat import begin, pulse\nbegin()\n"
+TRAINER = "import os, signal, subprocess, sys, time\nfrom bertnli.common.heartbeat import beat, start\nstart()\n"
 WAITS = "while True: time.sleep(0.1)\n"  # for other ranks, as in a collective: nothing moves
-MOVES = "while True: pulse('step'); time.sleep(0.1)\n"
+MOVES = "while True: beat('step'); time.sleep(0.1)\n"
 
 
 class Job:
@@ -90,7 +90,7 @@ class Job:
         time.sleep(1.5)  # a beat and a half
 
     def trainer(self, rank: int) -> psutil.Process:
-        """Once it has pulsed."""
+        """Once it runs."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
             log = self.logs / f"rank-{rank}.log"
@@ -146,7 +146,7 @@ def test_a_killed_rank_is_named_although_another_complains_first(job):
     made = job(complains, "time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)", MOVES)
     codes, said = made.ends()
     assert codes == [137, 137, 137]
-    assert f"bertnli train: rank 1 on {HOST} was ended by SIGKILL (by hand, or as memory ran out" in said[0]
+    assert f"bertnli train: rank 1 on {HOST} was killed by SIGKILL (by a user, or by the kernel" in said[0]
 
 
 def test_a_complaint_about_a_peer_counts_where_nothing_else_comes(job):
@@ -155,26 +155,26 @@ def test_a_complaint_about_a_peer_counts_where_nothing_else_comes(job):
 
 
 def test_a_halted_rank(job):
-    waits = "pulse('step 3', waiting=True)\n" + WAITS
-    made = job(waits, "while True: pulse('step 3'); time.sleep(0.1)\n", waits, stall_timeout=STALL)
+    waits = "beat('step 3', waiting=True)\n" + WAITS
+    made = job(waits, "while True: beat('step 3'); time.sleep(0.1)\n", waits, stall_timeout=STALL)
     made.linked()
     made.trainer(1).suspend()
     codes, said = made.ends()
     assert codes == [1, 1, 1]
-    assert f"rank 1 on {HOST} made no progress for {STALL:g} s, in step 3; it was halted" in said[0]
+    assert f"rank 1 on {HOST} made no progress for {STALL:g} s, in step 3; it was suspended" in said[0]
 
 
 def test_a_rank_that_hangs_while_others_wait_shows_where(job):
-    hangs = "def hanging_here():\n    " + WAITS + "pulse('step 7')\nhanging_here()\n"
-    made = job("pulse('step 7', waiting=True)\n" + WAITS, hangs, stall_timeout=STALL)
+    hangs = "def hanging_here():\n    " + WAITS + "beat('step 7')\nhanging_here()\n"
+    made = job("beat('step 7', waiting=True)\n" + WAITS, hangs, stall_timeout=STALL)
     codes, said = made.ends()
     assert codes == [1, 1] and f"rank 1 on {HOST} made no progress for {STALL:g} s, in step 7" in said[0]
     assert "hanging_here" in (made.logs / "rank-1.log").read_text()
 
 
 def test_no_stall_while_one_rank_moves(job):
-    slow = "for number in range(32): pulse('tokenising'); time.sleep(0.25)\n"
-    codes, _ = job(slow, "pulse('waiting', waiting=True); time.sleep(8)", stall_timeout=STALL).ends()
+    slow = "for number in range(32): beat('tokenising'); time.sleep(0.25)\n"
+    codes, _ = job(slow, "beat('waiting', waiting=True); time.sleep(8)", stall_timeout=STALL).ends()
     assert codes == [0, 0]
 
 
@@ -185,7 +185,7 @@ def test_a_rank_that_never_comes(job):
 
 def test_a_job_that_was_halted_as_a_whole_goes_on(job):
     """As by Slurm's suspend: nobody had time to give a sign."""
-    counts = "for number in range(150): pulse('step'); time.sleep(0.05)\n"
+    counts = "for number in range(150): beat('step'); time.sleep(0.05)\n"
     made = job(counts, counts, counts, stall_timeout=STALL)
     made.linked()
     processes = made.processes()
@@ -219,7 +219,7 @@ def test_a_silent_watcher_is_lost(job, who):
         _, said = other.communicate(timeout=25)
     finally:
         made.watchers[who].send_signal(signal.SIGCONT)
-    assert other.returncode == 1 and f"rank {who} on " in said and f"gave no sign for {STALL:g} s" in said
+    assert other.returncode == 1 and f"rank {who} on " in said and f"sent nothing for {STALL:g} s" in said
     assert made.ends()[0] == [1, 1]
 
 
@@ -229,7 +229,7 @@ def test_a_watcher_that_cannot_reach_rank_0_ends_by_itself(tmp_path):
     codes, said = made.ends()
     address = f"127.0.0.1:{made.variables['BERTNLI_WATCH_PORT']}"
     assert codes == [1] and f"was not reached at {address} for {STALL:g} s" in said[0]
-    assert "BERTNLI_WATCH_PORT names another" in said[0]
+    assert "choose another with BERTNLI_WATCH_PORT" in said[0]
 
 
 STOPS = (  # as the training loop does
@@ -288,13 +288,13 @@ def test_a_stranger_at_the_port_is_left_alone(job):
 
 
 def test_a_taken_port_is_an_error_with_its_mend(monkeypatch):
-    monkeypatch.setattr("bertnli.watch.link.PATIENCE", 0.0)
+    monkeypatch.setattr("bertnli.watch.link.GRACE_PERIOD", 0.0)
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
         async def open_hub() -> None:
-            await Hub(Rank({**variables, "BERTNLI_WATCH_PORT": str(port)}), 60, Trainer(0, HOST)).open()
+            await Hub(Rank({**variables, "BERTNLI_WATCH_PORT": str(port)}), 60, ChildProcess(0, HOST)).open()
 
         with pytest.raises(InputError, match=rf"port {port}, where rank 0 .*in use; set BERTNLI_WATCH_PORT"):
             asyncio.run(open_hub())
@@ -321,7 +321,7 @@ def test_a_watchers_port_that_is_none(named):
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"RANK": "0"}, "bertnli train: WORLD_SIZE is not set, though its fellows are"),
+        ({"RANK": "0"}, "bertnli train: WORLD_SIZE is not set, but the launcher's other variables are"),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1", "BERTNLI_WATCH_PORT": "x"},
             "bertnli train: BERTNLI_WATCH_PORT; found 'x'",
@@ -338,9 +338,9 @@ def test_a_ranks_variables_that_are_wrong_are_one_message(monkeypatch, capsys, v
     assert err.startswith(said) and len(err.splitlines()) == 1
 
 
-def test_a_process_without_a_watcher_has_no_pulse_to_give():
-    script = "from bertnli.common import heartbeat; heartbeat.begin(); heartbeat.pulse('step'); print('fine')"
-    variables = {name: value for name, value in environment().items() if name != "BERTNLI_PULSE"}
+def test_a_process_without_a_watcher_sends_no_heartbeats():
+    script = "from bertnli.common import heartbeat; heartbeat.start(); heartbeat.beat('step'); print('fine')"
+    variables = {name: value for name, value in environment().items() if name != "BERTNLI_HEARTBEAT"}
     done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True)
     assert done.stdout == "fine\n", done.stderr
 
@@ -348,12 +348,12 @@ def test_a_process_without_a_watcher_has_no_pulse_to_give():
 def test_training_is_not_held_up_by_a_watcher_that_does_not_listen():
     reading, writing = os.pipe()
     script = (
-        "from bertnli.common import heartbeat; heartbeat.begin()\n"
-        "for _ in range(20_000): heartbeat.pulse('a step with many words to fill the pipe')\nprint('done')"
+        "from bertnli.common import heartbeat; heartbeat.start()\n"
+        "for _ in range(20_000): heartbeat.beat('a step with many words to fill the pipe')\nprint('done')"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=environment(BERTNLI_PULSE=f"{writing}:{os.getpid()}"),
+        env=environment(BERTNLI_HEARTBEAT=f"{writing}:{os.getpid()}"),
         pass_fds=[writing],
         capture_output=True,
         text=True,
@@ -367,15 +367,14 @@ def test_training_is_not_held_up_by_a_watcher_that_does_not_listen():
 def test_waiting_for_somebody_else_is_no_standstill(tmp_path, monkeypatch):
     """For a library's transfer, and for the lock of another process that fetches or tokenises the same."""
     phases = []
-    monkeypatch.setattr(heartbeat, "pulse", phases.append)
-    monkeypatch.setattr(heartbeat, "_BEAT", 0.01)
-    with heartbeat.beating("fetching org/name"):
+    monkeypatch.setattr(heartbeat, "beat", phases.append)
+    monkeypatch.setattr(heartbeat, "_INTERVAL", 0.01)
+    with heartbeat.periodic("fetching org/name"):
         time.sleep(0.2)
     beats = len(phases)
     assert beats > 1 and set(phases) == {"fetching org/name"}
     time.sleep(0.1)
     assert len(phases) == beats
-    monkeypatch.setattr(locks, "pulse", phases.append)
     said = []
     with locks.held(tmp_path / "lock", "theirs"):
         waiting = threading.Thread(target=lambda: locks.held(tmp_path / "lock", "wait", said.append).__enter__())
@@ -387,7 +386,7 @@ def test_waiting_for_somebody_else_is_no_standstill(tmp_path, monkeypatch):
 
 def test_what_a_rank_said_last_is_told_where_its_log_cannot_be_written():
     command = [sys.executable, "-c", "raise SystemExit('bertnli train: no room')"]
-    ending = asyncio.run(Trainer(1, HOST).run(command, Path("/dev/full")))
+    ending = asyncio.run(ChildProcess(1, HOST).run(command, Path("/dev/full")))
     assert (ending.code, ending.text) == (1, "bertnli train: no room")
 
 

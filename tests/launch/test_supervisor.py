@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bertnli_launch.attempts import Command, attempt
+from bertnli_launch.supervisor import Command, run_attempt
 
 from bertnli.watch.ending import Ending
 from bertnli.watch.watcher import MARK
@@ -32,7 +32,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`a` and `b` are this machine, by ssh."""
     folder = fake_ssh.install(tmp_path)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setattr("bertnli_launch.attempts._GRACE", 1.0)
+    monkeypatch.setattr("bertnli_launch.supervisor._GRACE_PERIOD", 1.0)
     return folder
 
 
@@ -43,7 +43,7 @@ def command(script: str, host: str | None = "a", files: dict[Path, str] | None =
 def told(rank: int, code: int, by: int = 0, kind: str = "ended", shown: bool = False) -> str:
     """The shell command that prints what a watcher tells."""
     ending = Ending(rank, "ab"[rank // 2], code, "ended so", "last words", kind)
-    about = json.dumps({"ending": ending.to_json(), "heard_by": by, "shown": shown})
+    about = json.dumps({"ending": ending.to_json(), "reported_by": by, "shown": shown})
     return f"echo {shlex.quote(MARK + about)} >&2"
 
 
@@ -52,7 +52,7 @@ def tried(*started: Command) -> tuple[Ending, bool]:
 
 
 def attempted(*started: Command) -> tuple[Ending, bool, bool]:
-    return attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say=lambda line: None)
+    return run_attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say=lambda line: None)
 
 
 def test_the_first_host_speaks_and_others_by_name(capfd):
@@ -132,7 +132,7 @@ def test_nothing_is_left_where_something_of_ours_breaks(fails, tmp_path):
         threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     try:
         with pytest.raises(OSError):
-            attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say)
+            run_attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say)
         assert running.wait(timeout=5) == -signal.SIGKILL
         assert not (tmp_path / "pid").exists() or not psutil.pid_exists(int((tmp_path / "pid").read_text()))
     finally:
@@ -158,14 +158,14 @@ def test_a_signal_goes_to_the_watcher_of_rank_0_alone(tmp_path, number, passed):
     watcher = (
         "import os, pathlib, signal, sys, time\n"
         "def note(number, frame):\n"
-        "    name = os.environ['RANK'] + os.environ.get('BERTNLI_PULSE', '')\n"
+        "    name = os.environ['RANK'] + os.environ.get('BERTNLI_HEARTBEAT', '')\n"
         f"    pathlib.Path({str(tmp_path)!r}, name).write_text(str(number))\n"
         "    sys.exit()\n"
         "for number in (2, 15): signal.signal(number, note)\n"
         "time.sleep(1000)\n"
     )
     same = {"BERTNLI_JOB": NAME, "RANK": "0"}
-    variables = {"watcher": same, "trainer": {**same, "BERTNLI_PULSE": "x"}, "another": {**same, "RANK": "1"}}
+    variables = {"watcher": same, "trainer": {**same, "BERTNLI_HEARTBEAT": "x"}, "another": {**same, "RANK": "1"}}
     started = [
         subprocess.Popen([sys.executable, "-c", watcher], env={**os.environ, **own}) for own in variables.values()
     ]
