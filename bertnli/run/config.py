@@ -12,13 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bertnli.data.labels import check_names
-from bertnli.run import deepspeed_config
-
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
 STALL_TIMEOUT = 300.0  # seconds
 
 
@@ -119,18 +114,6 @@ class RunConfig(Section):
     """Seconds without progress of any rank, or a sign of one, after which the job is ended (watch/watcher.py)."""
     deepspeed: dict[str, Any] = {}
     """Anything DeepSpeed takes, merged over ours; one that contradicts ours, or cannot work here, is an error."""
-
-    @model_validator(mode="after")
-    def _together(self) -> RunConfig:
-        if (self.epochs is None) == (self.max_steps is None):
-            raise ValueError("give epochs or max_steps, one of them")
-        if self.labels is not None:
-            check_names(self.labels, "labels")
-        for key in ("eval_every_steps", "keep_best", "early_stopping"):
-            if getattr(self, key) and self.data.eval is None:
-                raise ValueError(f"{key} needs data.eval; set data.eval: {{holdout: 2000}}, or a name or path")
-        deepspeed_config.check(self)
-        return self
 
     def steps_per_epoch(self, pairs: int) -> int:
         """Optimizer steps that see each of `pairs` once; the last one may hold fewer pairs."""

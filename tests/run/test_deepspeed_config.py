@@ -59,8 +59,30 @@ def message(deepspeed: dict[str, Any], precision: str = "fp32", world: int = 1, 
     ],
 )
 def test_what_contradicts_or_cannot_work_is_named(key, value, said):
-    text = message(nested(key, value))
+    text = message(nested(key, value), zero_stage=int(".offload_optimizer" in key))
     assert said in text and text.startswith("run file run.yaml: ")  # when it is read: no device, no ranks
+    assert "mistakes" not in text
+
+
+def test_all_contradictions_are_told_at_once():
+    zero = {"stage": 2, "overlap_comm": True, "offload_optimizer": {"device": "nvme"}, "zenflow": {"topk_ratio": 0.1}}
+    lines = message({"optimizer": {}, "gradient_clipping": 5.0, "zero_optimization": zero, "autotune": 1}).splitlines()
+    assert lines[0] == "run file run.yaml: 8 mistakes"
+    keys = [line.split("deepspeed.")[1].split(":")[0].split(";")[0].split(" ")[0] for line in lines[1:]]
+    section = "zero_optimization."
+    assert keys == [
+        *("optimizer", "gradient_clipping", f"{section}stage", f"{section}overlap_comm", f"{section}offload_optimizer"),
+        *(f"{section}offload_optimizer.device", f"{section}zenflow", "autotune"),
+    ]
+
+
+def test_all_that_does_not_go_with_the_device_and_the_ranks_is_told_at_once():
+    given = {"fp16": {"loss_scale_window": 9}, **nested("zero_optimization.zero_hpz_partition_size", 4)}
+    text = message(given, "fp32", 6, zero_stage=3, global_batch_size=4)
+    assert text.startswith("run file: 3 mistakes\n")
+    assert [line.split()[0] for line in text.splitlines()[1:]] == [
+        *("global_batch_size:", "deepspeed.fp16", "deepspeed.zero_optimization.zero_hpz_partition_size:")
+    ]
 
 
 @pytest.mark.parametrize(
