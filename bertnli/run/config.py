@@ -10,7 +10,9 @@ import math
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator, with_config
+
+from bertnli.data.columns import Columns
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -21,12 +23,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Columns(Section):
-    """Names of the input's columns; left out, they are found by their usual names."""
-
-    premise: str | None = None
-    hypothesis: str | None = None
-    label: str | None = None
+with_config(ConfigDict(extra="forbid"))(Columns)  # unknown keys are refused in every section
 
 
 class Holdout(Section):
@@ -41,6 +38,7 @@ class Data(Section):
     eval: str | Holdout | None = None
     """Rows evaluated during training: a name or path, `{holdout: N}` rows of train, or nothing."""
     columns: Columns = Columns()
+    """Names of the input's columns; default: they are found by their usual names."""
     label_names: dict[str, str] = {}
     """Names of integer labels, such as `{0: entailment, 1: neutral, 2: contradiction}`."""
     skip_bad_rows: bool = False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +21,8 @@ from bertnli.run.config import RunConfig
 from bertnli.run.mistakes import Contradiction, refuse
 
 _SECTIONS = ("data", "checkpoint")
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's names for an unknown key
+_NO_MAP = ("model_type", "dataclass_type", "dict_type")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -122,7 +124,7 @@ def _validated(content: Mapping[str, Any], where: str, mistakes: list[InputError
         config = RunConfig.model_validate(content)
     except ValidationError as error:
         problems = [problem for problem in error.errors() if not _of_another_member(problem)]
-        meant = {_nearest(_key(problem)) for problem in problems if problem["type"] == "extra_forbidden"}
+        meant = {_nearest(_key(problem)) for problem in problems if problem["type"] in _UNKNOWN}
         mistakes += [
             InputError(f"{where}: {_explain(problem)}")
             for problem in problems
@@ -198,24 +200,25 @@ def _nearest(key: str) -> str:
 def _explain(problem: Any) -> str:
     """One of pydantic's complaints, in this project's words."""
     key = _key(problem)
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in _UNKNOWN:
         near = _nearest(key)
         return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
     if problem["type"] == "missing":
         return f"key {key} is missing"
     found = repr(problem["input"])
-    message = (
-        "input should be a map of keys" if problem["type"] in ("model_type", "dict_type") else problem["msg"].lower()
-    )
+    message = "input should be a map of keys" if problem["type"] in _NO_MAP else problem["msg"].lower()
     return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {message}"
 
 
-def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+def _known_keys(section: Any, prefix: str = "") -> list[str]:
+    """The keys of a section (a model or a dataclass), dotted; none of any other type."""
     keys = []
-    for name, field in section.model_fields.items():
+    for name, kind in typing.get_type_hints(section).items() if _is_section(section) else ():
         keys.append(prefix + name)
-        members = typing.get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else ()
-        for member in (field.annotation, *members):
-            if isinstance(member, type) and issubclass(member, BaseModel):
-                keys += _known_keys(member, f"{prefix}{name}.")
+        for member in (kind, *typing.get_args(kind)):
+            keys += _known_keys(member, f"{prefix}{name}.")
     return keys
+
+
+def _is_section(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel))

@@ -276,29 +276,29 @@ def train_in_every_mode() -> None:
     """One rank's part: every mode trains as ZeRO-0 does, and its state, put into a fresh engine, goes on exactly."""
     import torch
 
-    from bertnli.train.engine import Engine, Ranks
+    from bertnli.train.engine import Engine, ProcessGroup
 
-    ranks = Ranks()
+    group = ProcessGroup()
 
     def engine(mode: str) -> Engine:
         precision, stage, deepspeed = MODES[mode]
         torch.manual_seed(0)
         # sizes that two ranks do not divide
         model = torch.nn.Sequential(torch.nn.Linear(7, 13), torch.nn.LayerNorm(13), torch.nn.Linear(13, 3))
-        return Engine(model, deepspeed_config(run(deepspeed, zero_stage=stage), precision, ranks.world), 0.01, ranks)
+        return Engine(model, deepspeed_config(run(deepspeed, zero_stage=stage), precision, group.world), 0.01, group)
 
     def losses(engine: Engine, steps: range) -> list[float]:
         found = []
         for step in steps:
             total = torch.zeros(())
             for micro_batch in range(2):
-                draw = torch.Generator().manual_seed(1000 * step + 10 * micro_batch + ranks.rank)
+                draw = torch.Generator().manual_seed(1000 * step + 10 * micro_batch + group.rank)
                 inputs, labels = torch.randn(8, 7, generator=draw), torch.randint(3, (8,), generator=draw)
                 loss = torch.nn.functional.cross_entropy(engine(inputs).float(), labels, reduction="sum")
-                engine.backward(loss / (16 * ranks.world))
+                engine.backward(loss / (16 * group.world))
                 total += loss.detach()
             engine.step(0.05)
-            found.append(ranks.sum([total.item()])[0])
+            found.append(group.sum([total.item()])[0])
         return found
 
     reference: dict[str, tuple[list[float], dict[str, torch.Tensor]]] = {}
@@ -315,9 +315,9 @@ def train_in_every_mode() -> None:
         assert before + after == pytest.approx(first, rel=1e-5), f"{mode}: other losses than ZeRO-0"
         for name, tensor in end.items():
             torch.testing.assert_close(tensor, state[name], rtol=1e-3, atol=1e-5, msg=f"{mode}: {name}")
-        if ranks.rank == 0:
+        if group.rank == 0:
             print(f"trained: {mode}", flush=True)
-    ranks.barrier()
+    group.barrier()
     os._exit(
         0
     )  # as a trainer does (bertnli/train/process.py): the farewells of torch's threads at times abort a process
