@@ -137,8 +137,7 @@ def _pass(given: Work, *, padded: bool, bf16: bool = False) -> list[Any]:
     from bertnli.data.corpus import prepare
     from bertnli.data.pairs import PairFile
     from bertnli.model import pretrained
-    from bertnli.model.attention import Padded
-    from bertnli.model.predictor import to_device
+    from bertnli.model.attention import Padded, to_device
 
     device = hf.device()
     source = pretrained.load(given.model, max_length=MAX_LENGTH)

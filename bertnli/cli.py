@@ -249,13 +249,13 @@ def evaluate(
     from bertnli.data.pairs import Columns
 
     keep = None if calibrate is None else model_argument.keeper(model)
-    unsaid, rival = model_argument.Unsaid(arch, labels), None
+    options, rival = model_argument.ModelOptions(arch, labels), None
     if against is not None:
-        unsaid, unsaid_by_other = model_argument.shared(unsaid, model, against)
-        rival = Rival(against, model_argument.predictor(against, unsaid_by_other, device))
+        options, others = model_argument.shared(options, model, against)
+        rival = Rival(against, model_argument.predictor(against, others, device))
     found = evaluation(
         model,
-        model_argument.predictor(model, unsaid, device),
+        model_argument.predictor(model, options, device),
         data,
         calibrate=calibrate,
         keep=keep,
@@ -305,7 +305,7 @@ def export(
     if verify is None and (premise or hypothesis or label or label_names):
         raise InputError("--premise, --hypothesis, --label, --label-names", found="no --verify", do="give its DATA too")
     meant = _mapping("--label-names", label_names)
-    source = model_argument.load(model, model_argument.Unsaid(arch, labels))
+    source = model_argument.load(model, model_argument.ModelOptions(arch, labels))
     rows = None
     if verify is not None:
         columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse

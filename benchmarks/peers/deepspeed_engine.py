@@ -48,9 +48,9 @@ class DeepSpeedEngine(Loop):
             raise Unavailable(f"{error}") from None
         from transformers import DataCollatorWithPadding
 
-        from bertnli.train.engine import Ranks
+        from bertnli.train.engine import ProcessGroup
 
-        self._device = Ranks().device  # joins a group of one
+        self._device = ProcessGroup().device  # joins a group of one
         model = hf.model(self.work, dropout=dropout)
         adamw = torch.optim.AdamW(model.parameters(), lr=self.work.learning_rate, fused=True)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=self.options())

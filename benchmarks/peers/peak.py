@@ -38,6 +38,6 @@ class MatrixPeak(Peer):
         self._sizes = config.hidden_size, config.intermediate_size
 
     def run(self, amount: int) -> Run:
-        from bertnli.train.flops import matrix_peak
+        from bertnli.train.flops import matmul_peak
 
-        return Run(matrix_peak(*self._sizes, self.precision, hf.device(), _SECONDS), 1.0)
+        return Run(matmul_peak(*self._sizes, self.precision, hf.device(), _SECONDS), 1.0)

@@ -63,7 +63,7 @@ class PlainLoop(Loop):
         import torch.nn.functional as F
 
         from bertnli.data.batches import deal, pack
-        from bertnli.model.predictor import to_device
+        from bertnli.model.attention import to_device
 
         torch.manual_seed(np.random.SeedSequence([0, self.steps, 0]).generate_state(1)[0])
         chosen = self.stream.step(self.steps)

@@ -186,6 +186,7 @@ def _d2l_model(name: str, sha1: str, about: str, size: int) -> Entry:
         size=size,
         files=dict.fromkeys(members.values()),
         sources=tuple(Unpacked(archive, members) for archive in archives),
+        arch=name,
     )
 
 

@@ -104,6 +104,7 @@ class Entry:
     sources: tuple[Source, ...]  # in the order in which they are tried
     disclosure: str | None = None  # belongs beside every accuracy that starts from this model
     paper: str | None = None  # where a data set is described
+    arch: str | None = None  # of a model whose files do not hold it: d2l's number of heads
     reading: Reading = field(default_factory=Reading)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from bertnli.common.errors import InputError, RunError
@@ -18,7 +19,7 @@ from bertnli.fetch.model_hub import copy_model, download_model
 from bertnli.fetch.package_index import download_archive
 from bertnli.fetch.unpack import unpack
 
-__all__ = ["NotFetchedError", "cache_dir", "fetch", "resolve", "resolve_data"]
+__all__ = ["NotFetchedError", "cache_dir", "fetch", "resolve", "resolve_data", "resolve_model"]
 
 
 class NotFetchedError(RunError):
@@ -42,6 +43,19 @@ def resolve(name_or_path: str, kind: Kind) -> Path:
         found = f"the name of a {entry.kind}" if entry else "neither a path that exists nor a known name"
         raise InputError(f"{kind} {name_or_path!r}", found=found, expected=f"a path, {_names(name_or_path, kind)}")
     return fetch(name_or_path)
+
+
+class NamedModel(NamedTuple):
+    """Where a model is, and the architecture that its name implies (`bert.small`); None: its files hold it."""
+
+    path: Path
+    arch: str | None
+
+
+def resolve_model(name_or_path: str) -> NamedModel:
+    """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes."""
+    entry = CATALOG.get(name_or_path)
+    return NamedModel(resolve(name_or_path, "model"), entry.arch if entry else None)
 
 
 def resolve_data(name_or_path: str) -> str:

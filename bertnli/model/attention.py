@@ -1,12 +1,13 @@
-"""How the tokens of a batch lie in memory, and attention over them: the one place that knows.
+"""The layout of a batch's tokens in memory, padded or packed (varlen), and attention over each; batches to a device.
 
-The encoder's linear layers and norms act on the last axis alone, so they do not care whether tokens come as
-`[pairs, length, hidden]` with padding or end to end as `[tokens, hidden]` without. What does care is here, behind one
-interface: which position a token has, which tokens see each other, and which token stands first in its pair.
+The encoder's linear layers and norms act on the last axis alone, so they take `[pairs, length, hidden]` with padding
+and `[tokens, hidden]` without. All that depends on the layout is here, behind one interface: a token's position, the
+tokens that it attends to, and the first token of each pair.
 
-`Padded` is the plain reference (and what is exported to ONNX). `Packed` has no padding: on a GPU attention runs through
-the variable-length flash attention behind torch's nested tensors (Dao 2023), on a CPU over `Bucket`s of pairs of nearly
-equal length.
+`Padded` is the reference, and what is exported to ONNX. `Packed` is the packed (varlen) layout: the pairs lie end to
+end without padding, and `cu_seqlens` (cumulative sequence lengths) says where each starts. On a GPU its attention is
+variable-length flash attention (Dao 2023), which torch calls for nested tensors; on a CPU it runs over `Bucket`s of
+pairs of nearly equal length.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertnli.data.batches import PackedBatch
 from bertnli.model import dropout
+
+EVAL_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
+"""Tokens of a batch without gradients, by device; larger ones are no faster there."""
 
 
 class Layout(Protocol):
-    """What the encoder asks of a batch. `hidden` below is `[…, hidden_size]` in this layout's own leading axes."""
+    """What the encoder needs of a batch. `…` below stands for the layout's own leading axes: `hidden` is
+    `[…, hidden_size]`."""
 
     positions: Tensor
     """Position of each token in its pair, counted from 0; broadcasts to the leading axes of `input_ids`."""
@@ -31,8 +37,8 @@ class Layout(Protocol):
     def attend(self, qkv: Tensor, dropout: float) -> Tensor:
         """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) within each pair.
 
-        `qkv`: query, key and value, `[…, 3, heads, head_size]`; the result: `[…, heads, head_size]`. `dropout`:
-        probability, 0 outside training.
+        `qkv`: query, key and value, `[…, 3, heads, head_size]`. `dropout`: probability, 0 outside training. Returns
+        `[…, heads, head_size]`.
         """
         ...
 
@@ -41,21 +47,21 @@ class Layout(Protocol):
         ...
 
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float) -> Tensor:
-        """`attend` of the pairs' first tokens alone.
+        """`attend` for the first token of each pair alone: it attends to all tokens of its pair.
 
-        `query`: theirs, `[pairs, heads, head_size]`, as is the result. `key_value`: of all tokens,
-        `[…, 2, heads, head_size]`.
+        `query`: of the first tokens, `[pairs, heads, head_size]`. `key_value`: of all tokens,
+        `[…, 2, heads, head_size]`. Returns `[pairs, heads, head_size]`.
         """
         ...
 
 
 class Padded:
-    """Pairs as rows, filled up to one length: `input_ids` is `[pairs, length]`, `mask` true where a token is real."""
+    """Pairs as rows, padded to one length: `input_ids` is `[pairs, length]`, `mask` is true at real tokens."""
 
     def __init__(self, mask: Tensor):
         length = mask.shape[1]
         self.positions = torch.arange(length, device=mask.device)
-        # The full (pairs, 1, length, length) form: ONNX Runtime's Attention refuses one that would need broadcasting.
+        # Expanded to (pairs, 1, length, length): ONNX Runtime's Attention refuses a mask that needs broadcasting.
         self.mask = mask.bool()[:, None, None, :].expand(-1, 1, length, -1)
 
     def attend(self, qkv: Tensor, dropout: float) -> Tensor:
@@ -74,19 +80,22 @@ class Padded:
 
 
 class Packed:
-    """Pairs end to end without padding: `input_ids` is `[tokens]`, cut by `lengths` (tokens of each pair).
+    """The packed (varlen) layout: `input_ids` is `[tokens]`, the pairs end to end without padding.
 
-    On a CPU neighbours of like length share a call, so a batch sorted by length needs few.
+    lengths: tokens of each pair. On a CPU neighbours of similar length share a call, so a batch sorted by length needs
+    few calls. cu_seqlens: int64 `[pairs + 1]`, 0 and the cumulative lengths, as varlen kernels take them: pair i has
+    the tokens cu_seqlens[i] to cu_seqlens[i + 1] - 1. min_seqlen, max_seqlen: of `lengths`.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu"):
         sizes = torch.as_tensor(lengths)
-        offsets = F.pad(sizes.cumsum(0), (1, 0))
-        self.positions = send(torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(sizes), device)
-        self.offsets = send(offsets, device)
+        cu_seqlens = F.pad(sizes.cumsum(0), (1, 0))
+        starts = cu_seqlens[:-1].repeat_interleave(sizes)
+        self.positions = copy_async(torch.arange(int(cu_seqlens[-1])) - starts, device)
+        self.cu_seqlens = copy_async(cu_seqlens, device)
         mask = torch.arange(max(lengths)) < sizes[:, None]
-        self._mask, self._places = send(mask, device), send(mask.flatten().nonzero().squeeze(1), device)
-        self.shortest, self.longest = min(lengths), max(lengths)
+        self._mask, self._places = copy_async(mask, device), copy_async(mask.flatten().nonzero().squeeze(1), device)
+        self.min_seqlen, self.max_seqlen = min(lengths), max(lengths)
         self.buckets = _buckets(lengths) if torch.device(device).type == "cpu" else []
 
     def attend(self, qkv: Tensor, dropout: float) -> Tensor:
@@ -95,26 +104,33 @@ class Packed:
         return self._nested(qkv, dropout)
 
     def first(self, hidden: Tensor) -> Tensor:
-        return hidden[self.offsets[:-1]]
+        return hidden[self.cu_seqlens[:-1]]
 
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float) -> Tensor:
-        # One query a pair: the products are so small that padding costs less than many calls.
+        # One query for each pair: the products are so small that padding costs less than many calls.
         padded = key_value.new_zeros(self._mask.numel(), *key_value.shape[1:]).index_copy(0, self._places, key_value)
         return Padded(self._mask).attend_first(query, padded.unflatten(0, self._mask.shape), dropout)
 
     def _nested(self, qkv: Tensor, dropout: float) -> Tensor:
-        # The lengths' bounds are given because asking the device for them would wait for it, in every layer.
+        # min_seqlen and max_seqlen are given, because torch would read them from the device and wait for it, in every
+        # layer.
         query, key, value = (
             torch.nested.nested_tensor_from_jagged(
-                x.contiguous(), self.offsets, min_seqlen=self.shortest, max_seqlen=self.longest
+                x.contiguous(), self.cu_seqlens, min_seqlen=self.min_seqlen, max_seqlen=self.max_seqlen
             ).transpose(1, 2)
             for x in qkv.unbind(-3)
         )
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).values()
 
 
-def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor` on `device`. To a GPU from pinned memory, without waiting for it or for work before."""
+def to_device(batch: PackedBatch, device: torch.device) -> tuple[Tensor, Tensor, Packed]:
+    """The model's three inputs for a packed batch. The copy to a GPU overlaps with its work on earlier batches."""
+    input_ids, token_type_ids = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.token_type_ids)
+    return copy_async(input_ids, device), copy_async(token_type_ids, device), Packed(batch.lengths.tolist(), device)
+
+
+def copy_async(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`. A GPU is not waited for: pinned memory lets it copy while earlier work goes on."""
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -122,10 +138,13 @@ def send(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Neighbouring pairs that go through one call, filled up to the length of the longest.
+    """Neighbouring pairs whose attention is one call, padded to the length of the longest.
 
-    tokens: where theirs stand among those of the batch. Where they are not all of one length: `places` `[tokens]`,
-    where those go in the filled-up `[pairs x length]`, and `bias` `[pairs, 1, 1, length]`, minus infinity on padding.
+    One call for the batch would compute much padding; one call for each pair would spend its time in calls. In a batch
+    sorted by length, buckets of neighbours need little of both.
+
+    tokens: the bucket's slice of the batch's tokens. Only if its pairs differ in length: `places` `[tokens]`, the index
+    of each token in the padded `[pairs x length]`, and `bias` `[pairs, 1, 1, length]`, minus infinity at padding.
     """
 
     pairs: int
@@ -145,7 +164,8 @@ class Bucket:
         return cls(pairs, length, tokens, real.flatten().nonzero().squeeze(1), bias)
 
     def fill(self, x: Tensor) -> Tensor:
-        """Of a batch's `[tokens, n, heads, head_size]` this bucket's, fp32 `[n, pairs x heads, length, head_size]`."""
+        """Gather: this bucket's part of a batch's `[tokens, n, heads, head_size]`, padded, as fp32
+        `[n, pairs x heads, length, head_size]`."""
         x = x[self.tokens]
         if self.places is not None:
             x = x.new_zeros(self.pairs * self.length, *x.shape[1:]).index_copy_(0, self.places, x)
@@ -153,7 +173,8 @@ class Bucket:
         return ordered.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2)
 
     def put(self, result: Tensor, into: Tensor) -> None:
-        """Back: `[n, pairs x heads, length, head_size]` to its tokens' part of `[tokens, n, heads, head_size]`."""
+        """Scatter, the inverse of `fill`: write `[n, pairs x heads, length, head_size]` to this bucket's tokens in
+        `[tokens, n, heads, head_size]`."""
         ordered = result.unflatten(1, (self.pairs, -1)).permute(1, 3, 0, 2, 4)  # [pairs, length, n, heads, head_size]
         if self.places is None:
             into[self.tokens].unflatten(0, (self.pairs, self.length)).copy_(ordered)
@@ -163,7 +184,10 @@ class Bucket:
 
 
 def _buckets(lengths: Sequence[int]) -> list[Bucket]:
-    """Neighbours together while that saves more calls than it costs padding: eight pairs, or a quarter in length."""
+    """Neighbours of one length share a bucket, and so do up to eight whose lengths differ by a quarter at most.
+
+    Within these limits a bucket saves more time in calls than its padding costs.
+    """
     buckets: list[Bucket] = []
     begin = token = 0
     for end in range(1, len(lengths) + 1):
@@ -176,11 +200,11 @@ def _buckets(lengths: Sequence[int]) -> list[Bucket]:
 
 
 class _BucketedAttention(torch.autograd.Function):
-    """Attention bucket by bucket; within, everything is fp32.
+    """Attention, forward and backward, one bucket after the other, computed in fp32.
 
-    Written out because torch's own, called for each bucket, costs several times as much in training on a CPU: it copies
-    query, key and value one by one, guards against rows that are masked whole, and draws dropout slowly; and its
-    products and softmax of such small matrices are faster in fp32 than in bf16.
+    torch's scaled_dot_product_attention, called for each bucket, takes several times as long in training on a CPU: it
+    copies query, key and value one by one, handles rows that are fully masked, and draws dropout slowly. fp32, because
+    products and softmax of such small matrices are faster there than in bf16.
     """
 
     @staticmethod
@@ -188,17 +212,17 @@ class _BucketedAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, buckets: list[Bucket], probability: float) -> Tensor:
         heads, size = qkv.shape[-2:]
         cells = [bucket.pairs * heads * bucket.length**2 for bucket in buckets]
-        mask, ctx.kept = dropout.keep([sum(cells)], probability, torch.float32) if probability else (None, 1.0)
+        mask, ctx.dropout_scale = dropout.keep([sum(cells)], probability, torch.float32) if probability else (None, 1.0)
         mixed = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
         used = []
-        for bucket, keep in zip(buckets, _cut(mask, cells), strict=True):
+        for bucket, keep in zip(buckets, _split(mask, cells), strict=True):
             filled = bucket.fill(qkv)
             query, key, value = filled
             scores = _product(query, key.mT, size**-0.5)
             if bucket.bias is not None:
                 scores.unflatten(0, (bucket.pairs, heads)).add_(bucket.bias)
             weights = scores.softmax(-1)
-            bucket.put(_product(_masked(weights, keep), value, ctx.kept).unsqueeze(0), mixed.unsqueeze(1))
+            bucket.put(_product(_masked(weights, keep), value, ctx.dropout_scale).unsqueeze(0), mixed.unsqueeze(1))
             used += [filled, weights]
         ctx.buckets, ctx.cells = buckets, cells
         ctx.save_for_backward(mask, *used)
@@ -206,26 +230,28 @@ class _BucketedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        # With weights P = softmax(Q K^T / sqrt(d)) and output O = (mask x P) V: dP = mask x (dO V^T), dS = the softmax's
+        # backward of dP, dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d), dV = (mask x P)^T dO.
         mask, *used = ctx.saved_tensors
         heads, size = gradient.shape[1:]
-        into = gradient.new_empty(len(gradient), 3, heads, size)
+        grad_qkv = gradient.new_empty(len(gradient), 3, heads, size)
         scale = size**-0.5
         for bucket, keep, filled, weights in zip(
-            ctx.buckets, _cut(mask, ctx.cells), used[::2], used[1::2], strict=True
+            ctx.buckets, _split(mask, ctx.cells), used[::2], used[1::2], strict=True
         ):
             query, key, value = filled
-            found = torch.empty_like(filled)
-            (mixed,) = bucket.fill(gradient.unsqueeze(1))
-            by_weights = _masked(_product(mixed, value.mT, ctx.kept), keep)
-            scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
-            _product(scores, key, scale, found[0])
-            _product(scores.mT, query, scale, found[1])
-            _product(_masked(weights, keep).mT, mixed, ctx.kept, found[2])
-            bucket.put(found, into)
-        return into, None, None
+            grad_filled = torch.empty_like(filled)
+            (grad_mixed,) = bucket.fill(gradient.unsqueeze(1))
+            grad_weights = _masked(_product(grad_mixed, value.mT, ctx.dropout_scale), keep)
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            _product(grad_scores, key, scale, grad_filled[0])
+            _product(grad_scores.mT, query, scale, grad_filled[1])
+            _product(_masked(weights, keep).mT, grad_mixed, ctx.dropout_scale, grad_filled[2])
+            bucket.put(grad_filled, grad_qkv)
+        return grad_qkv, None, None
 
 
-def _cut(mask: Tensor | None, cells: list[int]) -> Sequence[Tensor | None]:
+def _split(mask: Tensor | None, cells: list[int]) -> Sequence[Tensor | None]:
     return [None] * len(cells) if mask is None else mask.split(cells)
 
 
@@ -234,5 +260,5 @@ def _masked(weights: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _product(one: Tensor, other: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
-    """factor x one @ other, `[batch, rows, columns]` each, without a pass for the factor."""
+    """factor x one @ other, `[batch, rows, columns]` each; the factor costs no extra pass over the result."""
     return torch.baddbmm(one.new_empty(()), one, other, beta=0, alpha=factor, out=out)

@@ -9,12 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.data.batches import PackedBatch, by_length, pack
+from bertnli.data.batches import by_length, pack
 from bertnli.data.tokenizer import PairTokenizer
-from bertnli.model.attention import Packed, send
+from bertnli.model.attention import EVAL_BATCH_TOKENS, to_device
 from bertnli.model.classifier import PairClassifier
-
-MAX_TOKENS = {"cpu": 2048, "cuda": 65_536}  # of a batch; more gains nothing on that device
 
 
 class TorchPredictor:
@@ -39,12 +37,6 @@ class TorchPredictor:
         """`[pairs, labels]`, in the order given, before the temperature."""
         encoded = self.tokenizer.encode(premises, hypotheses)
         result = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
-        for indices in by_length(encoded.lengths, MAX_TOKENS[self.device.type]):
+        for indices in by_length(encoded.lengths, EVAL_BATCH_TOKENS[self.device.type]):
             result[indices] = self.model(*to_device(pack(encoded, indices), self.device)).float().cpu().numpy()
         return result
-
-
-def to_device(batch: PackedBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, Packed]:
-    """The model's three inputs for a packed batch; a GPU takes them while it still computes on those before."""
-    layout = Packed(batch.lengths.tolist(), device)
-    return send(torch.from_numpy(batch.input_ids), device), send(torch.from_numpy(batch.token_type_ids), device), layout

@@ -96,8 +96,8 @@ def load(
     )
 
 
-def unsaid(path: Path) -> set[str]:
-    """Which of `load`'s `arch` and `labels` the files at `path` do not say.
+def missing_options(path: Path) -> set[str]:
+    """Which of `load`'s `arch` and `labels` the files at `path` do not specify.
 
     d2l weights in the book's own form do not hold the number of heads; many a classifier's labels are LABEL_0, ….
     """

@@ -10,15 +10,12 @@ import math
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator, with_config
 
-from bertnli.data.labels import check_names
-from bertnli.run import deepspeed_config
+from bertnli.data.columns import Columns
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
 STALL_TIMEOUT = 300.0  # seconds
 
 
@@ -26,12 +23,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Columns(Section):
-    """Names of the input's columns; left out, they are found by their usual names."""
-
-    premise: str | None = None
-    hypothesis: str | None = None
-    label: str | None = None
+with_config(ConfigDict(extra="forbid"))(Columns)  # unknown keys are refused in every section
 
 
 class Holdout(Section):
@@ -46,6 +38,7 @@ class Data(Section):
     eval: str | Holdout | None = None
     """Rows evaluated during training: a name or path, `{holdout: N}` rows of train, or nothing."""
     columns: Columns = Columns()
+    """Names of the input's columns; default: they are found by their usual names."""
     label_names: dict[str, str] = {}
     """Names of integer labels, such as `{0: entailment, 1: neutral, 2: contradiction}`."""
     skip_bad_rows: bool = False
@@ -119,18 +112,6 @@ class RunConfig(Section):
     """Seconds without progress of any rank, or a sign of one, after which the job is ended (watch/watcher.py)."""
     deepspeed: dict[str, Any] = {}
     """Anything DeepSpeed takes, merged over ours; one that contradicts ours, or cannot work here, is an error."""
-
-    @model_validator(mode="after")
-    def _together(self) -> RunConfig:
-        if (self.epochs is None) == (self.max_steps is None):
-            raise ValueError("give epochs or max_steps, one of them")
-        if self.labels is not None:
-            check_names(self.labels, "labels")
-        for key in ("eval_every_steps", "keep_best", "early_stopping"):
-            if getattr(self, key) and self.data.eval is None:
-                raise ValueError(f"{key} needs data.eval; set data.eval: {{holdout: 2000}}, or a name or path")
-        deepspeed_config.check(self)
-        return self
 
     def steps_per_epoch(self, pairs: int) -> int:
         """Optimizer steps that see each of `pairs` once; the last one may hold fewer pairs."""

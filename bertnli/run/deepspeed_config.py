@@ -1,8 +1,8 @@
 """DeepSpeed's configuration for a run: ours, with what the run file's `deepspeed:` adds, and no contradictions.
 
-DeepSpeed ignores keys that it does not know, and modes that do not go together; it fails on others only once the
-weights are loaded, and trains wrongly with a few. Here each is an InputError that says what works instead: `check` when
-the run file is read, `deepspeed_config` when the device and the number of ranks are known.
+DeepSpeed ignores unknown keys and modes that do not go together; it fails on others only after the weights are loaded,
+and trains wrongly with a few. Here each is an InputError that says what works instead: `contradictions` finds those of
+the run file alone, `deepspeed_config` those that depend on the device and the number of ranks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bertnli.common.errors import InputError
+from bertnli.run.mistakes import Contradiction, refuse
 
 if TYPE_CHECKING:
     from bertnli.run.config import RunConfig
@@ -132,42 +133,65 @@ STAGES = {
 }
 
 
-def check(config: RunConfig) -> None:
-    """What is wrong with `deepspeed:` whatever the device and the number of ranks.
+def contradictions(config: RunConfig) -> Iterator[Contradiction]:
+    """What is wrong with `deepspeed:` whatever the device and the number of ranks, at most one for each of its keys.
 
-    Raises InputError naming the key, with the run file's own where one decides, and what to do.
+    Each error names the key, the run file's own key where one decides, and what to do.
     """
-    ours, theirs = _ours(config), list(_walk(config.deepspeed))
-    for key, value in theirs:
-        _check_name(key, value)
-    for key, value in theirs:
-        if key in ours:
-            if ours[key] != value:
-                by = DECIDED_BY.get(key, "bertnli itself")
-                raise InputError(
-                    f"deepspeed.{key}: {value!r} contradicts {ours[key]!r}, set by {by}",
-                    do="remove it, or change that key" if key in DECIDED_BY else "remove it",
-                )
-        elif key in DECIDED_BY and not key.startswith(("fp16.", "torch_autocast.")):  # those depend on the device
-            raise InputError(f"deepspeed.{key} contradicts the run file's {DECIDED_BY[key]}", do="remove it")
-        if key in NOT_HERE and _on(value):
-            why, instead = NOT_HERE[key]
-            raise InputError(f"deepspeed.{key}: cannot be used here: {why}", do=instead)
-        if key in STAGES and config.zero_stage not in STAGES[key] and _on(value):
-            nearest = min(STAGES[key], key=lambda stage: abs(stage - config.zero_stage))
-            raise InputError(
-                f"deepspeed.{key} does not go with zero_stage: {config.zero_stage}",
-                do=f"set zero_stage: {nearest}, or remove it",
-            )
-        if key.endswith(".device") and value == "nvme":
-            raise InputError(f"deepspeed.{key}: nvme cannot be used here: {_NO_EXTENSION}", do="set device: cpu")
-        clipped = config.max_grad_norm or config.zero_stage not in (1, 2)
-        if key == "zero_optimization.compute_grad_norm" and value is False and clipped:
-            raise InputError(
-                f"deepspeed.{key}: false does not go with max_grad_norm: {config.max_grad_norm} and "
-                f"zero_stage: {config.zero_stage}",
-                do="set max_grad_norm: 0 and zero_stage: 1 or 2, or remove it",
-            )
+    ours = _ours(config)
+    for key, value in _walk(config.deepspeed):
+        found = _name_mistake(key, value) or _contradiction(key, value, ours, config)
+        if found is not None:
+            yield found
+
+
+def _name_mistake(key: str, value: Any) -> Contradiction | None:
+    section, _, name = key.rpartition(".")
+    known = KNOWN_KEYS.get(section, "").split()
+    if known and name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        do = f"did you mean {near[0]}?" if near else "DeepSpeed reads no such key"
+        return Contradiction((), InputError(f"unknown key deepspeed.{key}", do=do))
+    if key in KNOWN_KEYS and not _is_section(value):
+        return Contradiction((), InputError(f"deepspeed.{key}", found=repr(value), expected="a map of keys"))
+    return None
+
+
+def _contradiction(key: str, value: Any, ours: Mapping[str, Any], config: RunConfig) -> Contradiction | None:
+    if key in ours:
+        if ours[key] == value:
+            return None
+        by = DECIDED_BY.get(key)
+        error = InputError(
+            f"deepspeed.{key}: {value!r} contradicts {ours[key]!r}, set by {by or 'bertnli itself'}",
+            do="remove it, or change that key" if by else "remove it",
+        )
+        return Contradiction((by,) if by else (), error)
+    if key in DECIDED_BY and not key.startswith(("fp16.", "torch_autocast.")):  # those depend on the device
+        error = InputError(f"deepspeed.{key} contradicts the run file's {DECIDED_BY[key]}", do="remove it")
+        return Contradiction((), error)
+    if key in NOT_HERE and _on(value):
+        why, instead = NOT_HERE[key]
+        return Contradiction((), InputError(f"deepspeed.{key}: cannot be used here: {why}", do=instead))
+    if key in STAGES and config.zero_stage not in STAGES[key] and _on(value):
+        nearest = min(STAGES[key], key=lambda stage: abs(stage - config.zero_stage))
+        error = InputError(
+            f"deepspeed.{key} does not go with zero_stage: {config.zero_stage}",
+            do=f"set zero_stage: {nearest}, or remove it",
+        )
+        return Contradiction(("zero_stage",), error)
+    if key.endswith(".device") and value == "nvme":
+        error = InputError(f"deepspeed.{key}: nvme cannot be used here: {_NO_EXTENSION}", do="set device: cpu")
+        return Contradiction((), error)
+    clipped = config.max_grad_norm or config.zero_stage not in (1, 2)
+    if key == "zero_optimization.compute_grad_norm" and value is False and clipped:
+        error = InputError(
+            f"deepspeed.{key}: false does not go with max_grad_norm: {config.max_grad_norm} and "
+            f"zero_stage: {config.zero_stage}",
+            do="set max_grad_norm: 0 and zero_stage: 1 or 2, or remove it",
+        )
+        return Contradiction(("max_grad_norm", "zero_stage"), error)
+    return None
 
 
 def deepspeed_config(
@@ -175,52 +199,59 @@ def deepspeed_config(
 ) -> dict[str, Any]:
     """DeepSpeed's configuration for a run whose precision is resolved, on `world` ranks.
 
-    parse: DeepSpeed's own parser, which sees what it is given before the weights are loaded. Raises InputError where
-    the run cannot go with the device or the ranks, or DeepSpeed does not take a value.
+    parse: DeepSpeed's own parser, which checks it before the weights are loaded. Raises InputError, with all that is
+    wrong in it, where the run does not go with the device or the ranks, or DeepSpeed does not accept a value.
     """
-    if config.global_batch_size < world:
-        raise InputError(
-            f"global_batch_size: {config.global_batch_size} does not go with {world} ranks",
-            expected="a pair a rank or more",
-            do=f"set global_batch_size: {world}, or start {config.global_batch_size} ranks",
-        )
     theirs = dict(_walk(config.deepspeed))
-    for section, needed in (("fp16", "fp16"), ("torch_autocast", "bf16")):
-        if section in theirs and precision != needed:
-            raise InputError(
-                f"deepspeed.{section} contradicts the run file's precision",
-                found=f"precision: {config.precision}, so {precision} on this device",
-                do=f"remove it, or set precision: {needed}",
-            )
     ours = _ours(config)
     if precision == "bf16":
         # What `torch.autocast` does, under every ZeRO stage: products in bf16, weights and optimizer in fp32.
         ours |= {"torch_autocast.enabled": True, "torch_autocast.dtype": "bfloat16"}
-        # Gradients are summed and sent in fp32, so that every stage trains the same; left out, DeepSpeed rounds those
+        # Gradients are summed and sent in fp32, so that every stage trains the same; by default DeepSpeed rounds those
         # of linear layers to bf16 at stages 1 to 3, after every micro-batch.
         theirs.setdefault("torch_autocast.lower_precision_safe_modules", [])
-        if "communication_data_type" in theirs and config.zero_stage:
-            raise InputError(
-                "deepspeed.communication_data_type: DeepSpeed does not look at it with precision: bf16 and "
-                f"zero_stage: {config.zero_stage}",
-                do="remove it; to send less set torch_autocast: {lower_precision_safe_modules: [torch.nn.Linear]}",
-            )
     if precision == "fp16":
         ours |= {"fp16.enabled": True}
-    for key in ours.keys() & theirs.keys():
-        if theirs[key] != ours[key]:
-            raise InputError(f"deepspeed.{key}: {theirs[key]!r} contradicts precision: {precision}", do="remove it")
-    group = theirs.get("zero_optimization.zero_hpz_partition_size", 1)
-    if isinstance(group, int) and group > 1 and world % min(group, world):
-        fitting = max(size for size in range(1, group) if world % size == 0)
-        raise InputError(
-            f"deepspeed.zero_optimization.zero_hpz_partition_size: {group} does not divide {world} ranks",
-            do=f"set it to {fitting}",
-        )
+    refuse(list(_mistakes_here(config, precision, world, ours, theirs)), "run file")
     settings = _nested(ours | {key: value for key, value in theirs.items() if not _is_section(value)})
     if parse is not None:
         _parsed(settings, parse)
     return settings
+
+
+def _mistakes_here(
+    config: RunConfig, precision: str, world: int, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> Iterator[InputError]:
+    """What does not go with this device and this number of ranks."""
+    if config.global_batch_size < world:
+        yield InputError(
+            f"global_batch_size: {config.global_batch_size} does not go with {world} ranks",
+            expected="a pair a rank or more",
+            do=f"set global_batch_size: {world}, or start {config.global_batch_size} ranks",
+        )
+    for section, needed in (("fp16", "fp16"), ("torch_autocast", "bf16")):
+        if section in config.deepspeed and precision != needed:
+            yield InputError(
+                f"deepspeed.{section} contradicts the run file's precision",
+                found=f"precision: {config.precision}, so {precision} on this device",
+                do=f"remove it, or set precision: {needed}",
+            )
+    if precision == "bf16" and "communication_data_type" in theirs and config.zero_stage:
+        yield InputError(
+            "deepspeed.communication_data_type: DeepSpeed ignores it with precision: bf16 and "
+            f"zero_stage: {config.zero_stage}",
+            do="remove it; to send less set torch_autocast: {lower_precision_safe_modules: [torch.nn.Linear]}",
+        )
+    for key, value in theirs.items():
+        if ours.get(key, value) != value:
+            yield InputError(f"deepspeed.{key}: {value!r} contradicts precision: {precision}", do="remove it")
+    group = theirs.get("zero_optimization.zero_hpz_partition_size", 1)
+    if isinstance(group, int) and group > 1 and world % min(group, world):
+        fitting = max(size for size in range(1, group) if world % size == 0)
+        yield InputError(
+            f"deepspeed.zero_optimization.zero_hpz_partition_size: {group} does not divide {world} ranks",
+            do=f"set it to {fitting}",
+        )
 
 
 def _ours(config: RunConfig) -> dict[str, Any]:
@@ -237,18 +268,6 @@ def _ours(config: RunConfig) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,  # torch's own AdamW, offloaded or not: DeepSpeed's would be compiled
         "zero_force_ds_cpu_optimizer": False,
     }
-
-
-def _check_name(key: str, value: Any) -> None:
-    section, _, name = key.rpartition(".")
-    known = KNOWN_KEYS.get(section, "").split()
-    if known and name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise InputError(
-            f"unknown key deepspeed.{key}", do=f"did you mean {near[0]}?" if near else "DeepSpeed reads no such key"
-        )
-    if key in KNOWN_KEYS and not _is_section(value):
-        raise InputError(f"deepspeed.{key}", found=repr(value), expected="a map of keys")
 
 
 def _parsed(settings: dict[str, Any], parse: Callable[[dict[str, Any]], object]) -> None:

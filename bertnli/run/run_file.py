@@ -1,11 +1,13 @@
-"""Reads a run file: strict YAML, `--set` on top, and errors that name the file, the key and the nearest known key."""
+"""Reads a run file: strict YAML, `--set` on top, and one error that names every mistake in it."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-import types
+import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +15,98 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bertnli.common.errors import InputError
+from bertnli.data.labels import check_names
+from bertnli.run import deepspeed_config
 from bertnli.run.config import RunConfig
+from bertnli.run.mistakes import Contradiction, refuse
+
+_SECTIONS = ("data", "checkpoint")
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's names for an unknown key
+_NO_MAP = ("model_type", "dataclass_type", "dict_type")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's own rule, which PyYAML does not enforce: a key stands once in a map."""
+    """YAML's own rule, which PyYAML does not enforce: a key stands once in a map. `doubled` notes the others."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.doubled: list[str] = []
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
+        first: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+        for key_node, value_node in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (list, dict)) or key in seen:
-                line = key_node.start_mark.line + 1
-                what = "a list or map as a key" if isinstance(key, (list, dict)) else f"the key {key!r} a second time"
-                raise yaml.YAMLError(f"line {line}: {what}")
-            seen.add(key)
+            line = key_node.start_mark.line + 1
+            if isinstance(key, (list, dict)):
+                raise yaml.YAMLError(f"line {line}: a list or map as a key")
+            if key in first:
+                self.doubled.append(f"line {line}: the key {key!r} a second time")
+            first.setdefault(key, (key_node, value_node))
+        node.value = list(first.values())
         return super().construct_mapping(node, deep)
 
 
 def load_run(path: str | Path, sets: Sequence[str] = ()) -> RunConfig:
     """The run file at `path` with `--set KEY=VALUE` overrides (dotted keys, YAML values) laid over it.
 
-    Raises InputError for anything wrong with the file, a key, a value or an override.
+    Raises one InputError that lists all that is wrong with the file, its keys and values, and the overrides.
     """
-    where = str(path)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"run file {where}: {error}", expected="a readable YAML file in UTF-8") from None
-    content = _parse(text, where)
-    if not isinstance(content, dict):
-        raise InputError(
-            f"run file {where}", found=type(content).__name__, expected="a map of keys (model: …, data: …)"
-        )
+    where = f"run file {path}"
+    mistakes: list[InputError] = []
+    content: dict[str, Any] | None = None
+    with _added_to(mistakes):
+        content = _read(Path(path), where, mistakes)
     for assignment in sets:
-        _override(content, assignment)
-    return validate_run(content, where)
+        with _added_to(mistakes):
+            _override({} if content is None else content, assignment, mistakes)
+    if content is None:
+        refuse(mistakes, where)
+    return _validated(content or {}, where, mistakes)
 
 
 def validate_run(content: Mapping[str, Any], where: str) -> RunConfig:
-    """A RunConfig from plain Python values; `where` names their origin in an InputError."""
-    try:
-        return RunConfig.model_validate(dict(content))
-    except ValidationError as error:
-        raise InputError(f"run file {where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+    """A RunConfig from plain Python values; `where` names their origin in the InputError that lists all mistakes."""
+    return _validated(dict(content), f"run file {where}", [])
 
 
-def _parse(text: str, where: str) -> Any:
+@contextmanager
+def _added_to(mistakes: list[InputError]) -> Iterator[None]:
     try:
-        return yaml.load(text, _StrictLoader)
+        yield
+    except InputError as error:
+        mistakes.append(error)
+
+
+def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{where}: {error}", expected="a readable YAML file in UTF-8") from None
+    content = _parse(text, where, mistakes)
+    if not isinstance(content, dict):
+        raise InputError(where, found=type(content).__name__, expected="a map of keys (model: …, data: …)")
+    return content
+
+
+def _parse(text: str, where: str, mistakes: list[InputError]) -> Any:
+    """YAML's content. A key that stands twice is added to `mistakes`; the first one counts."""
+    try:
+        loader = _StrictLoader(text)
+        content = loader.get_single_data()
+        json.dumps(content, default=str, skipkeys=True)  # ValueError for an alias inside its own anchor
     # PyYAML lets through what it trips over: odd timestamps and integers (ValueError), deep nesting, unhashable keys.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="mend it there") from None
+        raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="fix it there") from None
+    mistakes += [InputError(f"{where}: {twice}", do="remove one of the two") for twice in loader.doubled]
+    return content
 
 
-def _override(content: dict[str, Any], assignment: str) -> None:
+def _override(content: dict[str, Any], assignment: str, mistakes: list[InputError]) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
+    value = _parse(text, f"--set {key}", mistakes)
     *parents, last = key.strip().split(".")
     section: dict[str, Any] = content
     for parent in parents:
@@ -79,31 +114,111 @@ def _override(content: dict[str, Any], assignment: str) -> None:
         if not isinstance(below, dict):
             below = section[parent] = {}
         section = below
-    section[last] = _parse(text, f"--set {key}")
+    section[last] = value
+
+
+def _validated(content: Mapping[str, Any], where: str, mistakes: list[InputError]) -> RunConfig:
+    """The run of `content`, if there are no `mistakes` before and no others are found."""
+    wrong: set[str] = set()
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        problems = [problem for problem in error.errors() if not _of_another_member(problem)]
+        meant = {_nearest(_key(problem)) for problem in problems if problem["type"] in _UNKNOWN}
+        mistakes += [
+            InputError(f"{where}: {_explain(problem)}")
+            for problem in problems
+            if problem["type"] != "missing" or _key(problem) not in meant
+        ]
+        wrong = {_owner(problem) for problem in problems} | meant
+        config = RunConfig.model_validate(_without(content, wrong))
+    mistakes += [
+        InputError(f"{where}: {found.error}")
+        for found in (*_contradictions(config), *deepspeed_config.contradictions(config))
+        if not wrong.intersection(found.keys)  # it may go when that key is right
+    ]
+    refuse(mistakes, where)
+    return config
+
+
+def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
+    if (config.epochs is None) == (config.max_steps is None):
+        yield Contradiction(("epochs", "max_steps"), InputError("give epochs or max_steps, one of them"))
+    if config.labels is not None:
+        try:
+            check_names(config.labels, "labels")
+        except InputError as error:
+            yield Contradiction((), error)
+    for key in ("eval_every_steps", "keep_best", "early_stopping"):
+        if getattr(config, key) and config.data.eval is None:
+            do = "set data.eval: {holdout: 2000}, or a name or path"
+            yield Contradiction(("data", "data.eval"), InputError(f"{key} needs data.eval", do=do))
+
+
+def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
+    """`content` with the `wrong` keys at their defaults, so that what else is wrong shows as well."""
+    right: dict[str, Any] = {"model": "", "output": "", "data": {}}  # those that have no default
+    for name, value in content.items():
+        if name in _SECTIONS and isinstance(value, dict):
+            right[name] = {key: inner for key, inner in value.items() if f"{name}.{key}" not in wrong}
+        elif name not in wrong:
+            right[name] = value
+    right["data"].setdefault("train", "")
+    return right
+
+
+def _path(problem: Any) -> list[str]:
+    """The key that one of pydantic's complaints is about, by its parts."""
+    path = [str(part) for part in problem["loc"]]
+    # Of a union pydantic names the member too (`data.eval.Holdout.holdout`), which the file does not.
+    return [*path[:2], *path[3:]] if path[:2] == ["data", "eval"] else path
+
+
+def _key(problem: Any) -> str:
+    return ".".join(_path(problem))
+
+
+def _owner(problem: Any) -> str:
+    """The key of RunConfig, or of a section of it, that the complaint is about: `labels` of `labels.1`."""
+    path = _path(problem)
+    return ".".join(path[: 2 if path[0] in _SECTIONS else 1])
+
+
+def _of_another_member(problem: Any) -> bool:
+    """Whether pydantic tried a member of data.eval's union that the value is not meant for."""
+    path, given = [str(part) for part in problem["loc"]], problem["input"]
+    if path[:2] != ["data", "eval"]:
+        return False
+    return isinstance(given, dict) if path[2:] == ["str"] else problem["type"] == "model_type"
+
+
+def _nearest(key: str) -> str:
+    """The known key that may have been meant by an unknown one; empty if none is like it."""
+    return next(iter(difflib.get_close_matches(key, _known_keys(RunConfig), n=1, cutoff=0.5)), "")
 
 
 def _explain(problem: Any) -> str:
     """One of pydantic's complaints, in this project's words."""
-    path = [str(part) for part in problem["loc"]]
-    # pydantic names the member of a union it tried (`data.eval.Holdout.holdout`); a person has written no such key.
-    key = ".".join(part for part in path if part not in ("str", "Holdout"))
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _known_keys(RunConfig), n=1, cutoff=0.5)
-        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    key = _key(problem)
+    if problem["type"] in _UNKNOWN:
+        near = _nearest(key)
+        return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
     if problem["type"] == "missing":
         return f"key {key} is missing"
-    if problem["type"] == "value_error":
-        return f"{key + ': ' if key else ''}{problem['ctx']['error']}"
     found = repr(problem["input"])
-    return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {problem['msg'].lower()}"
+    message = "input should be a map of keys" if problem["type"] in _NO_MAP else problem["msg"].lower()
+    return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {message}"
 
 
-def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+def _known_keys(section: Any, prefix: str = "") -> list[str]:
+    """The keys of a section (a model or a dataclass), dotted; none of any other type."""
     keys = []
-    for name, field in section.model_fields.items():
+    for name, kind in typing.get_type_hints(section).items() if _is_section(section) else ():
         keys.append(prefix + name)
-        members = typing.get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else ()
-        for member in (field.annotation, *members):
-            if isinstance(member, type) and issubclass(member, BaseModel):
-                keys += _known_keys(member, f"{prefix}{name}.")
+        for member in (kind, *typing.get_args(kind)):
+            keys += _known_keys(member, f"{prefix}{name}.")
     return keys
+
+
+def _is_section(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel))

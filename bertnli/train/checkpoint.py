@@ -206,7 +206,7 @@ def _holds(path: Path, state: Mapping[str, Tensor]) -> bool:
 
 
 @dataclass
-class Position:
+class TrainerState:
     """steps: optimizer steps done. pairs, seconds: trained on, in steps alone, start-up and evaluation apart.
 
     best_accuracy, best_step: of the best evaluation so far (step 0: none). not_better: evaluations in a row since.
@@ -222,14 +222,14 @@ class Position:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, steps: int, progress: Mapping[str, Any]) -> Position:
+    def of(cls, steps: int, progress: Mapping[str, Any]) -> TrainerState:
         """From a checkpoint."""
         return cls(**{**progress, "steps": steps})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def evaluated(self, accuracy: float) -> bool:
+    def record_evaluation(self, accuracy: float) -> bool:
         """Take note of an evaluation after this step; true if it is the best so far."""
         if accuracy > self.best_accuracy:
             self.best_accuracy, self.best_step, self.not_better = accuracy, self.steps, 0

@@ -39,7 +39,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as torch.optim names them
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what fp16's loss scaler remembers
 
 
-class Ranks:
+class ProcessGroup:
     """This process among those of the job; joins them when made.
 
     rank, world: of the job; local_rank: of this host; device: what this process computes on.
@@ -128,10 +128,10 @@ def parse_settings(settings: dict[str, Any]) -> None:
 class Engine:
     """A model under DeepSpeed's engine: forward, backward, step; its state by parameter name, whatever the stage."""
 
-    def __init__(self, model: nn.Module, settings: dict[str, Any], weight_decay: float, ranks: Ranks):
+    def __init__(self, model: nn.Module, settings: dict[str, Any], weight_decay: float, group: ProcessGroup):
         """`settings`: as `deepspeed_config` gives them."""
-        self.ranks = ranks
-        model.to(ranks.device)
+        self.group = group
+        model.to(group.device)
         # Norms and biases are not decayed (Devlin et al. 2018, the released optimization.py).
         decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
         kept = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
@@ -139,7 +139,7 @@ class Engine:
         # No learning rate until `step` gives one: some wrappers take a step with zero gradients while they set up.
         adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=adamw, config=settings)
-        if ranks.world == 1 and settings["zero_optimization"]["stage"] == 0:
+        if group.world == 1 and settings["zero_optimization"]["stage"] == 0:
             # It would copy all gradients into one buffer and back, to sum them over a single rank.
             self._engine.enable_backward_allreduce = False
         self._adamw = adamw if self._optimizer is adamw else self._optimizer.optimizer
@@ -160,7 +160,7 @@ class Engine:
 
         DeepSpeed divides by the number of ranks, so multiplied by it here; its division by accumulation steps is off.
         """
-        loss = loss * self.ranks.world
+        loss = loss * self.group.world
         unscaled = getattr(self._optimizer, "loss_scale_config", None)
         if unscaled is not None:
             # At ZeRO-0 DeepSpeed 0.19 divides fp16's gradients by the loss scale, but never multiplies the loss by it.
@@ -188,7 +188,7 @@ class Engine:
         """Optimizer steps without an update, because fp16's gradients overflowed."""
         return self._engine.skipped_steps
 
-    def figures(self) -> dict[str, float]:
+    def loss_scale_metrics(self) -> dict[str, float]:
         """For the metrics, after a step: fp16's loss scale and the number of steps skipped so far."""
         if self._scaler is None:
             return {}
@@ -292,10 +292,10 @@ class Engine:
             with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0):
                 parameter.data.copy_(value)
         elif kind == "weight":
-            safe_set_full_fp32_param(parameter, value.to(self.ranks.device))
+            safe_set_full_fp32_param(parameter, value.to(self.group.device))
             parameter.data.copy_(value)
         else:
-            safe_set_full_optimizer_state(parameter, value.to(self.ranks.device), kind)
+            safe_set_full_optimizer_state(parameter, value.to(self.group.device), kind)
 
     def _partition(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
         """This rank's part of `value` under ZeRO-3: equal parts, the last filled up.
@@ -303,9 +303,9 @@ class Engine:
         DeepSpeed's own safe_set_full_* cut without filling up and fail on sizes that the ranks do not divide.
         """
         size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
-        filled = torch.zeros(size * self.ranks.world)
+        filled = torch.zeros(size * self.group.world)
         filled[: value.numel()] = value.flatten()
-        return filled[size * self.ranks.rank :][:size].to(self.ranks.device)
+        return filled[size * self.group.rank :][:size].to(self.group.device)
 
     def _unsharded(self, parameter: nn.Parameter) -> Tensor | None:
         """The tensor AdamW updates for `parameter` where each rank holds it whole (ZeRO-0), else None."""

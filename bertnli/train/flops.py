@@ -1,4 +1,9 @@
-"""What a device could do at most, and what a training step asks of it: for the share of peak in the progress line."""
+"""The share of the measured matmul peak (MFU) that training reaches: a step's FLOP, and the peak of a device.
+
+MFU (model FLOPs utilization) is the rate of a model's own floating-point operations divided by the device's peak rate
+(Chowdhery et al. 2022, PaLM, section 4.1). They take the peak from the data sheet; here it is measured, because CPUs
+have no such figure and a GPU does not always reach its own. So our MFU is usually higher than theirs would be.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,13 @@ from bertnli.model.classifier import ModelConfig
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENS = {"cpu": (1024, 4096), "cuda": (4096, 16_384)}
 SQUARE = {"cpu": (), "cuda": (8192,)}
-"""Products of square matrices besides: a GPU's rate is commonly measured so; a small model's shapes stay below it."""
+"""Sizes of square matrices that are multiplied too. A GPU's rate is usually measured so; a small model's shapes are
+slower."""
 
 
 def block_weights(config: ModelConfig) -> int:
-    """Weights in the matrix products of all blocks: of each, 4 H^2 in the attention and 2 H I in the feed-forward."""
+    """Weights in the matrix products of all blocks; each block has 4 H^2 in attention and 2 H I in the feed-forward
+    network (H: hidden_size, I: intermediate_size)."""
     hidden = config.hidden_size
     return config.num_layers * (4 * hidden**2 + 2 * hidden * config.intermediate_size)
 
@@ -24,31 +31,33 @@ def block_weights(config: ModelConfig) -> int:
 def training_flop(config: ModelConfig, tokens: float) -> float:
     """Floating-point operations to train on `tokens` tokens: 6 x weights x tokens.
 
-    Two for each weight and token forward and four backward (Kaplan et al. 2020, section 2.1), over the blocks' matrix
-    products; attention's own products, embeddings, pooler and classifier are left out (3% together at SNLI's lengths).
+    For each weight and token two operations forward and four backward (Kaplan et al. 2020, section 2.1). Only the
+    blocks' linear layers are counted: the products inside attention, embeddings, pooler and classifier are not (3%
+    together at SNLI's lengths).
     """
     return 6 * block_weights(config) * tokens
 
 
 def needed_flop(config: ModelConfig, tokens: float, pairs: float) -> float:
-    """`training_flop` less what a pair classifier can leave out, as ours does.
+    """`training_flop` without the operations that a pair classifier does not need, and ours does not compute.
 
-    Of its last block only keys and values are wanted of every token, the rest of the pairs' first tokens alone.
+    The last block's keys and values are needed for every token, the rest of that block only for each pair's first token
+    (`classifier.PairClassifier`).
     """
     of_one_block = block_weights(config) / config.num_layers
     keys_and_values = 2 * config.hidden_size**2
     return training_flop(config, tokens) - 6 * (of_one_block - keys_and_values) * (tokens - pairs)
 
 
-def matrix_peak(hidden: int, wide: int, precision: str, device: torch.device, seconds: float = 0.02) -> float:
-    """FLOP/s of the fastest product `[tokens, in] x [in, out]` of a block's four linear shapes, measured now.
+def matmul_peak(hidden: int, wide: int, precision: str, device: torch.device, seconds: float = 0.02) -> float:
+    """The measured matmul peak: FLOP/s of the fastest product `[tokens, in] x [in, out]` over a block's linear layers.
 
-    hidden, wide: the model's hidden_size and intermediate_size. seconds: for each shape.
+    hidden, wide: the model's hidden_size and intermediate_size. seconds: how long each shape is measured.
     """
     layers = [(hidden, 3 * hidden), (hidden, hidden), (hidden, wide), (wide, hidden)]
     shapes = [(tokens, inner, outer) for tokens in TOKENS[device.type] for inner, outer in layers]
     shapes += [(size, size, size) for size in SQUARE[device.type]]
-    generator = torch.Generator(device).manual_seed(0)  # the run's own numbers stay as they are
+    generator = torch.Generator(device).manual_seed(0)  # the global generator's numbers stay those of the run
 
     def operand(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, generator=generator).to(DTYPES[precision])
@@ -63,8 +72,8 @@ def _rate(x: torch.Tensor, weight: torch.Tensor, seconds: float) -> float:
 
     F.linear(x, weight)
     wait()
-    count, began = 0, time.perf_counter()
-    while (took := time.perf_counter() - began) < seconds:
+    count, started = 0, time.perf_counter()
+    while (took := time.perf_counter() - started) < seconds:
         for _ in range(4):
             F.linear(x, weight)
         wait()

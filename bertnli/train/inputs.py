@@ -12,11 +12,9 @@ import numpy as np
 from bertnli.common.errors import InputError
 from bertnli.data.batches import Indices
 from bertnli.data.corpus import Corpus, prepare, split_holdout
-from bertnli.data.pairs import Columns
 from bertnli.evaluation.data_sets import open_set
-from bertnli.fetch.resolve import resolve
+from bertnli.fetch.resolve import resolve_model
 from bertnli.model import pretrained
-from bertnli.model.classifier import D2L_ARCHITECTURES
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import Holdout, RunConfig
 from bertnli.run.folder import result_of, run_of, step_of
@@ -47,12 +45,12 @@ class TrainingData:
             }
 
 
-def load_model(config: RunConfig) -> Pretrained:
+def load_starting_model(config: RunConfig) -> Pretrained:
     """The weights and tokenizer a run starts from."""
-    arch = config.arch or (config.model if config.model in D2L_ARCHITECTURES else None)
+    path, arch = resolve_model(config.model)
     return pretrained.load(
-        resolve(config.model, "model"),
-        arch=arch,
+        path,
+        arch=config.arch or arch,
         labels=config.labels,
         max_length=config.max_length,
         truncation=config.truncation,
@@ -64,9 +62,12 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     """The run's pairs, tokenised, cut into those to train on and those to evaluate on."""
 
     def corpus_of(name: str) -> Corpus:
-        columns = Columns(**config.data.columns.model_dump())
-        reads_parse = source.tokenizer.settings.reads_parse
-        chosen = open_set(name, columns, label_names=config.data.label_names, prefer_parse=reads_parse)
+        chosen = open_set(
+            name,
+            config.data.columns,
+            label_names=config.data.label_names,
+            prefer_parse=source.tokenizer.settings.reads_parse,
+        )
         corpus = prepare(
             chosen.file,
             source.tokenizer,
@@ -129,7 +130,7 @@ def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:
         step = step_of(path)
         assert step is not None  # or `run_of` would not have taken the path for a checkpoint's
         found = checkpoint.read(run.checkpoints, step)
-    source = load_model(load_run(run.run_file))
+    source = load_starting_model(load_run(run.run_file))
     prefix = "weight/"
     weights = {name[len(prefix) :]: tensor for name, tensor in found.state.items() if name.startswith(prefix)}
     return replace(source, state=weights, sha256=found.sha256, temperature=1.0)

@@ -1,4 +1,4 @@
-"""The figures of every step: `metrics.jsonl`, and TensorBoard where asked for."""
+"""The metrics of every step: `metrics.jsonl`, TensorBoard if the run file asks for it, and the progress line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bertnli.common.files import write_text
 from bertnli.run.folder import RunFolder, read_metrics
 
 
-class Metrics:
-    """`metrics.jsonl`, one JSON object a line, and the same figures for TensorBoard where asked for."""
+class MetricsLog:
+    """`metrics.jsonl`, one JSON object a line, and optionally the same metrics for TensorBoard."""
 
     def __init__(self, folder: RunFolder, steps: int, tensorboard: bool):
-        """`steps`: optimizer steps that count; lines beyond, of a run that was killed later, are dropped."""
+        """`steps`: optimizer steps already done. Lines of later steps, from before a kill, are removed."""
         counting = [row for row in read_metrics(folder.metrics_file) if row["step"] <= steps]
         write_text(folder.metrics_file, "".join(json.dumps(row) + "\n" for row in counting))
         self._file = folder.metrics_file.open("a")
@@ -27,7 +27,7 @@ class Metrics:
             self._board = SummaryWriter(str(folder.tensorboard), purge_step=steps + 1)
 
     def add(self, step: int, **figures: float) -> None:
-        """Raises RunError if the disk does not take it."""
+        """Write one line. Raises RunError if the disk is full or fails."""
         try:
             self._file.write(json.dumps({"step": step, **figures}) + "\n")
             self._file.flush()
@@ -46,27 +46,27 @@ class Metrics:
             self._board.close()
 
 
-class Recent:
-    """What the last steps were like on average, for the progress line."""
+class RecentSteps:
+    """The average of the last steps, for the progress line."""
 
     def __init__(self, peak_seconds: Callable[[float, float], float], steps: int = 50):
-        """`peak_seconds`: what so many tokens of so many pairs would take at the devices' full rate."""
+        """`peak_seconds(tokens, pairs)`: seconds that a step would take at the devices' measured matmul peak."""
         self._peak_seconds = peak_seconds
         self._steps: deque[tuple[float, float, int, int, float]] = deque(maxlen=steps)
 
     def add(self, loss: float, correct: float, pairs: int, tokens: int, seconds: float) -> None:
-        """A step over all ranks; `loss` is the sum over its `pairs`, `correct` the number of right answers."""
+        """A step, summed over all ranks. `loss`: sum over its `pairs`; `correct`: the number of correct predictions."""
         self._steps.append((loss, correct, pairs, tokens, seconds))
 
     def last(self) -> dict[str, float]:
-        """The figures of the last step alone."""
+        """The metrics of the last step alone."""
         return self._figures(*self._steps[-1])
 
     def __str__(self) -> str:
         mean = self._figures(*(sum(column) for column in zip(*self._steps, strict=True)))
         return (
             f"loss {mean['loss']:.3f}, accuracy {mean['accuracy']:.3f}, {mean['pairs_per_second']:,.0f} pairs/s, "
-            f"{mean['tokens_per_second']:,.0f} tokens/s, {mean['share_of_peak']:.0%} of peak"
+            f"{mean['tokens_per_second']:,.0f} tokens/s, MFU {mean['share_of_peak']:.0%} of the measured peak"
         )
 
     def _figures(self, loss: float, correct: float, pairs: float, tokens: float, seconds: float) -> dict[str, float]:

@@ -103,25 +103,25 @@ def _end_at_once(options: argparse.Namespace) -> NoReturn:
 
 
 def _train(options: argparse.Namespace) -> int:
-    ranks = None
+    group = None
     try:
         os.chdir(options.directory)
         config = load_run(options.run_file, options.sets)
         _share_the_host()
-        from bertnli.train.loop import Ranks, train  # torch takes seconds to load
+        from bertnli.train.loop import ProcessGroup, train  # torch takes seconds to load
 
-        ranks = Ranks()
-        speaks = ranks.rank == 0
-        summary = train(config, ranks, say=_to_stderr if speaks else lambda line: None)
+        group = ProcessGroup()
+        speaks = group.rank == 0
+        summary = train(config, group, say=_to_stderr if speaks else lambda line: None)
         if speaks:
             _print_summary(summary, options.json)
         if not heartbeat.watched():
-            ranks.close()
+            group.close()
         return 0
     except (BertnliError, Interrupted) as error:
         if options.debug:
             raise
-        silent = isinstance(error, SaidElsewhere) or (isinstance(error, Interrupted) and ranks and ranks.rank)
+        silent = isinstance(error, SaidElsewhere) or (isinstance(error, Interrupted) and group and group.rank)
         if not silent:
             _to_stderr("\n".join([f"bertnli train: {error}", *getattr(error, "__notes__", [])]))
         return error.exit_code

@@ -25,7 +25,7 @@ _CARD_KEYS = {
 }
 
 
-def publish(
+def write_result(
     folder: RunFolder,
     config: RunConfig,
     source: Pretrained,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bertnli.commands.model_argument import Unsaid, predictor, shared
+from bertnli.commands.model_argument import ModelOptions, predictor, shared
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import mcnemar
@@ -145,8 +145,8 @@ def test_options_go_to_the_model_whose_files_do_not_say_it(tmp_path: Path) -> No
     config["id2label"] = {str(index): f"LABEL_{index}" for index in range(3)}
     (tmp_path / "unnamed" / "config.json").write_text(json.dumps(config))
 
-    given = Unsaid("bert.small", names)
-    arch, labels, neither = Unsaid("bert.small"), Unsaid(labels=names), Unsaid()
+    given = ModelOptions("bert.small", names)
+    arch, labels, neither = ModelOptions("bert.small"), ModelOptions(labels=names), ModelOptions()
     assert shared(given, unnamed, book) == (labels, arch)
     assert shared(given, book, unnamed) == (arch, labels)
     assert shared(labels, model, unnamed) == (neither, labels)
@@ -157,5 +157,5 @@ def test_options_go_to_the_model_whose_files_do_not_say_it(tmp_path: Path) -> No
     assert (ours, theirs) == (given, neither)
     with pytest.raises(InputError, match="leave --arch out"):
         predictor(model, ours, "cpu")
-    with pytest.raises(InputError, match=r"--labels; found .*, a bundle, whose manifest says it; leave it out"):
+    with pytest.raises(InputError, match=r"--labels; found .*, a bundle, whose manifest says it; remove it"):
         predictor(str(tiny.bundle()), labels, "cpu")

@@ -233,7 +233,7 @@ def test_a_pair_sees_its_own_tokens_only() -> None:
 def test_packed_knows_positions_starts_and_groups() -> None:
     layout = Packed([3, 3, 5, 3])
     assert layout.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2]
-    assert layout.offsets.tolist() == [0, 3, 6, 11, 14]
+    assert layout.cu_seqlens.tolist() == [0, 3, 6, 11, 14]
     assert [(b.pairs, b.length, b.tokens) for b in layout.buckets] == [
         *((2, 3, slice(0, 6)), (1, 5, slice(6, 11)), (1, 3, slice(11, 14)))
     ]
@@ -347,7 +347,7 @@ def test_predictor_gives_each_pair_its_own_logits_in_order(tmp_path: Path, monke
     model = source.build().eval()
     rows = tiny.snli_rows(40)
     premises, hypotheses = [row["sentence1"] for row in rows], [row["sentence2"] for row in rows]
-    monkeypatch.setattr("bertnli.model.predictor.MAX_TOKENS", {"cpu": 64, "cuda": 64})  # many batches
+    monkeypatch.setattr("bertnli.model.predictor.EVAL_BATCH_TOKENS", {"cpu": 64, "cuda": 64})  # many batches
     found = TorchPredictor(source.build(), source.tokenizer, "cpu").logits(premises, hypotheses)
     with torch.no_grad():
         for row, (premise, hypothesis) in enumerate(zip(premises, hypotheses, strict=True)):

@@ -595,7 +595,7 @@ def test_d2l_folder_and_zip_are_the_same_model(made: Path, tmp_path: Path) -> No
         zipped(made / "book", tmp_path / "absolute.zip", inner="/"),
     ):
         source = pretrained.load(archive, arch="bert.small")
-        assert pretrained.unsaid(archive) == {"arch"}
+        assert pretrained.missing_options(archive) == {"arch"}
         assert same_state(source, folder)
         assert source.config == folder.config
         assert source.sha256 == folder.sha256
@@ -657,8 +657,8 @@ def test_d2l_needs_its_architecture(made: Path, copy: Any) -> None:
         assert f"{made}/{name}/{file}" in message
         assert "encoder.blks.2.attention.W_q.weight" in message
         assert "check --arch bert.base" in message
-    assert pretrained.unsaid(made / "book") == {"arch"}
-    assert pretrained.unsaid(made / "hf") == set()
+    assert pretrained.missing_options(made / "book") == {"arch"}
+    assert pretrained.missing_options(made / "hf") == set()
 
 
 def d2l_weights(folder: Path) -> dict[str, Tensor]:
@@ -715,7 +715,7 @@ def test_a_vocabulary_of_another_model(copy: Any) -> None:
 def test_a_trained_d2l_model_needs_no_arch(made: Path, tmp_path: Path) -> None:
     before = pretrained.load(made / "reader", arch="bert.small")
     after = saved(before, tmp_path / "model")
-    assert pretrained.unsaid(tmp_path / "model") == set()
+    assert pretrained.missing_options(tmp_path / "model") == set()
     assert after.config == before.config
     assert after.config.num_heads == 4
     assert same_state(after, before)

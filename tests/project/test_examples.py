@@ -11,7 +11,7 @@ import typer.main
 from bertnli_export.scorer import Scorer
 
 from bertnli.cli import app
-from bertnli.data.pairs import Columns, PairFile
+from bertnli.data.pairs import PairFile
 from bertnli.run.run_file import load_run
 from tests.conftest import ROOT
 from tests.support import tiny
@@ -43,7 +43,7 @@ def test_export_and_score(tmp_path, monkeypatch, capsys):
 def test_the_run_file_of_your_own_rows_fits_them():
     run = load_run(EXAMPLES / "train_on_your_own.yaml")
     assert run.data.train == "examples/train_on_your_own.tsv"
-    rows = list(PairFile(ROOT / run.data.train, columns=Columns(**run.data.columns.model_dump())).rows())
+    rows = list(PairFile(ROOT / run.data.train, columns=run.data.columns).rows())
     assert len(rows) == 30 and {row.label for row in rows} == set(run.labels)
 
 

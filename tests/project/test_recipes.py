@@ -69,7 +69,7 @@ def test_minilm_discloses_what_it_was_trained_on():
 
 @pytest.fixture(scope="module")
 def ranks():
-    joined = training.Ranks()
+    joined = training.ProcessGroup()
     yield joined
     joined.close()
 

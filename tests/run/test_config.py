@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bertnli.common.errors import InputError
 from bertnli.run.config import Holdout, RunConfig
 from bertnli.run.run_file import load_run
+from bertnli.train import process
 
 RUN = "model: minilm\ndata: {train: snli-100k, eval: {holdout: 2000}}\noutput: runs/x\nepochs: 2\n"
 
@@ -64,12 +65,71 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
         ("- a\n- b\n", (), "expected a map of keys"),
         ("a: [", (), "not a YAML file that can be read"),
         ("a: 2020-13-45\n", (), "not a YAML file that can be read"),
+        (RUN + "deepspeed: &a {x: *a}\n", (), "not a YAML file that can be read: Circular reference"),
+        (RUN.replace("epochs", "epoch"), (), "unknown key epoch; did you mean epochs?"),
+        (RUN.replace("model:", "modle:"), (), "unknown key modle; did you mean model?"),
+        (RUN.replace("train:", "trian:"), (), "unknown key data.trian; did you mean data.train?"),
+        (RUN, ("data.eval=3",), "key data.eval: found 3; input should be a valid string"),
+        (RUN, ("data.eval={holdout: 0}",), "key data.eval.holdout: found 0; input should be greater than 0"),
+        (RUN, ("data.eval={holdot: 5}",), "unknown key data.eval.holdot; did you mean data.eval.holdout?"),
+        (RUN, ("data=3", "keep_best=true"), "key data: found 3; input should be a map of keys"),
+        (RUN, ("epochs=two",), "key epochs: found 'two'"),
+        # a wrong zero_stage or data.eval: what depends on it is told when it is right
+        (RUN, ("zero_stage=7", "deepspeed.zero_optimization.overlap_comm=true"), "key zero_stage: found 7"),
+        (RUN, ("keep_best=true", "data.eval=[]"), "key data.eval: found []"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, text, sets, said):
+def test_a_single_mistake_is_named(tmp_path, text, sets, said):
     with pytest.raises(InputError, match=r"run\.yaml|--set") as raised:
         load(tmp_path, text, *sets)
     assert said in str(raised.value)
+    assert "mistakes" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+EIGHT = """\
+model: minilm
+model: bert-base
+data: {train: snli-100k}
+epochs: two
+learnin_rate: 1
+labels: [LABEL_0, LABEL_1]
+keep_best: true
+deepspeed:
+  gradient_clipping: 5.0
+"""
+EIGHT_MISTAKES = [
+    "line 2: the key 'model' a second time; remove one of the two",
+    "--set; found 'seed'; expected KEY=VALUE",
+    "key output is missing",
+    "key epochs: found 'two'; input should be a valid integer",
+    "unknown key learnin_rate; did you mean learning_rate?",
+    "labels: the label names are placeholders; found LABEL_0, LABEL_1",
+    "keep_best needs data.eval; set data.eval: {holdout: 2000}",
+    "deepspeed.gradient_clipping: 5.0 contradicts 1.0, set by max_grad_norm; remove it, or change that key",
+]
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, EIGHT, "seed")
+    first, *lines = str(raised.value).splitlines()
+    assert first == f"run file {tmp_path / 'run.yaml'}: 8 mistakes"
+    assert len(lines) == 8
+    for line, mistake in zip(lines, EIGHT_MISTAKES, strict=True):
+        assert line.startswith(f"  {mistake}")
+
+
+def test_every_way_to_start_tells_all_mistakes(tmp_path, bertnli, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(EIGHT)
+    (tmp_path / "hosts").write_text("localhost slots=1\n")
+    arguments = ["run.yaml", "--set", "seed"]
+    started = [bertnli("train", *arguments), bertnli("launch", *arguments, "--hostfile", "hosts")]
+    said = [(done.returncode, done.stderr) for done in started]
+    ended = process.main(arguments)  # python -m bertnli.train
+    for code, stderr in (*said, (ended, capfd.readouterr().err)):
+        assert code == 2 and "run file run.yaml: 8 mistakes" in stderr
+        assert all(f"\n  {mistake}" in stderr for mistake in EIGHT_MISTAKES), stderr
 
 
 def test_missing_file_and_wrong_encoding(tmp_path):

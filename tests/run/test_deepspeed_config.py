@@ -59,8 +59,30 @@ def message(deepspeed: dict[str, Any], precision: str = "fp32", world: int = 1, 
     ],
 )
 def test_what_contradicts_or_cannot_work_is_named(key, value, said):
-    text = message(nested(key, value))
+    text = message(nested(key, value), zero_stage=int(".offload_optimizer" in key))
     assert said in text and text.startswith("run file run.yaml: ")  # when it is read: no device, no ranks
+    assert "mistakes" not in text
+
+
+def test_all_contradictions_are_told_at_once():
+    zero = {"stage": 2, "overlap_comm": True, "offload_optimizer": {"device": "nvme"}, "zenflow": {"topk_ratio": 0.1}}
+    lines = message({"optimizer": {}, "gradient_clipping": 5.0, "zero_optimization": zero, "autotune": 1}).splitlines()
+    assert lines[0] == "run file run.yaml: 8 mistakes"
+    keys = [line.split("deepspeed.")[1].split(":")[0].split(";")[0].split(" ")[0] for line in lines[1:]]
+    section = "zero_optimization."
+    assert keys == [
+        *("optimizer", "gradient_clipping", f"{section}stage", f"{section}overlap_comm", f"{section}offload_optimizer"),
+        *(f"{section}offload_optimizer.device", f"{section}zenflow", "autotune"),
+    ]
+
+
+def test_all_that_does_not_go_with_the_device_and_the_ranks_is_told_at_once():
+    given = {"fp16": {"loss_scale_window": 9}, **nested("zero_optimization.zero_hpz_partition_size", 4)}
+    text = message(given, "fp32", 6, zero_stage=3, global_batch_size=4)
+    assert text.startswith("run file: 3 mistakes\n")
+    assert [line.split()[0] for line in text.splitlines()[1:]] == [
+        *("global_batch_size:", "deepspeed.fp16", "deepspeed.zero_optimization.zero_hpz_partition_size:")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -254,29 +276,29 @@ def train_in_every_mode() -> None:
     """One rank's part: every mode trains as ZeRO-0 does, and its state, put into a fresh engine, goes on exactly."""
     import torch
 
-    from bertnli.train.engine import Engine, Ranks
+    from bertnli.train.engine import Engine, ProcessGroup
 
-    ranks = Ranks()
+    group = ProcessGroup()
 
     def engine(mode: str) -> Engine:
         precision, stage, deepspeed = MODES[mode]
         torch.manual_seed(0)
         # sizes that two ranks do not divide
         model = torch.nn.Sequential(torch.nn.Linear(7, 13), torch.nn.LayerNorm(13), torch.nn.Linear(13, 3))
-        return Engine(model, deepspeed_config(run(deepspeed, zero_stage=stage), precision, ranks.world), 0.01, ranks)
+        return Engine(model, deepspeed_config(run(deepspeed, zero_stage=stage), precision, group.world), 0.01, group)
 
     def losses(engine: Engine, steps: range) -> list[float]:
         found = []
         for step in steps:
             total = torch.zeros(())
             for micro_batch in range(2):
-                draw = torch.Generator().manual_seed(1000 * step + 10 * micro_batch + ranks.rank)
+                draw = torch.Generator().manual_seed(1000 * step + 10 * micro_batch + group.rank)
                 inputs, labels = torch.randn(8, 7, generator=draw), torch.randint(3, (8,), generator=draw)
                 loss = torch.nn.functional.cross_entropy(engine(inputs).float(), labels, reduction="sum")
-                engine.backward(loss / (16 * ranks.world))
+                engine.backward(loss / (16 * group.world))
                 total += loss.detach()
             engine.step(0.05)
-            found.append(ranks.sum([total.item()])[0])
+            found.append(group.sum([total.item()])[0])
         return found
 
     reference: dict[str, tuple[list[float], dict[str, torch.Tensor]]] = {}
@@ -293,9 +315,9 @@ def train_in_every_mode() -> None:
         assert before + after == pytest.approx(first, rel=1e-5), f"{mode}: other losses than ZeRO-0"
         for name, tensor in end.items():
             torch.testing.assert_close(tensor, state[name], rtol=1e-3, atol=1e-5, msg=f"{mode}: {name}")
-        if ranks.rank == 0:
+        if group.rank == 0:
             print(f"trained: {mode}", flush=True)
-    ranks.barrier()
+    group.barrier()
     os._exit(
         0
     )  # as a trainer does (bertnli/train/process.py): the farewells of torch's threads at times abort a process

@@ -23,9 +23,9 @@ from tests.support import tiny
 
 
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[training.Ranks]:
+def ranks() -> Iterator[training.ProcessGroup]:
     """One process group for all runs of a module: a process can join only one."""
-    joined = training.Ranks()
+    joined = training.ProcessGroup()
     yield joined
     joined.close()
 
@@ -55,7 +55,7 @@ def run(tmp_path: Path) -> Any:
     return make
 
 
-def train(path: Path, ranks: training.Ranks, **sets: Any) -> dict[str, Any]:
+def train(path: Path, ranks: training.ProcessGroup, **sets: Any) -> dict[str, Any]:
     config = load_run(path, [f"{key}={value}" for key, value in sets.items()])
     return training.train(config, ranks, say=lambda line: None)
 

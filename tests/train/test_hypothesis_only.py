@@ -117,7 +117,7 @@ def test_training_on_from_one_stays_one_unless_told(tmp_path, run):
     pretrained.save(baseline.build(), baseline.tokenizer, tmp_path / "baseline")
     path = run(model=str(tmp_path / "baseline"))
     for sets, expected in (([], True), (["data.hypothesis_only=false"], False)):
-        source = inputs.load_model(load_run(path, sets))
+        source = inputs.load_starting_model(load_run(path, sets))
         assert source.tokenizer.settings.hypothesis_only is expected
 
 

@@ -19,7 +19,7 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.run.folder import RunFolder, read_metrics
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
-from bertnli.train.metrics_log import Metrics
+from bertnli.train.metrics_log import MetricsLog
 from tests.conftest import environment
 from tests.support import tiny
 from tests.support.runs import losses, same, start, train, wait_for_step, weights
@@ -123,7 +123,7 @@ def test_a_run_goes_on_only_with_what_it_began_with(tmp_path, run, ranks):
 def test_a_disk_that_is_full_is_told(tmp_path, run):
     folder = RunFolder(tmp_path / "run")
     folder.claim(load_run(run()))
-    metrics = Metrics(folder, 0, tensorboard=False)
+    metrics = MetricsLog(folder, 0, tensorboard=False)
     metrics._file = Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(RunError, match="cannot be written: No space left on device; make room and give the same"):
         metrics.add(1, loss=1.0)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from bertnli.data.batches import pack
 from bertnli.data.tokenizer import Encoded
+from bertnli.model.attention import to_device
 from bertnli.model.classifier import Block, PairClassifier
-from bertnli.model.predictor import to_device
 
 
 class Place(NamedTuple):

@@ -16,8 +16,9 @@ from bertnli_export.scorer import Scorer
 from bertnli.data.batches import pack
 from bertnli.data.tokenizer import Encoded
 from bertnli.model import pretrained
+from bertnli.model.attention import to_device
 from bertnli.model.classifier import PairClassifier
-from bertnli.model.predictor import TorchPredictor, to_device
+from bertnli.model.predictor import TorchPredictor
 from bertnli.model.pretrained import Pretrained
 from tests.support import tiny
 
