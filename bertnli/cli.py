@@ -245,21 +245,21 @@ def evaluate(
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
     from bertnli.commands import model_argument
-    from bertnli.commands.eval import Rival, evaluation
+    from bertnli.commands.eval import NamedModel, evaluation
     from bertnli.data.pairs import Columns
 
-    keep = None if calibrate is None else model_argument.keeper(model)
-    unsaid, rival = model_argument.Unsaid(arch, labels), None
+    keep = None if calibrate is None else model_argument.temperature_writer(model)
+    unsaid, other = model_argument.ModelOptions(arch, labels), None
     if against is not None:
         unsaid, unsaid_by_other = model_argument.shared(unsaid, model, against)
-        rival = Rival(against, model_argument.predictor(against, unsaid_by_other, device))
+        other = NamedModel(against, model_argument.predictor(against, unsaid_by_other, device))
     found = evaluation(
         model,
         model_argument.predictor(model, unsaid, device),
         data,
         calibrate=calibrate,
         keep=keep,
-        against=rival,
+        against=other,
         columns=Columns(premise, hypothesis, label),
         label_names=_mapping("--label-names", label_names),
         skip_bad_rows=skip_bad_rows,
@@ -305,7 +305,7 @@ def export(
     if verify is None and (premise or hypothesis or label or label_names):
         raise InputError("--premise, --hypothesis, --label, --label-names", found="no --verify", do="give its DATA too")
     meant = _mapping("--label-names", label_names)
-    source = model_argument.load(model, model_argument.Unsaid(arch, labels))
+    source = model_argument.load(model, model_argument.ModelOptions(arch, labels))
     rows = None
     if verify is not None:
         columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bertnli.common import temperature
 from bertnli.common.errors import InputError
+from bertnli.common.files import existing_path
 from bertnli.common.installed import need
 from bertnli.fetch.resolve import resolve
 from bertnli.run.folder import result_of, run_of
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from bertnli.model.pretrained import Pretrained
 
 
-class Unsaid(NamedTuple):
+class ModelOptions(NamedTuple):
     """What a model's own files may not say, as a person gives it: `--arch` and `--labels` (comma-separated)."""
 
     arch: str | None = None
@@ -36,7 +37,7 @@ def is_bundle(model: str) -> bool:
     return (Path(model) / "manifest.json").is_file()
 
 
-def load(model: str, unsaid: Unsaid) -> Pretrained:
+def load(model: str, unsaid: ModelOptions) -> Pretrained:
     """Weights to compute with in torch, or to export. Raises InputError and RunError as `pretrained.load` does."""
     need("torch", "train")
     from bertnli.model import pretrained
@@ -51,7 +52,7 @@ def load(model: str, unsaid: Unsaid) -> Pretrained:
     return pretrained.load(path, arch=unsaid.arch or (model if model in D2L_ARCHITECTURES else None), labels=labels)
 
 
-def predictor(model: str, unsaid: Unsaid, device: str) -> Model:
+def predictor(model: str, unsaid: ModelOptions, device: str) -> Model:
     """What `bertnli eval` measures: a bundle's session, or a checkpoint in torch."""
     if is_bundle(model):
         from bertnli_export.scorer import Scorer
@@ -66,18 +67,18 @@ def predictor(model: str, unsaid: Unsaid, device: str) -> Model:
     return TorchPredictor(source.build(), source.tokenizer, device, source.temperature)
 
 
-def shared(given: Unsaid, model: str, other: str) -> tuple[Unsaid, Unsaid]:
+def shared(given: ModelOptions, model: str, other: str) -> tuple[ModelOptions, ModelOptions]:
     """What a person gave for two models: each option goes to those whose files do not say it.
 
     Where both say it, it goes to the first, which then refuses it by name.
     """
-    ours, theirs = _unsaid_by(model), _unsaid_by(other)
+    ours, theirs = _missing_options(model), _missing_options(other)
     for_other = {option: value for option, value in given._asdict().items() if option in theirs}
     for_model = {option: value for option, value in given._asdict().items() if option in ours or option not in theirs}
-    return Unsaid(**for_model), Unsaid(**for_other)
+    return ModelOptions(**for_model), ModelOptions(**for_other)
 
 
-def _unsaid_by(model: str) -> set[str]:
+def _missing_options(model: str) -> set[str]:
     if is_bundle(model) or run_of(path := resolve(model, "model")) is not None:
         return set()
     need("torch", "train")
@@ -87,7 +88,7 @@ def _unsaid_by(model: str) -> set[str]:
     return pretrained.unsaid(path) if model not in D2L_ARCHITECTURES else set()
 
 
-def keeper(model: str) -> Callable[[Calibration], None]:
+def temperature_writer(model: str) -> Callable[[Calibration], None]:
     """What keeps a temperature in the bundle or the model folder, a finished run's own among them; a checkpoint keeps
     none. Raises InputError if nothing can."""
     if is_bundle(model):
@@ -100,5 +101,7 @@ def keeper(model: str) -> Callable[[Calibration], None]:
             record(bundle, temperature=fitted.temperature)
 
         return keep
-    folder = temperature.check_folder(str(result_of(Path(model).expanduser()) or model))
+    path = existing_path(model)
+    result = None if path is None else result_of(path)
+    folder = temperature.check_folder(str(result or model))
     return lambda fitted: temperature.keep(folder, fitted)

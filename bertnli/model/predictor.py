@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.data.batches import PackedBatch, by_length, pack
+from bertnli.data.batches import PackedBatch, batches_by_length, pack
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.model.attention import Packed, send
 from bertnli.model.classifier import PairClassifier
@@ -39,7 +39,7 @@ class TorchPredictor:
         """`[pairs, labels]`, in the order given, before the temperature."""
         encoded = self.tokenizer.encode(premises, hypotheses)
         result = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
-        for indices in by_length(encoded.lengths, MAX_TOKENS[self.device.type]):
+        for indices in batches_by_length(encoded.lengths, MAX_TOKENS[self.device.type]):
             result[indices] = self.model(*to_device(pack(encoded, indices), self.device)).float().cpu().numpy()
         return result
 

@@ -20,9 +20,9 @@ from bertnli.common.files import write_text
 from bertnli.common.heartbeat import pulse
 from bertnli.common.progress import progress
 from bertnli.common.signals import StopRequest
-from bertnli.data.batches import Indices, Stream, by_length, deal, pack
+from bertnli.data.batches import Indices, Stream, assign_to_ranks, batches_by_length, pack
 from bertnli.data.corpus import Corpus
-from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model.attention import send
 from bertnli.model.predictor import MAX_TOKENS, to_device
 from bertnli.model.pretrained import Pretrained
@@ -135,8 +135,8 @@ def _train(config: RunConfig, folder: RunFolder, ranks: Ranks, say: Callable[[st
             torch.manual_seed(np.random.SeedSequence([config.seed, at.steps, ranks.rank]).generate_state(1)[0])
             chosen = data.train[stream.step(at.steps)]
             engine.train()
-            dealt = deal(chosen, data.corpus.lengths, ranks.world)
-            micro_batches = dealt.micro_batches(ranks.rank, micro_tokens)
+            assignment = assign_to_ranks(chosen, data.corpus.lengths, ranks.world)
+            micro_batches = assignment.micro_batches(ranks.rank, micro_tokens)
             loss_sum, correct = accumulate(engine, data.corpus, micro_batches, chosen, ranks.device)
             pulse(f"step {at.steps + 1}", waiting=ranks.world > 1)
             learning_rate = config.learning_rate_at(at.steps, total_steps)
@@ -153,13 +153,13 @@ def _train(config: RunConfig, folder: RunFolder, ranks: Ranks, say: Callable[[st
             if not math.isfinite(loss_total):
                 finish_saving()
                 raise not_finite(loss_total, at.steps, chosen, data, source, folder, ranks)
-            recent.add(loss_total, correct_total, len(chosen), int(dealt.tokens.sum()), took)
+            recent.add(loss_total, correct_total, len(chosen), int(assignment.tokens.sum()), took)
             if metrics is not None:
                 metrics.add(
                     at.steps,
                     **recent.last(),
                     learning_rate=learning_rate,
-                    **({"imbalance": dealt.imbalance} if ranks.world > 1 else {}),
+                    **({"imbalance": assignment.imbalance} if ranks.world > 1 else {}),
                     **engine.figures(),
                 )
             show(at.steps, str(recent))
@@ -252,12 +252,12 @@ def not_finite(
 
 
 @torch.no_grad()
-def evaluate(engine: Engine, ranks: Ranks, data: TrainingData, labels: tuple[str, ...]) -> Tally:
+def evaluate(engine: Engine, ranks: Ranks, data: TrainingData, labels: tuple[str, ...]) -> ClassificationMetrics:
     """Every evaluation pair once, shared out over the ranks, summed over exactly all of them."""
     engine.eval()
-    tally = Tally(labels)
+    tally = ClassificationMetrics(labels)
     corpus, indices = data.evaluation_corpus, data.evaluation
-    batches = by_length(corpus.lengths[indices], MAX_TOKENS[ranks.device.type])
+    batches = batches_by_length(corpus.lengths[indices], MAX_TOKENS[ranks.device.type])
     rounds = math.ceil(len(batches) / ranks.world)  # under ZeRO-3 every rank must run the model equally often
     for number in range(ranks.rank, rounds * ranks.world, ranks.world):
         pulse("evaluation")
@@ -265,4 +265,4 @@ def evaluate(engine: Engine, ranks: Ranks, data: TrainingData, labels: tuple[str
         logits = engine(*to_device(pack(corpus, mine), ranks.device)).float().cpu().numpy()
         if number < len(batches):
             tally.add(logits, corpus.labels[mine].astype(np.int64))
-    return Tally.from_vector(labels, np.asarray(ranks.sum(tally.as_vector().tolist())))
+    return ClassificationMetrics.from_vector(labels, np.asarray(ranks.sum(tally.as_vector().tolist())))
