@@ -16,7 +16,7 @@ BATCH_SIZES = (32, 256)
 
 def ranks(folder: Path, model: str, data: str, say: Say) -> dict[str, Any]:
     """Of every step of an epoch: the tokens of the rank that has most, over the mean of all ranks, less one."""
-    from bertnli.data.batches import Stream, deal
+    from bertnli.data.batches import Stream, assign_to_ranks
     from bertnli.data.corpus import prepare
     from bertnli.data.pairs import PairFile
     from bertnli.fetch.resolve import resolve_data
@@ -30,7 +30,7 @@ def ranks(folder: Path, model: str, data: str, say: Say) -> dict[str, Any]:
         steps = -(-len(corpus) // batch_size)
         for world in WORLDS:
             say(f"batch {batch_size}, {world} ranks")
-            excess = [deal(stream.step(number), lengths, world).imbalance for number in range(steps)]
+            excess = [assign_to_ranks(stream.step(number), lengths, world).imbalance for number in range(steps)]
             found = {"median": float(np.median(excess)), "mean": float(np.mean(excess)), "worst": max(excess)}
             rows.append({"batch_size": batch_size, "ranks": world, "steps": steps, "excess": found})
     given = {"rows_from": data, "rows": len(corpus), "tokens_per_pair": float(lengths.mean()), "batch_size": 0}

@@ -245,21 +245,21 @@ def evaluate(
 ) -> None:
     """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
     from bertnli.commands import model_argument
-    from bertnli.commands.eval import Rival, evaluation
+    from bertnli.commands.eval import NamedModel, evaluation
     from bertnli.data.pairs import Columns
 
-    keep = None if calibrate is None else model_argument.keeper(model)
-    options, rival = model_argument.ModelOptions(arch, labels), None
+    keep = None if calibrate is None else model_argument.temperature_writer(model)
+    options, other = model_argument.ModelOptions(arch, labels), None
     if against is not None:
-        options, others = model_argument.shared(options, model, against)
-        rival = Rival(against, model_argument.predictor(against, others, device))
+        options, others_options = model_argument.shared(options, model, against)
+        other = NamedModel(against, model_argument.predictor(against, others_options, device))
     found = evaluation(
         model,
         model_argument.predictor(model, options, device),
         data,
         calibrate=calibrate,
         keep=keep,
-        against=rival,
+        against=other,
         columns=Columns(premise, hypothesis, label),
         label_names=_mapping("--label-names", label_names),
         skip_bad_rows=skip_bad_rows,

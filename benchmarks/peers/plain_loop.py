@@ -62,13 +62,13 @@ class PlainLoop(Loop):
         import torch
         import torch.nn.functional as F
 
-        from bertnli.data.batches import deal, pack
+        from bertnli.data.batches import assign_to_ranks, pack
         from bertnli.model.attention import to_device
 
         torch.manual_seed(np.random.SeedSequence([0, self.steps, 0]).generate_state(1)[0])
         chosen = self.stream.step(self.steps)
         loss_sum = torch.zeros((), device=self.device)
-        for indices in deal(chosen, self.corpus.lengths, world=1).micro_batches(0, self.micro_tokens):
+        for indices in assign_to_ranks(chosen, self.corpus.lengths, world=1).micro_batches(0, self.micro_tokens):
             labels = torch.from_numpy(self.corpus.labels[indices].astype(np.int64)).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = self.model(*to_device(pack(self.corpus, indices), self.device)).float()

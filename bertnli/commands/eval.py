@@ -20,7 +20,7 @@ from bertnli.data.columns import Columns
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.evaluation.calibrate import calibrate as fit_temperature
 from bertnli.evaluation.data_sets import LabelledSet, expanded, open_all, open_set
-from bertnli.evaluation.evaluate import Other, Predictor
+from bertnli.evaluation.evaluate import ComparedModel, Predictor
 from bertnli.report import summary
 from bertnli.report.licences import notes_about
 from bertnli.report.provenance import provenance
@@ -38,7 +38,7 @@ class Model(Predictor, Protocol):
         """Its settings say which columns the model reads."""
 
 
-class Rival(NamedTuple):
+class NamedModel(NamedTuple):
     """A model to compare with, and its name."""
 
     name: str
@@ -52,7 +52,7 @@ def evaluation(
     *,
     calibrate: str | None = None,
     keep: Callable[[Calibration], None] | None = None,
-    against: Rival | None = None,
+    against: NamedModel | None = None,
     columns: Columns | None = None,
     label_names: Mapping[str, str] | None = None,
     skip_bad_rows: bool = False,
@@ -77,7 +77,7 @@ def evaluation(
     sets, skipped = open_all(names, partial(open_, prefer_parse=settings.reads_parse))
     if report is not None:
         _make(report)
-    other = None if against is None else _other(against, sets[0], open_)
+    other = None if against is None else _compared(against, sets[0], open_)
     fitted = None
     if calibrate is not None:
         held_out = open_set(calibrate, columns, label_names=label_names, prefer_parse=settings.reads_parse)
@@ -85,7 +85,7 @@ def evaluation(
         model.temperature = fitted.temperature
     if len(sets) > 1:  # one alone is looked through by `measure`
         for one in sets:
-            one.look_through(model, skip_bad_rows)
+            one.check(model, skip_bad_rows)
     evaluations: dict[str, dict[str, Any]] = {}
     for one in sets:
         with progress("pairs") as show:
@@ -128,12 +128,12 @@ def _make(report: Path) -> None:
         raise InputError(f"--report {report}", found=found, expected="a folder, or a place for one")
 
 
-def _other(rival: Rival, given: LabelledSet, open_: Callable[..., LabelledSet]) -> Other:
-    """The rival with the same data, opened once more: it may read other columns."""
+def _compared(other: NamedModel, given: LabelledSet, open_: Callable[..., LabelledSet]) -> ComparedModel:
+    """The other model with the same data, opened once more: it may read other columns."""
     if not Path(given.file.path).is_file():
         raise InputError(f"--against: {given.file.name} is a pipe, and is read twice", do="write it to a file first")
-    again = open_(given.name, prefer_parse=rival.model.tokenizer.settings.reads_parse)
-    return Other(rival.name, rival.model, again.file)
+    again = open_(given.name, prefer_parse=other.model.tokenizer.settings.reads_parse)
+    return ComparedModel(other.name, other.model, again.file)
 
 
 def _fitted(model: Model, held_out: LabelledSet, measured: LabelledSet, skip_bad_rows: bool) -> Calibration:
@@ -149,7 +149,7 @@ def _fitted(model: Model, held_out: LabelledSet, measured: LabelledSet, skip_bad
 
 def _print(found: Mapping[str, Any]) -> None:
     print("\n".join([*summary.lines(found), *notes(found)]))
-    if swapped := summary.swapped(found):
+    if swapped := summary.label_order_warning(found):
         print(f"warning: {swapped}", file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bertnli.common import temperature
 from bertnli.common.errors import InputError
+from bertnli.common.files import existing_path
 from bertnli.common.installed import need
 from bertnli.fetch.resolve import resolve_model
 from bertnli.run.folder import result_of, run_of
@@ -88,7 +89,7 @@ def _missing_options(model: str) -> set[str]:
     return pretrained.missing_options(path) - ({"arch"} if arch else set())
 
 
-def keeper(model: str) -> Callable[[Calibration], None]:
+def temperature_writer(model: str) -> Callable[[Calibration], None]:
     """A function that stores a temperature in the bundle, the model folder, or a finished run's model folder.
 
     Raises InputError for any other model: a checkpoint, for example, stores none.
@@ -103,5 +104,7 @@ def keeper(model: str) -> Callable[[Calibration], None]:
             record(bundle, temperature=fitted.temperature)
 
         return keep
-    folder = temperature.check_folder(str(result_of(Path(model).expanduser()) or model))
+    path = existing_path(model)
+    result = None if path is None else result_of(path)
+    folder = temperature.check_folder(str(result or model))
     return lambda fitted: temperature.keep(folder, fitted)

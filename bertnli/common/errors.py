@@ -38,7 +38,7 @@ class InputError(BertnliError, ValueError):
     exit_code = 2
 
 
-class SaidElsewhere(InputError):
+class ReportedElsewhere(InputError):
     """Another rank says what is wrong; this one ends with it, silently."""
 
 

@@ -82,6 +82,18 @@ def write_text(path: Path, text: str) -> None:
         aside.unlink(missing_ok=True)
 
 
+def existing_path(name_or_path: str) -> Path | None:
+    """The path, with `~` expanded, if it exists; otherwise None, and the text can only be a name.
+
+    Wherever the user may give a name or a path, this function decides which one it is: an existing path comes first.
+    """
+    try:
+        path = Path(name_or_path).expanduser()
+        return path if name_or_path and path.exists() else None
+    except (OSError, RuntimeError):  # too long for the file system, or "~user" without a home folder
+        return None
+
+
 def read_map(file: Path) -> dict[str, Any]:
     """The JSON map in a file, empty if there is no such file; InputError naming it if it holds something else."""
     content = _read_json(file) if file.is_file() else {}

@@ -20,16 +20,22 @@ class Update(Protocol):
 
 
 @contextmanager
-def progress(what: str, total: int | None = None, *, quiet: bool = False, start: int = 0) -> Iterator[Update]:
+def progress(
+    what: str, total: int | None = None, *, quiet: bool = False, start: int = 0, in_bytes: bool = False
+) -> Iterator[Update]:
     """Yields the function to report with; `total` is None where it is not known yet, `start` what was done before."""
     if quiet:
         yield lambda done, note, total=None: heartbeat.beat(f"{what} {done}")
     elif sys.stderr.isatty():
+        from rich import progress as rich
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (what, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        counted: tuple[str | rich.ProgressColumn, ...]
+        if in_bytes:  # without the name, so that the bar fits into 80 columns
+            counted = (rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn())
+        else:
+            counted = (what, rich.BarColumn(), rich.MofNCompleteColumn(), rich.TextColumn("{task.fields[note]}"))
+        with rich.Progress(*counted, rich.TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=total, completed=start, note="")
 
             def move(done: int, note: str, total: int | None = total) -> None:
@@ -47,12 +53,12 @@ def progress(what: str, total: int | None = None, *, quiet: bool = False, start:
             now = time.monotonic()
             if done == total or now - said >= _LINE_EVERY:
                 said = now
-                of = f"/{total}" if total is not None else ""
+                counts = [megabytes(count) if in_bytes else str(count) for count in (done, total) if count is not None]
                 left = ""
                 if total is not None and start < done < total:
                     seconds = round((now - began) / (done - start) * (total - done))
                     left = f", {timedelta(seconds=seconds)} left"
-                print(f"{what} {done}{of} {note}{left}".rstrip(), file=sys.stderr, flush=True)
+                say(f"{what} {' of '.join(counts) if in_bytes else '/'.join(counts)} {note}".rstrip() + left)
 
         yield line
 

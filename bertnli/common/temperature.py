@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import read_map, write_text
+from bertnli.common.files import existing_path, read_map, write_text
 
 
 def of_config(config: Mapping[str, Any], where: str) -> float:
@@ -29,8 +29,8 @@ def check_folder(model: str) -> Path:
 
     Raises InputError for a fetched name, which the cache holds for everybody, and for d2l's own folders and zips.
     """
-    folder = Path(model).expanduser()
-    if (folder / "config.json").is_file():
+    folder = existing_path(model)
+    if folder is not None and (folder / "config.json").is_file():
         check_writable(folder)
         try:
             _card(folder)
@@ -41,7 +41,7 @@ def check_folder(model: str) -> Path:
                 do="save it as UTF-8",
             ) from None
         return folder
-    if folder.exists():
+    if folder is not None:
         found, do = "no config.json in it", f"export it and calibrate the bundle: bertnli export {model} OUT"
     else:
         found, do = "a fetched model", f"copy it: bertnli fetch {model} --to DIR"

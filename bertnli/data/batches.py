@@ -41,7 +41,7 @@ def _epoch_order(pairs: int, seed: int, epoch: int) -> Indices:
 
 
 @dataclass(frozen=True)
-class Deal:
+class Assignment:
     """A step's pairs dealt to the ranks.
 
     pairs: `[pairs]` indices, the shortest first; lengths: tokens of each; owner: the rank of each; tokens: `[ranks]`,
@@ -72,7 +72,7 @@ class Deal:
         return [mine[piece == number] for number in range(count)]
 
 
-def deal(step: Indices, lengths: NDArray[np.integer], world: int) -> Deal:
+def assign_to_ranks(step: Indices, lengths: NDArray[np.integer], world: int) -> Assignment:
     """Each pair to the rank with the fewest tokens so far, the longest first (Graham 1969, LPT rule).
 
     `lengths`: tokens of every pair of the corpus.
@@ -88,7 +88,7 @@ def deal(step: Indices, lengths: NDArray[np.integer], world: int) -> Deal:
             heapq.heapreplace(loads, (load + int(sizes[place]), rank))
     tokens = np.zeros(world, dtype=np.int64)
     np.add.at(tokens, owner, sizes)
-    return Deal(pairs, sizes, owner, tokens)
+    return Assignment(pairs, sizes, owner, tokens)
 
 
 class TokenisedPairs(Protocol):
@@ -125,7 +125,7 @@ def pack(pairs: TokenisedPairs, indices: Indices) -> PackedBatch:
     )
 
 
-def by_length(lengths: NDArray[np.integer], max_tokens: int) -> list[Indices]:
+def batches_by_length(lengths: NDArray[np.integer], max_tokens: int) -> list[Indices]:
     """All pairs, each once, in batches of similar length and about `max_tokens` tokens: for evaluation."""
     order = np.argsort(lengths, kind="stable")
     ends = np.cumsum(lengths[order])

@@ -4,7 +4,7 @@ A pair becomes [CLS] premise [SEP] hypothesis [SEP]. Sentences are encoded singl
 and joined here with numpy, because d2l's truncation is none of the library's. The file alone, read by plain
 `tokenizers.Tokenizer.from_file`, gives the same ids for every pair that needs no truncation.
 
-`tokenizer_files.py` reads and builds the library's tokenizer; `penn.py` finds d2l's words in raw text.
+`tokenizer_files.py` reads and builds the library's tokenizer; `penn_treebank.py` finds d2l's words in raw text.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import _read_json, read_map
-from bertnli.data import penn
+from bertnli.data import penn_treebank
 
 _BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BERT_NORMALIZER = {  # key of tokenizer_config.json: attribute of BertNormalizer
@@ -64,8 +64,8 @@ def d2l(vocab: object, where: str) -> Tokenizer:
         raise InputError(
             f"{where}: not Unicode text", found="a word with a lone surrogate", do="get the model again"
         ) from None
-    tokenizer.normalizer = penn.normalizer()
-    tokenizer.pre_tokenizer = penn.pre_tokenizer()
+    tokenizer.normalizer = penn_treebank.normalizer()
+    tokenizer.pre_tokenizer = penn_treebank.pre_tokenizer()
     _set_pair_template(tokenizer, "<cls>", "<sep>")
     return tokenizer
 

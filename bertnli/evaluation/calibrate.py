@@ -18,8 +18,8 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.common.temperature import Calibration
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.data_sets import LabelledSet
-from bertnli.evaluation.evaluate import Predictor, looked_through, scored
-from bertnli.evaluation.metrics import Tally, log_softmax
+from bertnli.evaluation.evaluate import Predictor, check_labelled_rows, logits_in_batches
+from bertnli.evaluation.metrics import ClassificationMetrics, log_softmax
 
 LOWEST, HIGHEST = 0.01, 100.0  # temperatures; one beyond would mean that the rows cannot tell it
 _STEPS = 50  # of the bisection: 13 orders of magnitude more exact than the range
@@ -46,18 +46,18 @@ def calibrate(
         raise InputError(
             f"--calibrate {file.name}", found="the file that the model is measured on", expected="rows held out from it"
         )
-    apart_from.look_through(predictor, skip_bad_rows)  # what is wrong with it is said before the work, too
-    pairs, total = looked_through(file, predictor.labels, skip_bad_rows, held_out.reading.label_names)
+    apart_from.check(predictor, skip_bad_rows)  # what is wrong with it is said before the work, too
+    pairs, total = check_labelled_rows(file, predictor.labels, skip_bad_rows, held_out.schema.label_names)
     parts: list[NDArray[np.float32]] = []
     golds: list[NDArray[np.int64]] = []
-    for _, part, gold in scored(predictor, pairs):
+    for _, part, gold in logits_in_batches(predictor, pairs):
         parts.append(part)
         golds.append(gold)
         if progress is not None:
             progress(pairs.used, total)
     logits, gold = np.concatenate(parts), np.concatenate(golds)
     temperature = fit(logits, gold, file.name)
-    fitted, plain = Tally(predictor.labels), Tally(predictor.labels)
+    fitted, plain = ClassificationMetrics(predictor.labels), ClassificationMetrics(predictor.labels)
     fitted.add(logits, gold, temperature)
     plain.add(logits, gold)
     return Calibration(file.name, len(gold), temperature, fitted.loss, plain.loss)

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
 from bertnli.data.labelled import LabelledPair
-from bertnli.data.labels import label_key
-from bertnli.evaluation.examples import EXAMPLES, Example, example_of
-from bertnli.evaluation.metrics import Tally, log_softmax
+from bertnli.data.labels import LabelTable
+from bertnli.evaluation.example_predictions import EXAMPLES, ExamplePrediction, example_prediction
+from bertnli.evaluation.metrics import ClassificationMetrics, log_softmax
 
 
 @dataclass(frozen=True)
 class Changed:
     """A pair of which the two models say different things."""
 
-    this: Example
+    this: ExamplePrediction
     other: str  # the other model's label
 
     def to_json(self) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class Changed:
 class Comparison:
     """Sums over labelled rows that both models have scored.
 
-    `tally`: the other model's. `changed`: rows with different predictions; `only_this`, `only_other`: those of them
+    `metrics`: the other model's. `changed`: rows with different predictions; `only_this`, `only_other`: those of them
     that one model alone is right on. `examples`: the first such rows of each kind.
     """
 
@@ -41,16 +41,16 @@ class Comparison:
         Raises InputError if they are not the same names, upper and lower case apart.
         """
         self.labels, self.name = tuple(labels), other_name
-        places = {label_key(label): place for place, label in enumerate(other_labels)}
-        if places.keys() != {label_key(label) for label in labels}:
+        table = LabelTable(other_labels)
+        self._order = [table.index(label) for label in labels]
+        if sorted(self._order) != list(range(len(other_labels))):
             raise InputError(
                 f"--against {other_name}: its labels are others",
                 found=", ".join(other_labels),
                 expected=", ".join(labels),
                 do="compare models of the same labels",
             )
-        self._order = [places[label_key(label)] for label in labels]
-        self.tally = Tally(labels)
+        self.metrics = ClassificationMetrics(labels)
         self.changed = self.only_this = self.only_other = 0
         self._kept: dict[str, list[Changed]] = {"this": [], "other": [], "neither": []}
 
@@ -66,7 +66,7 @@ class Comparison:
         """Count `logits` of this model and `others` of the other one, each `[pairs, labels]` in its own model's order,
         on `rows` of gold labels `gold`."""
         others = others[:, self._order]
-        self.tally.add(others, gold, other_temperature)
+        self.metrics.add(others, gold, other_temperature)
         ours, theirs = logits.argmax(axis=1), others.argmax(axis=1)
         kinds = {
             "this": (ours == gold) & (theirs != gold),
@@ -80,7 +80,7 @@ class Comparison:
         for kind, where in kinds.items():
             kept = self._kept[kind]
             for index in np.flatnonzero(where)[: EXAMPLES - len(kept)]:
-                this = example_of(self.labels, rows[index], ours[index], log_probabilities[index])
+                this = example_prediction(self.labels, rows[index], ours[index], log_probabilities[index])
                 kept.append(Changed(this, self.labels[theirs[index]]))
 
     @property
@@ -101,7 +101,7 @@ class Comparison:
         """The other model's figures, and what differs."""
         return {
             "model": self.name,
-            **self.tally.to_json(),
+            **self.metrics.to_json(),
             "changed": self.changed,
             "only_this_right": self.only_this,
             "only_other_right": self.only_other,

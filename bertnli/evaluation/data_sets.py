@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import existing_path
 from bertnli.data.columns import Columns
+from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.pairs import PairFile
-from bertnli.evaluation.by_column import ByColumn
-from bertnli.evaluation.evaluate import Other, Predictor, evaluate, looked_through
+from bertnli.evaluation.accuracy_by_column import AccuracyByColumn
+from bertnli.evaluation.evaluate import ComparedModel, Predictor, check_labelled_rows, evaluate
 from bertnli.evaluation.merged_classes import MergedClasses
 from bertnli.evaluation.shuffled_premises import SEED, ShuffledPremises
 from bertnli.fetch import catalog
-from bertnli.fetch.entry import Reading
+from bertnli.fetch.entry import DataSetSchema
 from bertnli.fetch.resolve import NotFetchedError, resolve_data
 
 
@@ -27,7 +28,7 @@ from bertnli.fetch.resolve import NotFetchedError, resolve_data
 class LabelledSet:
     name: str  # as a person gave it
     file: PairFile
-    reading: Reading
+    schema: DataSetSchema
 
     def measure(
         self,
@@ -35,11 +36,11 @@ class LabelledSet:
         *,
         reads_premises: bool = True,
         skip_bad_rows: bool = False,
-        against: Other | None = None,
+        against: ComparedModel | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> dict[str, Any]:
         """What `Evaluation.to_json` gives, and where they apply: `classes`, the model's labels under each of the set's;
-        `by_column` (see by_column.py); `premises`, `shuffled` (with `seed`) or `not read`.
+        `by_column` (see accuracy_by_column.py); `premises`, `shuffled` (with `seed`) or `not read`.
 
         reads_premises: False for a hypothesis-only model. Raises as `evaluate` does, and InputError if the set's
         classes are not those of the model.
@@ -56,12 +57,12 @@ class LabelledSet:
             found["classes"] = predictor.members
         if against is not None:
             against = against._replace(predictor=self._with_its_classes(against.predictor))
-        tables = [ByColumn(self.file, column, predictor.labels) for column in self.reading.slices]
+        tables = [AccuracyByColumn(self.file, column, predictor.labels) for column in self.schema.slices]
         evaluation = evaluate(
             predictor,
             self.file,
             skip_bad_rows=skip_bad_rows,
-            label_names=self.reading.label_names,
+            label_names=self.schema.label_names,
             against=against,
             also=[table.add for table in tables],
             progress=progress,
@@ -70,16 +71,16 @@ class LabelledSet:
             found["by_column"] = {table.column: table.to_json() for table in tables}
         return evaluation.to_json() | found
 
-    def look_through(self, predictor: Predictor, skip_bad_rows: bool = False) -> None:
+    def check(self, predictor: Predictor, skip_bad_rows: bool = False) -> None:
         """Raise what `measure` would raise for the set's rows, before a pair is scored."""
         labels = self._with_its_classes(predictor).labels
-        looked_through(self.file, labels, skip_bad_rows, self.reading.label_names)
+        check_labelled_rows(self.file, labels, skip_bad_rows, self.schema.label_names)
 
     def _with_its_classes(self, predictor: Predictor) -> Predictor:
-        classes = self.reading.classes
-        if not classes or set(classes.values()) >= set(predictor.labels):
+        table = LabelTable(tuple(self.schema.classes.values()))
+        if not self.schema.classes or all(table.index(label) != UNKNOWN for label in predictor.labels):
             return predictor
-        return MergedClasses(predictor, classes, self.name)
+        return MergedClasses(predictor, self.schema.classes, self.name)
 
 
 def open_set(
@@ -96,24 +97,24 @@ def open_set(
 
     Raises as `fetch.resolve` and `PairFile` do.
     """
-    entry = None if Path(name).expanduser().exists() else catalog.lookup(name)
-    reading = entry.reading if entry is not None else Reading()
-    reading = replace(reading, label_names={**reading.label_names, **(label_names or {})})
+    entry = catalog.lookup_unless_path(name)
+    schema = entry.schema if entry is not None else DataSetSchema()
+    schema = replace(schema, label_names={**schema.label_names, **(label_names or {})})
     path = resolve_data(name)
     given = columns or Columns()
     wanted = Columns(
-        given.premise or reading.columns.premise,
-        given.hypothesis or reading.columns.hypothesis,
-        given.label or reading.columns.label,
+        given.premise or schema.columns.premise,
+        given.hypothesis or schema.columns.hypothesis,
+        given.label or schema.columns.label,
     )
     kind = ShuffledPremises if shuffle_premises else PairFile
-    return LabelledSet(name, kind(path, columns=wanted, prefer_parse=prefer_parse), reading)
+    return LabelledSet(name, kind(path, columns=wanted, prefer_parse=prefer_parse), schema)
 
 
 def expanded(names: Sequence[str]) -> list[str]:
     """`names`, each once, with a suite's sets in place of its name. A path of that name that exists is no suite."""
-    known = [catalog.SUITES.get(name, (name,)) if not Path(name).exists() else (name,) for name in names]
-    return list(dict.fromkeys(one for suite in known for one in suite))
+    suites = [(name,) if existing_path(name) is not None else catalog.SUITES.get(name, (name,)) for name in names]
+    return list(dict.fromkeys(one for suite in suites for one in suite))
 
 
 def open_all(names: Sequence[str], open_one: Callable[[str], LabelledSet]) -> tuple[list[LabelledSet], dict[str, str]]:

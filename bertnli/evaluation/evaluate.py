@@ -22,9 +22,9 @@ from bertnli.data.labelled import LabelledPair, LabelledPairs, read_labelled
 from bertnli.data.labels import NO_GOLD, UNKNOWN, LabelTable
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import Comparison
-from bertnli.evaluation.examples import Example, Examples
+from bertnli.evaluation.example_predictions import ExamplePrediction, ExamplePredictions
 from bertnli.evaluation.label_order import fitting_order
-from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.evaluation.slices import Slices
 
 BATCH = 4096  # pairs handed to the predictor at once; it cuts its own batches out of them, by length
@@ -44,7 +44,7 @@ class Predictor(Protocol):
         """`[pairs, labels]`, in the order of the pairs, before the temperature."""
 
 
-class Other(NamedTuple):
+class ComparedModel(NamedTuple):
     """A model to compare with."""
 
     name: str
@@ -58,26 +58,26 @@ class Evaluation:
 
     data: str  # the file
     temperature: float  # that the logits were divided by for the probabilities
-    tally: Tally
-    without_temperature: Tally | None  # the same where the logits are not divided; None where they are not
+    metrics: ClassificationMetrics
+    without_temperature: ClassificationMetrics | None  # of the undivided logits; None if the temperature is 1
     no_gold_rows: int  # left out: the annotators did not agree on a label
     bad_rows: int  # left out because skip_bad_rows said so
-    right: Sequence[Example]  # the closest calls, spread over the labels
-    wrong: Sequence[Example]  # the most confident mistakes, spread over the kinds of mistake
+    right: Sequence[ExamplePrediction]  # the closest calls, spread over the labels
+    wrong: Sequence[ExamplePrediction]  # the most confident mistakes, spread over the kinds of mistake
     slices: Mapping[str, Any]  # as `Slices.to_json` gives them
     against: Comparison | None
     seconds: float  # from the first row read to the last one counted, the other model's apart
 
     @property
     def pairs_per_second(self) -> float:
-        return self.tally.rows / self.seconds
+        return self.metrics.rows / self.seconds
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and maps; what `bertnli eval --json` prints and report.py shows."""
-        plain, order = self.without_temperature, fitting_order(self.tally)
+        plain, order = self.without_temperature, fitting_order(self.metrics)
         return {
             "data": self.data,
-            **self.tally.to_json(),
+            **self.metrics.to_json(),
             "temperature": self.temperature,
             "without_temperature": plain and {"loss": plain.loss, "brier": plain.brier, "ece": plain.ece},
             "swapped_labels": order and {"labels": list(order[0]), "accuracy": order[1]},
@@ -100,7 +100,7 @@ def evaluate(
     *,
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
-    against: Other | None = None,
+    against: ComparedModel | None = None,
     batch: int = BATCH,
     also: Sequence[Callable[[NDArray[np.float32], list[LabelledPair]], None]] = (),
     progress: Callable[[int, int | None], None] | None = None,
@@ -114,17 +114,18 @@ def evaluate(
     row, or labels that the model does not know, or if the model to compare with has other labels; RunError if a score
     is not a finite number.
     """
-    pairs, total = looked_through(file, predictor.labels, skip_bad_rows, label_names)
+    pairs, total = check_labelled_rows(file, predictor.labels, skip_bad_rows, label_names)
     temperature = predictor.temperature
-    tally, chosen, slices = Tally(predictor.labels), Examples(predictor.labels), Slices(file)
-    without = Tally(predictor.labels) if temperature != 1 else None
+    metrics, chosen = ClassificationMetrics(predictor.labels), ExamplePredictions(predictor.labels)
+    slices = Slices(file)
+    without = ClassificationMetrics(predictor.labels) if temperature != 1 else None
     comparison = None
     if against is not None:
         comparison = Comparison(predictor.labels, against.predictor.labels, against.name)
-        other_pairs, _ = looked_through(against.file, against.predictor.labels, skip_bad_rows, label_names)
-        others = scored(against.predictor, other_pairs, batch)
+        other_pairs, _ = check_labelled_rows(against.file, against.predictor.labels, skip_bad_rows, label_names)
+        others = logits_in_batches(against.predictor, other_pairs, batch)
     start, others_seconds = time.perf_counter(), 0.0
-    for rows, logits, gold in scored(predictor, pairs, batch):
+    for rows, logits, gold in logits_in_batches(predictor, pairs, batch):
         if comparison is not None and against is not None:
             began = time.perf_counter()
             other_rows, other_logits, _ = next(others, ([], logits, gold))
@@ -135,7 +136,7 @@ def evaluate(
                 )
             comparison.add(rows, gold, logits, other_logits, temperature, against.predictor.temperature)
             others_seconds += time.perf_counter() - began
-        tally.add(logits, gold, temperature)
+        metrics.add(logits, gold, temperature)
         if without is not None:
             without.add(logits, gold)
         chosen.add(logits, rows, temperature)
@@ -143,12 +144,12 @@ def evaluate(
         for count in also:
             count(logits, rows)
         if progress is not None:
-            progress(tally.rows, total)
+            progress(metrics.rows, total)
     seconds = time.perf_counter() - start - others_seconds
     return Evaluation(
         data=file.name,
         temperature=temperature,
-        tally=tally,
+        metrics=metrics,
         without_temperature=without,
         no_gold_rows=pairs.no_gold,
         bad_rows=pairs.bad,
@@ -160,7 +161,7 @@ def evaluate(
     )
 
 
-def looked_through(
+def check_labelled_rows(
     file: PairFile, labels: Sequence[str], skip_bad_rows: bool = False, label_names: Mapping[str, str] | None = None
 ) -> tuple[LabelledPairs, int | None]:
     """The labelled rows of a file, and their number; None for a pipe. Raises InputError as `evaluate` does."""
@@ -172,7 +173,7 @@ def looked_through(
     return pairs, sum(1 for _ in pairs)  # a bad row near the end is found now, not after an hour of scoring
 
 
-def scored(
+def logits_in_batches(
     predictor: Predictor, pairs: LabelledPairs, batch: int = BATCH
 ) -> Iterator[tuple[list[LabelledPair], NDArray[np.float32], NDArray[np.int64]]]:
     """The rows in order, some at a time: pairs, logits `[pairs, labels]`, gold labels `[pairs]`.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.data.labels import label_key
+from bertnli.data.labels import LabelTable
 from bertnli.evaluation.evaluate import Predictor
 
 
@@ -25,21 +25,22 @@ class MergedClasses:
 
         Raises InputError if a label of the model belongs to none, or a class has no label.
         """
-        classes = {label_key(label): name for label, name in classes.items()}
-        classes |= {label_key(name): name for name in classes.values()}
-        named = [classes.get(label_key(label)) for label in predictor.labels]
-        if set(named) != set(classes.values()):
+        names = tuple(dict.fromkeys(classes.values()))
+        table = LabelTable(names, classes)
+        found = [table.index(label) for label in predictor.labels]
+        if set(found) != set(range(len(names))):
             raise InputError(
-                f"{where}: its classes cannot be told from the model's labels",
+                f"{where}: the model's labels cannot be mapped to its classes",
                 found=", ".join(predictor.labels),
                 expected="; ".join(
-                    f"for {name}: {' or '.join(label for label, one in classes.items() if one == name)}"
-                    for name in dict.fromkeys(classes.values())
+                    f"for {name}: "
+                    + " or ".join(dict.fromkeys([*(label for label, one in classes.items() if one == name), name]))
+                    for name in names
                 ),
             )
         self.members: dict[str, list[str]] = {}
-        for label in predictor.labels:
-            self.members.setdefault(classes[label_key(label)], []).append(label)
+        for index, label in zip(found, predictor.labels, strict=True):
+            self.members.setdefault(names[index], []).append(label)
         self.labels = tuple(self.members)
         self._predictor = predictor
         self._indices = [[predictor.labels.index(label) for label in members] for members in self.members.values()]

@@ -17,7 +17,7 @@ BINS = 15  # of the reliability diagram, of equal width (Guo et al. 2017, sectio
 _Z95 = 1.959963984540054  # the normal distribution's quantile at 0.975
 
 
-class Tally:
+class ClassificationMetrics:
     """Sums over labelled pairs; their number and size do not grow with the pairs.
 
     `confusion[gold, predicted]` (counts), `log_loss` (nats), `squared_error` (of the probabilities of all labels), and
@@ -58,14 +58,14 @@ class Tally:
         return np.concatenate([self.confusion.ravel(), [self.log_loss, self.squared_error], self.bins.ravel()])
 
     @classmethod
-    def from_vector(cls, labels: Sequence[str], vector: Floats) -> Tally:
-        """The tally that `as_vector` wrote, or the sum of several."""
-        tally = cls(labels)
-        counts, losses, bins = np.split(vector, [tally.confusion.size, tally.confusion.size + 2])
-        tally.confusion += np.rint(counts).astype(np.int64).reshape(tally.confusion.shape)
-        tally.log_loss, tally.squared_error = map(float, losses)
-        tally.bins += bins.reshape(tally.bins.shape)
-        return tally
+    def from_vector(cls, labels: Sequence[str], vector: Floats) -> ClassificationMetrics:
+        """The metrics that `as_vector` wrote, or the sum of several."""
+        metrics = cls(labels)
+        counts, losses, bins = np.split(vector, [metrics.confusion.size, metrics.confusion.size + 2])
+        metrics.confusion += np.rint(counts).astype(np.int64).reshape(metrics.confusion.shape)
+        metrics.log_loss, metrics.squared_error = map(float, losses)
+        metrics.bins += bins.reshape(metrics.bins.shape)
+        return metrics
 
     @property
     def rows(self) -> int:

@@ -36,7 +36,7 @@ def folder_of(entry: Entry) -> Path:
     return cache_dir() / "hub" / entry.name
 
 
-def is_whole(entry: Entry) -> bool:
+def is_complete(entry: Entry) -> bool:
     """Whether the cache holds it: each file of the receipt in its size, under the checksums the catalogue has today."""
     folder = folder_of(entry)
     try:

@@ -10,8 +10,9 @@ import difflib
 import re
 from dataclasses import replace
 
+from bertnli.common.files import existing_path
 from bertnli.data.columns import Columns
-from bertnli.fetch.entry import Archive, AsItIs, Entry, HubModel, Kind, Reading, Unpacked
+from bertnli.fetch.entry import Archive, AsItIs, DataSetSchema, Entry, HubModel, Kind, Unpacked
 
 _SNLI_ZIP = Archive(
     filename="snli_1.0.zip",
@@ -129,7 +130,7 @@ def _mnli_dev(genres: str, rows: str, size: int) -> Entry:
         files={filename: None},
         sources=(Unpacked(_MNLI_ZIP, {f"multinli_1.0/{filename}": filename}),),
         paper="Williams et al. 2018, https://aclanthology.org/N18-1101",
-        reading=Reading(slices=("genre",)),
+        schema=DataSetSchema(slices=("genre",)),
     )
 
 
@@ -145,7 +146,7 @@ def _anli(round_: int, split: str, rows: str, size: int) -> Entry:
         files={filename: None},
         sources=(Unpacked(_ANLI_ZIP, {f"R{round_}/{split}.jsonl": filename}),),
         paper="Nie et al. 2020, https://aclanthology.org/2020.acl-main.441",
-        reading=Reading(
+        schema=DataSetSchema(
             columns=Columns("context", "hypothesis", "label"),
             label_names={"e": "entailment", "n": "neutral", "c": "contradiction"},
         ),
@@ -164,7 +165,7 @@ def _sick(split: str, rows: str, size: int) -> Entry:
         files={filename: None},
         sources=(Unpacked(_SICK_ZIP, {"SICK.txt": filename}, rows=("SemEval_set", split.upper())),),
         paper="Marelli et al. 2014, https://aclanthology.org/L14-1314",
-        reading=Reading(columns=Columns("sentence_A", "sentence_B", "entailment_label")),
+        schema=DataSetSchema(columns=Columns("sentence_A", "sentence_B", "entailment_label")),
     )
 
 
@@ -250,7 +251,7 @@ _ENTRIES = (
         files={"heuristics_evaluation_set.txt": _HANS_SHA256},
         sources=(AsItIs(_HANS_FILE),),
         paper="McCoy et al. 2019, https://aclanthology.org/P19-1334",
-        reading=Reading(
+        schema=DataSetSchema(
             classes={
                 "entailment": "entailment",
                 "neutral": "non-entailment",
@@ -270,7 +271,7 @@ _ENTRIES = (
         files={"breaking_nli.jsonl": "sha256:72d182edc66b20e404295567d2dc5c50751071c7ab980e791273a51df4334cf1"},
         sources=(Unpacked(_BREAKING_NLI_ZIP, {"data/dataset.jsonl": "breaking_nli.jsonl"}),),
         paper="Glockner et al. 2018, https://aclanthology.org/P18-2103",
-        reading=Reading(slices=("category",)),
+        schema=DataSetSchema(slices=("category",)),
     ),
     _sick("train", "4,439", size=900_000),
     _sick("trial", "495", size=100_000),
@@ -358,6 +359,12 @@ def lookup(name: str) -> Entry | None:
         files={"config.json": None},
         sources=(source,),
     )
+
+
+def lookup_unless_path(name_or_path: str, kind: Kind | None = None) -> Entry | None:
+    """As `lookup`, but None for a path that exists, and for an entry of another kind than `kind`."""
+    entry = None if existing_path(name_or_path) is not None else lookup(name_or_path)
+    return entry if entry is not None and kind in (None, entry.kind) else None
 
 
 def nearest(name: str, kind: Kind | None = None) -> list[str]:

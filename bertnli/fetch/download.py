@@ -10,18 +10,15 @@ import hashlib
 import json
 import os
 import re
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from bertnli.common import heartbeat
 from bertnli.common.files import digest, sync
-from bertnli.common.progress import megabytes, say
+from bertnli.common.progress import Update, megabytes, progress
 from bertnli.fetch.entry import SourceError
 
 if TYPE_CHECKING:
@@ -32,8 +29,6 @@ SILENCE_SECONDS = 30.0  # a connection that brings no byte for so long counts as
 FRUITLESS_TRIES = 5  # in a row, before an address is given up; one that never answered at all is given two
 FIRST_PAUSE = 0.5  # seconds before another try; doubled each time
 WORTHWHILE = 65_536  # bytes more than ever before that make a broken try count as progress, not as fruitless
-
-Report = Callable[[int, int | None], None]  # bytes that are here, bytes of the whole where known
 
 
 def redact(url: str) -> str:
@@ -169,7 +164,8 @@ def _transfer(client: httpx2.Client, url: str, part: _Part, limit: int, size: in
     if note is None or part.size() > min(limit, note.size or limit):
         part.drop()
     furthest, fruitless = part.size(), 0
-    with _progress(redact(url).rpartition("/")[2] or redact(url)) as report:
+    name = redact(url).rpartition("/")[2] or redact(url)
+    with progress(f"fetching {name}:", start=furthest, in_bytes=True) as report:
         while True:
             try:
                 return _receive(client, url, part, limit, size, report)
@@ -183,7 +179,7 @@ def _transfer(client: httpx2.Client, url: str, part: _Part, limit: int, size: in
                 time.sleep(FIRST_PAUSE * 2 ** max(fruitless - 1, 0))
 
 
-def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int | None, report: Report) -> bool:
+def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int | None, report: Update) -> bool:
     """One request; what comes is appended to the `.part`. True if there was something to append to.
 
     Raises _BrokenOffError if it did not come to the end, SourceError if another try would not either.
@@ -224,15 +220,14 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
                 raise SourceError(f"another file: found {offered.size:,} bytes, expected {size:,}")
             part.write_note(offered)
             with part.file.open("ab") as file:
-                report(have, offered.size)
+                report(have, "", offered.size)
                 for chunk in response.iter_raw():
                     have += len(chunk)
                     if have > limit:
                         part.drop()
                         raise SourceError(f"too large: expected at most {limit:,} bytes")
                     file.write(chunk)
-                    report(have, offered.size)
-                    heartbeat.beat(f"fetching {part.file.name}")
+                    report(have, "", offered.size)
                 file.flush()
                 os.fsync(file.fileno())
             if offered.size is not None and have != offered.size:
@@ -260,29 +255,3 @@ def _whole_size(response: httpx2.Response) -> int | None:
 def _range_start(response: httpx2.Response) -> int | None:
     matched = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
     return int(matched[1]) if matched else None
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Report]:
-    """How far a download is: a bar on a terminal, else a line for each tenth (each 10 MB if the size is not known)."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-        # Without the name, which stands in a line of its own above: the bar fits 80 columns.
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(name, total=None)
-            yield lambda have, total: bar.update(task, completed=have, total=total)
-        return
-
-    said = -1
-
-    def line(have: int, total: int | None) -> None:
-        nonlocal said
-        tenth = have * 10 // total if total else have // 10_000_000
-        if tenth != said:
-            said = tenth
-            say(f"{name}: {megabytes(have)}" + (f" of {megabytes(total)}" if total else ""))
-
-    yield line

@@ -80,7 +80,7 @@ Source = Unpacked | AsItIs | HubModel
 
 
 @dataclass(frozen=True)
-class Reading:
+class DataSetSchema:
     """What a data set's file calls things, where that is not as SNLI does, and what it can be told apart by."""
 
     columns: Columns = field(default_factory=Columns)
@@ -105,7 +105,7 @@ class Entry:
     disclosure: str | None = None  # belongs beside every accuracy that starts from this model
     paper: str | None = None  # where a data set is described
     arch: str | None = None  # of a model whose files do not hold it: d2l's number of heads
-    reading: Reading = field(default_factory=Reading)
+    schema: DataSetSchema = field(default_factory=DataSetSchema)
 
     @property
     def archives(self) -> tuple[Archive, ...]:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import cache_dir, digest, new_folder
+from bertnli.common.files import cache_dir, digest, existing_path, new_folder
 from bertnli.common.progress import megabytes, say
-from bertnli.fetch.cache import copy_to, downloads_dir, folder_of, is_whole, lock, write_receipt
+from bertnli.fetch.cache import copy_to, downloads_dir, folder_of, is_complete, lock, write_receipt
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
 from bertnli.fetch.download import check, download, redact
 from bertnli.fetch.entry import Archive, AsItIs, Entry, HubModel, Kind, NoSuchModelError, Source, SourceError, Unpacked
@@ -35,7 +35,7 @@ def resolve(name_or_path: str, kind: Kind) -> Path:
 
     Raises InputError naming the nearest known names, RunError if no source gives it.
     """
-    path = _existing(name_or_path)
+    path = existing_path(name_or_path)
     if path is not None:
         return path
     entry = lookup(name_or_path)
@@ -60,8 +60,9 @@ def resolve_model(name_or_path: str) -> NamedModel:
 
 def resolve_data(name_or_path: str) -> str:
     """As `resolve` for a data set, with `#member` of an archive kept: what `pairs.PairFile` takes."""
-    if _existing(name_or_path) is not None:  # a file's own name may hold a #
-        return str(_existing(name_or_path))
+    path = existing_path(name_or_path)  # a file's own name may contain a #
+    if path is not None:
+        return str(path)
     file, mark, member = name_or_path.partition("#")
     return f"{resolve(file, 'dataset')}{mark}{member}"
 
@@ -80,28 +81,20 @@ def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Pa
     try:
         if to is not None and to.exists() and not to.is_dir():
             raise InputError(f"--to {to}", found="a file", expected="a folder, or a path where one can be made")
-        if is_whole(entry):
+        if is_complete(entry):
             if source is not None:
                 say(f"{name}: already in the cache, so {redact(source)} is not read")
         else:
             with lock(name):
-                if not is_whole(entry):  # another process may have just fetched it
+                if not is_complete(entry):  # another process may have just fetched it
                     with new_folder(folder_of(entry), replace=True) as folder:
                         origin = _from_given(entry, source, folder) if source else _from_sources(entry, folder)
                         write_receipt(entry, folder, origin)
-                    _forget_spent(entry)
+                    _delete_unneeded_archives(entry)
         path = folder_of(entry) if entry.kind == "model" else folder_of(entry) / next(iter(entry.files))
         return path if to is None else copy_to(path, to)
     except OSError as error:
         raise _disk_error(entry, error) from error
-
-
-def _existing(path: str) -> Path | None:
-    try:
-        expanded = Path(path).expanduser()
-        return expanded if path and expanded.exists() else None
-    except (OSError, RuntimeError):  # a name that no file system takes, or the home of nobody
-        return None
 
 
 def _names(name: str, kind: Kind | None = None) -> str:
@@ -225,11 +218,11 @@ def _empty(folder: Path) -> None:
         path.unlink()
 
 
-def _forget_spent(entry: Entry) -> None:
+def _delete_unneeded_archives(entry: Entry) -> None:
     """Delete the entry's archives, save those that another name not yet fetched can be unpacked from."""
     for filename in {archive.filename for archive in entry.archives}:
         served = [other for other in CATALOG.values() if filename in {archive.filename for archive in other.archives}]
-        if all(is_whole(other) for other in served):
+        if all(is_complete(other) for other in served):
             with lock(filename):
                 (downloads_dir() / filename).unlink(missing_ok=True)
 
@@ -242,7 +235,7 @@ def _from_given(entry: Entry, given: str, folder: Path) -> str:
     if given.lower().startswith(("http://", "https://")):
         _from_address(entry, given, folder)
         return redact(given)
-    path = _existing(unquote(given.removeprefix("file://")) if given.startswith("file://") else given)
+    path = existing_path(unquote(given.removeprefix("file://")) if given.startswith("file://") else given)
     if path is None:
         raise InputError(f"--from {given}", found="no such file or folder", expected="a path or an http(s) address")
     try:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.data.batches import by_length, pack
+from bertnli.data.batches import pack
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.model.attention import EVAL_BATCH_TOKENS, to_device
 from bertnli.model.classifier import PairClassifier
@@ -37,6 +37,6 @@ class TorchPredictor:
         """`[pairs, labels]`, in the order given, before the temperature."""
         encoded = self.tokenizer.encode(premises, hypotheses)
         result = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
-        for indices in by_length(encoded.lengths, EVAL_BATCH_TOKENS[self.device.type]):
+        for indices in batches_by_length(encoded.lengths, EVAL_BATCH_TOKENS[self.device.type]):
             result[indices] = self.model(*to_device(pack(encoded, indices), self.device)).float().cpu().numpy()
         return result

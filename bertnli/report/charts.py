@@ -19,7 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 40  # margins around the plot
 _MOST_POINTS = 300  # of a line; more cannot be told apart at this size
 _SMOOTH = 0.05  # share of all points in the window of a moving mean
 
-Look = Literal["line", "faint", "marks"]
+LineStyle = Literal["line", "faint", "marks"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Series:
     name: str
     steps: NDArray[np.float64]
     values: NDArray[np.float64]
-    look: Look = "line"
+    style: LineStyle = "line"
 
     @classmethod
-    def of(cls, name: str, rows: Sequence[Mapping[str, Any]], key: str, look: Look = "line") -> Series:
+    def of(cls, name: str, rows: Sequence[Mapping[str, Any]], key: str, style: LineStyle = "line") -> Series:
         """The values of `key` in rows of metrics.jsonl; of a step done again after a resume, the last one."""
         found = {row["step"]: row[key] for row in rows if isinstance(row.get(key), int | float)}
         steps = sorted(step for step, value in found.items() if math.isfinite(value))
-        return cls(name, np.array(steps, float), np.array([found[step] for step in steps], float), look)
+        return cls(name, np.array(steps, float), np.array([found[step] for step in steps], float), style)
 
     def smoothed(self, name: str) -> Series:
         """The centred moving mean, over fewer points towards both ends."""
@@ -64,7 +64,7 @@ class Series:
 @dataclass(frozen=True)
 class Line:
     name: str
-    look: Look
+    style: LineStyle
     last: str  # the value at the last step; "" where it says nothing
     points: Sequence[tuple[float, float]]  # x, y in the drawing
 
@@ -110,13 +110,13 @@ def chart(title: str, series: Sequence[Series], *, from_zero: bool = False, perc
     return Chart(
         title=title,
         over="optimizer steps",
-        description=" ".join(described(one) for one in series if one.look != "faint"),
+        description=" ".join(described(one) for one in series if one.style != "faint"),
         x_ticks=[(across(tick), number(tick)) for tick in x_ticks],
         y_ticks=[(down(tick), text(tick, 4)) for tick in y_ticks],
         lines=[
             Line(
                 one.name,
-                one.look,
+                one.style,
                 text(one.values[-1]),
                 [(across(x), down(y)) for x, y in zip(less.steps, less.values, strict=True)],
             )
@@ -126,8 +126,9 @@ def chart(title: str, series: Sequence[Series], *, from_zero: bool = False, perc
 
 
 def reliability(bins: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """How often predictions are right by how sure the model is of them: `Tally.to_json()["reliability"]`, each bin at
-    its mean confidence, beside the diagonal on which both are the same (Guo et al. 2017, figure 1); None without bins.
+    """The reliability diagram (Guo et al. 2017, figure 1): accuracy by confidence; on the diagonal both are equal.
+
+    bins: `ClassificationMetrics.to_json()["reliability"]`; each is drawn at its mean confidence. None without bins.
     """
     if not bins:
         return None

@@ -7,44 +7,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertnli.common.errors import InputError
-from bertnli.common.files import read_map
+from bertnli.common.files import existing_path, read_map
 from bertnli.fetch import catalog
 from bertnli.fetch.cache import RECEIPT, folder_of
-from bertnli.fetch.entry import Entry
+from bertnli.fetch.entry import Kind
 from bertnli.run.folder import run_of
 from bertnli.run.run_file import load_run
 
 
 @dataclass(frozen=True)
-class Terms:
+class LicenceInfo:
     """None: not known."""
 
     licence: str | None = None
     disclosure: str | None = None
 
 
-UNKNOWN = Terms()
+UNKNOWN = LicenceInfo()
 
 
-def of_model(model: str) -> Terms:
+def of_model(model: str) -> LicenceInfo:
     """Of a model, a run or a bundle by its path, or of a name that `bertnli fetch` knows; an existing path comes first.
 
     Raises InputError if a file of the folder is damaged.
     """
-    path = Path(model).expanduser()
-    if (run := run_of(path)) is not None:
-        return of_model(load_run(run.run_file).model)
-    if path.exists():
-        return _of_folder(path)
+    path = existing_path(model)
+    if path is not None:
+        run = run_of(path)
+        return _of_folder(path) if run is None else of_model(load_run(run.run_file).model)
     entry = catalog.lookup(model)
     if entry is None or entry.kind != "model":
         return UNKNOWN
     if entry.licence == catalog.AS_ITS_CARD_SAYS:
-        return Terms(_of_folder(folder_of(entry)).licence or entry.licence)
-    return Terms(entry.licence, entry.disclosure)
+        return LicenceInfo(_of_folder(folder_of(entry)).licence or entry.licence)
+    return LicenceInfo(entry.licence, entry.disclosure)
 
 
-def _of_folder(folder: Path) -> Terms:
+def _of_folder(folder: Path) -> LicenceInfo:
     """What training noted in config.json, export in the manifest or fetch in the receipt; else what the card states."""
     noted = read_map(folder / RECEIPT)
     for file, key in (("manifest.json", "origin"), ("config.json", "bertnli")):
@@ -55,7 +54,7 @@ def _of_folder(folder: Path) -> Terms:
         raise InputError(f"{folder}: licence and disclosure", found=f"{licence!r}, {disclosure!r}", expected="texts")
     if licence in (None, catalog.AS_ITS_CARD_SAYS):
         licence = _on_card(folder / "README.md")
-    return Terms(licence, disclosure)
+    return LicenceInfo(licence, disclosure)
 
 
 def _on_card(card: Path) -> str | None:
@@ -76,9 +75,10 @@ def _on_card(card: Path) -> str | None:
 def notes_about(model: str, data: Sequence[str]) -> list[str]:
     """What must be said of a model and of data sets: their licences, and what the catalogue discloses of them."""
     notes = []
-    for name, kind in [(model, "model"), *((one, "dataset") for one in dict.fromkeys(data))]:
-        entry = catalogue_entry(name, kind)
-        known = of_model(name) if kind == "model" else Terms(entry.licence if entry else None)
+    named: list[tuple[str, Kind]] = [(model, "model"), *((name, "dataset") for name in dict.fromkeys(data))]
+    for name, kind in named:
+        entry = catalog.lookup_unless_path(name, kind)
+        known = of_model(name) if kind == "model" else LicenceInfo(entry.licence if entry else None)
         if known.licence is None:
             notes.append(f"{name}: the licence is not known here; ask whoever it is from.")
         else:
@@ -86,9 +86,3 @@ def notes_about(model: str, data: Sequence[str]) -> list[str]:
         if known.disclosure:
             notes.append(known.disclosure)
     return notes
-
-
-def catalogue_entry(name: str, kind: str) -> Entry | None:
-    """The catalogue's entry of a name in a run file, where a path that exists comes before a name."""
-    entry = None if Path(name).exists() else catalog.lookup(name)
-    return entry if entry is not None and entry.kind == kind else None

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from bertnli.fetch.catalog import lookup_unless_path
 from bertnli.fetch.entry import HubModel
 from bertnli.report import licences
-from bertnli.report.licences import catalogue_entry, notes_about
+from bertnli.report.licences import notes_about
 from bertnli.report.rendering import Json, templates, write_file
 
 _HUB_LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "MIT": "mit"}
@@ -40,7 +41,7 @@ def write_model_card(
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    base = catalogue_entry(base_model, "model")
+    base = lookup_unless_path(base_model, "model")
     repos = [source.repo for source in base.sources if isinstance(source, HubModel)] if base else []
     front = ModelCardData(
         language="en" if any(_hub_dataset(one) for one in data) else None,
@@ -77,7 +78,7 @@ def write_model_card(
         settings=settings,
         evaluations=evaluations,
         provenance=provenance,
-        notes=notes_about(base_model, [*data, *(one for one in evaluations if catalogue_entry(one, "dataset"))]),
+        notes=notes_about(base_model, [*data, *(one for one in evaluations if lookup_unless_path(one, "dataset"))]),
     )
     write_file(folder / "README.md", text)
 
@@ -90,4 +91,4 @@ def _hub_licence(licence: str | None) -> str:
 
 def _hub_dataset(name: str) -> str | None:
     """The model hub's id of a data set in the catalogue."""
-    return _HUB_DATASETS.get(name.split("-")[0]) if catalogue_entry(name, "dataset") else None
+    return _HUB_DATASETS.get(name.split("-")[0]) if lookup_unless_path(name, "dataset") else None

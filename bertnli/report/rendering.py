@@ -14,7 +14,7 @@ from bertnli.common.files import write_text
 if TYPE_CHECKING:
     import jinja2
 
-Json = Mapping[str, Any]  # an Evaluation's or a Tally's to_json(), a row of metrics.jsonl
+Json = Mapping[str, Any]  # an Evaluation's or a ClassificationMetrics's to_json(), a row of metrics.jsonl
 
 
 def templates(*, autoescape: bool) -> jinja2.Environment:

@@ -27,8 +27,8 @@ def write_report(
     """Write one self-contained HTML file, whole or not at all.
 
     `figures`: what comes first, name to text. `metrics`: rows of metrics.jsonl, drawn as curves. `evaluations`: by the
-    data's name, what `Evaluation.to_json` or `Tally.to_json` gave. `provenance`: see `provenance()`. `notes`: licences
-    and disclosures (`notes_about`); addresses in them become links.
+    data's name, what `Evaluation.to_json` or `ClassificationMetrics.to_json` gave. `provenance`: see `provenance()`.
+    `notes`: licences and disclosures (`notes_about`); addresses in them become links.
 
     Raises RunError if the file cannot be written.
     """
@@ -39,7 +39,7 @@ def write_report(
         charts=training_charts(metrics),
         size=charts,
         reliability=charts.reliability,
-        swapped=summary.swapped,
+        label_order_warning=summary.label_order_warning,
         slice_titles=slices.TITLES,
         evaluations=evaluations,
         provenance=provenance,

@@ -10,7 +10,7 @@ from bertnli.evaluation.slices import TITLES
 _SHOWN = 3  # changed predictions; the report has more
 
 
-def swapped(found: Mapping[str, Any]) -> str | None:
+def label_order_warning(found: Mapping[str, Any]) -> str | None:
     """The warning that the labels look swapped; None where they do not."""
     fitting = found["swapped_labels"]
     return fitting and (

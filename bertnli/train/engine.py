@@ -27,7 +27,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from bertnli.common.errors import InputError, RunError, SaidElsewhere
+from bertnli.common.errors import InputError, ReportedElsewhere, RunError
 from bertnli.common.network import free_port
 from bertnli.train.allocator import keep_freed_memory
 
@@ -95,7 +95,7 @@ class ProcessGroup:
             error = found
         failed = self.sum([float(error is not None and rank == self.rank) for rank in range(self.world)])
         if any(failed):
-            raise error if error is not None and not any(failed[: self.rank]) else SaidElsewhere("said by another rank")
+            raise error if error is not None and not any(failed[: self.rank]) else ReportedElsewhere("by another rank")
 
     def close(self) -> None:
         if dist.is_initialized():

@@ -73,7 +73,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             source.tokenizer,
             source.config.labels,
             skip_bad_rows=config.data.skip_bad_rows,
-            label_names=chosen.reading.label_names,
+            label_names=chosen.schema.label_names,
         )
         left_out = f"{corpus.about['no_gold']:,} without a gold label and {corpus.about['bad']:,} bad rows left out"
         say(f"{name}: {len(corpus):,} labelled pairs, {left_out}")

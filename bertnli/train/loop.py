@@ -20,9 +20,9 @@ from bertnli.common.errors import Interrupted, RunError
 from bertnli.common.files import write_text
 from bertnli.common.progress import progress
 from bertnli.common.signals import StopRequest
-from bertnli.data.batches import Indices, Stream, by_length, deal, pack
+from bertnli.data.batches import Indices, Stream, assign_to_ranks, batches_by_length, pack
 from bertnli.data.corpus import Corpus
-from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model.attention import EVAL_BATCH_TOKENS, copy_async, to_device
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
@@ -133,8 +133,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             torch.manual_seed(np.random.SeedSequence([config.seed, state.steps, group.rank]).generate_state(1)[0])
             chosen = data.train[stream.step(state.steps)]
             engine.train()
-            dealt = deal(chosen, data.corpus.lengths, group.world)
-            micro_batches = dealt.micro_batches(group.rank, micro_tokens)
+            assignment = assign_to_ranks(chosen, data.corpus.lengths, group.world)
+            micro_batches = assignment.micro_batches(group.rank, micro_tokens)
             loss_sum, correct = accumulate(engine, data.corpus, micro_batches, chosen, group.device)
             heartbeat.beat(f"step {state.steps + 1}", waiting=group.world > 1)
             learning_rate = config.learning_rate_at(state.steps, total_steps)
@@ -151,13 +151,13 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             if not math.isfinite(loss_total):
                 finish_saving()
                 raise non_finite_loss(loss_total, state.steps, chosen, data, source, folder, group)
-            recent.add(loss_total, correct_total, len(chosen), int(dealt.tokens.sum()), took)
+            recent.add(loss_total, correct_total, len(chosen), int(assignment.tokens.sum()), took)
             if metrics is not None:
                 metrics.add(
                     state.steps,
                     **recent.last(),
                     learning_rate=learning_rate,
-                    **({"imbalance": dealt.imbalance} if group.world > 1 else {}),
+                    **({"imbalance": assignment.imbalance} if group.world > 1 else {}),
                     **engine.loss_scale_metrics(),
                 )
             show(state.steps, str(recent))
@@ -252,12 +252,12 @@ def non_finite_loss(
 
 
 @torch.no_grad()
-def evaluate(engine: Engine, group: ProcessGroup, data: TrainingData, labels: tuple[str, ...]) -> Tally:
+def evaluate(engine: Engine, group: ProcessGroup, data: TrainingData, labels: tuple[str, ...]) -> ClassificationMetrics:
     """The metrics of all evaluation pairs: each pair is evaluated once, on one of the ranks."""
     engine.eval()
-    tally = Tally(labels)
+    tally = ClassificationMetrics(labels)
     corpus, indices = data.evaluation_corpus, data.evaluation
-    batches = by_length(corpus.lengths[indices], EVAL_BATCH_TOKENS[group.device.type])
+    batches = batches_by_length(corpus.lengths[indices], EVAL_BATCH_TOKENS[group.device.type])
     rounds = math.ceil(len(batches) / group.world)  # ZeRO-3: every rank must run the model equally often
     for number in range(group.rank, rounds * group.world, group.world):
         heartbeat.beat("evaluation")
@@ -265,4 +265,4 @@ def evaluate(engine: Engine, group: ProcessGroup, data: TrainingData, labels: tu
         logits = engine(*to_device(pack(corpus, mine), group.device)).float().cpu().numpy()
         if number < len(batches):
             tally.add(logits, corpus.labels[mine].astype(np.int64))
-    return Tally.from_vector(labels, np.asarray(group.sum(tally.as_vector().tolist())))
+    return ClassificationMetrics.from_vector(labels, np.asarray(group.sum(tally.as_vector().tolist())))

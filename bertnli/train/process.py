@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bertnli.common import heartbeat
 from bertnli.common.cores import spin_briefly, usable_cores
-from bertnli.common.errors import BertnliError, InputError, Interrupted, SaidElsewhere
+from bertnli.common.errors import BertnliError, InputError, Interrupted, ReportedElsewhere
 from bertnli.common.network import set_interfaces
 from bertnli.run.config import STALL_TIMEOUT
 from bertnli.run.folder import RunFolder
@@ -121,7 +121,7 @@ def _train(options: argparse.Namespace) -> int:
     except (BertnliError, Interrupted) as error:
         if options.debug:
             raise
-        silent = isinstance(error, SaidElsewhere) or (isinstance(error, Interrupted) and group and group.rank)
+        silent = isinstance(error, ReportedElsewhere) or (isinstance(error, Interrupted) and group and group.rank)
         if not silent:
             _to_stderr("\n".join([f"bertnli train: {error}", *getattr(error, "__notes__", [])]))
         return error.exit_code

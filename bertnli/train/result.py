@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bertnli.common.files import new_folder
-from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model import pretrained
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.pretrained import Pretrained
@@ -30,7 +30,7 @@ def write_result(
     config: RunConfig,
     source: Pretrained,
     weights: dict[str, Tensor],
-    tally: Tally | None,
+    tally: ClassificationMetrics | None,
     summary: dict[str, Any],
 ) -> None:
     """Write report and card and, in one rename that marks the run as finished, the model folder; on one rank.

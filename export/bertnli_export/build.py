@@ -13,7 +13,7 @@ import onnx
 from bertnli.common.errors import InputError, RunError
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.model.pretrained import Pretrained, folder_config
-from bertnli.report.licences import UNKNOWN, Terms
+from bertnli.report.licences import UNKNOWN, LicenceInfo
 from bertnli_export import bundle, sentences, triton
 from bertnli_export.devices import choose_device
 from bertnli_export.graphs.graph import add_metadata, fused_attention, opset_of, torch_logits
@@ -35,7 +35,7 @@ def export_bundle(
     allow_unfused: bool = False,
     force: bool = False,
     name: str | None = None,
-    terms: Terms = UNKNOWN,
+    terms: LicenceInfo = UNKNOWN,
 ) -> dict[str, Any]:
     """Write the bundle of `source` to the folder `out`, parity-checked.
 
@@ -154,7 +154,7 @@ def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> b
     return bundle.Attention(fused=fused, layers=layers, operators=operators)
 
 
-def _metadata(source: Pretrained, precision: str, terms: Terms) -> dict[str, str]:
+def _metadata(source: Pretrained, precision: str, terms: LicenceInfo) -> dict[str, str]:
     """What the manifest says, for those who find the graph without it; what is no text as JSON."""
     tokenizer = source.tokenizer
     about = {

@@ -199,7 +199,7 @@ class RealRows:
         rows = list(islice((row for row in data.file.rows() if row.error is None), most))
         if not rows:
             raise InputError(f"{data.file.name}: no usable row", do="give another file to verify with")
-        table = LabelTable(labels, data.reading.label_names, strict=False)
+        table = LabelTable(labels, data.schema.label_names, strict=False)
         gold = np.array([max(table.index(row.label), -1) for row in rows])
         # Some labels may be unknown: the data set may have other classes than the model.
         strange = sorted({row.label for row in rows if row.label and table.index(row.label) == UNKNOWN})

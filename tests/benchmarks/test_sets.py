@@ -17,7 +17,7 @@ from benchmarks.table import table
 from benchmarks.targets import targets
 from benchmarks.tokenise import CorpusPreparation, TransformersTokenizer, tokenising
 from bertnli.common.errors import RunError
-from bertnli.data.batches import Deal
+from bertnli.data.batches import Assignment
 from tests.support import tiny
 from tests.support.benchmarked import snli_file
 
@@ -73,12 +73,12 @@ def test_imbalance_is_counted_over_every_step(
     # One rank that gets all in the first step has `world` times the mean.
     calls: list[int] = []
 
-    def unfair(step: Any, lengths: Any, world: int) -> Deal:
+    def unfair(step: Any, lengths: Any, world: int) -> Assignment:
         calls.append(world)
         tokens = [1000, 0, 0, 0] if len(calls) == 1 else [250] * 4
-        return Deal(step, step, step, np.array(tokens))
+        return Assignment(step, step, step, np.array(tokens))
 
-    monkeypatch.setattr("bertnli.data.batches.deal", unfair)
+    monkeypatch.setattr("bertnli.data.batches.assign_to_ranks", unfair)
     monkeypatch.setattr(ranks, "WORLDS", (4,))
     monkeypatch.setattr(ranks, "BATCH_SIZES", (32,))
     (row,) = ranks.ranks(tmp_path, str(model), str(rows), lambda line: None)["imbalance"]

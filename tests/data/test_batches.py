@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertnli.data.batches import Stream, by_length, deal, pack
+from bertnli.data.batches import Stream, assign_to_ranks, batches_by_length, pack
 from bertnli.data.tokenizer import Encoded
 
 
@@ -43,7 +43,7 @@ def test_order_depends_on_seed_and_epoch_and_on_nothing_asked_before():
 def test_shares_cover_the_step_once(lengths, world, max_tokens, seed):
     of = np.array(lengths)
     step = np.random.default_rng(seed).permutation(len(of))
-    shares = [deal(step, of, world).micro_batches(rank, max_tokens) for rank in range(world)]
+    shares = [assign_to_ranks(step, of, world).micro_batches(rank, max_tokens) for rank in range(world)]
     assert sorted(np.concatenate([part for parts in shares for part in parts])) == list(range(len(of)))
     assert len({len(parts) for parts in shares}) == 1  # collectives meet
     for parts in shares:
@@ -57,23 +57,23 @@ def test_ranks_and_micro_batches_are_even_on_snli_lengths():
     for world in (2, 4, 8):
         for number in range(20):
             step = Stream(len(lengths), 256, 1).step(number)
-            shares = [deal(step, lengths, world).micro_batches(rank, 1024) for rank in range(world)]
+            shares = [assign_to_ranks(step, lengths, world).micro_batches(rank, 1024) for rank in range(world)]
             tokens = np.array([sum(lengths[part].sum() for part in parts) for parts in shares])
             assert tokens.max() / tokens.mean() < 1.05
             assert max(lengths[part].sum() for parts in shares for part in parts) < 1024 + 80
-            assert deal(step, lengths, world).imbalance == pytest.approx(tokens.max() / tokens.mean() - 1)
+            assert assign_to_ranks(step, lengths, world).imbalance == pytest.approx(tokens.max() / tokens.mean() - 1)
 
 
 def test_imbalance_is_what_the_busiest_rank_has_too_much():
     lengths = np.array([10, 20, 30, 40])
-    assert deal(np.arange(4), lengths, 1).imbalance == 0
-    assert deal(np.arange(4), lengths, 2).imbalance == 0  # 40 + 10, 30 + 20
-    assert deal(np.arange(3), lengths, 2).imbalance == 0
-    assert deal(np.arange(4), lengths, 4).imbalance == pytest.approx(0.6)  # 40 of a mean of 25
+    assert assign_to_ranks(np.arange(4), lengths, 1).imbalance == 0
+    assert assign_to_ranks(np.arange(4), lengths, 2).imbalance == 0  # 40 + 10, 30 + 20
+    assert assign_to_ranks(np.arange(3), lengths, 2).imbalance == 0
+    assert assign_to_ranks(np.arange(4), lengths, 4).imbalance == pytest.approx(0.6)  # 40 of a mean of 25
 
 
 def test_a_step_with_fewer_pairs_than_ranks_leaves_some_empty():
-    shares = [deal(np.array([4]), np.full(5, 30), 3).micro_batches(rank, 1024) for rank in range(3)]
+    shares = [assign_to_ranks(np.array([4]), np.full(5, 30), 3).micro_batches(rank, 1024) for rank in range(3)]
     assert [[len(part) for part in parts] for parts in shares] == [[1], [0], [0]]
 
 
@@ -92,7 +92,7 @@ def test_pack_is_the_pairs_end_to_end(lengths, random):
 @given(st.lists(st.integers(5, 128), max_size=100), st.integers(1, 500))
 def test_by_length_covers_all_once(lengths, max_tokens):
     of = np.array(lengths, dtype=int)
-    batches = by_length(of, max_tokens)
+    batches = batches_by_length(of, max_tokens)
     assert sorted(i for batch in batches for i in batch) == list(range(len(of)))
     assert all(len(batch) for batch in batches)
     assert (np.diff(of[np.concatenate(batches)]) >= 0).all() if batches else True

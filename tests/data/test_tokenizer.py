@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, BertTokenizerFast
 
 from bertnli.common.errors import InputError, Interrupted
 from bertnli.common.files import cache_dir
-from bertnli.data import penn
+from bertnli.data import penn_treebank
 from bertnli.data.tokenizer import MAX_CHARACTERS, Encoded, PairTokenizer, TokenizerSettings, pad_batch
 from bertnli.data.truncation import TRUNCATIONS
 from tests.conftest import ROOT
@@ -331,7 +331,8 @@ def test_every_character_is_lower_cased_as_by_python() -> None:
 
 
 def words_of(text: str) -> list[str]:
-    return [word for word, _ in penn.pre_tokenizer().pre_tokenize_str(penn.normalizer().normalize_str(text))]
+    normal = penn_treebank.normalizer().normalize_str(text)
+    return [word for word, _ in penn_treebank.pre_tokenizer().pre_tokenize_str(normal)]
 
 
 # --- The file --------------------------------------------------------------------------------------------------------

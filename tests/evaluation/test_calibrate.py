@@ -24,7 +24,7 @@ from bertnli.data.pairs import PairFile
 from bertnli.evaluation.calibrate import calibrate, fit
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.evaluation.evaluate import evaluate
-from bertnli.fetch.entry import Reading
+from bertnli.fetch.entry import DataSetSchema
 from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
 from tests.evaluation.test_evaluate import LABELS, Reader, write
@@ -63,7 +63,7 @@ def test_it_is_the_minimum_of_the_log_loss(scale: float) -> None:
 
 
 def given(file: PairFile) -> LabelledSet:
-    return LabelledSet(file.name, file, Reading())
+    return LabelledSet(file.name, file, DataSetSchema())
 
 
 def test_where_none_is_best_none_is_made_up() -> None:
@@ -84,14 +84,14 @@ def test_other_rows_are_better_calibrated_and_no_label_changes(tmp_path: Path) -
     predictor = Reader(temperature=0.3)  # an earlier one, which the fit does not start from
     found = calibrate(predictor, given(held_out), apart_from=given(test))
     assert found.temperature == pytest.approx(TRUE, rel=0.1) and found.rows == 2000
-    assert found.loss < found.loss_without == pytest.approx(evaluate(Reader(), held_out).tally.loss)
+    assert found.loss < found.loss_without == pytest.approx(evaluate(Reader(), held_out).metrics.loss)
 
     plain, scaled = evaluate(Reader(), test), evaluate(Reader(temperature=found.temperature), test)
     assert plain.without_temperature is None and plain.temperature == 1
-    assert scaled.tally.ece < 0.3 * plain.tally.ece
-    assert scaled.tally.loss < plain.tally.loss and scaled.tally.brier < plain.tally.brier
-    np.testing.assert_array_equal(scaled.tally.confusion, plain.tally.confusion)
-    without = {name: getattr(plain.tally, name) for name in ("loss", "brier", "ece")}
+    assert scaled.metrics.ece < 0.3 * plain.metrics.ece
+    assert scaled.metrics.loss < plain.metrics.loss and scaled.metrics.brier < plain.metrics.brier
+    np.testing.assert_array_equal(scaled.metrics.confusion, plain.metrics.confusion)
+    without = {name: getattr(plain.metrics, name) for name in ("loss", "brier", "ece")}
     assert scaled.to_json()["without_temperature"] == pytest.approx(without)
     sure, surer = scaled.wrong[0], plain.wrong[0]
     assert sure.row == surer.row and max(sure.probabilities.values()) < max(surer.probabilities.values())
@@ -211,7 +211,7 @@ def test_a_folder_that_may_not_be_written_is_told_before_the_work(model: Path, m
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     for form in (model, tiny.bundle()):
         with pytest.raises(InputError, match=r"found a folder that may not be written into; copy it"):
-            model_argument.keeper(str(form))
+            model_argument.temperature_writer(str(form))
 
 
 def test_a_full_disk_leaves_the_folder_as_it_was(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_export_takes_it_along_and_every_form_says_the_same(model: Path, tmp_pat
         TorchPredictor(plain.build(), plain.tokenizer, "cpu", plain.temperature),
         scorer,
     ]
-    folder, undivided, bundle = (evaluate(form, data).tally for form in forms)
+    folder, undivided, bundle = (evaluate(form, data).metrics for form in forms)
     np.testing.assert_array_equal(folder.confusion, bundle.confusion)
     np.testing.assert_array_equal(folder.confusion, undivided.confusion)
     assert bundle.loss == pytest.approx(folder.loss, rel=1e-4) and folder.loss != pytest.approx(

@@ -14,8 +14,8 @@ from bertnli.commands.model_argument import ModelOptions, predictor, shared
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import mcnemar
-from bertnli.evaluation.evaluate import Other, evaluate
-from bertnli.evaluation.examples import EXAMPLES
+from bertnli.evaluation.evaluate import ComparedModel, evaluate
+from bertnli.evaluation.example_predictions import EXAMPLES
 from tests.evaluation.test_evaluate import LABELS, Reader, random_rows, write
 from tests.support import tiny
 
@@ -53,14 +53,14 @@ CHANGES = {1: "neutral", 2: "contradiction", 41: "neutral", 42: "neutral", 43: "
 @pytest.mark.parametrize("order", [LABELS, ("contradiction", "entailment", "neutral")])
 def test_every_count_by_hand(tmp_path: Path, order: tuple[str, ...]) -> None:
     file = write(tmp_path / "a.tsv", ROWS)
-    found = evaluate(Reader(), file, against=Other("b", Another(CHANGES, order), PairFile(file.path)), batch=16)
+    found = evaluate(Reader(), file, against=ComparedModel("b", Another(CHANGES, order), PairFile(file.path)), batch=16)
     assert found.against is not None
     said = found.to_json()["against"]
     assert json.loads(json.dumps(said, allow_nan=False)) == said
     assert (said["model"], said["rows"], said["changed"]) == ("b", 70, 6)
     assert (said["only_this_right"], said["only_other_right"]) == (2, 3)
     assert said["p_value"] == pytest.approx(scipy.stats.binomtest(2, 5).pvalue)
-    assert found.tally.accuracy == 40 / 70 and said["accuracy"] == 41 / 70
+    assert found.metrics.accuracy == 40 / 70 and said["accuracy"] == 41 / 70
     assert said["labels"] == list(LABELS) and said["confusion"] == [[38, 1, 1], [1, 3, 26], [0, 0, 0]]
     shown = [(one["row"], one["gold"], one["predicted"], one["other"]) for one in said["changed_examples"]]
     assert shown == [
@@ -76,18 +76,18 @@ def test_every_count_by_hand(tmp_path: Path, order: tuple[str, ...]) -> None:
 def test_each_model_has_its_own_temperature(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tsv", random_rows(80))
     alone = evaluate(Reader(temperature=3.0), file)
-    found = evaluate(Reader(), file, against=Other("b", Reader(temperature=3.0), PairFile(file.path)))
+    found = evaluate(Reader(), file, against=ComparedModel("b", Reader(temperature=3.0), PairFile(file.path)))
     assert found.against is not None
     assert found.against.changed == 0 and found.against.p_value == 1
-    np.testing.assert_array_equal(found.against.tally.as_vector(), alone.tally.as_vector())
-    assert found.tally.loss == evaluate(Reader(), file).tally.loss
+    np.testing.assert_array_equal(found.against.metrics.as_vector(), alone.metrics.as_vector())
+    assert found.metrics.loss == evaluate(Reader(), file).metrics.loss
 
 
 def test_there_are_a_few_examples_of_every_kind(tmp_path: Path) -> None:
     rows = [("entailment", SURE["entailment"])] * 100 + [("neutral", SURE["contradiction"])] * 2
     changes = dict.fromkeys(range(1, 101), "neutral") | {101: "neutral", 102: "entailment"}
     file = write(tmp_path / "a.tsv", rows)
-    found = evaluate(Reader(), file, against=Other("b", Another(changes), PairFile(file.path)), batch=8).against
+    found = evaluate(Reader(), file, against=ComparedModel("b", Another(changes), PairFile(file.path)), batch=8).against
     assert found is not None and found.changed == 102
     assert [one.this.row for one in found.examples] == [*range(1, EXAMPLES - 1), 101, 102]
 
@@ -96,9 +96,9 @@ def test_the_labels_must_be_the_same_whatever_their_case(tmp_path: Path) -> None
     file = write(tmp_path / "a.tsv", random_rows(10))
     shouting = Reader()
     shouting.labels = tuple(label.upper() for label in LABELS)
-    found = evaluate(Reader(), file, against=Other("b", shouting, PairFile(file.path))).against
+    found = evaluate(Reader(), file, against=ComparedModel("b", shouting, PairFile(file.path))).against
     assert found is not None and found.changed == 0
-    other = Other("b", Reader(("contradiction", "entailment")), PairFile(file.path))
+    other = ComparedModel("b", Reader(("contradiction", "entailment")), PairFile(file.path))
     with pytest.raises(InputError, match="--against b: its labels are others; found contradiction, entailment"):
         evaluate(Reader(), file, against=other)
 
@@ -108,7 +108,7 @@ def test_rows_that_only_one_model_can_read_are_not_compared_with_others(tmp_path
     cut = tmp_path / "b.tsv"
     cut.write_text("".join(Path(file.path).read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(RunError, match="not the same rows are usable"):
-        evaluate(Reader(), file, against=Other("b", Reader(), PairFile(cut)))
+        evaluate(Reader(), file, against=ComparedModel("b", Reader(), PairFile(cut)))
 
 
 def test_the_command(bertnli, tmp_path: Path) -> None:

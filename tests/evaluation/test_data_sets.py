@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bertnli.common.errors import InputError, RunError
 from bertnli.evaluation.calibrate import calibrate
 from bertnli.evaluation.data_sets import expanded, open_all, open_set
-from bertnli.evaluation.evaluate import Other
+from bertnli.evaluation.evaluate import ComparedModel
 from bertnli.fetch import download as download_module
 from bertnli.fetch.catalog import CATALOG, SUITES
 from bertnli.fetch.entry import Archive, AsItIs, Unpacked
@@ -253,7 +253,7 @@ def test_the_other_models_labels_are_merged_too(server: StandIn) -> None:
     other = Told({"The judge saw it .": [1.0, 0.0], "The actor saw it .": [0.0, 1.0]}, two)
     for rivals in ((hans_model(LABELS), other), (other, hans_model(("contradiction", "neutral", "entailment")))):
         here, there = rivals
-        found = set_.measure(here, against=Other("other", there, open_set("hans").file))
+        found = set_.measure(here, against=ComparedModel("other", there, open_set("hans").file))
         accuracies = {id(other): 1.0}
         assert found["accuracy"] == accuracies.get(id(here), 0.5)
         assert found["against"]["accuracy"] == accuracies.get(id(there), 0.5)
@@ -273,7 +273,7 @@ def test_a_model_of_the_two_classes_is_taken_as_it_is(server: StandIn) -> None:
 
 def test_labels_that_belong_to_no_class_are_named(server: StandIn) -> None:
     with pytest.raises(
-        InputError, match=r"hans: its classes.*found yes, no; expected for entailment: entailment; for non-"
+        InputError, match=r"hans: the model's labels.*found yes, no; expected for entailment: entailment; for non-"
     ):
         open_set("hans").measure(Told({}, ("yes", "no")))
     with pytest.raises(InputError, match="found neutral, contradiction"):
@@ -282,8 +282,8 @@ def test_labels_that_belong_to_no_class_are_named(server: StandIn) -> None:
 
 def test_hans_without_its_column_is_not_hans(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = CATALOG["snli-dev"]
-    reading = replace(entry.reading, slices=("heuristic",))
-    monkeypatch.setitem(CATALOG, "snli-dev", replace(entry, reading=reading))
+    schema = replace(entry.schema, slices=("heuristic",))
+    monkeypatch.setitem(CATALOG, "snli-dev", replace(entry, schema=schema))
     with pytest.raises(InputError, match="no column 'heuristic'"):
         open_set("snli-dev").measure(Told(RIGHT))
 

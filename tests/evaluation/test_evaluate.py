@@ -17,8 +17,8 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.data.labelled import read_labelled
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.evaluate import Evaluation, evaluate
-from bertnli.evaluation.examples import EXAMPLES
-from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.example_predictions import EXAMPLES
+from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
 from tests.evaluation.test_metrics import random_batch
@@ -80,10 +80,10 @@ def test_every_labelled_row_counts_once_whatever_the_batch(tmp_path: Path) -> No
     small = evaluate(predictor, file, batch=7, progress=lambda done, total: seen.append((done, total)))
     assert predictor.calls == [7] * 14 + [1]
     assert seen[0] == (7, 99) and seen[-1] == (99, 99)
-    assert small.tally.rows == 99 and small.no_gold_rows == 1 and small.bad_rows == 0
+    assert small.metrics.rows == 99 and small.no_gold_rows == 1 and small.bad_rows == 0
     assert same_apart_from_time(small, evaluate(Reader(), file))
     right = sum(int(np.argmax(logits)) == LABELS.index(gold) for gold, logits in rows if gold != "-")
-    assert small.tally.accuracy == right / 99
+    assert small.metrics.accuracy == right / 99
 
 
 def test_every_form_of_a_model_gives_the_same_figures(tmp_path: Path) -> None:
@@ -99,17 +99,17 @@ def test_every_form_of_a_model_gives_the_same_figures(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(200)))
     forms = [TorchPredictor(one.build(), one.tokenizer, "cpu") for one in (source, trained)]
-    tallies = [evaluate(form, PairFile(path)).tally for form in (*forms, Scorer(tmp_path / "bundle", "cpu"))]
+    results = [evaluate(form, PairFile(path)).metrics for form in (*forms, Scorer(tmp_path / "bundle", "cpu"))]
 
     model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
-    theirs = Tally(LABELS)
+    theirs = ClassificationMetrics(LABELS)
     for pair in read_labelled(PairFile(path), LABELS):
         with torch.no_grad():
             logits = model(**tokenizer(pair.premise, pair.hypothesis, return_tensors="pt")).logits
         theirs.add(logits.numpy(), np.array([pair.label]))
-    for tally in tallies:
-        np.testing.assert_array_equal(tally.confusion, theirs.confusion)
-        assert (tally.loss, tally.brier) == pytest.approx((theirs.loss, theirs.brier), rel=1e-4)
+    for metrics in results:
+        np.testing.assert_array_equal(metrics.confusion, theirs.confusion)
+        assert (metrics.loss, metrics.brier) == pytest.approx((theirs.loss, theirs.brier), rel=1e-4)
 
 
 def test_labels_are_mapped_by_name_into_the_models_order(tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_labels_are_mapped_by_name_into_the_models_order(tmp_path: Path) -> None
     other_order = ("contradiction", "entailment", "neutral")
     other = evaluate(Reader(other_order), file)
     back = [other_order.index(label) for label in LABELS]
-    np.testing.assert_array_equal(other.tally.confusion[np.ix_(back, back)], usual.tally.confusion)
-    assert other.tally.loss == pytest.approx(usual.tally.loss)
+    np.testing.assert_array_equal(other.metrics.confusion[np.ix_(back, back)], usual.metrics.confusion)
+    assert other.metrics.loss == pytest.approx(usual.metrics.loss)
     assert list(other.to_json()["per_class"]) == list(other_order)
     assert [example.row for example in other.wrong] == [example.row for example in usual.wrong]
 

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from bertnli.evaluation.evaluate import evaluate
 from bertnli.evaluation.label_order import fitting_order
-from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
 from tests.evaluation.test_evaluate import LABELS, Reader, random_rows, write
 from tests.support import tiny
 
 
-def tally_of(confusion: Sequence[Sequence[float]], labels: Sequence[str] = LABELS) -> Tally:
-    tally = Tally(labels)
-    tally.confusion += np.array(confusion, np.int64)
-    return tally
+def metrics_of(confusion: Sequence[Sequence[float]], labels: Sequence[str] = LABELS) -> ClassificationMetrics:
+    metrics = ClassificationMetrics(labels)
+    metrics.confusion += np.array(confusion, np.int64)
+    return metrics
 
 
 GOOD = [[2800, 380, 188], [300, 2500, 419], [180, 400, 2657]]  # about 81%
@@ -35,7 +35,7 @@ def test_every_wrong_order_is_found_and_the_right_one_named(order: tuple[int, ..
     """Output i means LABELS[i], and is called LABELS[order[i]]."""
     shown = np.zeros((3, 3), int)
     shown[:, list(order)] = GOOD
-    found = fitting_order(tally_of(shown))
+    found = fitting_order(metrics_of(shown))
     if order == (0, 1, 2):
         assert found is None
         return
@@ -61,7 +61,7 @@ def test_every_wrong_order_is_found_and_the_right_one_named(order: tuple[int, ..
     ],
 )
 def test_a_weak_model_is_not_accused(confusion: list[list[int]], why: str) -> None:
-    assert fitting_order(tally_of(confusion)) is None, why
+    assert fitting_order(metrics_of(confusion)) is None, why
 
 
 @settings(deadline=None)
@@ -72,26 +72,26 @@ def test_chance_accuses_nobody(seed: int, labels: int, rows: int, skill: float) 
     gold = draw.integers(labels, size=rows)
     leaning = draw.dirichlet(np.full(labels, 0.5))
     predicted = np.where(draw.random(rows) < skill, gold, draw.choice(labels, rows, p=leaning))
-    tally = Tally([f"label {index}" for index in range(labels)])
-    np.add.at(tally.confusion, (gold, predicted), 1)
-    assert fitting_order(tally) is None
+    metrics = ClassificationMetrics([f"label {index}" for index in range(labels)])
+    np.add.at(metrics.confusion, (gold, predicted), 1)
+    assert fitting_order(metrics) is None
 
 
 def test_many_labels_are_not_tried() -> None:
     for size, tried in ((6, True), (7, False)):
-        rolled = tally_of(np.roll(100 * np.eye(size), 1, axis=0), [f"label {index}" for index in range(size)])
+        rolled = metrics_of(np.roll(100 * np.eye(size), 1, axis=0), [f"label {index}" for index in range(size)])
         assert (fitting_order(rolled) is not None) == tried
 
 
 def test_two_labels() -> None:
-    assert fitting_order(tally_of([[10, 90], [90, 10]], ("yes", "no"))) == (("no", "yes"), 0.9)
-    assert fitting_order(tally_of([[45, 55], [55, 45]], ("yes", "no"))) is None
+    assert fitting_order(metrics_of([[10, 90], [90, 10]], ("yes", "no"))) == (("no", "yes"), 0.9)
+    assert fitting_order(metrics_of([[45, 55], [55, 45]], ("yes", "no"))) is None
 
 
 def test_evaluation_says_it(tmp_path: Path) -> None:
     rows = [(gold, [3.0 * (gold == label) for label in LABELS]) for gold, _ in random_rows(90)]
     good = evaluate(Reader(), write(tmp_path / "a.tsv", rows))
-    assert good.tally.accuracy == 1 and good.to_json()["swapped_labels"] is None
+    assert good.metrics.accuracy == 1 and good.to_json()["swapped_labels"] is None
     wrong = Reader()
     wrong.meant = ("neutral", "contradiction", "entailment")
     found = evaluate(wrong, write(tmp_path / "a.tsv", rows)).to_json()["swapped_labels"]

@@ -114,7 +114,7 @@ def test_every_row_is_in_one_slice_of_a_kind(tmp_path: Path) -> None:
     tables = found.to_json()["slices"]
     for table in tables.values():
         assert sum(one["rows"] for one in table) == 59
-        assert sum(one["rows"] * one["accuracy"] for one in table) == pytest.approx(59 * found.tally.accuracy)
+        assert sum(one["rows"] * one["accuracy"] for one in table) == pytest.approx(59 * found.metrics.accuracy)
     assert [one["slice"] for one in tables["length"]] == sorted(
         (one["slice"] for one in tables["length"]), key=lambda name: int(name.split()[0])
     )

@@ -22,7 +22,7 @@ from bertnli.evaluation.data_sets import LabelledSet, open_set
 from bertnli.model import pretrained
 from bertnli.model.attention import Padded
 from bertnli.model.pretrained import Pretrained
-from bertnli.report.licences import Terms, of_model
+from bertnli.report.licences import LicenceInfo, of_model
 from tests.support import tiny
 
 MNLI_ORDER = ("contradiction", "neutral", "entailment")
@@ -87,12 +87,12 @@ def test_the_graph_says_what_it_is(source: Pretrained) -> None:
 
 
 def test_licence_and_disclosure_go_into_manifest_and_graph(source, quick, tmp_path) -> None:
-    export_bundle(source, tmp_path / "out", name="runs/mine", terms=Terms("Apache-2.0", "It has seen the test."))
+    export_bundle(source, tmp_path / "out", name="runs/mine", terms=LicenceInfo("Apache-2.0", "It has seen the test."))
     origin = Bundle.open(tmp_path / "out").manifest.origin
     assert (origin.name, origin.licence, origin.disclosure) == ("runs/mine", "Apache-2.0", "It has seen the test.")
     found = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
     assert (found["bertnli.licence"], found["bertnli.disclosure"]) == ("Apache-2.0", "It has seen the test.")
-    assert of_model(str(tmp_path / "out")) == Terms("Apache-2.0", "It has seen the test."), "and on from there"
+    assert of_model(str(tmp_path / "out")) == LicenceInfo("Apache-2.0", "It has seen the test."), "and on from there"
 
 
 def test_the_same_model_gives_the_same_file_and_no_path_of_this_machine(
@@ -211,7 +211,7 @@ def test_the_gate_covers_every_batch_size_and_length() -> None:
 
 def test_real_rows_are_compared_and_their_accuracy_is_kept(source, quick, tmp_path) -> None:
     rows = tiny.snli_rows(60)
-    summary = export_bundle(source, tmp_path / "out", verify_data=rows_file(tmp_path, rows), terms=Terms("MIT"))
+    summary = export_bundle(source, tmp_path / "out", verify_data=rows_file(tmp_path, rows), terms=LicenceInfo("MIT"))
     manifest = Bundle.open(tmp_path / "out").manifest
     assert manifest.parity is not None and manifest.parity.accuracy is not None
     known = [row for row in rows if row["gold_label"] != "-"]
@@ -342,7 +342,7 @@ def test_a_full_disk_leaves_nothing(source, quick, tmp_path, monkeypatch) -> Non
 
 def test_force_replaces_a_bundle(source, quick, tmp_path) -> None:
     export_bundle(source, tmp_path / "bundle")
-    export_bundle(source, tmp_path / "bundle", force=True, terms=Terms("MIT"))
+    export_bundle(source, tmp_path / "bundle", force=True, terms=LicenceInfo("MIT"))
     assert Bundle.open(tmp_path / "bundle").manifest.origin.licence == "MIT"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 

@@ -66,7 +66,7 @@ def test_a_file_appears_whole_and_alone(server: StandIn, target: Path, monkeypat
     monkeypatch.setattr(heartbeat, "beat", beats.append)
     server.files["/f"] = Hosted(BODY)
     download(server.url("/f"), target, limit=LIMIT, size=len(BODY), checksum=SHA256)
-    assert "fetching file.bin.part" in beats
+    assert len(set(beats)) > 1 and all(beat.startswith("fetching f: ") for beat in beats)
     assert target.read_bytes() == BODY
     assert only(target.parent) == ["file.bin"]
 
@@ -346,9 +346,7 @@ def test_plain_lines_in_a_log(server: StandIn, target: Path, capsys: pytest.Capt
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert captured.out == ""
-    assert lines[0] == "f: 0.0 MB of 0.5 MB"
-    assert lines[-1] == "f: 0.5 MB of 0.5 MB"
-    assert len(lines) <= 11
+    assert lines == ["fetching f: 0.0 MB of 0.5 MB", "fetching f: 0.5 MB of 0.5 MB"], "the first and the last"
 
 
 def test_a_bar_on_a_terminal(server: StandIn, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

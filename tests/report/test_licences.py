@@ -12,7 +12,7 @@ from bertnli.common.errors import InputError
 from bertnli.fetch import catalog
 from bertnli.fetch.cache import folder_of
 from bertnli.report import licences
-from bertnli.report.licences import UNKNOWN, Terms, notes_about, of_model
+from bertnli.report.licences import UNKNOWN, LicenceInfo, notes_about, of_model
 from bertnli.report.model_card import write_model_card
 from tests.support.runs import train
 
@@ -28,16 +28,16 @@ def folder(path: Path, **files: object) -> Path:
 
 def test_of_a_name_the_catalogue_says() -> None:
     minilm = catalog.CATALOG["minilm"]
-    assert of_model("minilm") == Terms(minilm.licence, minilm.disclosure)
+    assert of_model("minilm") == LicenceInfo(minilm.licence, minilm.disclosure)
     assert of_model("sentence-transformers/all-MiniLM-L6-v2") == of_model("minilm"), "the same model by its hub id"
     assert of_model("snli-test") == of_model("no such name") == UNKNOWN
 
 
 def test_of_a_hub_id_its_card_says_once_it_is_fetched() -> None:
-    assert of_model("someone/their-bert") == Terms(catalog.AS_ITS_CARD_SAYS)
+    assert of_model("someone/their-bert") == LicenceInfo(catalog.AS_ITS_CARD_SAYS)
     entry = catalog.lookup("someone/their-bert")
     folder(folder_of(entry), README_md="---\nlicense: mit\n---\n", receipt_json={"licence": catalog.AS_ITS_CARD_SAYS})
-    assert of_model("someone/their-bert") == Terms("mit")
+    assert of_model("someone/their-bert") == LicenceInfo("mit")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_of_a_hub_id_its_card_says_once_it_is_fetched() -> None:
     ],
 )
 def test_of_a_folder_its_card_says(card, licence, tmp_path) -> None:
-    assert of_model(str(folder(tmp_path / "model", README_md=card))) == Terms(licence)
+    assert of_model(str(folder(tmp_path / "model", README_md=card))) == LicenceInfo(licence)
 
 
 def test_a_folder_with_a_hub_ids_name_is_a_folder(tmp_path, monkeypatch) -> None:
@@ -63,7 +63,7 @@ def test_a_folder_with_a_hub_ids_name_is_a_folder(tmp_path, monkeypatch) -> None
     folder(tmp_path / "runs" / "model")
     folder(tmp_path / "minilm", README_md="---\nlicense: mit\n---\n")
     assert of_model("runs/model") == UNKNOWN
-    assert of_model("minilm") == Terms("mit")
+    assert of_model("minilm") == LicenceInfo("mit")
 
 
 def test_what_we_noted_comes_before_the_card(tmp_path) -> None:
@@ -71,7 +71,7 @@ def test_what_we_noted_comes_before_the_card(tmp_path) -> None:
     for name, file in {"trained": "config_json", "bundle": "manifest_json", "fetched": "receipt_json"}.items():
         content = {"config_json": {"bertnli": noted}, "manifest_json": {"origin": noted}}.get(file, noted)
         made = folder(tmp_path / name, README_md="---\nlicense: mit\n---\n", **{file: content})
-        assert of_model(str(made)) == Terms("Apache-2.0", "It has seen the test."), name
+        assert of_model(str(made)) == LicenceInfo("Apache-2.0", "It has seen the test."), name
     folder(tmp_path / "trained", config_json={"bertnli": {"licence": 3}})
     with pytest.raises(InputError, match="trained: licence and disclosure; found 3"):
         of_model(str(tmp_path / "trained"))

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertnli.common.errors import RunError
-from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.report import charts, report
 from bertnli.report.licences import notes_about
 from bertnli.report.model_card import write_model_card
@@ -34,10 +34,10 @@ HOSTILE = """<script>alert("1")</script> & 'quoted' {{ 7 * 7 }} </style></title>
 
 
 def evaluation(labels: Sequence[str] = LABELS, text: str = "A man eats.") -> dict[str, Any]:
-    tally = Tally(labels)
-    tally.confusion += np.array(CONFUSION)
-    tally.log_loss, tally.squared_error = 0.4 * tally.rows, 0.3 * tally.rows
-    tally.bins[[7, 13]] = [2318, 1250.5, 1159], [5000, 4500, 3872]
+    metrics = ClassificationMetrics(labels)
+    metrics.confusion += np.array(CONFUSION)
+    metrics.log_loss, metrics.squared_error = 0.4 * metrics.rows, 0.3 * metrics.rows
+    metrics.bins[[7, 13]] = [2318, 1250.5, 1159], [5000, 4500, 3872]
     example = {
         "row": 1234,
         "premise": text,
@@ -48,7 +48,7 @@ def evaluation(labels: Sequence[str] = LABELS, text: str = "A man eats.") -> dic
     }
     return {
         "data": "a.tsv",
-        **tally.to_json(),
+        **metrics.to_json(),
         "no_gold_rows": 176,
         "bad_rows": 3,
         "examples": {"right": [{**example, "gold": labels[0]}] * 10, "wrong": [example] * 10},
@@ -193,8 +193,8 @@ def test_the_page_says_what_it_was_given(full: str) -> None:
 
 
 def test_sections_with_nothing_to_say_are_left_out(tmp_path: Path) -> None:
-    tally = {key: value for key, value in evaluation().items() if key in Tally(LABELS).to_json()}
-    page = Page(written(tmp_path, evaluations={"dev": tally}))
+    metrics = {key: value for key, value in evaluation().items() if key in ClassificationMetrics(LABELS).to_json()}
+    page = Page(written(tmp_path, evaluations={"dev": metrics}))
     assert page.text("h2") == ["Summary", "Evaluation: dev"]
     assert page.text("h3") == ["Confusion matrix", "Each label", "Calibration", "Reliability diagram"]
     assert Page(written(tmp_path, figures={})).text("h2") == []

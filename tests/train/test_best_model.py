@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bertnli.common.errors import InputError
-from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.run.folder import read_metrics
 from bertnli.train import loop as training
 from tests.support.runs import same, train, weights
@@ -32,9 +32,9 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         step = engine.updates = steps
         real_load(engine, state, steps)
 
-    def judge(engine, ranks, data, labels) -> Tally:
+    def judge(engine, ranks, data, labels) -> ClassificationMetrics:
         real(engine, ranks, data, labels)
-        tally = Tally(labels)
+        tally = ClassificationMetrics(labels)
         right = round(100 * ACCURACIES[step])
         tally.confusion[0, :2] = right, 100 - right
         return tally
@@ -71,16 +71,16 @@ def test_early_stopping_ends_after_evaluations_that_are_no_better(tmp_path, run,
 def test_a_resumed_run_remembers_the_best(tmp_path, run, ranks, judged, monkeypatch, killed_in_step):
     train(run("straight", **KEYS, keep_best=True, early_stopping=3), ranks)
     path = run("stopped", **KEYS, keep_best=True, early_stopping=3)
-    real_deal, begun = training.deal, 0
+    real_assign, begun = training.assign_to_ranks, 0
 
     def crash(*arguments):
         nonlocal begun
         begun += 1
         if begun == killed_in_step:
             raise RuntimeError("crash")
-        return real_deal(*arguments)
+        return real_assign(*arguments)
 
-    monkeypatch.setattr(training, "deal", crash)
+    monkeypatch.setattr(training, "assign_to_ranks", crash)
     with pytest.raises(RuntimeError, match="crash"):
         train(path, ranks)
     summary = train(path, ranks)

@@ -14,7 +14,7 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.model.predictor import TorchPredictor
 from bertnli.model.pretrained import Pretrained
 from bertnli.report import licences
-from bertnli.report.licences import Terms
+from bertnli.report.licences import LicenceInfo
 from bertnli.run.folder import run_of
 from bertnli.train.inputs import load_run_model
 from tests.conftest import Run
@@ -116,4 +116,4 @@ def test_a_runs_terms_are_those_of_its_start(finished: Path, tmp_path: Path) -> 
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"bertnli": {**content.get("bertnli", {}), "licence": "mine"}}))
     for path in (finished, finished / "checkpoints" / "step-00000012"):
-        assert licences.of_model(str(path)) == Terms("mine")
+        assert licences.of_model(str(path)) == LicenceInfo("mine")

@@ -176,10 +176,10 @@ def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, precision, m
         sent += 1
         if sent == 10:
             raise CrashError
-        return real_deal(*arguments, **options)
+        return real_assign(*arguments, **options)
 
-    real_deal = training.deal
-    monkeypatch.setattr(training, "deal", crash_at_ten)
+    real_assign = training.assign_to_ranks
+    monkeypatch.setattr(training, "assign_to_ranks", crash_at_ten)
     with pytest.raises(CrashError):
         train(stopped, ranks)
     monkeypatch.undo()

@@ -317,7 +317,7 @@ def test_it_scores_once_verify_has_passed_on_a_gpu(unverified, source, tmp_path,
     data = tmp_path / "rows.jsonl"
     data.write_text('{"premise": "A man run.", "hypothesis": "Two dogs run.", "label": "neutral"}\n')
     assert len(Scorer(unverified).score([("A man run.", "Two dogs run.")])) == 1
-    assert evaluate(Scorer(unverified), PairFile(data)).tally.rows == 1
+    assert evaluate(Scorer(unverified), PairFile(data)).metrics.rows == 1
 
 
 def test_parity_that_is_there_stays_as_it_is(unverified, monkeypatch) -> None:

@@ -59,16 +59,16 @@ def test_fp16_goes_on_with_the_scaler_as_it_was(tmp_path, run, ranks, fp16_on_cp
     train(run("straight", **keys), ranks)
     stopped = run("stopped", **keys)
     calls = 0
-    real_deal = training.deal
+    real_assign = training.assign_to_ranks
 
     def crash(*arguments):
         nonlocal calls
         calls += 1
         if calls == 7:
             raise RuntimeError("crash")
-        return real_deal(*arguments)
+        return real_assign(*arguments)
 
-    monkeypatch.setattr(training, "deal", crash)
+    monkeypatch.setattr(training, "assign_to_ranks", crash)
     with pytest.raises(RuntimeError, match="crash"):
         train(stopped, ranks)
     train(stopped, ranks)

@@ -18,7 +18,7 @@ _SHOWN = 400  # characters of a sentence kept for an example
 
 
 @dataclass(frozen=True)
-class Example:
+class ExamplePrediction:
     """One pair and what the model makes of it."""
 
     row: int  # in the file, from 1
@@ -32,12 +32,12 @@ class Example:
         return {**vars(self), "probabilities": dict(self.probabilities)}
 
 
-class Examples:
+class ExamplePredictions:
     """The best candidates so far for each pair of gold and predicted label, at most EXAMPLES of each."""
 
     def __init__(self, labels: Sequence[str]):
         self.labels = tuple(labels)
-        self.kept: dict[tuple[int, int], list[tuple[float, Example]]] = defaultdict(list)
+        self.kept: dict[tuple[int, int], list[tuple[float, ExamplePrediction]]] = defaultdict(list)
 
     def add(self, logits: NDArray[np.floating], rows: Sequence[LabelledPair], temperature: float = 1.0) -> None:
         log_probabilities = log_softmax(logits, temperature)
@@ -50,30 +50,32 @@ class Examples:
             rank = surety[here] if cell[0] == cell[1] else -surety[here]
             best = np.argsort(rank, kind="stable")[:EXAMPLES]
             found = [
-                (float(rank[i]), example_of(self.labels, rows[here[i]], cell[1], log_probabilities[here[i]]))
+                (float(rank[i]), example_prediction(self.labels, rows[here[i]], cell[1], log_probabilities[here[i]]))
                 for i in best
             ]
             self.kept[cell] = sorted(self.kept[cell] + found, key=lambda one: (one[0], one[1].row))[:EXAMPLES]
 
-    def right(self) -> list[Example]:
+    def right(self) -> list[ExamplePrediction]:
         """The right predictions of the lowest probability."""
         return self._spread(found for (gold, predicted), found in self.kept.items() if gold == predicted)
 
-    def wrong(self) -> list[Example]:
+    def wrong(self) -> list[ExamplePrediction]:
         """The wrong predictions of the highest probability."""
         return self._spread(found for (gold, predicted), found in self.kept.items() if gold != predicted)
 
     @staticmethod
-    def _spread(cells: Iterable[list[tuple[float, Example]]]) -> list[Example]:
+    def _spread(cells: Iterable[list[tuple[float, ExamplePrediction]]]) -> list[ExamplePrediction]:
         """The first of every cell, then the second ones, and so on, as long as there is room; the best comes first."""
         turns = [(turn, rank, one.row, one) for cell in cells for turn, (rank, one) in enumerate(cell)]
         chosen = sorted(turns, key=lambda turn: turn[:3])[:EXAMPLES]
         return [example for *_, example in sorted(chosen, key=lambda turn: turn[1:3])]
 
 
-def example_of(labels: Sequence[str], pair: LabelledPair, predicted: int, log_probabilities: Floats) -> Example:
+def example_prediction(
+    labels: Sequence[str], pair: LabelledPair, predicted: int, log_probabilities: Floats
+) -> ExamplePrediction:
     """`log_probabilities`: `[labels]`."""
-    return Example(
+    return ExamplePrediction(
         row=pair.number,
         premise=_shorten(pair.premise),
         hypothesis=_shorten(pair.hypothesis),

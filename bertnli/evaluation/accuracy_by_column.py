@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from bertnli.common.errors import InputError
 from bertnli.data.labelled import LabelledPair
 from bertnli.data.pairs import PairFile
-from bertnli.evaluation.metrics import Tally
+from bertnli.evaluation.metrics import ClassificationMetrics
 
 _ROWS = 4096  # looked through at once
 
 
-class ByColumn:
-    """A tally for each value of `column`. It keeps one small number a row; a set that is asked for one is not large."""
+class AccuracyByColumn:
+    """Metrics for each value of `column`. It keeps one small number a row; a set that is asked for one is not large."""
 
     def __init__(self, file: PairFile, column: str, labels: Sequence[str]):
         """Looks through the file. Raises InputError if it has no such column."""
@@ -28,36 +28,36 @@ class ByColumn:
                 expected="the file that the catalogue describes",
             )
         self.column = column
-        self.tallies: list[Tally] = []
-        self._value: list[int] = []  # index into the tallies, by row number - 1
+        self.metrics: list[ClassificationMetrics] = []
+        self._value: list[int] = []  # index into the metrics, by row number - 1
         names: dict[str, int] = {}
         for chunk in file.chunks(_ROWS):
             for record in file.values(chunk):
                 said = "" if record is None else str(record.get(column) or "")
                 self._value.append(names.setdefault(said, len(names)))
         self.names = list(names)
-        self.tallies = [Tally(labels) for _ in names]
+        self.metrics = [ClassificationMetrics(labels) for _ in names]
 
     def add(self, logits: NDArray[np.floating], rows: Sequence[LabelledPair]) -> None:
         """Count `logits` `[rows, labels]` under each row's value."""
         values = np.array([self._value[row.number - 1] for row in rows])
         gold = np.array([row.label for row in rows], np.int64)
         for value in np.unique(values):
-            self.tallies[value].add(logits[values == value], gold[values == value])
+            self.metrics[value].add(logits[values == value], gold[values == value])
 
     def to_json(self) -> dict[str, Any]:
         """By value: `accuracy`, its interval, `rows`, and `recall`, the accuracy on the rows of each gold label."""
         return {
             name: {
-                "accuracy": tally.accuracy,
-                "accuracy_interval": list(tally.accuracy_interval),
-                "rows": tally.rows,
+                "accuracy": one.accuracy,
+                "accuracy_interval": list(one.accuracy_interval),
+                "rows": one.rows,
                 "recall": {
-                    label: float(tally.recall[index])
-                    for index, label in enumerate(tally.labels)
-                    if tally.confusion[index].sum()
+                    label: float(one.recall[index])
+                    for index, label in enumerate(one.labels)
+                    if one.confusion[index].sum()
                 },
             }
-            for name, tally in zip(self.names, self.tallies, strict=True)
-            if tally.rows
+            for name, one in zip(self.names, self.metrics, strict=True)
+            if one.rows
         }
