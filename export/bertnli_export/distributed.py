@@ -27,7 +27,7 @@ from bertnli.common.errors import BertnliError, InputError, Interrupted, RunErro
 from bertnli.data.formats import format_of, reason_of
 from bertnli.data.pairs import Columns
 from bertnli_export.bundle import Bundle, versions
-from bertnli_export.devices import DEVICES
+from bertnli_export.devices import DEVICES, Device
 from bertnli_export.output_file import BusyError
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, gist, name_of
 from bertnli_export.score import VERSIONS, Progress, score_file
@@ -115,7 +115,7 @@ class _Job:
     bundle: str
     sha256: str
     versions: Mapping[str, str]
-    device: str
+    device: Device
     threads: int
     temperature: float
     options: Mapping[str, Any]
@@ -185,12 +185,12 @@ def score_partitions(
     opened.check_files()
     temperature = choose_temperature(opened, temperature)
     with connected(address):
-        device, nodes = choose_nodes(device, address)
-        opened.check_device(device)
-        each, threads = ("GPU", 1) if device == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
+        chosen, nodes = choose_nodes(device, address)
+        opened.check_device(chosen)
+        each, threads = ("GPU", 1) if chosen.kind == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
         workers = sum(int(node["Resources"][each]) // threads for node in nodes)
         options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix}
-        job = _Job(str(opened.path), opened.sha256, versions(VERSIONS), device, threads, temperature, options)
+        job = _Job(str(opened.path), opened.sha256, versions(VERSIONS), chosen, threads, temperature, options)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_nodes(nodes, job, partitions[0].input, folder)
@@ -231,7 +231,7 @@ def score_partitions(
         "output": os.fspath(output),
         **{name: sum(part[name] for part in parts) for name in ("rows", "errors", "truncated")},
         **({"labelled": labelled, "accuracy": correct / labelled} if labelled else {}),
-        "device": device,
+        "device": chosen.kind,
         "partitions": len(parts),
         "nodes": len(at_work),
         "load_seconds": load_seconds,
@@ -254,7 +254,7 @@ def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterat
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     rows = [{"input": str(partition.input), "output": str(partition.output)} for partition in partitions]
-    resources: dict[str, Any] = {"num_gpus": 1} if job.device == "cuda" else {"num_cpus": job.threads}
+    resources: dict[str, Any] = {"num_gpus": 1} if job.device.kind == "cuda" else {"num_cpus": job.threads}
     tries = ray.remote(num_cpus=0)(_Tries).options(
         scheduling_strategy=affinity(ray.get_runtime_context().get_node_id())
     )
@@ -303,7 +303,7 @@ class _Worker:
     """
 
     def __init__(self, job: _Job, tries: Any):
-        if job.device == "cpu":
+        if job.device.kind == "cpu":
             os.environ["RAYON_NUM_THREADS"] = str(job.threads)  # the tokenizer's, which would take every core
         self._job, self._tries = job, tries
         self._scorer: Scorer | None = None
@@ -331,7 +331,7 @@ class _Worker:
             self._job.check()
             bundle = Bundle.open(self._job.bundle)
             bundle.check_files()
-            self._scorer = Scorer(bundle, self._job.device, self._job.temperature, threads=self._job.threads)
+            self._scorer = Scorer(bundle, str(self._job.device), self._job.temperature, threads=self._job.threads)
             load_seconds = time.perf_counter() - began
         options = {**self._job.options, **self._restart_once(input)}
         patience = time.monotonic() + BUSY_SECONDS

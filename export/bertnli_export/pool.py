@@ -25,6 +25,7 @@ from typing import Any
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import BertnliError, RunError
+from bertnli_export.devices import Device
 from bertnli_export.scorer import Judged
 from bertnli_export.session import DeviceError
 from bertnli_export.stages import Task
@@ -49,8 +50,8 @@ class Pool:
     Attributes: `description`, `deaths`.
     """
 
-    def __init__(self, bundle: Path, devices: Sequence[str], temperature: float):
-        """`devices` as `session.Session` takes them. Waits until all workers have loaded the bundle.
+    def __init__(self, bundle: Path, devices: Sequence[Device], temperature: float):
+        """Waits until all workers have loaded the bundle.
 
         Raises what loading it raises, and RunError if no worker lives to tell.
         """

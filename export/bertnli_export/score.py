@@ -23,7 +23,7 @@ from bertnli.data.formats import format_of
 from bertnli.data.labels import LabelTable
 from bertnli.data.pairs import Columns, PairFile
 from bertnli_export.bundle import Bundle, versions
-from bertnli_export.devices import choose_devices
+from bertnli_export.devices import CPU, Device, choose_devices
 from bertnli_export.output_file import check_output
 from bertnli_export.pool import Pool
 from bertnli_export.record import Counts, Record, check_free, resume
@@ -81,18 +81,18 @@ def score_file(
         opened.check_files()
         tokenizer = opened.tokenizer()
         devices = choose_devices(device, gpus, workers)
-        kind = devices[0].partition(":")[0]
-        opened.check_device(kind)
+        chosen = devices[0]
+        opened.check_device(chosen)
         temperature = choose_temperature(opened, temperature)
     else:
         scorer, opened, tokenizer = bundle, bundle.bundle, bundle.tokenizer
-        kind, temperature = scorer.session.device, scorer.temperature
+        chosen, temperature = scorer.session.device, scorer.temperature
     load_seconds = time.perf_counter() - began
 
     began = time.perf_counter()
     file = PairFile(input, columns=columns, format=input_format, prefer_parse=tokenizer.settings.reads_parse)
     options = {"prefix": prefix, "temperature": temperature}
-    run = _run_towards(output, file, opened, kind, options, output_format, restart)
+    run = _run_towards(output, file, opened, chosen, options, output_format, restart)
     if strict and run.counts.errors:
         raise RunError(
             f"{output}: an earlier run, without --strict, passed over {run.counts.errors} bad rows",
@@ -107,8 +107,8 @@ def score_file(
         engine: Engine
         if scorer is not None:
             engine = Here(scorer, keep=True)
-        elif devices == ["cpu"]:
-            engine = Here(Scorer(opened, "cpu", temperature))
+        elif devices == [CPU]:
+            engine = Here(Scorer(opened, CPU, temperature))
         else:
             engine = Pool(opened.path, devices, temperature)
         loading = time.perf_counter() - loading
@@ -116,7 +116,7 @@ def score_file(
         place: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
         with closing(engine), _advice(run), open_writer(output, file, opened.labels, **place) as writer:
             run.save()
-            tasks = _tasks(file, CHUNK[kind], run.counts.rows)
+            tasks = _tasks(file, CHUNK[chosen.kind], run.counts.rows)
             refuse = partial(_refuse_bad_rows, file.name) if strict else None
             _score_rows(engine, tasks, opened.labels, writer, run, refuse, progress, checkpoint_seconds)
             writer.finish()
@@ -131,7 +131,7 @@ def score_file(
         "errors": counts.errors,
         "truncated": counts.truncated,
         **labelled,
-        "device": kind,
+        "device": chosen.kind,
         "load_seconds": load_seconds,
         "pairs_per_second": (counts.rows - resumed_at) / seconds,
         "resumed_at": resumed_at,
@@ -146,7 +146,7 @@ def _run_towards(
     output: str | os.PathLike[str],
     file: PairFile,
     bundle: Bundle,
-    device: str,
+    device: Device,
     options: Mapping[str, Any],
     output_format: str | None,
     restart: bool,
@@ -168,7 +168,7 @@ def _run_towards(
             "output format": ".".join(filter(None, format_of(os.fspath(output), output_format))),
             **options,
         },
-        "device": {"kind": device, "rows in a chunk": CHUNK[device]},
+        "device": {"kind": device.kind, "rows in a chunk": CHUNK[device.kind]},
         "versions": versions(VERSIONS),
     }
     return Record(Path(output), fingerprint) if restart else resume(Path(output), fingerprint)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.tokenizer import Encoded, pad_batch
-from bertnli_export.devices import choose_device
+from bertnli_export.devices import Device, choose_device
 from bertnli_export.interface import INPUTS
 from bertnli_export.session import Session
 
@@ -81,7 +81,7 @@ class Scorer:
     def __init__(
         self,
         bundle: str | os.PathLike[str] | Bundle,
-        device: str = "auto",
+        device: str | Device = "auto",
         temperature: float | None = None,
         *,
         threads: int | None = None,
@@ -99,9 +99,9 @@ class Scorer:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.temperature = choose_temperature(self.bundle, temperature)
         self.tokenizer = self.bundle.tokenizer()
-        device = choose_device(device)
-        self.bundle.check_device(device)
-        self.session = Session(self.bundle.file(MODEL), device, threads=threads)
+        chosen = device if isinstance(device, Device) else choose_device(device)
+        self.bundle.check_device(chosen)
+        self.session = Session(self.bundle.file(MODEL), chosen, threads=threads)
         if self.session.outputs != len(self.labels):
             raise InputError(
                 f"{self.bundle.path}: labels",
@@ -124,7 +124,7 @@ class Scorer:
     def iter(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Score]:
         """`score` as a stream: takes and gives `CHUNK` pairs at a time, so memory does not grow with their number."""
         source = iter(pairs)
-        while chunk := list(islice(source, CHUNK[self.session.device])):
+        while chunk := list(islice(source, CHUNK[self.session.device.kind])):
             for pair in chunk:
                 if isinstance(pair, str) or len(pair) != 2:
                     raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
@@ -165,7 +165,7 @@ class Scorer:
         return result
 
 
-def run(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: str) -> NDArray[np.float32]:
+def run(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: Device) -> NDArray[np.float32]:
     """`[pairs, labels]` of tokenised pairs, in their order, through padded batches as `device` likes them."""
     result = np.empty((len(encoded), labels), np.float32)
     for indices, inputs in padded(encoded, pad_id, device):
@@ -173,9 +173,11 @@ def run(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: str)
     return result
 
 
-def padded(encoded: Encoded, pad_id: int, device: str) -> Iterator[Batch]:
+def padded(encoded: Encoded, pad_id: int, device: Device) -> Iterator[Batch]:
     """All pairs, each once, in batches as `device` likes them."""
-    for indices in batches(encoded.lengths, _MAX_PAIRS[device], _MAX_TOKENS[device], _MAX_PADDING[device]):
+    for indices in batches(
+        encoded.lengths, _MAX_PAIRS[device.kind], _MAX_TOKENS[device.kind], _MAX_PADDING[device.kind]
+    ):
         batch = pad_batch(encoded, indices, pad_id)
         yield indices, [batch[name] for name in INPUTS]
 

@@ -58,7 +58,7 @@ def verify(
         record(bundle, parity=parity)
     summary: dict[str, Any] = {
         "bundle": str(bundle.path),
-        "device": scorer.session.device,
+        "device": scorer.session.device.kind,
         "precision": precision,
         **vars(figures),
     }

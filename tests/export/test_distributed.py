@@ -17,6 +17,7 @@ import pyarrow.dataset
 import pytest
 from bertnli_export import distributed, ray_cluster
 from bertnli_export.bundle import Bundle, versions
+from bertnli_export.devices import CPU
 from bertnli_export.distributed import Partition, _Job, _raise_failures, _Result, _Tries, _Worker, find_partitions
 from bertnli_export.output_file import partial_path
 from bertnli_export.score import VERSIONS, Scorer, score_file
@@ -41,7 +42,7 @@ def parts(tmp_path) -> Path:
 
 def job(**changes) -> _Job:
     bundle = Bundle.open(tiny.bundle())
-    return replace(_Job(str(bundle.path), bundle.sha256, versions(VERSIONS), "cpu", 1, 1.0, OPTIONS), **changes)
+    return replace(_Job(str(bundle.path), bundle.sha256, versions(VERSIONS), CPU, 1, 1.0, OPTIONS), **changes)
 
 
 # --- which partitions

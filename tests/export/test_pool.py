@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from bertnli_export import pool
+from bertnli_export.devices import CPU
 from bertnli_export.pool import Pool
 from bertnli_export.record import record_path
 from bertnli_export.score import score_file
@@ -44,7 +45,7 @@ def task(number: int, *premises: str) -> Task:
 
 
 def open_pool(workers: int) -> Any:
-    return closing(Pool(tiny.bundle(), ["cpu"] * workers, 1.0))
+    return closing(Pool(tiny.bundle(), [CPU] * workers, 1.0))
 
 
 def children() -> list[psutil.Process]:
@@ -118,7 +119,7 @@ def test_what_a_worker_cannot_load_is_one_message(tmp_path) -> None:
     size = (bundle / "model.onnx").stat().st_size
     (bundle / "model.onnx").write_bytes(b"\0" * size)
     with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime cannot load it"):
-        Pool(bundle, ["cpu", "cpu"], 1.0)
+        Pool(bundle, [CPU, CPU], 1.0)
     assert not children()
 
 
