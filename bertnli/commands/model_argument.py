@@ -91,14 +91,10 @@ def keeper(model: str) -> Callable[[Calibration], None]:
     """What keeps a temperature in the bundle or the model folder, a finished run's own among them; a checkpoint keeps
     none. Raises InputError if nothing can."""
     if is_bundle(model):
-        from bertnli_export.bundle import Bundle, record
+        from bertnli_export.bundle import update_manifest
 
-        bundle = Bundle.open(Path(model))
-        temperature.check_writable(bundle.path)
-
-        def keep(fitted: Calibration) -> None:
-            record(bundle, temperature=fitted.temperature)
-
-        return keep
+        bundle = Path(model)
+        temperature.check_writable(bundle)
+        return lambda fitted: update_manifest(bundle, temperature=fitted.temperature)
     folder = temperature.check_folder(str(result_of(Path(model).expanduser()) or model))
     return lambda fitted: temperature.keep(folder, fitted)

@@ -153,6 +153,11 @@ class Bundle:
         """Label names in the order of the logits."""
         return self.manifest.labels
 
+    @property
+    def model(self) -> Path:
+        """The graph with its weights."""
+        return self.file(MODEL)
+
     def file(self, name: str) -> Path:
         """The bundle's file of that name, in whichever folder of it the layout puts it."""
         return self.path / next(path for path in self.manifest.files if Path(path).name == name)
@@ -307,20 +312,21 @@ def seal(folder: Path, **about: Any) -> Manifest:
     return manifest
 
 
-def record(bundle: Bundle, **about: Any) -> Bundle:
-    """The bundle with these fields in its manifest, on the disk too; its other files stay as they are.
+def update_manifest(path: Path, **about: Any) -> None:
+    """Change these fields of the manifest of the bundle at `path`; its other files stay as they are.
 
-    Raises RunError if the manifest cannot be written.
+    Raises InputError if there is no such manifest, RunError if it cannot be written.
     """
-    content = bundle.manifest.model_copy(update=about).model_dump(mode="json")
-    where = bundle.path / MANIFEST
+    where = path / MANIFEST
+    with _reading(where):
+        manifest = _parse_manifest(where.read_bytes(), where)
+    content = manifest.model_copy(update=about).model_dump(mode="json")
     try:
         write_text(where, _json(content))
     except OSError as error:
         raise RunError(
             f"{where}: cannot be written: {error.strerror or error}", do="make room, and try again"
         ) from error
-    return Bundle.open(bundle.path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

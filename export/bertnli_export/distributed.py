@@ -31,7 +31,8 @@ from bertnli_export.devices import DEVICES, Device
 from bertnli_export.output_file import BusyError
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, gist, name_of
 from bertnli_export.score import VERSIONS, Progress, score_file
-from bertnli_export.scorer import Scorer, choose_temperature
+from bertnli_export.scorer import Scorer
+from bertnli_export.scoring_setup import choose_temperature, prepare
 
 NODE_SECONDS = 120
 """Each node has so long to look at the bundle and the folders; the first time, it starts a Python for that."""
@@ -120,8 +121,8 @@ class _Job:
     temperature: float
     options: Mapping[str, Any]
 
-    def check(self) -> None:
-        """Raise InputError where the driver's versions or its bundle are not those of this node."""
+    def check_versions(self) -> None:
+        """Raise InputError if this node does not have the driver's versions."""
         found = versions(VERSIONS)
         for package in {**self.versions, **found}:
             if self.versions.get(package) != found.get(package):
@@ -131,7 +132,10 @@ class _Job:
                     expected=self.versions.get(package, "none") + ", as where the command was given",
                     do="install the same versions on every node",
                 )
-        if Bundle.open(self.bundle).sha256 != self.sha256:
+
+    def check_bundle(self, found: Bundle) -> None:
+        """Raise InputError if this node does not see the driver's bundle."""
+        if found.sha256 != self.sha256:
             raise InputError(
                 f"{self.bundle}: not the bundle that the command was given",
                 do="put it where every node sees the same one",
@@ -328,10 +332,11 @@ class _Worker:
         load_seconds = 0.0
         if self._scorer is None:
             began = time.perf_counter()
-            self._job.check()
-            bundle = Bundle.open(self._job.bundle)
-            bundle.check_files()
-            self._scorer = Scorer(bundle, str(self._job.device), self._job.temperature, threads=self._job.threads)
+            self._job.check_versions()
+            # The kind of device is decided; whether this node can use it is not.
+            setup = prepare(self._job.bundle, str(self._job.device), self._job.temperature)
+            self._job.check_bundle(setup.bundle)
+            self._scorer = Scorer.from_setup(setup, threads=self._job.threads)
             load_seconds = time.perf_counter() - began
         options = {**self._job.options, **self._restart_once(input)}
         patience = time.monotonic() + BUSY_SECONDS
@@ -408,7 +413,8 @@ def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, out
 def _examine(job: _Job, input: str, seen: str) -> str:
     """On a node: what keeps it from taking part, in words; empty if nothing."""
     try:
-        job.check()
+        job.check_versions()
+        job.check_bundle(Bundle.open(job.bundle))
     except InputError as error:
         return str(error)
     for path, what in ((Path(input), "input"), (Path(seen), "output folder")):
