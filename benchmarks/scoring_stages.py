@@ -27,7 +27,7 @@ def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
     file = PairFile(str(rows), prefer_parse=scorer.tokenizer.settings.reads_parse)
     found = {}
     with stopwatch() as seconds:
-        chunks = list(file.chunks(CHUNK[device]))
+        chunks = list(file.chunks(CHUNK[device.kind]))
     found["read"] = seconds()
     tasks = [Task(chunk, list(range(len(chunk.rows)))) for chunk in chunks]
     with stopwatch() as seconds:
@@ -36,7 +36,7 @@ def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
     with stopwatch() as seconds:
         batches = [list(padded(part, scorer.tokenizer.pad_id, device)) for part in encoded]
     found["pad"] = seconds()
-    if device == "cuda":
+    if device.kind == "cuda":
         with stopwatch() as seconds:
             _copy(array for part in batches for _, inputs in part for array in inputs)
         found["copy"] = seconds()

@@ -95,15 +95,11 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
     Raises InputError for any other model: a checkpoint, for example, stores none.
     """
     if is_bundle(model):
-        from bertnli_export.bundle import Bundle, record
+        from bertnli_export.bundle import update_manifest
 
-        bundle = Bundle.open(Path(model))
-        temperature.check_writable(bundle.path)
-
-        def keep(fitted: Calibration) -> None:
-            record(bundle, temperature=fitted.temperature)
-
-        return keep
+        bundle = Path(model)
+        temperature.check_writable(bundle)
+        return lambda fitted: update_manifest(bundle, temperature=fitted.temperature)
     path = existing_path(model)
     result = None if path is None else result_of(path)
     folder = temperature.check_folder(str(result or model))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bertnli_export.devices import Device
 from bertnli_export.interface import INPUTS, OUTPUT
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ _MASK = INPUTS.index("attention_mask")
 
 
 class BoundSession:
-    """Runs padded batches on `device` (`cuda`; `cpu` in tests) number `index`, over bound buffers."""
+    """Runs padded batches on `device` (a GPU; the CPU in tests) over bound buffers."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, device: str, index: int, labels: int):
-        self._session, self._device, self._index, self._labels = session, device, index, labels
+    def __init__(self, session: onnxruntime.InferenceSession, device: Device, labels: int):
+        self._session, self._device, self._labels = session, device, labels
         self._binding = session.io_binding()
         self._tokens = self._pairs = 0  # what the buffers hold
 
@@ -45,7 +46,7 @@ class BoundSession:
             if number == _MASK:
                 place[pairs:, 0] = 1  # a pair of no token at all would divide by nothing
             address = self._values.data_ptr() + number * self._host.strides[0]
-            self._binding.bind_input(name, self._device, self._index, np.int64, shape, address)
+            self._binding.bind_input(name, self._device.kind, self._device.device_id, np.int64, shape, address)
         self._values.update_inplace(self._host)
         out = self._out[: shape[0]]
         self._binding.bind_output(OUTPUT, "cpu", 0, np.float32, out.shape, out.ctypes.data)
@@ -59,7 +60,9 @@ class BoundSession:
         if pairs * length > self._tokens:
             self._tokens = -(-pairs * length // 32) * 32  # each input begins at a multiple of 256 bytes
             self._host = np.zeros((len(INPUTS), self._tokens), np.int64)
-            self._values = ort.OrtValue.ortvalue_from_numpy(self._host.copy(), self._device, self._index)
+            self._values = ort.OrtValue.ortvalue_from_numpy(
+                self._host.copy(), self._device.kind, self._device.device_id
+            )
         if pairs > self._pairs:
             self._pairs = pairs
             self._out = np.empty((pairs, self._labels), np.float32)

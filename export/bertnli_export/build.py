@@ -15,7 +15,7 @@ from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.model.pretrained import Pretrained, folder_config
 from bertnli.report.licences import UNKNOWN, LicenceInfo
 from bertnli_export import bundle, sentences, triton
-from bertnli_export.devices import choose_device
+from bertnli_export.devices import CPU, Device, choose_device
 from bertnli_export.graphs.graph import add_metadata, fused_attention, opset_of, torch_logits
 from bertnli_export.graphs.precision import GRAPHS
 from bertnli_export.parity import RealRows, gate, reference
@@ -130,13 +130,14 @@ def _check_asked(source: Pretrained, precision: str, layout: str) -> None:
         )
 
 
-def _device(precision: str) -> tuple[str | None, str | None]:
+def _device(precision: str) -> tuple[Device | None, str | None]:
     """The device of this host to compare the graph on; or None, and why there is none."""
-    if "cpu" in bundle.DEVICES[precision]:
-        return "cpu", None
+    if "cpu" in bundle.DEVICE_KINDS[precision]:
+        return CPU, None
     try:
-        if choose_device("auto") == "cuda":
-            return "cuda", None
+        chosen = choose_device("auto")
+        if chosen.kind == "cuda":
+            return chosen, None
     except InputError as error:
         return None, str(error)
     return None, "no NVIDIA GPU that this process may use"

@@ -32,6 +32,7 @@ from bertnli.common.installed import __version__, installed
 from bertnli.data import labels as label_orders
 from bertnli.data.formats import reason_of
 from bertnli.data.tokenizer import PairTokenizer
+from bertnli_export.devices import Device
 
 FORMAT, FORMAT_VERSION = "bertnli-bundle", 2
 MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
@@ -42,9 +43,9 @@ MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
     "manifest.json",
 )
 
-# The devices that each precision's graph runs on: the packed attention of fp16 is for CUDA alone, int8 products are
-# for the CPU alone (on CUDA they would run there as well, and slowly).
-DEVICES: dict[str, tuple[str, ...]] = {"fp32": ("cpu", "cuda"), "fp16": ("cuda",), "int8": ("cpu",)}
+# The kinds of device that each precision's graph runs on. The packed attention of fp16 has a kernel for CUDA only. int8
+# products are for the CPU: CUDA runs them as well, but slowly.
+DEVICE_KINDS: dict[str, tuple[str, ...]] = {"fp32": ("cpu", "cuda"), "fp16": ("cuda",), "int8": ("cpu",)}
 
 
 class _Part(BaseModel):
@@ -152,6 +153,11 @@ class Bundle:
         """Label names in the order of the logits."""
         return self.manifest.labels
 
+    @property
+    def model(self) -> Path:
+        """The graph with its weights."""
+        return self.file(MODEL)
+
     def file(self, name: str) -> Path:
         """The bundle's file of that name, in whichever folder of it the layout puts it."""
         return self.path / next(path for path in self.manifest.files if Path(path).name == name)
@@ -164,17 +170,17 @@ class Bundle:
             if found != entry.sha256:
                 raise _damaged(self.path / name, f"SHA-256 {found}", entry.sha256)
 
-    def check_device(self, device: str) -> None:
-        """Raise InputError if its precision does not run on `device`, `cpu` or `cuda`."""
+    def check_device(self, device: Device) -> None:
+        """Raise InputError if its precision does not run on `device`."""
         precision = self.manifest.precision
-        if device in DEVICES[precision]:
+        if device.kind in DEVICE_KINDS[precision]:
             return
-        if device == "cpu":
+        if device.kind == "cpu":
             wanted, do = "a GPU", "use a host with an NVIDIA GPU; for the CPU export it with --precision fp32 or int8"
         else:
             wanted, do = "the CPU", "choose it with --device cpu; for the GPU export it with --precision fp16"
         raise InputError(
-            f"{self.path}: is {precision}, which is not for this device", found=device, expected=wanted, do=do
+            f"{self.path}: is {precision}, which is not for this device", found=device.kind, expected=wanted, do=do
         )
 
     def tokenizer(self) -> PairTokenizer:
@@ -306,20 +312,21 @@ def seal(folder: Path, **about: Any) -> Manifest:
     return manifest
 
 
-def record(bundle: Bundle, **about: Any) -> Bundle:
-    """The bundle with these fields in its manifest, on the disk too; its other files stay as they are.
+def update_manifest(path: Path, **about: Any) -> None:
+    """Change these fields of the manifest of the bundle at `path`; its other files stay as they are.
 
-    Raises RunError if the manifest cannot be written.
+    Raises InputError if there is no such manifest, RunError if it cannot be written.
     """
-    content = bundle.manifest.model_copy(update=about).model_dump(mode="json")
-    where = bundle.path / MANIFEST
+    where = path / MANIFEST
+    with _reading(where):
+        manifest = _parse_manifest(where.read_bytes(), where)
+    content = manifest.model_copy(update=about).model_dump(mode="json")
     try:
         write_text(where, _json(content))
     except OSError as error:
         raise RunError(
             f"{where}: cannot be written: {error.strerror or error}", do="make room, and try again"
         ) from error
-    return Bundle.open(bundle.path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

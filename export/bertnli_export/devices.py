@@ -1,70 +1,97 @@
-"""DOC"""
+"""Which device a graph runs on: chosen by name, or an error that says what stands in the way.
+
+ONNX Runtime itself falls back to the CPU when CUDA does not start, and only logs it. Here a GPU that is present is
+used, or its use ends in an error that names cause and fix. The CPU is used without a question only where no GPU is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import io
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bertnli.common.errors import InputError
 from bertnli.common.gpus import find_gpus
 
-DEVICES = ("auto", "cpu", "cuda")  # and one of several GPUs as cuda:1
+DEVICES = ("auto", "cpu", "cuda")
+"""What `--device` takes, beside one of several GPUs as `cuda:1`."""
+
+_ON_THE_CPU = "choose the CPU with --device cpu"
 
 
-_ON_THE_CPU = "or choose the CPU with --device cpu"
+@dataclass(frozen=True)
+class Device:
+    """A device that was chosen; `str()` gives the text that chooses it again.
+
+    kind: what bundles, batch sizes and records go by. index: of several GPUs, in CUDA's numbering; None: not named.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    index: int | None = None
+
+    @property
+    def device_id(self) -> int:
+        """As CUDA and ONNX Runtime number it."""
+        return self.index or 0
+
+    def __str__(self) -> str:
+        return self.kind if self.index is None else f"{self.kind}:{self.index}"
 
 
-def choose_device(asked: str) -> str:
-    """`cpu`, `cuda` or `cuda:1`. `auto` is `cuda` where there is a GPU.
+CPU = Device("cpu")
 
-    Raises InputError for `cuda` without (such) a GPU, and where one is meant to be used but CUDA is not usable.
+
+def choose_device(asked: str) -> Device:
+    """The device for `auto`, `cpu`, `cuda` or `cuda:1`. `auto` is `cuda` where there is a GPU.
+
+    Raises InputError for `cuda` without a GPU of that number, and where a GPU is present but CUDA is not usable.
     """
     kind, _, number = asked.partition(":")
     if kind not in DEVICES or (number and (kind != "cuda" or not number.isdecimal())):
         raise InputError("--device", found=repr(asked), expected=" or ".join(DEVICES))
     if kind == "cpu":
-        return "cpu"
+        return CPU
     gpus = find_gpus()
     if not gpus.count:
         if kind == "cuda":
-            raise InputError(f"--device {asked}", found="no NVIDIA GPU that this process may use", do=_ON_THE_CPU[3:])
-        return "cpu"
+            raise InputError(f"--device {asked}", found="no NVIDIA GPU that this process may use", do=_ON_THE_CPU)
+        return CPU
     problem = gpus.problem or _provider_problem()
     if problem:
         raise no_cuda(problem)
     if number and int(number) >= gpus.count:
         raise InputError(f"GPU {number}", found=f"{gpus.count} here", expected=f"0 to {gpus.count - 1}")
-    return asked if number else "cuda"
+    return Device("cuda", int(number) if number else None)
 
 
-def choose_devices(asked: str, gpus: str | None = None, workers: int = 1) -> list[str]:
-    """What each worker runs on: `cpu`, `workers` times, or `cuda:0`, … for all GPUs or those that `gpus` lists ("0,1").
+def choose_devices(asked: str, gpus: str | None = None, workers: int = 1) -> list[Device]:
+    """The device of each worker: the CPU `workers` times, or all GPUs, or those that `gpus` lists ("0,1").
 
-    Raises InputError as `choose_device` does, and if `gpus` or `workers` do not go with the device.
+    Raises InputError as `choose_device` does, and if `gpus` or `workers` do not fit the device.
     """
     if workers < 1:
         raise InputError("--workers", found=str(workers), expected="1 or more")
     device = choose_device(asked)
-    if device == "cpu":
+    if device.kind == "cpu":
         if gpus is not None:
             raise InputError("--devices", found=f"{gpus}, and the CPU as the device", expected="GPUs to choose from")
-        return ["cpu"] * workers
+        return [CPU] * workers
     if workers > 1:
         raise InputError("--workers", found=f"{workers}, and GPUs", expected="one for each GPU: choose with --devices")
     if gpus is None:
-        return [f"cuda:{number}" for number in range(find_gpus().count)] if device == "cuda" else [device]
+        return [Device("cuda", number) for number in range(find_gpus().count)] if device.index is None else [device]
     numbers = [number.strip() for number in gpus.split(",")]
-    if device != "cuda" or len(set(numbers)) < len(numbers) or not all(map(str.isdecimal, numbers)):
+    if device.index is not None or len(set(numbers)) < len(numbers) or not all(map(str.isdecimal, numbers)):
         raise InputError("--devices", found=f"{gpus} with --device {asked}", expected="numbers of GPUs, such as 0,1")
     return [choose_device(f"cuda:{int(number)}") for number in numbers]
 
 
 def no_cuda(cause: str) -> InputError:
-    return InputError("a GPU is here but ONNX Runtime cannot use it", found=cause, do=_ON_THE_CPU)
+    return InputError("a GPU is here but ONNX Runtime cannot use it", found=cause, do=f"or {_ON_THE_CPU}")
 
 
 def _provider_problem() -> str | None:

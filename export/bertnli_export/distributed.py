@@ -27,11 +27,12 @@ from bertnli.common.errors import BertnliError, InputError, Interrupted, RunErro
 from bertnli.data.formats import format_of, reason_of
 from bertnli.data.pairs import Columns
 from bertnli_export.bundle import Bundle, versions
-from bertnli_export.devices import DEVICES
+from bertnli_export.devices import DEVICES, Device
 from bertnli_export.output_file import BusyError
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, gist, name_of
 from bertnli_export.score import VERSIONS, Progress, score_file
-from bertnli_export.scorer import Scorer, choose_temperature
+from bertnli_export.scorer import Scorer
+from bertnli_export.scoring_setup import choose_temperature, prepare
 
 NODE_SECONDS = 120
 """Each node has so long to look at the bundle and the folders; the first time, it starts a Python for that."""
@@ -115,13 +116,13 @@ class _Job:
     bundle: str
     sha256: str
     versions: Mapping[str, str]
-    device: str
+    device: Device
     threads: int
     temperature: float
     options: Mapping[str, Any]
 
-    def check(self) -> None:
-        """Raise InputError where the driver's versions or its bundle are not those of this node."""
+    def check_versions(self) -> None:
+        """Raise InputError if this node does not have the driver's versions."""
         found = versions(VERSIONS)
         for package in {**self.versions, **found}:
             if self.versions.get(package) != found.get(package):
@@ -131,7 +132,10 @@ class _Job:
                     expected=self.versions.get(package, "none") + ", as where the command was given",
                     do="install the same versions on every node",
                 )
-        if Bundle.open(self.bundle).sha256 != self.sha256:
+
+    def check_bundle(self, found: Bundle) -> None:
+        """Raise InputError if this node does not see the driver's bundle."""
+        if found.sha256 != self.sha256:
             raise InputError(
                 f"{self.bundle}: not the bundle that the command was given",
                 do="put it where every node sees the same one",
@@ -185,12 +189,12 @@ def score_partitions(
     opened.check_files()
     temperature = choose_temperature(opened, temperature)
     with connected(address):
-        device, nodes = choose_nodes(device, address)
-        opened.check_device(device)
-        each, threads = ("GPU", 1) if device == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
+        chosen, nodes = choose_nodes(device, address)
+        opened.check_device(chosen)
+        each, threads = ("GPU", 1) if chosen.kind == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
         workers = sum(int(node["Resources"][each]) // threads for node in nodes)
         options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix}
-        job = _Job(str(opened.path), opened.sha256, versions(VERSIONS), device, threads, temperature, options)
+        job = _Job(str(opened.path), opened.sha256, versions(VERSIONS), chosen, threads, temperature, options)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_nodes(nodes, job, partitions[0].input, folder)
@@ -231,7 +235,7 @@ def score_partitions(
         "output": os.fspath(output),
         **{name: sum(part[name] for part in parts) for name in ("rows", "errors", "truncated")},
         **({"labelled": labelled, "accuracy": correct / labelled} if labelled else {}),
-        "device": device,
+        "device": chosen.kind,
         "partitions": len(parts),
         "nodes": len(at_work),
         "load_seconds": load_seconds,
@@ -254,7 +258,7 @@ def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterat
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     rows = [{"input": str(partition.input), "output": str(partition.output)} for partition in partitions]
-    resources: dict[str, Any] = {"num_gpus": 1} if job.device == "cuda" else {"num_cpus": job.threads}
+    resources: dict[str, Any] = {"num_gpus": 1} if job.device.kind == "cuda" else {"num_cpus": job.threads}
     tries = ray.remote(num_cpus=0)(_Tries).options(
         scheduling_strategy=affinity(ray.get_runtime_context().get_node_id())
     )
@@ -303,7 +307,7 @@ class _Worker:
     """
 
     def __init__(self, job: _Job, tries: Any):
-        if job.device == "cpu":
+        if job.device.kind == "cpu":
             os.environ["RAYON_NUM_THREADS"] = str(job.threads)  # the tokenizer's, which would take every core
         self._job, self._tries = job, tries
         self._scorer: Scorer | None = None
@@ -328,10 +332,11 @@ class _Worker:
         load_seconds = 0.0
         if self._scorer is None:
             began = time.perf_counter()
-            self._job.check()
-            bundle = Bundle.open(self._job.bundle)
-            bundle.check_files()
-            self._scorer = Scorer(bundle, self._job.device, self._job.temperature, threads=self._job.threads)
+            self._job.check_versions()
+            # The kind of device is decided; whether this node can use it is not.
+            setup = prepare(self._job.bundle, str(self._job.device), self._job.temperature)
+            self._job.check_bundle(setup.bundle)
+            self._scorer = Scorer.from_setup(setup, threads=self._job.threads)
             load_seconds = time.perf_counter() - began
         options = {**self._job.options, **self._restart_once(input)}
         patience = time.monotonic() + BUSY_SECONDS
@@ -408,7 +413,8 @@ def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, out
 def _examine(job: _Job, input: str, seen: str) -> str:
     """On a node: what keeps it from taking part, in words; empty if nothing."""
     try:
-        job.check()
+        job.check_versions()
+        job.check_bundle(Bundle.open(job.bundle))
     except InputError as error:
         return str(error)
     for path, what in ((Path(input), "input"), (Path(seen), "output folder")):

@@ -18,6 +18,7 @@ from bertnli.data.tokenizer import Encoded, PairTokenizer, pad_batch
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli_export import sentences
 from bertnli_export.bundle import Parity
+from bertnli_export.devices import CPU, Device
 from bertnli_export.interface import INPUTS
 from bertnli_export.scorer import Logits, batches, run
 from bertnli_export.session import Session
@@ -98,7 +99,7 @@ def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
     }
     encoded, mixed = Encoded(**parts), len(odd) + len(ladders)
     alone = [_run(checkpoint, encoded, np.array([index]), tokenizer.pad_id) for index in range(mixed)]
-    together = run(checkpoint, plain, alone[0].shape[1], tokenizer.pad_id, "cpu")
+    together = run(checkpoint, plain, alone[0].shape[1], tokenizer.pad_id, CPU)
     return Reference(encoded, np.concatenate([*alone, together]), mixed)
 
 
@@ -232,7 +233,7 @@ def gate(
     if rows is not None:
         encoded = tokenizer.encode(rows.premises, rows.hypotheses)
         lengths = np.concatenate([lengths, encoded.lengths])
-        expected = run(checkpoint, encoded, session.outputs, tokenizer.pad_id, "cpu")
+        expected = run(checkpoint, encoded, session.outputs, tokenizer.pad_id, CPU)
         found = run(session.logits, encoded, session.outputs, tokenizer.pad_id, session.device)
         real.add(found, expected)
         real.check(precision, "the exported graph", real=True)
@@ -257,7 +258,7 @@ def gate(
 
 
 def _parity(
-    own: Figures, real: Figures, lengths: NDArray[np.integer], precision: str, device: str, **of_data: Any
+    own: Figures, real: Figures, lengths: NDArray[np.integer], precision: str, device: Device, **of_data: Any
 ) -> Parity:
     """For the manifest. lengths: of all pairs compared. of_data: the fields about real rows."""
     return Parity(
@@ -269,7 +270,7 @@ def _parity(
         label_flips=own.label_flips + real.label_flips,
         max_logit_difference_allowed=LIMITS[precision].logit_difference,
         label_flips_allowed=LIMITS[precision].label_flips,
-        device=device,
+        device=device.kind,
         **of_data,
     )
 

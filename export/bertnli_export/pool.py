@@ -16,7 +16,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,7 +25,9 @@ from typing import Any
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import BertnliError, RunError
+from bertnli_export.devices import Device
 from bertnli_export.scorer import Judged
+from bertnli_export.scoring_setup import ScoringSetup
 from bertnli_export.session import DeviceError
 from bertnli_export.stages import Task
 
@@ -49,8 +51,8 @@ class Pool:
     Attributes: `description`, `deaths`.
     """
 
-    def __init__(self, bundle: Path, devices: Sequence[str], temperature: float):
-        """`devices` as `session.Session` takes them. Waits until all workers have loaded the bundle.
+    def __init__(self, setup: ScoringSetup, devices: Sequence[Device]):
+        """Waits until all workers have loaded the bundle.
 
         Raises what loading it raises, and RunError if no worker lives to tell.
         """
@@ -62,8 +64,7 @@ class Pool:
         threads = max(1, usable_cores() // len(devices))
         try:
             for number, device in enumerate(devices):
-                job = {"bundle": str(bundle), "device": device, "temperature": temperature, "threads": threads}
-                self._start(f"worker {number} ({device})", job)
+                self._start(f"worker {number} ({device})", replace(setup, device=device), threads)
             self._wait_until_loaded()
         except BaseException:
             self.close()
@@ -129,13 +130,13 @@ class Pool:
 
     # Workers
 
-    def _start(self, name: str, job: dict[str, Any]) -> None:
+    def _start(self, name: str, setup: ScoringSetup, threads: int) -> None:
         ours, theirs = socket.socketpair()
         # The child finds the modules where this process does, and not in the folder it is started from.
         paths = os.pathsep.join(str(Path(path).resolve()) for path in sys.path)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", _WORKER, str(theirs.fileno())],
-            env={**os.environ, "PYTHONPATH": paths, "RAYON_NUM_THREADS": str(job["threads"])},  # Rayon: tokenizers'
+            env={**os.environ, "PYTHONPATH": paths, "RAYON_NUM_THREADS": str(threads)},  # Rayon: tokenizers'
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # ours may be where the scores go
@@ -144,7 +145,7 @@ class Pool:
         worker = _Worker(name, process, Connection(ours.detach()))
         self._workers.append(worker)
         with suppress(OSError):  # it may be dead, which its listener notices
-            worker.link.send(job)
+            worker.link.send((setup, threads))
         Thread(target=self._listen, args=[worker], daemon=True).start()
 
     def _listen(self, worker: _Worker) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.signals import SIGNALS
+from bertnli_export.devices import CPU, Device
 
 CONNECT_SECONDS = 30
 """A cluster that has not answered by then is none."""
@@ -118,19 +119,19 @@ def _watched_head(address: str) -> Iterator[None]:
         thread.join()
 
 
-def choose_nodes(device: str, address: str) -> tuple[str, list[dict[str, Any]]]:
-    """`cpu` or `cuda`, and the nodes that have some."""
+def choose_nodes(device: str, address: str) -> tuple[Device, list[dict[str, Any]]]:
+    """The kind of device that `device` means on this cluster, and the nodes that have one."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     nodes = {kind: [node for node in alive if node["Resources"].get(kind, 0) >= 1] for kind in ("CPU", "GPU")}
     if device == "cuda" or (device == "auto" and nodes["GPU"]):
-        kind, device = "GPU", "cuda"
+        kind, chosen = "GPU", Device("cuda")
     else:
-        kind, device = "CPU", "cpu"
+        kind, chosen = "CPU", CPU
     if not nodes[kind]:
         raise InputError(f"--ray {address}: the cluster has no {kind}", do="add a node that has, or choose --device")
-    return device, nodes[kind]
+    return chosen, nodes[kind]
 
 
 def cores_each(nodes: Sequence[Mapping[str, Any]], partitions: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -22,12 +22,13 @@ from bertnli.common.files import digest
 from bertnli.data.formats import format_of
 from bertnli.data.labels import LabelTable
 from bertnli.data.pairs import Columns, PairFile
-from bertnli_export.bundle import Bundle, versions
-from bertnli_export.devices import choose_devices
+from bertnli_export.bundle import versions
+from bertnli_export.devices import CPU, Device, choose_devices
 from bertnli_export.output_file import check_output
 from bertnli_export.pool import Pool
 from bertnli_export.record import Counts, Record, check_free, resume
-from bertnli_export.scorer import CHUNK, NOT_FINITE, Judged, Score, Scorer, choose_temperature
+from bertnli_export.scorer import CHUNK, NOT_FINITE, Judged, Score, Scorer
+from bertnli_export.scoring_setup import ScoringSetup, prepare
 from bertnli_export.stages import Engine, Here, Task
 from bertnli_export.writer import Scored, Writer, open_writer
 
@@ -75,24 +76,19 @@ def score_file(
     or the output cannot be written; passes Interrupted on with advice.
     """
     began = time.perf_counter()
-    scorer: Scorer | None = None
+    load: Callable[[], Engine]
     if isinstance(bundle, str | os.PathLike):
-        opened = Bundle.open(bundle)
-        opened.check_files()
-        tokenizer = opened.tokenizer()
         devices = choose_devices(device, gpus, workers)
-        kind = devices[0].partition(":")[0]
-        opened.check_device(kind)
-        temperature = choose_temperature(opened, temperature)
+        setup = prepare(bundle, devices[0], temperature)
+        load = partial(_load, setup, devices)
     else:
-        scorer, opened, tokenizer = bundle, bundle.bundle, bundle.tokenizer
-        kind, temperature = scorer.session.device, scorer.temperature
+        setup, load = bundle.setup, partial(Here, bundle, keep=True)
+    kind, labels = setup.device.kind, setup.bundle.labels
     load_seconds = time.perf_counter() - began
 
     began = time.perf_counter()
-    file = PairFile(input, columns=columns, format=input_format, prefer_parse=tokenizer.settings.reads_parse)
-    options = {"prefix": prefix, "temperature": temperature}
-    run = _run_towards(output, file, opened, kind, options, output_format, restart)
+    file = PairFile(input, columns=columns, format=input_format, prefer_parse=setup.tokenizer.settings.reads_parse)
+    run = _run_towards(output, file, setup, prefix, output_format, restart)
     if strict and run.counts.errors:
         raise RunError(
             f"{output}: an earlier run, without --strict, passed over {run.counts.errors} bad rows",
@@ -104,21 +100,15 @@ def score_file(
     resumed_at, deaths = run.counts.rows, 0
     if not run.is_published:
         loading = time.perf_counter()
-        engine: Engine
-        if scorer is not None:
-            engine = Here(scorer, keep=True)
-        elif devices == ["cpu"]:
-            engine = Here(Scorer(opened, "cpu", temperature))
-        else:
-            engine = Pool(opened.path, devices, temperature)
+        engine = load()
         loading = time.perf_counter() - loading
         load_seconds, began = load_seconds + loading, began + loading
         place: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
-        with closing(engine), _advice(run), open_writer(output, file, opened.labels, **place) as writer:
+        with closing(engine), _advice(run), open_writer(output, file, labels, **place) as writer:
             run.save()
             tasks = _tasks(file, CHUNK[kind], run.counts.rows)
             refuse = partial(_refuse_bad_rows, file.name) if strict else None
-            _score_rows(engine, tasks, opened.labels, writer, run, refuse, progress, checkpoint_seconds)
+            _score_rows(engine, tasks, labels, writer, run, refuse, progress, checkpoint_seconds)
             writer.finish()
         deaths = engine.deaths
     seconds = time.perf_counter() - began
@@ -142,12 +132,15 @@ def score_file(
     return summary
 
 
+def _load(setup: ScoringSetup, devices: Sequence[Device]) -> Engine:
+    return Here(Scorer.from_setup(setup)) if devices == [CPU] else Pool(setup, devices)
+
+
 def _run_towards(
     output: str | os.PathLike[str],
     file: PairFile,
-    bundle: Bundle,
-    device: str,
-    options: Mapping[str, Any],
+    setup: ScoringSetup,
+    prefix: str,
     output_format: str | None,
     restart: bool,
 ) -> Record:
@@ -160,15 +153,16 @@ def _run_towards(
             check_free(Path(output))
         return Record(None, {})
     fingerprint = {
-        "bundle": {"sha256": bundle.sha256},
+        "bundle": {"sha256": setup.bundle.sha256},
         "input": {"sha256": digest(Path(file.path)), "member": file.name.removeprefix(file.path)},
         "options": {
             **asdict(file.columns),
             "format": file.format,
             "output format": ".".join(filter(None, format_of(os.fspath(output), output_format))),
-            **options,
+            "prefix": prefix,
+            "temperature": setup.temperature,
         },
-        "device": {"kind": device, "rows in a chunk": CHUNK[device]},
+        "device": {"kind": setup.device.kind, "rows in a chunk": CHUNK[setup.device.kind]},
         "versions": versions(VERSIONS),
     }
     return Record(Path(output), fingerprint) if restart else resume(Path(output), fingerprint)

@@ -14,19 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.tokenizer import Encoded, pad_batch
-from bertnli_export.devices import choose_device
+from bertnli_export.devices import Device
 from bertnli_export.interface import INPUTS
+from bertnli_export.scoring_setup import ScoringSetup, prepare
 from bertnli_export.session import Session
-
-if TYPE_CHECKING:
-    from bertnli_export.bundle import Bundle
 
 Logits = Callable[..., NDArray[np.float32]]
 """(input_ids, attention_mask, token_type_ids), each int64 [batch, length], to [batch, labels]: `Session.logits`."""
@@ -80,34 +78,42 @@ class Scorer:
 
     def __init__(
         self,
-        bundle: str | os.PathLike[str] | Bundle,
+        bundle: str | os.PathLike[str],
         device: str = "auto",
         temperature: float | None = None,
         *,
         threads: int | None = None,
     ):
-        """`device`: `cpu`, `cuda`, one of several GPUs as `cuda:1`, or `auto`, which is CUDA where there is a GPU.
-        `temperature` divides the logits before the softmax: above 1 it makes the model less sure of itself, and never
-        changes the label; left out, the bundle's own. `threads` on the CPU: left out, one for each core that the
-        process may use.
+        """`bundle`: the folder that `bertnli export` made. `device`: `cpu`, `cuda`, one of several GPUs as `cuda:1`,
+        or `auto`, which is CUDA where there is a GPU. `temperature` divides the logits before the softmax: above 1 it
+        makes the probabilities less extreme, and never changes the label; default: the bundle's own. `threads` of the
+        CPU, by default one for each core that the process may use.
 
-        Raises InputError if the bundle is damaged or was never verified, if the device cannot be used or is not one
-        for its precision, or for a temperature not above 0.
+        Raises InputError as `prepare` does.
         """
-        from bertnli_export.bundle import MODEL, Bundle
+        self._load(prepare(bundle, device, temperature), threads)
 
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.temperature = choose_temperature(self.bundle, temperature)
-        self.tokenizer = self.bundle.tokenizer()
-        device = choose_device(device)
-        self.bundle.check_device(device)
-        self.session = Session(self.bundle.file(MODEL), device, threads=threads)
+    @classmethod
+    def from_setup(cls, setup: ScoringSetup, *, threads: int | None = None) -> Scorer:
+        """A scorer of a bundle that was prepared already. Raises InputError if its graph cannot be loaded."""
+        scorer = cls.__new__(cls)
+        scorer._load(setup, threads)
+        return scorer
+
+    def _load(self, setup: ScoringSetup, threads: int | None) -> None:
+        self.bundle, self.tokenizer, self.temperature = setup.bundle, setup.tokenizer, setup.temperature
+        self.session = Session(self.bundle.model, setup.device, threads=threads)
         if self.session.outputs != len(self.labels):
             raise InputError(
                 f"{self.bundle.path}: labels",
                 found=str(len(self.labels)),
                 expected=f"{self.session.outputs}, as outputs",
             )
+
+    @property
+    def setup(self) -> ScoringSetup:
+        """What it was loaded from, with the temperature that it has now."""
+        return ScoringSetup(self.bundle, self.tokenizer, self.session.device, self.temperature)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -124,7 +130,7 @@ class Scorer:
     def iter(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Score]:
         """`score` as a stream: takes and gives `CHUNK` pairs at a time, so memory does not grow with their number."""
         source = iter(pairs)
-        while chunk := list(islice(source, CHUNK[self.session.device])):
+        while chunk := list(islice(source, CHUNK[self.session.device.kind])):
             for pair in chunk:
                 if isinstance(pair, str) or len(pair) != 2:
                     raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
@@ -165,7 +171,7 @@ class Scorer:
         return result
 
 
-def run(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: str) -> NDArray[np.float32]:
+def run(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: Device) -> NDArray[np.float32]:
     """`[pairs, labels]` of tokenised pairs, in their order, through padded batches as `device` likes them."""
     result = np.empty((len(encoded), labels), np.float32)
     for indices, inputs in padded(encoded, pad_id, device):
@@ -173,9 +179,11 @@ def run(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: str)
     return result
 
 
-def padded(encoded: Encoded, pad_id: int, device: str) -> Iterator[Batch]:
+def padded(encoded: Encoded, pad_id: int, device: Device) -> Iterator[Batch]:
     """All pairs, each once, in batches as `device` likes them."""
-    for indices in batches(encoded.lengths, _MAX_PAIRS[device], _MAX_TOKENS[device], _MAX_PADDING[device]):
+    for indices in batches(
+        encoded.lengths, _MAX_PAIRS[device.kind], _MAX_TOKENS[device.kind], _MAX_PADDING[device.kind]
+    ):
         batch = pad_batch(encoded, indices, pad_id)
         yield indices, [batch[name] for name in INPUTS]
 
@@ -196,15 +204,6 @@ def batches(
         near = lengths[order[begin:end]] >= longest - max_padding  # true, then false
         yield order[begin : begin + int(near.sum())]
         begin += int(near.sum())
-
-
-def choose_temperature(bundle: Bundle, asked: float | None) -> float:
-    """`asked`, or the bundle's own. Raises InputError for one that is not a finite number above 0."""
-    if asked is None:
-        return bundle.manifest.temperature
-    if not 0 < asked < np.inf:
-        raise InputError("--temperature", found=str(asked), expected="a number above 0")
-    return float(asked)
 
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:

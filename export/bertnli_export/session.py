@@ -1,10 +1,4 @@
-"""An ONNX Runtime session that runs where it was told to, or says why it cannot.
-
-ONNX Runtime itself falls back to the CPU when CUDA will not start, and only logs it. Here a GPU that is present is
-used, or is an error that names the cause and the mend; the CPU is chosen by name.
-
-From top to bottom: the session, which device, what stands in CUDA's way.
-"""
+"""An ONNX Runtime session on the device that it is given, or an error that says why it cannot run there."""
 
 from __future__ import annotations
 
@@ -19,7 +13,7 @@ from numpy.typing import NDArray
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import InputError, RunError
 from bertnli_export.binding import BoundSession
-from bertnli_export.devices import choose_device, no_cuda, preload_cuda
+from bertnli_export.devices import Device, no_cuda, preload_cuda
 from bertnli_export.interface import INPUTS, OUTPUT
 
 if TYPE_CHECKING:
@@ -42,21 +36,20 @@ class Session:
     threads has them wait for each other at every operator: on two cores that is no slower where nobody else uses them,
     and takes 1.45 times the CPU time where somebody does.
 
-    Attributes: `device`, `cpu` or `cuda`; `description`, the same for a person; `outputs`, the number of labels.
+    Attributes: `device`; `description`, the device as a user reads it; `outputs`, the number of labels.
     """
 
-    def __init__(self, model: Path, device: str = "auto", *, threads: int | None = None):
-        """`threads`: left out, one for each core that the process may use.
+    def __init__(self, model: Path, device: Device, *, threads: int | None = None):
+        """`threads` of the CPU, by default one for each core that the process may use.
 
         Raises InputError if the device cannot be used or `model` is not a graph of ours.
         """
-        self.device, _, number = choose_device(device).partition(":")
-        index, threads = int(number or 0), threads or usable_cores()
+        self.device, threads = device, threads or usable_cores()
         on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
-        self.description = on_cpu if self.device == "cpu" else f"CUDA GPU {index}"
-        self._session = _start(model, self.device, index)
+        self.description = on_cpu if device.kind == "cpu" else f"CUDA GPU {device.device_id}"
+        self._session = _start(model, device)
         self.outputs = _check_interface(self._session, model)
-        self._bound = BoundSession(self._session, "cuda", index, self.outputs) if self.device == "cuda" else None
+        self._bound = BoundSession(self._session, device, self.outputs) if device.kind == "cuda" else None
         self._threads = ThreadPoolExecutor(threads if self._bound is None else 1)
 
     def submit(self, inputs: Sequence[NDArray[np.int64]]) -> Future[NDArray[np.float32]]:
@@ -88,7 +81,7 @@ class Session:
         return result
 
 
-def _start(model: Path, device: str, index: int) -> onnxruntime.InferenceSession:
+def _start(model: Path, device: Device) -> onnxruntime.InferenceSession:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -96,16 +89,16 @@ def _start(model: Path, device: str, index: int) -> onnxruntime.InferenceSession
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     providers: list[Any] = ["CPUExecutionProvider"]
-    if device == "cuda":
+    if device.kind == "cuda":
         preload_cuda(ort)
-        providers = [("CUDAExecutionProvider", {"device_id": str(index)} | _CUDA), *providers]
+        providers = [("CUDAExecutionProvider", {"device_id": str(device.device_id)} | _CUDA), *providers]
     try:
         session = ort.InferenceSession(str(model), options, providers=providers)
     except Exception as error:
-        if device == "cuda":
+        if device.kind == "cuda":
             raise no_cuda(_first_line(error)) from error
         raise InputError(f"{model}: ONNX Runtime cannot load it: {_first_line(error)}", do="export it again") from error
-    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+    if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise no_cuda("ONNX Runtime fell back to the CPU when CUDA did not start")
     session.disable_fallback()  # and it would do so again after a failed run
     return session
@@ -126,12 +119,6 @@ def _check_interface(session: onnxruntime.InferenceSession, model: Path) -> int:
     if not isinstance(labels, int):
         raise InputError(f"{model}: output {OUTPUT}", found=f"a second axis {labels!r}", expected="a number of labels")
     return labels
-
-
-# ------------------------------------------------------------------------------------------------------ which device
-
-
-# ------------------------------------------------------------------------------------- what stands in CUDA's way
 
 
 def _first_line(error: Exception) -> str:

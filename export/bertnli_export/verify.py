@@ -14,14 +14,10 @@ from typing import Any
 
 from bertnli.data.columns import Columns
 from bertnli.evaluation.data_sets import open_set
-from bertnli_export.bundle import PARITY, Bundle, record
+from bertnli_export.bundle import PARITY, update_manifest
 from bertnli_export.parity import Figures, Reference, _parity, compare
 from bertnli_export.scorer import Scorer
-
-# ----------------------------------------------------------------------------------------------- at export: the gate
-
-
-# ------------------------------------------------------------------------------------------- later: `bertnli verify`
+from bertnli_export.scoring_setup import prepare
 
 
 def verify(
@@ -43,9 +39,8 @@ def verify(
     and `rows`. Raises InputError for a damaged bundle, bad data or an unusable device, RunError if the bundle does not
     compute what its checkpoint computes.
     """
-    bundle = Bundle.open(path, unverified=True)
-    bundle.check_files()
-    scorer = Scorer(bundle, device)
+    scorer = Scorer.from_setup(prepare(path, device, unverified=True))
+    bundle = scorer.bundle
     reads_parse = scorer.tokenizer.settings.reads_parse
     given = (
         None if data is None else open_set(os.fspath(data), columns, label_names=label_names, prefer_parse=reads_parse)
@@ -55,10 +50,10 @@ def verify(
     figures.check(precision, f"{bundle.path} on {scorer.session.description}")
     if bundle.manifest.parity is None:
         parity = _parity(figures, Figures(), known.encoded.lengths, precision, scorer.session.device)
-        record(bundle, parity=parity)
+        update_manifest(bundle.path, parity=parity)
     summary: dict[str, Any] = {
         "bundle": str(bundle.path),
-        "device": scorer.session.device,
+        "device": scorer.session.device.kind,
         "precision": precision,
         **vars(figures),
     }

@@ -1,8 +1,8 @@
 """A worker process of `pool.Pool`: `python -m bertnli_export.worker FD`, where FD is its end of a link to the pool.
 
-It is told `Scorer`'s arguments, says what it runs on, and from then on answers each (number, premises, hypotheses)
-with (number, `Judged`), or with a BertnliError and its end. It ends when the link does, and so with the process at the
-other end, however that ended; signals are that one's business.
+It is told a `ScoringSetup` and its number of threads, says what it runs on, and from then on answers each (number,
+premises, hypotheses) with (number, `Judged`), or with a BertnliError and its end. It ends when the link does, and so
+with the process at the other end, however that ended; signals are that one's business.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def main() -> None:
 def _serve(link: Connection) -> None:
     messages: SimpleQueue[Any] = SimpleQueue()  # the pool sees to it that they are few
     Thread(target=_receive, args=[link, messages], daemon=True).start()
-    scorer = Scorer(**messages.get())
+    setup, threads = messages.get()
+    scorer = Scorer.from_setup(setup, threads=threads)
     _say(link, scorer.session.description)
 
     def begun() -> Iterator[tuple[int, Any]]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from bertnli_export import binding, devices, session
+from bertnli_export import binding, session
 from bertnli_export.binding import BoundSession, bucket
+from bertnli_export.devices import CPU, Device
 from bertnli_export.interface import INPUTS, OUTPUT
 from bertnli_export.session import Session
 
-from bertnli.common.gpus import Gpus
 from tests.support import tiny
 
 MODEL = "model.onnx"
@@ -65,7 +65,7 @@ def view(shape: tuple[int, ...], address: int, kind: type) -> np.ndarray:
 
 def test_a_batch_is_filled_up_to_its_bucket_and_the_filling_taken_off() -> None:
     recorder = Recorder()
-    bound: Any = BoundSession(recorder, "cpu", 0, 3)
+    bound: Any = BoundSession(recorder, CPU, 3)
     for seed, (pairs, length) in enumerate([(37, 21), (1, 3), (200, 60), (5, 128), (37, 21)]):
         inputs = batch(pairs, length, seed)
         found = bound.run(inputs)
@@ -81,7 +81,7 @@ def test_a_batch_is_filled_up_to_its_bucket_and_the_filling_taken_off() -> None:
 
 
 def test_results_do_not_change_when_the_next_batch_is_run() -> None:
-    bound: Any = BoundSession(Recorder(), "cpu", 0, 3)
+    bound: Any = BoundSession(Recorder(), CPU, 3)
     first = bound.run(batch(4, 9, 0))
     kept = first.copy()
     bound.run(batch(4, 9, 1))
@@ -110,23 +110,21 @@ def test_buffers_are_made_once_for_the_largest_batch(monkeypatch) -> None:
         "ortvalue_from_numpy",
         lambda array, *where: made.append(array.shape) or real(array, *where),
     )
-    bound: Any = BoundSession(Recorder(), "cpu", 0, 3)
+    bound: Any = BoundSession(Recorder(), CPU, 3)
     for pairs, length in [(64, 64), (1, 3), (64, 63), (30, 128), (64, 64)]:
         bound.run(batch(pairs, length))
     assert made == [(3, 64 * 64)]
 
 
 def test_real_bindings_give_what_a_plain_run_gives() -> None:
-    plain = Session(tiny.bundle() / MODEL, "cpu")
-    bound = BoundSession(plain._session, "cpu", 0, 3)
+    plain = Session(tiny.bundle() / MODEL, CPU)
+    bound = BoundSession(plain._session, CPU, 3)
     for seed, (pairs, length) in enumerate([(1, 3), (33, 20), (5, 48), (64, 11), (2, 47), (33, 20)]):
         inputs = batch(pairs, length, seed)
         np.testing.assert_allclose(bound.run(inputs), plain.logits(*inputs), atol=1e-5)
 
 
 def test_a_gpu_session_is_bound_to_its_gpu_with_options_that_keep_fp32(monkeypatch) -> None:
-    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(2, None, 99))
-    monkeypatch.setattr(devices, "_provider_problem", lambda: None)
     monkeypatch.setattr(session, "preload_cuda", lambda _: None)
     real, asked, where = onnxruntime.InferenceSession, [], []
 
@@ -137,20 +135,20 @@ def test_a_gpu_session_is_bound_to_its_gpu_with_options_that_keep_fp32(monkeypat
         return made
 
     class OnTheCpu(BoundSession):
-        def __init__(self, opened: Any, device: str, index: int, labels: int):
-            where.append((device, index, labels))
-            super().__init__(opened, "cpu", 0, labels)
+        def __init__(self, opened: Any, device: Device, labels: int):
+            where.append((device, labels))
+            super().__init__(opened, CPU, labels)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", make)
     monkeypatch.setattr(session, "BoundSession", OnTheCpu)
-    opened = Session(tiny.bundle() / MODEL, "cuda:1")
+    opened = Session(tiny.bundle() / MODEL, Device("cuda", 1))
     [[(provider, options), rest]] = asked
     assert (provider, rest) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     assert options == {"device_id": "1", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
-    assert (opened.device, opened.description, where) == ("cuda", "CUDA GPU 1", [("cuda", 1, 3)])
+    assert (opened.description, where) == ("CUDA GPU 1", [(Device("cuda", 1), 3)])
 
     inputs = batch(7, 30)
-    expected = Session(tiny.bundle() / MODEL, "cpu").logits(*inputs)
+    expected = Session(tiny.bundle() / MODEL, CPU).logits(*inputs)
     with pytest.MonkeyPatch.context() as context:
         shapes = []
         run = OnTheCpu.run

@@ -17,9 +17,11 @@ import pyarrow.dataset
 import pytest
 from bertnli_export import distributed, ray_cluster
 from bertnli_export.bundle import Bundle, versions
+from bertnli_export.devices import CPU
 from bertnli_export.distributed import Partition, _Job, _raise_failures, _Result, _Tries, _Worker, find_partitions
 from bertnli_export.output_file import partial_path
-from bertnli_export.score import VERSIONS, Scorer, score_file
+from bertnli_export.score import VERSIONS, score_file
+from bertnli_export.scoring_setup import prepare
 
 from bertnli import cli
 from bertnli.common.errors import InputError, RunError
@@ -41,7 +43,7 @@ def parts(tmp_path) -> Path:
 
 def job(**changes) -> _Job:
     bundle = Bundle.open(tiny.bundle())
-    return replace(_Job(str(bundle.path), bundle.sha256, versions(VERSIONS), "cpu", 1, 1.0, OPTIONS), **changes)
+    return replace(_Job(str(bundle.path), bundle.sha256, versions(VERSIONS), CPU, 1, 1.0, OPTIONS), **changes)
 
 
 # --- which partitions
@@ -109,11 +111,11 @@ def test_rows_of_a_partition_that_is_gone_do_not_stay_in_the_output(parts, tmp_p
 def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeypatch) -> None:
     loaded = []
 
-    def load(*arguments, **options):
-        loaded.append(Scorer(*arguments, **options))
+    def load(*arguments):
+        loaded.append(prepare(*arguments))
         return loaded[-1]
 
-    monkeypatch.setattr(distributed, "Scorer", load)
+    monkeypatch.setattr(distributed, "prepare", load)
     worker = _Worker(job(), None)
     (tmp_path / "out").mkdir()
     for seed in range(2):
@@ -196,15 +198,16 @@ def test_an_output_finished_between_the_look_and_the_lock_is_taken_as_it_is(tmp_
 
 
 def test_a_node_with_other_versions_or_another_bundle_is_refused(tmp_path) -> None:
-    job().check()
+    job().check_versions()
+    job().check_bundle(Bundle.open(tiny.bundle()))
     with pytest.raises(InputError, match=r"package numpy; found [\d.]+; expected 0\.1, as where the command was given"):
-        job(versions=versions(VERSIONS) | {"numpy": "0.1"}).check()
+        job(versions=versions(VERSIONS) | {"numpy": "0.1"}).check_versions()
     with pytest.raises(InputError, match=r"package extra; found none; expected 1"):
-        job(versions=versions(VERSIONS) | {"extra": "1"}).check()
+        job(versions=versions(VERSIONS) | {"extra": "1"}).check_versions()
     with pytest.raises(InputError, match="not the bundle that the command was given"):
-        job(sha256="0" * 64).check()
+        job(sha256="0" * 64).check_bundle(Bundle.open(tiny.bundle()))
     with pytest.raises(InputError, match="not a bundle"):
-        job(bundle=str(tmp_path)).check()
+        _Worker(job(bundle=str(tmp_path)), None)._score("in.tsv", "out.tsv")
 
 
 # --- what is told

@@ -17,10 +17,12 @@ import numpy as np
 import psutil
 import pytest
 from bertnli_export import pool
+from bertnli_export.devices import CPU
 from bertnli_export.pool import Pool
 from bertnli_export.record import record_path
 from bertnli_export.score import score_file
 from bertnli_export.scorer import CHUNK, Scorer
+from bertnli_export.scoring_setup import prepare
 from bertnli_export.stages import Here, Task
 
 from bertnli.common.errors import InputError, RunError
@@ -44,7 +46,7 @@ def task(number: int, *premises: str) -> Task:
 
 
 def open_pool(workers: int) -> Any:
-    return closing(Pool(tiny.bundle(), ["cpu"] * workers, 1.0))
+    return closing(Pool(prepare(tiny.bundle(), CPU), [CPU] * workers))
 
 
 def children() -> list[psutil.Process]:
@@ -115,10 +117,10 @@ def test_without_any_worker_the_last_ones_end_is_named(obedient, order, cause) -
 
 def test_what_a_worker_cannot_load_is_one_message(tmp_path) -> None:
     bundle = shutil.copytree(tiny.bundle(), tmp_path / "bundle")
-    size = (bundle / "model.onnx").stat().st_size
-    (bundle / "model.onnx").write_bytes(b"\0" * size)
+    setup = prepare(bundle, CPU)
+    (bundle / "model.onnx").write_bytes(b"junk")  # since it was checked
     with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime cannot load it"):
-        Pool(bundle, ["cpu", "cpu"], 1.0)
+        Pool(setup, [CPU, CPU])
     assert not children()
 
 

@@ -371,7 +371,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, format) -> Non
 def test_a_finished_output_is_recognised(tmp_path, monkeypatch) -> None:
     file = write(tmp_path / "in.tsv", tiny.snli_rows(30))
     first = score(file, tmp_path / "out.tsv")
-    monkeypatch.setattr(score_module, "Scorer", lambda *_: pytest.fail("it was scored again"))
+    monkeypatch.setattr(score_module, "_load", lambda *_: pytest.fail("it was scored again"))
     assert score(file, tmp_path / "out.tsv") == first | {"already_finished": True}
     shutil.move(file, tmp_path / "moved.tsv")  # the content counts
     assert score(tmp_path / "moved.tsv", tmp_path / "out.tsv")["already_finished"]

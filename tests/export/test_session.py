@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from bertnli_export import devices
-from bertnli_export.devices import choose_device, choose_devices
+from bertnli_export.devices import CPU, Device, choose_device, choose_devices
 from bertnli_export.session import Session
 
 from bertnli.common.cores import usable_cores
@@ -40,8 +40,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, gpus: Gpus, providers: tuple[str, .
 
 def test_without_a_gpu_auto_is_the_cpu_and_says_so(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(0))
-    opened = Session(tiny.bundle() / MODEL)
-    assert opened.device == "cpu"
+    opened = Session(tiny.bundle() / MODEL, choose_device("auto"))
+    assert opened.device == CPU
     assert opened.description.startswith(f"CPU, {usable_cores()} thread")
 
 
@@ -54,8 +54,8 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch) -> None:
 def test_a_gpu_is_taken(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(1, None, 99))
     monkeypatch.setattr(devices, "_provider_problem", lambda: None)
-    assert choose_device("auto") == choose_device("cuda") == "cuda"
-    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == choose_device("cuda") == Device("cuda")
+    assert choose_device("cpu") == CPU == Device("cpu")
 
 
 def test_an_unknown_device_is_refused() -> None:
@@ -123,7 +123,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_no_gpu_session(monkeypatch) -> N
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
     with pytest.raises(InputError, match=r"fell back to the CPU.*--device cpu"):
-        Session(tiny.bundle() / MODEL, "auto")
+        Session(tiny.bundle() / MODEL, choose_device("auto"))
 
 
 def test_a_cuda_session_that_does_not_start_is_an_error_with_its_reason(monkeypatch) -> None:
@@ -135,7 +135,7 @@ def test_a_cuda_session_that_does_not_start_is_an_error_with_its_reason(monkeypa
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     with pytest.raises(InputError, match="found CUDA failure 2: out of memory; or choose the CPU"):
-        Session(tiny.bundle() / MODEL, "cuda")
+        Session(tiny.bundle() / MODEL, Device("cuda"))
 
 
 # --- what the driver says
@@ -176,7 +176,7 @@ def test_a_broken_driver_is_a_problem_where_there_is_a_gpu(monkeypatch) -> None:
     with pytest.raises(InputError, match=r"does not start .CUDA error 803.; see what nvidia-smi says"):
         choose_device("auto")
     device_files(monkeypatch)  # a container image with the library, on a host without a GPU
-    assert choose_device("auto") == "cpu"
+    assert choose_device("auto") == CPU
 
 
 def test_a_gpu_without_its_library(monkeypatch) -> None:
@@ -189,7 +189,7 @@ def test_a_gpu_without_its_library(monkeypatch) -> None:
     with pytest.raises(InputError, match=r"libcuda\.so\.1: cannot open.*--device cpu"):
         choose_device("auto")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
-    assert choose_device("auto") == "cpu"
+    assert choose_device("auto") == CPU
 
 
 # --- the CPU
@@ -201,9 +201,9 @@ def test_threads_are_the_cores_that_the_process_may_use(monkeypatch) -> None:
     assert usable_cores() == 3
     monkeypatch.setattr(Path, "read_text", lambda _: "150000 100000\n")  # one and a half cores
     assert usable_cores() == 2
-    opened = Session(tiny.bundle() / MODEL, "cpu")
+    opened = Session(tiny.bundle() / MODEL, CPU)
     assert opened.description == "CPU, 2 threads"
-    assert Session(tiny.bundle() / MODEL, "cpu", threads=1).description == "CPU, 1 thread"
+    assert Session(tiny.bundle() / MODEL, CPU, threads=1).description == "CPU, 1 thread"
 
 
 def test_so_many_batches_run_at_once_as_there_are_threads_each_on_one(monkeypatch) -> None:
@@ -212,7 +212,7 @@ def test_so_many_batches_run_at_once_as_there_are_threads_each_on_one(monkeypatc
     monkeypatch.setattr(
         onnxruntime, "InferenceSession", lambda path, how, **more: options.append(how) or real(path, how, **more)
     )
-    opened = Session(tiny.bundle() / MODEL, "cpu", threads=3)
+    opened = Session(tiny.bundle() / MODEL, CPU, threads=3)
     assert options[0].intra_op_num_threads == options[0].inter_op_num_threads == 1
     everybody, logits = threading.Barrier(3, timeout=60), opened.logits
 
@@ -234,7 +234,7 @@ def test_so_many_batches_run_at_once_as_there_are_threads_each_on_one(monkeypatc
 
 
 def test_a_closed_session_drops_what_has_not_begun(monkeypatch) -> None:
-    opened = Session(tiny.bundle() / MODEL, "cpu", threads=1)
+    opened = Session(tiny.bundle() / MODEL, CPU, threads=1)
     go, started = threading.Event(), threading.Event()
     monkeypatch.setattr(opened, "logits", lambda *_: started.set() or go.wait(60))
     first, second = opened.submit([]), opened.submit([])
@@ -251,10 +251,10 @@ def test_a_closed_session_drops_what_has_not_begun(monkeypatch) -> None:
 def test_all_gpus_are_taken_or_those_that_are_named(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(3, None, 99))
     monkeypatch.setattr(devices, "_provider_problem", lambda: None)
-    assert choose_devices("auto") == choose_devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
-    assert choose_devices("auto", "2,0") == ["cuda:2", "cuda:0"]
-    assert choose_devices("cuda:1") == ["cuda:1"]
-    assert choose_devices("cpu", workers=2) == ["cpu", "cpu"]
+    assert choose_devices("auto") == choose_devices("cuda") == [Device("cuda", number) for number in range(3)]
+    assert choose_devices("auto", "2,0") == [Device("cuda", 2), Device("cuda", 0)]
+    assert choose_devices("cuda:1") == [Device("cuda", 1)]
+    assert choose_devices("cpu", workers=2) == [CPU, CPU]
     for gpus in ("", "0,0", "0,", "a", "-1"):
         with pytest.raises(InputError, match=r"--devices; found .*; expected numbers of GPUs, such as 0,1"):
             choose_devices("auto", gpus)
@@ -270,7 +270,7 @@ def test_all_gpus_are_taken_or_those_that_are_named(monkeypatch) -> None:
 
 def test_without_gpus_there_are_none_to_choose_from(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(0))
-    assert choose_devices("auto") == ["cpu"]
+    assert choose_devices("auto") == [CPU]
     with pytest.raises(InputError, match="--devices; found 0,1, and the CPU as the device"):
         choose_devices("auto", "0,1")
     for wrong in ("cpu:1", "cuda:x", "auto:0"):
@@ -284,7 +284,7 @@ def test_without_gpus_there_are_none_to_choose_from(monkeypatch) -> None:
 def test_a_file_that_is_no_graph_is_refused(tmp_path) -> None:
     (tmp_path / MODEL).write_bytes(b"junk")
     with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime cannot load it: .*export it again"):
-        Session(tmp_path / MODEL, "cpu")
+        Session(tmp_path / MODEL, CPU)
 
 
 def test_a_graph_with_other_inputs_is_refused(tmp_path) -> None:
@@ -297,11 +297,11 @@ def test_a_graph_with_other_inputs_is_refused(tmp_path) -> None:
     with pytest.raises(
         InputError, match=r"other inputs or outputs.*found x tensor\(float\) of 2 axes.*expected input_ids"
     ):
-        Session(tmp_path / MODEL, "cpu")
+        Session(tmp_path / MODEL, CPU)
 
 
 def test_a_run_that_fails_is_one_message() -> None:
-    opened = Session(tiny.bundle() / MODEL, "cpu")
+    opened = Session(tiny.bundle() / MODEL, CPU)
     assert opened.outputs == 3
     assert opened.logits(*batch([2, 7, 3], [2, 3, 3])).shape == (2, 3)
     with pytest.raises(

@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from bertnli_export import devices, session
 from bertnli_export.binding import BoundSession
+from bertnli_export.devices import CPU, Device
 from bertnli_export.interface import INPUTS, OUTPUT
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
@@ -184,8 +185,8 @@ class Gemm(OpRun):
 OPERATORS = [PackedMultiHeadAttention, SkipLayerNormalization, BiasGelu, FastGelu, MatMul, Gemm]
 
 
-def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU that ONNX Runtime can use: sessions for CUDA run `for_the_cpu` of their graph."""
+def stand_in_gpu(monkeypatch: pytest.MonkeyPatch, count: int = 1) -> None:
+    """GPUs that ONNX Runtime can use: sessions for CUDA run `for_the_cpu` of their graph."""
     real = onnxruntime.InferenceSession
 
     class OnCuda(real):
@@ -201,11 +202,11 @@ def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             return ["CUDAExecutionProvider"] if self.on_cuda else super().get_providers()
 
     class BoundToTheCpu(BoundSession):
-        def __init__(self, opened: Any, device: str, index: int, labels: int):
-            super().__init__(opened, "cpu", 0, labels)
+        def __init__(self, opened: Any, device: Device, labels: int):
+            super().__init__(opened, CPU, labels)
 
     monkeypatch.setattr(session, "BoundSession", BoundToTheCpu)
-    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(1, None, 99))
+    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(count, None, 99))
     monkeypatch.setattr(devices, "_provider_problem", lambda: None)
     monkeypatch.setattr(session, "preload_cuda", lambda _: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)

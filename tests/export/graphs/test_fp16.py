@@ -17,6 +17,7 @@ from bertnli_export import bundle as bundles
 from bertnli_export import devices, parity, score, verify
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
+from bertnli_export.devices import Device
 from bertnli_export.graphs import fp16, graph
 from bertnli_export.parity import Reference
 from bertnli_export.scorer import Scorer
@@ -161,7 +162,9 @@ def test_onnx_runtime_lacks_one_operator_on_the_cpu_and_runs_the_rest(
         onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     stand_in_gpu(monkeypatch)
     onnx.save(made, tmp_path / "model.onnx")
-    parity.compare(known, Session(tmp_path / "model.onnx", "cuda").logits, source.tokenizer.pad_id).check("fp16", "it")
+    parity.compare(known, Session(tmp_path / "model.onnx", Device("cuda")).logits, source.tokenizer.pad_id).check(
+        "fp16", "it"
+    )
 
 
 def test_padding_may_stand_anywhere(model: PairClassifier) -> None:

@@ -13,6 +13,7 @@ import torch
 from bertnli_export import parity, sentences
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
+from bertnli_export.devices import CPU
 from bertnli_export.graphs import int8
 from bertnli_export.graphs.centering import centred
 from bertnli_export.graphs.exported_model import rebuild
@@ -80,7 +81,7 @@ def test_the_graph_computes_int8_products_as_they_are_written_down(kind: str, so
             with torch.no_grad():
                 return form(*map(torch.from_numpy, batch)).numpy()
 
-        return run(of, encoded, 3, source.tokenizer.pad_id, "cpu")
+        return run(of, encoded, 3, source.tokenizer.pad_id, CPU)
 
     written, exact = logits(expected), logits(rebuild(source.build()))
     # Here and there a value rounds up that rounds down in the other: little against int8's own error.
@@ -163,7 +164,7 @@ def test_lost_accuracy_fails_the_gate(source, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(parity.LIMITS, "int8", parity.Limits(None, 1.0, 1.0, 1.0, 0.005))
     model = source.build().eval()
     encoded = source.tokenizer.encode(*zip(*PAIRS, strict=True))
-    right = run(lambda *batch: torch_logits(model, *batch), encoded, 3, source.tokenizer.pad_id, "cpu")
+    right = run(lambda *batch: torch_logits(model, *batch), encoded, 3, source.tokenizer.pad_id, CPU)
     rows = [
         {"premise": p, "hypothesis": h, "label": source.config.labels[label]}
         for (p, h), label in zip(PAIRS, right.argmax(1), strict=True)
