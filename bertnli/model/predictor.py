@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.data.batches import pack
+from bertnli.data.batches import batches_by_length, pack
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.model.attention import EVAL_BATCH_TOKENS, to_device
 from bertnli.model.classifier import PairClassifier
