@@ -32,13 +32,14 @@ class BertnliScore(Scoring):
         return {"device": "auto"}
 
     def load(self) -> None:
-        from bertnli_export.build import export_bundle
-
         from bertnli import Scorer
-        from bertnli.model import pretrained
 
         self._bundle = self.work.folder / f"bundle-{self.precision}"
         if not self._bundle.exists():
+            from bertnli_export.build import export_bundle
+
+            from bertnli.model import pretrained
+
             source = pretrained.load(self.work.model, max_length=MAX_LENGTH)
             try:
                 export_bundle(source, self._bundle, precision=self.precision)
