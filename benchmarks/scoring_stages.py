@@ -1,7 +1,7 @@
 """Where the time of scoring a file goes: each stage alone, one after the other, on the same rows.
 
-In a run they overlap (bertnli_export/stages.py), so that a file takes little more than its slowest stage; their sum is
-what it would take without.
+In a real run the stages overlap (bertnli_export/stages.py), so a file takes little more than its slowest stage. Without
+overlap it would take their sum.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from benchmarks.harness import stopwatch
 
 
 def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
-    """Of a `Scorer` on a labelled file without bad rows: read, tokenise, pad, copy (to a GPU; not there on a CPU, which
-    copies nothing), model, write."""
+    """The stages of a `Scorer` on a labelled file without bad rows: read, tokenise, pad, copy (only to a GPU), model,
+    write."""
     from bertnli_export.scorer import CHUNK, Begun, padded
     from bertnli_export.stages import Task
     from bertnli_export.writer import Scored, open_writer
