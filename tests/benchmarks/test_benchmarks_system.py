@@ -78,9 +78,10 @@ def test_memory_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> No
         for start in size["starts"].values():
             whole = start["peak_mib"]["whole"]
             assert whole["own"] > 100  # torch alone takes more
-            assert whole["mapped"] > 20
-            assert start["kernel_rss_mib"] == pytest.approx(whole["rss"], rel=0.2)
-    assert 0.8 < result["growth"]["second"]["whole"]["rss"] < 1.2
+            # Other programs that map the same libraries take their share of those pages (Pss), but not of the kernel's.
+            assert whole["mapped"] > 1
+            assert start["kernel_rss_mib"] > 0.8 * whole["rss"]
+    assert 0.8 < result["growth"]["second"]["whole"]["own"] < 1.2
 
 
 def test_accuracy_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> None:
