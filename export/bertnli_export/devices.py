@@ -10,12 +10,12 @@ import contextlib
 import ctypes
 import io
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from bertnli.common.errors import InputError
 from bertnli.common.gpus import find_gpus
+from bertnli.common.installed import installed
 
 DEVICES = ("auto", "cpu", "cuda")
 """What `--device` takes, beside one of several GPUs as `cuda:1`."""
@@ -91,22 +91,23 @@ def choose_devices(asked: str, gpus: str | None = None, workers: int = 1) -> lis
 
 
 def no_cuda(cause: str) -> InputError:
-    return InputError("a GPU is here but ONNX Runtime cannot use it", found=cause, do=f"or {_ON_THE_CPU}")
+    """For a GPU that is present and was asked for, if only by `auto`."""
+    return InputError("a GPU is present, but ONNX Runtime cannot use it", found=cause, do=f"or {_ON_THE_CPU}")
 
 
 def _provider_problem() -> str | None:
-    """Why the installed ONNX Runtime cannot use a GPU, with the mend; None if nothing speaks against it."""
+    """Why the installed ONNX Runtime cannot use a GPU, and the fix; None if it probably can."""
     import onnxruntime as ort
 
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)}
-        if len(installed) == 2:
+        found = installed(("onnxruntime", "onnxruntime-gpu"))
+        if len(found) == 2:
             return (
                 "the packages onnxruntime and onnxruntime-gpu are both installed, and the first hides CUDA; "
                 "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
             )
         return (
-            f"the installed {' '.join(installed) or 'ONNX Runtime'} {ort.__version__} was built without CUDA; "
+            f"the installed {' '.join(found) or 'ONNX Runtime'} {ort.__version__} was built without CUDA; "
             "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
         )
     needed = int((getattr(ort, "cuda_version", "") or "0").split(".")[0])
@@ -119,7 +120,7 @@ def _provider_problem() -> str | None:
     preload_cuda(ort)
     library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     try:
-        # It needs a symbol of this one, which ONNX Runtime loads first as well.
+        # The CUDA library needs a symbol of the shared one, which ONNX Runtime loads first as well.
         ctypes.CDLL(str(library.with_name("libonnxruntime_providers_shared.so")), ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(library))
     except OSError as error:
@@ -127,16 +128,8 @@ def _provider_problem() -> str | None:
     return None
 
 
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.distribution(package)
-        return True
-    except metadata.PackageNotFoundError:
-        return False
-
-
 def preload_cuda(ort: Any) -> None:
     """Load CUDA and cuDNN from the NVIDIA packages that pip installed, if they are there."""
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; we say it ourselves
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()

@@ -15,10 +15,11 @@ from bertnli_export import build, parity
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.graphs import exported_model, graph
-from bertnli_export.scorer import Scorer, softmax
+from bertnli_export.scorer import Scorer
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.evaluation.data_sets import LabelledSet, open_set
+from bertnli.evaluation.metrics import softmax
 from bertnli.model import pretrained
 from bertnli.model.attention import Padded
 from bertnli.model.pretrained import Pretrained
@@ -47,7 +48,7 @@ def quick(exported: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
         graph.CopyFrom(exported)
         return graph
 
-    monkeypatch.setitem(build.GRAPHS, "fp32", copy)
+    monkeypatch.setitem(build.EXPORTERS, "fp32", copy)
 
 
 def rows_file(folder: Path, rows: list[dict[str, str]]) -> LabelledSet:
@@ -175,11 +176,11 @@ def test_a_graph_that_sees_padding_fails_the_gate(source, tmp_path, monkeypatch)
 
 
 def test_the_gate_fails_on_flipped_labels_and_on_what_is_no_number() -> None:
-    figures = parity.Figures()
+    figures = parity.Differences()
     figures.add(np.array([[1.0, 1.00001]], np.float32), np.array([[1.00001, 1.0]], np.float32))
-    with pytest.raises(RunError, match="1 of 1 own pairs' labels differ"):
+    with pytest.raises(RunError, match="1 of 1 built-in pairs' labels differ"):
         figures.check("fp32", "it")
-    figures = parity.Figures()
+    figures = parity.Differences()
     figures.add(np.array([[np.nan, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32))
     with pytest.raises(RunError, match="difference of a logit is inf"):
         figures.check("fp32", "it")
@@ -248,7 +249,7 @@ def test_labels_that_the_model_does_not_know_do_not_pass_for_none(source, tmp_pa
     ]
     data = rows_file(tmp_path, rows)
     with pytest.raises(
-        InputError, match=r"rows\.jsonl: no label is one of the model's; found '0', '1', '2'; .*--label-names"
+        InputError, match=r"rows\.jsonl: the model knows none of the labels; found '0', '1', '2'; .*--label-names"
     ):
         parity.RealRows.read(data, source.config.labels)
     told = open_set(str(data.file.path), label_names=dict(zip("012", source.config.labels, strict=True)))
@@ -303,7 +304,7 @@ def test_two_labels(tmp_path) -> None:
 
 def test_refusals(source, tmp_path, monkeypatch) -> None:
     already = tiny.bundle()
-    monkeypatch.setitem(build.GRAPHS, "fp32", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setitem(build.EXPORTERS, "fp32", lambda *_: pytest.fail("the work began"))
     with pytest.raises(InputError, match="--precision; found 'int3'"):
         export_bundle(source, tmp_path / "out", precision="int3")
     encoder = replace(source, state={k: v for k, v in source.state.items() if not k.startswith("classifier")})
@@ -311,7 +312,7 @@ def test_refusals(source, tmp_path, monkeypatch) -> None:
         export_bundle(encoder, tmp_path / "out")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("…")
-    with pytest.raises(InputError, match=r"mine: is there already; found thesis\.txt"):
+    with pytest.raises(InputError, match=r"mine: exists already; found thesis\.txt"):
         export_bundle(source, tmp_path / "mine", force=True)
     with pytest.raises(InputError, match="--force"):
         export_bundle(source, already)
@@ -319,7 +320,7 @@ def test_refusals(source, tmp_path, monkeypatch) -> None:
         export_bundle(source, tmp_path / "mine" / "thesis.txt" / "new" / "out")
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and real(path, mode))  # tests run as root
-    with pytest.raises(InputError, match=rf"out: cannot be written; found {tmp_path}, which may not be written to"):
+    with pytest.raises(InputError, match=rf"out: cannot be written; found {tmp_path}, a folder without write"):
         export_bundle(source, tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()
 

@@ -178,12 +178,12 @@ def test_a_graph_with_another_number_of_labels_is_refused(bundle) -> None:
 
 
 def test_a_bundle_appears_whole_or_not_at_all(tmp_path) -> None:
-    with pytest.raises(KeyError), bundles.written(tmp_path / "out") as aside:
+    with pytest.raises(KeyError), bundles.new_bundle(tmp_path / "out") as aside:
         (aside / "model.onnx").write_text("half")
         assert not (tmp_path / "out").exists()
         raise KeyError
     assert list(tmp_path.iterdir()) == []
-    with bundles.written(tmp_path / "deep" / "out") as aside:
+    with bundles.new_bundle(tmp_path / "deep" / "out") as aside:
         (aside / "model.onnx").write_text("whole")
         assert not (tmp_path / "deep" / "out").exists()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
@@ -191,7 +191,7 @@ def test_a_bundle_appears_whole_or_not_at_all(tmp_path) -> None:
 
 def test_an_empty_folder_is_taken(tmp_path) -> None:
     (tmp_path / "out").mkdir()
-    with bundles.written(tmp_path / "out") as aside:
+    with bundles.new_bundle(tmp_path / "out") as aside:
         (aside / "a").touch()
     assert (tmp_path / "out" / "a").exists()
 

@@ -18,7 +18,15 @@ import pytest
 from bertnli_export import distributed, ray_cluster
 from bertnli_export.bundle import Bundle, versions
 from bertnli_export.devices import CPU
-from bertnli_export.distributed import Partition, _Job, _raise_failures, _Result, _Tries, _Worker, find_partitions
+from bertnli_export.distributed import (
+    Partition,
+    _Attempts,
+    _Job,
+    _PartitionWorker,
+    _raise_failures,
+    _Result,
+    find_partitions,
+)
 from bertnli_export.output_file import partial_path
 from bertnli_export.score import VERSIONS, score_file
 from bertnli_export.scoring_setup import prepare
@@ -74,7 +82,7 @@ def test_links_to_folders_and_wildcards_in_names_are_followed(parts, tmp_path) -
 
 def test_a_file_that_is_not_read_is_named_and_not_passed_over(parts, tmp_path) -> None:
     (parts / "c.orc").write_text("x")
-    with pytest.raises(InputError, match=r"c\.orc: not a format .* leave it out with a glob"):
+    with pytest.raises(InputError, match=r"c\.orc: unknown format; .* exclude it with a glob"):
         find_partitions(parts, tmp_path / "out")
     assert len(find_partitions(parts / "*.tsv", tmp_path / "out")) == 1
 
@@ -90,7 +98,7 @@ def test_no_partitions_are_an_error(parts, tmp_path, monkeypatch, input) -> None
 @pytest.mark.parametrize(("input", "output"), [("in", "in"), ("in", "in/out"), ("in/*.tsv", "in")])
 def test_an_output_in_the_input_would_be_scored_the_next_time(parts, tmp_path, monkeypatch, input, output) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f"{output}: lies in the input"):
+    with pytest.raises(InputError, match=f"{output}: is inside the input"):
         find_partitions(input, output)
 
 
@@ -101,7 +109,7 @@ def test_rows_of_a_partition_that_is_gone_do_not_stay_in_the_output(parts, tmp_p
         (out / name).write_text("x")
     assert len(find_partitions(parts, out)) == 3
     (out / "gone.csv").write_text("x")
-    with pytest.raises(InputError, match=r"gone\.csv: belongs to no partition"):
+    with pytest.raises(InputError, match=r"gone\.csv: no partition of the input has this output"):
         find_partitions(parts, out)
 
 
@@ -116,7 +124,7 @@ def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeyp
         return loaded[-1]
 
     monkeypatch.setattr(distributed, "prepare", load)
-    worker = _Worker(job(), None)
+    worker = _PartitionWorker(job(), None)
     (tmp_path / "out").mkdir()
     for seed in range(2):
         file = write(tmp_path / f"{seed}.parquet", tiny.snli_rows(50, seed=seed))
@@ -144,7 +152,7 @@ def test_a_restart_throws_away_what_was_there_and_not_what_a_dead_worker_did(tmp
     monkeypatch.setattr("ray.get", lambda answer: answer)
     file, output = write(tmp_path / "in.tsv", tiny.snli_rows(3000)), tmp_path / "out.tsv"
     score_file(tiny.bundle(), file, output, device="cpu")
-    tries = Beside(_Tries())
+    tries = Beside(_Attempts())
 
     def dies(*arguments, progress, **options):
         def then_die(rows, note):
@@ -158,10 +166,10 @@ def test_a_restart_throws_away_what_was_there_and_not_what_a_dead_worker_did(tmp
     with monkeypatch.context() as context:
         context.setattr(distributed, "score_file", dies)
         with pytest.raises(Stop):
-            _Worker(restart, tries)._score(str(file), str(output))
-    summary = _Worker(restart, tries)._score(str(file), str(output))
+            _PartitionWorker(restart, tries)._score(str(file), str(output))
+    summary = _PartitionWorker(restart, tries)._score(str(file), str(output))
     assert (summary["already_finished"], summary["resumed_at"]) == (False, 1024)
-    summary = _Worker(restart, Beside(_Tries()))._score(str(file), str(output))  # the next run's
+    summary = _PartitionWorker(restart, Beside(_Attempts()))._score(str(file), str(output))  # the next run's
     assert (summary["already_finished"], summary["resumed_at"]) == (False, 0)
 
 
@@ -173,10 +181,10 @@ def test_a_worker_waits_for_one_that_still_holds_the_partition(tmp_path, monkeyp
     fcntl.flock(holder, fcntl.LOCK_EX)
     monkeypatch.setattr(distributed, "BUSY_SECONDS", 0.0)
     with pytest.raises(InputError, match="another process is writing it"):
-        _Worker(job(), None)._score(str(file), str(output))
+        _PartitionWorker(job(), None)._score(str(file), str(output))
     monkeypatch.setattr(distributed, "BUSY_SECONDS", 60.0)
     threading.Timer(0.5, holder.close).start()
-    assert _Worker(job(), None)._score(str(file), str(output))["rows"] == 50
+    assert _PartitionWorker(job(), None)._score(str(file), str(output))["rows"] == 50
 
 
 def test_an_output_finished_between_the_look_and_the_lock_is_taken_as_it_is(tmp_path, monkeypatch) -> None:
@@ -194,20 +202,20 @@ def test_an_output_finished_between_the_look_and_the_lock_is_taken_as_it_is(tmp_
         return real(*arguments, **options)
 
     monkeypatch.setattr(score_module, "open_writer", other_finishes_first)
-    assert _Worker(job(), None)._score(str(file), str(output))["already_finished"]
+    assert _PartitionWorker(job(), None)._score(str(file), str(output))["already_finished"]
 
 
 def test_a_node_with_other_versions_or_another_bundle_is_refused(tmp_path) -> None:
     job().check_versions()
     job().check_bundle(Bundle.open(tiny.bundle()))
-    with pytest.raises(InputError, match=r"package numpy; found [\d.]+; expected 0\.1, as where the command was given"):
+    with pytest.raises(InputError, match=r"package numpy; found [\d.]+; expected 0\.1, as on the host of the command"):
         job(versions=versions(VERSIONS) | {"numpy": "0.1"}).check_versions()
     with pytest.raises(InputError, match=r"package extra; found none; expected 1"):
         job(versions=versions(VERSIONS) | {"extra": "1"}).check_versions()
-    with pytest.raises(InputError, match="not the bundle that the command was given"):
+    with pytest.raises(InputError, match="not the same bundle as on the host of the command"):
         job(sha256="0" * 64).check_bundle(Bundle.open(tiny.bundle()))
     with pytest.raises(InputError, match="not a bundle"):
-        _Worker(job(bundle=str(tmp_path)), None)._score("in.tsv", "out.tsv")
+        _PartitionWorker(job(bundle=str(tmp_path)), None)._score("in.tsv", "out.tsv")
 
 
 # --- what is told
@@ -272,7 +280,7 @@ def test_a_port_that_never_answers_does_not_hang(monkeypatch) -> None:
     monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 4)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: no cluster answers; found nothing in 4 seconds"):
+        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: no cluster answers; found no answer in 4 seconds"):
             ray_cluster._probe(f"127.0.0.1:{port}")
 
 

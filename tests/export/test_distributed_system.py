@@ -21,7 +21,7 @@ import psutil
 import pyarrow.dataset
 import pytest
 from bertnli_export.output_file import partial_path
-from bertnli_export.record import record_path
+from bertnli_export.run_record import record_path
 from bertnli_export.score import CHECKPOINT_SECONDS, score_file
 from bertnli_export.scorer import Scorer
 
@@ -315,7 +315,7 @@ def test_a_stopped_command_goes_on(parts, tmp_path, head, join, number) -> None:
     _, said = driver.communicate(timeout=60)
     if number == signal.SIGTERM:
         assert driver.returncode == 143, said
-        assert "of 6 partitions are finished; give the same command again, without --restart, to go on" in said
+        assert "of 6 partitions are finished; give the same command again, without --restart, to continue" in said
         assert "Traceback" not in said
     summary = score(parts / "in", output, head)  # at once, while workers of the first may still be there
     assert summary["rows"] == 3 * BIG + 3 * 3000
@@ -376,7 +376,7 @@ def test_a_partition_that_kills_its_workers_is_given_up_and_the_others_finished(
     assert (
         "1 of 3 partitions failed: " in said
         and "poison.tsv on node alone" in said
-        and "5 workers have died at it" in said
+        and "5 workers died while they scored it" in said
     )
     assert len(read(tmp_path / "out" / "a.tsv")) == len(read(tmp_path / "out" / "b.tsv")) == 2000
 

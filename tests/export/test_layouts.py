@@ -19,10 +19,11 @@ import pytest
 from bertnli_export import build, triton
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
-from bertnli_export.scorer import Scorer, softmax
+from bertnli_export.scorer import Scorer
 from bertnli_export.verify import verify
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.evaluation.metrics import softmax
 from bertnli.model import pretrained
 from bertnli.model.pretrained import Pretrained
 from tests.conftest import ROOT, environment
@@ -82,7 +83,7 @@ def test_triton_is_told_where_each_precision_runs() -> None:
         precision: re.findall(r"kind: (\w+)", triton.config(2, precision)) for precision in ("fp32", "fp16", "int8")
     }
     assert kinds == {"fp32": ["KIND_AUTO"], "fp16": ["KIND_GPU"], "int8": ["KIND_CPU"]}
-    assert set(build.GRAPHS) <= kinds.keys()
+    assert set(build.EXPORTERS) <= kinds.keys()
 
 
 def test_a_changed_file_of_a_triton_model_is_named(repository, tmp_path) -> None:
@@ -98,10 +99,10 @@ def test_a_changed_file_of_a_triton_model_is_named(repository, tmp_path) -> None
 
 
 def test_a_repository_keeps_its_other_models(source, repository, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(build.GRAPHS, "fp32", lambda *_: onnx.load(repository / triton.NAME / "1" / "model.onnx"))
+    monkeypatch.setitem(build.EXPORTERS, "fp32", lambda *_: onnx.load(repository / triton.NAME / "1" / "model.onnx"))
     (tmp_path / "other" / "1").mkdir(parents=True)
     export_bundle(source, tmp_path, layout="triton")
-    with pytest.raises(InputError, match=r"nli: is there already; .*--force"):
+    with pytest.raises(InputError, match=r"nli: exists already; .*--force"):
         export_bundle(source, tmp_path, layout="triton")
     export_bundle(source, tmp_path, layout="triton", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nli", "other"]
@@ -120,7 +121,7 @@ def test_a_failed_export_leaves_no_triton_model(source, tmp_path, monkeypatch) -
 
 
 def test_another_layout_is_refused(source, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(build.GRAPHS, "fp32", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setitem(build.EXPORTERS, "fp32", lambda *_: pytest.fail("the work began"))
     with pytest.raises(InputError, match="--layout; found 'optimum'; expected bertnli or triton"):
         export_bundle(source, tmp_path / "out", layout="optimum")
 

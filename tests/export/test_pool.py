@@ -19,11 +19,11 @@ import pytest
 from bertnli_export import pool
 from bertnli_export.devices import CPU
 from bertnli_export.pool import Pool
-from bertnli_export.record import record_path
+from bertnli_export.run_record import record_path
 from bertnli_export.score import score_file
 from bertnli_export.scorer import CHUNK, Scorer
 from bertnli_export.scoring_setup import prepare
-from bertnli_export.stages import Here, Task
+from bertnli_export.stages import InProcess, Task
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.pairs import Chunk, Row
@@ -62,9 +62,9 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def test_the_scores_are_those_of_one_process_in_order() -> None:
     tasks = [task(number) for number in range(12)]
-    expected = list(Here(Scorer(tiny.bundle(), "cpu")).judged(iter(tasks)))
+    expected = list(InProcess(Scorer(tiny.bundle(), "cpu")).score(iter(tasks)))
     with open_pool(3) as workers:
-        found = list(workers.judged(iter(tasks)))
+        found = list(workers.score(iter(tasks)))
         assert workers.description == "3 x CPU, 1 thread"
         assert workers.deaths == 0
     assert [each for each, _ in found] == [each for each, _ in expected] == tasks
@@ -77,13 +77,13 @@ def test_the_scores_are_those_of_one_process_in_order() -> None:
 def test_a_workers_death_is_reported_and_its_tasks_are_done_by_another(obedient, tmp_path, capfd) -> None:
     tasks = [task(0), task(1, f"once {tmp_path / 'died'}"), *(task(number) for number in range(2, 10))]
     with open_pool(2) as workers:
-        found = [each for each, _ in workers.judged(iter(tasks))]
+        found = [each for each, _ in workers.score(iter(tasks))]
         assert workers.deaths == 1
     assert found == tasks
     said = capfd.readouterr().err
-    assert said.count("was ended by SIGKILL") == 1
+    assert said.count("was killed by SIGKILL") == 1
     assert "(cpu)" in said
-    assert "its rows go to another" in said
+    assert "its rows go to another worker" in said
 
 
 def test_a_task_that_kills_is_named_after_two_workers(obedient) -> None:
@@ -92,10 +92,10 @@ def test_a_task_that_kills_is_named_after_two_workers(obedient) -> None:
     with (
         open_pool(3) as workers,
         pytest.raises(
-            RunError, match=r"rows 17 to 18: 2 workers have died of them; found worker \d .cpu. was ended by"
+            RunError, match=r"rows 17 to 18: 2 workers died while they scored them; found worker \d .cpu. was killed by"
         ),
     ):
-        for each, _ in workers.judged(iter(tasks)):
+        for each, _ in workers.score(iter(tasks)):
             done.append(each)
     assert done == tasks[: len(done)] and len(done) <= 2
     assert workers.deaths == 2
@@ -105,14 +105,14 @@ def test_a_task_that_kills_is_named_after_two_workers(obedient) -> None:
 @pytest.mark.parametrize(
     ("order", "cause"),
     [
-        ("die", r"worker 0 \(cpu\) was ended by SIGKILL .is memory short"),
+        ("die", r"worker 0 \(cpu\) was killed by SIGKILL .is memory short"),
         ("fail", r"worker 0 \(cpu\) CUDA failure 700: an illegal memory access"),
         ("crash", r"worker 0 \(cpu\) ended with exit code 1"),
     ],
 )
 def test_without_any_worker_the_last_ones_end_is_named(obedient, order, cause) -> None:
-    with open_pool(1) as workers, pytest.raises(RunError, match=f"no worker is left to score with; found {cause}"):
-        list(workers.judged(iter([task(0), task(1, order)])))
+    with open_pool(1) as workers, pytest.raises(RunError, match=f"all workers have died; found {cause}"):
+        list(workers.score(iter([task(0), task(1, order)])))
 
 
 def test_what_a_worker_cannot_load_is_one_message(tmp_path) -> None:
@@ -132,7 +132,7 @@ def test_a_slow_task_holds_up_the_reader(obedient, tmp_path) -> None:
             read.append(number)
             yield task(number, f"wait {tmp_path / 'go'}") if number == 0 else task(number)
 
-    with open_pool(2) as workers, closing(workers.judged(tasks())) as found:
+    with open_pool(2) as workers, closing(workers.score(tasks())) as found:
         time.sleep(2)
         assert not read  # nothing is read before somebody wants it
         import threading
@@ -150,7 +150,7 @@ def test_a_fault_of_the_input_comes_after_the_tasks_before_it() -> None:
 
     done = []
     with open_pool(2) as workers, pytest.raises(RunError, match="row 41: torn"):
-        for each, _ in workers.judged(tasks()):
+        for each, _ in workers.score(tasks()):
             done.append(each)
     assert len(done) == 5
 

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bertnli_export import score as score_module
-from bertnli_export.record import Record, record_path
+from bertnli_export.run_record import RunRecord, record_path
 from bertnli_export.score import Scorer, score_file
 from bertnli_export.scorer import CHUNK as CHUNKS
-from bertnli_export.scorer import batches
+from bertnli_export.scorer import length_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -128,7 +128,7 @@ def test_the_scorer_says_what_is_no_pair(scorer) -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(3, 512), max_size=200), st.integers(1, 40), st.integers(1, 2000))
 def test_batches_hold_every_pair_once_and_keep_to_the_limits(lengths, max_pairs, max_tokens) -> None:
-    found = list(batches(np.array(lengths, np.int32), max_pairs, max_tokens, 64))
+    found = list(length_batches(np.array(lengths, np.int32), max_pairs, max_tokens, 64))
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
     for batch in found:
         inside = [lengths[index] for index in batch]
@@ -139,7 +139,7 @@ def test_batches_hold_every_pair_once_and_keep_to_the_limits(lengths, max_pairs,
 
 def test_a_long_pair_makes_no_other_long() -> None:
     lengths = np.array([30] * 31 + [512], np.int32)
-    assert [len(batch) for batch in batches(lengths, 32, 100_000, 64)] == [1, 31]
+    assert [len(batch) for batch in length_batches(lengths, 32, 100_000, 64)] == [1, 31]
 
 
 def test_a_temperature_changes_how_sure_the_model_is_and_no_label(tmp_path, scorer) -> None:
@@ -290,7 +290,7 @@ def test_strict_stops_at_the_first_bad_row_and_shows_nothing(tmp_path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
     summary = score(file, tmp_path / "out.jsonl")
     assert (summary["resumed_at"], summary["rows"], summary["errors"]) == (CHUNK, 2 * CHUNK, 2)
-    with pytest.raises(RunError, match="passed over 2 bad rows"):
+    with pytest.raises(RunError, match="skipped 2 bad rows"):
         score(file, tmp_path / "out.jsonl", strict=True)
 
 
@@ -321,7 +321,7 @@ def test_a_pipe_does_not_replace_a_file_unasked(tmp_path, monkeypatch) -> None:
     for restart in (False, True):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line)))
         if not restart:
-            with pytest.raises(InputError, match=r"is there already, and not known to be ours; .*--restart"):
+            with pytest.raises(InputError, match=r"exists, and no record says that bertnli made it; .*--restart"):
                 score(Path("-"), tmp_path / "out.jsonl", input_format="jsonl")
             assert (tmp_path / "out.jsonl").read_text() == "mine"
         else:
@@ -390,7 +390,7 @@ def test_a_kill_between_the_last_rename_and_its_note_is_harmless(tmp_path, monke
         file = write(tmp_path / f"in.{format}", tiny.snli_rows(30))
         output = tmp_path / f"out.{format}"
         with monkeypatch.context() as context:
-            context.setattr(Record, "finish", lambda *_: (_ for _ in ()).throw(Stop))
+            context.setattr(RunRecord, "finish", lambda *_: (_ for _ in ()).throw(Stop))
             with pytest.raises(Stop):
                 score(file, output)
         before = output.stat().st_mtime_ns
@@ -470,7 +470,7 @@ def test_versions_and_device_matter_only_until_it_is_finished(tmp_path, monkeypa
 def test_an_output_that_is_not_ours_is_not_touched(tmp_path) -> None:
     file = write(tmp_path / "in.tsv", tiny.snli_rows(5))
     (tmp_path / "out.tsv").write_text("mine")
-    with pytest.raises(InputError, match=r"is there already.*--restart"):
+    with pytest.raises(InputError, match=r"exists, and no record.*--restart"):
         score(file, tmp_path / "out.tsv")
     assert (tmp_path / "out.tsv").read_text() == "mine"
     score(file, tmp_path / "out.tsv", restart=True)
@@ -489,7 +489,7 @@ def test_a_partial_file_that_is_not_ours_is_not_touched(tmp_path, monkeypatch, t
     if through_a_pipe:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
         file, options = Path("-"), {"input_format": "tsv"}
-    with pytest.raises(InputError, match=r"out\.tsv\.partial: is there already, and not known to be ours; .*--restart"):
+    with pytest.raises(InputError, match=r"out\.tsv\.partial: exists, and no record says that bertnli made it"):
         score(file, tmp_path / "out.tsv", **options)
     assert partial.read_text() == "mine"
     assert not record_path(tmp_path / "out.tsv").exists()
@@ -502,7 +502,7 @@ def test_a_partial_file_that_is_not_ours_is_not_touched(tmp_path, monkeypatch, t
 def test_a_run_killed_before_it_had_a_record_starts_again(tmp_path, monkeypatch) -> None:
     file = write(tmp_path / "in.tsv", tiny.snli_rows(5))
     with monkeypatch.context() as context:
-        context.setattr(Record, "save", lambda _: (_ for _ in ()).throw(Stop))
+        context.setattr(RunRecord, "save", lambda _: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             score(file, tmp_path / "out.tsv")
     assert score(file, tmp_path / "out.tsv")["rows"] == 5
@@ -541,7 +541,7 @@ def test_a_stop_by_signal_says_how_to_go_on(tmp_path) -> None:
             raise Interrupted(signal.SIGTERM, "interrupted")
 
     score(file, tmp_path / "out.tsv")
-    said = f"{CHUNK} rows are kept; give the same command again, without --restart, to go on"
+    said = f"{CHUNK} rows are kept; give the same command again, without --restart, to continue"
     with pytest.raises(Interrupted, match=said) as caught:
         score(file, tmp_path / "out.tsv", progress=stop, restart=True)
     assert caught.value.exit_code == 143
@@ -626,7 +626,7 @@ def test_sigterm_keeps_what_is_done(tmp_path) -> None:
     child.send_signal(signal.SIGTERM)
     _, errors = child.communicate(timeout=100)
     assert child.returncode == 143, errors
-    assert "give the same command again, without --restart, to go on" in errors
+    assert "give the same command again, without --restart, to continue" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out.jsonl").exists()
     assert json.loads(record_path(tmp_path / "out.jsonl").read_text())["counts"]["rows"] >= CHUNK
@@ -779,10 +779,10 @@ def test_a_changed_bundle_is_noticed_before_scoring(tmp_path) -> None:
 
 
 def test_a_record_that_cannot_be_written_is_one_message_and_resumable(tmp_path, monkeypatch) -> None:
-    from bertnli_export import record
+    from bertnli_export import run_record
 
     file = write(tmp_path / "in.tsv", tiny.snli_rows(3 * CHUNK))
-    real, saved = record.write_text, []
+    real, saved = run_record.write_text, []
 
     def fill_up(path: Path, text: str) -> None:
         saved.append(path)
@@ -791,7 +791,7 @@ def test_a_record_that_cannot_be_written_is_one_message_and_resumable(tmp_path, 
         real(path, text)
 
     with monkeypatch.context() as context:
-        context.setattr(record, "write_text", fill_up)
+        context.setattr(run_record, "write_text", fill_up)
         with pytest.raises(
             RunError, match=r"run\.json: cannot be written .No space left.*the same command again, without --restart"
         ):

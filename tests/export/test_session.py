@@ -66,14 +66,14 @@ def test_an_unknown_device_is_refused() -> None:
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
 def test_both_wheels_installed_is_named(monkeypatch, asked) -> None:
     pretend(monkeypatch, Gpus(1), providers=("CPU",))
-    monkeypatch.setattr(devices, "_is_installed", lambda package: True)
+    monkeypatch.setattr(devices, "installed", lambda packages: dict.fromkeys(packages, "1"))
     with pytest.raises(InputError, match=r"both installed.*pip uninstall -y onnxruntime onnxruntime-gpu.*--device cpu"):
         choose_device(asked)
 
 
 def test_a_wheel_without_cuda_is_named(monkeypatch) -> None:
     pretend(monkeypatch, Gpus(1), providers=("Azure", "CPU"))
-    monkeypatch.setattr(devices, "_is_installed", lambda package: package == "onnxruntime")
+    monkeypatch.setattr(devices, "installed", lambda packages: {"onnxruntime": "1"})
     with pytest.raises(InputError, match=r"onnxruntime [\d.]+ was built without CUDA.*pip install onnxruntime-gpu"):
         choose_device("auto")
 

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 import pytest
 from bertnli_export import writer as writer_module
 from bertnli_export.output_file import partial_path
-from bertnli_export.writer import Scored, open_writer
+from bertnli_export.writer import RowResult, open_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.pairs import Chunk, PairFile
-from tests.conftest import ROOT
+from tests.conftest import environment
 
 LABELS = ("entailment", "neutral")
 HEAD = ["prediction", "p_entailment", "p_neutral", "truncated", "error"]
@@ -35,13 +35,13 @@ TEXTS = [".tsv", ".csv", ".jsonl"]
 OUTPUTS = [*TEXTS, ".tsv.gz", ".csv.zst", ".jsonl.gz", ".parquet"]
 
 
-def score(chunk: Chunk) -> list[Scored]:
+def score(chunk: Chunk) -> list[RowResult]:
     """Made-up results that tell the rows apart."""
     results = []
     for row in chunk.rows:
         p = (row.number % 999_983) / 1_000_003
-        good = Scored(LABELS[row.number % 2], (p, 1 - p), row.number % 3 == 0, None)
-        results.append(Scored(None, None, False, row.error) if row.error else good)
+        good = RowResult(LABELS[row.number % 2], (p, 1 - p), row.number % 3 == 0, None)
+        results.append(RowResult(None, None, False, row.error) if row.error else good)
     return results
 
 
@@ -338,7 +338,7 @@ def test_parquet_column_that_has_no_form_as_text_is_refused(tmp_path: Path) -> N
 def test_added_columns_that_clash_are_refused_until_they_get_a_prefix(tmp_path: Path) -> None:
     for name in ("prediction", "p_neutral", "truncated", "error", "raw"):
         (tmp_path / "a.tsv").write_text(f"premise\thypothesis\t{name}\na\tb\tc\n")
-        with pytest.raises(InputError, match=f"column '{name}' is one that the output adds; .*--prefix"):
+        with pytest.raises(InputError, match=f"column '{name}' has the name of one that the output adds; .*--prefix"):
             open_writer(tmp_path / "out.tsv", PairFile(tmp_path / "a.tsv"), LABELS)
         assert not partial_path(tmp_path / "out.tsv").exists()
         run(tmp_path / "a.tsv", tmp_path / "out.tsv", prefix="x_")
@@ -370,7 +370,7 @@ def test_labels_and_names_with_separators_in_them(tmp_path: Path) -> None:
     [chunk] = file.chunks(5)
     for name in ("out.csv", "out.tsv", "out.jsonl"):
         with open_writer(tmp_path / name, file, labels) as writer:
-            writer.write(chunk, [Scored(labels[1], (0.25, 0.75), False, None)])
+            writer.write(chunk, [RowResult(labels[1], (0.25, 0.75), False, None)])
             writer.finish()
         [record] = read_back(tmp_path / name)
         tab = "\\t" if name == "out.tsv" else "\t"
@@ -383,7 +383,7 @@ def test_a_bad_row_has_its_error_whatever_the_scorer_says(tmp_path: Path, output
     (tmp_path / "a.tsv").write_text("premise\thypothesis\n \tb\n")
     file = PairFile(tmp_path / "a.tsv")
     with open_writer(tmp_path / output, file, LABELS) as writer:
-        writer.write(next(file.chunks(1)), [Scored("neutral", (0.25, 0.75), True, None)])
+        writer.write(next(file.chunks(1)), [RowResult("neutral", (0.25, 0.75), True, None)])
         writer.finish()
     [record] = read_back(tmp_path / output)
     assert record["error"] == "empty premise"
@@ -479,7 +479,7 @@ def test_a_checkpoint_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
     file = PairFile(tmp_path / "a.tsv")
     with open_writer(tmp_path / "out.tsv", file, LABELS) as writer:
-        writer.write(next(file.chunks(2)), [Scored(None, None, False, "x")] * 2)
+        writer.write(next(file.chunks(2)), [RowResult(None, None, False, "x")] * 2)
         state = writer.checkpoint()
     assert state == {"rows": 2, "bytes": partial_path(tmp_path / "out.tsv").stat().st_size}
     assert synced[-1] == state["bytes"]
@@ -563,7 +563,7 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ("/dev/null", {"format": "tsv"}, "not a file; name one, or - for standard output"),
         ("-", {}, "--format"),
         ("-", {"format": "parquet"}, "expected TSV, CSV or JSON lines"),
-        ("-", {"format": "tsv", "resume_at": {"rows": 1, "bytes": 1}}, "from the first row on"),
+        ("-", {"format": "tsv", "resume_at": {"rows": 1, "bytes": 1}}, "from the first row"),
     ):
         with pytest.raises(InputError, match=message):
             open_writer(output, file, LABELS, **options)
@@ -582,7 +582,7 @@ SCRIPT = """
     import json, resource, sys
     from bertnli.common.errors import BertnliError
     from bertnli.data.pairs import PairFile
-    from bertnli_export.writer import Scored, open_writer
+    from bertnli_export.writer import RowResult, open_writer
 
     source, output, limit, state = sys.argv[1:]
     file = PairFile(source)
@@ -593,7 +593,7 @@ SCRIPT = """
                 resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
             for chunk in file.chunks(100):
                 if chunk.rows[-1].number > writer.rows:
-                    writer.write(chunk, [Scored("yes", (0.1, 0.9), False, None)] * len(chunk.rows))
+                    writer.write(chunk, [RowResult("yes", (0.1, 0.9), False, None)] * len(chunk.rows))
                     print(json.dumps(writer.checkpoint()), file=sys.stderr)
             writer.finish()
     except BertnliError as error:
@@ -604,7 +604,7 @@ SCRIPT = """
 
 def script(source: Path, output: str, limit: int = 0, state: str = "null", **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(source), output, str(limit), state]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(), **options)
 
 
 @pytest.mark.parametrize("output", ["out.tsv", "out.parquet"])
@@ -653,5 +653,5 @@ def test_a_broken_pipe_is_one_clear_message(tmp_path: Path) -> None:
     process.stdout.close()
     lines = process.stderr.read().splitlines()
     assert process.wait() == 1
-    assert lines[-1].startswith("standard output: the reader has closed it before the end; write to a file")
+    assert lines[-1].startswith("standard output: the reader closed it before the end; write to a file")
     assert all(line.startswith("{") for line in lines[:-1])

@@ -10,7 +10,7 @@ import torch
 from bertnli_export import parity, sentences
 from bertnli_export.build import export_bundle
 from bertnli_export.graphs import int8
-from bertnli_export.graphs.centering import centred
+from bertnli_export.graphs.centering import centre
 from bertnli_export.scorer import Scorer
 
 from bertnli.data.batches import pack
@@ -64,7 +64,7 @@ def test_it_computes_the_same(family: str, layers: int, tmp_path: Path) -> None:
         source = pretrained.load(tiny.hf_folder(tmp_path, num_layers=layers))
     model = far_from_zero(source)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    moved = centred(model, typical(source))
+    moved = centre(model, typical(source))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not torch.equal(moved.blocks[-1].attention.qkv.bias, model.blocks[-1].attention.qkv.bias)
     one, other = (
@@ -75,7 +75,7 @@ def test_it_computes_the_same(family: str, layers: int, tmp_path: Path) -> None:
 
 def test_what_is_read_is_centred_and_smaller(tmp_path: Path) -> None:
     source = pretrained.load(tiny.hf_folder(tmp_path, num_layers=3))
-    moved = centred(far_from_zero(source), typical(source))
+    moved = centre(far_from_zero(source), typical(source))
     before, after = read(far_from_zero(source), source), read(moved, source)
     assert len(before) == 5
     for name, x in after.items():
@@ -90,8 +90,8 @@ def test_int8_is_closer_to_the_checkpoint(tmp_path: Path, monkeypatch: pytest.Mo
     source = pretrained.load(tmp_path / "model")
     exact = TorchPredictor(source.build(), source.tokenizer, "cpu").logits(*zip(*PAIRS, strict=True))
     errors = []
-    for name, form in (("plain", lambda model, typical: model), ("centred", centred)):
-        monkeypatch.setattr(int8, "centred", form)
+    for name, form in (("plain", lambda model, typical: model), ("centred", centre)):
+        monkeypatch.setattr(int8, "centre", form)
         monkeypatch.setitem(parity.LIMITS, "int8", parity.Limits(None, 10.0, 1.0, 1.0, 1.0))
         export_bundle(source, tmp_path / name, precision="int8")
         found = Scorer(tmp_path / name, "cpu").logits(*zip(*PAIRS, strict=True))

@@ -15,11 +15,11 @@ from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.devices import CPU
 from bertnli_export.graphs import int8
-from bertnli_export.graphs.centering import centred
-from bertnli_export.graphs.exported_model import rebuild
+from bertnli_export.graphs.centering import centre
+from bertnli_export.graphs.exported_model import for_export
 from bertnli_export.graphs.graph import torch_logits
-from bertnli_export.graphs.int8 import Int8Linear, Values, export_int8, quantised
-from bertnli_export.scorer import Scorer, run
+from bertnli_export.graphs.int8 import InputRange, Int8Linear, export_int8, quantize_weight
+from bertnli_export.scorer import Scorer, run_batches
 from torch import Tensor, nn
 
 from bertnli.common.errors import RunError
@@ -48,12 +48,12 @@ def bundle(source: Pretrained, tmp_path_factory: pytest.TempPathFactory) -> Path
 class WrittenDown(nn.Module):
     """What Int8Linear stands for, in whole numbers of int64 and double precision."""
 
-    def __init__(self, layer: nn.Linear, values: Values | None = None):
+    def __init__(self, layer: nn.Linear, values: InputRange | None = None):
         super().__init__()
-        self.values, self.layer = values or Values(), layer
+        self.values, self.layer = values or InputRange(), layer
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, weight_scale = quantised(self.layer.weight)
+        weight, weight_scale = quantize_weight(self.layer.weight)
         zero, lowest = self.values.zero, self.values.lowest
         bound = x.abs() if lowest is None else x
         scale = bound.max(-1, keepdim=True).values / (255 - zero)
@@ -70,9 +70,9 @@ def test_the_graph_computes_int8_products_as_they_are_written_down(kind: str, so
         folder = tiny.d2l_folder(tmp_path / "model", classifier=True)
         source = pretrained.load(folder, arch="bert.small", max_length=32)
     export_bundle(source, tmp_path / "bundle", precision="int8")
-    after = int8._AFTER[kind]
+    after = int8._AFTER_ACTIVATION[kind]
     typical = source.tokenizer.encode(*zip(*sentences.plain(), strict=True))
-    expected = rebuild(centred(source.build(), typical), WrittenDown, lambda layer: WrittenDown(layer, after))
+    expected = for_export(centre(source.build(), typical), WrittenDown, lambda layer: WrittenDown(layer, after))
     scorer = Scorer(tmp_path / "bundle", "cpu")
     encoded = source.tokenizer.encode(*zip(*PAIRS, strict=True))
 
@@ -81,9 +81,9 @@ def test_the_graph_computes_int8_products_as_they_are_written_down(kind: str, so
             with torch.no_grad():
                 return form(*map(torch.from_numpy, batch)).numpy()
 
-        return run(of, encoded, 3, source.tokenizer.pad_id, CPU)
+        return run_batches(of, encoded, 3, source.tokenizer.pad_id, CPU)
 
-    written, exact = logits(expected), logits(rebuild(source.build()))
+    written, exact = logits(expected), logits(for_export(source.build()))
     # Here and there a value rounds up that rounds down in the other: little against int8's own error.
     error = np.abs(written - exact).mean()
     assert error > 1e-3
@@ -118,8 +118,8 @@ def test_labels_hardly_change(source: Pretrained, bundle: Path) -> None:
     assert changed <= 0.05 * len(pairs)  # random weights decide on little
 
 
-@pytest.mark.parametrize("values", [Values(), Values(16, -0.17), Values(0, 0.0)])
-def test_rows_of_zeros_and_huge_values_stay_numbers(values: Values, tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [InputRange(), InputRange(16, -0.17), InputRange(0, 0.0)])
+def test_rows_of_zeros_and_huge_values_stay_numbers(values: InputRange, tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(8, 4)
     rows = torch.stack([torch.zeros(8), torch.full((8,), 3e4), torch.linspace(0, 1, 8)])
@@ -144,7 +144,7 @@ class OneScaleForAll(Int8Linear):
 
 def test_scores_that_depend_on_company_fail_the_gate(source, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(int8, "Int8Linear", OneScaleForAll)
-    with pytest.raises(RunError, match="a pair's logits depend on the pairs around it"):
+    with pytest.raises(RunError, match="a pair's logits depend on the other pairs of its batch"):
         export_bundle(source, tmp_path / "out", precision="int8")
     assert list(tmp_path.iterdir()) == []
 
@@ -154,8 +154,8 @@ def test_too_many_changed_labels_fail_the_gate(source, tmp_path, monkeypatch) ->
         scale = weight.abs().amax(1) / 2
         return (weight / scale[:, None]).round().to(torch.int8), scale
 
-    monkeypatch.setattr(int8, "quantised", coarse)
-    with pytest.raises(RunError, match=r"own pairs' labels differ, 10\.00% is allowed"):
+    monkeypatch.setattr(int8, "quantize_weight", coarse)
+    with pytest.raises(RunError, match=r"built-in pairs' labels differ, 10\.00% is allowed"):
         export_bundle(source, tmp_path / "out", precision="int8")
 
 
@@ -164,20 +164,22 @@ def test_lost_accuracy_fails_the_gate(source, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(parity.LIMITS, "int8", parity.Limits(None, 1.0, 1.0, 1.0, 0.005))
     model = source.build().eval()
     encoded = source.tokenizer.encode(*zip(*PAIRS, strict=True))
-    right = run(lambda *batch: torch_logits(model, *batch), encoded, 3, source.tokenizer.pad_id, CPU)
+    right = run_batches(lambda *batch: torch_logits(model, *batch), encoded, 3, source.tokenizer.pad_id, CPU)
     rows = [
         {"premise": p, "hypothesis": h, "label": source.config.labels[label]}
         for (p, h), label in zip(PAIRS, right.argmax(1), strict=True)
     ]
-    monkeypatch.setattr(int8, "quantised", lambda weight: (torch.zeros_like(weight, dtype=torch.int8), weight[:, 0]))
+    monkeypatch.setattr(
+        int8, "quantize_weight", lambda weight: (torch.zeros_like(weight, dtype=torch.int8), weight[:, 0])
+    )
     with pytest.raises(RunError, match=r"is right on \d+\.\d\d% fewer of 70 labelled rows"):
         export_bundle(source, tmp_path / "out", precision="int8", verify_data=rows_file(tmp_path, rows))
 
 
 def test_int8_of_each_activation(source: Pretrained) -> None:
-    assert int8._AFTER.keys() == ACTIVATIONS.keys()
+    assert int8._AFTER_ACTIVATION.keys() == ACTIVATIONS.keys()
     x = torch.linspace(-20, 20, 100_001)
-    for name, values in int8._AFTER.items():
+    for name, values in int8._AFTER_ACTIVATION.items():
         lowest = ACTIVATIONS[name](x).min().item()
         assert values.lowest is not None and lowest - 1e-3 < values.lowest <= lowest, name
 
