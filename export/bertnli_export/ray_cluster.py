@@ -161,9 +161,9 @@ def name_of(node_id: str) -> str:
 
 
 def ray_reason(error: BaseException) -> str:
-    """One line on a Ray error. The text of a task's error is a traceback, so that is the exception which caused it."""
+    """One line on a Ray error: the last of a task's traceback, of other errors the first."""
     from ray.exceptions import RayTaskError
 
     if isinstance(error, RayTaskError):
-        return f"{type(error.cause).__name__}: {first_line(error.cause)}"
+        return str(error).strip().splitlines()[-1].strip()[:300]
     return first_line(error)

@@ -30,9 +30,8 @@ from bertnli.evaluation.evaluate import evaluate
 from bertnli.model import pretrained
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.pretrained import Pretrained
-from tests.export.test_build import rows_file
-from tests.export.test_bundle import edit_manifest, note_new_content
 from tests.support import cuda_operators, tiny
+from tests.support.bundles import edit_manifest, note_new_content, rows_file
 from tests.support.cuda_operators import no_gpu, stand_in_gpu
 
 
@@ -279,10 +278,10 @@ def test_data_that_could_not_be_looked_at_is_named_for_later(source, tmp_path, m
 
 
 def test_a_gpu_that_cannot_be_used_is_the_reason(source, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(1, "the driver is broken; mend it"))
+    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(1, "the driver is broken; fix it"))
     summary = export_bundle(source, tmp_path / "out", precision="fp16")
     assert summary["parity"] is None
-    assert "the driver is broken; mend it" in summary["reason"]
+    assert "the driver is broken; fix it" in summary["reason"]
 
 
 def test_an_unverified_bundle_does_not_score(unverified, tmp_path, monkeypatch) -> None:
