@@ -1,10 +1,11 @@
 """A bundle: the folder that holds a classifier ready to score, and what is needed to check it.
 
-    model.onnx              the graph with its weights tokenizer.json          text to ids tokenizer_config.json   how
-    transformers has to read tokenizer.json; absent with d2l's vocabulary config.json             label names and
-    tokenizer settings, in the form of a Hugging Face config parity.npz              tokenised pairs and the logits that
-    the checkpoint gives them manifest.json           what the bundle is and was made from, its parity figures, SHA-256
-    and size of every other file
+    model.onnx              the graph with its weights
+    tokenizer.json          text to ids
+    tokenizer_config.json   how transformers has to read tokenizer.json; absent with d2l's vocabulary
+    config.json             label names and tokenizer settings, in the form of a Hugging Face config
+    parity.npz              tokenised pairs and the logits that the checkpoint gives them
+    manifest.json           what the bundle is and comes from, its parity figures, SHA-256 and size of the other files
 
 optimum's `ORTModelForSequenceClassification` opens this folder without changes. With `--layout triton` it is a model of
 Triton Inference Server (triton.py), with the graph in `1/`.

@@ -1,7 +1,7 @@
 """Which device a graph runs on: chosen by name, or an error that says what stands in the way.
 
 ONNX Runtime itself falls back to the CPU when CUDA does not start, and only logs it. Here a GPU that is present is
-used, or its use ends in an error that names cause and fix. The CPU is used without a question only where no GPU is.
+used, or an error names the cause and the fix. `auto` is the CPU only if there is no GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _ON_THE_CPU = "choose the CPU with --device cpu"
 class Device:
     """A device that was chosen; `str()` gives the text that chooses it again.
 
-    kind: what bundles, batch sizes and records go by. index: of several GPUs, in CUDA's numbering; None: not named.
+    kind: all that precisions, batch sizes and records depend on. index: which of several GPUs, in CUDA's numbering;
+    None: the user named none, so it is the first.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -46,9 +47,9 @@ CPU = Device("cpu")
 
 
 def choose_device(asked: str) -> Device:
-    """The device for `auto`, `cpu`, `cuda` or `cuda:1`. `auto` is `cuda` where there is a GPU.
+    """The device for `auto`, `cpu`, `cuda` or `cuda:1`. `auto` is `cuda` if there is a GPU.
 
-    Raises InputError for `cuda` without a GPU of that number, and where a GPU is present but CUDA is not usable.
+    Raises InputError for `cuda` without a GPU of that number, and if a GPU is present but CUDA is not usable.
     """
     kind, _, number = asked.partition(":")
     if kind not in DEVICES or (number and (kind != "cuda" or not number.isdecimal())):

@@ -30,7 +30,7 @@ def batch(pairs: int, length: int, seed: int = 0) -> list[np.ndarray]:
 
 
 class Recorder:
-    """ONNX Runtime's session and binding, as far as they are used: keeps the shapes and what lies at the addresses."""
+    """ONNX Runtime's session and binding, as far as they are used: records shapes and the values at the addresses."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

@@ -1,4 +1,4 @@
-"""Folders of partitions, and what a worker does with one: all that needs no cluster."""
+"""Folders of partitions, and what a worker does with one: what can be tested without a cluster."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OPTIONS = {"strict": False, "restart": False, "columns": None, "prefix": ""}
 
 @pytest.fixture
 def parts(tmp_path) -> Path:
-    """A folder of partitions of many kinds, and what is none."""
+    """A folder of partitions in several formats, and of files that are not partitions."""
     for name in ("a.tsv", "b.csv.gz", "year=2024/a.parquet", "_SUCCESS", ".a.tsv.crc", "_old/a.tsv"):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def test_a_restart_throws_away_what_was_there_and_not_what_a_dead_worker_did(tmp
 
 
 def test_a_worker_waits_for_one_that_still_holds_the_partition(tmp_path, monkeypatch) -> None:
-    """As after a driver's death, or where a node is thought dead."""
+    """As after the driver died, or if a node is taken for dead that is not."""
     file = write(tmp_path / "in.tsv", tiny.snli_rows(50))
     output = tmp_path / "out.tsv"
     holder = partial_path(output).open("w")

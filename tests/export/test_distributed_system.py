@@ -1,4 +1,4 @@
-"""`bertnli score --ray` on a real Ray cluster of two nodes on this machine, and what dies on the way."""
+"""`bertnli score --ray` on a real Ray cluster of two nodes on this machine, whose processes are killed."""
 
 from __future__ import annotations
 

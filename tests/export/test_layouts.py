@@ -1,4 +1,4 @@
-"""Where else a bundle serves: Triton's model repository, transformers' tokenizer, onnxruntime without bertnli."""
+"""A bundle in other programs: Triton's model repository, transformers' tokenizer, onnxruntime without bertnli."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle in the hands of optimum and under Triton's own protobuf: the real packages, each in a folder of its own.
+"""A bundle opened by optimum and parsed by Triton's own protobuf: the real packages, each in a folder of its own.
 
 optimum-onnx pins older versions of transformers and tokenizers, tritonclient of ml_dtypes: only the processes that
 need them see these folders, before this environment's packages.

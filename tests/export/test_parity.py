@@ -1,4 +1,4 @@
-"""The parity gate: which pairs it runs, and what it does not let pass."""
+"""The parity gate: which pairs it runs, and what it refuses."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_rows_without_labels_serve_as_well(tiny_source, tmp_path) -> None:
 
 
 def test_labels_that_the_model_does_not_know_do_not_pass_for_none(tiny_source, tmp_path) -> None:
-    """Otherwise the gate would not compare the accuracy, and not say so."""
+    """Otherwise the gate would silently skip the accuracy."""
     rows = [
         {"premise": row["sentence1"], "hypothesis": row["sentence2"], "label": number % 3}
         for number, row in enumerate(tiny.snli_rows(6))

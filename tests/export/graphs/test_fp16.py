@@ -181,7 +181,7 @@ def test_a_row_without_tokens_has_finite_logits_and_changes_no_other(model: Pair
 
 
 class _Broken(fp16._PackedLayout):
-    """Says something else about one thing."""
+    """The layout with one attribute that is wrong."""
 
     what = ""
 

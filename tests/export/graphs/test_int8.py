@@ -172,7 +172,7 @@ def test_too_many_changed_labels_fail_the_gate(source) -> None:
 
 
 def test_lost_accuracy_fails_the_gate(source, tmp_path, monkeypatch) -> None:
-    """Few labels may change, and yet only from right to wrong."""
+    """Few labels change, but all of them from right to wrong."""
 
     class Nothing(Int8InTorch):
         def quantized_weight(self) -> tuple[Tensor, Tensor]:
