@@ -69,18 +69,8 @@ def test_a_graph_that_the_checker_refuses_is_no_bundle(tiny_source, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def written_out(query, key, value, attn_mask, q_num_heads, kv_num_heads, scale):
-    """Attention in small operators, as a version of torch without ONNX's own would leave it."""
-    query, key, value = (x.unflatten(-1, (q_num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    scores = (query @ key.mT * scale).masked_fill(~attn_mask, -1e9)
-    return ((scores.softmax(-1) @ value).transpose(1, 2).flatten(-2),)
-
-
-def test_unfused_attention_fails_unless_it_is_allowed(tiny_source, tmp_path, monkeypatch) -> None:
-    with monkeypatch.context() as context:
-        context.setattr(torch.onnx.ops, "attention", written_out)
-        unfused = graph.export_graph(tiny_source.build())
-    monkeypatch.setitem(build.EXPORTERS, "fp32", lambda *_: unfused)
+def test_unfused_attention_fails_unless_it_is_allowed(tiny_source, quick, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(graph, "FUSED_ATTENTION", {("", "AnotherAttention")})
     with pytest.raises(RunError, match="not fused; found 0 fused operators; expected 2"):
         export_bundle(tiny_source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
