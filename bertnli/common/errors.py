@@ -56,3 +56,10 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int, what: str, *, do: str | None = None):
         super().__init__(what if do is None else f"{what}; {do}")
         self.exit_code = 128 + signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library or of the system says, on one line: its first, or the system's reason alone."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

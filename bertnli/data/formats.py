@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from bertnli.common.errors import InputError
+from bertnli.common.errors import InputError, first_line
 
 BLOCK = 256 << 10  # bytes asked of the system at once
 MAX_LINE = 64 << 20  # bytes; a longer line is no text file, and would not fit beside a model
@@ -109,7 +109,7 @@ class Source:
         except MemoryError:
             raise
         except Exception as error:  # whatever a decoder makes of damaged bytes, or the system of a lost disk
-            raise UnreadableError(reason_of(error)) from error
+            raise UnreadableError(first_line(error)) from error
 
     def _open(self, stack: ExitStack) -> Callable[[int], bytes]:
         raw: Any
@@ -145,7 +145,7 @@ def _check_file(path: str) -> bool:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", do="give a path that exists") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        raise InputError(f"{path!r}: cannot be read ({reason_of(error)})", do="make it readable") from None
+        raise InputError(f"{path!r}: cannot be read ({first_line(error)})", do="make it readable") from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: is a folder", expected="a file of sentence pairs")
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
@@ -160,7 +160,7 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
     except Exception as error:  # damaged directories make zipfile raise much more than BadZipFile
         raise InputError(
-            f"{path}: not a zip archive, or a damaged one ({reason_of(error)})", do="get it again"
+            f"{path}: not a zip archive, or a damaged one ({first_line(error)})", do="get it again"
         ) from None
     readable = []
     for name in dict.fromkeys(names):
@@ -242,10 +242,3 @@ class Lines:
                 raise UnreadableError(f"a line is longer than {MAX_LINE >> 20} MiB")
         if rest := b"".join(pending):
             yield rest
-
-
-def reason_of(error: Exception) -> str:
-    """One line on an error that a library or the system raised."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError, reason_of
+from bertnli.common.errors import first_line
+from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -154,7 +155,7 @@ def parquet_schema(path: str) -> pyarrow.Schema:
     except MemoryError:
         raise
     except Exception as error:  # Arrow's own, and whatever else damaged metadata leads to
-        raise UnreadableError(reason_of(error)) from error
+        raise UnreadableError(first_line(error)) from error
 
 
 def parquet_tables(path: str, size: int, columns: Sequence[str] | None = None) -> Iterator[pyarrow.RecordBatch]:
@@ -181,7 +182,7 @@ def parquet_tables(path: str, size: int, columns: Sequence[str] | None = None) -
     except MemoryError:
         raise
     except Exception as error:
-        raise UnreadableError(reason_of(error)) from error
+        raise UnreadableError(first_line(error)) from error
 
 
 def parquet_cells(column: pyarrow.Array, errors: str = "backslashreplace") -> list[Any]:
@@ -215,7 +216,7 @@ def parquet_cells(column: pyarrow.Array, errors: str = "backslashreplace") -> li
             cells = [_as_json_has_it(cell) for cell in cells]
         return cells
     except (ValueError, TypeError, ArithmeticError, pa.ArrowException) as error:
-        raise UnreadableError(f"a column of type {column.type} has no form as text: {reason_of(error)}") from error
+        raise UnreadableError(f"a column of type {column.type} has no form as text: {first_line(error)}") from error
 
 
 def _as_json_has_it(value: Any) -> Any:

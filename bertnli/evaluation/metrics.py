@@ -169,5 +169,10 @@ def log_softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Float
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
+    """Probabilities `[pairs, labels]` of the logits divided by `temperature`, in float64."""
+    return np.exp(log_softmax(logits, temperature))
+
+
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertnli.common import heartbeat
+from bertnli.common.errors import first_line
 from bertnli.common.progress import say
 from bertnli.fetch.download import check
 from bertnli.fetch.entry import NoSuchModelError, SourceError
@@ -84,7 +85,7 @@ def download_model(repo: str, folder: Path) -> str:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        raise SourceError(_first_line(error)) from error
+        raise SourceError(first_line(error)) from error
     copy_model(snapshot, folder)
     for path in folder.iterdir():
         _check_listed(path, listed[path.name])
@@ -99,7 +100,7 @@ def _from_hub_cache(repo: str, why: Exception) -> Path:
     try:
         snapshot = huggingface_hub.snapshot_download(repo, local_files_only=True, allow_patterns=["config.json"])
     except LocalEntryNotFoundError:
-        raise SourceError(f"cannot be reached ({_first_line(why)})") from why
+        raise SourceError(f"cannot be reached ({first_line(why)})") from why
     say(f"{repo}: the hub cannot be reached; from its cache on this machine, {snapshot}")
     return Path(snapshot)
 
@@ -113,7 +114,3 @@ def _check_listed(path: Path, file: RepoSibling) -> None:
     found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     if file.blob_id is not None and found != file.blob_id:
         raise SourceError(f"wrong checksum of {path.name}: found git blob {found}, expected {file.blob_id}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

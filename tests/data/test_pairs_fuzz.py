@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bertnli_export.writer import Scored, open_writer
+from bertnli_export.writer import RowResult, open_writer
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -162,7 +162,7 @@ LINES = st.lists(
 @given(lines=LINES)
 def test_one_row_out_for_each_row_in(folder: Path, kind: str, output: str, lines: list[bytes]) -> None:
     body = b"\n".join(lines)
-    check_out(folder, kind, output, body, records_of(kind, body))
+    check_target(folder, kind, output, body, records_of(kind, body))
 
 
 CELLS = st.text(max_size=9) | st.text(alphabet='",\r\n\t a', max_size=9)
@@ -181,7 +181,7 @@ def test_csv_cells_come_back(folder: Path, output: str, rows: list[tuple[str, st
     writer = csv.writer(sink, lineterminator="\r\n" if crlf else "\n", quoting=quoted)
     writer.writerows(rows)
     body = sink.getvalue().encode()
-    path = check_out(folder, "csv", output, body, len(rows))
+    path = check_target(folder, "csv", output, body, len(rows))
     assert records_of("csv", body) == len(rows)
     read = [(row.premise, row.hypothesis) for row in PairFile(folder / "in.csv").rows()]
     for (premise, hypothesis), found in zip(rows, read, strict=True):
@@ -194,7 +194,7 @@ def test_csv_cells_come_back(folder: Path, output: str, rows: list[tuple[str, st
         assert [out.premise, out.hypothesis] == expected
 
 
-def check_out(folder: Path, kind: str, output: str, body: bytes, expected: int) -> Path:
+def check_target(folder: Path, kind: str, output: str, body: bytes, expected: int) -> Path:
     """Write a file's rows, and compare what comes out with what went in."""
     source, path = folder / f"in.{kind}", folder / f"out.{output}"
     source.write_bytes(HEADERS[kind] + body)
@@ -204,7 +204,7 @@ def check_out(folder: Path, kind: str, output: str, body: bytes, expected: int) 
     with open_writer(path, file, LABELS) as writer:
         for chunk in file.chunks(3):
             rows += chunk.rows
-            writer.write(chunk, [Scored("neutral", (0.25, 0.75), False, row.error) for row in chunk.rows])
+            writer.write(chunk, [RowResult("neutral", (0.25, 0.75), False, row.error) for row in chunk.rows])
         writer.finish()
     assert len(rows) == expected
     if not rows:  # JSON lines without rows are an empty file, which is refused as an input

@@ -12,9 +12,10 @@ import torch
 import transformers
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
-from bertnli_export.scorer import Scorer, softmax
+from bertnli_export.scorer import Scorer
 
 from bertnli.common.errors import InputError
+from bertnli.evaluation.metrics import softmax
 from bertnli.model import pretrained
 from tests.support import tiny
 
