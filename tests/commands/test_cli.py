@@ -114,7 +114,7 @@ def test_a_name_that_says_no_format_is_told_it(bertnli, tmp_path):
     assert score("pairs.tsv", "again.out", "--format", "jsonl").returncode == 0
     assert json.loads((tmp_path / "again.out").read_text())["premise"] == "A man runs."
     idle = score("pairs.tsv", "third.tsv", "--format", "jsonl")
-    assert idle.returncode == 2 and "whose names say it; leave it out" in idle.stderr
+    assert idle.returncode == 2 and "whose names tell it; omit --format" in idle.stderr
     with zipfile.ZipFile(tmp_path / "pairs.zip", "w") as archive:
         archive.write(tmp_path / "pairs.dat")
     assert score("pairs.zip#pairs.dat", "member.csv", "--format", "tsv").returncode == 0

@@ -129,9 +129,9 @@ def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
         ("a.tsv.gz", gzip.compress(b"", mtime=0), {}, "the file is empty"),
         ("a.csv", b"\xef\xbb\xbf", {}, "the file is empty"),
         ("a.jsonl.zst", pack(b"", ".zst"), {}, "the file is empty"),
-        ("a.tsv", "premise\thypothesis\n".encode("utf-16"), {}, "is UTF-16; expected UTF-8"),
-        ("a.csv.gz", gzip.compress(b"\xfe\xff\0p", mtime=0), {}, "is UTF-16"),
-        ("a.parquet.gz", b"x", {}, "compressed inside"),
+        ("a.tsv", "premise\thypothesis\n".encode("utf-16"), {}, "UTF-16 text; expected UTF-8"),
+        ("a.csv.gz", gzip.compress(b"\xfe\xff\0p", mtime=0), {}, "UTF-16 text"),
+        ("a.parquet.gz", b"x", {}, "its own compression"),
         ("a.tsv", b"\npremise\thypothesis\n", {}, "unusable header: blank line"),
         ("a.tsv", b"premise\thypothesis\xff\n", {}, "unusable header: not valid UTF-8"),
         ("a.csv", b'premise,"hypothesis\n', {}, "unusable header: a quote is opened and never closed"),
@@ -205,7 +205,7 @@ def test_standard_input_that_does_not_wait_is_read_to_its_end() -> None:
 def test_standard_input_needs_a_format_that_streams() -> None:
     with pytest.raises(InputError, match="--format"):
         PairFile("-")
-    with pytest.raises(InputError, match="expected a plain file"):
+    with pytest.raises(InputError, match="expected a regular file"):
         PairFile("-", format="parquet")
 
 
@@ -313,7 +313,7 @@ def test_a_name_says_its_format_as_it_is_read(
 def test_zip_without_readable_member_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("picture.png", b"x")
-    with pytest.raises(InputError, match="no readable file at all"):
+    with pytest.raises(InputError, match="no file that can be read"):
         PairFile(tmp_path / "a.zip")
 
 
@@ -364,7 +364,7 @@ def test_columns_are_found(
         (Columns(premise="a"), "no columns with the sentence pairs"),
         (
             Columns(premise="c", hypothesis="b"),
-            r"no column 'c'; found columns 'a', 'b'; mend --premise .*data\.columns",
+            r"no column 'c'; found columns 'a', 'b'; fix --premise .*data\.columns",
         ),
         (Columns(premise="a", hypothesis="c"), "no column 'c'.*--hypothesis"),
         (Columns("a", "b", "gold"), "no column 'gold'.*--label"),
@@ -392,7 +392,7 @@ def test_one_column_is_not_both_sentences(
     (tmp_path / "a.tsv").write_text("\t".join(fields) + "\n")
     (tmp_path / "a.jsonl").write_text(json.dumps(dict.fromkeys(fields, "x")) + "\n")
     for name in ("a.tsv", "a.jsonl"):
-        with pytest.raises(InputError, match=f"are the same column; found '{twice}'; name both, with --premise and"):
+        with pytest.raises(InputError, match=f"are the same column; found '{twice}'; name both with --premise and"):
             PairFile(tmp_path / name, columns=columns)
 
 
@@ -830,14 +830,14 @@ def test_integer_label_keys_may_be_integers(tmp_path: Path) -> None:
 
 
 def test_a_file_without_usable_rows_or_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no row to use; found 2 rows, 2 without gold label, 0 bad"):
+    with pytest.raises(InputError, match="no row can be used; found 2 rows, 2 without a gold label, 0 bad"):
         labelled(tmp_path, ["-", "-"])
-    with pytest.raises(InputError, match="no row to use; found 0 rows"):
+    with pytest.raises(InputError, match="no row can be used; found 0 rows"):
         labelled(tmp_path, [])
-    with pytest.raises(InputError, match=r"no row to use; .*1 bad \(row 1: label 'x'"):
+    with pytest.raises(InputError, match=r"no row can be used; .*1 bad \(row 1: label 'x'"):
         labelled(tmp_path, ["x"], skip_bad_rows=True)
     (tmp_path / "b.tsv").write_text("premise\thypothesis\tgold\na\tb\tneutral\n")
-    with pytest.raises(InputError, match=r"no column with the labels; found columns 'premise', .*'gold'.*--label"):
+    with pytest.raises(InputError, match=r"no label column; found columns 'premise', .*'gold'.*--label"):
         read_labelled(PairFile(tmp_path / "b.tsv"), SNLI)
 
 

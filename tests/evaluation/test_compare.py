@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bertnli.commands.model_argument import ModelOptions, predictor, shared
+from bertnli.commands.model_argument import ModelOptions, predictor, split_options
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import mcnemar
@@ -99,7 +99,7 @@ def test_the_labels_must_be_the_same_whatever_their_case(tmp_path: Path) -> None
     found = evaluate(Reader(), file, against=ComparedModel("b", shouting, PairFile(file.path))).against
     assert found is not None and found.changed == 0
     other = ComparedModel("b", Reader(("contradiction", "entailment")), PairFile(file.path))
-    with pytest.raises(InputError, match="--against b: its labels are others; found contradiction, entailment"):
+    with pytest.raises(InputError, match="--against b: its labels are different; found contradiction, entailment"):
         evaluate(Reader(), file, against=other)
 
 
@@ -107,7 +107,7 @@ def test_rows_that_only_one_model_can_read_are_not_compared_with_others(tmp_path
     file = write(tmp_path / "a.tsv", random_rows(10))
     cut = tmp_path / "b.tsv"
     cut.write_text("".join(Path(file.path).read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(RunError, match="not the same rows are usable"):
+    with pytest.raises(RunError, match="their usable rows are not the same"):
         evaluate(Reader(), file, against=ComparedModel("b", Reader(), PairFile(cut)))
 
 
@@ -147,15 +147,15 @@ def test_options_go_to_the_model_whose_files_do_not_say_it(tmp_path: Path) -> No
 
     given = ModelOptions("bert.small", names)
     arch, labels, neither = ModelOptions("bert.small"), ModelOptions(labels=names), ModelOptions()
-    assert shared(given, unnamed, book) == (labels, arch)
-    assert shared(given, book, unnamed) == (arch, labels)
-    assert shared(labels, model, unnamed) == (neither, labels)
-    assert shared(labels, unnamed, unnamed) == (labels, labels)
-    assert shared(arch, book, str(tiny.bundle())) == (arch, neither)
+    assert split_options(given, unnamed, book) == (labels, arch)
+    assert split_options(given, book, unnamed) == (arch, labels)
+    assert split_options(labels, model, unnamed) == (neither, labels)
+    assert split_options(labels, unnamed, unnamed) == (labels, labels)
+    assert split_options(arch, book, str(tiny.bundle())) == (arch, neither)
     assert predictor(unnamed, labels, "cpu").labels == predictor(model, neither, "cpu").labels
-    ours, theirs = shared(given, model, str(tiny.bundle()))  # nobody needs them
+    ours, theirs = split_options(given, model, str(tiny.bundle()))  # nobody needs them
     assert (ours, theirs) == (given, neither)
-    with pytest.raises(InputError, match="leave --arch out"):
+    with pytest.raises(InputError, match="omit --arch"):
         predictor(model, ours, "cpu")
-    with pytest.raises(InputError, match=r"--labels; found .*, a bundle, whose manifest says it; remove it"):
+    with pytest.raises(InputError, match=r"--labels; found .*, a bundle, whose manifest specifies it; omit --labels"):
         predictor(str(tiny.bundle()), labels, "cpu")

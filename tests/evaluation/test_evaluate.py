@@ -200,5 +200,5 @@ def test_a_score_that_is_not_finite_names_its_row(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_labelled_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no row to use"):
+    with pytest.raises(InputError, match="no row can be used"):
         evaluate(Reader(), write(tmp_path / "a.tsv", [("-", [0, 0, 0])]))

@@ -116,5 +116,5 @@ def test_the_command_warns(bertnli, tmp_path: Path) -> None:
     assert done.returncode == 0
     said = json.loads(done.stdout.splitlines()[-1])["swapped_labels"]
     assert said == {"labels": ["entailment", "neutral", "contradiction"], "accuracy": 1.0}
-    assert "warning: the labels look swapped: named entailment, neutral, contradiction" in done.stderr
-    assert "labels look swapped: named entailment" in (tmp_path / "report" / "report.html").read_text()
+    assert "warning: the labels look swapped: in the order entailment, neutral, contradiction" in done.stderr
+    assert "labels look swapped: in the order entailment" in (tmp_path / "report" / "report.html").read_text()
