@@ -82,7 +82,7 @@ def test_figures_are_there_where_the_temperature_cannot_be_kept(
     said = capsys.readouterr().out
     kept = json.loads((tmp_path / "report" / "evaluation.json").read_text())
     assert f"a temperature of {kept['calibration']['temperature']:.4g} was fitted on 200 rows of {held_out}" in said
-    assert "accuracy: " in said and "is kept" not in said
+    assert "accuracy: " in said and "is stored" not in said
     fitted: list[Calibration] = []
     evaluation("m", reader(), [rows], calibrate=held_out, keep=fitted.append)
     assert [one.temperature for one in fitted] == [kept["calibration"]["temperature"]]
@@ -94,7 +94,7 @@ def test_how_many_pairs_there_are_is_shown(rows: str, capsys: pytest.CaptureFixt
     assert "pairs 30/30 evaluated" in capsys.readouterr().err
 
 
-def test_labels_that_are_numbers_are_given_names(bertnli: Run, tmp_path: Path) -> None:
+def test_labels_that_are_numbers_are_given_names(command: Run, tmp_path: Path) -> None:
     """As in HF's copies of SNLI and MNLI: 0, 1, 2, and -1 where the annotators did not agree."""
     tiny.hf_folder(tmp_path / "model")
     named = tiny.snli_rows(60)
@@ -104,7 +104,7 @@ def test_labels_that_are_numbers_are_given_names(bertnli: Run, tmp_path: Path) -
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
     def eval_(*arguments: object) -> Any:
-        return bertnli("eval", "model", *arguments, "--device", "cpu", "--json")
+        return command("eval", "model", *arguments, "--device", "cpu", "--json")
 
     refused = eval_("numbered.jsonl")
     assert refused.returncode == 2

@@ -27,6 +27,7 @@ from bertnli.evaluation.evaluate import evaluate
 from bertnli.fetch.entry import DataSetSchema
 from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
+from tests.conftest import Run
 from tests.evaluation.test_evaluate import LABELS, Reader, write
 from tests.support import tiny
 
@@ -268,20 +269,20 @@ def test_a_bundle_keeps_it_and_still_verifies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["model", "bundle"])
-def test_the_command(bertnli, tmp_path: Path, model: Path, form: str) -> None:
+def test_the_command(command: Run, tmp_path: Path, model: Path, form: str) -> None:
     rows_for(model, tmp_path / "test.tsv", 1)
     rows_for(model, tmp_path / "dev.tsv", 2)
-    if form == "bundle":
-        export_bundle(pretrained.load(model), tmp_path / "bundle")
+    if form == "bundle":  # of the same model
+        shutil.copytree(tiny.bundle(), tmp_path / "bundle")
 
     def found(*arguments: object) -> dict:
-        done = bertnli("eval", form, *arguments, "--json")
+        done = command("eval", form, *arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
     before = found("test.tsv")
     assert before["temperature"] == 1 and before["without_temperature"] is None
-    refused = bertnli("eval", form, "test.tsv", "--calibrate", "./test.tsv")
+    refused = command("eval", form, "test.tsv", "--calibrate", "./test.tsv")
     assert refused.returncode == 2 and "measured on" in refused.stderr
     fitted = found("test.tsv", "--calibrate", "dev.tsv", "--report", "report")
     assert fitted["temperature"] == fitted["calibration"]["temperature"] == pytest.approx(TRUE, rel=0.4)
@@ -296,4 +297,4 @@ def test_the_command(bertnli, tmp_path: Path, model: Path, form: str) -> None:
     }
     assert found("test.tsv", "--calibrate", "dev.tsv")["temperature"] == fitted["temperature"]
     if form == "bundle":
-        assert bertnli("verify", "bundle").returncode == 0
+        assert command("verify", "bundle").returncode == 0

@@ -16,6 +16,7 @@ from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import mcnemar
 from bertnli.evaluation.evaluate import ComparedModel, evaluate
 from bertnli.evaluation.example_predictions import EXAMPLES
+from tests.conftest import Run
 from tests.evaluation.test_evaluate import LABELS, Reader, random_rows, write
 from tests.support import tiny
 
@@ -111,15 +112,15 @@ def test_rows_that_only_one_model_can_read_are_not_compared_with_others(tmp_path
         evaluate(Reader(), file, against=ComparedModel("b", Reader(), PairFile(cut)))
 
 
-def test_the_command(bertnli, tmp_path: Path) -> None:
+def test_the_command(command: Run, tmp_path: Path) -> None:
     """Against its own bundle nothing changes; a d2l model reads other columns, and has another order of labels."""
     tiny.hf_folder(tmp_path / "model")
     tiny.d2l_folder(tmp_path / "book", classifier=True)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(80)))
-    assert bertnli("export", "model", "bundle").returncode == 0
+    shutil.copytree(tiny.bundle(), tmp_path / "bundle")  # of the same model
 
     def found(*arguments: object) -> tuple[dict, str]:
-        done = bertnli("eval", *arguments, "--json")
+        done = command("eval", *arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1]), done.stdout
 
@@ -155,7 +156,7 @@ def test_options_go_to_the_model_whose_files_do_not_say_it(tmp_path: Path) -> No
     assert predictor(unnamed, labels, "cpu").labels == predictor(model, neither, "cpu").labels
     ours, theirs = split_options(given, model, str(tiny.bundle()))  # nobody needs them
     assert (ours, theirs) == (given, neither)
-    with pytest.raises(InputError, match="omit --arch"):
+    with pytest.raises(InputError, match=r"--arch bert\.small; found .*config\.json"):
         predictor(model, ours, "cpu")
     with pytest.raises(InputError, match=r"--labels; found .*, a bundle, whose manifest specifies it; omit --labels"):
         predictor(str(tiny.bundle()), labels, "cpu")

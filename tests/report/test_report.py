@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import RunError
@@ -236,7 +236,14 @@ def test_what_eval_finds_is_on_the_page(tmp_path: Path, text: str) -> None:
     page = Page(written(tmp_path, evaluations={"dev": one}))
     shown = " ".join(text.split())
     assert page.text("h3")[:6] == [
-        *("Confusion matrix", "Metrics of each label", "Calibration", "Reliability diagram", "Slices", f"Against {shown}")
+        *(
+            "Confusion matrix",
+            "Metrics of each label",
+            "Calibration",
+            "Reliability diagram",
+            "Slices",
+            f"Against {shown}",
+        )
     ]
     everything = " ".join(text for _, text in page.texts)
     for words in (
@@ -328,7 +335,6 @@ def test_one_value_alone_can_be_drawn() -> None:
     assert x == charts.WIDTH - charts.RIGHT and charts.TOP < y < charts.HEIGHT - charts.BOTTOM
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=2000))
 def test_thinning_and_smoothing_keep_the_mean_and_the_range(values: list[float]) -> None:
     series = charts.Series("loss", np.arange(1.0, len(values) + 1), np.array(values))
@@ -341,7 +347,6 @@ def test_thinning_and_smoothing_keep_the_mean_and_the_range(values: list[float])
     np.testing.assert_allclose(constant.values, 0.7)
 
 
-@settings(deadline=None)
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9), st.integers(2, 8))
 def test_ticks_are_even_cover_the_range_and_differ(low: float, width: float, count: int) -> None:
     ticks = charts.ticks(low, low + width, count)
