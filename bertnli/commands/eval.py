@@ -151,8 +151,8 @@ def _fitted(model: Model, held_out: LabelledSet, measured: LabelledSet, skip_bad
 
 def _print(found: Mapping[str, Any]) -> None:
     print("\n".join([*summary.lines(found), *notes(found)]))
-    if swapped := summary.label_order_warning(found):
-        print(f"warning: {swapped}", file=sys.stderr)
+    if warning := summary.label_order_warning(found):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _write(folder: Path, name: str, evaluations: Mapping[str, dict[str, Any]], skipped: Mapping[str, str]) -> None:

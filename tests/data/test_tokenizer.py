@@ -604,7 +604,7 @@ def test_empty_sentences(any_tokenizer: PairTokenizer) -> None:
     assert not encoded.truncated.any()
 
 
-def test_a_pair_is_the_same_alone_and_in_company(any_tokenizer: PairTokenizer) -> None:
+def test_a_pair_is_the_same_alone_and_in_a_batch(any_tokenizer: PairTokenizer) -> None:
     pairs = [(p, h) for p in HARD for h in reversed(HARD)]
     together = list(unpack(any_tokenizer.encode(*zip(*pairs, strict=True))))
     assert together == [next(unpack(any_tokenizer.encode([p], [h]))) for p, h in pairs]

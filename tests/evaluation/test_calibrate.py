@@ -157,7 +157,7 @@ def test_a_folder_keeps_it_and_transformers_does_not_mind(model: Path, tmp_path:
     assert pretrained.load(tmp_path / "trained").temperature == 1
 
 
-def test_a_folder_of_somebody_else_keeps_it_too(tmp_path: Path) -> None:
+def test_a_folder_by_another_author_keeps_it_too(tmp_path: Path) -> None:
     model = tiny.hf_folder(tmp_path / "model", max_length=None)
     temperature.store(model, FOUND)
     assert pretrained.load(model).temperature == 1.7
@@ -177,7 +177,7 @@ def test_the_card_says_it_once(model: Path) -> None:
     assert twice.count("## Calibration") == 1 and "by 1.9 " in twice and "by 1.7 " not in twice and "Words." in twice
 
 
-def test_a_section_of_somebody_else_stays(model: Path) -> None:
+def test_a_section_by_another_author_stays(model: Path) -> None:
     """Of the same name: only what bertnli wrote is replaced."""
     theirs = "# A model\n\n## Calibration\n\nOn our own dev set.\n\n### Details\n\nFigures.\n"
     (model / "README.md").write_text(theirs)

@@ -1,4 +1,4 @@
-"""The warning of swapped labels: it names the order that fits, and does not accuse a good or a weak model."""
+"""The warning of swapped labels names the order that fits, and is silent for a good and for a weak model."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def leave_part(server: StandIn, target: Path, size: int, **hosted: object) -> No
 
 
 def test_a_file_appears_whole_and_alone(server: StandIn, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And whoever watches over a rank that fetches it sees that it goes on."""
+    """And each piece sends a heartbeat, so that the watcher of a rank that fetches does not take it for a stall."""
     beats: list[str] = []
     monkeypatch.setattr(heartbeat, "beat", beats.append)
     server.files["/f"] = Hosted(BODY)

@@ -392,13 +392,13 @@ def test_killed_in_the_download_the_next_one_goes_on(server: StandIn) -> None:
 
 
 def test_killed_in_the_unpacking_the_next_one_starts_clean(server: StandIn) -> None:
-    aside = cache_dir() / "datasets" / ".rows.partial"
-    aside.mkdir(parents=True)
-    (aside / "rows.jsonl").write_bytes(b"half")
-    (aside / "left over").write_bytes(b"half")
+    partial = cache_dir() / "datasets" / ".rows.partial"
+    partial.mkdir(parents=True)
+    (partial / "rows.jsonl").write_bytes(b"half")
+    (partial / "left over").write_bytes(b"half")
     path = fetch("rows")
     assert sorted(path.name for path in path.parent.iterdir()) == ["receipt.json", "rows.jsonl"]
-    assert not aside.exists()
+    assert not partial.exists()
 
 
 def test_two_processes_at_once_share_one_download(server: StandIn) -> None:
