@@ -342,7 +342,7 @@ def test_files_that_are_not_there_or_something_else(copy: Any, tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     assert "expected config.json with model.safetensors" in refused(tmp_path / "empty")
     folder = copy("hf")
-    assert "leave --arch out" in refused(folder, arch="bert.small")
+    assert "remove --arch" in refused(folder, arch="bert.small")
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").unlink()
     assert "no tokenizer" in refused(folder)

@@ -242,7 +242,7 @@ def test_deepspeed_takes_ours(parser, stage):
         ({"csv_monitor": {"enabeld": True}}, "deepspeed.csv_monitor.enabeld"),
         ({"comms_logger": {"verbos": True}}, "deepspeed.comms_logger.verbos"),
         ({"communication_data_type": "fp8"}, "Supported data types"),
-        ({"comms_logger": True}, "DeepSpeed does not take it"),
+        ({"comms_logger": True}, "DeepSpeed does not accept it"),
     ],
 )
 def test_what_deepspeed_does_not_take_is_no_traceback(parser, deepspeed, said):

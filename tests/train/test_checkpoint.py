@@ -161,7 +161,7 @@ def test_what_the_disk_did_not_keep_is_recognised(tmp_path, monkeypatch):
         path.write_bytes(data)
 
     monkeypatch.setattr(checkpoint.tensor_files, "save", save_badly)
-    with pytest.raises(RunError, match=r"step-00000010: .*what the disk gives back is not what was written"):
+    with pytest.raises(RunError, match=r"step-00000010: .*what the disk returns is not what was written"):
         checkpoint.write(tmp_path, 10, state(10), {}, keep=1)
     assert names(tmp_path) == ["step-00000005"]
 

@@ -109,11 +109,11 @@ def test_a_run_goes_on_only_with_what_it_began_with(tmp_path, run, ranks):
         shutil.rmtree(folder / later)
     data, begun_with = tmp_path / "train.jsonl", (tmp_path / "train.jsonl").read_text()
     data.write_text(begun_with + json.dumps(tiny.snli_rows(1)[0]) + "\n")
-    with pytest.raises(InputError, match=r"other content; found another one now behind data\.train; .*put them back"):
+    with pytest.raises(InputError, match=r"other content; found changed content of data\.train; .*put them back"):
         train(path, ranks)
     data.write_text(begun_with)
     tiny.hf_folder(tmp_path / "start", seed=5)
-    with pytest.raises(InputError, match="another one now behind model"):
+    with pytest.raises(InputError, match="changed content of model"):
         train(path, ranks)
     tiny.hf_folder(tmp_path / "start")
     train(path, ranks)
@@ -197,7 +197,7 @@ def test_bad_rows_are_refused_or_skipped_and_counted(tmp_path, run, ranks):
         train(run(), ranks)
     lines: list[str] = []
     training.train(load_run(run(max_steps=1), ["data.skip_bad_rows=true"]), ranks, say=lines.append)
-    assert any("and 1 bad rows left out" in line for line in lines)
+    assert any("and 1 bad rows skipped" in line for line in lines)
 
 
 @pytest.mark.parametrize(
