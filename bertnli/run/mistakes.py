@@ -16,7 +16,7 @@ class Contradiction(NamedTuple):
 
 
 def refuse(mistakes: Sequence[InputError], where: str) -> None:
-    """Raises a single mistake as it is, several as one InputError with a line for each; none: returns."""
+    """Raise a single mistake as it is, several as one InputError with a line for each. Without any it returns."""
     if len(mistakes) == 1:
         raise mistakes[0]
     if mistakes:

@@ -83,13 +83,13 @@ def test_fp16_goes_on_with_the_scaler_as_it_was(tmp_path, run, ranks, fp16_on_cp
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_sets_its_pairs_aside(tmp_path, run, ranks):
+def test_a_loss_that_is_not_finite_stops_the_run_and_its_pairs_are_written(tmp_path, run, ranks):
     path = run(max_grad_norm=0.0, weight_decay=0.0, warmup=0.0, schedule="constant")
     with pytest.raises(RunError, match=r"step \d+: the loss is (nan|inf); its 16 pairs are in ") as raised:
         train(path, ranks, learning_rate=1e30)
-    (aside,) = (tmp_path / "run").glob("loss-*.jsonl")
-    assert str(aside) in str(raised.value)
-    rows = [json.loads(line) for line in aside.read_text().splitlines()]
+    (pairs,) = (tmp_path / "run").glob("loss-*.jsonl")
+    assert str(pairs) in str(raised.value)
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     given = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert len(rows) == 16
     for row in rows:
@@ -101,7 +101,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_sets_its_pairs_aside(tmp_pat
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_weights_that_are_no_numbers_are_never_kept(tmp_path, run, ranks, monkeypatch):
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, run, ranks, monkeypatch):
     """A step's loss may be finite and its gradients not: the loss tells only in the step after."""
     path = run(max_grad_norm=0.0, checkpoint={"every_steps": 1, "keep": 9})
     step, taken = training.Engine.step, 0
