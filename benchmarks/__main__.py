@@ -1,10 +1,10 @@
-"""`python -m benchmarks`: the short set, within 15 minutes on two cores. With a name, one set, or what is to be shown.
+"""`python -m benchmarks`: training and scoring beside the peers of each target, 15 minutes on two cores.
 
 python -m benchmarks                          # training at batches of 32 and 256, scoring
 python -m benchmarks training --batch 256     # one set
-python -m benchmarks --full                   # all sets of a CPU, with more pairs and rounds
-python -m benchmarks gpu                      # all there is about a GPU, in 8 minutes (see gpu.py)
-python -m benchmarks table                    # Markdown of what benchmarks/results holds
+python -m benchmarks --full                   # every set of a CPU, with more pairs and rounds: hours
+python -m benchmarks gpu                      # everything about a GPU, in 8 minutes (see gpu.py)
+python -m benchmarks table                    # print the tables of benchmarks/results, with targets
 python -m benchmarks table --readme           # make the tables in benchmarks/README.md and README.md again
 """
 
@@ -44,22 +44,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("set", nargs="*", choices=[*SETS, "table", []], help="left out: training and scoring")
-    parser.add_argument("--batch", type=int, action="append", help="of training: 32 and 256 where left out")
-    parser.add_argument(
-        "--full", action="store_true", help="more pairs and rounds: some hours on two cores for all sets"
-    )
-    parser.add_argument("--model", help="for scoring: a folder or a fetched name, not MiniLM trained on 8,000 pairs")
-    parser.add_argument("--patience", type=float, help="seconds a set may wait for a quiet machine")
-    parser.add_argument("--results", type=Path, help="where results are kept")
+    parser.add_argument("set", nargs="*", choices=[*SETS, "table", []], help="default: training and scoring")
+    parser.add_argument("--batch", type=int, action="append", help="for training (default: 32 and 256)")
+    parser.add_argument("--full", action="store_true", help="more pairs and rounds: hours on two cores for all sets")
+    parser.add_argument("--model", help="for scoring: a folder or a name (default: MiniLM trained on 8,000 pairs)")
+    parser.add_argument("--patience", type=float, help="seconds that a set may wait for a quiet machine")
+    parser.add_argument("--results", type=Path, help="folder of the records (default: benchmarks/results)")
     parser.add_argument(
         "--readme",
         action="store_true",
-        help="of table: write the tables into benchmarks/README.md and README.md, print nothing",
+        help="for table: write README.md and benchmarks/README.md",
     )
-    parser.add_argument("--carry", type=Path, metavar="DIR", help="of gpu: write what a machine without network needs")
-    parser.add_argument("--from", dest="carried", type=Path, metavar="DIR", help="of gpu: what --carry wrote")
-    parser.add_argument("--rehearse", action="store_true", help="of gpu: tiny sizes, no GPU needed, nothing kept")
+    parser.add_argument("--carry", type=Path, metavar="DIR", help="for gpu: write what a machine without network needs")
+    parser.add_argument("--from", dest="carried", type=Path, metavar="DIR", help="for gpu: what --carry wrote")
+    parser.add_argument("--rehearse", action="store_true", help="for gpu: tiny sizes, no GPU needed, no records kept")
     options = parser.parse_args(arguments)
     results = options.results or RESULTS
     try:

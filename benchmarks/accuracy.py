@@ -1,7 +1,7 @@
-"""Accuracy after the same pairs, `bertnli train` and the transformers Trainer at its best; by one `bertnli eval`.
+"""Accuracy of `bertnli train` and of the transformers Trainer after the same pairs, measured by `bertnli eval`.
 
-For each seed both start from one model folder, classifier included, and see the same rows once, in batches of the same
-size under the same schedule. What differs is how they batch them and how they compute.
+For each seed both start from the same model folder, classifier included, and see the same rows once, in batches of the
+same size with the same schedule. They differ in how they batch and how they compute.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def _bertnli(given: Work, seed: int) -> Path:
 
 
 def _trainer(given: Work, seed: int) -> Path:
-    """In a process of its own, so that nothing of one run is left in the next."""
+    """In a process of its own, so that one run leaves nothing in the next."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_train_with_trainer, given, seed).result()
         except Unavailable as error:
             raise InputError(
-                "benchmarks accuracy", found=str(error), do="install it: there is nothing to compare"
+                "benchmarks accuracy", found=str(error), do="install it: without it there is nothing to compare"
             ) from None
 
 
@@ -107,7 +107,7 @@ def _train_with_trainer(given: Work, seed: int) -> Path:
 
 
 def _trainer_settings(seed: int) -> dict[str, Any]:
-    """What differs from the timed Trainer: a whole short run, its rows grouped by length by the Trainer itself."""
+    """The differences from the timed Trainer: one epoch, with rows grouped by length by the Trainer itself."""
     return {
         "num_train_epochs": 1,
         "disable_tqdm": True,

@@ -1,8 +1,8 @@
-"""Python environments for peers whose libraries do not go with ours: optimum-onnx wants an older transformers.
+"""Python environments for peers whose libraries conflict with ours: optimum-onnx wants an older transformers.
 
-An environment holds what such a peer pins, and behind that sees all of this one's packages: torch, ONNX Runtime and
-numpy are the same for everybody, and are not downloaded again. Each is made when it is first asked for, and kept in
-bertnli's cache.
+An environment has the packages that such a peer pins, and after them sees all packages of this one: torch, ONNX Runtime
+and numpy are the same for all peers, and are not downloaded again. Each is made at its first use and kept in bertnli's
+cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.harness import Unavailable
 from benchmarks.work import kept
 from bertnli.fetch.cache import lock
 
-# Whole lists, installed without looking for more: what they lack is this environment's.
+# Complete lists, installed without dependencies: what they lack comes from this environment.
 PINNED = {
     "optimum-onnx": (
         *("optimum-onnx==0.1.0", "optimum==2.1.0", "sentence-transformers==5.7.0"),
@@ -35,7 +35,7 @@ _DONE = "done"
 
 
 def python(name: str) -> str:
-    """The interpreter of the environment `name`, made where it is not there. Raises Unavailable."""
+    """The interpreter of the environment `name`, which is made if it is missing. Raises Unavailable."""
     behind = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     key = hashlib.sha256("\n".join((sys.version, *behind, *PINNED[name])).encode()).hexdigest()[:12]
     path = kept() / "environments" / f"{name}-{key}"

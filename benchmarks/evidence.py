@@ -1,8 +1,8 @@
-"""What `bertnli eval` is to be trusted for, shown on a real model: MiniLM trained for 20,000 pairs of SNLI.
+"""Can `bertnli eval` be trusted? Shown on a real model: MiniLM trained on 20,000 pairs of SNLI.
 
-The same figures from its last checkpoint, its folder and its bundle, and from transformers' own evaluation; a
-temperature that calibrates rows it was not fitted on; a warning where labels are swapped, and only there; and how much
-of the accuracy is annotation artefact. Training and every evaluation of ours are the commands that a user gives.
+The last checkpoint, the model folder, the bundle and transformers' own evaluation give the same figures; a temperature
+calibrates rows that it was not fitted on; a warning appears if labels are swapped, and only then; and how much of the
+accuracy is annotation artefact. Training and evaluation are the commands that a user gives.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CALIBRATION = ("ece", "brier", "loss", "accuracy")
 
 
 def evidence(folder: Path, model: str, data: str, test: str, pairs: int, say: Say) -> dict[str, Any]:
-    """Train on `pairs` rows of `data` drawn at random, fit a temperature on others, measure on all of `test`."""
+    """Train on `pairs` rows of `data` drawn at random, fit a temperature on other rows, measure on all of `test`."""
     held_out_rows = min(HELD_OUT, pairs)
     training, held_out = _drawn(folder, data, (pairs, held_out_rows))
     say(f"training on {pairs:,} pairs, with premises and without")
@@ -80,7 +80,7 @@ def evidence(folder: Path, model: str, data: str, test: str, pairs: int, say: Sa
 
 
 def _drawn(folder: Path, data: str, counts: Sequence[int]) -> list[Path]:
-    """Files of so many labelled rows each, no row in two of them."""
+    """Files with these numbers of labelled rows; no row is in two of them."""
     from bertnli.data.labelled import read_labelled
     from bertnli.data.labels import SNLI_ORDER
     from bertnli.evaluation.data_sets import open_set
@@ -116,7 +116,7 @@ def _exported(model: Path, bundle: Path, precision: str) -> Path:
 
 
 def _by_transformers(model: Path, test: str) -> dict[str, Any]:
-    """The Trainer's own evaluation of the folder, opened by the Auto classes."""
+    """The Trainer's own evaluation of the folder, loaded by the Auto classes."""
     import numpy as np
     import transformers
 
@@ -156,7 +156,7 @@ def _by_transformers(model: Path, test: str) -> dict[str, Any]:
 
 
 def _with_swapped_labels(model: Path, to: Path) -> Path:
-    """A copy whose config names the first output as the last, and the last as the first."""
+    """A copy whose config swaps the names of the first and the last output."""
     shutil.copytree(model, to)
     config = json.loads((to / "config.json").read_text())
     names = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]

@@ -1,6 +1,6 @@
-"""The classifier that scoring is measured with: MiniLM fine-tuned on 8,000 pairs, once, and kept in bertnli's cache.
+"""The classifier that scoring is measured with: MiniLM fine-tuned on 8,000 pairs once, and kept in bertnli's cache.
 
-Only a trained one has labels that mean something: how many change under int8, and what that costs in accuracy.
+Only a trained model shows how many labels int8 changes and what that costs in accuracy.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SETTINGS = {"epochs": 2, "learning_rate": 1e-4, "global_batch_size": BATCH_SIZE,
 
 
 def fine_tuned(model: str, data: str, say: Say, pairs: int = PAIRS) -> tuple[Path, dict[str, Any]]:
-    """The folder of `model` trained on `pairs` rows of `data` drawn by the seed, and what it is, for the record.
+    """The folder of `model` trained on `pairs` rows of `data` drawn by the seed, and its description for the record.
 
-    The folder's name is made of the settings alone: whatever commit trained it, later ones score with the same weights.
+    The folder's name depends on the settings only: later commits score with the same weights, whichever trained them.
     """
     about = {"from": model, "trained_on": data, "pairs": pairs, **SETTINGS}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]

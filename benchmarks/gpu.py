@@ -1,17 +1,18 @@
-"""Everything about a GPU in one go of under 8 minutes: first whether it computes what it should, then how fast.
+"""Everything about a GPU in under 8 minutes: first whether it computes correctly, then how fast it is.
 
-On a machine with network: `python -m benchmarks gpu`. One without is sent what it needs: here
-`python -m benchmarks gpu --carry DIR` writes the model (weights in fp16, 45 MB) and the rows (5 MB), there
-`python -m benchmarks gpu --from DIR --results OUT` uses them. With wheels of what it lacks in DIR/wheels (deepspeed,
-which builds to a pure wheel; hjson, pydantic, pydantic_core, annotated_types, typing_inspection, platformdirs):
+On a machine with a network: `python -m benchmarks gpu`. For a machine without one, run here `python -m benchmarks gpu
+--carry DIR`, which writes the model (weights in fp16, 45 MB) and the rows (5 MB), and there `python -m benchmarks gpu
+--from DIR --results OUT`. Put wheels of the packages that it lacks into DIR/wheels (deepspeed, which builds to a pure
+wheel; hjson, pydantic, pydantic_core, annotated_types, typing_inspection, platformdirs) and install them there:
 
     python3 -m pip install --no-index --no-deps --target /tmp/site DIR/wheels/*.whl && export PYTHONPATH=/tmp/site
 
-`--rehearse` does it all with tiny sizes, on a CPU where there is no GPU. Its figures mean nothing, and are not kept.
+`--rehearse` runs all of it with tiny sizes, on the CPU if there is no GPU. Its figures have no meaning and are not
+kept.
 
-The parts, each kept as a JSON of its own as soon as it is done: gpu-checks, gpu-training-256, gpu-scoring, gpu-minilm,
-gpu-training-1024. A check that fails ends the command before anything is timed; a part for which no time is left is
-named and left out.
+The parts are gpu-checks, gpu-training-256, gpu-scoring, gpu-minilm and gpu-training-1024. Each is written as a record
+of its own when it is done. If a check fails, the command ends before anything is timed. A part for which no time is
+left is skipped with a message.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Inputs:
 @dataclass(frozen=True)
 class Plan:
     """How much is done. shape: of the large, random model. batch_sizes: of training, each with the pairs of a run.
-    scored_pairs: of a run of scoring, whose peers find the best of scoring_batch_sizes."""
+    scored_pairs: of a run of scoring. scoring_batch_sizes: each scoring peer uses the fastest of them."""
 
     shape: Mapping[str, Any]
     batch_sizes: Mapping[int, int]
@@ -95,12 +96,12 @@ REHEARSAL = Plan(
 
 
 def gpu(folder: Path, inputs: Inputs, plan: Plan, say: Say, rehearsal: bool = False) -> Iterator[dict[str, Any]]:
-    """Yields a record for each part. Raises InputError where there is no GPU, RunError after checks that failed."""
+    """Yields a record for each part. Raises InputError if there is no GPU, RunError after failed checks."""
     import torch
 
     there = torch.cuda.is_available()
     if not there and not rehearsal:
-        raise InputError("benchmarks gpu", found="no GPU that torch can use", do="--rehearse runs it without")
+        raise InputError("benchmarks gpu", found="no GPU that torch can use", do="--rehearse runs without one")
     os.environ["BERTNLI_CACHE"] = str(folder / "cache")
     began = time.monotonic()
     head = machine.describe() | ({"rehearsal": True} if rehearsal else {})
@@ -110,9 +111,9 @@ def gpu(folder: Path, inputs: Inputs, plan: Plan, say: Say, rehearsal: bool = Fa
     def in_time(part: str, minutes: float) -> bool:
         spent = (time.monotonic() - began) / 60
         if spent + minutes > MINUTES:
-            say(f"{part}: left out: {spent:.1f} of {MINUTES:.0f} minutes are spent and it takes about {minutes:.1f}")
+            say(f"{part}: skipped: {spent:.1f} of {MINUTES:.0f} minutes are spent, and it takes about {minutes:.1f}")
             return False
-        say(f"{part}: begins after {spent:.1f} minutes")
+        say(f"{part}: starts after {spent:.1f} minutes")
         return True
 
     checks = _checks(folder, inputs, plan, there, say)
@@ -120,7 +121,7 @@ def gpu(folder: Path, inputs: Inputs, plan: Plan, say: Say, rehearsal: bool = Fa
     yield {"name": "gpu-checks", "kind": "gpu-checks", **head, "work": given, "checks": [vars(one) for one in checks]}
     wrong = [one.what for one in checks if not one.skipped and not one.right]
     if wrong:
-        raise RunError("benchmarks gpu: the GPU computes something else", found="; ".join(wrong), do="mend it first")
+        raise RunError("benchmarks gpu: the GPU computes wrong results", found="; ".join(wrong), do="fix that first")
 
     model = work.random_model(folder, str(inputs.model), plan.shape)
     (first, pairs), *others = plan.batch_sizes.items()
@@ -139,7 +140,7 @@ def _checks(folder: Path, inputs: Inputs, plan: Plan, there: bool, say: Say) -> 
     given = work.sample(folder, str(inputs.model), str(inputs.train), plan.check_pairs, 32, seed=0)
     place = folder / "scoring-check"
     place.mkdir()
-    # Its classifier's logits are spread, so that no label hangs on a digit that fp16 has not.
+    # The classifier's logits are spread, so that no label depends on a digit that fp16 does not have.
     scored = work.scoring(place, str(inputs.model), str(inputs.test), plan.check_pairs)
     wanted: list[Callable[[], list[Check]]] = [
         lambda: attention(given),
@@ -159,7 +160,7 @@ def _checks(folder: Path, inputs: Inputs, plan: Plan, there: bool, say: Say) -> 
 def _training(
     folder: Path, inputs: Inputs, plan: Plan, model: Path, batch_size: int, pairs: int, say: Say
 ) -> dict[str, Any]:
-    """The Trainer at its best, a plain loop and bertnli, interleaved; the Trainer takes each batch whole."""
+    """The Trainer with its best settings, a plain loop and bertnli; the Trainer takes each batch in one piece."""
     place = folder / f"training-{batch_size}"
     place.mkdir()
     given = work.training(place, str(model), str(inputs.train), pairs, batch_size, micro_batch=batch_size)
@@ -177,8 +178,9 @@ def _training(
 def _scoring(folder: Path, inputs: Inputs, plan: Plan, model: Path, there: bool, say: Say) -> dict[str, Any]:
     """File to file in fp16: CrossEncoder with each attention, transformers.exporters, torch.compile and bertnli.
 
-    The rows are the training file's, as the test file is done in a quarter of a second. The first peer, in fp32, says
-    what scores are right; labels of random weights hang on little, so fp16 may change some. Without a GPU all is fp32.
+    The rows come from the training file, because the test file takes a quarter of a second only. The first peer, in
+    fp32, gives the reference scores. The model's weights are random, so its labels are close calls, and fp16 may change
+    some. Without a GPU every peer runs in fp32.
     """
     place = folder / "scoring"
     place.mkdir()
@@ -195,14 +197,14 @@ def _scoring(folder: Path, inputs: Inputs, plan: Plan, model: Path, there: bool,
     *others, ours = peers
     for peer in others:
         peer.batch_sizes = plan.scoring_batch_sizes
-    ours.name = sets.OURS  # there is no other of ours
+    ours.name = sets.OURS  # the only one of ours here
     effort = replace(sets.SHORT, rounds=plan.rounds, patience=0.0)
     every: list[Peer] = [*peers, MatrixPeak(given, "bf16")]
     return sets.run("gpu-scoring", "gpu-scoring", given, inputs.source["train"], every, plan.scored_pairs, effort, say)
 
 
 def _fine_tuning(folder: Path, inputs: Inputs, plan: Plan) -> dict[str, Any]:
-    """The model on all rows, from an empty cache: seconds from the command to the model's folder, and its accuracy."""
+    """The model trained on all rows, from an empty cache: seconds until its folder exists, and its accuracy."""
     output = folder / "minilm"
     run_file = {"model": str(inputs.model), "data": {"train": str(inputs.train)}, "output": str(output)}
     began = time.perf_counter()
@@ -225,7 +227,7 @@ def _fine_tuning(folder: Path, inputs: Inputs, plan: Plan) -> dict[str, Any]:
 
 
 def fetched() -> Inputs:
-    """The fetched names as paths."""
+    """The paths of the fetched names."""
     from bertnli.fetch.resolve import resolve, resolve_data
 
     names = {"model": sets.MODEL, "train": sets.TRAIN_DATA, "test": sets.TEST_DATA}
@@ -235,7 +237,7 @@ def fetched() -> Inputs:
 
 
 def carry(inputs: Inputs, to: Path) -> None:
-    """Write what `carried` reads: small enough to travel with a checkout."""
+    """Write what `carried` reads; small enough to be sent with a checkout."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -257,7 +259,7 @@ def carry(inputs: Inputs, to: Path) -> None:
 
 
 def carried(folder: Path) -> Inputs:
-    """What `carry` wrote. Raises InputError where it is not all there."""
+    """What `carry` wrote. Raises InputError if a part is missing."""
     paths = [folder / name for name in ("model", "train.jsonl.gz", "test.jsonl.gz", "source.json")]
     missing = [path.name for path in paths if not path.exists()]
     if missing:

@@ -1,4 +1,4 @@
-"""What must hold on a GPU before anything is timed there; on a machine without one, the same code on the CPU."""
+"""What a GPU must compute correctly before anything is timed on it. Without a GPU the same code runs on the CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.work import MAX_LENGTH, Work
 
 @dataclass
 class Check:
-    """One figure and the most it may be; skipped: why it was not looked at."""
+    """One figure and its limit; skipped: why it was not checked."""
 
     what: str
     found: float = 0.0
@@ -30,7 +30,7 @@ def _at_most(what: str, found: float, limit: float) -> Check:
 
 
 def attention(given: Work) -> list[Check]:
-    """Packed against padded attention in fp32: logits to 1e-5, gradients of the mean loss to 1e-4."""
+    """Packed against padded attention in fp32: logits within 1e-5, gradients of the mean loss within 1e-4."""
     packed, padded = _pass(given, padded=False), _pass(given, padded=True)
     return [
         _at_most("packed against padded, fp32: logits", _largest(packed[:1], padded[:1]), 1e-5),
@@ -39,7 +39,7 @@ def attention(given: Work) -> list[Check]:
 
 
 def reduced_precision(given: Work) -> list[Check]:
-    """Packed attention under bf16 against padded in fp32, loosely: bf16 holds three digits, and layers add up."""
+    """Packed attention in bf16 against padded in fp32, loosely: bf16 has three digits, and errors of layers add up."""
     import torch
 
     (logits, *gradients), (right, *expected) = _pass(given, padded=False, bf16=True), _pass(given, padded=True)
@@ -53,16 +53,16 @@ def reduced_precision(given: Work) -> list[Check]:
 
 
 def losses(given: Work, steps: int) -> list[Check]:
-    """The trainer in fp32 without dropout: the losses of its first steps on this device and on the CPU."""
+    """Losses of the trainer's first steps on this device and on the CPU, in fp32 without dropout."""
     here = _losses(given, "here", steps, {})
     cpu = _losses(given, "cpu", steps, {"CUDA_VISIBLE_DEVICES": ""})
-    # Adam divides by a gradient's own size, so what rounding does to small ones grows from step to step.
+    # Adam divides a gradient by its own size, so rounding errors of small gradients grow from step to step.
     off = max(abs(a - b) / abs(b) for a, b in zip(here, cpu, strict=True))
     return [_at_most(f"{steps} steps in fp32, this device against the CPU: losses, relative", off, 1e-3)]
 
 
 def fp16(given: Work, steps: int, there: bool) -> list[Check]:
-    """Dynamic loss scaling that starts far too high: steps are skipped and counted, then it trains."""
+    """Dynamic loss scaling that starts far too high: steps are skipped and counted, then the loss falls."""
     what = "fp16 with dynamic loss scaling"
     if not there:
         return [Check(what, skipped="a CPU does not train in fp16")]
@@ -71,14 +71,14 @@ def fp16(given: Work, steps: int, there: bool) -> list[Check]:
     skipped = max(row.get("skipped_steps", 0) for row in rows)
     half = len(rows) // 2
     return [
-        _at_most(f"{what}: skipped steps not counted", float(skipped == 0), 0.0),
-        _at_most(f"{what}: steps skipped, of all", skipped / len(rows), 0.5),
-        _at_most(f"{what}: loss later over loss first", _mean(rows[half:]) / _mean(rows[:half]), 1.0),
+        _at_most(f"{what}: skipped steps are not counted", float(skipped == 0), 0.0),
+        _at_most(f"{what}: share of skipped steps", skipped / len(rows), 0.5),
+        _at_most(f"{what}: loss of the second half over the first", _mean(rows[half:]) / _mean(rows[:half]), 1.0),
     ]
 
 
 def fp16_bundle(given: Work, there: bool) -> list[Check]:
-    """The fp16 bundle's logits against the checkpoint's, by the gate of its export; its graph's nodes on the GPU."""
+    """The fp16 bundle's logits against the checkpoint's, by the parity gate; whether all its nodes run on the GPU."""
     from bertnli_export.build import export_bundle
     from bertnli_export.parity import LIMITS
 
@@ -98,16 +98,16 @@ def fp16_bundle(given: Work, there: bool) -> list[Check]:
         return [Check(f"{what}: {found['reason']}", float("inf"), limits.logit_difference)]
     return [
         _at_most(f"{what}: logits", found["max_logit_difference"], limits.logit_difference),
-        # The gate has looked at real rows apart; most of these pairs are its own, and hard to decide on.
-        _at_most(f"{what}: labels changed, of all", found["label_flips"] / found["pairs"], limits.own_label_flips),
-        _at_most("fp16 bundle: nodes that are left to the CPU", len(left_to_the_cpu(out / "model.onnx", "CUDA")), 0),
+        # The gate has checked real rows separately; most of these pairs are its own, and close calls.
+        _at_most(f"{what}: share of changed labels", found["label_flips"] / found["pairs"], limits.own_label_flips),
+        _at_most("fp16 bundle: nodes that run on the CPU", len(left_to_the_cpu(out / "model.onnx", "CUDA")), 0),
     ]
 
 
 def left_to_the_cpu(graph: Path, provider: str) -> list[str]:
-    """Operators that ONNX Runtime runs on the CPU though `provider` (CUDA) was asked for; those on shapes belong there.
+    """Operators that ONNX Runtime runs on the CPU although `provider` (CUDA) was requested, by its own profile.
 
-    Read from its own profile of one batch.
+    Operators on shapes belong on the CPU and are not counted.
     """
     import numpy as np
     import onnxruntime as ort
@@ -173,7 +173,7 @@ def _losses(given: Work, name: str, steps: int, environment: dict[str, str]) -> 
 def _train(
     given: Work, name: str, steps: int, environment: dict[str, str] | None = None, **settings: Any
 ) -> list[dict[str, Any]]:
-    """What each step of a short run logged."""
+    """The log entries of each step of a short run."""
     output = given.folder / f"check-{name}"
     run_file = {
         "model": str(given.model),

@@ -1,9 +1,9 @@
-"""Runs peers against each other on the same work, fairly, and keeps what was measured.
+"""Runs peers on the same work, fairly, and keeps what was measured.
 
-Each peer lives in a process of its own for the whole measurement, so that its memory, threads and imports are its own.
-Before anything is timed, what the peers compute must agree; that is looked at in a process apart, whose memory does not
-count. Then come unmeasured warm-ups, then rounds: A B C A B C …, one peer at a time, so that a machine that slows down
-or is shared slows all of them alike; ratios are taken inside a round. Memory comes from the operating system.
+Each peer has a process of its own for the complete measurement, so its memory, threads and imports are its own. Before
+anything is timed, the harness checks in a separate process that all peers compute the same. Then come warm-ups that are
+not measured, then rounds: A B C, A B C, …, one peer at a time, so that a slow moment of the machine hits all of them.
+Ratios are taken inside a round. Memory comes from the operating system.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Run:
-    """One timed run: how much was done, in the peer's unit, and the seconds it took."""
+    """One timed run: the amount of work done, in the peer's unit, and the seconds it took."""
 
     done: float
     seconds: float
@@ -47,15 +47,15 @@ class Run:
 
 
 class Unavailable(Exception):
-    """A peer that cannot run on this machine, with the reason; it is named as skipped, never shown as zero."""
+    """This peer cannot run on this machine, for the given reason. It is reported as skipped."""
 
 
 class Peer(ABC):
-    """One way to do the work. Made in the harness and sent to a process of its own before `prepare`.
+    """One way to do the work. It is made in the harness and sent to a process of its own before `prepare`.
 
-    name: as tables show it; about: one line for a person; unit: of what `run` does.
-    tolerance: how far `check` may be from the first peer's, with its reason where it is set. whole_last_block: whether
-    its model computes outputs of the last block that nothing looks at.
+    name: identifies it in a record. about: one line for tables. unit: of the work that `run` does. tolerance: how far
+    the figures of `check` may be from the first peer's; a subclass gives the reason where it sets it. whole_last_block:
+    whether the model computes the last block for all tokens, although the classifier reads only the first.
     """
 
     name: str
@@ -67,46 +67,46 @@ class Peer(ABC):
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Every choice that was made for this peer, for the record."""
+        """Every setting of this peer, for the record."""
 
     def check(self) -> list[float]:
-        """Figures that must agree with the other peers'; none for a peer with nothing to compare. Raises Unavailable.
+        """Figures that must agree with the other peers'; empty if there is nothing to compare. Raises Unavailable.
 
-        It has a process to itself, so `prepare` finds nothing of what it did but files.
+        Runs in a process of its own, so only files are left for `prepare`.
         """
         return []
 
     def distance(self, figures: Sequence[float], reference: Sequence[float]) -> float:
-        """How far those of `check` are from the first peer's, as `tolerance` counts it."""
+        """The distance of the figures of `check` from the first peer's, in the unit of `tolerance`."""
         return difference(figures, reference)
 
     def quality(self, reference: Sequence[float]) -> dict[str, Any]:
-        """What else is worth knowing of a peer that computes something else than the first one, for the record.
+        """More entries of the record, for a peer whose results may differ from the first one's.
 
-        Asked of the process that did the check.
+        Called in the process that did the check.
         """
         return {}
 
     def python(self) -> str:
-        """The interpreter of the peer's process. Raises Unavailable where it cannot be had."""
+        """The interpreter of the peer's process. Raises Unavailable if it cannot be made."""
         return sys.executable
 
     @abstractmethod
     def prepare(self) -> None:
-        """Whatever is not timed: imports, loading, tokenising. Raises Unavailable."""
+        """Everything that is not timed: imports, loading, tokenising. Raises Unavailable."""
 
     @abstractmethod
     def run(self, amount: int) -> Run:
-        """Do `amount` (or as near as it can) and say how long that took, start-up apart."""
+        """Do about `amount` of work and return how much was done in how many seconds, without start-up."""
 
     def processes(self) -> list[int]:
-        """Ids of the processes that do the work: their memory is the peer's."""
+        """Ids of the processes that do the work; their memory counts as the peer's."""
         return [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
 
 
 @contextmanager
 def stopwatch() -> Iterator[Callable[[], float]]:
-    """Yields a function that gives the seconds since; after the block, those of the block."""
+    """Yields a function that returns the seconds since the start; after the block, the seconds of the block."""
     began, ended = time.perf_counter(), 0.0
     yield lambda: (ended or time.perf_counter()) - began
     ended = time.perf_counter()
@@ -114,12 +114,12 @@ def stopwatch() -> Iterator[Callable[[], float]]:
 
 @dataclass
 class Measured:
-    """What became of one peer. `runs` are in the order of the rounds; `options` as its process says they were."""
+    """What was measured of one peer. runs: in the order of the rounds; options: as its process reports them."""
 
     peer: Peer
     runs: list[Run] = field(default_factory=list)
-    around: list[dict[str, float]] = field(default_factory=list)  # of each run: load before it, others' CPU during it
-    difference: float | None = None  # of its `check` from the first peer's, as its `distance` has it
+    around: list[dict[str, float]] = field(default_factory=list)  # the load around each run, as `_surroundings` has it
+    difference: float | None = None  # the `distance` of its `check` from the first peer's
     quality: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] | None = None
     peak_rss: int = 0  # bytes
@@ -156,7 +156,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(ours: Measured, theirs: Measured) -> dict[str, float]:
-    """Median, min and max over the rounds of our rate divided by theirs in the same round."""
+    """Median, min and max over the rounds of our rate divided by theirs, in the same round."""
     return spread([a / b for a, b in zip(ours.rates(), theirs.rates(), strict=True)])
 
 
@@ -172,10 +172,9 @@ def measure(
 ) -> list[Measured]:
     """Check, warm up, and run every peer `rounds` times, interleaved.
 
-    amount, warm_up: what one timed run, and the unmeasured one before, is asked to do. logs: a folder for what peers
-    print. patience: seconds that may be spent, over all runs, on waiting for other programs to leave the machine alone
-    and on repeating a run that they disturbed. Raises RunError where a peer fails, or computes something else than the
-    first one.
+    amount, warm_up: the work of one timed run, and of the run before it that is not measured. logs: a folder for what
+    peers print. patience: seconds that may be spent in total on waiting until other programs are quiet, and on
+    repeating a run that they disturbed. Raises RunError if a peer fails, or does not compute what the first one does.
     """
     logs.mkdir(parents=True, exist_ok=True)
     measured = [Measured(peer) for peer in peers]
@@ -216,7 +215,7 @@ def measure(
 
 
 def _check(peer: Peer, reference: Sequence[float], log: Path) -> tuple[list[float], dict[str, Any]]:
-    """What `check` and `quality` say. The first peer is its own reference."""
+    """The results of `check` and `quality`. The first peer is its own reference."""
     worker = _Worker(peer, log)
     try:
         figures = worker.ask("check")
@@ -226,7 +225,7 @@ def _check(peer: Peer, reference: Sequence[float], log: Path) -> tuple[list[floa
 
 
 def difference(found: Sequence[float], expected: Sequence[float]) -> float:
-    """The largest absolute difference; infinite where there are more of one, or a figure is no number."""
+    """The largest absolute difference; infinite if the counts differ or a figure is NaN."""
     if len(found) != len(expected):
         return float("inf")
     gaps = [abs(a - b) for a, b in zip(found, expected, strict=True)]
@@ -237,10 +236,10 @@ def _must_agree(one: Measured, reference: Sequence[float], figures: Sequence[flo
     assert one.difference is not None
     if one.difference > one.peer.tolerance:
         raise RunError(
-            f"benchmark: {one.peer.name} computes something else than the first peer",
+            f"benchmark: {one.peer.name} does not compute what the first peer does",
             found=f"{_few(figures)}, {one.difference:.3g} off",
             expected=f"{_few(reference)}, within {one.peer.tolerance:g}",
-            do="mend it: a figure for other work is worth nothing",
+            do="fix the peer: the speed of other work cannot be compared",
         )
 
 
@@ -249,10 +248,10 @@ def _few(figures: Sequence[float]) -> str:
 
 
 class _Worker:
-    """A peer in a process of its own, which answers one question at a time."""
+    """A peer in a process of its own, which runs one method at a time."""
 
     def __init__(self, peer: Peer, log: Path):
-        """Raises Unavailable where the peer's interpreter cannot be had."""
+        """Raises Unavailable if the peer's interpreter cannot be made."""
         self.peer, self.log = peer, log
         python = peer.python()
         self._connection, theirs = Pipe()
@@ -296,7 +295,7 @@ class _Worker:
         return self.ask("processes")
 
     def close(self) -> None:
-        """End it and what it started, whatever state they are in."""
+        """End the process and its children, whatever their state."""
         if self._process.poll() is None:
             end_children(self._process.pid)
             self._process.kill()
@@ -305,12 +304,12 @@ class _Worker:
 
 
 def serve(connected: str, log: str) -> None:
-    """The life of a peer's process: takes the peer, and then questions to it, from an open file's number.
+    """The main function of a peer's process. connected: the file descriptor over which the peer and the calls come.
 
-    What libraries print goes to the log.
+    Everything that libraries print goes to the log.
     """
     connection = Connection(int(connected))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the harness, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the harness, which ends this process
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -334,34 +333,34 @@ def _answer(peer: Peer, method: str, arguments: Sequence[Any]) -> tuple[str, Any
 
 
 def end_children(pid: int | None) -> None:
-    """Kill every process that `pid` started, stopped ones too."""
+    """Kill every process that `pid` started, also stopped ones."""
     with suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 child.kill()
 
 
-# --- what the operating system says ----------------------------------------------------------------------------------
+# --- figures of the operating system ----------------------------------------------------------------------------------
 
 
 class _Quiet:
-    """Runs peers while nobody else needs the machine, as far as patience goes."""
+    """Runs peers while other programs are quiet, as long as there is patience left."""
 
-    LIMIT = 0.1  # cores that others may keep busy
+    LIMIT = 0.1  # cores that other programs may keep busy
     GLANCE = 1.0  # seconds
 
     def __init__(self, patience: float, say: Say):
         self.left, self.say = patience, say
 
     def run(self, worker: _Worker, amount: int) -> tuple[Run, dict[str, float]]:
-        """One run of the peer, and what was around it."""
+        """One run of the peer, and the load around it."""
         while True:
             self._wait()
             with _surroundings(worker) as around:
                 run = worker.ask("run", amount)
             if around["others_cores"] <= self.LIMIT or self.left <= 0:
                 return run, around
-            self.say(f"{worker.peer.name}: others kept {around['others_cores']:.1f} cores busy: once more")
+            self.say(f"{worker.peer.name}: others kept {around['others_cores']:.1f} cores busy: repeated")
             self.left -= run.seconds
 
     def _wait(self) -> None:
@@ -375,7 +374,7 @@ class _Quiet:
 
 @contextmanager
 def _surroundings(worker: _Worker) -> Iterator[dict[str, float]]:
-    """Yields a dict that holds, after the block, the load before it and the cores that others kept busy meanwhile."""
+    """Yields a dict; after the block it has the load before, and the cores that other programs kept busy during it."""
     pids = worker.processes()
     found = {"load_1min": round(os.getloadavg()[0], 2)}
     busy, own, began = _busy_seconds(), _cpu_seconds(pids), time.perf_counter()
@@ -386,7 +385,7 @@ def _surroundings(worker: _Worker) -> Iterator[dict[str, float]]:
 
 
 def _busy_seconds() -> float:
-    """CPU seconds of the whole machine, other machines on the same hardware (steal) included."""
+    """CPU seconds of the machine, including those of other virtual machines on the same hardware (steal)."""
     times = psutil.cpu_times()
     return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
 
@@ -403,7 +402,7 @@ def _cpu_seconds(pids: Sequence[int]) -> float:
 
 
 def _peak_rss(pid: int) -> int:
-    """Bytes of the largest resident set that a process has had so far (Linux: VmHWM)."""
+    """Bytes of the largest resident set of a process so far (Linux: VmHWM)."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Scoring ten thousand rows with and without one of maximum length among them: what it costs beside its own time."""
+"""Scoring ten thousand rows with and without one row of maximum length: how much it slows down the others."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmarks.harness import Peer, Run, Say, measure, spread, stopwatch
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.work import MAX_LENGTH
 
-_ALONE = 20  # times that the long row is scored alone in one run
+_ALONE = 20  # how often one run scores the long row alone
 
 
 @dataclass
 class _File(BertnliScore):
-    """One of the two files; `name` says which."""
+    """One of the two files, as `name` says."""
 
     name: str = ""
     about: str = ""
@@ -39,7 +39,7 @@ class _File(BertnliScore):
 
 @dataclass
 class _Alone(_File):
-    """The long row by itself, in a process that has scored it before."""
+    """The long row alone, in a process that has scored it before."""
 
     unit: ClassVar[str] = "rows"
     row: tuple[str, str] = ("", "")
@@ -52,7 +52,7 @@ class _Alone(_File):
 
 
 def long_row(folder: Path, model: str, data: str, rows: int, rounds: int, patience: float, say: Say) -> dict[str, Any]:
-    """Every row of the file without is in the one with; the long one stands in its middle, in place of one of them."""
+    """The second file has the rows of the first, and the long row in the middle."""
     given = work.scoring(folder, model, data, rows)
     lines = given.rows.read_text(encoding="utf-8").splitlines(keepends=True)
     long = "dog " * MAX_LENGTH, "a long row"
@@ -82,7 +82,7 @@ def long_row(folder: Path, model: str, data: str, rows: int, rounds: int, patien
         "without_seconds": spread(seconds["without"]),
         "with_seconds": spread(seconds["with"]),
         "more_seconds": spread(more),
-        # Half of what runs on one and the same file differ by.
+        # Half of the range of runs on the same file.
         "noise_seconds": (max(seconds["without"]) - min(seconds["without"])) / 2,
         "runs": [one.to_json() for one in (without, with_long, alone)],
     }

@@ -1,4 +1,4 @@
-"""Where and with what a figure was measured."""
+"""The machine, versions and commit that a figure was measured with."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, the cores this process may use, the memory, the system, and the GPUs if there are any."""
+    """The processor, the cores that this process may use, the memory, the system, and the GPUs if there are any."""
     found: dict[str, Any] = {
         "cpu": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -46,7 +46,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """The checkout's commit, and whether files differ from it (results apart); nothing where git does not know."""
+    """The checkout's commit, and whether files other than results differ from it; None if git does not know."""
     head = _output("git", "-C", str(_ROOT), "rev-parse", "HEAD")
     if not head:
         return {"commit": None, "dirty": None}
@@ -64,7 +64,7 @@ def _processor() -> str:
                 found.setdefault(key.strip(), value.strip())
     except OSError:
         return platform.processor() or "unknown"
-    # Virtual machines often name the maker alone; family and model say which generation it is.
+    # Virtual machines often give the maker's name only; family and model identify the generation.
     return f"{found.get('model name', 'unknown')} (family {found.get('cpu family')}, model {found.get('model')})"
 
 

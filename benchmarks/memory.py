@@ -1,8 +1,8 @@
-"""Memory of `bertnli train` against the number of rows it trains on: the corpus is to be mapped, not loaded.
+"""Memory of `bertnli train` against the number of rows: the corpus must be mapped, not loaded.
 
-Memory is looked at from outside, from start to end, a process's own pages and those of mapped files apart: the latter
-are libraries and the corpus, which the system drops when it needs the room. A page that processes share is divided
-among them (Pss): one that has just forked a helper would count twice.
+Memory is sampled from outside, from start to end. A process's own pages and pages of mapped files are counted
+separately: the latter are libraries and the corpus, which the system drops when it needs memory. A page that several
+processes share is divided among them (Pss); otherwise a process that has just forked would count twice.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from benchmarks.harness import Say
 from benchmarks.peers.bertnli_train import started
 from bertnli.common.errors import RunError
 
-_GLANCE = 0.03  # seconds between two looks, at the least
-_SHARE = 0.02  # of a core's time that looking may take: the kernel walks all pages of a process at each look
+_GLANCE = 0.03  # least seconds between two samples
+_SHARE = 0.02  # of a core's time that sampling may take: the kernel walks all pages of a process at each sample
 _BATCH, _HOLDOUT = 256, 2000
 STEPS = 30
-"""Of 256 pairs, drawn from all of the corpus: by then about every stretch of it has been touched and stays mapped."""
+"""Steps of 256 pairs from all over the corpus: after them nearly all of it has been read and stays mapped."""
 
 
 def memory(folder: Path, model: str, data: str, sizes: Sequence[int], say: Say, steps: int = STEPS) -> dict[str, Any]:
-    """Train a few steps on as many rows as each of `sizes` says: from an empty cache, and a second time."""
+    """Train a few steps on each number of rows in `sizes`: from an empty cache, and a second time."""
     path, source = work.model_folder(folder, model)
     found = []
     for rows in sizes:
@@ -56,9 +56,9 @@ def memory(folder: Path, model: str, data: str, sizes: Sequence[int], say: Say, 
 
 
 def write_rows(data: str, labels: Sequence[str], count: int, path: Path) -> Path:
-    """`count` labelled rows as JSON lines: those of `data`, and then they again with each sentence's words shuffled.
+    """`count` labelled rows as JSON lines: those of `data`, then the same again with each sentence's words shuffled.
 
-    So a file of any length has the lengths and labels of `data`, and its premises are as many and as different.
+    So a file of any length has the lengths and labels of `data`, and different premises.
     """
     from bertnli.data.labelled import read_labelled
     from bertnli.data.pairs import PairFile
@@ -78,16 +78,16 @@ def write_rows(data: str, labels: Sequence[str], count: int, path: Path) -> Path
 
 @dataclass
 class Peak:
-    """The largest proportional set of some processes together, in bytes, and the largest of its two parts."""
+    """The largest sum of the proportional set sizes (Pss) of some processes, in bytes, and of its two parts."""
 
     rss: int = 0
     own: int = 0
     mapped: int = 0
 
     def look(self, process: int, age: float) -> None:
-        """See `process` and its children once, and rest so long that looking does not slow them down.
+        """Take one sample of `process` and its children, then sleep so long that sampling does not slow them down.
 
-        `age`: seconds since its start. A young one is seen more often, or a short one's peak would be missed.
+        age: seconds since the start. A young process is sampled more often, so that a short run's peak is not missed.
         """
         began = time.perf_counter()
         self._see(family(process))
@@ -107,10 +107,10 @@ class Peak:
 
 
 def watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
-    """Run it to its end; the peaks before and after the first step, of the whole run, and the seconds of each part.
+    """Run it to its end; returns the peaks before and after the first step and of the complete run, and the seconds.
 
-    `kernel_rss` is the kernel's own account (VmHWM) of the main process, which forgets nothing between two glances; the
-    one that a parent is given (ru_maxrss) begins with the parent's own.
+    `kernel_rss_mib` is the kernel's own maximum of the main process (VmHWM), which misses nothing between two samples.
+    (ru_maxrss, which a parent can read, starts with the parent's own value.)
     """
     output = Path(run_file["output"])
     log, metrics = output.with_suffix(".log"), output / "metrics.jsonl"
@@ -136,7 +136,7 @@ def watched(run_file: dict[str, Any], cache: Path) -> dict[str, Any]:
 
 
 def _growth(sizes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Every peak at the largest size over the same one at the smallest."""
+    """Every peak at the largest size, divided by the same peak at the smallest."""
     small, large = sizes[0]["starts"], sizes[-1]["starts"]
     return {
         start: {
@@ -158,7 +158,7 @@ def family(pid: int) -> list[int]:
 
 
 def _sizes(pid: int, file: str) -> dict[str, int]:
-    """Bytes of the sizes in one of a process's files under /proc (Linux, proc(5)); none of one that has ended."""
+    """The sizes in one of a process's files under /proc, in bytes (Linux, proc(5)); empty if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:

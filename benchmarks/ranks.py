@@ -1,4 +1,4 @@
-"""How evenly a step's tokens fall to the ranks: whoever has more is waited for by all others. Nothing is timed."""
+"""How evenly a step's tokens are assigned to the ranks: all others wait for the rank with most. Nothing is timed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH_SIZES = (32, 256)
 
 
 def ranks(folder: Path, model: str, data: str, say: Say) -> dict[str, Any]:
-    """Of every step of an epoch: the tokens of the rank that has most, over the mean of all ranks, less one."""
+    """For every step of an epoch: the tokens of the rank that has most, divided by the mean of all ranks, minus one."""
     from bertnli.data.batches import Stream, assign_to_ranks
     from bertnli.data.corpus import prepare
     from bertnli.data.pairs import PairFile

@@ -1,6 +1,6 @@
-"""Memory of `bertnli score` against the number of rows it scores: the file is to pass through, not to pile up.
+"""Memory of `bertnli score` against the number of rows: the file must be streamed, not collected in memory.
 
-A tiny random model, so that memory is the pipeline's and rows pass fast. Memory is counted as in `memory`.
+The model is tiny and random, so the memory is the pipeline's and rows are fast. Memory is counted as in `memory`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TINY = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size"
 
 
 def score_memory(folder: Path, model: str, data: str, sizes: Sequence[int], say: Say) -> dict[str, Any]:
-    """Score as many rows as each of `sizes` says: those of `data`, over and over."""
+    """Score each number of rows in `sizes`: those of `data`, repeated."""
     given = work.scoring(folder, str(work.random_model(folder, model, _TINY)), data, 10_000)
     BertnliScore(given).load()
     bundle = folder / "bundle-fp32"
@@ -59,7 +59,7 @@ def write_rows(given: Work, count: int, path: Path) -> Path:
 
 
 def watched(command: list[str], out: Path) -> dict[str, Any]:
-    """Run it to its end: its peak, and the seconds until the output, under its partial name, first has bytes in it."""
+    """Run it to its end; returns its peak, and the seconds until the partial output has its first bytes."""
     from bertnli_export.output_file import partial_path
 
     log, partial, peak = out.with_suffix(".log"), partial_path(out), Peak()

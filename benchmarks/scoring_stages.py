@@ -1,7 +1,7 @@
 """Where the time of scoring a file goes: each stage alone, one after the other, on the same rows.
 
-In a run they overlap (bertnli_export/stages.py), so that a file takes little more than its slowest stage; their sum is
-what it would take without.
+In a real run the stages overlap (bertnli_export/stages.py), so a file takes little more than its slowest stage. Without
+overlap it would take their sum.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from benchmarks.harness import stopwatch
 
 
 def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
-    """Of a `Scorer` on a labelled file without bad rows: read, tokenise, pad, copy (to a GPU; not there on a CPU, which
-    copies nothing), model, write."""
-    from bertnli_export.scorer import CHUNK, Begun, padded
+    """The stages of a `Scorer` on a labelled file without bad rows: read, tokenise, pad, copy (only to a GPU), model,
+    write."""
+    from bertnli_export.scorer import CHUNK, Submitted, padded_batches
     from bertnli_export.stages import Task
-    from bertnli_export.writer import Scored, open_writer
+    from bertnli_export.writer import RowResult, open_writer
 
     from bertnli.data.pairs import PairFile
 
@@ -34,7 +34,7 @@ def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
         encoded = [scorer.tokenizer.encode(task.premises, task.hypotheses) for task in tasks]
     found["tokenise"] = seconds()
     with stopwatch() as seconds:
-        batches = [list(padded(part, scorer.tokenizer.pad_id, device)) for part in encoded]
+        batches = [list(padded_batches(part, scorer.tokenizer.pad_id, device)) for part in encoded]
     found["pad"] = seconds()
     if device.kind == "cuda":
         with stopwatch() as seconds:
@@ -43,10 +43,10 @@ def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
     scorer.session.submit(batches[0][0][1]).result()  # buffers and kernels are there
     with stopwatch() as seconds:
         begun = [
-            Begun(part.truncated, [(places, scorer.session.submit(inputs)) for places, inputs in cut])
+            Submitted(part.truncated, [(places, scorer.session.submit(inputs)) for places, inputs in cut])
             for part, cut in zip(encoded, batches, strict=True)
         ]
-        judged = [scorer.judge(part) for part in begun]
+        judged = [scorer.collect(part) for part in begun]
     found["model"] = seconds()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -55,7 +55,7 @@ def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
     ):
         for chunk, part in zip(chunks, judged, strict=True):
             columns = (column.tolist() for column in part)
-            results = [Scored(scorer.labels[best], row, cut, None) for best, row, cut in zip(*columns, strict=True)]
+            results = [RowResult(scorer.labels[best], row, cut, None) for best, row, cut in zip(*columns, strict=True)]
             writer.write(chunk, results)
         writer.finish()
     found["write"] = seconds()

@@ -1,4 +1,4 @@
-"""Which peers are measured together, on what, and the record that is kept of it."""
+"""The sets of peers that are measured together, the amount of work of each, and the record that is kept."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ from benchmarks.work import Work
 from bertnli.common.files import write_text
 
 OURS = "bertnli"
-"""The peer whose rate is set against the others'; so is its own in int8, where that is measured."""
+"""Name of the peer that the others are compared with, and prefix of its other precisions and ZeRO stages."""
 
 TRAIN_DATA, TEST_DATA, MODEL = "snli-100k", "snli-test", "minilm"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: pairs a timed run, rounds, and the seconds to wait in for a quiet machine.
+    """How much is measured.
 
-    base_pairs: likewise, of scoring with a model of BERT-base's shape. accuracy_pairs, seeds: pairs trained on for
-    accuracy, and how many times. memory_rows, score_rows: sizes of file compared, in training and in scoring.
-    long_row_rows: rows around the long one. starts: of the command, timed. evidence_pairs: trained on, once.
-    every_peer: also those that a target does not need (see `training_peers`, `scoring_peers`).
+    training_pairs, scoring_pairs: pairs of one timed run. base_pairs: the same, for scoring with a model of BERT-base's
+    shape. rounds: how often each peer runs. accuracy_pairs, seeds: pairs trained on for accuracy, and how many times.
+    memory_rows, score_rows: the two file sizes that are compared, in training and in scoring. long_row_rows: rows
+    around the long one. starts: timed starts of the command. evidence_pairs: pairs that the model for `evidence` trains
+    on. patience: seconds that may be spent on waiting for a quiet machine. every_peer: also the peers that no target
+    needs (see `training_peers`, `scoring_peers`).
     """
 
     training_pairs: int
@@ -91,14 +93,14 @@ FULL = Effort(
 
 
 def training(folder: Path, batch_size: int, effort: Effort, say: Say) -> dict[str, Any]:
-    """Training at one batch size: every way to do it, and the machine's matrix peak in the same rounds."""
+    """Training at one batch size: all peers, and the machine's matmul peak in the same rounds."""
     given = work.training(folder, MODEL, TRAIN_DATA, effort.training_pairs, batch_size)
     peers: list[Peer] = [*training_peers(given, every=effort.every_peer), MatrixPeak(given, "bf16")]
     return run(f"training-{batch_size}", "training", given, TRAIN_DATA, peers, effort.training_pairs, effort, say)
 
 
 def training_peers(given: Work, *, every: bool) -> list[Peer]:
-    """Every way to train, or those that a target is held against: not DeepSpeed's bare engine, nor ZeRO's stages."""
+    """Every peer that trains, or only those that a target needs: without DeepSpeed's bare engine and ZeRO 1 to 3."""
     return [
         D2lLoop(given),  # in fp32: the reference for the losses
         TransformersTrainer(given),
@@ -111,15 +113,16 @@ def training_peers(given: Work, *, every: bool) -> list[Peer]:
 
 
 def scoring(folder: Path, model: str | None, effort: Effort, say: Say) -> dict[str, Any]:
-    """Scoring a file with one model: a folder or a fetched name, or MiniLM, fine-tuned for it."""
+    """Scoring a file with one model: a folder or a fetched name; default: MiniLM fine-tuned for this benchmark."""
     path, about = fine_tuned(MODEL, TRAIN_DATA, say) if model is None else (model, {"from": model})
     return _scoring("scoring", folder, str(path), about, effort.scoring_pairs, effort, say)
 
 
 def scoring_base(folder: Path, effort: Effort, say: Say) -> dict[str, Any]:
-    """The same with random weights in BERT-base's shape: rates mean as much, labels do not.
+    """The same with random weights in BERT-base's shape: rates are valid, labels have no meaning.
 
-    Two of the three labels are about as likely for every row; bf16 alone changes 4%. So more may differ.
+    Two of the three labels are nearly equally likely in every row, and bf16 alone changes 4% of them: hence the higher
+    tolerance.
     """
     path, about = work.random_model(folder, MODEL, work.BERT_BASE), {"random": work.BERT_BASE}
     return _scoring("scoring-base", folder, str(path), about, effort.base_pairs, effort, say, tolerance=0.3)
@@ -135,7 +138,7 @@ def _scoring(
     say: Say,
     tolerance: float | None = None,
 ) -> dict[str, Any]:
-    """`tolerance`: of the share of labels that a peer in lower precision may change, where it is not the usual one."""
+    """tolerance: the share of labels that a peer in lower precision may change, if it is not the usual one."""
     from bertnli.fetch.resolve import resolve_data
 
     given = work.scoring(folder, model, TEST_DATA, pairs)
@@ -151,9 +154,9 @@ def _scoring(
 
 
 def scoring_peers(given: Work, calibration: Path, *, every: bool) -> list[Scoring]:
-    """Every way to score, or those that a target is held against: the usual one, and the best in fp32 and in int8.
+    """Every peer that scores, or only those that a target needs: the usual way, and the best in fp32 and in int8.
 
-    calibration: rows with sentence1 and sentence2 that a peer may look at beforehand.
+    calibration: rows with sentence1 and sentence2 that a peer may use to calibrate int8.
     """
     others: list[Scoring] = [
         CrossEncoderPredict(given, backend="onnx"),
@@ -213,9 +216,12 @@ def run(
 
 
 def record(measured: Sequence[Measured], given: Work) -> dict[str, Any]:
-    """The figures of one set: of each peer what `Measured.to_json` says, its share of the matrix peak where that was
-    measured in the same rounds (by the products that it computes), our rates and memory over its own, and of our
-    trainers their time over the plain loop's."""
+    """The figures of one set.
+
+    For each peer: what `Measured.to_json` has; MFU, where the peak was measured in the same rounds (by the matrix
+    products that the peer computes); bertnli's rates and memory over its own. For bertnli's trainers also the time of a
+    step over the plain loop's.
+    """
     by_name = {one.peer.name: one for one in measured if not one.skipped}
     peaks = {one.peer.precision: one for one in by_name.values() if isinstance(one.peer, MatrixPeak)}
     ours, plain = by_name.get(OURS), by_name.get("plain-loop")

@@ -1,6 +1,6 @@
-"""How long until something is scored: from the command to the first scored row, and of `from bertnli import Scorer`.
+"""Start-up: the time from the command to the first scored row, and the time of `from bertnli import Scorer`.
 
-Every file has been read once before (a warm disk cache); each figure is of processes of its own.
+Every file has been read once before, so the disk cache is warm. Each run is a process of its own.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from benchmarks.harness import Say, spread, stopwatch
 from benchmarks.peers.bertnli_score import BertnliScore
 from bertnli.common.errors import RunError
 
-_GLANCE = 0.002  # seconds between two looks for the output
+_GLANCE = 0.002  # seconds between two checks for the output
 _PATIENCE = 120.0
 _IMPORT = "from bertnli import Scorer; import sys; print(sum(name.split('.')[0] == 'torch' for name in sys.modules))"
 
 
 def start_up(folder: Path, model: str, data: str, times: int, say: Say) -> dict[str, Any]:
-    """Each measured `times` times, interleaved, after one that does not count."""
+    """Measure each `times` times, interleaved, after one run that does not count."""
     given = work.scoring(folder, model, data, 1)
     peer = BertnliScore(given)
     peer.load()  # the bundle
@@ -63,7 +63,7 @@ def start_up(folder: Path, model: str, data: str, times: int, say: Say) -> dict[
 
 
 def _seconds(command: list[str]) -> tuple[float, str]:
-    """Of a whole process, and what it printed."""
+    """The seconds of a complete process, and what it printed."""
     with stopwatch() as seconds:
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -72,7 +72,7 @@ def _seconds(command: list[str]) -> tuple[float, str]:
 
 
 def _first_row(bundle: Path, rows: Path, out: Path) -> float:
-    """Until the output of one row is there: finished, for it appears in one rename."""
+    """Seconds until the output of one row exists; it appears in one rename, so it is complete."""
     out.unlink(missing_ok=True)
     with (
         stopwatch() as seconds,
@@ -89,5 +89,5 @@ def _first_row(bundle: Path, rows: Path, out: Path) -> float:
 
 
 def score_command(bundle: Path, rows: Path, out: Path) -> list[str]:
-    """`bertnli score` as this interpreter runs it."""
+    """The command line of `bertnli score` with this interpreter."""
     return [sys.executable, "-m", "bertnli.cli", "score", str(bundle), str(rows), str(out), "--restart", "--json"]

@@ -1,4 +1,4 @@
-"""What this project set out to reach, beside what was measured; every figure is computed from a result's record."""
+"""The project's goals beside what was measured; every figure is computed from a record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """One figure and its bound. found: None where a peer was skipped, so there is nothing to say."""
+    """One figure and its bound. found: None if a peer was skipped, so that the figure is unknown."""
 
     what: str
     found: float | None
@@ -27,7 +27,7 @@ class Target:
         return self.found <= self.bound if self.at_most else self.found >= self.bound
 
     def row(self) -> str:
-        """Of a Markdown table: what, wanted, measured, verdict."""
+        """A row of a Markdown table: what, wanted, measured, verdict."""
         wanted = f"{'at most' if self.at_most else 'at least'} {self.form.format(self.bound)}"
         found = "" if self.found is None else self.form.format(self.found)
         verdict = {True: "met", False: "not met", None: "not measured"}[self.met]
@@ -35,7 +35,7 @@ class Target:
 
 
 def targets(result: Json) -> list[Target]:
-    """The targets that a result has something to say about, by its kind."""
+    """The targets that belong to a record, by its kind."""
     return list(_OF_KIND.get(result["kind"], lambda result: iter(()))(result))
 
 
@@ -49,21 +49,21 @@ def _training(result: Json) -> Iterator[Target]:
         return found
 
     for name, what, bound in (
-        ("trainer-defaults", "rate over the Trainer's at its defaults", 3.0),
-        ("trainer-best", "rate over the Trainer's at its best", 1.25),
+        ("trainer-defaults", "rate over the Trainer's with its defaults", 3.0),
+        ("trainer-best", "rate over the Trainer's with its best settings", 1.25),
         ("d2l-loop", "rate over the book's loop", 7.0),
     ):
         yield Target(what, of(name, "bertnli_over_it", "median"), bound)
-    yield Target("share of the bf16 matrix peak", of("bertnli", "share_of_peak", "bf16"), 0.5, "{:.1%}")
+    yield Target("MFU, of the measured bf16 peak", of("bertnli", "share_of_peak", "bf16"), 0.5, "{:.1%}")
     memory = of("trainer-best", "bertnli_memory_over_it")
-    yield Target("peak memory over the Trainer's at its best", memory, 1.0, at_most=True)
+    yield Target("peak memory over the Trainer's with its best settings", memory, 1.0, at_most=True)
     if result["work"]["batch_size"] == 256:
         time = of("bertnli", "time_over_plain_loop", "median")
         yield Target("time of a step over the plain loop's, ZeRO-0", time, 1.1, at_most=True)
 
 
 def _scoring(result: Json) -> Iterator[Target]:
-    """int8 is held against every other peer, the best of them and those in int8; stretch: beyond what was promised."""
+    """int8 is compared with CrossEncoder, the fastest peer, and all int8 peers. stretch: beyond what was promised."""
     peers = {peer["name"]: peer for peer in result["peers"] if "skipped" not in peer and peer["unit"] == "pairs"}
     others = [peer for name, peer in peers.items() if not name.startswith("bertnli")]
     cross_encoder, int8 = peers.get("cross-encoder", {}), peers.get("bertnli-int8")
@@ -79,14 +79,14 @@ def _scoring(result: Json) -> Iterator[Target]:
     if theirs:
         changed = None if int8 is None else int8["labels_changed"]
         fewer = min(theirs) - 1 / result["work"]["rows"]
-        what = "labels changed by int8: a row fewer than by any int8 peer"
+        what = "labels changed by int8: one row fewer than by any int8 peer"
         yield Target(what, changed, fewer, "{:.2%}", at_most=True)
-    company = None if int8 is None else int8["depends_on_company"]
-    yield Target("int8's probabilities, alone against in a batch", company, 0.0, "{:.2g}", at_most=True)
+    difference = None if int8 is None else int8["depends_on_company"]
+    yield Target("int8's probabilities, alone against batched", difference, 0.0, "{:.2g}", at_most=True)
 
 
 def _long_row(result: Json) -> Iterator[Target]:
-    what = "seconds more with one long row: twice its own, and noise"
+    what = "extra seconds with one long row: twice its own, plus noise"
     bound = 2 * result["alone_seconds"]["median"] + result["noise_seconds"]
     yield Target(what, result["more_seconds"]["median"], bound, "{:.3f} s", at_most=True)
 
@@ -111,7 +111,7 @@ def _score_memory(result: Json) -> Iterator[Target]:
 def _gpu_training(result: Json) -> Iterator[Target]:
     for peer in result["peers"]:
         if peer["name"] == "bertnli":
-            yield Target("share of the bf16 matrix rate", peer.get("share_of_peak", {}).get("bf16"), 0.4, "{:.1%}")
+            yield Target("MFU, of the measured bf16 peak", peer.get("share_of_peak", {}).get("bf16"), 0.4, "{:.1%}")
 
 
 def _gpu_scoring(result: Json) -> Iterator[Target]:
@@ -123,7 +123,7 @@ def _gpu_scoring(result: Json) -> Iterator[Target]:
 
 
 def _tokenise(result: Json) -> Iterator[Target]:
-    """For 100,000 pairs: seconds in proportion, so that a shorter rehearsal says as much."""
+    """The seconds are scaled to 100,000 pairs, so a shorter run is comparable."""
     for peer in result["peers"]:
         if peer["name"] == "bertnli":
             seconds = 100_000 / peer["per_second"]["median"]
@@ -132,7 +132,7 @@ def _tokenise(result: Json) -> Iterator[Target]:
 
 def _ranks(result: Json) -> Iterator[Target]:
     for row in result["imbalance"]:
-        what = f"excess of the fullest rank, batch {row['batch_size']} on {row['ranks']} ranks, median"
+        what = f"tokens of the fullest rank above the mean, batch {row['batch_size']} on {row['ranks']} ranks, median"
         yield Target(what, row["excess"]["median"], 0.05, "{:.1%}", at_most=True)
 
 
@@ -144,11 +144,11 @@ def _memory(result: Json) -> Iterator[Target]:
 
 
 def _accuracy(result: Json) -> Iterator[Target]:
-    """Of 8,000 pairs and three seeds or more; fewer say nothing."""
+    """For 8,000 pairs and three seeds or more; fewer prove nothing."""
     pairs, seeds = result["work"]["rows"], len(result["work"]["seeds"])
     if pairs < 8000 or seeds < 3:
         return
-    what = f"accuracy less the Trainer's, {pairs:,} pairs, mean of {seeds} seeds"
+    what = f"accuracy minus the Trainer's, {pairs:,} pairs, mean of {seeds} seeds"
     yield Target(what, result["points_over_trainer"], -0.5, "{:+.2f} points")
 
 
@@ -156,7 +156,7 @@ def _evidence(result: Json) -> Iterator[Target]:
     same, calibration, warned = result["same"], result["calibration"], result["warned"]
 
     def apart(*names: str) -> float:
-        """Rows that are counted elsewhere in the confusion matrix than the model folder has them, at the worst."""
+        """The largest number of rows whose cell of the confusion matrix differs from the model folder's."""
         tables = [[*itertools.chain(*same[name]["confusion"])] for name in ("folder", *names)]
         return max(sum(abs(a - b) for a, b in zip(tables[0], table, strict=True)) for table in tables) / 2
 
@@ -164,7 +164,7 @@ def _evidence(result: Json) -> Iterator[Target]:
     yield Target("rows on which checkpoint, folder and fp32 bundle differ", apart(*names), 0.0, "{:.0f}", at_most=True)
     yield Target("rows on which transformers differs", apart("transformers"), 0.0, "{:.0f}", at_most=True)
     ratio = calibration["after"]["ece"] / calibration["before"]["ece"]
-    yield Target("ECE on unseen rows, with the temperature over without", ratio, 1.0, "{:.2f}", at_most=True)
+    yield Target("ECE on unseen rows, with temperature over without", ratio, 1.0, "{:.2f}", at_most=True)
     for how, wanted in (("good", False), ("swapped", True)):
         right = (warned[how] is not None) == wanted
         yield Target(f"warning of swapped labels {'fires' if wanted else 'is silent'}", float(right), 1.0, "{:.0f}")

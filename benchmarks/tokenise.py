@@ -1,4 +1,4 @@
-"""Tokenising a corpus before training: our preparation, from nothing and found again, and transformers' tokenizer."""
+"""Tokenising a corpus before training: our preparation with an empty and a full cache, and transformers' tokenizer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from benchmarks.harness import Peer, Run, Unavailable, stopwatch
 from benchmarks.peers import hf
 from benchmarks.work import MAX_LENGTH, Work
 
-_CHECKED = 512  # rows whose token ids are compared, one by one
+_CHECKED = 512  # rows whose token ids are compared
 
 
 def tokenising(folder: Path, model: str, data: str) -> Work:
-    """All of `data`; `pairs` are its labelled ones, `rows` a link, so that nothing is written beside the data."""
+    """All of `data`. pairs: the labelled rows; rows: a link to the file, so that nothing is written beside the data."""
     from bertnli.data.corpus import prepare
     from bertnli.data.pairs import PairFile
     from bertnli.fetch.resolve import resolve_data
@@ -34,7 +34,7 @@ def tokenising(folder: Path, model: str, data: str) -> Work:
 
 @dataclass
 class CorpusPreparation(Peer):
-    """`corpus.prepare`, from the file to arrays on disk; `again`: where they are there already, as a second run's."""
+    """`corpus.prepare`, from the file to arrays on disk. again: the arrays exist already, as in a second run."""
 
     work: Work
     again: bool = False
@@ -77,9 +77,9 @@ class CorpusPreparation(Peer):
 
 @dataclass
 class TransformersTokenizer(Peer):
-    """transformers' fast tokenizer in one call on all rows, as its guides do inside `datasets.map(batched=True)`.
+    """transformers' fast tokenizer in one call on all rows, as its guides use it inside `datasets.map(batched=True)`.
 
-    Its threads are left on. Reading the rows counts, as it does in ours; nothing is kept on disk.
+    Its threads stay on. Reading the rows counts, as it does in ours; nothing is written to disk.
     """
 
     work: Work

@@ -1,9 +1,9 @@
-"""What every peer of a set is given: one model folder, one file of rows, and nothing made to suit one of them.
+"""The input of every peer of a set: one model folder and one file of rows, not adapted to any of them.
 
-Training rows are whole batches out of the transformers Trainer's own epoch over the full corpus: a peer that batches
-by length gets batches as good as it would in a long run, though a benchmark's run is short (grouping a thousand rows
-alone would leave it 15% more padding). The batches taken are spread evenly over the lengths, so the rows are as
-long as the corpus is; a peer that shuffles meets the corpus's own mixture.
+Training rows are complete batches of the transformers Trainer's own epoch over the full corpus. So a peer that batches
+by length gets batches as good as in a long run, although a benchmark's run is short (grouping a thousand rows alone
+would leave it 15% more padding). The batches are spread evenly over the lengths, so the rows are as long as those of
+the corpus; a peer that shuffles gets the corpus's own mixture.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 MICRO_BATCH = 32
-"""Pairs of nearly one length that stand together in the training rows, where a set does not say otherwise."""
+"""Consecutive training rows of nearly one length (default)."""
 
 MAX_LENGTH = 128
-"""Tokens of a pair, as the book and our own default have it; no pair of SNLI's is that long."""
+"""Tokens of a pair, as in the d2l book and in our own default; no pair of SNLI is that long."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """model: an HF folder with a classifier, which every peer can load. rows: JSON lines, sentence1, sentence2 and
-    gold_label (`-` where there is none, in scoring alone). folder: for what peers write.
+    """model: an HF folder with a classifier, which every peer can load. rows: JSON lines with sentence1, sentence2 and
+    gold_label (`-` if there is none, in scoring only). folder: for what peers write.
 
-    tokens_per_pair: on average, special tokens included, padding not. flop_per_pair: of all blocks, whole (see
-    bertnli/train/flops.py); needed_flop_per_pair: without what a last block for the first tokens alone leaves out.
-    micro_batch: rows of nearly one length that stand together: what peers that batch by length take at once."""
+    tokens_per_pair: the mean, with special tokens, without padding. flop_per_pair: of all blocks for all tokens (see
+    bertnli/train/flops.py); needed_flop_per_pair: with a last block that computes first tokens only. micro_batch:
+    consecutive rows of nearly one length, which peers that batch by length take at once.
+    """
 
     folder: Path
     model: Path
@@ -60,7 +61,7 @@ class Work:
             return [json.loads(line) for line in islice(file, pairs)]
 
     def to_json(self, source: str) -> dict[str, Any]:
-        """For the record. `source`: the data's name."""
+        """The entry of the record. source: the data's name."""
         return {
             "rows_from": source,
             "rows": self.pairs,
@@ -85,7 +86,7 @@ def training(folder: Path, model: str, data: str, pairs: int, batch_size: int, m
 
 
 def sample(folder: Path, model: str, data: str, pairs: int, batch_size: int, seed: int) -> Work:
-    """Work for training peers that batch `pairs` rows of `data` themselves: drawn by `seed`, as is a new classifier."""
+    """Work for training peers that batch themselves: `pairs` rows of `data` and a new classifier, drawn by `seed`."""
     return _training(
         folder,
         model,
@@ -107,7 +108,7 @@ def _training(
     choose: Callable[[NDArray[np.integer]], NDArray[np.int64]],
     **classifier: Any,
 ) -> Work:
-    """Work of the rows of `data` whose indices `choose` gives for the tokens of each pair."""
+    """Work of some rows of `data`: `choose` gets the tokens of each pair and returns indices."""
     from bertnli.data.corpus import prepare
     from bertnli.data.labelled import read_labelled
     from bertnli.data.pairs import PairFile
@@ -132,7 +133,7 @@ def _training(
 
 
 def _micro_batches(lengths: NDArray[np.integer], batch_size: int, micro_batch: int, count: int) -> NDArray[np.int64]:
-    """Indices of `count` micro-batches of the Trainer's epoch over all rows, spread over its lengths, shuffled."""
+    """Indices of `count` micro-batches of the Trainer's epoch over all rows: spread over the lengths, then shuffled."""
     import torch
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
@@ -144,7 +145,7 @@ def _micro_batches(lengths: NDArray[np.integer], batch_size: int, micro_batch: i
 
 
 def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
-    """Work for scoring peers: `pairs` rows of `data`, evenly taken from the whole file, in its order."""
+    """Work for scoring peers: `pairs` rows of `data`, taken evenly from the complete file, in its order."""
     from bertnli.data.pairs import PairFile
     from bertnli.fetch.resolve import resolve_data
     from bertnli.train.flops import needed_flop, training_flop
@@ -186,15 +187,18 @@ def random_model(folder: Path, model: str, shape: Mapping[str, Any]) -> Path:
 
 
 def kept() -> Path:
-    """The folder of what benchmarks keep between runs."""
+    """The folder for what benchmarks keep between runs."""
     from bertnli.common.files import cache_dir
 
     return cache_dir() / "benchmarks"
 
 
 def model_folder(folder: Path, model: str, *, seed: int = 0, spread: float = 20.0) -> tuple[Path, Any]:
-    """The model as a folder that every peer can load, with a classifier: of an encoder alone, a random one, whose
-    weights are multiplied by `spread`, so that labels differ from row to row. Returns it with what it was made of."""
+    """The model as a folder with a classifier, which every peer can load; returns the folder and its source.
+
+    An encoder without a classifier gets a random one. Its weights are multiplied by `spread`, so that labels differ
+    from row to row.
+    """
     import torch
 
     from bertnli.fetch.resolve import resolve

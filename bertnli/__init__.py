@@ -1,6 +1,6 @@
 """bertnli: fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.
 
-The names below load what they need when first used (PEP 562), so that `from bertnli import Scorer` needs no torch.
+The names below are imported when they are first used (PEP 562), so `from bertnli import Scorer` does not load torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `bertnli`: one thin function for each command, with the heavy imports inside."""
+"""The command `bertnli`: one thin function for each command. Slow imports are inside the functions."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on the last line.")]
-Arch = Annotated[str | None, typer.Option(help="bert.small or bert.base, for d2l weights given as a path.")]
+Arch = Annotated[str | None, typer.Option(help="bert.small or bert.base, if MODEL is the path of d2l weights.")]
 Labels = Annotated[
-    str | None, typer.Option(help="Label names in the model's order, comma-separated, where its config has LABEL_0, ….")
+    str | None, typer.Option(help="Label names in the model's order, comma-separated, if its config has LABEL_0, ….")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Premise = Annotated[str | None, typer.Option(help="Name of the premise column.")]
@@ -36,23 +36,21 @@ Hypothesis = Annotated[str | None, typer.Option(help="Name of the hypothesis col
 Label = Annotated[str | None, typer.Option(help="Name of the label column.")]
 LabelNames = Annotated[
     str | None,
-    typer.Option(metavar="SAID=LABEL,…", help="What label cells mean: 0=entailment,1=neutral,2=contradiction."),
+    typer.Option(metavar="CELL=LABEL,…", help="What label cells mean, such as 0=entailment,1=neutral,2=contradiction."),
 ]
-SkipBadRows = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and count them.")
-]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Skip rows that cannot be used, and count them.")]
 
 Include = Annotated[str | None, typer.Option(metavar="HOST[:SLOT,…]@…", help="Only these hosts and slots.")]
 Exclude = Annotated[str | None, typer.Option(metavar="HOST[:SLOT,…]@…", help="All but these hosts and slots.")]
 EnvFile = Annotated[
-    str | None, typer.Option(help="NAME=VALUE lines for every rank; left out, .deepspeed_env as DeepSpeed finds it.")
+    str | None, typer.Option(help="File of NAME=VALUE lines for all ranks. Default: .deepspeed_env, as in DeepSpeed.")
 ]
-MasterAddr = Annotated[str | None, typer.Option(help="Address of the first host; left out, it is found.")]
-MasterPort = Annotated[int, typer.Option(min=1, max=65535, help="Port on the first host, free there.")]
+MasterAddr = Annotated[str | None, typer.Option(help="Address of the first host. Default: found automatically.")]
+MasterPort = Annotated[int, typer.Option(min=1, max=65535, help="A free port on the first host.")]
 
 
 def _fetchable(incomplete: str) -> list[str]:
-    """Names that a shell offers."""
+    """Names for the shell's completion."""
     from bertnli.fetch.catalog import CATALOG
 
     return [name for name in CATALOG if name.startswith(incomplete)]
@@ -61,7 +59,7 @@ def _fetchable(incomplete: str) -> list[str]:
 @app.callback()
 def _every_command(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
     ] = False,
 ) -> None:
     """Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs."""
@@ -74,7 +72,7 @@ def demo(
     ),
     as_json: Json = False,
 ) -> None:
-    """The whole path on real data: fetch, train, evaluate, export, verify, score a file."""
+    """The complete path on real data: fetch, train, evaluate, export, verify, score a file."""
     from bertnli.commands.demo import run
 
     _finish(run(out), as_json)
@@ -88,18 +86,18 @@ def fetch(
             metavar="NAME", help="A name from --list, or a model's hub id (org/name).", autocompletion=_fetchable
         ),
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="Put a copy into this folder as well.")] = None,
-    source: Annotated[str | None, typer.Option("--from", help="Take it from this file or address.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Also copy it into this folder.")] = None,
+    source: Annotated[str | None, typer.Option("--from", help="Take it from this file, folder or URL.")] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the names.")] = False,
     as_json: Json = False,
 ) -> None:
-    """A named data set or pretrained model, checksummed, resumable, into the cache."""
+    """Download a data set or pretrained model by name into the cache: resumable, with checksums."""
     from bertnli.fetch import catalog
     from bertnli.fetch.resolve import fetch as fetch_name
 
     if show_list:
         if name is not None or to is not None or source is not None:
-            raise InputError("fetch --list", found="a NAME, --to or --from beside it", do="leave those out")
+            raise InputError("fetch --list", found="also NAME, --to or --from", do="omit those")
         if as_json:
             print(json.dumps({"names": catalog.describe(), "suites": catalog.SUITES}))
             return
@@ -118,20 +116,20 @@ def fetch(
 def train(
     run_file: Annotated[str, typer.Argument(metavar="RUN.yaml")],
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="Processes; left out, one for each device.")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one for each device.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune on this machine as the run file says; the same command goes on with a run that was stopped."""
+    """Fine-tune on this machine as the run file says. The same command resumes a run that was stopped."""
     from bertnli.run.run_file import load_run
 
-    load_run(run_file, sets or [])  # what is wrong with the run file shows before torch is loaded
+    load_run(run_file, sets or [])  # reports mistakes in the run file before torch is loaded
     need("torch", "train")
     import torch
 
     devices = torch.cuda.device_count()
     ranks = ranks or max(1, devices)
     if devices and ranks > devices:
-        raise InputError("--ranks", found=str(ranks), expected=f"{devices} at most, a GPU each")
+        raise InputError("--ranks", found=str(ranks), expected=f"at most {devices}, the number of GPUs")
     arguments = [run_file, *(part for assignment in sets or [] for part in ("--set", assignment))]
     arguments += ["--json"] * as_json + ["--debug"] * _debug()
     if ranks == 1:
@@ -153,15 +151,17 @@ def launch(
     env_file: EnvFile = None,
     master_addr: MasterAddr = None,
     master_port: MasterPort = 29500,
-    launcher: Annotated[str | None, typer.Option(help="pdsh or ssh; left out, pdsh where it is installed.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, then print what would be started.")] = False,
-    restarts: Annotated[int, typer.Option(min=0, help="Start a job that fails again, this many times.")] = 0,
+    launcher: Annotated[str | None, typer.Option(help="pdsh or ssh. Default: pdsh if it is installed.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the hosts, print the commands, start nothing.")
+    ] = False,
+    restarts: Annotated[int, typer.Option(min=0, help="Restart a failed job at most so many times.")] = 0,
     min_hosts: Annotated[
-        int | None, typer.Option(help="Of those that still answer, for a restart; left out, all.")
+        int | None, typer.Option(help="Restart if at least so many hosts still answer. Default: all.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune on many hosts through the deepspeed launcher, after a look at every host."""
+    """Fine-tune on many hosts with the deepspeed launcher, after a check of every host."""
     need("deepspeed", "train")
     from bertnli_launch import job
 
@@ -185,16 +185,16 @@ def launch(
 
 @app.command(name="doctor", epilog="Example: bertnli doctor --hostfile hosts")
 def doctor(
-    hostfile: Annotated[str | None, typer.Option(help="Look at every host of it, as launch does.")] = None,
+    hostfile: Annotated[str | None, typer.Option(help="Check all hosts in this file, as launch does.")] = None,
     include: Include = None,
     exclude: Exclude = None,
     env_file: EnvFile = None,
     master_addr: MasterAddr = None,
     master_port: MasterPort = 29500,
-    bundle: Annotated[Path | None, typer.Option(help="Compare this bundle's files with its manifest.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Check the files of this bundle against its manifest.")] = None,
     as_json: Json = False,
 ) -> None:
-    """What this machine, or every host of a hostfile, has and lacks, each with its mend."""
+    """What this machine, or every host of a hostfile, has and lacks, and how to fix it."""
     from bertnli_launch.doctor import doctor as examine
 
     found = examine(
@@ -215,17 +215,17 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A model or run folder, a checkpoint, a d2l zip, a bundle, or a fetched name."
+            metavar="MODEL", help="A model folder, run, checkpoint, d2l zip or bundle, or a name for fetch."
         ),
     ],
     data: Annotated[
         list[str],
-        typer.Argument(metavar="DATA...", help="Labelled files or fetched names; nli-suite stands for ten of them."),
+        typer.Argument(metavar="DATA...", help="Labelled files, or names for fetch; nli-suite is ten data sets."),
     ],
     report: Annotated[Path | None, typer.Option(help="Write report.html and evaluation.json into this folder.")] = None,
     calibrate: Annotated[
         str | None,
-        typer.Option(metavar="HELD_OUT", help="Fit a temperature on these labelled rows; keep it with the model."),
+        typer.Option(metavar="HELD_OUT", help="Fit a temperature on these labelled rows; store it with the model."),
     ] = None,
     against: Annotated[
         str | None, typer.Option(metavar="OTHER", help="Compare with another model on the same rows.")
@@ -239,11 +239,11 @@ def evaluate(
     label_names: LabelNames = None,
     skip_bad_rows: SkipBadRows = False,
     shuffle_premises: Annotated[
-        bool, typer.Option("--shuffle-premises", help="Give the rows each other's premises: what stays is artefact.")
+        bool, typer.Option("--shuffle-premises", help="Control: shuffle the premises over the rows.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Accuracy and more, of a checkpoint, an HF folder or an ONNX bundle: the same figures from each."""
+    """Accuracy and other metrics of a checkpoint, a Hugging Face folder or an ONNX bundle."""
     from bertnli.commands import model_argument
     from bertnli.commands.eval import NamedModel, evaluation
     from bertnli.data.pairs import Columns
@@ -251,8 +251,8 @@ def evaluate(
     keep = None if calibrate is None else model_argument.temperature_writer(model)
     options, other = model_argument.ModelOptions(arch, labels), None
     if against is not None:
-        options, others_options = model_argument.shared(options, model, against)
-        other = NamedModel(against, model_argument.predictor(against, others_options, device))
+        options, other_options = model_argument.split_options(options, model, against)
+        other = NamedModel(against, model_argument.predictor(against, other_options, device))
     found = evaluation(
         model,
         model_argument.predictor(model, options, device),
@@ -273,14 +273,16 @@ def evaluate(
 @app.command(epilog="Example: bertnli export runs/snli/model bundle --verify snli-test")
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model or run folder, a checkpoint, a d2l zip, or a fetched name.")
+        str, typer.Argument(metavar="MODEL", help="A model folder, run, checkpoint or d2l zip, or a name for fetch.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
     precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), int8 (CPU) or fp16 (GPU).")] = "fp32",
     layout: Annotated[
-        str, typer.Option(help="bertnli, which optimum opens too; triton makes OUT a Triton model repository.")
+        str, typer.Option(help="bertnli (optimum can open it too), or triton: OUT is a Triton model repository.")
     ] = "bertnli",
-    verify: Annotated[str | None, typer.Option(metavar="DATA", help="Real rows for the parity check.")] = None,
+    verify: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Real rows for the parity check, by path or name.")
+    ] = None,
     premise: Premise = None,
     hypothesis: Hypothesis = None,
     label: Label = None,
@@ -290,10 +292,10 @@ def export(
     allow_unfused: Annotated[
         bool, typer.Option("--allow-unfused", help="Accept a graph whose attention is not fused.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Checkpoint to ONNX bundle: attention fused and counted, parity-checked, or nothing is left."""
+    """Export a checkpoint to an ONNX bundle with fused attention. If the parity check fails, no bundle is left."""
     need("onnxscript", "export")
     from bertnli_export.build import export_bundle
 
@@ -303,13 +305,15 @@ def export(
     from bertnli.report import licences
 
     if verify is None and (premise or hypothesis or label or label_names):
-        raise InputError("--premise, --hypothesis, --label, --label-names", found="no --verify", do="give its DATA too")
-    meant = _mapping("--label-names", label_names)
+        raise InputError(
+            "--premise, --hypothesis, --label, --label-names", found="no --verify", do="give --verify DATA too"
+        )
+    names = _mapping("--label-names", label_names)
     source = model_argument.load(model, model_argument.ModelOptions(arch, labels))
     rows = None
     if verify is not None:
         columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse
-        rows = open_set(verify, columns, label_names=meant, prefer_parse=reads_parse)
+        rows = open_set(verify, columns, label_names=names, prefer_parse=reads_parse)
     summary = export_bundle(
         source,
         out,
@@ -327,7 +331,7 @@ def export(
 @app.command(epilog="Example: bertnli verify bundle --data snli-test")
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
-    data: Annotated[str | None, typer.Option(help="A labelled file or fetched name, for the accuracy.")] = None,
+    data: Annotated[str | None, typer.Option(help="A labelled file, or a name for fetch, to measure accuracy.")] = None,
     device: Device = "auto",
     premise: Premise = None,
     hypothesis: Hypothesis = None,
@@ -336,14 +340,14 @@ def verify(
     skip_bad_rows: SkipBadRows = False,
     as_json: Json = False,
 ) -> None:
-    """The bundle's checksums, and its logits on this machine's device against the checkpoint's."""
+    """Check a bundle: its checksums, and on this machine's device its logits against the checkpoint's."""
     from bertnli_export.verify import verify as check
 
     from bertnli.data.pairs import Columns
 
     if data is None and (premise or hypothesis or label or label_names or skip_bad_rows):
         options = "--premise, --hypothesis, --label, --label-names, --skip-bad-rows"
-        raise InputError(options, found="no --data", do="give it too")
+        raise InputError(options, found="no --data", do="give --data too")
     summary = check(
         bundle,
         data,
@@ -361,37 +365,38 @@ def score(
     input: Annotated[
         str,
         typer.Argument(
-            metavar="INPUT", help=".tsv .csv .jsonl .parquet, .gz or .zst of the text ones; - with --format."
+            metavar="INPUT",
+            help="A .tsv, .csv, .jsonl (also .gz, .zst) or .parquet file, or a name for fetch; - is standard input.",
         ),
     ],
     output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="The same formats, by its name; - for standard output.")
+        str, typer.Argument(metavar="OUTPUT", help="A file in one of these formats; - is standard output.")
     ],
     device: Device = "auto",
-    devices: Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1; left out, all.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that share the cores, on the CPU.")] = 1,
+    devices: Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1. Default: all.")] = None,
+    workers: Annotated[int, typer.Option(help="Number of processes, on the CPU; they share the cores.")] = 1,
     temperature: Annotated[
-        float | None, typer.Option(help="Divides the logits; left out, the bundle's own; 1 turns it off.")
+        float | None, typer.Option(help="Divide the logits by it; 1 turns it off. Default: the bundle's.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Start over, whatever is there.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning, and replace OUTPUT.")] = False,
     premise: Premise = None,
     hypothesis: Hypothesis = None,
     label: Label = None,
-    prefix: Annotated[str, typer.Option(help="Put this before the names of the added columns.")] = "",
+    prefix: Annotated[str, typer.Option(help="Prefix for the names of the added columns.")] = "",
     format: Annotated[
-        str | None, typer.Option(help="tsv, csv or jsonl, of an input or output whose name does not say it, such as -.")
+        str | None, typer.Option(help="tsv, csv or jsonl, if the name of INPUT or OUTPUT does not tell it, such as -.")
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Score a folder of files into a folder over a Ray cluster: auto, local or HOST:PORT.",
+            help="Score all files of a folder into a folder, on a Ray cluster: auto, local or HOST:PORT.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a file: every input row has one output row, in order; the same command goes on after a kill."""
+    """Score a file: each input row has one output row, in order. The same command resumes after a kill."""
     from bertnli.common.progress import progress
     from bertnli.data.pairs import Columns
     from bertnli.fetch.resolve import resolve_data
@@ -409,7 +414,7 @@ def score(
         from bertnli_export.distributed import find_partitions, score_partitions
 
         if devices is not None or workers != 1 or format is not None:
-            raise InputError("--ray", found="--devices, --workers or --format beside it", do="leave those out")
+            raise InputError("--ray", found="also --devices, --workers or --format", do="omit those")
         partitions = find_partitions(input, output)
         with progress("partitions", len(partitions)) as show:
             summary = score_partitions(bundle, partitions, output, ray, progress=show, **options)
@@ -422,7 +427,7 @@ def score(
     read = input if input == "-" else resolve_data(input)
     read_as, write_as = (None if format is None or says_format(name) else format for name in (read, output))
     if format is not None and read_as is write_as is None:
-        raise InputError("--format", found=f"{input} and {output}, whose names say it", do="leave it out")
+        raise InputError("--format", found=f"{input} and {output}, whose names tell it", do="omit --format")
     with progress("rows") as show:
         summary = score_file(
             bundle,
@@ -435,12 +440,12 @@ def score(
             progress=show,
             **options,
         )
-    # With scores on standard output, the summary has to go elsewhere.
+    # If the scores go to standard output, the summary goes to standard error.
     _finish(summary, as_json, file=sys.stderr if output == "-" else sys.stdout)
 
 
 def main() -> None:
-    """The console script: every error a person can cause is one message and an exit code."""
+    """The console script. An error that the user can cause becomes one message and an exit code."""
     spin_briefly(os.environ)
     for number in not_ignored(SIGNALS):
         signal.signal(number, _interrupt)
@@ -462,15 +467,15 @@ def _debug() -> bool:
 
 
 def _mapping(option: str, given: str | None) -> dict[str, str]:
-    """`a=b,c=d`, as an option gives it."""
+    """The value of an option such as `a=b,c=d`."""
     parts = [part.partition("=") for part in (given or "").split(",") if part.strip()]
-    if wrong := [said for said, equals, meant in parts if not (said.strip() and equals and meant.strip())]:
-        raise InputError(option, found=wrong[0], expected="SAID=LABEL, several with commas between them")
-    return {said.strip(): meant.strip() for said, _, meant in parts}
+    if wrong := [cell for cell, equals, label in parts if not (cell.strip() and equals and label.strip())]:
+        raise InputError(option, found=wrong[0], expected="CELL=LABEL, several separated by commas")
+    return {cell.strip(): label.strip() for cell, _, label in parts}
 
 
 def _finish(summary: dict[str, Any], as_json: bool, file: Any = None) -> None:
-    """The summary for a person, and as one JSON line if asked for."""
+    """Print the summary as text, and with `--json` also as JSON on the last line."""
     for key, value in summary.items():
         if isinstance(value, float):
             print(f"{key}: {value:.4g}", file=file)

@@ -1,4 +1,4 @@
-"""`make docs`: the API reference, made of the docstrings by pdoc. A warning of pdoc's is an error.
+"""`make docs`: pdoc makes the API reference from the docstrings. A warning of pdoc is an error.
 
 python docs/api.py build/docs
 """
@@ -30,7 +30,7 @@ def build(out: Path) -> list[str]:
                     _prepare(importlib.import_module(module.name))
             if hasattr(package, "__all__"):  # without it, pdoc shows all modules
                 package.__all__ += [module.name for module in pkgutil.iter_modules(package.__path__)]
-        bertnli.Scorer = bertnli.Scorer  # pdoc does not look for names that load when first used
+        bertnli.Scorer = bertnli.Scorer  # pdoc does not look for names that are loaded at their first use
         pdoc.render.configure(docformat="markdown", footer_text="bertnli")
         pdoc.pdoc(*PACKAGES, output_directory=out)
     theirs = Path(pdoc.__file__).parent
@@ -38,15 +38,14 @@ def build(out: Path) -> list[str]:
 
 
 def _prepare(module: ModuleType) -> None:
-    """What pdoc would get wrong in the module's classes."""
+    """Correct what pdoc would get wrong in the module's classes."""
     for one in vars(module).values():
         if not isinstance(one, type) or one.__module__ != module.__name__:
             continue
-        if (
-            one.__doc__ is None
-        ):  # else the text of a library's class that it inherits from would be shown, with its links
-            one.__doc__ = "@public" if one.__subclasses__() else ""  # those that inherit from it link to it
-        if hasattr(one, "_fields"):  # the hints of a NamedTuple's constructor are text that knows no names
+        # Without a text of its own, a class would show that of the library's class it inherits from, with its links.
+        if one.__doc__ is None:
+            one.__doc__ = "@public" if one.__subclasses__() else ""  # its subclasses link to it
+        if hasattr(one, "_fields"):  # a NamedTuple's constructor has its type hints as text
             one.__new__.__annotations__ = typing.get_type_hints(one)
 
 

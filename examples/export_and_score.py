@@ -1,4 +1,4 @@
-"""A trained model to an ONNX bundle, and pairs to scores, from Python.
+"""Export a trained model to an ONNX bundle and score pairs with it, from Python.
 
     python examples/export_and_score.py runs/own/model bundle
 
@@ -14,10 +14,10 @@ from bertnli import Scorer
 from bertnli.model import pretrained
 
 model, bundle = map(Path, sys.argv[1:])
-summary = export_bundle(pretrained.load(model), bundle)  # raises, and leaves nothing, where the logits differ
+summary = export_bundle(pretrained.load(model), bundle)  # raises an error, and leaves nothing, if the logits differ
 print(f"{summary['bundle']}: {summary['precision']}, {summary['fused_attention']} fused attention operators")
 
-scorer = Scorer(bundle, device="cpu")  # `auto`, the default, takes a GPU where there is one
+scorer = Scorer(bundle, device="cpu")  # the default, `auto`, takes a GPU if there is one
 pairs = [("A man is playing a guitar.", "A person makes music."), ("Two dogs run on a beach.", "The dogs sleep.")]
 for pair, score in zip(pairs, scorer.score(pairs), strict=True):
     print(*pair, score.label, f"{score.probabilities[score.label]:.3f}", sep="\t")

@@ -1,3 +1,5 @@
+"""Score pairs with a bundle, without bertnli: needs onnxruntime, tokenizers and numpy, and the folder bundle/."""
+
 import json
 from pathlib import Path
 

@@ -3,8 +3,8 @@
     ray start --head                                      # and on other nodes: ray start --address HOST:PORT
     python examples/score_on_ray.py bundle parts scores auto
 
-The address is `auto`, `HOST:PORT`, or `local` for a cluster that lasts as long as the call. Bundle and folders lie
-where every node sees them under the same path. Whatever is killed on the way, the same command goes on.
+The address is `auto`, `HOST:PORT`, or `local` for a cluster that lasts as long as the call. Every node must see the
+bundle and the folders under the same path. If anything is killed, the same command continues.
 """
 
 import sys

@@ -18,12 +18,12 @@ INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_id
 
 
 def scores(server: str, model: Path, pairs: list[tuple[str, str]]) -> list[dict[str, float]]:
-    """Probabilities by label. `model`: its folder, for name, tokenizer, labels and temperature. 32 pairs at most."""
+    """Probabilities by label, for at most 32 pairs. model: its folder, with tokenizer, labels and temperature."""
     temperature = json.loads((model / "manifest.json").read_text())["temperature"]
     config = json.loads((model / "config.json").read_text())
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.enable_truncation(config["bertnli"]["max_length"])
-    # A few lengths in all: Triton joins requests into one batch where their lengths are the same.
+    # Few different lengths, because Triton joins requests of the same length into one batch.
     tokenizer.enable_padding(pad_id=config["pad_token_id"], pad_to_multiple_of=16)
     encoded = tokenizer.encode_batch(pairs)
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Train on a TSV of your own, look at the result, export it and score a file with it. In the repository's root:
+# Train on a TSV of your own, evaluate the result, export it and score a file with it. In the repository's root:
 #   sh examples/train_on_your_own.sh
-# 30 pairs teach a model nothing: put your own in the file that train_on_your_own.yaml names. What is wrong with them is
-# said before the training starts, row by row.
+# 30 pairs teach a model nothing: put your own into the file that train_on_your_own.yaml names. Rows that cannot be used are
+# reported before the training starts.
 set -eu
 bertnli train examples/train_on_your_own.yaml "$@"
 bertnli eval runs/own/model examples/train_on_your_own.tsv --premise note --hypothesis claim --label verdict

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -19,6 +20,11 @@ from tests.support import tiny
 # The tests' models are tiny, and the workers of pytest-xdist share the cores: more threads would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 spin_briefly(os.environ)
+
+# Property tests have few examples here, many in test_properties_system.py (pytest's --hypothesis-profile=full).
+hypothesis.settings.register_profile("quick", max_examples=15, deadline=None)
+hypothesis.settings.register_profile("full", max_examples=200, deadline=None)
+hypothesis.settings.load_profile("quick")
 
 # Tests of GPU code have stand-ins; whether this machine has a GPU changes nothing.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -18,7 +18,7 @@ from bertnli.common.errors import BertnliError
 
 @dataclass
 class BertnliScore(Scoring):
-    """`bertnli_export.score.score_file`; the loading that it reports is taken off. Its batches are its own affair."""
+    """`bertnli_export.score.score_file` without the load time that it reports. It chooses its own batches."""
 
     whole_last_block: ClassVar[bool] = False
     batch_sizes: Sequence[int] = field(default=(), init=False)
@@ -32,20 +32,21 @@ class BertnliScore(Scoring):
         return {"device": "auto"}
 
     def load(self) -> None:
-        from bertnli_export.build import export_bundle
-
         from bertnli import Scorer
-        from bertnli.model import pretrained
 
         self._bundle = self.work.folder / f"bundle-{self.precision}"
         if not self._bundle.exists():
+            from bertnli_export.build import export_bundle
+
+            from bertnli.model import pretrained
+
             source = pretrained.load(self.work.model, max_length=MAX_LENGTH)
             try:
                 export_bundle(source, self._bundle, precision=self.precision)
             except BertnliError as error:
                 if self.precision == "fp32":
                     raise
-                raise Unavailable(str(error)) from None  # no such precision, or the parity gate did not let it pass
+                raise Unavailable(str(error)) from None  # there is no such precision, or the parity gate refused it
         self._scorer = Scorer(self._bundle)
 
     def quality(self, reference: Sequence[float]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""bertnli's own trainer: the command a user gives, untouched, timed from outside."""
+"""bertnli's own trainer: the command that a user gives, timed from outside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks.harness import Peer, Run, end_children
 from benchmarks.work import Work
 from bertnli.common.errors import RunError
 
-_POLL = 0.02  # seconds between two looks at metrics.jsonl: fewer looks take less from the cores that are measured
+_POLL = 0.02  # seconds between two checks of metrics.jsonl; each takes time from the cores that are measured
 _PATIENCE = 600.0  # seconds for a step, the first one's start-up included
 _NEVER = 10**6
 
@@ -29,8 +29,8 @@ _NEVER = 10**6
 class BertnliTrain(Peer):
     """`python -m bertnli.train RUN.yaml`, stopped (SIGSTOP) between runs.
 
-    Time goes from one line of metrics.jsonl to another, by the harness's clock, so whatever the loop does in between
-    counts. The step under way when the process was stopped does not.
+    A run is timed from one line of metrics.jsonl to another by the harness's clock, so everything that the loop does in
+    between counts. The step during which the process was stopped does not count.
     """
 
     work: Work
@@ -43,7 +43,7 @@ class BertnliTrain(Peer):
     def __post_init__(self) -> None:
         self.about = f"bertnli, ZeRO-{self.zero_stage}"
         self._process: subprocess.Popen[bytes] | None = None
-        # Losses in bf16 are good for three digits.
+        # Losses in bf16 have three valid digits.
         self.tolerance = 1e-3 if self.precision == "fp32" else 2e-2
 
     def options(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class BertnliTrain(Peer):
         return Run(steps * self.work.batch_size, seconds)
 
     def processes(self) -> list[int]:
-        """The command's alone: this process only watches."""
+        """The command's process only; this one just waits."""
         return [self._process.pid] if self._process is not None else []
 
     # ------------------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class BertnliTrain(Peer):
         return Path(content["output"])
 
     def _wait_for(self, output: Path, steps: int) -> None:
-        """Until `steps` steps have been logged."""
+        """Wait until `steps` steps have been logged."""
         assert self._process is not None
         file, size = output / "metrics.jsonl", -1
         until = time.monotonic() + _PATIENCE
@@ -121,7 +121,7 @@ class BertnliTrain(Peer):
         raise RunError(f"bertnli train: no step in {_PATIENCE:.0f} s")
 
     def _stop(self) -> None:
-        """Returns when every thread has come to rest."""
+        """Stop the process; returns when every thread has stopped."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -130,7 +130,7 @@ class BertnliTrain(Peer):
 def start(
     run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None, **streams: Any
 ) -> subprocess.Popen[bytes]:
-    """`python -m bertnli.train` on these keys, written beside the run's output, with variables of its own besides."""
+    """Start `python -m bertnli.train` on a run file with these keys, with more environment variables."""
     path = Path(run_file["output"]).with_suffix(".yaml")
     path.write_text(yaml.safe_dump(dict(run_file)))
     command = [sys.executable, "-m", "bertnli.train", str(path), "--json"]
@@ -141,7 +141,7 @@ def start(
 def started(
     run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None, **streams: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The same; it does not outlive the block."""
+    """The same; the process ends with the block."""
     process = start(run_file, environment, **streams)
     try:
         yield process
@@ -153,7 +153,7 @@ def started(
 
 
 def train(run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The same, to its end: the summary that it prints. Raises RunError where it fails."""
+    """Run it to its end; returns the summary that it prints. Raises RunError if it fails."""
     log = Path(run_file["output"]).with_suffix(".log")
     with log.open("wb") as errors, started(run_file, environment, stdout=subprocess.PIPE, stderr=errors) as process:
         out, _ = process.communicate()
@@ -166,5 +166,5 @@ def train(run_file: Mapping[str, Any], environment: Mapping[str, str] | None = N
 
 def steps_of(output: Path) -> list[dict[str, Any]]:
     """The figures of each step that a run has logged so far."""
-    lines = (output / "metrics.jsonl").read_text().split("\n")[:-1]  # those that are whole
+    lines = (output / "metrics.jsonl").read_text().split("\n")[:-1]  # complete lines
     return [row for row in map(json.loads, lines) if "loss" in row]

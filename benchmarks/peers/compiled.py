@@ -1,4 +1,4 @@
-"""transformers' model through torch.compile, the way torch's documentation serves a batch after another."""
+"""transformers' model with torch.compile, one batch after another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bertnli.common.installed import installed
 
 @dataclass
 class TorchCompiled(Tokenised):
-    """One graph for all shapes (`dynamic=True`); fp16 where precision says so."""
+    """One graph for all shapes (`dynamic=True`), in fp32 or fp16."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,7 +35,7 @@ class TorchCompiled(Tokenised):
         example = {name: np.ones((2, 8), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
         try:
             self.logits(example)
-        except Exception as error:  # torch has no common class for what goes wrong in its compilers
+        except Exception as error:  # torch's compilers have no common exception class
             raise Unavailable(f"torch.compile: {str(error).splitlines()[0]}") from None
 
     def logits(self, batch: Batch) -> NDArray[np.floating]:

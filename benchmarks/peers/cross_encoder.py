@@ -1,4 +1,4 @@
-"""sentence-transformers' `CrossEncoder.predict`, which sorts by length: on torch, and on its two other backends."""
+"""sentence-transformers' `CrossEncoder.predict`, which sorts by length, with its backends torch, onnx and openvino."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _ENVIRONMENTS = {"onnx": "optimum-onnx", "openvino": "openvino"}
 
 @dataclass
 class CrossEncoderPredict(Scoring):
-    """backend: torch, onnx or openvino. The last two need optimum, and so an environment of their own.
-    precision, attention: of the torch backend: fp32 or fp16, and transformers' `attn_implementation`."""
+    """backend: torch, onnx or openvino; the last two need optimum, and so an environment of their own. precision: fp32,
+    or fp16 with torch. attention: transformers' `attn_implementation`, with torch."""
 
     backend: str = "torch"
     attention: str | None = None
@@ -69,5 +69,5 @@ class CrossEncoderPredict(Scoring):
         return self._model.predict(list(pairs), batch_size=self.batch_size, apply_softmax=True, show_progress_bar=False)
 
 
-# Where the processor has bf16 OpenVINO takes it unasked.
+# By default OpenVINO uses bf16 if the processor has it.
 _OPENVINO = {"INFERENCE_PRECISION_HINT": "f32"}

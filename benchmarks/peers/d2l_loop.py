@@ -1,4 +1,4 @@
-"""The d2l book's own loop: every pair padded to 128 tokens, fp32, nothing clever."""
+"""The d2l book's own loop: every pair padded to 128 tokens, in fp32."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from benchmarks.work import MAX_LENGTH
 class D2lLoop(Loop):
     """Dive into Deep Learning, section 16.7 and `train_batch_ch13`, with this benchmark's model and AdamW.
 
-    Every pair costs the same here, so a run may take fewer of them than the other peers'. Batches too large for the
-    memory that it shares with the other peers are taken in parts whose gradients add up, which costs it nothing.
+    Every pair costs the same here, so a run may use fewer of them than the other peers' runs. A batch that is too large
+    for the memory that all peers share is split, and the gradients of its parts are added, which costs no time.
     """
 
     name: str = "d2l-loop"

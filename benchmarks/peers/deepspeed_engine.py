@@ -1,4 +1,4 @@
-"""DeepSpeed's bare engine, used as its own examples use it, with padded batches of similar length."""
+"""DeepSpeed's engine as its own examples use it, with padded batches of similar length."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from benchmarks.peers.loop import Loop, endless
 class DeepSpeedEngine(Loop):
     """`deepspeed.initialize`, then forward, `engine.backward`, `engine.step` for each micro-batch.
 
-    Two departures, without which it does not run everywhere, neither of which makes it slower: torch's fused AdamW is
-    handed over (DeepSpeed's own is compiled at first use), and its compiled shared-memory collectives are off (one
-    process has nothing to communicate).
+    Two changes let it run everywhere, and do not make it slower: it gets torch's fused AdamW (DeepSpeed's own is
+    compiled at first use), and its compiled shared-memory collectives are off (one process has nothing to communicate).
     """
 
     name: str = "deepspeed-engine"
     about: str = "DeepSpeed's engine with transformers' BERT, similar lengths, bf16"
-    # Its forward runs on weights rounded to bf16, which swallow part of a first step of 1e-4; in fp32 it is 2e-5 off.
+    # Its forward pass uses weights rounded to bf16, which lose part of a first step of 1e-4; in fp32 the gap is 2e-5.
     tolerance: float = 0.15
 
     def options(self) -> dict[str, Any]:
@@ -61,7 +60,7 @@ class DeepSpeedEngine(Loop):
         self._batches = endless(loader)
 
     def step(self) -> float:
-        """One optimizer step, of as many micro-batches as the engine accumulates."""
+        """One optimizer step, over all micro-batches that the engine accumulates."""
         total, count = 0.0, self._engine.gradient_accumulation_steps()
         for _ in range(count):
             batch = next(self._batches).to(self._device)

@@ -1,4 +1,4 @@
-"""What the peers built on transformers share: the model, and rows tokenised beforehand as its guides do."""
+"""Shared by the peers that use transformers: the model, and rows tokenised in advance as its guides do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.work import MAX_LENGTH, Work
 
 
 def model(work: Work, *, dropout: float | None = None) -> Any:
-    """BertForSequenceClassification of the work's folder, in fp32; `dropout` replaces every probability."""
+    """BertForSequenceClassification from the work's folder, in fp32; `dropout` replaces every dropout probability."""
     try:
         from transformers import AutoModelForSequenceClassification
     except ImportError as error:
@@ -26,7 +26,7 @@ def tokenizer(work: Work) -> Any:
 
 
 def features(work: Work, pairs: int | None = None, *, pad: bool = False) -> list[dict[str, Any]]:
-    """The first rows as `input_ids`, `token_type_ids`, `attention_mask` and `labels`; with `pad` all of full length."""
+    """The first rows as `input_ids`, `token_type_ids`, `attention_mask` and `labels`. pad: all to full length."""
     from transformers import AutoConfig
 
     rows = work.read(pairs)

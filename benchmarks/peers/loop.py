@@ -1,4 +1,4 @@
-"""What the peers with a training loop of their own share: they are loaded, and then take steps."""
+"""Shared by the peers with a training loop of their own: they are loaded, and then take steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.work import Work
 
 @dataclass
 class Loop(Peer):
-    """A peer that takes optimizer steps one by one; `share` of the pairs asked for, where it is too slow for all."""
+    """A peer that takes optimizer steps one by one. share: of the requested pairs, for a peer that is too slow."""
 
     work: Work
     share: float = 1.0
 
     @abstractmethod
     def load(self, pairs: int, dropout: float | None) -> None:
-        """The model, and the first `pairs` rows; `dropout` in place of the model's own where it is not None."""
+        """Load the model and the first `pairs` rows; `dropout` replaces the model's own unless it is None."""
 
     @abstractmethod
     def step(self) -> float:

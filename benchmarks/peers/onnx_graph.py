@@ -1,6 +1,6 @@
 """Peers that export a graph and leave the rest to the caller: transformers.exporters, torch with ONNX Runtime's tools.
 
-The caller's part is done as well as their documentation knows how: transformers' tokenizer on all rows at once, batches
+The caller's part follows the best advice in their documentation: transformers' tokenizer on all rows at once, batches
 by length, one ONNX Runtime session with a thread for each core.
 """
 
@@ -25,7 +25,7 @@ from bertnli.common.installed import installed
 Batch = Mapping[str, NDArray[np.int64]]
 """`input_ids`, `attention_mask` and `token_type_ids`, each `[batch, length]`."""
 Batches = Iterable[tuple[NDArray[np.int64], Batch]]
-"""Each with the places of its pairs."""
+"""Each with the indices of its pairs."""
 _PAD = {"return_tensors": "np"}
 
 
@@ -49,7 +49,7 @@ class Tokenised(Scoring):
         return softmax(result)
 
     def run_batches(self, batches: Batches, result: NDArray[np.floating]) -> None:
-        """The logits of each batch into its places of `result`."""
+        """Write the logits of each batch to its rows of `result`."""
         for places, batch in batches:
             result[places] = self.logits(batch)
 
@@ -85,7 +85,7 @@ class OnnxGraph(Tokenised):
         provider = f"{self.provider.upper()}ExecutionProvider"
         self._session = ort.InferenceSession(str(path), options, providers=[provider])
         if self._session.get_providers()[0] != provider:
-            raise Unavailable(f"ONNX Runtime does not load {provider} here")  # it would go on, on the CPU
+            raise Unavailable(f"ONNX Runtime does not load {provider} here")  # it would run on the CPU
         self._inputs = [one.name for one in self._session.get_inputs()]
 
     def logits(self, batch: Batch) -> NDArray[np.floating]:
@@ -128,7 +128,7 @@ class TransformersExporter(OnnxGraph):
         OnnxExporter.save_program(exported.program, path)
 
 
-# Per channel as every guide to int8 advises.
+# Per channel, as every guide to int8 advises.
 _QUANTIZER: dict[str, Any] = {"per_channel": True}
 
 
@@ -160,6 +160,6 @@ class OnnxRuntimeDynamic(OnnxGraph):
             external_data=False,
         )
         graph = onnx.load(plain)
-        del graph.graph.value_info[:]  # of transposed initializers, which shape inference then contradicts
+        del graph.graph.value_info[:]  # those of transposed initializers contradict shape inference
         onnx.save(graph, plain)
         quantize_dynamic(plain, path, per_channel=True, weight_type=QuantType.QInt8)

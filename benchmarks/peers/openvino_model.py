@@ -1,4 +1,4 @@
-"""OpenVINO, in an environment of its own: fp32, bf16 where the processor has it, and int8 after NNCF's calibration."""
+"""OpenVINO in an environment of its own: fp32, bf16 if the processor has it, and int8 after NNCF's calibration."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from benchmarks.work import MAX_LENGTH
 from bertnli.common.installed import installed
 
 CALIBRATION = 300
-"""Rows that int8's scales come from: what nncf.quantize takes unasked."""
+"""Rows that int8's scales come from: the default of nncf.quantize."""
 
 
 @dataclass
 class OpenVino(Tokenised):
-    """Batches in flight as its throughput hint advises, each on a stream of its own (AsyncInferQueue)."""
+    """Several batches in flight, as its throughput hint advises, each on a stream of its own (AsyncInferQueue)."""
 
-    calibration: Path | None = None  # rows for int8, none of them among those that are scored
+    calibration: Path | None = None  # rows for int8; none of them is scored
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,10 +86,10 @@ class OpenVino(Tokenised):
                 model_type=nncf.ModelType.TRANSFORMER,
                 subset_size=CALIBRATION,
             )
-            aside = path.with_name("int8.xml")
-            ov.save_model(quantized, aside, compress_to_fp16=False)
+            temporary = path.with_name("int8.xml")
+            ov.save_model(quantized, temporary, compress_to_fp16=False)
             for suffix in (".xml", ".bin"):
-                aside.with_suffix(suffix).replace(path.with_suffix(suffix))
+                temporary.with_suffix(suffix).replace(path.with_suffix(suffix))
 
     def _calibration(self) -> list[dict[str, NDArray[np.int64]]]:
         """Rows as batches of one."""
@@ -102,5 +102,5 @@ class OpenVino(Tokenised):
 
 
 def _hints(precision: str) -> dict[str, str]:
-    """int8's other operators in fp32, as in every int8 peer."""
+    """In int8 the other operators run in fp32, as in every int8 peer."""
     return {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}

@@ -1,4 +1,4 @@
-"""optimum-onnx: its export, its graph optimisation, its quantisation; in an environment of its own."""
+"""optimum-onnx in an environment of its own: its export, its graph optimisation, its quantisation."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ QUANTIZATION = {"is_static": False, "per_channel": True}
 
 @dataclass
 class OptimumOnnx(Tokenised):
-    """ORTModelForSequenceClassification of the graph after ORTOptimizer; int8: after ORTQuantizer, for AVX-512 VNNI.
+    """ORTModelForSequenceClassification with the graph from ORTOptimizer, or in int8 from ORTQuantizer (AVX-512 VNNI).
 
-    It refuses to quantise a graph that it has optimised before.
+    optimum refuses to quantise a graph that it has optimised.
     """
 
     def __post_init__(self) -> None:

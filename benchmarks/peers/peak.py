@@ -1,4 +1,4 @@
-"""The machine's matrix peak: what torch's own products reach on the model's shapes, which no training can exceed."""
+"""The machine's matmul peak: the rate of torch's own products on the model's shapes, which no training can exceed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 0.25  # for each shape
 
 @dataclass
 class MatrixPeak(Peer):
-    """The rate that `bertnli train` measures for its progress line (bertnli/train/flops.py), with more time for it."""
+    """The rate that `bertnli train` measures for MFU in its progress line (bertnli/train/flops.py), measured longer."""
 
     work: Work
     precision: str

@@ -1,4 +1,4 @@
-"""transformers' `pipeline("text-classification")`, the way its documentation scores many texts."""
+"""transformers' `pipeline("text-classification")`, as its documentation scores many texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.work import MAX_LENGTH
 
 @dataclass
 class TransformersPipeline(Scoring):
-    """It batches its inputs in the order they come in: they are sorted for it."""
+    """It batches its inputs in their order, so they are sorted by length for it."""
 
     name: str = "transformers-pipeline"
     about: str = "transformers pipeline, sorted by length"

@@ -1,4 +1,4 @@
-"""A plain torch loop with exactly bertnli's model, batches and arithmetic: what DeepSpeed's engine costs beyond it."""
+"""A plain torch loop with exactly bertnli's model, batches and arithmetic. It shows what DeepSpeed's engine costs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from benchmarks.work import MAX_LENGTH
 
 @dataclass
 class PlainLoop(Loop):
-    """bertnli's packed model under torch.autocast, its stream, micro-batches, allocator settings, AdamW; no engine."""
+    """bertnli's packed model, order of pairs, micro-batches and allocator settings, with torch.autocast and AdamW."""
 
     whole_last_block: ClassVar[bool] = False
     name: str = "plain-loop"
     about: str = "plain torch loop, bertnli's model and batches"
     precision: str = "bf16"
-    tolerance: float = 2e-2  # a loss in bf16 is good for three digits
+    tolerance: float = 2e-2  # a loss in bf16 has three valid digits
     micro_batch_tokens: int | None = None
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0

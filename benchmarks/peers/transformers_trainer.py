@@ -1,4 +1,4 @@
-"""The transformers Trainer: at its defaults, and at the best settings its documentation offers."""
+"""The transformers Trainer: with its defaults, and with the best settings that its documentation offers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from benchmarks.work import Work
 class TransformersTrainer(Peer):
     """One `Trainer.train()` a run, timed from on_train_begin to on_train_end.
 
-    best: bf16, train_sampling_strategy="group_by_length", optim="adamw_torch_fused". The rows already stand as
-    group_by_length orders them over the whole corpus (see `work`), so they are read in order ("sequential"): grouping
-    the few rows of a run anew would leave more padding than the Trainer has in a real epoch. A large batch is then
-    accumulated from the work's micro-batches, which on a CPU is faster than taking it whole.
-    workers: processes that collate batches, as a GPU needs them. untimed_steps: first steps of a run that do not count;
-    on a GPU, where a run is over in seconds, starting the workers would.
+    best: bf16, train_sampling_strategy="group_by_length", optim="adamw_torch_fused". The rows are already in the order
+    of group_by_length over the complete corpus (see `work`), so they are read in order ("sequential"): grouping the few
+    rows of a run again would leave more padding than the Trainer has in a real epoch. A large batch is accumulated from
+    the work's micro-batches, which on a CPU is faster than one large batch. workers: processes that collate batches, as
+    a GPU needs them. untimed_steps: the first steps of a run do not count; on a GPU a run takes seconds, and starting
+    the workers would count.
     """
 
     work: Work
@@ -32,7 +32,7 @@ class TransformersTrainer(Peer):
         self.name = "trainer-best" if self.best else "trainer-defaults"
         settings = "bf16, group_by_length, fused AdamW" if self.best else "its defaults: fp32, random batches"
         self.about = f"transformers Trainer, {settings}"
-        # A loss in bf16 is good for three digits; the Trainer's log has four.
+        # A loss in bf16 has three valid digits; the Trainer's log has four.
         self.tolerance = 2e-2 if self.best else 1e-3
 
     def options(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class TransformersTrainer(Peer):
         return Run(steps * self.work.batch_size, clock.ended - clock.began)
 
     def trainer(self, *callbacks: Any, **changes: Any) -> Any:
-        """A Trainer of what `prepare` has loaded, with `options` and `changes` to them."""
+        """A Trainer with what `prepare` has loaded, and with `options` updated by `changes`."""
         try:
             import accelerate  # type: ignore[import-not-found] # noqa: F401 - the Trainer needs it
         except ImportError as error:
@@ -93,8 +93,8 @@ class TransformersTrainer(Peer):
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
-        # BERT's loss is the mean over a micro-batch whatever the Trainer tells the model; without this it would add up
-        # the means of an accumulated step instead of dividing by their number.
+        # BERT's loss is always the mean over a micro-batch. Without this the Trainer would add up the means of an
+        # accumulated step instead of dividing by their number.
         trainer.loss_is_scaled_for_ga = False
         return trainer
 
@@ -115,7 +115,7 @@ def _clock(untimed_steps: int) -> Any:
                     torch.cuda.synchronize()
                 self.began = time.perf_counter()
 
-        # By now the Trainer has read the loss, so the device has done all.
+        # The Trainer has read the loss, so the device has finished.
         def on_train_end(self, *_: Any, **__: Any) -> None:
             self.ended = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""`bertnli demo`: the whole path on real data, as the commands a user would type, each shown before it runs."""
+"""`bertnli demo`: the complete path on real data, as the commands that a user types; each is printed before it runs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ DATA = ("snli-100k", "snli-test")
 
 
 def run(out: Path) -> dict[str, Any]:
-    """Fetch, train, evaluate, export, verify, score; what was done before and is still valid is not done again.
+    """Fetch, train, evaluate, export, verify, score. Steps that were done before and are still valid are skipped.
 
-    Returns the figures, which are also in `out/demo.json` and `out/report.html`. Raises BertnliError with the exit
-    code of the command that failed.
+    Returns the results, which are also in `out/demo.json` and `out/report.html`. Raises BertnliError with the exit code
+    of the command that failed.
     """
     began = time.monotonic()
     folder = RunFolder(out)
@@ -35,34 +35,34 @@ def run(out: Path) -> dict[str, Any]:
     fetched = time.monotonic()
 
     sets = [f"output={out}"]
-    training = _kept(folder.path / "train.json")
+    training = _saved(folder.path / "train.json")
     if not (folder.finished and training and load_run(folder.run_file) == load_run(RECIPE, sets)):
-        training = _keep(folder.path / "train.json", _bertnli("train", str(RECIPE), "--set", *sets))
+        training = _save(folder.path / "train.json", _bertnli("train", str(RECIPE), "--set", *sets))
 
-    # A figure is valid for the very weights it was measured on.
+    # A result is valid only for the weights that it was measured with.
     weights = digest(folder.model / "model.safetensors")
-    evaluation = _kept(folder.path / "eval.json")
+    evaluation = _saved(folder.path / "eval.json")
     if evaluation is None or evaluation.get("weights") != weights:
         found = _bertnli("eval", str(folder.model), "snli-test")
-        evaluation = _keep(folder.path / "eval.json", {**found, "weights": weights})
+        evaluation = _save(folder.path / "eval.json", {**found, "weights": weights})
 
     bundle = folder.path / "bundle"
-    exported = _kept(folder.path / "export.json")
+    exported = _saved(folder.path / "export.json")
     if exported is None or exported.get("weights") != weights or not bundle.is_dir():
         force = ["--force"] if bundle.exists() else []
         found = _bertnli("export", str(folder.model), str(bundle), "--verify", "snli-test", *force)
-        exported = _keep(folder.path / "export.json", {**found, "weights": weights})
+        exported = _save(folder.path / "export.json", {**found, "weights": weights})
     else:
         _bertnli("verify", str(bundle))
 
     scores = folder.path / "scores.jsonl"
     restart = (
-        ["--restart"] if exported["weights"] != (_kept(folder.path / "score.json") or exported).get("weights") else []
+        ["--restart"] if exported["weights"] != (_saved(folder.path / "score.json") or exported).get("weights") else []
     )
     scored = _bertnli("score", str(bundle), paths["snli-test"], str(scores), *restart)
-    before = _kept(folder.path / "score.json")
-    if scored.get("pairs_per_second") or before is None:  # else the scores were there already
-        before = _keep(folder.path / "score.json", {**scored, "weights": weights})
+    before = _saved(folder.path / "score.json")
+    if scored.get("pairs_per_second") or before is None:  # otherwise the scores existed before
+        before = _save(folder.path / "score.json", {**scored, "weights": weights})
     scored = before
 
     summary = {
@@ -81,13 +81,13 @@ def run(out: Path) -> dict[str, Any]:
         "report": str(folder.report),
     }
     _write_report(folder, summary, evaluation, exported)
-    _keep(folder.path / "demo.json", summary)
+    _save(folder.path / "demo.json", summary)
     _print_table(summary)
     return summary
 
 
 def _bertnli(*arguments: str) -> dict[str, Any]:
-    """Run one command of ours as a user would, and give back its summary."""
+    """Run one bertnli command in a process of its own, as a user does. Returns its summary."""
     print(f"\n$ bertnli {shlex.join(arguments)}", flush=True)
     code, output = run_child([sys.executable, "-m", "bertnli.cli", *arguments, "--json"], capture=True)
     lines = output.splitlines()
@@ -100,8 +100,8 @@ def _bertnli(*arguments: str) -> dict[str, Any]:
     return json.loads(lines[-1])
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
-    """The figures of an earlier demo, None if there are none that can be read."""
+def _saved(path: Path) -> dict[str, Any] | None:
+    """The results that an earlier demo saved; None if there are none or they cannot be read."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -109,15 +109,15 @@ def _kept(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _keep(path: Path, figures: dict[str, Any]) -> dict[str, Any]:
-    write_text(path, json.dumps(figures, indent=1))
-    return figures
+def _save(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    write_text(path, json.dumps(results, indent=1))
+    return results
 
 
 def _write_report(
     folder: RunFolder, summary: dict[str, Any], evaluation: dict[str, Any], exported: dict[str, Any]
 ) -> None:
-    """The run's report again, now with the test split and the scoring in it."""
+    """Write the run's report again, with the results on the test split and of scoring."""
     low, high = evaluation["accuracy_interval"]
     report.write_report(
         folder.report,
@@ -148,7 +148,7 @@ def _print_table(summary: dict[str, Any]) -> None:
         print(f"{label:<22}" + "".join(f"{count:>{width},}" for count in counts))
     print(f"\nreport   {summary['report']}\nmodel    {summary['model']}")
     print(f"bundle   {summary['bundle']}\nscores   {summary['scores']}")
-    print(f"\n{summary['seconds_after_fetch']:.0f} s after the downloads. Go on with:")
+    print(f"\n{summary['seconds_after_fetch']:.0f} s after the downloads. Next you can run:")
     print(f"  bertnli train {shlex.quote(str(RECIPE))} --set data.max_train_pairs=null --set output=runs/snli")
     print(f"  bertnli export {shlex.quote(summary['model'])} my-bundle")
     print(f"  bertnli score {shlex.quote(summary['bundle'])} your-pairs.tsv scores.tsv")

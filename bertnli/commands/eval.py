@@ -1,6 +1,6 @@
-"""`bertnli eval`, from top to bottom: the data opened, a temperature fitted, each set measured, what was found written.
+"""`bertnli eval`: opens the data, fits a temperature, measures the model on each data set, writes the results.
 
-The figures themselves are evaluate.py's and tally.py's; what a set asks for beyond them is in sets.py.
+evaluation/evaluate.py and metrics.py compute the results; evaluation/data_sets.py adds what a data set needs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bertnli.run.folder import run_of
 
 
 class Model(Predictor, Protocol):
-    """A checkpoint in torch, or an ONNX bundle's session."""
+    """A checkpoint in torch, or an ONNX bundle."""
 
     @property
     def tokenizer(self) -> PairTokenizer:
@@ -39,7 +39,7 @@ class Model(Predictor, Protocol):
 
 
 class NamedModel(NamedTuple):
-    """A model to compare with, and its name."""
+    """A model and the name that the user gave it."""
 
     name: str
     model: Model
@@ -59,14 +59,14 @@ def evaluation(
     shuffle_premises: bool = False,
     report: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure `model`, which a person calls `name`, on every set of `data`, and print what a person reads.
+    """Measure `model`, which the user calls `name`, on all sets of `data`, and print the results.
 
-    calibrate: held-out rows to fit a temperature on; `keep` is called with it once everything has gone well.
-    label_names: what a label cell says -> the label's name. report: a folder for report.html and evaluation.json.
+    calibrate: held-out rows to fit a temperature on; `keep` is called with it when everything else has succeeded.
+    label_names: text of a label cell -> label. report: a folder for report.html and evaluation.json.
 
-    Returns what `LabelledSet.measure` gives of the one set; of several, `model`, `evaluations` and `skipped` by name.
-    Raises InputError and RunError as `open_set`, `LabelledSet.measure` and `calibrate.calibrate` do; what is wrong with
-    any of the sets, or with the folder, is found before the first pair is scored.
+    Returns the result of `LabelledSet.measure` for one set; for several sets, `model`, `evaluations` (name -> result)
+    and `skipped` (name -> reason). Raises InputError and RunError as `open_set`, `LabelledSet.measure` and
+    `calibrate.calibrate` do. Errors in any set, or in the folder, are found before the first pair is scored.
     """
     names = expanded(data)
     if len(names) > 1 and (calibrate or against):
@@ -76,14 +76,14 @@ def evaluation(
     open_ = partial(open_set, columns=columns, label_names=label_names, shuffle_premises=shuffle_premises)
     sets, skipped = open_all(names, partial(open_, prefer_parse=settings.reads_parse))
     if report is not None:
-        _make(report)
+        _make_folder(report)
     other = None if against is None else _compared(against, sets[0], open_)
     fitted = None
     if calibrate is not None:
         held_out = open_set(calibrate, columns, label_names=label_names, prefer_parse=settings.reads_parse)
         fitted = _fitted(model, held_out, sets[0], skip_bad_rows)
         model.temperature = fitted.temperature
-    if len(sets) > 1:  # one alone is looked through by `measure`
+    if len(sets) > 1:  # `measure` checks a single one
         for one in sets:
             one.check(model, skip_bad_rows)
     evaluations: dict[str, dict[str, Any]] = {}
@@ -102,36 +102,38 @@ def evaluation(
             print(f"{one.name}:")
         _print(found)
     for unfetched, reason in skipped.items():
-        print(f"{unfetched}: skipped, as it cannot be fetched: {reason}")
+        print(f"{unfetched}: skipped, because it cannot be fetched: {reason}")
     if len(names) > 1:
         found = {"model": name, "evaluations": evaluations, "skipped": skipped}
     if report is not None:
         _write(report, name, evaluations, skipped)
         write_file(report / "evaluation.json", json.dumps(found, indent=1))
-    if fitted is not None and keep is not None:  # last: were it to fail, the figures are there
+    if fitted is not None and keep is not None:  # last, so that the results exist even if this fails
         keep(fitted)
-        print(f"the temperature, {fitted.temperature:.4g}, is kept with {name}")
+        print(f"the temperature, {fitted.temperature:.4g}, is stored in {name}")
     return found
 
 
-def _make(report: Path) -> None:
-    """The folder for a report. Raises InputError if it cannot be, or is a run's, which has a report of its own."""
+def _make_folder(report: Path) -> None:
+    """Create the folder for the report. Raises InputError if that fails, or if it is the folder of a run."""
     if run_of(report) is not None:
         found, do = "a run's folder, which has its own report.html", f"give another folder, such as {report / 'test'}"
         raise InputError(f"--report {report}", found=found, do=do)
     try:
         report.mkdir(parents=True, exist_ok=True)
-        found = "" if os.access(report, os.W_OK) else "a folder that may not be written into"
+        found = "" if os.access(report, os.W_OK) else "a folder without write permission"
     except OSError as error:
         found = "a file" if report.is_file() else error.strerror or str(error)
     if found:
-        raise InputError(f"--report {report}", found=found, expected="a folder, or a place for one")
+        raise InputError(f"--report {report}", found=found, expected="a folder, or a path for a new one")
 
 
 def _compared(other: NamedModel, given: LabelledSet, open_: Callable[..., LabelledSet]) -> ComparedModel:
-    """The other model with the same data, opened once more: it may read other columns."""
+    """The other model and the same data, opened again because that model may read other columns."""
     if not Path(given.file.path).is_file():
-        raise InputError(f"--against: {given.file.name} is a pipe, and is read twice", do="write it to a file first")
+        raise InputError(
+            f"--against: {given.file.name} is a pipe, but must be read twice", do="write it to a file first"
+        )
     again = open_(given.name, prefer_parse=other.model.tokenizer.settings.reads_parse)
     return ComparedModel(other.name, other.model, again.file)
 
@@ -143,18 +145,18 @@ def _fitted(model: Model, held_out: LabelledSet, measured: LabelledSet, skip_bad
             held_out,
             apart_from=measured,
             skip_bad_rows=skip_bad_rows,
-            progress=lambda done, total: show(done, "to calibrate with", total),
+            progress=lambda done, total: show(done, "scored for calibration", total),
         )
 
 
 def _print(found: Mapping[str, Any]) -> None:
     print("\n".join([*summary.lines(found), *notes(found)]))
-    if swapped := summary.label_order_warning(found):
-        print(f"warning: {swapped}", file=sys.stderr)
+    if warning := summary.label_order_warning(found):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _write(folder: Path, name: str, evaluations: Mapping[str, dict[str, Any]], skipped: Mapping[str, str]) -> None:
-    """report.html of every evaluation."""
+    """Write report.html with all evaluations."""
     several = len(evaluations) + len(skipped) > 1
     figures = {}
     for data, one in evaluations.items():
@@ -164,12 +166,12 @@ def _write(folder: Path, name: str, evaluations: Mapping[str, dict[str, Any]], s
         if not several:
             figures["Speed"] = f"{one['pairs_per_second']:.1f} pairs/s"
     figures |= {f"Skipped: {data}": reason for data, reason in skipped.items()}
-    said = [f"{data}: {line.strip()}" for data, one in evaluations.items() for line in notes(one)]
+    remarks = [f"{data}: {line.strip()}" for data, one in evaluations.items() for line in notes(one)]
     write_report(
         folder / "report.html",
         title=f"{name} on {', '.join(evaluations)}",
         figures=figures,
         evaluations=evaluations,
         provenance=provenance(),
-        notes=[*said, *notes_about(name, list(evaluations))],
+        notes=[*remarks, *notes_about(name, list(evaluations))],
     )

@@ -1,4 +1,4 @@
-"""The models that a user names on the command line: a run or checkpoint, a folder, a fetched name, a bundle."""
+"""Opens the model that the user names on the command line: a run, checkpoint, model folder, bundle or fetched name."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 class ModelOptions(NamedTuple):
-    """What a model's own files may not specify, as a user gives it: `--arch` and `--labels` (comma-separated)."""
+    """The user's options for what a model's files do not specify: `--arch` and `--labels` (comma-separated)."""
 
     arch: str | None = None
     labels: str | None = None
 
     def refuse(self, model: str, what: str) -> None:
-        """Raises InputError if one is given, for a model whose files specify both."""
+        """Raise InputError if an option is given, for a model whose files specify everything. what: for the message."""
         for option, given in (("--arch", self.arch), ("--labels", self.labels)):
             if given is not None:
-                raise InputError(option, found=f"{model}, {what} says it", do="remove it")
+                raise InputError(option, found=f"{model}, {what} specifies it", do=f"omit {option}")
 
 
 def is_bundle(model: str) -> bool:
@@ -38,7 +38,7 @@ def is_bundle(model: str) -> bool:
 
 
 def load(model: str, options: ModelOptions) -> Pretrained:
-    """Weights to compute with in torch, or to export. Raises InputError and RunError as `pretrained.load` does."""
+    """The weights, for torch or for export. Raises InputError and RunError as `pretrained.load` does."""
     need("torch", "train")
     from bertnli.model import pretrained
     from bertnli.train.inputs import load_run_model
@@ -52,7 +52,7 @@ def load(model: str, options: ModelOptions) -> Pretrained:
 
 
 def predictor(model: str, options: ModelOptions, device: str) -> Model:
-    """What `bertnli eval` measures: a bundle's session, or a checkpoint in torch."""
+    """The model that `bertnli eval` measures: a bundle in ONNX Runtime, or a checkpoint in torch."""
     if is_bundle(model):
         from bertnli_export.scorer import Scorer
 
@@ -60,24 +60,29 @@ def predictor(model: str, options: ModelOptions, device: str) -> Model:
         return Scorer(model, device=device)
     source = load(model, options)
     if not source.has_classifier:
-        raise InputError(f"model {model}: no classifier in it", do="train it first: bertnli train RUN.yaml")
+        raise InputError(f"model {model}: it has no classifier", do="train it first: bertnli train RUN.yaml")
     from bertnli.model.predictor import TorchPredictor
 
     return TorchPredictor(source.build(), source.tokenizer, device, source.temperature)
 
 
-def shared(given: ModelOptions, model: str, other: str) -> tuple[ModelOptions, ModelOptions]:
-    """What a user gave for two models: each option goes to the models whose files do not specify it.
+def split_options(given: ModelOptions, model: str, other: str) -> tuple[ModelOptions, ModelOptions]:
+    """The options for each of two models: an option is for the models whose files do not specify it.
 
-    An option that both specify goes to the first model, which then refuses it by name.
+    If the files of both specify it, it goes to the first model, which then refuses it in an error message.
     """
-    ours, theirs = _missing_options(model), _missing_options(other)
-    for_other = {option: value for option, value in given._asdict().items() if option in theirs}
-    for_model = {option: value for option, value in given._asdict().items() if option in ours or option not in theirs}
+    for_model_missing, for_other_missing = _missing_options(model), _missing_options(other)
+    for_other = {option: value for option, value in given._asdict().items() if option in for_other_missing}
+    for_model = {
+        option: value
+        for option, value in given._asdict().items()
+        if option in for_model_missing or option not in for_other_missing
+    }
     return ModelOptions(**for_model), ModelOptions(**for_other)
 
 
 def _missing_options(model: str) -> set[str]:
+    """The options that the model's files do not specify: of "arch" and "labels"."""
     if is_bundle(model):
         return set()
     path, arch = resolve_model(model)
@@ -90,9 +95,9 @@ def _missing_options(model: str) -> set[str]:
 
 
 def temperature_writer(model: str) -> Callable[[Calibration], None]:
-    """A function that stores a temperature in the bundle, the model folder, or a finished run's model folder.
+    """A function that stores a temperature in the bundle or the model folder; for a finished run, in its model folder.
 
-    Raises InputError for any other model: a checkpoint, for example, stores none.
+    Raises InputError if it cannot be stored, as for a checkpoint.
     """
     if is_bundle(model):
         from bertnli_export.bundle import update_manifest
@@ -103,4 +108,4 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
     path = existing_path(model)
     result = None if path is None else result_of(path)
     folder = temperature.check_folder(str(result or model))
-    return lambda fitted: temperature.keep(folder, fitted)
+    return lambda fitted: temperature.store(folder, fitted)

@@ -1,4 +1,4 @@
-"""The cores that this process may use, and how its OpenMP threads wait on them."""
+"""The number of cores that this process may use, and how long its OpenMP threads spin."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-# How long a thread of torch's OpenMP spins at a barrier before it sleeps: rounds of libgomp, ms of LLVM's and Intel's.
+# How long an OpenMP thread of torch spins at a barrier before it sleeps: iterations (libgomp), ms (LLVM, Intel).
 _SPIN = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 _SPIN_SET_BY_USER = ("OMP_WAIT_POLICY", *_SPIN)
 
 
 def usable_cores() -> int:
-    """By its affinity mask, and the CPU quota of its container (cgroup v2)."""
+    """The number of cores, limited by the process's affinity mask and its container's CPU quota (cgroup v2)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max": no quota
+    except (OSError, ValueError):  # no such file, or "max", which means no quota
         return cores
 
 
 def spin_briefly(environment: MutableMapping[str, str]) -> None:
-    """Let OpenMP's threads spin only for a short time, unless the user says how they wait; before torch is loaded.
+    """Make OpenMP threads spin only for a short time, unless the user has set how they wait. Call it before torch
+    loads.
 
-    By default they spin for milliseconds at every barrier, while the thread that they wait for may need their core: two
-    busy processes beside training on two cores then take 80% of its speed (benchmarks/LOG.md).
+    By default they spin for milliseconds at every barrier, while the thread that they wait for may need their core.
+    Then two busy processes on the same two cores reduce the speed of training by 80% (benchmarks/LOG.md).
     """
     if not any(name in environment for name in _SPIN_SET_BY_USER):
         environment.update(_SPIN)

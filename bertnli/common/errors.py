@@ -1,15 +1,15 @@
-"""The errors a person can cause, and the exit codes they end in.
+"""The errors that a user can cause, and their exit codes.
 
-Anything else that reaches the command line is a bug and keeps its traceback.
+Any other exception that reaches the command line is a bug and shows its traceback.
 """
 
 from __future__ import annotations
 
 
 class BertnliError(Exception):
-    """One message a person can act on: what, found, expected, what to do.
+    """One message that tells the user what to do: what; found; expected; do.
 
-    `what` names the file, row or key. The other parts are left out where they would only repeat it.
+    what: names the file, row or key. The other parts are omitted if they would only repeat it.
     """
 
     exit_code = 1
@@ -39,20 +39,27 @@ class InputError(BertnliError, ValueError):
 
 
 class ReportedElsewhere(InputError):
-    """Another rank says what is wrong; this one ends with it, silently."""
+    """The error that another rank reports; this rank ends without a message."""
 
 
 class RunError(BertnliError, RuntimeError):
-    """The work had started and failed (exit code 1)."""
+    """The work failed after it had started (exit code 1)."""
 
 
 class Interrupted(BaseException):
-    """The user (SIGINT, exit code 130) or a scheduler (SIGTERM, exit code 143) asked to stop; state is kept.
+    """The user (SIGINT, exit code 130) or a scheduler (SIGTERM, exit code 143) asked to stop; the state is kept.
 
-    No Exception, as KeyboardInterrupt is none: it may come anywhere, and whoever makes "the file is damaged" of
-    whatever a library raises, or has libraries do so, would make that of it.
+    Derives from BaseException, like KeyboardInterrupt, so that code which reports any library Exception as "the file is
+    damaged" does not catch it.
     """
 
     def __init__(self, signal_number: int, what: str, *, do: str | None = None):
         super().__init__(what if do is None else f"{what}; {do}")
         self.exit_code = 128 + signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library or of the system says, on one line: its first, or the system's reason alone."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, and survive a power cut."""
+"""Writes files and folders atomically (complete or not at all) and durably (they survive a power failure)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import Any
 from bertnli.common import heartbeat
 from bertnli.common.errors import InputError
 
-# Read and hashed at once, with the GIL let go: the fewer parts, the less a thread waits for it beside a busy one.
+# Bytes that are read and hashed in one call, which releases the GIL. Large parts: the thread waits less often for the
+# GIL.
 _PART = 1 << 22
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """The file's hexadecimal digest. `algorithm` is a name that hashlib knows."""
+    """The hexadecimal digest of a file. algorithm: a name that hashlib knows."""
     hashed, part = hashlib.new(algorithm), memoryview(bytearray(_PART))
     with path.open("rb", buffering=0) as file:
         while size := file.readinto(part):
@@ -31,12 +32,12 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk, so that it outlives a power cut."""
+    """Flush a file, or a folder's list of names, to the disk (fsync), so that it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if not path.is_dir() or error.errno == errno.EIO:  # not every file system can flush a folder
+        if not path.is_dir() or error.errno == errno.EIO:  # some file systems cannot flush a folder
             raise
     finally:
         os.close(descriptor)
@@ -44,11 +45,12 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def new_folder(final: Path, *, replace: bool = False, unique: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `final`; when the block ends without error it is flushed to the disk and renamed.
+    """Yields a temporary folder beside `final`. If the block succeeds, it is flushed to the disk and renamed to
+    `final`.
 
-    Its name begins with a dot. What a killed process left under that name is removed first, so only one process at a
-    time may write one `final`; with `unique` several may, and the last one wins. `replace`: a folder that is called
-    `final` by then is moved away and removed; without `replace` that is an OSError, unless that folder is empty.
+    Its name begins with a dot. A folder with that name, which a killed process left, is removed first. So only one
+    process at a time may write one `final`; with `unique` several may, and the last one wins. replace: an existing
+    `final` is replaced; without it, an existing `final` is an OSError unless it is an empty folder.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8] + '.' if unique else ''}partial")
@@ -70,16 +72,16 @@ def new_folder(final: Path, *, replace: bool = False, unique: bool = False) -> I
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file's content in one step: a reader sees the old or the new, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replace the content of a file in one step: a reader sees the old or the new text, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        # A file name in the text need not be valid Unicode: backslashreplace.
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
-        sync(aside)
-        aside.replace(path)
+        # backslashreplace: a file name in the text may be invalid Unicode.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        sync(temporary)
+        temporary.replace(path)
         sync(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def existing_path(name_or_path: str) -> Path | None:
@@ -95,14 +97,15 @@ def existing_path(name_or_path: str) -> Path | None:
 
 
 def read_map(file: Path) -> dict[str, Any]:
-    """The JSON map in a file, empty if there is no such file; InputError naming it if it holds something else."""
-    content = _read_json(file) if file.is_file() else {}
+    """The JSON map in a file, or {} if there is no such file. Raises InputError that names the file for other JSON."""
+    content = read_json(file) if file.is_file() else {}
     if not isinstance(content, dict):
         raise InputError(str(file), found=f"a JSON {type(content).__name__}", expected="a JSON map")
     return content
 
 
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """The JSON value in a file. Raises InputError that names the file if it cannot be read."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -110,7 +113,7 @@ def _read_json(file: Path) -> Any:
 
 
 def cache_dir() -> Path:
-    """BERTNLI_CACHE, else the user's cache folder for bertnli; it need not exist. Raises InputError for a bad one."""
+    """BERTNLI_CACHE, or the user's cache folder for bertnli. It may not exist yet. Raises InputError for a bad path."""
     import platformdirs
 
     chosen = os.environ.get("BERTNLI_CACHE")

@@ -1,4 +1,4 @@
-"""DOC"""
+"""Finds the NVIDIA GPUs of this machine through the CUDA driver."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Gpus:
-    count: int  # NVIDIA GPUs that this process may use, by CUDA_VISIBLE_DEVICES too
-    problem: str | None = None  # what is wrong with the driver, and its mend
-    driver: int = 0  # newest CUDA major version that the driver runs; 0: not known
+    count: int  # NVIDIA GPUs that this process may use (CUDA_VISIBLE_DEVICES limits them)
+    problem: str | None = None  # what is wrong with the driver, and how to fix it
+    driver: int = 0  # newest CUDA major version that the driver supports; 0: not known
 
 
 def find_gpus() -> Gpus:
-    """What the CUDA driver says; where it says nothing, the device files that its kernel module makes."""
+    """Ask the CUDA driver. If it does not work, count the device files that its kernel module creates."""
     files = [path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
     present = 0 if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1") else len(files)
     try:

@@ -1,4 +1,4 @@
-"""Versions of installed packages, without importing them."""
+"""Our version, and the versions of installed packages, which are not imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACKAGES = ("bertnli", "bertnli_export", "bertnli_launch")
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
-    """The version of each package that is installed, in the order given."""
+    """package -> version, for those of `packages` that are installed, in their order."""
     found = {}
     for package in packages:
         try:
@@ -25,12 +25,12 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 
 def packages() -> list[Path]:
-    """The folders of our three packages; in a checkout they lie in three different folders. Nothing is imported."""
+    """The folders of our three packages, which have different parents in a checkout. Nothing is imported."""
     specs = [util.find_spec(name) for name in _PACKAGES]
     return [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]
 
 
 def need(module: str, extra: str) -> None:
-    """Raises InputError, which names the extra, if `module` is not installed. Nothing is imported."""
+    """Raise InputError that names the extra if `module` is not installed. Nothing is imported."""
     if importlib.util.find_spec(module) is None:
         raise InputError(f"this needs {module}, which is not installed", do=f"pip install 'bertnli[{extra}]'")

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar on a terminal, plain lines in a log. Always on standard error."""
+"""Shows the progress of long work on standard error: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ _LINE_EVERY = 10.0  # seconds between two lines in a log
 
 class Update(Protocol):
     def __call__(self, done: int, note: str, total: int | None = None) -> None:
-        """How many are done, a few words on how it goes, and how many there are, where that was not known before."""
+        """done: number of items. note: a few words. total: number of all items, if `progress` was not told it."""
 
 
 @contextmanager
 def progress(
     what: str, total: int | None = None, *, quiet: bool = False, start: int = 0, in_bytes: bool = False
 ) -> Iterator[Update]:
-    """Yields the function to report with; `total` is None where it is not known yet, `start` what was done before."""
+    """Yields the function to call with each progress.
+
+    what: names the items. total: number of all items; None if not known yet. quiet: only send heartbeats. start: number
+    of items that were done before. in_bytes: items are bytes, shown in MB.
+    """
     if quiet:
         yield lambda done, note, total=None: heartbeat.beat(f"{what} {done}")
     elif sys.stderr.isatty():
@@ -64,7 +68,7 @@ def progress(
 
 
 def say(text: str) -> None:
-    """One line for the person, on standard error: standard output is the summary's."""
+    """Print one line for the user on standard error; standard output is for the summary."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 

@@ -45,6 +45,11 @@ class StopRequest:
         self.signal = number
 
 
+def exit_text(code: int) -> str:
+    """How a process ended, from its return code as subprocess has it: below 0 the number of a signal."""
+    return f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+
+
 def run_child(
     command: Sequence[str],
     *,

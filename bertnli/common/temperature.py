@@ -1,4 +1,4 @@
-"""The temperature of a model folder: a key of its config.json, and a section of its card. calibrate.py fits it."""
+"""Stores the temperature of a model folder: as a key in config.json and as a section of the model card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bertnli.common.files import existing_path, read_map, write_text
 
 
 def of_config(config: Mapping[str, Any], where: str) -> float:
-    """The temperature in a folder's config.json, 1 without one. Raises InputError for one that is no number above 0."""
+    """The temperature in a config.json; 1 if it has none. Raises InputError unless it is a number above 0."""
     section = config.get("bertnli")
     found = section.get("temperature", 1.0) if isinstance(section, dict) else 1.0
     if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
@@ -25,9 +25,9 @@ def of_config(config: Mapping[str, Any], where: str) -> float:
 
 
 def check_folder(model: str) -> Path:
-    """The folder that a person named, if a temperature can be kept in it; called before the work starts.
+    """The folder that the user named, if a temperature can be stored in it. Call it before the work starts.
 
-    Raises InputError for a fetched name, which the cache holds for everybody, and for d2l's own folders and zips.
+    Raises InputError for a fetched name, because the cache is shared, and for d2l's own folders and zips.
     """
     folder = existing_path(model)
     if folder is not None and (folder / "config.json").is_file():
@@ -37,7 +37,7 @@ def check_folder(model: str) -> Path:
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{folder / 'README.md'}, byte {error.start + 1}: not UTF-8",
-                expected="a model card, which the temperature is noted in",
+                expected="a model card in UTF-8, for the note about the temperature",
                 do="save it as UTF-8",
             ) from None
         return folder
@@ -45,33 +45,35 @@ def check_folder(model: str) -> Path:
         found, do = "no config.json in it", f"export it and calibrate the bundle: bertnli export {model} OUT"
     else:
         found, do = "a fetched model", f"copy it: bertnli fetch {model} --to DIR"
-    raise InputError(f"--calibrate: {model} cannot keep a temperature", found=found, expected="a model folder", do=do)
+    raise InputError(
+        f"--calibrate: a temperature cannot be stored in {model}", found=found, expected="a model folder", do=do
+    )
 
 
 def check_writable(folder: Path) -> None:
-    """Raises InputError if nothing can be written into a folder that is to keep a temperature."""
+    """Raise InputError if the process may not write into the folder."""
     if not os.access(folder, os.W_OK):
         raise InputError(
-            f"--calibrate: {folder} cannot keep a temperature",
-            found="a folder that may not be written into",
+            f"--calibrate: a temperature cannot be stored in {folder}",
+            found="a folder without write permission",
             do="copy it, and calibrate the copy",
         )
 
 
-def keep(folder: Path, found: Calibration) -> None:
-    """Write the temperature into config.json under `bertnli`, which transformers passes over, and say so in the model
-    card, if there is one. Raises RunError if the disk does not take it."""
+def store(folder: Path, found: Calibration) -> None:
+    """Write the temperature into config.json under the key `bertnli`, which transformers ignores, and into the model
+    card, if there is one. Raises RunError if it cannot be written."""
     config = folder / "config.json"
     content = read_map(config)
     content["bertnli"] = {**content.get("bertnli", {}), "temperature": found.temperature}
     try:
-        card = _card(folder)  # before anything is written: the two say the same
+        card = _card(folder)  # before anything is written, because both files must agree
         write_text(config, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         if card is not None:
             write_text(folder / "README.md", _with_section(card, found))
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(
-            f"{folder}: the temperature cannot be kept: {error}", do="make room, and calibrate again"
+            f"{folder}: the temperature cannot be stored: {error}", do="free space, then calibrate again"
         ) from None
 
 
@@ -81,22 +83,22 @@ def _card(folder: Path) -> str | None:
 
 
 def _with_section(card: str, found: Calibration) -> str:
-    # Ours alone is replaced: a section of that name may be somebody's own.
+    # Only our own section is replaced: another author may have written one with the same title.
     kept = re.sub(r"\n## Calibration\n\nDivide the logits by .*?(?=\n## |\Z)", "", card, flags=re.DOTALL).rstrip("\n")
     return f"""{kept}
 
 ## Calibration
 
-Divide the logits by {found.temperature:.4g} before the softmax, and the probabilities say how often the model is right
-(temperature scaling, Guo et al. 2017; fitted on {found.rows:,} held-out rows, whose mean log loss fell from
-{found.loss_without:.3f} to {found.loss:.3f}). The predicted label is the same. bertnli does it by itself, in what it
-exports too: `bertnli.temperature` in config.json. Other libraries pass over that key, and give undivided probabilities.
+Divide the logits by {found.temperature:.4g} before the softmax; then a probability says how often the model is right
+(temperature scaling, Guo et al. 2017; fitted on {found.rows:,} held-out rows, whose mean log loss changed from
+{found.loss_without:.3f} to {found.loss:.3f}). The predicted label does not change. bertnli reads it from the key
+`bertnli.temperature` in config.json and applies it, also in exported bundles. Other libraries ignore that key.
 """
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature, and the mean log loss on the rows it was fitted on: with it, and of the logits as they are."""
+    """A fitted temperature, and the mean log loss on the rows that it was fitted on, with it and without it."""
 
     data: str
     rows: int

@@ -1,9 +1,8 @@
-"""Which pairs make up an optimizer step, and which rank takes which of them through the model.
+"""Which pairs make up an optimizer step, which rank computes which of them, and the packed (varlen) layout of a batch.
 
-A step is a fixed set of pairs: a function of the seed and the step's number, of nothing else. So a run does not
-depend on the number of ranks (dropout's masks do), and a resumed run goes on exactly. Inside the step every rank gets
-nearly the same number of tokens and the same number of micro-batches, each of pairs of similar length laid end to end
-without padding.
+A step is a fixed set of pairs, which depends only on the seed and the step's number. So the result of a run does not
+depend on the number of ranks (only dropout masks do), and a resumed run continues exactly. Within a step, all ranks
+get nearly the same number of tokens, and the same number of micro-batches.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Stream:
-    """The endless sequence of global batches over `pairs` examples: epoch after epoch, each in an order of its own."""
+    """The endless sequence of global batches over `pairs` examples. Each epoch has its own order."""
 
     pairs: int
     global_batch_size: int
     seed: int
 
     def step(self, number: int) -> Indices:
-        """Indices of the pairs in optimizer step `number` (from 0); an epoch's last step may hold fewer pairs."""
+        """Indices of the pairs in optimizer step `number` (from 0). The last step of an epoch may have fewer pairs."""
         epoch, place = divmod(number, math.ceil(self.pairs / self.global_batch_size))
         start = place * self.global_batch_size
         return _epoch_order(self.pairs, self.seed, epoch)[start : start + self.global_batch_size]
@@ -42,10 +41,10 @@ def _epoch_order(pairs: int, seed: int, epoch: int) -> Indices:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A step's pairs dealt to the ranks.
+    """The pairs of one step, assigned to the ranks.
 
-    pairs: `[pairs]` indices, the shortest first; lengths: tokens of each; owner: the rank of each; tokens: `[ranks]`,
-    of each rank.
+    pairs: int64 `[pairs]`, indices, the shortest pair first. lengths: int64 `[pairs]`, in tokens. owner: int64
+    `[pairs]`, the rank of each pair. tokens: int64 `[ranks]`, the number of tokens of each rank.
     """
 
     pairs: Indices
@@ -55,27 +54,30 @@ class Assignment:
 
     @property
     def imbalance(self) -> float:
-        """How many more tokens the busiest rank has than the mean: 0.05 for 5%, 0 for ranks that are even."""
+        """By how much the largest number of tokens of a rank exceeds the mean: 0.05 means 5%, 0 means equal ranks."""
         return float(self.tokens.max() / self.tokens.mean() - 1)
 
     def micro_batches(self, rank: int, max_tokens: int) -> list[Indices]:
-        """Those of one rank, each sorted by length: `[micro_batches]` arrays of pair indices.
+        """The micro-batches of one rank: arrays of pair indices, each sorted by length.
 
-        Every rank gets the same number of them, so that collective operations meet; one is empty where a step holds
-        fewer pairs than there are places. One holds about `max_tokens` tokens at most (one pair always fits).
+        All ranks get the same number of micro-batches, because every rank must take part in each collective operation.
+        So a micro-batch is empty if a step has too few pairs. A micro-batch has about `max_tokens` tokens at most, but
+        at least one pair, however long.
         """
         count = max(1, math.ceil(self.tokens.max() / max_tokens))
         mine, lengths = self.pairs[self.owner == rank], self.lengths[self.owner == rank]
-        # Cut where the running number of tokens passes each of `count` equal shares.
+        # Cut where the cumulative number of tokens passes each of `count` equal shares.
         middles = np.cumsum(lengths) - lengths / 2
         piece = np.minimum(middles * count // max(1.0, self.tokens[rank]), count - 1)
         return [mine[piece == number] for number in range(count)]
 
 
 def assign_to_ranks(step: Indices, lengths: NDArray[np.integer], world: int) -> Assignment:
-    """Each pair to the rank with the fewest tokens so far, the longest first (Graham 1969, LPT rule).
+    """Assign each pair to the rank that has the fewest tokens so far, the longest pair first.
 
-    `lengths`: tokens of every pair of the corpus.
+    This is the LPT rule (longest processing time first): its largest load is at most 4/3 of the optimum (Graham 1969,
+    "Bounds on Multiprocessing Timing Anomalies"). step: `[pairs]`, indices. lengths: tokens of every pair of the
+    corpus.
     """
     pairs = step[np.lexsort((step, lengths[step]))]
     sizes = lengths[pairs].astype(np.int64)
@@ -92,12 +94,12 @@ def assign_to_ranks(step: Indices, lengths: NDArray[np.integer], world: int) -> 
 
 
 class TokenisedPairs(Protocol):
-    """Pairs in flat arrays: a corpus, or what a tokenizer has just made (`tokens.Encoded`)."""
+    """Pairs in flat arrays: a `Corpus`, or the `Encoded` pairs that a tokenizer returns."""
 
     @property
     def ids(self) -> NDArray[np.integer]: ...  # [tokens]
     @property
-    def offsets(self) -> NDArray[np.int64]: ...  # where a pair's tokens begin
+    def offsets(self) -> NDArray[np.int64]: ...  # [pairs] or more, where a pair's tokens begin in `ids`
     @property
     def lengths(self) -> NDArray[np.integer]: ...  # [pairs]
     @property
@@ -106,7 +108,11 @@ class TokenisedPairs(Protocol):
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Pairs end to end: `input_ids` and `token_type_ids` int64 `[tokens]`, `lengths` int64 `[pairs]`."""
+    """A batch in the packed (varlen) layout: all pairs end to end, without padding.
+
+    input_ids, token_type_ids: int64 `[tokens]`. lengths: int64 `[pairs]`. The cumulative sum of the lengths, with a 0
+    before it, is what variable-length attention kernels call `cu_seqlens`.
+    """
 
     input_ids: NDArray[np.int64]
     token_type_ids: NDArray[np.int64]
@@ -114,10 +120,10 @@ class PackedBatch:
 
 
 def pack(pairs: TokenisedPairs, indices: Indices) -> PackedBatch:
-    """The pairs at `indices`, in that order, without padding."""
+    """The pairs at `indices`, in that order, in the packed layout."""
     lengths = pairs.lengths[indices].astype(np.int64)
     starts = np.cumsum(lengths) - lengths
-    within = np.arange(lengths.sum()) - np.repeat(starts, lengths)  # a token's place in its pair
+    within = np.arange(lengths.sum()) - np.repeat(starts, lengths)  # the position of a token in its pair
     return PackedBatch(
         input_ids=pairs.ids[np.repeat(pairs.offsets[indices], lengths) + within].astype(np.int64),
         token_type_ids=(within >= np.repeat(pairs.first_segment[indices], lengths)).astype(np.int64),
@@ -126,7 +132,7 @@ def pack(pairs: TokenisedPairs, indices: Indices) -> PackedBatch:
 
 
 def batches_by_length(lengths: NDArray[np.integer], max_tokens: int) -> list[Indices]:
-    """All pairs, each once, in batches of similar length and about `max_tokens` tokens: for evaluation."""
+    """Batches for evaluation: every pair once, pairs of similar length together, about `max_tokens` tokens each."""
     order = np.argsort(lengths, kind="stable")
     ends = np.cumsum(lengths[order])
     return np.split(order, np.flatnonzero(np.diff((ends - 1) // max_tokens)) + 1) if len(order) else []

@@ -1,4 +1,4 @@
-"""Which columns hold the sentence pairs and their labels, and what a cell has to be to be used."""
+"""Finds the columns of the sentence pairs and labels, and says which cells can be used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABEL_COLUMNS = ("label", "gold_label")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Column names: as a user gives them (None: find it), or as found (label None: there is none)."""
+    """Column names. From the user: None means "find it". As found: a label of None means "no label column"."""
 
     premise: str | None = None
     hypothesis: str | None = None
@@ -26,9 +26,10 @@ class Columns:
 
 
 def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_parse: bool = False) -> Columns:
-    """The columns of the pair (and the label, if there is one) among `fields`, by name, whatever the case.
+    """The columns of the pair, and of the label if there is one, found in `fields` by name; case is ignored.
 
-    Raises InputError naming what was found and how to name the columns.
+    prefer_parse: take SNLI's binary-parse columns if the file has them. Raises InputError that lists the columns found
+    and says how to name them.
     """
     by_lower = {name.casefold(): name for name in reversed(fields)}
 
@@ -40,7 +41,7 @@ def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_p
             raise InputError(
                 f"{where}: no column {name!r}",
                 found=f"columns {listed(fields)}",
-                do=f"mend {option} (in a run file: data.columns)",
+                do=f"fix {option} (in a run file: data.columns)",
             )
         return found
 
@@ -69,7 +70,7 @@ def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_p
         raise InputError(
             f"{where}: premise and hypothesis are the same column",
             found=repr(premise),
-            do="name both, with --premise and --hypothesis (in a run file: data.columns)",
+            do="name both with --premise and --hypothesis (in a run file: data.columns)",
         )
     if wanted.label is not None:
         return Columns(premise, hypothesis, given(wanted.label, "--label"))
@@ -77,17 +78,17 @@ def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_p
 
 
 def words_of_parse(parse: Any) -> Any:
-    """The words of an SNLI binary parse, as the d2l book's `extract_text` has them; not text: as it is."""
+    """The words of an SNLI binary parse, as the d2l book's `extract_text` returns them. Values of other types stay."""
     if not isinstance(parse, str):
         return parse
     return re.sub(r"\s{2,}", " ", parse.replace("(", "").replace(")", "")).strip()
 
 
 def label_text(value: Any) -> str | None:
-    """A label cell as text: integers and whole floats as digits, null and blank as None."""
+    """A label cell as text. Integers and floats such as 1.0 become digits; null and blank become None."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is None or value != value:  # NaN, which is how pandas writes a missing number
+    if value is None or value != value:  # NaN: pandas writes a missing number so
         return None
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     if not text.isascii():
@@ -96,7 +97,7 @@ def label_text(value: Any) -> str | None:
 
 
 def fault_of(name: str, value: Any) -> str | None:
-    """Why `value` cannot be scored, or None."""
+    """Why the sentence `value` cannot be scored; None if it can. `name`: premise or hypothesis."""
     if value is None:
         return f"null {name}"
     if not isinstance(value, str):
@@ -111,7 +112,7 @@ def fault_of(name: str, value: Any) -> str | None:
 
 
 def is_text(value: Any) -> bool:
-    """Whether `value` is a string that can be written as UTF-8: one without half a surrogate pair."""
+    """Whether `value` is a string that UTF-8 can encode, so one without a lone surrogate."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
@@ -119,6 +120,6 @@ def is_text(value: Any) -> bool:
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """Names for a message, long ones and many of them cut short."""
+    """Names for a message. Long names, and a long list, are shortened."""
     shown = [repr(name if len(name) <= 40 else name[:40] + "…") for name in names[:most]]
     return (", ".join(shown) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")

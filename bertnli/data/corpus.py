@@ -1,8 +1,8 @@
-"""A labelled file tokenised once and kept on disk, where every rank maps the same bytes.
+"""A labelled file that is tokenised once and cached on disk; all ranks memory-map the same files.
 
-A corpus is a folder of flat arrays in the cache, named by a hash of everything that decides its content: the file's
-bytes, the columns, the tokenizer, the labels. It is written aside and appears in one rename, under a lock: a killed
-preparation leaves nothing half-done, and two jobs that prepare the same one do it once.
+A corpus is a folder of flat arrays in the cache. Its name is a hash of everything that its content depends on: the
+bytes of the file, the columns, the tokenizer, the labels. It is written into a temporary folder and then renamed, under
+a lock. So a killed process leaves nothing incomplete, and of two jobs that need the same corpus only one makes it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from bertnli.data.labelled import LabelledPairs, read_labelled
 from bertnli.data.pairs import PairFile
 from bertnli.data.tokenizer import PairTokenizer
 
-_FORMAT = 3  # part of the key: raise it when the arrays change
+_FORMAT = 3  # part of the hash: increase it when the arrays change
 _CHUNK = 16_384  # pairs tokenised at once
 _ARRAYS: dict[str, np.dtype[Any]] = {
-    "ids": np.dtype(np.uint16),  # [tokens], pair after pair; uint32 where the vocabulary has more than 65,536
+    "ids": np.dtype(np.uint16),  # [tokens], all pairs end to end; uint32 if the vocabulary has more than 65,536 tokens
     "offsets": np.dtype(np.int64),  # [pairs], where a pair's tokens begin
-    "lengths": np.dtype(np.uint16),  # [pairs], its tokens
-    "first_segment": np.dtype(np.uint16),  # [pairs], how many of them are [CLS] premise [SEP]
+    "lengths": np.dtype(np.uint16),  # [pairs], in tokens
+    "first_segment": np.dtype(np.uint16),  # [pairs], how many of these tokens are [CLS] premise [SEP]
     "labels": np.dtype(np.int8),  # [pairs], index into the model's labels
     "rows": np.dtype(np.int64),  # [pairs], row number in the file
-    "premises": np.dtype(np.uint64),  # [pairs], hash of the premise's text: equal premises, equal hashes
+    "premises": np.dtype(np.uint64),  # [pairs], hash of the premise's text
 }
 
 
 class Corpus:
-    """The arrays above, mapped read-only; `len` is the number of pairs. Counts of rows left out are in `about`.
+    """The arrays above, memory-mapped read-only; `len` is the number of pairs.
 
-    sha256: of the file that it was made of.
+    about: `vocabulary` (number of token ids), `tokens`, and the rows that are not in it: `no_gold`, `bad`. sha256: of
+    the file that the corpus was made from.
     """
 
     ids: NDArray[np.integer]
@@ -71,27 +72,28 @@ def prepare(
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
 ) -> Corpus:
-    """The corpus of `file`, made now or found in the cache; safe to call from several processes at once.
+    """The corpus of `file`, from the cache or made now. Several processes may call this at the same time.
 
-    Raises InputError for bad rows (unless `skip_bad_rows`) and labels, as `pairs.read_labelled` does; for a pipe, which
-    cannot be read twice; and if there is none in the cache, which cannot be written.
+    Raises InputError as `read_labelled` does for bad rows (unless `skip_bad_rows`) and for labels; for a pipe, because
+    the file is read twice; and if the cache does not have the corpus and cannot be written.
     """
     if not Path(file.path).is_file():
-        raise InputError(f"{file.name} is a pipe, and is read twice", do="write it to a file first")
+        raise InputError(f"{file.name} is a pipe, but must be read twice", do="write it to a file first")
     content = digest(Path(file.path))
-    decides = {
+    depends_on = {
         "format": _FORMAT,
         "content": content,
-        "name": Path(file.name).name,  # tells the members of one archive apart
+        "name": Path(file.name).name,  # distinguishes the members of one archive
         "columns": [file.columns.premise, file.columns.hypothesis, file.columns.label],
         "tokenizer": tokenizer.fingerprint,
         "labels": list(labels),
         "label_names": dict(label_names or {}),
         "skip_bad_rows": skip_bad_rows,
     }
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir() / "corpora" / key
-    if not folder.is_dir():  # whole where it is there, and maybe somebody else's, whose lock is not ours to take
+    # A folder of that name is complete. It may be another user's, whose lock we cannot take.
+    if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with held(folder.with_suffix(".lock"), "waiting for another preparation of the corpus"):
@@ -102,7 +104,7 @@ def prepare(
             raise InputError(
                 f"{folder}: cannot be written",
                 found=error.strerror or str(error),
-                do="make room, or set BERTNLI_CACHE to a folder of yours",
+                do="free space, or set BERTNLI_CACHE to a folder that you can write",
             ) from None
     return Corpus(folder)
 
@@ -114,7 +116,7 @@ def _make(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, conte
 
 
 def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> dict[str, int]:
-    """Write the arrays. Returns the figures for about.json."""
+    """Write the arrays into `folder`. Returns the content of about.json."""
     types = _types(tokenizer.vocab_size)
     streams = {name: (folder / name).open("wb") for name in types}
     try:
@@ -151,13 +153,14 @@ def _text_hash(text: str) -> int:
 
 
 def split_holdout(corpus: Corpus, rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to train on, and `rows` indices to evaluate on, drawn by the seed.
+    """Indices of the pairs to train on, and of `rows` pairs to evaluate on, chosen at random with the seed.
 
-    SNLI has three hypotheses for a premise: pairs that share a premise with the held-out ones are in neither, so
-    the figure is for premises never seen. Raises ValueError if the corpus is not larger than that.
+    SNLI has three hypotheses for each premise. A pair that shares its premise with a held-out pair is in neither part,
+    so the accuracy is measured on premises that training never sees. Raises ValueError if the corpus is too small.
     """
     keys, group = np.unique(corpus.premises, return_inverse=True)
-    order = np.random.default_rng([seed, 0x484F4C44]).permutation(len(keys))  # a stream of its own ("HOLD")
+    # "HOLD" in ASCII makes it another random stream than that of the training order.
+    order = np.random.default_rng([seed, 0x484F4C44]).permutation(len(keys))
     sizes = np.bincount(group, minlength=len(keys))
     enough = int(np.searchsorted(np.cumsum(sizes[order]), rows)) + 1
     held = np.zeros(len(keys), dtype=bool)

@@ -1,7 +1,7 @@
-"""What a file is by its name, its bytes whatever they are packed in, and its lines.
+"""File formats by file name, decompressed bytes, and text lines.
 
-`Source` gives the bytes of a file, a zip member or standard input, unpacked; `Lines` the text lines in them. Both
-stream: the largest thing in memory is one line.
+`Source` yields the decompressed bytes of a file, a zip member or standard input; `Lines` splits them into text lines.
+Both are streams: the largest object in memory is one line.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from bertnli.common.errors import InputError
+from bertnli.common.errors import InputError, first_line
 
-BLOCK = 256 << 10  # bytes asked of the system at once
-MAX_LINE = 64 << 20  # bytes; a longer line is no text file, and would not fit beside a model
+BLOCK = 256 << 10  # bytes of one read call
+MAX_LINE = 64 << 20  # bytes; a file with a longer line is not a text file, and memory is needed for the model
 
 _KINDS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _PACKINGS = {".gz": "gz", ".zst": "zst"}
@@ -28,7 +28,7 @@ _EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson (also with .gz or .zst) or .parqu
 
 
 class UnreadableError(Exception):
-    """The bytes stop making sense (damaged, cut short) or cannot be read. Its text says why; the reader adds where."""
+    """The bytes are damaged, truncated or cannot be read. The text says why; the caller adds the file and row."""
 
 
 class Format(NamedTuple):
@@ -37,30 +37,35 @@ class Format(NamedTuple):
 
 
 def format_of(name: str, given: str | None = None) -> Format:
-    """The format a file's name says, or that `given` (`--format`: tsv, .jsonl, csv.gz, …) says instead.
+    """The format in a file's name, or in `given` (`--format`: tsv, .jsonl, csv.gz, …) if that is set.
 
-    Raises InputError if neither is known.
+    Raises InputError if it is not a known format.
     """
     kind, packing = _split(name if given is None else "." + given.lstrip("."))
     if kind is None:
         if given is not None:
             raise InputError("--format", found=repr(given), expected="tsv, csv, jsonl or parquet")
         raise InputError(
-            f"{name}: unknown format", expected=_EXPECTED, do="rename it; to score it, say what it is with --format"
+            f"{name}: unknown format",
+            expected=_EXPECTED,
+            do="rename it, or (to score it) give its format with --format",
         )
     packing = packing or _split(name)[1]
     if kind == "parquet" and packing:
-        raise InputError(f"{name}: Parquet is compressed inside and is not packed in .{packing} again", do="unpack it")
+        raise InputError(
+            f"{name}: a Parquet file inside .{packing} cannot be read: Parquet has its own compression",
+            do=f"decompress the .{packing}",
+        )
     return Format(kind, packing)
 
 
 def says_format(name: str) -> bool:
-    """Whether a file's name says its format, or that of the member it stands for; standard input's does not."""
+    """Whether a file's name tells the format, its own or that of the zip member it names; `-` does not."""
     path, fragment = _split_member(name)
     if not path.lower().endswith(".zip"):
         return _split(path)[0] is not None
     if not Path(path).exists():
-        return True  # whoever opens it says so
+        return True  # the error is raised when it is opened
     try:
         _zip_member(path, fragment, None)
     except InputError:
@@ -76,10 +81,10 @@ def _split(name: str) -> tuple[str | None, str]:
 
 
 class Source:
-    """The unpacked bytes of one input: a file, a zip member (`archive.zip#member`) or standard input (`-`).
+    """The decompressed bytes of one input: a file, a zip member (`archive.zip#member`) or standard input (`-`).
 
-    Raises InputError if there is no such file, it is empty or a folder, its format is unknown, or the archive's
-    member is not clear.
+    Raises InputError if the file does not exist, is empty or is a folder, if its format is unknown, or if the name fits
+    no member of the archive, or several.
     """
 
     def __init__(self, path: str | os.PathLike[str], format: str | None = None):
@@ -87,7 +92,7 @@ class Source:
         self.path, self.member = self.name, ""
         if self.name == "-":
             if format is None:
-                raise InputError("standard input has no name to tell its format", do="say it with --format")
+                raise InputError("standard input has no file name that tells its format", do="give it with --format")
             self.format, self.rereadable = format_of("", format), False
         else:
             self.path, fragment = _split_member(self.name)
@@ -97,10 +102,10 @@ class Source:
                 self.name = f"{self.path}#{self.member}"
             self.format = format_of(self.member or self.path, format)
         if self.format.kind == "parquet" and (self.member or not self.rereadable):
-            raise InputError(f"{self.name}: Parquet is read from both ends", expected="a plain file")
+            raise InputError(f"{self.name}: Parquet needs random access", expected="a regular file")
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes, in blocks of any length but 0. Raises UnreadableError."""
+        """The bytes, in blocks of at least one byte. Raises UnreadableError."""
         try:
             with ExitStack() as stack:
                 read = self._open(stack)
@@ -108,21 +113,21 @@ class Source:
                     yield block
         except MemoryError:
             raise
-        except Exception as error:  # whatever a decoder makes of damaged bytes, or the system of a lost disk
-            raise UnreadableError(reason_of(error)) from error
+        except Exception as error:  # decoders raise many types for damaged bytes
+            raise UnreadableError(first_line(error)) from error
 
     def _open(self, stack: ExitStack) -> Callable[[int], bytes]:
         raw: Any
         if self.path == "-":
-            # The system's own file: a thread that waits for input would hold the buffer's lock, and Python, when it
-            # ends meanwhile, would abort.
+            # Unbuffered: a thread that waits for input would hold the buffer's lock, and Python aborts if it shuts
+            # down at that time.
             raw = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
-            os.set_blocking(0, True)  # where it does not wait, having nothing yet would be taken for the end
+            os.set_blocking(0, True)  # in non-blocking mode "no data yet" looks like the end of the file
         elif self.member:
             raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(self.path)).open(self.member))
         else:
             raw = stack.enter_context(Path(self.path).open("rb"))  # noqa: SIM115
-        # read1 hands over what is decoded so far before it meets the damage; read would lose it
+        # read1 returns what is decoded so far, before it reaches damaged bytes; read would lose it
         if self.format.packing == "gz":
             return stack.enter_context(gzip.GzipFile(fileobj=raw)).read1
         if self.format.packing == "zst":
@@ -133,34 +138,34 @@ class Source:
 
 
 def _split_member(name: str) -> tuple[str, str]:
-    """The path in a name, and what follows it in one such as `archive.zip#member`, if no file is called that."""
+    """The path and the member in a name such as `archive.zip#member`; no member if a file has that very name."""
     at = name.lower().find(".zip#")
     return (name, "") if at < 0 or os.path.lexists(name) else (name[: at + 4], name[at + 5 :])
 
 
 def _check_file(path: str) -> bool:
-    """Whether `path` is a regular file (and not, say, a named pipe, which can be read only once)."""
+    """Whether `path` is a regular file; a named pipe, for example, can be read only once."""
     try:
         status = Path(path).stat()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file", do="give a path that exists") from None
+        raise InputError(f"{path}: no such file", do="give the path of an existing file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        raise InputError(f"{path!r}: cannot be read ({reason_of(error)})", do="make it readable") from None
+        raise InputError(f"{path!r}: cannot be read ({first_line(error)})", do="make it readable") from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: is a folder", expected="a file of sentence pairs")
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-        raise InputError(f"{path}: the file is empty", do="see what wrote it")
+        raise InputError(f"{path}: the file is empty", do="check the program that wrote it")
     return stat.S_ISREG(status.st_mode)
 
 
 def _zip_member(path: str, fragment: str, format: str | None) -> str:
-    """The one member of a zip archive that `fragment`, a part of its name, points at ("" if there is only one)."""
+    """The name of the one member of a zip archive that contains `fragment`, which may be "" if it has only one."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except Exception as error:  # damaged directories make zipfile raise much more than BadZipFile
+    except Exception as error:  # for a damaged directory zipfile raises many types, not only BadZipFile
         raise InputError(
-            f"{path}: not a zip archive, or a damaged one ({reason_of(error)})", do="get it again"
+            f"{path}: not a zip archive, or damaged ({first_line(error)})", do="get the file again"
         ) from None
     readable = []
     for name in dict.fromkeys(names):
@@ -175,13 +180,13 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
     if fragment in readable:
         return fragment
     found = [name for name in readable if fragment in name]
-    # SNLI ships each split twice, as .txt and as .jsonl
+    # SNLI's archive has each split twice, as .txt and as .jsonl.
     stems = {name.rsplit(".", 1)[0] for name in found}
     as_json = [name for name in found if name.lower().endswith(".jsonl")]
     if len(stems) == 1 and len(as_json) == 1:
         return as_json[0]
     if len(found) != 1:
-        listed = ", ".join(found or readable) or "no readable file at all"
+        listed = ", ".join(found or readable) or "no file that can be read"
         raise InputError(
             f"{path}: {f'no member is called {fragment!r}' if fragment and not found else 'which member?'}",
             found=listed,
@@ -192,11 +197,11 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
 
 
 class Lines:
-    """The text lines of a source, split at line feeds only and without their line ends.
+    """The text lines of a source, split at line feeds only, without their line ends.
 
-    Bytes that are not UTF-8 are shown as surrogate escapes, and `undecodable` is True from the first of them on. One
-    carriage return before a line feed is part of the line end; `keep_returns` leaves it to the caller (CSV, where
-    a line may end inside a cell). Raises UnreadableError, and InputError for UTF-16.
+    Bytes that are not UTF-8 become surrogate escapes, and `undecodable` is True from the first of them on. A carriage
+    return before a line feed belongs to the line end. With `keep_returns` it stays in the line (for CSV, where a line
+    may end inside a cell). Raises UnreadableError, and InputError for UTF-16.
     """
 
     def __init__(self, source: Source, *, keep_returns: bool = False):
@@ -205,12 +210,12 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         first = True
-        for data in self._whole_lines():
+        for data in self._complete_lines():
             if first:
                 first = False
                 if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                     raise InputError(
-                        f"{self.source.name}: is UTF-16", expected="UTF-8", do="convert it: iconv -t UTF-8"
+                        f"{self.source.name}: UTF-16 text", expected="UTF-8", do="convert it: iconv -t UTF-8"
                     )
                 data = data.removeprefix(codecs.BOM_UTF8)
                 if not data:
@@ -226,8 +231,8 @@ class Lines:
                     text = text.removesuffix("\r")
             yield from text.removesuffix("\n").split("\n")
 
-    def _whole_lines(self) -> Iterator[bytes]:
-        """The source's bytes in pieces of whole lines."""
+    def _complete_lines(self) -> Iterator[bytes]:
+        """The source's bytes in pieces of complete lines."""
         pending: list[bytes] = []
         length = 0
         for block in self.source.blocks():
@@ -242,10 +247,3 @@ class Lines:
                 raise UnreadableError(f"a line is longer than {MAX_LINE >> 20} MiB")
         if rest := b"".join(pending):
             yield rest
-
-
-def reason_of(error: Exception) -> str:
-    """One line on an error that a library or the system raised."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__

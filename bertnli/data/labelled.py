@@ -1,4 +1,4 @@
-"""DOC"""
+"""The rows of a file that have a gold label, each with its label as an index."""
 
 from __future__ import annotations
 
@@ -7,27 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bertnli.common.errors import InputError
-from bertnli.data.columns import (
-    LABEL_COLUMNS,
-    listed,
-)
+from bertnli.data.columns import LABEL_COLUMNS, listed
 from bertnli.data.labels import UNKNOWN, WITHOUT_GOLD, LabelTable
 from bertnli.data.pairs import PairFile
 
-_FIRST_BAD = 5  # bad rows named in a message
+_FIRST_BAD = 5  # bad rows that a message lists
 
 
 class LabelledPair(NamedTuple):
     premise: str
     hypothesis: str
-    label: int  # index into the labels asked for
-    number: int  # the file's row, 1-based
+    label: int  # index into the labels of `read_labelled`
+    number: int  # the row in the file, 1-based
 
 
 class LabelledPairs:
-    """The rows of a file that have a gold label, streamed. What became of all rows, so far:
+    """The rows of a file that have a gold label, as a stream, with counts of all rows read so far.
 
-    `read` = `used` + `no_gold` (annotators did not agree: gold label `-`, or -1) + `bad`; `first_bad` names the first
+    read = used + no_gold + bad. no_gold: the annotators did not agree (gold label `-` or -1). first_bad: the first
     five bad rows, as (row number, reason).
     """
 
@@ -41,9 +38,11 @@ class LabelledPairs:
         self.first_bad: list[tuple[int, str]] = []
 
     def __iter__(self) -> Iterator[LabelledPair]:
-        """Raises InputError at the end of a file that has bad rows, unless they are to be skipped (the first of them
-        is the end of the pairs, the rest of the file is only counted), or not a single usable row; RunError if the
-        file is damaged."""
+        """The pairs in order. Without `skip_bad_rows` the first bad row ends them; later rows are only counted.
+
+        Raises InputError at the end of the file if it has bad rows that are not skipped, or no row that can be used.
+        Raises RunError if the file is damaged.
+        """
         self._reset()
         table, skip = self._table, self.skip_bad_rows
         for row in self.file.rows():
@@ -64,12 +63,12 @@ class LabelledPairs:
             raise InputError(
                 f"{self.file.name}: {self.bad} bad {'row' if self.bad == 1 else 'rows'} of {self.read}",
                 found=examples,
-                do="mend the file, or leave such rows out: --skip-bad-rows (in a run file: data.skip_bad_rows: true)",
+                do="fix these rows, or skip them with --skip-bad-rows (in a run file: data.skip_bad_rows: true)",
             )
         if not self.used:
             raise InputError(
-                f"{self.file.name}: no row to use",
-                found=f"{self.read} rows, {self.no_gold} without gold label, {self.bad} bad"
+                f"{self.file.name}: no row can be used",
+                found=f"{self.read} rows, {self.no_gold} without a gold label, {self.bad} bad"
                 + (f" ({examples})" if examples else ""),
                 expected="pairs with a label",
             )
@@ -80,7 +79,7 @@ class LabelledPairs:
         advice = ""
         if re.fullmatch(r"\s*[+-]?\d+\s*", label):
             names = ",".join(f"{index}={name}" for index, name in enumerate(self.labels))
-            advice = f"; say what the numbers mean, for example --label-names {names} (in a run file: data.label_names)"
+            advice = f"; say what the numbers mean, such as --label-names {names} (in a run file: data.label_names)"
         shown = label if len(label) <= 40 else label[:40] + "…"
         return f"label {shown!r}, expected {', '.join(self.labels)}{advice}"
 
@@ -92,17 +91,17 @@ def read_labelled(
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
 ) -> LabelledPairs:
-    """The rows of `file` whose label is one of `labels`, as indices into them, in order.
+    """The rows of `file` whose label is one of `labels`, in order, each label as an index into `labels`.
 
-    Labels are compared without regard to case and outer blanks. Rows with gold label `-` (or -1) are dropped and
-    counted. `label_names` (data.label_names) translates what the file says, such as {"0": "entailment"}, into
+    Labels are compared without case and outer blanks. Rows with the gold label `-` (or -1) are skipped and counted.
+    label_names (data.label_names in a run file): translates label cells, for example {"0": "entailment"}, to one of
     `labels` or `-`.
 
-    Raises InputError if the file has no label column or `label_names` leads to unknown labels.
+    Raises InputError if the file has no label column, or `label_names` has a value that is not one of `labels`.
     """
     if file.columns.label is None:
         raise InputError(
-            f"{file.name}: no column with the labels",
+            f"{file.name}: no label column",
             found=f"columns {listed(file.fields)}",
             expected=" or ".join(LABEL_COLUMNS),
             do="name it with --label (in a run file: data.columns.label)",

@@ -1,8 +1,8 @@
-"""Label names, their orders, and what a label cell says.
+"""Label names, their order inside a model, and the table from label cells to indices.
 
-Labels are names everywhere outside a tensor. The order inside a model is the model's own and comes from its
-config: HF's SNLI models use entailment, neutral, contradiction; d2l entailment, contradiction, neutral; many
-MNLI checkpoints contradiction, neutral, entailment. Nothing here assumes one.
+Labels are names everywhere outside tensors. Their order inside a model comes from the model's config: Hugging Face's
+SNLI models use entailment, neutral, contradiction; d2l entailment, contradiction, neutral; many MNLI checkpoints
+contradiction, neutral, entailment. No code here assumes one of these orders.
 """
 
 from __future__ import annotations
@@ -14,51 +14,53 @@ from bertnli.common.errors import InputError
 
 SNLI_ORDER = ("entailment", "neutral", "contradiction")
 D2L_ORDER = ("entailment", "contradiction", "neutral")
-NO_GOLD = "-"  # SNLI's mark for a pair whose annotators did not agree (Bowman et al. 2015, section 2.2)
+NO_GOLD = "-"  # SNLI marks a pair whose annotators did not agree so (Bowman et al. 2015, section 2.2)
 
-WITHOUT_GOLD, UNKNOWN = -2, -1  # in place of a label's index: the annotators did not agree; the model has no such label
+# In place of a label's index: the annotators did not agree; the model does not have the label.
+WITHOUT_GOLD, UNKNOWN = -2, -1
 
 _PLACEHOLDER = re.compile(r"LABEL_\d+", re.IGNORECASE)
 
 
 def label_key(text: str) -> str:
-    """What two spellings of one label have in common: case and outer blanks do not count."""
+    """The form of a label in which two spellings are compared: without case and outer blanks."""
     return text.strip().casefold()
 
 
 class LabelTable:
-    """From what a label cell says to the index of the label in a model's order."""
+    """Maps the text of a label cell to the index of the label in a model's order. Case and outer blanks are ignored."""
 
     def __init__(self, labels: Sequence[str], names: Mapping[str, str] | None = None, *, strict: bool = True):
-        """names: what cells say in the data -> a label or `-`, as --label-names (data.label_names) has it.
+        """labels: of the model, in its order. names: text of a cell -> label or `-` (--label-names, data.label_names).
 
-        Raises InputError for a name of a label that the model does not have; if not `strict`, such cells are UNKNOWN.
+        Raises InputError if `names` has a label that the model does not have; if not `strict`, those cells are UNKNOWN.
         """
         self._index = {NO_GOLD: WITHOUT_GOLD, "-1": WITHOUT_GOLD}
         self._index |= {label_key(label): index for index, label in enumerate(labels)}
         known = dict(self._index)
-        for said, name in (names or {}).items():
+        for cell, name in (names or {}).items():
             index = known.get(label_key(name), UNKNOWN)
             if strict and index == UNKNOWN:
                 raise InputError(
-                    f"--label-names (in a run file: data.label_names): {label_key(said)}",
+                    f"--label-names (in a run file: data.label_names): {label_key(str(cell))}",
                     found=repr(label_key(name)),
                     expected=f"one of {', '.join(labels)}, or {NO_GOLD}",
                 )
-            self._index[label_key(said)] = index
+            self._index[label_key(str(cell))] = index  # a caller's keys may be integers
 
     def index(self, cell: str | None) -> int:
-        """The label's index, WITHOUT_GOLD for `-` and -1, UNKNOWN for anything else, also for an empty cell."""
+        """The index of the label; WITHOUT_GOLD for `-` and -1; UNKNOWN for any other text and for an empty cell."""
         return self._index.get(label_key(cell), UNKNOWN) if cell else UNKNOWN
 
 
 def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """The label names of one model, in order; at least two, distinct, printable, not `LABEL_0` placeholders.
+    """The label names of one model, in order, as a tuple.
 
-    Raises InputError naming `where`.
+    Raises InputError that names `where` unless they are at least two, different, printable, and not placeholders such
+    as `LABEL_0`.
     """
     names = tuple(str(name) for name in names)
-    # A name becomes a column's (`p_entailment`), so it holds neither a tab nor a line break.
+    # A label name becomes part of a column name (`p_entailment`), so it must not have a tab or a line break.
     if len(names) < 2 or len(set(names)) != len(names) or not all(n.strip() and n.isprintable() for n in names):
         raise InputError(
             f"{where}: unusable label names",
@@ -69,18 +71,18 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
         raise InputError(
             f"{where}: the label names are placeholders",
             found=", ".join(names),
-            do="say what they are, in the model's order, with --labels (in a run file: labels), for "
-            "example entailment,neutral,contradiction",
+            do="give the names in the model's order with --labels (in a run file: labels), for example "
+            "entailment,neutral,contradiction",
         )
     return names
 
 
 def from_config(config: Mapping[str, object], where: str, override: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The label names of a classifier, in its own order, from `id2label` of its HF-style config.
+    """The label names of a classifier, in its own order, from `id2label` of its Hugging Face config.
 
-    override: names (`--labels`) for a model that has none or only placeholders. Real names it may repeat but not
-    change: another order would silently exchange the labels. Raises InputError if `id2label` is missing, has gaps,
-    holds placeholders, or does not agree with `override`.
+    override: names (`--labels`) for a model that has no names or only placeholders. It may repeat real names but not
+    change them, because another order would silently exchange the labels. Raises InputError if `id2label` is missing,
+    has gaps or placeholders, or does not agree with `override`.
     """
     where = f"{where}: key id2label"
     own = _in_order(config["id2label"], where) if config.get("id2label") is not None else None
@@ -89,12 +91,12 @@ def from_config(config: Mapping[str, object], where: str, override: Sequence[str
             where,
             found=f"{own[0]!r} alone",
             expected="two or more labels",
-            do="a single output is a regression's or a similarity's: choose a classifier",
+            do="a model with one output computes a regression or a similarity; choose a classifier",
         )
     if override is None:
         if own is None:
             raise InputError(
-                f"{where} is missing", do="name the labels, in the model's order, with --labels (in a run file: labels)"
+                f"{where} is missing", do="give the names in the model's order with --labels (in a run file: labels)"
             )
         return check_names(own, where)
     names = check_names(override, "--labels")
@@ -105,13 +107,13 @@ def from_config(config: Mapping[str, object], where: str, override: Sequence[str
             "--labels",
             found=",".join(names),
             expected=f"{','.join(own)}, the model's own names in its own order ({where})",
-            do="leave --labels out (in a run file: labels)",
+            do="omit --labels (in a run file: labels)",
         )
     return names
 
 
 def unnamed(config: Mapping[str, object], where: str) -> bool:
-    """Whether a classifier's config leaves its labels without names. Raises InputError for a damaged `id2label`."""
+    """Whether a classifier's config has no label names, or placeholders. Raises InputError for a damaged `id2label`."""
     given = config.get("id2label")
     return given is None or _placeholders(_in_order(given, f"{where}: key id2label"))
 

@@ -1,8 +1,7 @@
-"""Sentence-pair files read row by row: every record of the file is one row, good or bad, in order.
+"""Sentence-pair files, read row by row: each record of a file is one row, good or bad, in order.
 
-`PairFile` finds the columns and yields `Row`s in fixed-size `Chunk`s; a row that cannot be used keeps its number and
-says why. `read_labelled` is the same for training and evaluation: rows with a gold label as (premise, hypothesis,
-index), with everything left out counted.
+`PairFile` finds the columns and yields `Row`s in `Chunk`s of fixed size. A row that cannot be used keeps its number and
+says why.
 """
 
 from __future__ import annotations
@@ -39,44 +38,44 @@ from bertnli.data.records import (
 if TYPE_CHECKING:
     import pyarrow
 
-_PROBE = 1000  # JSON lines looked at for the columns, at most
-_ROWS = 4096  # Parquet rows read at once where the caller does not say
-# SNLI's and MultiNLI's .txt may end a line before these: most of their pairs have one annotator, not five
+_PROBE = 1000  # the columns must be in one of so many JSON lines
+_ROWS = 4096  # Parquet rows that are read at once if the caller gives no number
+# A line of SNLI's and MultiNLI's .txt may end before these columns: most pairs have one annotator, not five.
 _ANNOTATORS = ("label2", "label3", "label4", "label5")
 
 
-class Row(NamedTuple):  # a tuple, which is made three times as fast as a frozen dataclass
+class Row(NamedTuple):  # a NamedTuple is created three times as fast as a frozen dataclass
     """One record of the file."""
 
-    number: int  # 1-based, the header not counted
+    number: int  # 1-based; the header is not counted
     premise: str | None
     hypothesis: str | None
-    label: str | None  # text of the label cell; None if it is null or blank, or there is no such column
-    error: str | None  # why this is no usable pair, in one short sentence; None for a good row
+    label: str | None  # text of the label cell; None if it is null or blank, or if there is no label column
+    error: str | None  # why this pair cannot be used, in one short sentence; None for a good row
     raw: str  # text formats: the record's text without its line end; Parquet: ""
-    parsed: bool  # False if the record's cells are not even known
+    parsed: bool  # False if the record could not be split into cells
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive rows, and for Parquet their whole records as one batch of as many rows."""
+    """Consecutive rows; for Parquet also their complete records as one Arrow batch with the same number of rows."""
 
     rows: list[Row]
     table: pyarrow.RecordBatch | None
 
 
 class PairFile:
-    """A file of sentence pairs, its columns found and checked at once, its rows streamed.
+    """A file of sentence pairs. Its columns are found and checked when it is opened; its rows are a stream.
 
-    `path` is a file, `archive.zip#member` or `-` for standard input (with `format`). `prefer_parse` takes SNLI's
-    binary-parse columns where both are there, without their parentheses, as the d2l book does. A file can be read
-    any number of times, a pipe once.
+    path: a file, `archive.zip#member`, or `-` for standard input (with `format`). prefer_parse: take SNLI's
+    binary-parse columns, without their parentheses, if the file has them; the d2l book does so. A file can be read
+    several times, a pipe only once.
 
-    Attributes: `name` for messages, `path`; `format`: tsv, csv, jsonl or parquet; `columns` as found; `fields`, all
-    column names in order (JSONL: of the first object that has the columns); `header`, the header record's own text
-    (TSV, CSV); `schema` (Parquet).
+    Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found; `fields`,
+    all column names in order (JSONL: of the first object that has the columns); `header`, the text of the header (TSV,
+    CSV); `schema` (Parquet).
 
-    Raises InputError if the file is missing, empty, of unknown format or encoding, or lacks the columns.
+    Raises InputError if the file is missing or empty, if its format or encoding is unknown, or if columns are missing.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class PairFile:
         self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
         self.header = ""
         self.schema: pyarrow.Schema | None = None
-        self._opened: Iterator[Record] | None = None  # the records, for the first reading
+        self._opened: Iterator[Record] | None = None  # the records, until they are read for the first time
         try:
             if self.format == "parquet":
                 self.schema = parquet_schema(self.path)
@@ -101,7 +100,7 @@ class PairFile:
             else:
                 self._opened = self._open()
         except UnreadableError as error:
-            raise InputError(f"{self.name}: cannot be read: {error}", do="get the file again, or repair it") from None
+            raise InputError(f"{self.name}: cannot be read: {error}", do="get the file again, or fix it") from None
         self._from_parse = prefer_parse and (self.columns.premise or "").casefold() == PARSE_COLUMNS[0]
 
     # The columns
@@ -113,12 +112,12 @@ class PairFile:
             return self._probe(found)
         self.header, cells, fault = next(found, ("", None, "the file is empty"))
         if cells is None:
-            raise InputError(f"{self.name}: unusable header: {fault}", expected="a first line with the column names")
+            raise InputError(f"{self.name}: unusable header: {fault}", expected="column names in the first line")
         self._resolve(cells)
         return found
 
     def _probe(self, found: Iterator[Record]) -> Iterator[Record]:
-        """Take the columns from the first JSON object that has them; all records come out again."""
+        """Find the columns in the first JSON object that has them. Returns all records, the first ones included."""
         probed, first_error = [], None
         for record in islice(found, _PROBE):
             probed.append(record)
@@ -129,11 +128,11 @@ class PairFile:
                 except InputError as error:
                     first_error = first_error or error
         if not probed:
-            raise InputError(f"{self.name}: the file is empty", do="see what wrote it")
+            raise InputError(f"{self.name}: the file is empty", do="check the program that wrote it")
         raise first_error or InputError(
             f"{self.name}: no JSON object in the first {len(probed)} lines",
             found=f"line 1: {probed[0][2]}",
-            expected='objects such as {"premise": "…", "hypothesis": "…"}, one a line',
+            expected='one object in each line, such as {"premise": "…", "hypothesis": "…"}',
         )
 
     def _resolve(self, fields: list[str]) -> None:
@@ -160,9 +159,9 @@ class PairFile:
     # The rows
 
     def chunks(self, size: int) -> Iterator[Chunk]:
-        """The rows in chunks of `size`, the last one shorter: the same cut for the same file, every time.
+        """The rows in chunks of `size`; the last one may be shorter. A file is always cut at the same places.
 
-        Raises RunError, with the row reached, if the file turns out to be damaged.
+        Raises RunError that names the last row read if the file is damaged.
         """
         if self.format == "parquet":
             yield from self._parquet_chunks(size, None)
@@ -181,21 +180,21 @@ class PairFile:
             yield from self._text_rows()
 
     def values(self, chunk: Chunk) -> list[dict[str, Any] | None]:
-        """The whole records of a chunk, by column name; None for one that was not parsed.
+        """The complete records of a chunk, by column name; None for a record that was not parsed.
 
-        Raises RunError if a Parquet column holds what has no form as text.
+        Raises RunError if a Parquet column has a type that cannot be written as text.
         """
         if chunk.table is not None:
             names = chunk.table.schema.names
             try:
                 columns = [parquet_cells(column) for column in chunk.table.columns]
             except UnreadableError as error:
-                raise RunError(f"{self.name}: {error}", do="leave that column out, or write .parquet") from None
+                raise RunError(f"{self.name}: {error}", do="remove that column, or write .parquet") from None
             return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
         if self.format == "jsonl":
             return [parse_jsonl(row.raw)[0] if row.parsed else None for row in chunk.rows]
         parse = parse_csv if self.format == "csv" else parse_tsv
-        # not strict: SNLI's short lines
+        # strict=False: some lines of SNLI have fewer cells
         return [dict(zip(self.fields, parse(row.raw), strict=False)) if row.parsed else None for row in chunk.rows]
 
     def _text_rows(self) -> Iterator[Row]:
@@ -217,7 +216,7 @@ class PairFile:
                 least -= 1
         as_it_is, number = not self._from_parse, 0
         try:
-            for number, (raw, cells, fault) in enumerate(found, 1):  # number: the row reached
+            for number, (raw, cells, fault) in enumerate(found, 1):  # after the loop: the last row
                 if cells is None:
                     yield Row(number, None, None, None, fault, raw, False)
                 elif not least <= len(cells) <= most:
@@ -267,9 +266,7 @@ class PairFile:
             raise self._damaged(number, error) from None
 
     def _damaged(self, number: int, error: UnreadableError) -> RunError:
-        return RunError(
-            f"{self.name}: cannot be read beyond row {number}: {error}", do="get the file again, or repair it"
-        )
+        return RunError(f"{self.name}: cannot be read beyond row {number}: {error}", do="get the file again, or fix it")
 
     def _row(self, number: int, premise: Any, hypothesis: Any, label: Any, raw: str) -> Row:
         if self._from_parse:

@@ -1,27 +1,27 @@
-"""Raw text to the words of SNLI's binary parses, as parts of a `tokenizer.json`.
+"""Splits raw text into Penn Treebank words, as SNLI's binary parses have them; the rules become part of tokenizer.json.
 
-d2l's models know SNLI as its parse columns have it: split by the Stanford tokenizer into Penn Treebank words
-("dog ." and "is n't"), then by Python, `text.lower().split()`. The rules here do both. Text that is already split
-stays as it is, word for word, and raw text becomes what Stanford made of it: on 220,000 sentences of SNLI all but
-46, most of those with a quotation mark that Stanford took for the other side's.
+The d2l book's models are trained on SNLI's parse columns: the Stanford tokenizer split the text into Penn Treebank
+words ("dog ." and "is n't"), and Python's `text.lower().split()` did the rest. The rules here do both steps. Text that
+is already split does not change, and raw text becomes what the Stanford tokenizer made of it: of 220,000 sentences of
+SNLI only 46 differ, most of them in a quotation mark that Stanford took for an opening or a closing one by mistake.
 
-Python's `lower` and `split` are met exactly, for all characters that Python's own Unicode tables know: the library's
-are newer, and it lower-cases some letters that an older Python leaves alone.
+The result of Python's `lower` and `split` is reproduced exactly for all characters in Python's Unicode tables. (The
+tables of the tokenizers library are newer, so it lower-cases some letters that an older Python does not.)
 """
 
 from __future__ import annotations
 
 from tokenizers import Regex, normalizers, pre_tokenizers
 
-# Patterns are Oniguruma's. None goes back over a run of any length ("++" and "*+" do not, the other repetitions are
-# bounded): so time grows with the length of the text and no faster, and no text reaches the ten million steps after
-# which Oniguruma gives up and the library panics.
+# The regular expressions are Oniguruma's. They never backtrack over a run of unlimited length ("++" and "*+" are
+# possessive, and the other repetitions are bounded). So the time is linear in the length of the text, and no text
+# reaches the ten million steps after which Oniguruma gives up and the library panics.
 
-# Python's white space (str.isspace): Unicode's and four separators (1C to 1F).
+# Python's white space (str.isspace): Unicode's white space and four separators (1C to 1F).
 _WHITE_SPACE = r"[\t-\r\x1C-\x1F\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
 
-# The library lower-cases character by character; Python, by the Unicode standard (section 3.13, Final_Sigma), gives a
-# sigma its final form after a cased letter and not before one, with any case-ignorable characters between.
+# The library lower-cases each character by itself. Python follows the Unicode standard (section 3.13, Final_Sigma): a
+# sigma after a cased letter, and not before one, gets its final form; case-ignorable characters between do not count.
 _CASED = r"[\p{Cased}&&\P{Case_Ignorable}]"
 _FINAL_SIGMA = rf"{_CASED}\p{{Case_Ignorable}}*+\KΣ(?!\p{{Case_Ignorable}}*+{_CASED})"
 
@@ -32,7 +32,7 @@ _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-
 
 
 def normalizer() -> normalizers.Normalizer:
-    """Lower case; plain spaces; quotation marks, dashes and brackets as the parses write them."""
+    """Makes lower case and plain spaces, and writes quotation marks, dashes and brackets as the parses do."""
     replacements: list[tuple[str | Regex, str]] = [
         (Regex("[–—]"), " -- "),
         ("…", "..."),
@@ -53,9 +53,9 @@ def normalizer() -> normalizers.Normalizer:
     )
 
 
-_WORD_END = r"(?=[.,?!'`/\\-]{0,3}(?: |\z))"  # nothing but punctuation after it
+_WORD_END = r"(?=[.,?!'`/\\-]{0,3}(?: |\z))"  # only punctuation follows in the same word
 
-# What is a word of its own inside text between spaces; at each place the first pattern that fits.
+# Parts of the text between two spaces that are words of their own. At each place the first pattern that matches counts.
 _WORDS = (
     r"(?<!\S)(?:https?://|www\.)\S{0,2000}[\w/]",
     r"-[lr][rsc]b-",
@@ -63,8 +63,8 @@ _WORDS = (
     _CLIPPED,
     rf"n't(?!\w)|{_CLITIC}",
     r"(?<!\S)(?:can(?=not(?!\w))|gon(?=na(?!\w))|wan(?=na(?!\w))|got(?=ta(?!\w)))",
-    # A full stop stays with initials and abbreviations. It also does before a comma, and before another full stop that
-    # stands apart: then it is the word's own, and Stanford has written one for the sentence ("etc. .").
+    # A full stop belongs to initials and abbreviations. It also belongs to the word before a comma, and before another
+    # full stop that is a word of its own: Stanford adds one for the end of the sentence ("etc. .").
     rf"(?<!\S)(?:(?:[a-z]\.){{1,8}}|(?:mr|mrs|ms|dr|st|mt|ft|jr|sr|etc|corp|inc|ltd)\.){_WORD_END}",
     r"\.\.\.",
     rf"\.(?!,| ++[.,](?: |\z)){_WORD_END}",
@@ -78,6 +78,6 @@ _WORDS = (
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """Words: what the patterns take out, and what is left between them and the spaces."""
+    """Splits text into words: the matches of the patterns, and the text between them and the spaces."""
     words = pre_tokenizers.Split(Regex("|".join(_WORDS)), behavior="isolated")
     return pre_tokenizers.Sequence([words, pre_tokenizers.WhitespaceSplit()])

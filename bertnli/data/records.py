@@ -1,7 +1,7 @@
-"""The records of a file: cells from lines of TSV, CSV and JSON, tables from Parquet.
+"""The records of a file: cells of TSV, CSV and JSON lines, Arrow tables of Parquet.
 
-A text record that cannot be parsed is a record too, with its text and what is wrong with it; the next one is not
-harmed. All of it streams.
+A text record that cannot be parsed is also yielded, with its text and the fault; the next record is read as usual.
+Everything is a stream.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError, reason_of
+from bertnli.common.errors import first_line
+from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError
 
 if TYPE_CHECKING:
     import pyarrow
 
-MAX_QUOTED = 16 << 20  # characters; a CSV cell that is still open after so many was never meant to be one
+MAX_QUOTED = 16 << 20  # characters; a CSV cell longer than this is taken for a quote that was never closed
 
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
-Record = tuple[str, Any, str | None]  # text, cells (list, or dict for JSONL; None if not parsed), what is wrong
+Record = tuple[str, Any, str | None]  # text, cells (list, or dict for JSONL; None if not parsed), the fault if any
 
 
 def records(lines: Lines, kind: str) -> Iterator[Record]:
-    """The records of a text format: (text, cells or None if it could not be parsed, what is wrong or None)."""
+    """The records of a text format: (text, cells or None if it could not be parsed, the fault or None)."""
     if kind == "csv":
         yield from _csv_records(lines)
         return
@@ -49,14 +50,14 @@ def parse_tsv(text: str) -> list[str]:
 
 
 def parse_jsonl(text: str) -> tuple[dict[str, Any] | None, str | None]:
-    """The object a JSON line holds (or None), and what is wrong with it (or None)."""
+    """The object in a JSON line, or None, and the fault, or None."""
     try:
         value = _decode(text)
     except json.JSONDecodeError as error:
         return None, f"not JSON: {error.msg} at character {error.pos + 1}"
     except RecursionError:
         return None, "not JSON: nested too deeply"
-    except ValueError:  # Python's limit on the digits of an integer
+    except ValueError:  # Python limits the number of digits of an integer
         return None, "not JSON: a number is too long"
     if type(value) is not dict:
         return None, f"{json_type(value)}, expected a JSON object"
@@ -67,25 +68,25 @@ _decode = json.JSONDecoder().decode
 
 
 def json_type(value: object) -> str:
-    """What JSON calls a value, with its article."""
+    """The JSON name of a value's type, with its article."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
     return names.get(type(value), "an object")
 
 
 def parse_csv(text: str) -> list[str]:
-    """The cells of a CSV record that `records` has found good."""
+    """The cells of a CSV record that `records` could parse."""
     if '"' not in text and "\r" not in text:
         return text.split(",")
     return next(csv.reader(io.StringIO(text, newline=""), strict=True))
 
 
 def _csv_records(lines: Lines) -> Iterator[Record]:
-    """RFC 4180 with Python's csv reader, but one record at a time, so that a bad one does no harm to the next.
+    """RFC 4180 by Python's csv reader, one record at a time, so that a bad record does not affect the next one.
 
-    Of a record that fails, only the first physical line is bad, and reading goes on with the second. Like Python's
-    reader, this takes a quote inside an unquoted cell as it stands.
+    If a record cannot be parsed, only its first physical line becomes a bad record, and reading continues with the
+    second line. As in Python's reader, a quote inside an unquoted cell is an ordinary character.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE + MAX_QUOTED))  # process-wide; 131,072 by default
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE + MAX_QUOTED))  # of the process; default: 131,072
     source = iter(lines)
     put_back: deque[str] = deque()
     taken: list[str] = []
@@ -97,7 +98,7 @@ def _csv_records(lines: Lines) -> Iterator[Record]:
             length += len(line) + 1
             quotes += line.count('"')
             yield line + "\n"
-            # a whole record has an even number of quotes; to look no further keeps a hostile file linear
+            # A complete record has an even number of quotes. Stopping there keeps the time linear for any file.
             if quotes % 2 == 0 or length > MAX_QUOTED:
                 return
 
@@ -114,7 +115,7 @@ def _csv_records(lines: Lines) -> Iterator[Record]:
             try:
                 cells = next(csv.reader(physical_lines(), strict=True))
                 text = "\n".join(taken).removesuffix("\r")
-                if text.endswith("\r"):  # would be read as a line end if anything were written after it
+                if text.endswith("\r"):  # a reader would take it for a line end
                     cells, fault = None, "a carriage return inside an unquoted cell"
             except csv.Error as error:
                 fault = _csv_fault(str(error))
@@ -133,7 +134,7 @@ def _csv_fault(message: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """`text` with its undecodable bytes written as \\xNN; "" if there are none."""
+    """`text` with its undecodable bytes written as \\xNN; "" if it has none."""
     try:
         text.encode()
         return ""
@@ -153,8 +154,8 @@ def parquet_schema(path: str) -> pyarrow.Schema:
             return file.schema_arrow
     except MemoryError:
         raise
-    except Exception as error:  # Arrow's own, and whatever else damaged metadata leads to
-        raise UnreadableError(reason_of(error)) from error
+    except Exception as error:  # damaged metadata makes Arrow raise many types
+        raise UnreadableError(first_line(error)) from error
 
 
 def parquet_tables(path: str, size: int, columns: Sequence[str] | None = None) -> Iterator[pyarrow.RecordBatch]:
@@ -165,7 +166,7 @@ def parquet_tables(path: str, size: int, columns: Sequence[str] | None = None) -
     pending: list[pyarrow.RecordBatch] = []
     rows = 0
     try:
-        # without pre_buffer it reads page by page, not whole row groups ahead
+        # Without pre_buffer, pages are read one by one, not complete row groups in advance.
         with pq.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False) as file:
             for batch in file.iter_batches(size, columns=columns):
                 while rows + batch.num_rows >= size:
@@ -181,13 +182,13 @@ def parquet_tables(path: str, size: int, columns: Sequence[str] | None = None) -
     except MemoryError:
         raise
     except Exception as error:
-        raise UnreadableError(reason_of(error)) from error
+        raise UnreadableError(first_line(error)) from error
 
 
 def parquet_cells(column: pyarrow.Array, errors: str = "backslashreplace") -> list[Any]:
-    """A column as values that JSON knows; dates, times, decimals and NaN as text, bytes that are not UTF-8 by `errors`.
+    """A column as JSON values. Dates, times, decimals and NaN become text; `errors` decodes bytes that are not UTF-8.
 
-    Raises UnreadableError for a type that has no such form.
+    Raises UnreadableError for a type that cannot be written so.
     """
     import pyarrow as pa
     import pyarrow.types as types
@@ -212,18 +213,18 @@ def parquet_cells(column: pyarrow.Array, errors: str = "backslashreplace") -> li
             column = column.cast(pa.int64())  # in the column's own unit
         cells = column.to_pylist()
         if types.is_floating(kind) or types.is_nested(kind):
-            cells = [_as_json_has_it(cell) for cell in cells]
+            cells = [_as_json(cell) for cell in cells]
         return cells
     except (ValueError, TypeError, ArithmeticError, pa.ArrowException) as error:
-        raise UnreadableError(f"a column of type {column.type} has no form as text: {reason_of(error)}") from error
+        raise UnreadableError(f"a column of type {column.type} cannot be text: {first_line(error)}") from error
 
 
-def _as_json_has_it(value: Any) -> Any:
-    """`value` with the names of the numbers that JSON does not know, in lists and maps as well."""
+def _as_json(value: Any) -> Any:
+    """`value` with the numbers that JSON does not have (NaN, Infinity) as text, also inside lists and maps."""
     if isinstance(value, float):
         return value if math.isfinite(value) else _NOT_FINITE[str(value)]
     if isinstance(value, list | tuple):  # a map's entries are pairs
-        return [_as_json_has_it(each) for each in value]
+        return [_as_json(each) for each in value]
     if isinstance(value, dict):
-        return {key: _as_json_has_it(each) for key, each in value.items()}
+        return {key: _as_json(each) for key, each in value.items()}
     return value

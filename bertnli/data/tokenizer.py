@@ -1,10 +1,8 @@
-"""Text to ids: one `tokenizer.json` (the tokenizers library) for WordPiece and for d2l's word vocabulary.
+"""Sentence pairs to token ids, with one `tokenizer.json` (the tokenizers library) for WordPiece and d2l's vocabulary.
 
-A pair becomes [CLS] premise [SEP] hypothesis [SEP]. Sentences are encoded singly, by the library, and are cut
-and joined here with numpy, because d2l's truncation is none of the library's. The file alone, read by plain
-`tokenizers.Tokenizer.from_file`, gives the same ids for every pair that needs no truncation.
-
-`tokenizer_files.py` reads and builds the library's tokenizer; `penn_treebank.py` finds d2l's words in raw text.
+A pair becomes [CLS] premise [SEP] hypothesis [SEP]. The library encodes each sentence; numpy truncates and joins them
+here, because the library does not have d2l's truncation. For pairs that need no truncation, tokenizer.json alone, read
+by `tokenizers.Tokenizer.from_file`, gives the same ids.
 """
 
 from __future__ import annotations
@@ -26,50 +24,49 @@ from bertnli.common.errors import InputError, Interrupted
 from bertnli.data import tokenizer_files
 from bertnli.data.truncation import TRUNCATIONS, Ints
 
-SPECIAL_TOKENS = 3  # of a pair: [CLS] p [SEP] h [SEP]
-MIN_LENGTH = 5  # room for one token of each sentence
-MAX_CHARACTERS = 1 << 20  # of a sentence are looked at: memory and time go with the length, and few tokens are kept
+SPECIAL_TOKENS = 3  # in a pair: [CLS] p [SEP] h [SEP]
+MIN_LENGTH = 5  # the special tokens and one token of each sentence
+MAX_CHARACTERS = 1 << 20  # the rest of a longer sentence is ignored: it would cost memory and time, and be truncated
 DEFAULT_LENGTH = 128
-
-
-# --- Truncation: (tokens of each premise, of each hypothesis, room for both) -> what is kept of each -----------------
+_SENTENCES = 8192  # sentences that are encoded in one call, at most
+_SPECIAL = {  # by model type: the padding token, the first token and the separator
+    "WordPiece": ("[PAD]", "[CLS]", "[SEP]"),
+    "WordLevel": ("<pad>", "<cls>", "<sep>"),
+}
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """What decides the input beside tokenizer.json; stands in a model's config.json under the key `bertnli`."""
+    """The settings that, with tokenizer.json, determine the model's input; in config.json under the key `bertnli`."""
 
     truncation: str  # a name in TRUNCATIONS
     max_length: int  # tokens of a pair, special tokens included
-    reads_parse: bool  # trained on SNLI's binary-parse columns, as d2l's models are, not on the raw sentences
+    reads_parse: bool  # the model reads SNLI's binary-parse columns, as d2l's models do, not the raw sentences
     hypothesis_only: bool = False  # a baseline that sees no premise: [CLS] [SEP] hypothesis [SEP]
 
     def check(self, where: str, max_positions: int | None = None) -> None:
-        """InputError naming `where` if a value is impossible, or longer than the model's `max_positions`."""
+        """Raises InputError that names `where` for an impossible value, or a length above `max_positions`."""
         if not isinstance(self.truncation, str) or self.truncation not in TRUNCATIONS:
             raise InputError(f"{where}: truncation", found=repr(self.truncation), expected=" or ".join(TRUNCATIONS))
-        whole = isinstance(self.max_length, int) and not isinstance(self.max_length, bool)
-        if not whole or self.max_length < MIN_LENGTH:
+        is_int = isinstance(self.max_length, int) and not isinstance(self.max_length, bool)
+        if not is_int or self.max_length < MIN_LENGTH:
             expected = f"a whole number of tokens, {MIN_LENGTH} or more"
             raise InputError(f"{where}: max_length", found=repr(self.max_length), expected=expected)
         if max_positions is not None and self.max_length > max_positions:
-            expected = f"{max_positions} or less: the model has no positions beyond"
+            expected = f"{max_positions} or less, the number of the model's position embeddings"
             raise InputError(f"{where}: max_length", found=str(self.max_length), expected=expected)
         for key in ("reads_parse", "hypothesis_only"):
             if not isinstance(getattr(self, key), bool):
                 raise InputError(f"{where}: {key}", found=repr(getattr(self, key)), expected="true or false")
 
 
-# --- Encoded pairs ---------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Encoded:
-    """Pairs of different lengths, end to end in flat arrays."""
+    """Token ids of pairs of different lengths, end to end in flat arrays."""
 
-    ids: NDArray[np.int32]  # [total_tokens], [CLS] p [SEP] h [SEP] of each pair in turn
-    lengths: NDArray[np.int32]  # [pairs], tokens of each pair, special tokens included
-    first_segment: NDArray[np.int32]  # [pairs], tokens of [CLS] p [SEP]: token type 0; the rest is 1
+    ids: NDArray[np.int32]  # [total_tokens], [CLS] p [SEP] h [SEP] of each pair
+    lengths: NDArray[np.int32]  # [pairs], in tokens, special tokens included
+    first_segment: NDArray[np.int32]  # [pairs], tokens of [CLS] p [SEP], which have token type 0; the others have 1
     truncated: NDArray[np.bool_]  # [pairs]
 
     def __len__(self) -> int:
@@ -84,7 +81,7 @@ class Encoded:
 def pad_batch(encoded: Encoded, indices: Sequence[int] | Ints, pad_id: int = 0) -> dict[str, NDArray[np.int64]]:
     """The pairs at `indices`, padded on the right to the longest of them.
 
-    `input_ids`, `attention_mask` and `token_type_ids`, each int64 [batch, longest], as transformers names them.
+    Returns `input_ids`, `attention_mask` and `token_type_ids` as transformers names them, each int64 [batch, longest].
     """
     rows = np.asarray(indices, dtype=np.int64)
     lengths = encoded.lengths[rows][:, None]
@@ -101,53 +98,41 @@ def pad_batch(encoded: Encoded, indices: Sequence[int] | Ints, pad_id: int = 0) 
 
 
 def _ranges(starts: Ints, lengths: Ints) -> NDArray[np.int64]:
-    """start, start + 1, … of every range, end to end."""
+    """The numbers of all ranges (start, start + 1, …), end to end."""
     ends = np.cumsum(lengths, dtype=np.int64)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
 
 
-_SENTENCES = 8192  # encoded at once, at most
-
-
-# --- The tokenizer ---------------------------------------------------------------------------------------------------
-
-
-_SPECIAL = {  # model of tokenizer.json: its padding, first and separator token
-    "WordPiece": ("[PAD]", "[CLS]", "[SEP]"),
-    "WordLevel": ("<pad>", "<cls>", "<sep>"),
-}
-
-
 class PairTokenizer:
-    """Sentence pairs to ids, by a WordPiece tokenizer as BERT's, or by d2l's word vocabulary.
+    """Sentence pairs to token ids, by a WordPiece tokenizer like BERT's or by d2l's word vocabulary.
 
-    A special token that somebody typed into a sentence becomes that token's id, as in transformers ("[SEP]" anywhere
-    in a WordPiece sentence) and in d2l ("<sep>" as a word of its own).
+    If the text of a sentence contains a special token, it becomes the id of that token, as in transformers ("[SEP]"
+    anywhere in a WordPiece sentence) and in d2l ("<sep>" as a word of its own).
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings, where: str):
-        """InputError naming `where` (the file it came from) if it is not a tokenizer of BERT's kind."""
+        """Raises InputError that names `where` (the file) if the tokenizer is not like BERT's."""
         self.settings = settings
         self._tokenizer = tokenizer
         self._where = where
-        tokenizer.no_truncation()  # published files bring a length and a padding of their own
+        tokenizer.no_truncation()  # published files may set a maximum length and padding
         tokenizer.no_padding()
         model = tokenizer_files.kind(tokenizer)
         if model not in _SPECIAL:
             raise InputError(f"{where}: model", found=model, expected=" or ".join(_SPECIAL))
         special = (*_SPECIAL[model], tokenizer.model.unk_token)
         lacking = [token for token in special[:-1] if tokenizer.token_to_id(token) is None]
-        if tokenizer.model.token_to_id(special[-1]) is None:  # as an added token it would not serve
+        if tokenizer.model.token_to_id(special[-1]) is None:  # the model does not use an added token as unk_token
             lacking.append(special[-1])
         if lacking:
             raise InputError(f"{where}: vocabulary", found=f"no {' '.join(lacking)}", expected=" ".join(special))
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         self.pad_id, self.cls_id, self.sep_id = (vocabulary[token] for token in _SPECIAL[model])
-        self.vocab_size = 1 + max(vocabulary.values())  # ids are below it; some may be unused
+        self.vocab_size = 1 + max(vocabulary.values())  # all ids are below it; some may be unused
         self._check_template()
 
     def _check_template(self) -> None:
-        """The file's own way to join a pair must be BERT's: other readers of the file follow it."""
+        """The file's template for a pair must be BERT's, because other programs that read the file use it."""
         theirs = self._call(self._tokenizer.encode, "a", "b")
         ours = pad_batch(self._encode_pairs(["a"], ["b"]), [0])
         if theirs.ids != ours["input_ids"][0].tolist() or theirs.type_ids != ours["token_type_ids"][0].tolist():
@@ -171,10 +156,11 @@ class PairTokenizer:
     ) -> PairTokenizer:
         """The tokenizer of a model folder or bundle: tokenizer.json, else HF's vocab.txt, else d2l's vocab.json.
 
-        Settings: what is given, else config.json's key `bertnli`, else 128 tokens and the truncation of the model's
-        family. Where tokenizer_config.json says do_lower_case, strip_accents or tokenize_chinese_chars it wins over
-        tokenizer.json, as in transformers. `max_positions` and `vocab_size` are the model's own, by default those in
-        config.json. Raises InputError naming the file, if there is none, it is damaged or does not fit the model.
+        Each setting is the argument, else the value in config.json's key `bertnli`, else the default: 128 tokens, and
+        the truncation that the model's family uses. As in transformers, do_lower_case, strip_accents and
+        tokenize_chinese_chars in tokenizer_config.json override tokenizer.json. Default of `max_positions` and
+        `vocab_size`: the values in config.json. Raises InputError that names the file if there is no tokenizer, or it
+        is damaged or does not fit the model.
         """
         folder = Path(folder)
         config_file = folder / "config.json"
@@ -211,7 +197,7 @@ class PairTokenizer:
                 f"{file}: ids",
                 found=f"up to {pairs.vocab_size - 1}",
                 expected=f"below {vocab_size}, the number of the model's embeddings",
-                do="take the tokenizer that the model was trained with",
+                do="use the tokenizer that the model was trained with",
             )
         return pairs
 
@@ -225,20 +211,20 @@ class PairTokenizer:
         hypothesis_only: bool = False,
         max_positions: int | None = None,
     ) -> PairTokenizer:
-        """The tokenizer of d2l's `vocab.json`: a list, token by id. InputError if it is not such a list."""
+        """The tokenizer of d2l's `vocab.json`, a list of tokens ordered by id. Raises InputError for anything else."""
         settings = TokenizerSettings(truncation, max_length, reads_parse=True, hypothesis_only=hypothesis_only)
         settings.check("tokenizer of d2l's vocabulary", max_positions)
         return cls(tokenizer_files.d2l(vocab, "d2l vocabulary"), settings, "d2l vocabulary")
 
     def to_json(self) -> str:
-        """The text of tokenizer.json; the same tokenizer gives the same text."""
+        """The text of tokenizer.json. Equal tokenizers have equal texts."""
         return self._tokenizer.to_str(pretty=True)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json and for WordPiece tokenizer_config.json, by which transformers reads it as it is.
+        """Write tokenizer.json, and for WordPiece also tokenizer_config.json.
 
-        Without that one transformers takes the vocabulary only and lower-cases, and CrossEncoder does not truncate.
-        The settings go into the folder's config.json (`asdict(settings)`).
+        Without tokenizer_config.json, transformers uses only the vocabulary, with lower case, and CrossEncoder does not
+        truncate. The caller writes the settings into config.json (`asdict(settings)`).
         """
         folder = Path(folder)
         (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
@@ -257,30 +243,30 @@ class PairTokenizer:
 
     @property
     def max_length(self) -> int:
-        """The most tokens a pair is given, special tokens included."""
+        """The maximum number of tokens of a pair, special tokens included."""
         return self.settings.max_length
 
     @property
     def lower_case(self) -> bool:
-        """Whether capitals and small letters are the same to it."""
+        """Whether the tokenizer lower-cases the text."""
         normalizer = self._tokenizer.normalizer
         return normalizer is not None and bool(normalizer.normalize_str("A") == "a")
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides the ids of a given text."""
+        """SHA-256 of everything that the ids of a text depend on."""
         parts = [self.to_json(), self.settings.truncation, str(self.settings.max_length)]
-        if self.settings.hypothesis_only:  # left out of the others', which are in bundles' manifests
+        if self.settings.hypothesis_only:  # only then, so that the fingerprints in existing bundles stay valid
             parts.append("hypothesis only")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def encode(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
-        """Every pair as [CLS] premise [SEP] hypothesis [SEP], cut to `max_length`, in the order given.
+        """Each pair as [CLS] premise [SEP] hypothesis [SEP], truncated to `max_length`, in the same order.
 
-        With `hypothesis_only` every premise is taken to be empty: [CLS] [SEP] hypothesis [SEP]. A sentence of more than
-        `MAX_CHARACTERS` is taken to be what comes before, and its pair to be truncated.
+        With `hypothesis_only`, every premise is taken as empty: [CLS] [SEP] hypothesis [SEP]. Of a sentence longer than
+        `MAX_CHARACTERS` the rest is ignored, and its pair counts as truncated.
 
-        Raises InputError naming the pair if a sentence is not text, or holds a lone surrogate, which is not Unicode.
+        Raises InputError that names the pair if a sentence is not text or has a lone surrogate, which is not Unicode.
         """
         assert len(premises) == len(hypotheses), (len(premises), len(hypotheses))
         if not all(isinstance(text, str) for text in chain(premises, hypotheses)):
@@ -291,7 +277,7 @@ class PairTokenizer:
         number = {text: i for i, text in enumerate(dict.fromkeys(chain(premises, hypotheses)))}
         try:
             pool, lengths = self._encode_sentences(list(number))
-        except TypeError:  # its complaint about a string that is not Unicode
+        except TypeError:  # the library raises it for a string that is not Unicode
             _refuse(premises, hypotheses)
             raise
         sentence_p = np.fromiter(map(number.__getitem__, premises), np.int64, len(premises))
@@ -301,7 +287,7 @@ class PairTokenizer:
         room = self.max_length - SPECIAL_TOKENS
         keep_p, keep_h = TRUNCATIONS[self.settings.truncation](len_p, len_h, room)
 
-        # A pair is five ranges of the pool, which begins with the two special tokens.
+        # A pair consists of five ranges of the pool. The pool begins with the two special tokens.
         starts = np.concatenate(([0], np.cumsum(np.minimum(lengths, room))))[:-1] + 2
         one = np.ones_like(keep_p)
         range_starts = np.stack([0 * one, starts[sentence_p], one, starts[sentence_h], one], axis=1)
@@ -314,17 +300,17 @@ class PairTokenizer:
         )
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """The tokens of `ids`, as the vocabulary spells them."""
+        """The tokens of `ids`, as written in the vocabulary."""
         return [self._tokenizer.id_to_token(token) or f"?{token}" for token in ids]
 
     def _encode_sentences(self, sentences: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """[CLS], [SEP], then the first tokens of each sentence, as many as a pair could hold; and all their lengths."""
+        """The pool of ids ([CLS], [SEP], then of each sentence the tokens that fit into a pair), and full lengths."""
         room = self.max_length - SPECIAL_TOKENS
         parts = [np.array([self.cls_id, self.sep_id], np.int32)]
         lengths = np.zeros(len(sentences), np.int64)
         begin = 0
         while begin < len(sentences):
-            # The library's own results are a hundred bytes a token, so they are few and not kept for long.
+            # The library's results take a hundred bytes for each token, so only few exist at the same time.
             characters = np.cumsum([len(text) for text in sentences[begin : begin + _SENTENCES]])
             end = begin + max(1, int(np.searchsorted(characters, MAX_CHARACTERS, side="right")))
             some = [text[:MAX_CHARACTERS] for text in sentences[begin:end]]
@@ -335,19 +321,19 @@ class PairTokenizer:
         return np.concatenate(parts), lengths
 
     def _call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """The library's method; what a damaged tokenizer.json makes it do becomes an InputError."""
+        """Call a method of the library. Raises InputError if it fails, which a damaged tokenizer.json makes it do."""
         try:
             return method(*arguments, **options)
-        except BaseException as error:  # plain Exception, or a Rust panic, which is not even that
+        except BaseException as error:  # Exception, or a Rust panic, which is a BaseException
             if isinstance(error, TypeError | KeyboardInterrupt | Interrupted):
                 raise
             raise InputError(
-                f"{self._where}: cannot encode text", found=str(error), expected="a tokenizer of BERT's kind"
+                f"{self._where}: cannot encode text", found=str(error), expected="a tokenizer like BERT's"
             ) from None
 
 
 def _refuse(premises: Sequence[object], hypotheses: Sequence[object]) -> None:
-    """InputError naming the first sentence that is not Unicode text."""
+    """Raise InputError that names the first sentence that is not Unicode text."""
     for name, sentences in (("premise", premises), ("hypothesis", hypotheses)):
         for pair, text in enumerate(sentences):
             if not isinstance(text, str):

@@ -1,4 +1,8 @@
-"""DOC"""
+"""Truncation rules: how many tokens of the premise and of the hypothesis are kept if a pair is too long.
+
+Each rule takes `len_p` and `len_h`, `[pairs]`, the lengths in tokens without special tokens, and `room`, the maximum of
+their sum; it returns the numbers of tokens to keep of both, `[pairs]` each.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ Ints = NDArray[np.integer]
 
 
 def longest_first(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
-    """The tokenizers library's rule (`truncate_encodings`), so transformers' `truncation=True`.
+    """The rule of the tokenizers library (`truncate_encodings`), which transformers' `truncation=True` uses.
 
-    Each may fill half of the room and what the other leaves free; with odd room the longer one has the bigger half
-    (the hypothesis, if they are as long as each other).
+    Each sentence may use half of the room, and what the other one does not use. If the room is odd, the longer sentence
+    gets the extra token (the hypothesis if both have the same length).
     """
     half_p = np.where(len_p <= len_h, room // 2, room - room // 2)
     keep_p = np.minimum(len_p, np.maximum(half_p, room - len_h))
@@ -24,18 +28,19 @@ def longest_first(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
 def d2l(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
     """d2l's `_truncate_pair_of_tokens` (Dive into Deep Learning, section 16.7) in closed form.
 
-    Its loop: while both together exceed the room, drop the last of the premise if that is strictly longer, else the
-    last of the hypothesis. So with odd room the premise has the bigger half, whichever is longer.
+    The book's loop: while both are longer than the room, remove the last token of the premise if the premise is
+    strictly longer, otherwise the last token of the hypothesis. So if the room is odd, the premise gets the extra
+    token.
     """
     keep_h = np.minimum(len_h, np.maximum(room // 2, room - len_p))
     return np.minimum(len_p, room - keep_h), keep_h
 
 
 def proportional(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
-    """Truncation in proportion to the lengths (the same section, exercise 2).
+    """Truncation in proportion to the lengths (the same section of the book, exercise 2).
 
-    A pair that is too long fills the room exactly: the premise keeps room * len_p / (len_p + len_h), rounded to the
-    nearest with halves up, the hypothesis the rest; but of a sentence that has tokens, at least one stays.
+    A pair that is too long fills the room exactly. The premise keeps room * len_p / (len_p + len_h) tokens, rounded to
+    the nearest integer with halves up, and the hypothesis gets the rest; each sentence keeps at least one token.
     """
     len_p, len_h = np.asarray(len_p, np.int64), np.asarray(len_h, np.int64)
     total = np.maximum(len_p + len_h, 1)

@@ -1,4 +1,4 @@
-"""Accuracy by a column of the data set: HANS by its heuristic, MultiNLI by its genre, Breaking NLI by its category."""
+"""Accuracy for each value of a column: HANS by heuristic, MultiNLI by genre, Breaking NLI by category."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bertnli.data.labelled import LabelledPair
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.metrics import ClassificationMetrics
 
-_ROWS = 4096  # looked through at once
+_ROWS = 4096  # rows that are read at once
 
 
 class AccuracyByColumn:
-    """Metrics for each value of `column`. It keeps one small number a row; a set that is asked for one is not large."""
+    """Metrics for each value of `column`. It keeps one integer for each row; data sets with such a column are small."""
 
     def __init__(self, file: PairFile, column: str, labels: Sequence[str]):
-        """Looks through the file. Raises InputError if it has no such column."""
+        """Reads the file once. Raises InputError if it does not have the column."""
         if column not in file.fields:
             raise InputError(
                 f"{file.name}: no column {column!r}",
@@ -33,20 +33,20 @@ class AccuracyByColumn:
         names: dict[str, int] = {}
         for chunk in file.chunks(_ROWS):
             for record in file.values(chunk):
-                said = "" if record is None else str(record.get(column) or "")
-                self._value.append(names.setdefault(said, len(names)))
+                value = "" if record is None else str(record.get(column) or "")
+                self._value.append(names.setdefault(value, len(names)))
         self.names = list(names)
         self.metrics = [ClassificationMetrics(labels) for _ in names]
 
     def add(self, logits: NDArray[np.floating], rows: Sequence[LabelledPair]) -> None:
-        """Count `logits` `[rows, labels]` under each row's value."""
+        """Add logits `[rows, labels]` to the metrics of each row's value."""
         values = np.array([self._value[row.number - 1] for row in rows])
         gold = np.array([row.label for row in rows], np.int64)
         for value in np.unique(values):
             self.metrics[value].add(logits[values == value], gold[values == value])
 
     def to_json(self) -> dict[str, Any]:
-        """By value: `accuracy`, its interval, `rows`, and `recall`, the accuracy on the rows of each gold label."""
+        """For each value: `accuracy`, `accuracy_interval` (95%), `rows`, and `recall` of each gold label."""
         return {
             name: {
                 "accuracy": one.accuracy,

@@ -1,8 +1,8 @@
-"""Temperature scaling: a number that logits are divided by, so that probabilities say how often the model is right.
+"""Temperature scaling: divides the logits by a number, so that a probability says how often the model is right.
 
-Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. It is fitted on rows that the model was not
-trained on, never changes a label, and is kept with the model: in a folder's config.json (temperature.py), in a bundle's
-manifest. (Where a set's classes are sums of the model's, the predicted class may be another: merged.py.)
+Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. The temperature is fitted on rows that the
+model was not trained on. It never changes the predicted label of the model (but it may change a class of
+merged_classes.py, whose probability is a sum). It is stored in a folder's config.json or in a bundle's manifest.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.evaluation.evaluate import Predictor, check_labelled_rows, logits_in_batches
 from bertnli.evaluation.metrics import ClassificationMetrics, log_softmax
 
-LOWEST, HIGHEST = 0.01, 100.0  # temperatures; one beyond would mean that the rows cannot tell it
-_STEPS = 50  # of the bisection: 13 orders of magnitude more exact than the range
+LOWEST, HIGHEST = 0.01, 100.0  # temperatures; outside of this range the rows do not determine it
+_STEPS = 50  # of the bisection; the error is then smaller than the range by a factor of 2**50
 
 
 def calibrate(
@@ -33,20 +33,20 @@ def calibrate(
     skip_bad_rows: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Calibration:
-    """Fit a temperature to the logits of the labelled rows of `held_out`, whatever temperature the model has.
+    """Fit a temperature to the logits of the labelled rows of `held_out`. The model's own temperature is ignored.
 
-    apart_from: the set that the model is measured on, which must be another one: on rows that a temperature was fitted
-    to, the calibration looks better than it is.
+    apart_from: the set that the model is measured on. It must be a different file, because calibration looks better
+    than it is on the rows that the temperature was fitted to.
 
-    All rows are in memory at once, some 120 bytes a row of three labels. Raises as `evaluate` does, for both
-    sets; InputError if they are one; RunError if no temperature fits (see `fit`).
+    The logits of all rows are in memory, about 120 bytes for a row with three labels. Raises as `evaluate` does, for
+    both sets; InputError if they are the same file; RunError if no temperature fits (see `fit`).
     """
     file = held_out.file
     if _place(file) == _place(apart_from.file):
         raise InputError(
-            f"--calibrate {file.name}", found="the file that the model is measured on", expected="rows held out from it"
+            f"--calibrate {file.name}", found="the file that the model is measured on", expected="other, held-out rows"
         )
-    apart_from.check(predictor, skip_bad_rows)  # what is wrong with it is said before the work, too
+    apart_from.check(predictor, skip_bad_rows)  # its errors too are reported before the scoring
     pairs, total = check_labelled_rows(file, predictor.labels, skip_bad_rows, held_out.schema.label_names)
     parts: list[NDArray[np.float32]] = []
     golds: list[NDArray[np.int64]] = []
@@ -64,32 +64,33 @@ def calibrate(
 
 
 def _place(file: PairFile) -> tuple[Path, str]:
-    """A file, and its member in an archive."""
+    """The file, and the member if it is an archive."""
     return Path(file.path).resolve(), file.name.removeprefix(file.path)
 
 
 def fit(logits: NDArray[np.float32], gold: NDArray[np.int64], data: str) -> float:
-    """The temperature of the least log loss on logits `[pairs, labels]` of gold labels `[pairs]`.
+    """The temperature with the smallest log loss, for logits `[pairs, labels]` and gold labels `[pairs]`.
 
-    The loss is convex in 1 / temperature, so its slope has one zero at most, which bisection finds. Raises RunError if
-    there is none between LOWEST and HIGHEST: every label is right, or the scores say nothing of the labels.
+    The loss is convex in 1 / temperature, so its derivative has at most one zero, which bisection finds. Raises
+    RunError if there is no zero between LOWEST and HIGHEST: then all predictions are right, or the scores carry no
+    information about the labels. data: the name of the rows, for messages.
     """
     exact = logits.astype(np.float64)
     of_gold = exact[np.arange(len(gold)), gold].mean()
 
     def slope(temperature: float) -> float:
-        """Of the mean log loss by 1 / temperature: the expected logit less the gold label's."""
+        """Derivative of the mean log loss by 1 / temperature: the expected logit minus the logit of the gold label."""
         return float((np.exp(log_softmax(logits, temperature)) * exact).sum(axis=1).mean() - of_gold)
 
     if slope(HIGHEST) >= 0:
         raise RunError(
-            f"{data}: no temperature fits: the scores say less of its labels than equal probabilities would",
-            do="see with bertnli eval whether the label names are in the model's order, and the rows are of its kind",
+            f"{data}: no temperature fits: the scores are worse than equal probabilities for all labels",
+            do="check with bertnli eval that the label names are in the model's order and the rows are of its kind",
         )
     if slope(LOWEST) <= 0:
         raise RunError(
-            f"{data}: no temperature fits: the model is right on every one of its {len(gold)} rows, or nearly",
-            do="give more rows, held out from training",
+            f"{data}: no temperature fits: the model is right on all of its {len(gold)} rows, or nearly all",
+            do="give more held-out rows",
         )
     low, high = math.log(LOWEST), math.log(HIGHEST)
     for _ in range(_STEPS):

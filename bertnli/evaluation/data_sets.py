@@ -1,7 +1,7 @@
-"""A labelled data set by its name or path: the file, and what the catalogue says about reading and judging it.
+"""Labelled data sets by name or path, read and evaluated as the catalogue's schema says.
 
-`open_set` finds it, `LabelledSet.measure` evaluates a model on it as the set asks: label names translated, classes
-that the set does not tell apart taken together, the accuracy by the columns that it is meant to be looked at by.
+`open_set` opens a data set. `LabelledSet.measure` evaluates a model on it: it translates label names, merges the
+model's labels if the data set has fewer classes, and reports accuracy by the columns that the catalogue names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bertnli.fetch.resolve import NotFetchedError, resolve_data
 
 @dataclass(frozen=True)
 class LabelledSet:
-    name: str  # as a person gave it
+    name: str  # as the user gave it
     file: PairFile
     schema: DataSetSchema
 
@@ -39,24 +39,25 @@ class LabelledSet:
         against: ComparedModel | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> dict[str, Any]:
-        """What `Evaluation.to_json` gives, and where they apply: `classes`, the model's labels under each of the set's;
-        `by_column` (see accuracy_by_column.py); `premises`, `shuffled` (with `seed`) or `not read`.
+        """Evaluate a model. Returns what `Evaluation.to_json` returns, and these keys if they apply: `classes`, class
+        -> labels of the model; `by_column` (see accuracy_by_column.py); `premises`, `shuffled` (with `seed`) or `not
+        read`.
 
-        reads_premises: False for a hypothesis-only model. Raises as `evaluate` does, and InputError if the set's
-        classes are not those of the model.
+        reads_premises: False for a hypothesis-only model. Raises as `evaluate` does, and InputError if the model's
+        labels cannot be mapped to the set's classes.
         """
         found: dict[str, Any] = {}
         if not reads_premises:
             if isinstance(self.file, ShuffledPremises):
-                raise InputError("--shuffle-premises", found="a model that reads no premises", do="leave it out")
+                raise InputError("--shuffle-premises", found="a model that reads no premises", do="omit it")
             found["premises"] = "not read"
         if isinstance(self.file, ShuffledPremises):
             found |= {"premises": "shuffled", "seed": SEED}
-        predictor = self._with_its_classes(predictor)
+        predictor = self._merged(predictor)
         if isinstance(predictor, MergedClasses):
             found["classes"] = predictor.members
         if against is not None:
-            against = against._replace(predictor=self._with_its_classes(against.predictor))
+            against = against._replace(predictor=self._merged(against.predictor))
         tables = [AccuracyByColumn(self.file, column, predictor.labels) for column in self.schema.slices]
         evaluation = evaluate(
             predictor,
@@ -72,11 +73,12 @@ class LabelledSet:
         return evaluation.to_json() | found
 
     def check(self, predictor: Predictor, skip_bad_rows: bool = False) -> None:
-        """Raise what `measure` would raise for the set's rows, before a pair is scored."""
-        labels = self._with_its_classes(predictor).labels
+        """Raise the errors that `measure` raises for the set's rows, without scoring them."""
+        labels = self._merged(predictor).labels
         check_labelled_rows(self.file, labels, skip_bad_rows, self.schema.label_names)
 
-    def _with_its_classes(self, predictor: Predictor) -> Predictor:
+    def _merged(self, predictor: Predictor) -> Predictor:
+        """The predictor itself, or `MergedClasses` of it if the set has other classes than the model's labels."""
         table = LabelTable(tuple(self.schema.classes.values()))
         if not self.schema.classes or all(table.index(label) != UNKNOWN for label in predictor.labels):
             return predictor
@@ -91,17 +93,16 @@ def open_set(
     prefer_parse: bool = False,
     shuffle_premises: bool = False,
 ) -> LabelledSet:
-    """The set of that name, fetched if need be, or the file at that path.
+    """The file at that path, or the data set of that name, which is fetched if needed.
 
-    `columns` and `label_names` (what a label cell says -> the label's name): a person's own go first.
-
-    Raises as `fetch.resolve` and `PairFile` do.
+    columns, label_names (text of a label cell -> label): from the user; they override those of the catalogue.
+    prefer_parse: see `PairFile`. Raises as `fetch.resolve` and `PairFile` do.
     """
     entry = catalog.lookup_unless_path(name)
     schema = entry.schema if entry is not None else DataSetSchema()
     schema = replace(schema, label_names={**schema.label_names, **(label_names or {})})
     path = resolve_data(name)
-    given = columns or Columns()
+    given = columns or Columns()  # by the user
     wanted = Columns(
         given.premise or schema.columns.premise,
         given.hypothesis or schema.columns.hypothesis,
@@ -112,16 +113,15 @@ def open_set(
 
 
 def expanded(names: Sequence[str]) -> list[str]:
-    """`names`, each once, with a suite's sets in place of its name. A path of that name that exists is no suite."""
+    """`names` without duplicates, the name of a suite replaced by its sets. An existing path is not a suite."""
     suites = [(name,) if existing_path(name) is not None else catalog.SUITES.get(name, (name,)) for name in names]
     return list(dict.fromkeys(one for suite in suites for one in suite))
 
 
 def open_all(names: Sequence[str], open_one: Callable[[str], LabelledSet]) -> tuple[list[LabelledSet], dict[str, str]]:
-    """The sets of `names`, and why those that are not among them could not be fetched, by name.
+    """Open the sets of `names`. Returns them, and for each set that could not be fetched: name -> reason.
 
-    Raises as `open_set` does for anything else that is wrong, for a set that is asked for alone, and RunError if not
-    one of several could be fetched.
+    Raises as `open_set` does for all other errors, and if `names` has only one name; RunError if none could be fetched.
     """
     if len(names) == 1:
         return [open_one(names[0])], {}
@@ -135,6 +135,6 @@ def open_all(names: Sequence[str], open_one: Callable[[str], LabelledSet]) -> tu
         raise RunError(
             "none of the data sets could be fetched: "
             + "; ".join(f"{name}: {reason}" for name, reason in skipped.items()),
-            do="fetch one where there is a network, into a BERTNLI_CACHE that this machine sees as well",
+            do="fetch one on a machine with a network, into a BERTNLI_CACHE that this machine can read",
         )
     return sets, skipped

@@ -1,7 +1,7 @@
-"""A classifier measured on every labelled row of a file.
+"""Measures a classifier on all labelled rows of a file.
 
-`evaluate` streams the file through any `Predictor`: a checkpoint, a Hugging Face folder or an ONNX bundle, all measured
-alike. tally.py has the metrics.
+`evaluate` streams the file through a `Predictor`: a checkpoint, a Hugging Face folder or an ONNX bundle, all in the
+same way. metrics.py has the metrics.
 """
 
 from __future__ import annotations
@@ -27,53 +27,53 @@ from bertnli.evaluation.label_order import fitting_order
 from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.evaluation.slices import Slices
 
-BATCH = 4096  # pairs handed to the predictor at once; it cuts its own batches out of them, by length
+BATCH = 4096  # pairs in one call of the predictor, which makes its own batches of similar length from them
 
 
 class Predictor(Protocol):
-    """Anything that classifies pairs. It cuts its own batches."""
+    """A classifier of pairs. It makes its own batches."""
 
     temperature: float
-    """The model's own: its logits are divided by it for the softmax."""
+    """The logits are divided by it before the softmax."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names in the order of the logits."""
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
-        """`[pairs, labels]`, in the order of the pairs, before the temperature."""
+        """`[pairs, labels]`, in the order of the pairs, not divided by the temperature."""
 
 
 class ComparedModel(NamedTuple):
-    """A model to compare with."""
+    """A model to compare with, and the data for it."""
 
     name: str
     predictor: Predictor
-    file: PairFile  # the same data, opened once more: d2l's models read other columns of SNLI's files
+    file: PairFile  # the same data, opened again: d2l's models read other columns of SNLI's files
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a predictor made of a file."""
+    """The results of a predictor on a file."""
 
-    data: str  # the file
-    temperature: float  # that the logits were divided by for the probabilities
+    data: str  # name of the file
+    temperature: float  # the logits were divided by it
     metrics: ClassificationMetrics
     without_temperature: ClassificationMetrics | None  # of the undivided logits; None if the temperature is 1
-    no_gold_rows: int  # left out: the annotators did not agree on a label
-    bad_rows: int  # left out because skip_bad_rows said so
-    right: Sequence[ExamplePrediction]  # the closest calls, spread over the labels
+    no_gold_rows: int  # skipped, because the annotators did not agree on a label
+    bad_rows: int  # skipped by skip_bad_rows
+    right: Sequence[ExamplePrediction]  # the least confident right predictions, spread over the labels
     wrong: Sequence[ExamplePrediction]  # the most confident mistakes, spread over the kinds of mistake
-    slices: Mapping[str, Any]  # as `Slices.to_json` gives them
+    slices: Mapping[str, Any]  # from `Slices.to_json`
     against: Comparison | None
-    seconds: float  # from the first row read to the last one counted, the other model's apart
+    seconds: float  # from the first row read to the last row counted, without the time of the other model
 
     @property
     def pairs_per_second(self) -> float:
         return self.metrics.rows / self.seconds
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and maps; what `bertnli eval --json` prints and report.py shows."""
+        """The results as JSON values; `bertnli eval --json` prints them and report.py shows them."""
         plain, order = self.without_temperature, fitting_order(self.metrics)
         return {
             "data": self.data,
@@ -105,14 +105,14 @@ def evaluate(
     also: Sequence[Callable[[NDArray[np.float32], list[LabelledPair]], None]] = (),
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Evaluation:
-    """Measure `predictor` on every row of `file` that has a gold label; memory does not grow with the file.
+    """Measure `predictor` on all rows of `file` that have a gold label. Memory does not grow with the file.
 
-    `also`: what else is to be counted, called with logits `[rows, labels]` and rows. `progress` is called with the
-    pairs done and the pairs in all (None for a pipe, which cannot be looked through before it is scored).
+    also: functions that are called for each batch with logits `[rows, labels]` and rows. progress: called with the
+    number of pairs done and of all pairs (None for a pipe, whose rows cannot be counted before they are scored).
 
-    Raises InputError before the first pair is scored if the file has bad rows (unless they are skipped), no labelled
-    row, or labels that the model does not know, or if the model to compare with has other labels; RunError if a score
-    is not a finite number.
+    Raises InputError before the first pair is scored: for bad rows (unless they are skipped), for a file without a
+    labelled row, for labels that the model does not know, and if the model to compare with has other labels. Raises
+    RunError if a score is not a finite number.
     """
     pairs, total = check_labelled_rows(file, predictor.labels, skip_bad_rows, label_names)
     temperature = predictor.temperature
@@ -131,8 +131,8 @@ def evaluate(
             other_rows, other_logits, _ = next(others, ([], logits, gold))
             if [row.number for row in rows] != [row.number for row in other_rows]:
                 raise RunError(
-                    f"{file.name}: the two models do not read the same columns, and not the same rows are usable",
-                    do="mend the rows that --skip-bad-rows leaves out",
+                    f"{file.name}: the two models read different columns, and their usable rows are not the same",
+                    do="fix the rows that --skip-bad-rows skips",
                 )
             comparison.add(rows, gold, logits, other_logits, temperature, against.predictor.temperature)
             others_seconds += time.perf_counter() - began
@@ -164,19 +164,22 @@ def evaluate(
 def check_labelled_rows(
     file: PairFile, labels: Sequence[str], skip_bad_rows: bool = False, label_names: Mapping[str, str] | None = None
 ) -> tuple[LabelledPairs, int | None]:
-    """The labelled rows of a file, and their number; None for a pipe. Raises InputError as `evaluate` does."""
+    """The labelled rows of a file, and their number (None for a pipe). Raises InputError as `evaluate` does.
+
+    Unless it is a pipe, the file is read once for this, so that an error in its last row is found before the scoring.
+    """
     pairs = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
     if not Path(file.path).is_file():
         return pairs, None
     if skip_bad_rows:
         _refuse_unknown_labels(file, labels, label_names or {})
-    return pairs, sum(1 for _ in pairs)  # a bad row near the end is found now, not after an hour of scoring
+    return pairs, sum(1 for _ in pairs)
 
 
 def logits_in_batches(
     predictor: Predictor, pairs: LabelledPairs, batch: int = BATCH
 ) -> Iterator[tuple[list[LabelledPair], NDArray[np.float32], NDArray[np.int64]]]:
-    """The rows in order, some at a time: pairs, logits `[pairs, labels]`, gold labels `[pairs]`.
+    """Score the pairs in order, `batch` at a time. Yields pairs, logits `[pairs, labels]`, gold labels `[pairs]`.
 
     Raises RunError if a score is not a finite number.
     """
@@ -188,13 +191,14 @@ def logits_in_batches(
             raise RunError(
                 f"{pairs.file.name}: row {rows[finite.argmin()].number}: the model's scores are not finite numbers",
                 found=", ".join(map(str, logits[finite.argmin()].tolist())),
-                do="look at the training loss, or score in fp32",
+                do="check the training loss, or score in fp32",
             )
         yield rows, logits, np.array([pair.label for pair in rows], np.int64)
 
 
 def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: Mapping[str, str]) -> None:
-    """Rows may be skipped, but not a whole class of them: what is left would be another, easier task."""
+    """Raise InputError for labels that the model does not have. --skip-bad-rows must not skip all rows of a class: the
+    rest would be a different, easier task."""
     table = LabelTable(labels, label_names)
     found = Counter(row.label.strip() for row in file.rows() if row.label and not row.error)
     unknown = {label: count for label, count in found.most_common() if table.index(label) == UNKNOWN}
@@ -204,5 +208,5 @@ def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: M
             f"{file.name}: labels that the model does not know",
             found=shown + ("" if len(unknown) <= 10 else f" and {len(unknown) - 10} more"),
             expected=", ".join(labels),
-            do=f"say with --label-names which of the model's each one is; {NO_GOLD!r} leaves its rows out",
+            do=f"map each to one of the model's labels with --label-names, or to {NO_GOLD!r} to skip its rows",
         )

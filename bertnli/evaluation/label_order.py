@@ -1,7 +1,7 @@
-"""Do the figures look as if the labels were named in another order than they mean?
+"""Detects label names in a wrong order, from the confusion matrix.
 
-Models of the same task differ in their order of labels, and files in what 0, 1 and 2 stand for; a mistake there makes a
-good model look worse than a bad one, and nothing fails.
+Models for the same task have their labels in different orders, and in files 0, 1 and 2 mean different labels. A mistake
+there raises no error, but makes a good model look worse than a bad one.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import numpy as np
 
 from bertnli.evaluation.metrics import ClassificationMetrics, wilson
 
-_MOST = 6  # labels; every order is tried, and these have 720
+_MOST = 6  # labels; all orders are tried, which are 720 for 6 labels
 
 
 def fitting_order(metrics: ClassificationMetrics) -> tuple[tuple[str, ...], float] | None:
-    """The names of the model's outputs, in order, that would make it clearly more accurate, and that accuracy; or None.
+    """The order of label names with which the model would be clearly more accurate, and that accuracy; or None.
 
-    Clearly: at most half of the mistakes are left, the 95% intervals of the two accuracies are apart, and the commonest
-    label for every row would be less accurate. A weak model, or one on rows that were chosen because models err on
-    them, may lean to a wrong label and be more accurate by its name, but not that much.
+    "Clearly" means: at most half of the mistakes remain, the 95% intervals of the two accuracies do not overlap, and
+    always predicting the most frequent label would be less accurate. A weak model, or a model on rows that were chosen
+    because models fail on them, may be more accurate in another order, but not by so much.
     """
     labels, confusion = metrics.labels, metrics.confusion
     if not metrics.rows or len(labels) > _MOST:
         return None
     outputs = np.arange(len(labels))
-    # The most right; of several, the one that changes the fewest names.
+    # The order with the most right predictions; if there are several, the one that changes the fewest names.
     right, _, order = max(
         (int(confusion[list(order), outputs].sum()), sum(map(int.__eq__, order, range(len(order)))), order)
         for order in permutations(range(len(labels)))

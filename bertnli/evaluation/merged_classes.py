@@ -1,4 +1,4 @@
-"""A model asked for fewer classes than it has: HANS knows entailment and non-entailment, most models three labels."""
+"""Adapts a model to a data set with fewer classes: HANS has two, entailment and non-entailment; most models three."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from bertnli.evaluation.evaluate import Predictor
 
 
 class MergedClasses:
-    """A `Predictor` whose labels are the classes of a data set: a class's probability is the sum of its members'.
+    """A `Predictor` for the classes of a data set. A class's probability is the sum of the probabilities of its labels.
 
-    Attributes: `labels`, the classes, in the order of their first members in the model; `members`, class -> labels.
+    labels: the classes, in the order of their first labels in the model. members: class -> labels of the model.
     """
 
-    temperature = 1.0  # the model's own is in the logits: it comes before the probabilities are added
+    temperature = 1.0  # the logits here are already divided by the model's own temperature
 
     def __init__(self, predictor: Predictor, classes: Mapping[str, str], where: str):
-        """`classes`: a model's label, whatever its case -> the class; `where`, for messages, names the data set.
+        """classes: label of a model (case is ignored) -> class. where: the data set's name, for messages.
 
-        Raises InputError if a label of the model belongs to none, or a class has no label.
+        Raises InputError if a label of the model has no class, or a class has no label.
         """
         names = tuple(dict.fromkeys(classes.values()))
         table = LabelTable(names, classes)
@@ -46,7 +46,10 @@ class MergedClasses:
         self._indices = [[predictor.labels.index(label) for label in members] for members in self.members.values()]
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
-        """`[pairs, classes]`: their softmax is the model's own probabilities, added."""
+        """`[pairs, classes]`. Their softmax gives the sums of the model's probabilities.
+
+        log(exp(a) + exp(b)) of two logits is the logit of the sum of their probabilities.
+        """
         logits = self._predictor.logits(premises, hypotheses).astype(np.float64) / self._predictor.temperature
         merged = [np.logaddexp.reduce(logits[:, indices], axis=1) for indices in self._indices]
         return np.stack(merged, axis=1).astype(np.float32)

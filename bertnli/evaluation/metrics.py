@@ -1,4 +1,4 @@
-"""Metrics of a pair classifier in sums over labelled pairs: those of several ranks are added and only then divided."""
+"""Metrics of a pair classifier, kept as sums over labelled pairs, which several ranks can add before they divide."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bertnli.common.errors import RunError
 
 Floats = NDArray[np.float64]
 
-BINS = 15  # of the reliability diagram, of equal width (Guo et al. 2017, section 5)
-_Z95 = 1.959963984540054  # the normal distribution's quantile at 0.975
+BINS = 15  # of the reliability diagram, with equal widths (Guo et al. 2017, section 5)
+_Z95 = 1.959963984540054  # the 0.975 quantile of the normal distribution
 
 
 class ClassificationMetrics:
-    """Sums over labelled pairs; their number and size do not grow with the pairs.
+    """Accuracy, log loss, F1, calibration error and others. The memory does not grow with the number of pairs.
 
-    `confusion[gold, predicted]` (counts), `log_loss` (nats), `squared_error` (of the probabilities of all labels), and
-    `bins` `[BINS, 3]`: pairs, sum of confidences and right predictions by confidence, which is the predicted label's
-    probability.
+    It keeps sums: `confusion[gold, predicted]` (counts), `log_loss` (nats), `squared_error` (of the probabilities of
+    all labels), and `bins` `[BINS, 3]`, for each bin of confidence: number of pairs, sum of the confidences, number of
+    right predictions. The confidence is the probability of the predicted label.
     """
 
     def __init__(self, labels: Sequence[str]):
@@ -33,14 +33,14 @@ class ClassificationMetrics:
         self.bins = np.zeros((BINS, 3))
 
     def add(self, logits: NDArray[np.floating], gold: NDArray[np.integer], temperature: float = 1.0) -> None:
-        """Count `logits` `[pairs, labels]`, divided by `temperature`, against `gold` `[pairs]`, indices into `labels`.
+        """Add pairs. logits: `[pairs, labels]`, which are divided by `temperature`. gold: `[pairs]`, indices of labels.
 
-        Raises RunError if a logit is not a finite number: argmax would make a label of it all the same.
+        Raises RunError if a logit is not a finite number: argmax would give a label for it without an error.
         """
         size, pairs = len(self.labels), np.arange(len(gold))
         assert logits.shape == (len(gold), size)
         if not np.isfinite(logits).all():
-            raise RunError("the model's scores are not finite numbers", do="look at the training loss, or use fp32")
+            raise RunError("the model's scores are not finite numbers", do="check the training loss, or use fp32")
         predicted = logits.argmax(axis=1)
         self.confusion += np.bincount(gold * size + predicted, minlength=size**2).reshape(size, size)
         log_probabilities = log_softmax(logits, temperature)
@@ -54,12 +54,12 @@ class ClassificationMetrics:
             self.bins[:, column] += np.bincount(places, values, BINS)
 
     def as_vector(self) -> Floats:
-        """All sums as one float64 vector (exact up to 2**53 pairs a cell), for one all-reduce over ranks."""
+        """All sums as one float64 vector, for one all-reduce over ranks. Counts up to 2**53 are exact."""
         return np.concatenate([self.confusion.ravel(), [self.log_loss, self.squared_error], self.bins.ravel()])
 
     @classmethod
     def from_vector(cls, labels: Sequence[str], vector: Floats) -> ClassificationMetrics:
-        """The metrics that `as_vector` wrote, or the sum of several."""
+        """The metrics from the vector of `as_vector`, or from the sum of several vectors."""
         metrics = cls(labels)
         counts, losses, bins = np.split(vector, [metrics.confusion.size, metrics.confusion.size + 2])
         metrics.confusion += np.rint(counts).astype(np.int64).reshape(metrics.confusion.shape)
@@ -77,23 +77,23 @@ class ClassificationMetrics:
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """95% interval, as `wilson` gives it."""
+        """95% interval (see `wilson`)."""
         return wilson(int(self.confusion.trace()), self.rows)
 
     @property
     def loss(self) -> float:
-        """Mean log loss in nats (the cross-entropy that training minimises)."""
+        """Mean log loss in nats: the cross-entropy, which training minimises."""
         return self.log_loss / self.rows if self.rows else math.nan
 
     @property
     def brier(self) -> float:
-        """Mean over pairs of the squared error summed over labels, 0 to 2 (Brier 1950, equation 2)."""
+        """Brier score: the squared error summed over labels, mean over pairs, from 0 to 2 (Brier 1950, equation 2)."""
         return self.squared_error / self.rows if self.rows else math.nan
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: |accuracy - mean confidence| of each bin, weighted by its pairs (Guo et al. 2017,
-        equation 3)."""
+        """Expected calibration error: the mean of |accuracy - mean confidence| over bins, weighted by their pairs (Guo
+        et al. 2017, equation 3)."""
         return float(np.abs(self.bins[:, 2] - self.bins[:, 1]).sum()) / self.rows if self.rows else math.nan
 
     @property
@@ -103,23 +103,22 @@ class ClassificationMetrics:
 
     @property
     def recall(self) -> Floats:
-        """`[labels]`; 0 for a label that no pair has."""
+        """`[labels]`; 0 for a label that is never the gold label."""
         return _ratio(self.confusion.diagonal(), self.confusion.sum(axis=1))
 
     @property
     def f1(self) -> Floats:
-        """`[labels]`; 0 for a label that was never right."""
+        """`[labels]`; 0 for a label without a right prediction."""
         return _ratio(2 * self.confusion.diagonal(), self.confusion.sum(axis=0) + self.confusion.sum(axis=1))
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 of the labels that are some pair's gold label or prediction, as in scikit-learn's `f1_score`."""
+        """Mean F1 of the labels that occur as a gold label or a prediction, as in scikit-learn's `f1_score`."""
         there = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) > 0
         return float(self.f1[there].mean()) if self.rows else math.nan
 
     def to_json(self) -> dict[str, Any]:
-        """Every figure as plain numbers, strings, lists and maps; `confusion[gold][predicted]`; `reliability` has the
-        bins that have rows."""
+        """All metrics as JSON values. `confusion[gold][predicted]`; `reliability` has only the bins with rows."""
         return {
             "accuracy": self.accuracy,
             "accuracy_interval": list(self.accuracy_interval),
@@ -154,7 +153,10 @@ class ClassificationMetrics:
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:
-    """95% score interval of the share `right` / `rows` (Wilson 1927; Brown, Cai and DasGupta 2001, equation 4)."""
+    """95% score interval of the proportion `right` / `rows` (Wilson 1927; Brown, Cai and DasGupta 2001, equation 4).
+
+    Unlike the interval from the normal distribution, it stays within 0 and 1 and is valid for few rows.
+    """
     if not rows:
         return math.nan, math.nan
     share = right / rows
@@ -167,6 +169,11 @@ def log_softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Float
     """Log probabilities `[pairs, labels]` of the logits divided by `temperature`, in float64."""
     shifted = (logits.astype(np.float64) - logits.max(axis=1, keepdims=True)) / temperature
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
+    """Probabilities `[pairs, labels]` of the logits divided by `temperature`, in float64."""
+    return np.exp(log_softmax(logits, temperature))
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:

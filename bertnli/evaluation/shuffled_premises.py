@@ -1,7 +1,7 @@
-"""Premises given to other rows: a score that stays, does not come from the pairs (annotation artefacts).
+"""Shuffled-premise control: if accuracy stays the same with the premises shuffled, the model ignores them.
 
-A model that does as well with any premise answers from the hypothesis alone (Gururangan et al. 2018; Poliak et al.
-2018). What it still scores above the share of the largest class is how much the artefacts are worth to it.
+Such a model answers from the hypothesis alone, by annotation artefacts (Gururangan et al. 2018; Poliak et al. 2018).
+Its accuracy on shuffled premises minus the share of the largest class shows how much it gains from the artefacts.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from bertnli.data.pairs import PairFile, Row
 
 SEED = 0
-WINDOW = 4096  # rows whose premises are permuted among each other: far more than the few that share one in SNLI
+WINDOW = 4096  # premises are permuted within so many rows; in SNLI about three rows share a premise
 
 
 class ShuffledPremises(PairFile):
-    """A `PairFile` whose good rows have each other's premises; the same every time it is read.
+    """A `PairFile` in which the premises of the good rows are permuted, in the same way at each reading.
 
-    The permutation is drawn for `WINDOW` rows at once, so that memory does not grow with the file; a last, shorter
-    window is joined with the one before it. Bad rows stay as they are.
+    Premises are permuted within windows of `WINDOW` rows, so that memory does not grow with the file; a shorter last
+    window is joined with the window before it. Bad rows do not change.
     """
 
     def rows(self) -> Iterator[Row]:

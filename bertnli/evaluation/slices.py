@@ -1,6 +1,4 @@
-"""Accuracy by what a pair looks like: its length, how far the hypothesis repeats the premise, negation, and how far
-SNLI's annotators agreed on it. Counts only, so memory does not grow with the file.
-"""
+"""Accuracy on slices of the data: by length, word overlap, negation, and the agreement of SNLI's annotators."""
 
 from __future__ import annotations
 
@@ -27,32 +25,32 @@ TITLES = {
 }
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-_LENGTHS = (10, 15, 20, 25, 35, 50)  # longest of a slice
-_OVERLAPS = (0.25, 0.5, 0.75, 1.0)  # least of a slice
-# Words that models take for contradiction, as it is in the data (Gururangan et al. 2018, section 4).
+_LENGTHS = (10, 15, 20, 25, 35, 50)  # maximum of a slice
+_OVERLAPS = (0.25, 0.5, 0.75, 1.0)  # minimum of a slice
+# Models learn from the data that these words indicate contradiction (Gururangan et al. 2018, section 4).
 _NEGATIONS = frozenset(
     ["no", "not", "never", "none", "nobody", "nothing", "nowhere", "neither", "nor", "cannot", "without"]
 )
-_ANNOTATORS = ("label1", "label2", "label3", "label4", "label5")  # columns of SNLI's .txt; in .jsonl they are one list
+_ANNOTATORS = ("label1", "label2", "label3", "label4", "label5")  # columns of SNLI's .txt; its .jsonl has one list
 _CHUNK = 4096  # rows
 
 
 class Slice(NamedTuple):
     kind: str  # a key of TITLES
-    order: tuple[int, ...]  # among the slices of its kind
+    order: tuple[int, ...]  # sorts the slices of one kind
     name: str
 
 
 class Slices:
-    """Rows and right predictions of every slice."""
+    """Counts of rows and of right predictions in each slice. Memory does not grow with the file."""
 
     def __init__(self, file: PairFile):
-        """`file`: read once more, if it says what each annotator chose and is no pipe."""
+        """file: is read a second time if it has the annotators' labels and is not a pipe."""
         self._counts: dict[Slice, list[int]] = defaultdict(lambda: [0, 0])
         self._agreements = _agreements(file)
 
     def add(self, rows: Sequence[LabelledPair], right: NDArray[np.bool_]) -> None:
-        """Count the file's next rows, and whether the model is right on each."""
+        """Add the next rows of the file. right: bool `[rows]`, whether the prediction is right."""
         for pair, is_right in zip(rows, right.tolist(), strict=True):
             found = list(slices_of(pair.premise, pair.hypothesis))
             agreement = next((one for number, one in self._agreements if number == pair.number), None)
@@ -62,7 +60,7 @@ class Slices:
                 counts[1] += is_right
 
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
-        """By kind, its slices that have rows, in order."""
+        """kind -> its slices in order, without those that have no rows."""
         tables: dict[str, list[dict[str, Any]]] = {kind: [] for kind in TITLES}
         for one, (rows, right) in sorted(self._counts.items()):
             figures = {"rows": rows, "accuracy": right / rows, "accuracy_interval": list(wilson(right, rows))}
@@ -71,26 +69,26 @@ class Slices:
 
 
 def slices_of(premise: str, hypothesis: str) -> Iterator[Slice]:
-    """The slices that the texts alone put a pair into, one of each kind."""
+    """The slices of a pair that depend only on its texts, one of each kind."""
     words, repeated = (_WORD.findall(text.casefold()) for text in (hypothesis, premise))
     place = bisect_left(_LENGTHS, len(words) + len(repeated))
     shortest = _LENGTHS[place - 1] + 1 if place else 0
     name = f"{shortest} to {_LENGTHS[place]}" if place < len(_LENGTHS) else f"{shortest} or more"
     yield Slice("length", (place,), name)
 
-    said = set(words)
-    overlap = len(said & set(repeated)) / len(said) if said else 0.0
+    vocabulary = set(words)
+    overlap = len(vocabulary & set(repeated)) / len(vocabulary) if vocabulary else 0.0
     place = bisect_right(_OVERLAPS, overlap)
     least = _OVERLAPS[place - 1] if place else 0.0
     name = f"{least:.0%} to below {_OVERLAPS[place]:.0%}" if place < len(_OVERLAPS) else "all"
     yield Slice("overlap", (place,), name)
 
-    negated = not said.isdisjoint(_NEGATIONS) or any(word.endswith(("n't", "n’t")) for word in said)
+    negated = not vocabulary.isdisjoint(_NEGATIONS) or any(word.endswith(("n't", "n’t")) for word in vocabulary)
     yield Slice("negation", (int(negated),), "yes" if negated else "no")
 
 
 def _agreements(file: PairFile) -> Iterator[tuple[int, Slice | None]]:
-    """Of every row, its number and how many annotators chose the gold label; None where fewer than two were asked."""
+    """For each row: its number, and the slice by how many annotators chose the gold label (None if fewer than two)."""
     single = [name for name in _ANNOTATORS if name in file.fields]
     if not (single or "annotator_labels" in file.fields) or not Path(file.path).is_file():
         return

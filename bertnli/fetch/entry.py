@@ -1,4 +1,4 @@
-"""One entry of the catalogue: its files, where they come from, and how a data set is read."""
+"""The types of a catalogue entry: its files, its sources, and the schema of a data set."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ Kind = Literal["dataset", "model"]
 
 
 class SourceError(Exception):
-    """Why one source did not give what its entry says; the next one is tried."""
+    """One source failed to give the entry's files, for the reason in the text. The next source is tried."""
 
 
 class NoSuchModelError(SourceError):
-    """The model hub was asked and does not have it."""
+    """The model hub answered that it does not have the model."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip or tar file that holds an entry's files, at an address or as a package's file on the package index.
+    """A zip or tar file with an entry's files, at a URL or as a file of a package on the package index.
 
-    Or, as `AsItIs` takes it, the entry's one file itself.
+    In an `AsItIs` source it is the entry's only file itself.
     """
 
     filename: str
     checksum: str | None
-    unpacked_limit: int  # bytes; an archive whose members say they are more than this together is refused
-    size: int | None = None  # bytes; None where it is not known
+    unpacked_limit: int  # bytes; if the archive says that its members are larger together, it is refused
+    size: int | None = None  # bytes; None if not known
     url: str | None = None
     requirement: str | None = None  # "name==version"; `filename` is the package's sdist or wheel
 
     @property
     def download_limit(self) -> int:
-        """No more than so many bytes are taken from whoever claims to have this file."""
+        """The maximum number of bytes to download from any server."""
         return self.size or self.unpacked_limit
 
     def __str__(self) -> str:
@@ -44,13 +44,13 @@ class Archive:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """Files out of an archive. `members`: the end of a member's path in the archive -> the file's name here."""
+    """Files from an archive. members: the end of a member's path in the archive -> the file's name in the entry."""
 
     archive: Archive
     members: Mapping[str, str]
-    first_lines: int | None = None  # only so many lines of each member
-    rows: tuple[str, str] | None = None  # (column, cell) of a TSV member: its header, and only the rows that have it
-    crlf: bool = False  # lines are made to end in CR LF, as in another source's copy, whose checksum is known
+    first_lines: int | None = None  # keep only so many lines of each member
+    rows: tuple[str, str] | None = None  # (column, cell) of a TSV member: keep its header and the rows with that cell
+    crlf: bool = False  # make all line ends CR LF, as in the copy of another source, whose checksum is known
 
     def __str__(self) -> str:
         return str(self.archive)
@@ -58,7 +58,7 @@ class Unpacked:
 
 @dataclass(frozen=True)
 class AsItIs:
-    """An entry's one file, at an address of its own, under its own name."""
+    """An entry's only file, at its own URL, with its own name."""
 
     archive: Archive
 
@@ -81,30 +81,30 @@ Source = Unpacked | AsItIs | HubModel
 
 @dataclass(frozen=True)
 class DataSetSchema:
-    """What a data set's file calls things, where that is not as SNLI does, and what it can be told apart by."""
+    """How a data set's columns, labels and classes differ from SNLI's, and by which columns accuracy is reported."""
 
     columns: Columns = field(default_factory=Columns)
-    label_names: Mapping[str, str] = field(default_factory=dict)  # what a label cell says -> the label's name
-    # A model's label -> the set's, where the set has fewer: the probabilities of those with one name are added.
+    label_names: Mapping[str, str] = field(default_factory=dict)  # text of a label cell -> label
+    # Label of a model -> class, if the data set has fewer classes. Probabilities of labels in one class are added.
     classes: Mapping[str, str] = field(default_factory=dict)
-    slices: tuple[str, ...] = ()  # columns by whose values the accuracy is given as well
+    slices: tuple[str, ...] = ()  # columns; the accuracy is also reported for each of their values
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name. A data set is one file; a model is a folder."""
+    """What one name stands for. A data set is one file; a model is a folder."""
 
     name: str
     kind: Kind
     about: str
     licence: str
     verified_by: str
-    size: int | None  # bytes once unpacked; rounded where not every file has a checksum; None where it is not known
-    files: Mapping[str, str | None]  # what it must hold, with the checksums that are known
-    sources: tuple[Source, ...]  # in the order in which they are tried
-    disclosure: str | None = None  # belongs beside every accuracy that starts from this model
-    paper: str | None = None  # where a data set is described
-    arch: str | None = None  # of a model whose files do not hold it: d2l's number of heads
+    size: int | None  # bytes, unpacked; rounded if a file has no checksum; None if not known
+    files: Mapping[str, str | None]  # the files it must have, with their checksums if known
+    sources: tuple[Source, ...]  # in the order of the attempts
+    disclosure: str | None = None  # must be stated with every accuracy of a model that starts from this one
+    paper: str | None = None  # the paper that describes a data set
+    arch: str | None = None  # of a d2l model, whose files do not have the number of heads
     schema: DataSetSchema = field(default_factory=DataSetSchema)
 
     @property

@@ -1,7 +1,7 @@
-"""A model folder from the model hub: only what a BERT loader reads, each file checked against the hub's own list.
+"""Fetches a model from the model hub: the files that a BERT loader reads, each checked against the hub's checksums.
 
-huggingface_hub does the transfer, so its variables (HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN) and its cache serve
-here as everywhere.
+huggingface_hub does the transfer, so its environment variables (HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN) and its
+cache are used.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertnli.common import heartbeat
+from bertnli.common.errors import first_line
 from bertnli.common.progress import say
 from bertnli.fetch.download import check
 from bertnli.fetch.entry import NoSuchModelError, SourceError
@@ -28,13 +29,13 @@ _BESIDE_WEIGHTS = re.compile(
     r"config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)"
     r"|README\.md|LICENSE(\.\w+)?"
 )
-# One file, or numbered shards with their index; the pickled form only where there is no other.
+# One file, or numbered shards with their index. The pickled form is used only if there is no other.
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 
 
 def wanted(names: list[str]) -> list[str]:
-    """Of a model folder's file names, those that a BERT loader needs, with the licence and the model card."""
+    """The file names in `names` that a BERT loader needs, and the licence and the model card."""
     weights = [name for name in names if _SAFETENSORS.fullmatch(name)] or [
         name for name in names if _PICKLED.fullmatch(name)
     ]
@@ -42,21 +43,21 @@ def wanted(names: list[str]) -> list[str]:
 
 
 def copy_model(source: Path, folder: Path) -> None:
-    """Copy what a BERT loader needs out of `source`. Raises SourceError if there are no weights or no config.json."""
+    """Copy the files that a BERT loader needs. Raises SourceError if `source` has no weights or no config.json."""
     names = wanted(sorted(path.name for path in source.iterdir() if path.is_file()))
     if "config.json" not in names or not any(name.endswith((".safetensors", ".bin")) for name in names):
         raise SourceError(
-            "holds no BERT model: expected config.json and model.safetensors (or pytorch_model.bin), "
-            f"found {', '.join(names) or 'neither'}"
+            f"not a BERT model: found {', '.join(names) or 'neither weights nor config.json'}; "
+            "expected config.json and model.safetensors (or pytorch_model.bin)"
         )
     for name in names:
         shutil.copyfile(source / name, folder / name)
 
 
 def download_model(repo: str, folder: Path) -> str:
-    """Put the model's files into `folder`, which must exist. Returns the commit that they are from.
+    """Download the model's files into `folder`, which must exist. Returns their commit.
 
-    Raises SourceError if the hub does not give them, OSError if the disk does not take them.
+    Raises SourceError if the hub does not give them, OSError if they cannot be written.
     """
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -64,13 +65,13 @@ def download_model(repo: str, folder: Path) -> str:
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    # Beside its own errors, huggingface_hub lets through those of whatever carries its bytes: hence the wide excepts.
+    # huggingface_hub also raises errors of its HTTP library, so these excepts are broad.
     try:
         info = huggingface_hub.HfApi().model_info(repo, files_metadata=True, timeout=ANSWER_SECONDS)
     except GatedRepoError as error:
-        raise SourceError("its owner wants people to log in and accept conditions first (hf auth login)") from error
+        raise SourceError("gated: log in (hf auth login) and accept its owner's conditions first") from error
     except RepositoryNotFoundError as error:
-        raise NoSuchModelError("no such model, or a private one (hf auth login)") from error
+        raise NoSuchModelError("no such model, or it is private (hf auth login)") from error
     except Exception as error:
         snapshot = _from_hub_cache(repo, error)
         copy_model(snapshot, folder)
@@ -84,7 +85,7 @@ def download_model(repo: str, folder: Path) -> str:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        raise SourceError(_first_line(error)) from error
+        raise SourceError(first_line(error)) from error
     copy_model(snapshot, folder)
     for path in folder.iterdir():
         _check_listed(path, listed[path.name])
@@ -92,20 +93,20 @@ def download_model(repo: str, folder: Path) -> str:
 
 
 def _from_hub_cache(repo: str, why: Exception) -> Path:
-    """The folder of an earlier download in huggingface_hub's own cache, for when the hub is out of reach."""
+    """The folder of an earlier download in huggingface_hub's cache, for use when the hub cannot be reached."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         snapshot = huggingface_hub.snapshot_download(repo, local_files_only=True, allow_patterns=["config.json"])
     except LocalEntryNotFoundError:
-        raise SourceError(f"cannot be reached ({_first_line(why)})") from why
-    say(f"{repo}: the hub cannot be reached; from its cache on this machine, {snapshot}")
+        raise SourceError(f"cannot be reached ({first_line(why)})") from why
+    say(f"{repo}: the hub cannot be reached; taken from its cache on this machine, {snapshot}")
     return Path(snapshot)
 
 
 def _check_listed(path: Path, file: RepoSibling) -> None:
-    """Large files are listed with their sha256, others with git's name for their content (a sha1 with a header)."""
+    """Check a file against the hub's list: sha256 of large files, git's blob id (sha1 with a header) of others."""
     if file.lfs is not None:
         check(path, f"sha256:{file.lfs.sha256}")
         return
@@ -113,7 +114,3 @@ def _check_listed(path: Path, file: RepoSibling) -> None:
     found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     if file.blob_id is not None and found != file.blob_id:
         raise SourceError(f"wrong checksum of {path.name}: found git blob {found}, expected {file.blob_id}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

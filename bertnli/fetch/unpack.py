@@ -1,4 +1,4 @@
-"""Named members out of a zip or tar archive of any origin: no path leaves the folder, nothing grows without bound."""
+"""Extracts members from a zip or tar archive that is not trusted: no path leaves the folder, and sizes are limited."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import IO
 
 from bertnli.fetch.entry import SourceError
 
-# What the standard library raises on an archive that is cut short, garbled, encrypted or packed in an unknown way.
+# The standard library raises these for an archive that is truncated, damaged, encrypted or packed in an unknown way.
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -34,7 +34,7 @@ _DAMAGED = (
 @dataclass(frozen=True)
 class _Member:
     path: str
-    size: int  # bytes unpacked, as the archive says
+    size: int  # unpacked bytes, according to the archive
     is_file: bool
     is_folder: bool
     open: Callable[[], IO[bytes]]
@@ -50,14 +50,14 @@ def unpack(
     rows: tuple[str, str] | None = None,
     crlf: bool = False,
 ) -> None:
-    """Write the wanted members into `folder`, which must exist.
+    """Write members of an archive into `folder`, which must exist.
 
-    members: the end of a member's path, in whole parts -> the file's name in `folder`; each must fit just one member.
-    first_lines, rows: only so many lines; of a TSV only the rows with this (column, cell), and the header. crlf: lines
-    end in CR LF, whatever they ended in.
-    limit: bytes; more than that in all the archive's members together is refused before anything is written.
-    Raises SourceError for an archive that is damaged, lacks a member, is too large unpacked, or holds any path outside
-    its own folder, link or device, wanted or not.
+    members: the last parts of a member's path -> the file's name in `folder`; each must match exactly one member.
+    first_lines: keep only so many lines. rows: (column, cell); keep a TSV's header and its rows with that cell. crlf:
+    make all line ends CR LF. limit: bytes; if all members together are larger, nothing is written.
+
+    Raises SourceError for an archive that is damaged, lacks a member or is larger than `limit`, and if any member,
+    wanted or not, has a path outside the archive's folder or is a link or a device.
     """
     wanted = {PurePosixPath(path).parts: name for path, name in members.items()}
     try:
@@ -69,17 +69,17 @@ def unpack(
                 total += member.size
                 if total > limit:
                     raise SourceError(
-                        f"{archive.name} holds more than {limit:,} bytes: refused as a decompression bomb"
+                        f"{archive.name} contains more than {limit:,} bytes: refused as a decompression bomb"
                     )
                 parts = PurePosixPath(member.path).parts
                 for ending, name in wanted.items():
                     if member.is_file and parts[-len(ending) :] == ending:
                         if name in found:
-                            raise SourceError(f"{archive.name} holds both {found[name].path} and {member.path}")
+                            raise SourceError(f"{archive.name} contains both {found[name].path} and {member.path}")
                         found[name] = member
             missing = [path for path, name in members.items() if name not in found]
             if missing:
-                raise SourceError(f"{archive.name} does not hold {', '.join(missing)}")
+                raise SourceError(f"{archive.name} does not contain {', '.join(missing)}")
             for name, member in found.items():
                 if rows is None:
                     _copy(member, folder / name, first_lines, crlf)
@@ -102,7 +102,7 @@ def _open(archive: Path) -> Iterator[Iterator[_Member]]:
 
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-    # The upper half is the Unix mode where a Unix made the archive; type 0 where none is given: a plain file.
+    # The upper 16 bits are the Unix mode if a Unix system made the archive. Type 0 means "not given": a regular file.
     file_type = stat.S_IFMT(info.external_attr >> 16)
     is_file = not info.is_dir() and file_type in (0, stat.S_IFREG)
     return _Member(info.filename, info.file_size, is_file, info.is_dir(), lambda: archive.open(info))
@@ -111,22 +111,22 @@ def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
 def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
     def open_member() -> IO[bytes]:
         stream = archive.extractfile(info)
-        assert stream is not None, "only asked for plain files"
+        assert stream is not None, "only called for regular files"
         return stream
 
     return _Member(info.name, info.size, info.isfile(), info.isdir(), open_member)
 
 
 def _check_safe(archive: Path, member: _Member) -> None:
-    path = member.path.replace("\\", "/")  # as Windows would read it
+    path = member.path.replace("\\", "/")  # Windows would read it so
     if path.startswith("/") or ".." in path.split("/") or re.match("[A-Za-z]:", path):
-        raise SourceError(f"{archive.name} holds a path outside its folder: {member.path!r}")
+        raise SourceError(f"{archive.name} contains a path outside its folder: {member.path!r}")
     if not (member.is_file or member.is_folder):
-        raise SourceError(f"{archive.name} holds a link or device: {member.path!r}")
+        raise SourceError(f"{archive.name} contains a link or device: {member.path!r}")
 
 
 def _copy(member: _Member, target: Path, first_lines: int | None, crlf: bool) -> None:
-    """zipfile and tarfile themselves stop at the size that the archive says, and zipfile checks the member's CRC."""
+    """Copy a member. zipfile and tarfile read at most the size that the archive states, and zipfile checks the CRC."""
     with member.open() as stream, target.open("wb") as file:
         if first_lines is None and not crlf:
             shutil.copyfileobj(stream, file, 1 << 20)

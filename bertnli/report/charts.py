@@ -1,7 +1,7 @@
-"""Line charts as numbers: where every tick and line of an SVG stands; templates/charts.html.j2 draws them.
+"""Line charts as coordinates of an SVG; templates/charts.html.j2 draws them.
 
-No plotting library: this way a chart follows the reader's light or dark theme, keeps its text readable on a phone,
-tells a screen reader what its curves do, and costs no import.
+Without a plotting library a chart follows the reader's light or dark theme, its text is readable on a phone, a screen
+reader can describe its curves, and there is no slow import.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 400, 230  # of the drawing, in the SVG's own units
+WIDTH, HEIGHT = 400, 230  # of the SVG, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 40  # margins around the plot
-_MOST_POINTS = 300  # of a line; more cannot be told apart at this size
-_SMOOTH = 0.05  # share of all points in the window of a moving mean
+_MOST_POINTS = 300  # of a line; more points cannot be seen at this size
+_SMOOTH = 0.05  # width of a moving mean's window, as a share of all points
 
 LineStyle = Literal["line", "faint", "marks"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: finite `values` at rising `steps`."""
+    """A curve: finite `values` at increasing `steps`."""
 
     name: str
     steps: NDArray[np.float64]
@@ -33,13 +33,13 @@ class Series:
 
     @classmethod
     def of(cls, name: str, rows: Sequence[Mapping[str, Any]], key: str, style: LineStyle = "line") -> Series:
-        """The values of `key` in rows of metrics.jsonl; of a step done again after a resume, the last one."""
+        """The values of `key` in rows of metrics.jsonl. For a step that was repeated after a resume, the last value."""
         found = {row["step"]: row[key] for row in rows if isinstance(row.get(key), int | float)}
         steps = sorted(step for step, value in found.items() if math.isfinite(value))
         return cls(name, np.array(steps, float), np.array([found[step] for step in steps], float), style)
 
     def smoothed(self, name: str) -> Series:
-        """The centred moving mean, over fewer points towards both ends."""
+        """The centred moving mean; the window is shorter near both ends."""
         count = len(self.values)
         half = int(_SMOOTH * count / 2)
         sums = np.concatenate([[0.0], np.cumsum(self.values)])
@@ -48,7 +48,7 @@ class Series:
         return Series(name, self.steps, (sums[stop] - sums[start]) / (stop - start))
 
     def thinned(self) -> Series:
-        """The same curve in no more points than can be seen, each the mean of its neighbours."""
+        """The same curve with at most _MOST_POINTS points, each the mean of neighbouring points."""
         if len(self.steps) <= _MOST_POINTS:
             return self
         size = math.ceil(len(self.steps) / _MOST_POINTS)
@@ -65,24 +65,24 @@ class Series:
 class Line:
     name: str
     style: LineStyle
-    last: str  # the value at the last step; "" where it says nothing
-    points: Sequence[tuple[float, float]]  # x, y in the drawing
+    last: str  # the value at the last step, or "" if there is nothing to show
+    points: Sequence[tuple[float, float]]  # x, y in the units of the SVG
 
 
 @dataclass(frozen=True)
 class Chart:
-    """All that the template needs; positions are in the drawing's units, y downwards."""
+    """Everything that the template needs. Positions are in the units of the SVG; y points down."""
 
     title: str
-    over: str  # what stands on the x axis
-    description: str  # what the curves do, for who does not see them
+    over: str  # label of the x axis
+    description: str  # of the curves, for screen readers
     x_ticks: Sequence[tuple[float, str]]
     y_ticks: Sequence[tuple[float, str]]
     lines: Sequence[Line]
 
 
 def chart(title: str, series: Sequence[Series], *, from_zero: bool = False, percent: bool = False) -> Chart | None:
-    """One chart of several curves from step 0 on; None if no curve has a value."""
+    """A chart of several curves from step 0 on; None if there are no values."""
     series = [one for one in series if len(one.values)]
     if not series:
         return None
@@ -142,25 +142,25 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Chart | None:
         x_ticks=[(_across(share), number(share)) for share in shares],
         y_ticks=[(_down(share), f"{share:.0%}") for share in shares],
         lines=[
-            Line("as sure as it is right", "faint", "", [(_across(0), _down(0)), (_across(1), _down(1))]),
+            Line("perfect calibration", "faint", "", [(_across(0), _down(0)), (_across(1), _down(1))]),
             Line("accuracy", "marks", "", [(_across(one["confidence"]), _down(one["accuracy"])) for one in bins]),
         ],
     )
 
 
 def _across(share: float) -> float:
-    """x of a share of the plot's width, from its left side."""
+    """x of a point at a share of the plot's width, from the left."""
     return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
 
 
 def _down(share: float) -> float:
-    """y of a share of the plot's height, from its foot."""
+    """y of a point at a share of the plot's height, from the bottom."""
     return round(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), 1)
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers around `low` to `high`, evenly apart by 1, 2 or 5 times a power of ten."""
-    least = max(abs(low), abs(high)) / 100 or 1.0  # closer ones would all read the same in four figures
+    """About `count` round numbers that cover `low` to `high`, at a distance of 1, 2 or 5 times a power of ten."""
+    least = max(abs(low), abs(high)) / 100 or 1.0  # with a smaller range the numbers would look equal in four digits
     if high - low < least:
         low, high = (low + high - least) / 2, (low + high + least) / 2
     rough = (high - low) / count
@@ -171,7 +171,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def number(value: float, figures: int = 3) -> str:
-    """A few figures, as people write them: 12,000, 0.853, 5e-5."""
+    """A number with a few significant digits: 12,000, 0.853, 5e-5."""
     if abs(value) >= 1000 or value == round(value):
         return f"{value:,.0f}"
     if abs(value) >= 1e-3:

@@ -1,4 +1,4 @@
-"""What must be said of a model wherever it goes: its licence, and what is disclosed of the data it was trained on."""
+"""The licence of a model, and the disclosure about its training data, wherever they are recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bertnli.run.run_file import load_run
 
 @dataclass(frozen=True)
 class LicenceInfo:
-    """None: not known."""
+    """A licence, and a disclosure about the training data; None if not known."""
 
     licence: str | None = None
     disclosure: str | None = None
@@ -27,9 +27,9 @@ UNKNOWN = LicenceInfo()
 
 
 def of_model(model: str) -> LicenceInfo:
-    """Of a model, a run or a bundle by its path, or of a name that `bertnli fetch` knows; an existing path comes first.
+    """Of a model: the path of a model folder, a run or a bundle, or a name of `bertnli fetch`.
 
-    Raises InputError if a file of the folder is damaged.
+    Raises InputError if a file in the folder is damaged.
     """
     path = existing_path(model)
     if path is not None:
@@ -44,7 +44,7 @@ def of_model(model: str) -> LicenceInfo:
 
 
 def _of_folder(folder: Path) -> LicenceInfo:
-    """What training noted in config.json, export in the manifest or fetch in the receipt; else what the card states."""
+    """From config.json (written by training), manifest.json (export), the receipt (fetch), or else the model card."""
     noted = read_map(folder / RECEIPT)
     for file, key in (("manifest.json", "origin"), ("config.json", "bertnli")):
         section = read_map(folder / file).get(key)
@@ -58,14 +58,14 @@ def _of_folder(folder: Path) -> LicenceInfo:
 
 
 def _on_card(card: Path) -> str | None:
-    """The licence in the front matter of a model card, in the hub's words (apache-2.0)."""
+    """The licence in the front matter of a model card, as an id of the hub (apache-2.0)."""
     if not card.is_file():
         return None
     from huggingface_hub import metadata_load
 
     try:
         front = metadata_load(card) or {}
-    except Exception:  # a README may hold anything; one that states nothing we can read states no licence
+    except Exception:  # a README may contain anything; if its front matter cannot be read, it states no licence
         return None
     stated = front.get("license_name") if front.get("license") == "other" else front.get("license")
     names = stated if isinstance(stated, list) else [stated]
@@ -73,14 +73,14 @@ def _on_card(card: Path) -> str | None:
 
 
 def notes_about(model: str, data: Sequence[str]) -> list[str]:
-    """What must be said of a model and of data sets: their licences, and what the catalogue discloses of them."""
+    """Sentences with the licences of a model and of data sets, and with their disclosures."""
     notes = []
     named: list[tuple[str, Kind]] = [(model, "model"), *((name, "dataset") for name in dict.fromkeys(data))]
     for name, kind in named:
         entry = catalog.lookup_unless_path(name, kind)
         known = of_model(name) if kind == "model" else LicenceInfo(entry.licence if entry else None)
         if known.licence is None:
-            notes.append(f"{name}: the licence is not known here; ask whoever it is from.")
+            notes.append(f"{name}: its licence is not recorded; ask its author.")
         else:
             notes.append(f"{name}: {f'{entry.about}. ' if entry else ''}Licence: {known.licence}.")
         if known.disclosure:

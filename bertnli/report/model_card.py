@@ -14,7 +14,6 @@ from bertnli.report.rendering import Json, templates, write_file
 
 _HUB_LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "MIT": "mit"}
 
-
 # By the first part of a catalogue name.
 _HUB_DATASETS = {"snli": "stanfordnlp/snli", "mnli": "nyu-mll/multi_nli", "anli": "facebook/anli"}
 
@@ -34,8 +33,9 @@ def write_model_card(
 ) -> None:
     """Write `folder`/README.md, with the front matter that the model hub reads.
 
-    `base_model` and `data` are what the run file says: names of the catalogue, hub ids or paths. `settings`: the
-    hyper-parameters, by their names in the run file. `hypothesis_only`: the model sees no premise.
+    base_model, data: as in the run file, so names of the catalogue, hub ids or paths. settings: the hyper-parameters,
+    by their names in the run file. hypothesis_only: the model sees no premise. evaluations: data set -> results
+    (`to_json`). provenance: see `provenance()`.
 
     Raises RunError if the file cannot be written.
     """
@@ -84,11 +84,11 @@ def write_model_card(
 
 
 def _hub_licence(licence: str | None) -> str:
-    """The model hub's id of a licence in the catalogue, or of one that is such an id already."""
+    """The model hub's id of a licence; "other" if the hub has no id that is known here."""
     ids = _HUB_LICENCES | {one: one for one in _HUB_LICENCES.values()}
     return ids.get(licence or "", "other")
 
 
 def _hub_dataset(name: str) -> str | None:
-    """The model hub's id of a data set in the catalogue."""
+    """The model hub's id of a data set; None if it is not in the catalogue or not on the hub."""
     return _HUB_DATASETS.get(name.split("-")[0]) if lookup_unless_path(name, "dataset") else None

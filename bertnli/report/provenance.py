@@ -1,4 +1,4 @@
-"""Where a report's figures come from: the command, the time, the machine and the versions of the libraries."""
+"""Records how a report's figures were made: the command, the time, the machine and the library versions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LIBRARIES = (
 
 
 def provenance() -> dict[str, str]:
-    """The command, time, machine and library versions of this process. Imports no library to find out."""
+    """The command, time, machine and library versions of this process. No library is imported for this."""
     facts = {
         "command": shlex.join(sys.argv),
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -1,4 +1,4 @@
-"""What report.html and the model card share: their Jinja templates, and how they are written."""
+"""Jinja templates, and writing files: shared by report.html and the model card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bertnli.common.files import write_text
 if TYPE_CHECKING:
     import jinja2
 
-Json = Mapping[str, Any]  # an Evaluation's or a ClassificationMetrics's to_json(), a row of metrics.jsonl
+Json = Mapping[str, Any]  # from to_json() of Evaluation or ClassificationMetrics, or a row of metrics.jsonl
 
 
 def templates(*, autoescape: bool) -> jinja2.Environment:
@@ -32,14 +32,16 @@ def templates(*, autoescape: bool) -> jinja2.Environment:
 
 
 def _markdown(text: object) -> str:
-    """Any text as plain words of a Markdown paragraph or table cell."""
+    """Any text, escaped for a Markdown paragraph or table cell."""
     return html.escape(re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(str(text).split())), quote=False)
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write it whole or not at all, with its folder. Raises RunError if the disk does not take it."""
+    """Write a complete file, or nothing; creates its folder. Raises RunError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}", do="make room, or give another folder") from None
+        raise RunError(
+            f"{path}: cannot be written: {error.strerror}", do="free space, or give another folder"
+        ) from None

@@ -1,7 +1,7 @@
-"""A run's report.html, which opens anywhere without a network or scripts.
+"""Writes report.html, one file that opens in any browser without a network and without scripts.
 
-A template (templates/) filled with what `evaluate` measured and the rows of metrics.jsonl; a section with nothing to
-show is left out. All text from data, labels and commands is escaped.
+A template (templates/) is filled with the results of `evaluate` and the rows of metrics.jsonl; sections without content
+are omitted. All text from data, labels and commands is escaped.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def write_report(
     provenance: Mapping[str, str] = {},
     notes: Sequence[str] = (),
 ) -> None:
-    """Write one self-contained HTML file, whole or not at all.
+    """Write one self-contained HTML file, complete or not at all.
 
-    `figures`: what comes first, name to text. `metrics`: rows of metrics.jsonl, drawn as curves. `evaluations`: by the
-    data's name, what `Evaluation.to_json` or `ClassificationMetrics.to_json` gave. `provenance`: see `provenance()`.
-    `notes`: licences and disclosures (`notes_about`); addresses in them become links.
+    figures: name -> text, shown first. metrics: rows of metrics.jsonl, drawn as curves. evaluations: data set -> result
+    of `Evaluation.to_json` or `ClassificationMetrics.to_json`. provenance: see `provenance()`. notes: licences and
+    disclosures (`notes_about`); URLs in them become links.
 
     Raises RunError if the file cannot be written.
     """
@@ -49,7 +49,7 @@ def write_report(
 
 
 def training_charts(metrics: Sequence[Json]) -> list[charts.Chart]:
-    """Loss, accuracy, learning rate and speed over the optimizer steps, as far as `metrics` has them."""
+    """Charts of loss, accuracy, learning rate and speed over the optimizer steps, for those that `metrics` has."""
     loss = charts.Series.of("each step", metrics, "loss", "faint")
     speed = charts.Series.of("each step", metrics, "pairs_per_second", "faint")
     drawn = [

@@ -1,4 +1,4 @@
-"""What `bertnli eval` found, as lines of text for a terminal or a log."""
+"""The results of `bertnli eval` as lines of text, for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from typing import Any
 
 from bertnli.evaluation.slices import TITLES
 
-_SHOWN = 3  # changed predictions; the report has more
+_SHOWN = 3  # changed predictions that are printed; the report has more
 
 
 def label_order_warning(found: Mapping[str, Any]) -> str | None:
-    """The warning that the labels look swapped; None where they do not."""
+    """A warning if another order of the label names fits much better; None otherwise."""
     fitting = found["swapped_labels"]
     return fitting and (
-        f"the labels look swapped: named {', '.join(fitting['labels'])} the model's outputs would be right on "
-        f"{fitting['accuracy']:.1%} of the rows, and not on {found['accuracy']:.1%} as they are, "
-        f"{', '.join(found['labels'])}; look at id2label in the model's config.json, and at the file's labels"
+        f"the labels look swapped: in the order {', '.join(fitting['labels'])} the model's outputs would be right on "
+        f"{fitting['accuracy']:.1%} of the rows, in the present order, {', '.join(found['labels'])}, on only "
+        f"{found['accuracy']:.1%}; check id2label in the model's config.json, and the labels in the file"
     )
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """`found`: what `Evaluation.to_json` gave."""
+    """The results of `Evaluation.to_json`."""
     low, high = found["accuracy_interval"]
     yield f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows"
     yield f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s"
     yield f"calibration: ECE {found['ece']:.4f}; Brier score {found['brier']:.4f}"
     if found["temperature"] != 1:
-        yield f"  with its temperature, {found['temperature']:.4g}; without: " + "; ".join(
+        yield f"  with the model's temperature, {found['temperature']:.4g}; without it: " + "; ".join(
             f"{name} {found['without_temperature'][key]:.4f}"
             for name, key in (("ECE", "ece"), ("Brier score", "brier"), ("log loss", "loss"))
         )
     if fitted := found.get("calibration"):
         yield (
             f"  a temperature of {fitted['temperature']:.4g} was fitted on {fitted['rows']:,} rows of "
-            f"{fitted['data']}: log loss there {fitted['loss_without']:.4f}, now {fitted['loss']:.4f}"
+            f"{fitted['data']}: log loss on them {fitted['loss_without']:.4f} before, {fitted['loss']:.4f} with it"
         )
     if other := found["against"]:
         low, high = other["accuracy_interval"]
         yield f"against {other['model']}: its accuracy {other['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})"
         yield (
-            f"  {other['changed']:,} predictions differ; {other['only_this_right']:,} rows are right here alone, "
-            f"{other['only_other_right']:,} there alone; McNemar's exact test: p = {other['p_value']:.3g}"
+            f"  {other['changed']:,} predictions differ; right only in this model: {other['only_this_right']:,}, "
+            f"only in the other: {other['only_other_right']:,}; McNemar's exact test: p = {other['p_value']:.3g}"
         )
         for one in other["changed_examples"][:_SHOWN]:
-            yield f"  row {one['row']}: gold {one['gold']}, here {one['predicted']}, there {one['other']}"
+            yield f"  row {one['row']}: gold {one['gold']}, this model {one['predicted']}, the other {one['other']}"
     for name, row in zip(found["labels"], found["confusion"], strict=True):
         yield f"  gold {name}: " + ", ".join(f"{n:,} {p}" for p, n in zip(found["labels"], row, strict=True))
     for kind, table in found["slices"].items():
@@ -55,18 +55,18 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def notes(found: Mapping[str, Any]) -> Iterator[str]:
-    """What `LabelledSet.measure` found beyond the evaluation's own figures, as lines of text."""
+    """The results that `LabelledSet.measure` adds to those of the evaluation."""
     gold = [sum(row) for row in found["confusion"]]
     if "premises" in found:
         largest = found["labels"][gold.index(max(gold))]
         what = "were shuffled over the rows" if found["premises"] == "shuffled" else "are not read by this model"
         yield (
-            f"premises {what}: {largest} for every row would be right on {max(gold) / found['rows']:.4f}; what is "
-            "above it comes from the hypotheses alone"
+            f"premises {what}: always predicting {largest} would have accuracy {max(gold) / found['rows']:.4f}; the "
+            "accuracy above it comes from the hypotheses alone"
         )
     for name, labels in found.get("classes", {}).items():
         if labels != [name]:
-            yield f"{name}: the probabilities of {' and '.join(labels)}, added"
+            yield f"{name}: the sum of the probabilities of {' and '.join(labels)}"
     for column, values in found.get("by_column", {}).items():
         for value, one in values.items():
             recall = ", ".join(f"{share:.4f} of {label}" for label, share in one["recall"].items())

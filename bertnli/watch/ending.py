@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from bertnli.common.signals import exit_text
+
 PREFIX = "bertnli train: "
 """Begins each message that bertnli itself prints in training."""
 
@@ -20,8 +22,9 @@ _PEER_LOST = re.compile(
     r"|DistStoreError|ncclRemoteError|ncclSystemError|gloo/transport|failed to recv|recvValue failed"
 )
 _HINTS = {
-    "SIGKILL": "by a user, or by the kernel when memory ran out (dmesg): lower micro_batch_tokens or start fewer ranks",
-    "SIGBUS": "is /dev/shm full?",
+    -signal.SIGKILL: "by a user, or by the kernel when memory ran out (dmesg): lower micro_batch_tokens or start fewer "
+    "ranks",
+    -signal.SIGBUS: "is /dev/shm full?",
 }
 
 
@@ -50,11 +53,9 @@ class Ending:
         killed = (stopped_by, returncode) == (signal.SIGINT, -signal.SIGKILL)  # by a second Ctrl-C
         if stopped_by and (as_requested or killed):
             return cls(rank, host, 128 + stopped_by, f"was stopped by {signal.Signals(stopped_by).name}", text)
-        if returncode >= 0:
-            return cls(rank, host, returncode, f"ended with exit code {returncode}", text)
-        name = signal.Signals(-returncode).name
-        hint = f" ({_HINTS[name]})" if name in _HINTS else ""
-        return cls(rank, host, 128 - returncode, f"was killed by {name}{hint}", text)
+        hint = f" ({_HINTS[returncode]})" if returncode in _HINTS else ""
+        code = returncode if returncode >= 0 else 128 - returncode
+        return cls(rank, host, code, f"{exit_text(returncode)}{hint}", text)
 
     @property
     def failed(self) -> bool:

@@ -1,4 +1,4 @@
 """A trained classifier to scores: checkpoint -> graph -> bundle -> session -> file of scores.
 
-`build.export_bundle` makes a bundle of a checkpoint (with torch and onnx); everything else works from the bundle alone.
+`build.export_bundle` makes a bundle of a checkpoint (with torch and onnx). Everything else needs the bundle only.
 """

@@ -1,10 +1,10 @@
-"""A session's batches through buffers that are made once, in few shapes, so that a GPU's memory does not creep up.
+"""A session's batches through buffers that are made once, in few shapes, so that a GPU's memory does not grow.
 
-ONNX Runtime's arena keeps what each new shape asked for; so lengths are rounded up to multiples of 8 and more, numbers
-of pairs to sixteenths of a power of two, and the places added are taken off the result again.
+ONNX Runtime's memory arena keeps what each new shape asked for. Therefore batches are padded to buckets: lengths to a
+multiple of 8 or more, numbers of pairs to sixteenths of a power of two. What was added is cut off the result.
 
-Left out: pinned host memory (the copy of a full batch is 0.8 MB, some 0.1 of its 10 ms), and CUDA graphs (they save
-the launching of kernels, which runs ahead of a GPU that full batches keep busy, and hold memory for each shape).
+Not used: pinned host memory (copying a full batch of 0.8 MB takes about 0.1 of its 10 ms), and CUDA graphs (they save
+kernel launches, which on a GPU that full batches keep busy cost nothing, and hold memory for each shape).
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class BoundSession:
     def __init__(self, session: onnxruntime.InferenceSession, device: Device, labels: int):
         self._session, self._device, self._labels = session, device, labels
         self._binding = session.io_binding()
-        self._tokens = self._pairs = 0  # what the buffers hold
+        self._tokens = self._pairs = 0  # the capacity of the buffers
 
     def run(self, inputs: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
         """`INPUTS`, each `[pairs, length]`, to `[pairs, labels]`."""
         pairs, length = inputs[0].shape
         shape = bucket(pairs, length)
-        self._make_room(*shape)
+        self._grow(*shape)
         size = shape[0] * shape[1]
         for number, (name, values) in enumerate(zip(INPUTS, inputs, strict=True)):
-            place = self._host[number, :size].reshape(shape)
-            place[:pairs, :length] = values
-            place[:pairs, length:] = 0
-            place[pairs:] = 0
+            padded = self._host[number, :size].reshape(shape)
+            padded[:pairs, :length] = values
+            padded[:pairs, length:] = 0
+            padded[pairs:] = 0
             if number == _MASK:
-                place[pairs:, 0] = 1  # a pair of no token at all would divide by nothing
+                padded[pairs:, 0] = 1  # softmax over no token would divide by zero
             address = self._values.data_ptr() + number * self._host.strides[0]
             self._binding.bind_input(name, self._device.kind, self._device.device_id, np.int64, shape, address)
         self._values.update_inplace(self._host)
@@ -53,8 +53,8 @@ class BoundSession:
         self._session.run_with_iobinding(self._binding)
         return out[:pairs].copy()
 
-    def _make_room(self, pairs: int, length: int) -> None:
-        """Larger buffers, where a batch needs them."""
+    def _grow(self, pairs: int, length: int) -> None:
+        """Make larger buffers if the batch needs them."""
         import onnxruntime as ort
 
         if pairs * length > self._tokens:
@@ -69,10 +69,10 @@ class BoundSession:
 
 
 def bucket(pairs: int, length: int) -> tuple[int, int]:
-    """The shape that a batch is filled up to."""
-    return _rounded(pairs, 1), _rounded(length, 8)
+    """The shape that a batch of `pairs` x `length` is padded to."""
+    return _rounded_up(pairs, 1), _rounded_up(length, 8)
 
 
-def _rounded(number: int, least: int) -> int:
-    step = max(least, (1 << (number - 1).bit_length()) // 16)
+def _rounded_up(number: int, smallest_step: int) -> int:
+    step = max(smallest_step, (1 << (number - 1).bit_length()) // 16)
     return -(-number // step) * step

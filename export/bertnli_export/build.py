@@ -1,4 +1,4 @@
-"""`bertnli export`, from top to bottom: a checkpoint becomes a bundle, or nothing at all."""
+"""`bertnli export`, from top to bottom: a checkpoint becomes a bundle; if a step fails, nothing is left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bertnli.report.licences import UNKNOWN, LicenceInfo
 from bertnli_export import bundle, sentences, triton
 from bertnli_export.devices import CPU, Device, choose_device
 from bertnli_export.graphs.graph import add_metadata, fused_attention, opset_of, torch_logits
-from bertnli_export.graphs.precision import GRAPHS
+from bertnli_export.graphs.precision import EXPORTERS
 from bertnli_export.parity import RealRows, gate, reference
 from bertnli_export.session import Session
 
@@ -39,47 +39,48 @@ def export_bundle(
 ) -> dict[str, Any]:
     """Write the bundle of `source` to the folder `out`, parity-checked.
 
-    layout: `triton` makes `out` a model repository of Triton Inference Server, the bundle its model `triton.NAME`.
+    layout: `triton` makes `out` a model repository of Triton Inference Server, in which the bundle is the model
+    `triton.NAME`.
 
-    verify_data: real rows for the parity gate, beside its own pairs. allow_unfused: go on where the graph holds fewer
-    fused attention operators than the model has layers. force: replace a bundle that is there. name, terms: of the
-    checkpoint, for the manifest.
+    verify_data: real rows for the parity gate, in addition to its built-in pairs. allow_unfused: accept a graph that
+    has fewer fused attention operators than the model has layers. force: replace a bundle that exists. name, terms: of
+    the checkpoint, for the manifest.
 
-    Where this host has no device for the precision, the bundle is written unverified: it does not score until
-    `bertnli verify` has passed on a host that has.
+    If this host has no device for the precision, the bundle is written unverified: it cannot be used for scoring until
+    `bertnli verify` has passed on a host that has one.
 
     Returns the summary: `bundle`, `precision`, `fused_attention`, `layers`, and the parity figures (see
-    `bundle.Parity`), or `parity` None with `reason` and `next`, what to do. Raises InputError if something is wrong
-    beforehand; RunError if the graph cannot be made, is not fused, or does not compute what the checkpoint computes.
-    Nothing is left behind then.
+    `bundle.Parity`), or `parity` None with `reason` and `next`, what to do. Raises InputError for what is wrong before
+    the start; RunError if the graph cannot be made, is not fused, or does not compute what the checkpoint computes.
+    After an error nothing is left.
     """
-    _check_asked(source, precision, layout)
+    _check_arguments(source, precision, layout)
     if layout == "triton":
         out = out / triton.NAME
-    bundle.check_out(out, force=force)
+    bundle.check_target(out, force=force)
     config, tokenizer = source.config, source.tokenizer
     rows = None if verify_data is None else RealRows.read(verify_data, config.labels)
 
     model = source.build().eval()
     checkpoint = partial(torch_logits, model)
-    graph = GRAPHS[precision](model, tokenizer.encode(*zip(*sentences.plain(), strict=True)))
+    graph = EXPORTERS[precision](model, tokenizer.encode(*zip(*sentences.plain(), strict=True)))
     attention = _attention(fused_attention(graph), config.num_layers, allow_unfused)
-    known = reference(checkpoint, tokenizer)
+    built_in = reference(checkpoint, tokenizer)
     try:
-        with bundle.written(out, force=force) as folder:
+        with bundle.new_bundle(out, force=force) as folder:
             add_metadata(graph, _metadata(source, precision, terms))
             onnx.save_model(graph, folder / bundle.MODEL)
             tokenizer.save(folder)
             bundle.write_json(folder / bundle.CONFIG, folder_config(config, tokenizer))
-            known.save(folder / bundle.PARITY)
-            device, reason = _device(precision)
+            built_in.save(folder / bundle.PARITY)
+            device, reason = _parity_device(precision)
             parity = None
             if device is not None:
                 session = Session(folder / bundle.MODEL, device)
-                parity = gate(checkpoint, session, known, tokenizer, precision, rows)
+                parity = gate(checkpoint, session, built_in, tokenizer, precision, rows)
             if layout == "triton":
-                triton.arrange(folder, config.labels, precision)
-            bundle.seal(
+                triton.arrange_files(folder, config.labels, precision)
+            bundle.write_manifest(
                 folder,
                 precision=precision,
                 opset=opset_of(graph),
@@ -98,7 +99,7 @@ def export_bundle(
         raise RunError(
             f"{out}: the bundle cannot be written: {error.strerror or error}", do="make room, or give another OUT"
         ) from error
-    data = "" if verify_data is None else f" --data {verify_data.name}"  # it has not been looked at here
+    data = "" if verify_data is None else f" --data {verify_data.name}"  # not compared here
     then = f"on a host with an NVIDIA GPU: bertnli verify {out}{data}"
     unverified = {"parity": None, "reason": reason, "next": then}
     return {
@@ -110,28 +111,28 @@ def export_bundle(
     }
 
 
-def _check_asked(source: Pretrained, precision: str, layout: str) -> None:
-    for option, found, known in (("--precision", precision, GRAPHS), ("--layout", layout, LAYOUTS)):
+def _check_arguments(source: Pretrained, precision: str, layout: str) -> None:
+    for option, found, known in (("--precision", precision, EXPORTERS), ("--layout", layout, LAYOUTS)):
         if found not in known:
             raise InputError(option, found=repr(found), expected=" or ".join(known))
     if not source.has_classifier:
         raise InputError(
             "the model has no classifier",
-            found="an encoder alone",
+            found="only an encoder",
             expected="a model trained on sentence pairs",
             do="train it first: bertnli train RUN.yaml",
         )
-    if source.tokenizer.settings.hypothesis_only:  # whoever reads a bundle without bertnli would give it premises
+    if source.tokenizer.settings.hypothesis_only:  # programs that use a bundle without bertnli would give it premises
         raise InputError(
             "the model is a hypothesis-only baseline",
             found="hypothesis_only: true in its config.json",
             expected="a model that reads premises",
-            do="measure it where it is, with bertnli eval; to ship one, train without data.hypothesis_only",
+            do="evaluate it as it is, with bertnli eval; to export a model, train without data.hypothesis_only",
         )
 
 
-def _device(precision: str) -> tuple[Device | None, str | None]:
-    """The device of this host to compare the graph on; or None, and why there is none."""
+def _parity_device(precision: str) -> tuple[Device | None, str | None]:
+    """The device of this host that the parity gate runs on; or None, and the reason."""
     if "cpu" in bundle.DEVICE_KINDS[precision]:
         return CPU, None
     try:
@@ -156,7 +157,7 @@ def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> b
 
 
 def _metadata(source: Pretrained, precision: str, terms: LicenceInfo) -> dict[str, str]:
-    """What the manifest says, for those who find the graph without it; what is no text as JSON."""
+    """For the graph's own metadata: entries of the manifest, in case the file is separated from it."""
     tokenizer = source.tokenizer
     about = {
         "versions": bundle.versions(_VERSIONS),

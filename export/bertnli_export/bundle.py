@@ -1,16 +1,16 @@
-"""A bundle: the folder that holds a classifier ready to score, and everything needed to trust it.
+"""A bundle: the folder that holds a classifier ready to score, and what is needed to check it.
 
     model.onnx              the graph with its weights
     tokenizer.json          text to ids
-    tokenizer_config.json   how transformers has to read tokenizer.json; not with d2l's vocabulary
+    tokenizer_config.json   how transformers has to read tokenizer.json; absent with d2l's vocabulary
     config.json             label names and tokenizer settings, in the form of a Hugging Face config
-    parity.npz              a few tokenised pairs and the logits that the checkpoint gives them
-    manifest.json           what it is and came from, its parity figures, and the SHA-256 and size of every other file
+    parity.npz              tokenised pairs and the logits that the checkpoint gives them
+    manifest.json           what the bundle is and comes from, its parity figures, SHA-256 and size of the other files
 
-optimum's `ORTModelForSequenceClassification` opens that folder as it is. With `--layout triton` it is a model of
-Triton's (triton.py), the graph in `1/`.
+optimum's `ORTModelForSequenceClassification` opens this folder without changes. With `--layout triton` it is a model of
+Triton Inference Server (triton.py), with the graph in `1/`.
 
-It is written aside and appears in one rename, so a bundle that is there is whole.
+A bundle is written to a temporary folder and renamed, so a bundle that exists is complete.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bertnli.common.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import digest, new_folder, write_text
 from bertnli.common.installed import __version__, installed
-from bertnli.data import labels as label_orders
-from bertnli.data.formats import reason_of
+from bertnli.data.labels import check_names
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli_export.devices import Device
 
@@ -48,16 +47,16 @@ MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
 DEVICE_KINDS: dict[str, tuple[str, ...]] = {"fp32": ("cpu", "cuda"), "fp16": ("cuda",), "int8": ("cpu",)}
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FileEntry(_Part):
+class FileEntry(_Section):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0)
 
 
-class Attention(_Part):
+class Attention(_Section):
     """The attention operators counted in the graph."""
 
     fused: int = Field(ge=0)
@@ -65,7 +64,7 @@ class Attention(_Part):
     operators: dict[str, int]  # "Attention": 6; one of another domain as "com.microsoft::MultiHeadAttention"
 
 
-class Origin(_Part):
+class Origin(_Section):
     """The checkpoint the bundle was made from."""
 
     sha256: str  # of its weights file
@@ -75,24 +74,24 @@ class Origin(_Part):
     disclosure: str | None = None
 
 
-class Parity(_Part):
+class Parity(_Section):
     """How far the bundle's logits are from the checkpoint's in fp32, on the host that made it or first verified it."""
 
     pairs: int
     batch_sizes: list[int]
     lengths: tuple[int, int]  # shortest and longest pair, in tokens
     max_logit_difference: float
-    max_company_difference: float  # of a pair's logits alone from those in a batch with others
+    max_company_difference: float  # batch invariance: of a pair's logits alone from those in a batch with others
     label_flips: int
     max_logit_difference_allowed: float | None
-    label_flips_allowed: float  # as a share of the real rows
+    label_flips_allowed: float  # as a fraction of the real rows
     device: str
     data: str | None = None  # the file the real rows came from
-    accuracy: dict[str, float] | None = None  # "checkpoint", "bundle"; over the labelled rows of the data
+    accuracy: dict[str, float] | None = None  # of "checkpoint" and "bundle", on the labelled rows of the data
     labelled_rows: int = 0
 
 
-class Manifest(_Part):
+class Manifest(_Section):
     format: Literal["bertnli-bundle"] = "bertnli-bundle"
     format_version: int
     precision: Literal["fp32", "fp16", "int8"]
@@ -101,27 +100,27 @@ class Manifest(_Part):
     max_length: int
     truncation: str
     lower_case: bool
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # the logits are divided by it for the softmax
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # divides the logits before the softmax
     tokenizer_fingerprint: str
     attention: Attention
     origin: Origin
-    parity: Parity | None  # None: could not be run where the bundle was made, nor has been since
+    parity: Parity | None  # None: could not be checked where the bundle was made, and was not checked since
     versions: dict[str, str]
     files: dict[str, FileEntry]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle, whose files are all there with their right sizes; `check_files` compares the content too."""
+    """An opened bundle, whose files exist with the sizes in its manifest; `check_files` compares the content too."""
 
     path: Path
     manifest: Manifest
-    sha256: str  # of manifest.json, which holds the other files' checksums: it stands for the whole bundle
+    sha256: str  # of manifest.json, which holds the checksums of the other files: it identifies the bundle
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, unverified: bool = False) -> Bundle:
-        """Raises InputError if there is no bundle at `path`, it is damaged or may not be read, or another bertnli
-        wrote it; and if its parity was never checked, unless `unverified` is given."""
+        """Raises InputError if there is no bundle at `path`, if it is damaged or cannot be read, if another version of
+        bertnli wrote it, and if its parity was never checked, unless `unverified` is given."""
         path = Path(path)
         where = path / MANIFEST
         with _reading(path):
@@ -130,7 +129,7 @@ class Bundle:
             except (FileNotFoundError, NotADirectoryError):
                 raise InputError(
                     f"{path}: not a bundle",
-                    found=_what_is_at(path),
+                    found=_contents(path),
                     expected=f"a folder with {MANIFEST}",
                     do="make one: bertnli export MODEL OUT",
                 ) from None
@@ -142,7 +141,7 @@ class Bundle:
                     raise _damaged(path / name, found, f"{entry.size:,} bytes")
         if manifest.parity is None and not unverified:
             raise InputError(
-                f"{path}: was not yet compared with its checkpoint, as the host that made it could not run it",
+                f"{path}: was never compared with its checkpoint, because the host that made it could not run it",
                 found="parity: null in its manifest",
                 do=f"on a host with an NVIDIA GPU: bertnli verify {path}",
             )
@@ -159,11 +158,11 @@ class Bundle:
         return self.file(MODEL)
 
     def file(self, name: str) -> Path:
-        """The bundle's file of that name, in whichever folder of it the layout puts it."""
+        """The bundle's file of that name, in whichever of its folders it is."""
         return self.path / next(path for path in self.manifest.files if Path(path).name == name)
 
     def check_files(self) -> None:
-        """Compare every file's SHA-256 with the manifest's; InputError names the first that differs or is not read."""
+        """Compare every file's SHA-256 with the manifest's. Raises InputError for the first that differs."""
         for name, entry in self.manifest.files.items():
             with _reading(self.path / name):
                 found = digest(self.path / name)
@@ -184,7 +183,7 @@ class Bundle:
         )
 
     def tokenizer(self) -> PairTokenizer:
-        """Raises InputError if it is not the one the model was exported with."""
+        """Raises InputError if it gives other ids than the one that the model was exported with."""
         tokenizer = PairTokenizer.from_folder(self.path)
         if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
             raise InputError(
@@ -198,12 +197,12 @@ class Bundle:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns the system's refusal to read into InputError. `path`: for an error that does not say which file."""
+    """Makes an InputError of an error of the system. `path`: for one that does not name its file."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{error.filename or path}: cannot be read ({reason_of(error)})", do="make it readable"
+            f"{error.filename or path}: cannot be read ({first_line(error)})", do="make it readable"
         ) from None
 
 
@@ -232,7 +231,7 @@ def _parse_manifest(raw: bytes, where: Path) -> Manifest:
         key = ".".join(str(part) for part in problem["loc"]) or "content"
         found = repr(problem["input"])[:60]
         raise InputError(f"{where}: key {key}", found=found, expected=problem["msg"].lower()) from None
-    label_orders.check_names(manifest.labels, f"{where}: key labels")
+    check_names(manifest.labels, f"{where}: key labels")
     missing = {MODEL, TOKENIZER, CONFIG, PARITY} - {Path(name).name for name in manifest.files}
     strange = [name for name in manifest.files if Path(name).is_absolute() or ".." in Path(name).parts]
     if missing or strange:
@@ -250,7 +249,7 @@ def _damaged(file: Path, found: str, expected: str) -> InputError:
     )
 
 
-def _what_is_at(path: Path) -> str:
+def _contents(path: Path) -> str:
     if not path.is_dir():
         return "a file" if path.exists() else "nothing there"
     return ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "an empty folder"
@@ -260,27 +259,27 @@ def _what_is_at(path: Path) -> str:
 
 
 @contextmanager
-def written(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """A new folder beside `out`, which takes its place if the block ends well and is removed if it does not.
+def new_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary folder, which is renamed to `out` if the block ends without error, and otherwise removed.
 
-    The block fills it and calls `seal` last. Raises InputError if `out` is there and not empty, unless it is a bundle
-    and `force` is given: then it is replaced.
+    The block fills it and calls `write_manifest` last. Raises InputError if `out` exists and is not empty. With
+    `force`, a bundle at `out` is replaced.
     """
     out = out.resolve()
-    check_out(out, force=force)
+    check_target(out, force=force)
     with new_folder(out, replace=force, unique=True) as folder:
         yield folder
-        check_out(out, force=force)  # another process may have put something there meanwhile
+        check_target(out, force=force)  # another process may have written there in the meantime
 
 
-def check_out(out: Path, *, force: bool = False) -> None:
+def check_target(out: Path, *, force: bool = False) -> None:
     """Raise InputError if a bundle cannot be written to `out`; called before the work starts."""
-    folder = out.resolve().parent  # where it is written aside
-    there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+    folder = out.resolve().parent  # of the temporary folder, too
+    existing = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise InputError(
             f"{out}: cannot be written",
-            found=f"{there}, " + ("which may not be written to" if there.is_dir() else "a file"),
+            found=f"{existing}, " + ("a folder without write permission" if existing.is_dir() else "a file"),
             do="give another OUT",
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -293,15 +292,15 @@ def check_out(out: Path, *, force: bool = False) -> None:
     if is_bundle and force:
         return
     raise InputError(
-        f"{out}: is there already",
-        found=_what_is_at(out),
+        f"{out}: exists already",
+        found=_contents(out),
         expected="a new or an empty folder",
         do="choose another, or replace the bundle with --force" if is_bundle else "choose another",
     )
 
 
-def seal(folder: Path, **about: Any) -> Manifest:
-    """Write manifest.json over the files in `folder`. `about`: the manifest's other fields."""
+def write_manifest(folder: Path, **about: Any) -> None:
+    """Write manifest.json for the files in `folder`. `about`: its fields other than those of the files."""
     files = {
         path.relative_to(folder).as_posix(): FileEntry(sha256=digest(path), size=path.stat().st_size)
         for path in sorted(folder.rglob("*"))
@@ -309,7 +308,6 @@ def seal(folder: Path, **about: Any) -> Manifest:
     }
     manifest = Manifest(format_version=FORMAT_VERSION, files=files, **about)
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-    return manifest
 
 
 def update_manifest(path: Path, **about: Any) -> None:

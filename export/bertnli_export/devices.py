@@ -1,7 +1,7 @@
 """Which device a graph runs on: chosen by name, or an error that says what stands in the way.
 
 ONNX Runtime itself falls back to the CPU when CUDA does not start, and only logs it. Here a GPU that is present is
-used, or its use ends in an error that names cause and fix. The CPU is used without a question only where no GPU is.
+used, or an error names the cause and the fix. `auto` is the CPU only if there is no GPU.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import contextlib
 import ctypes
 import io
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from bertnli.common.errors import InputError
 from bertnli.common.gpus import find_gpus
+from bertnli.common.installed import installed
 
 DEVICES = ("auto", "cpu", "cuda")
 """What `--device` takes, beside one of several GPUs as `cuda:1`."""
@@ -27,7 +27,8 @@ _ON_THE_CPU = "choose the CPU with --device cpu"
 class Device:
     """A device that was chosen; `str()` gives the text that chooses it again.
 
-    kind: what bundles, batch sizes and records go by. index: of several GPUs, in CUDA's numbering; None: not named.
+    kind: all that precisions, batch sizes and records depend on. index: which of several GPUs, in CUDA's numbering;
+    None: the user named none, so it is the first.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -46,9 +47,9 @@ CPU = Device("cpu")
 
 
 def choose_device(asked: str) -> Device:
-    """The device for `auto`, `cpu`, `cuda` or `cuda:1`. `auto` is `cuda` where there is a GPU.
+    """The device for `auto`, `cpu`, `cuda` or `cuda:1`. `auto` is `cuda` if there is a GPU.
 
-    Raises InputError for `cuda` without a GPU of that number, and where a GPU is present but CUDA is not usable.
+    Raises InputError for `cuda` without a GPU of that number, and if a GPU is present but CUDA is not usable.
     """
     kind, _, number = asked.partition(":")
     if kind not in DEVICES or (number and (kind != "cuda" or not number.isdecimal())):
@@ -91,22 +92,23 @@ def choose_devices(asked: str, gpus: str | None = None, workers: int = 1) -> lis
 
 
 def no_cuda(cause: str) -> InputError:
-    return InputError("a GPU is here but ONNX Runtime cannot use it", found=cause, do=f"or {_ON_THE_CPU}")
+    """For a GPU that is present and was asked for, if only by `auto`."""
+    return InputError("a GPU is present, but ONNX Runtime cannot use it", found=cause, do=f"or {_ON_THE_CPU}")
 
 
 def _provider_problem() -> str | None:
-    """Why the installed ONNX Runtime cannot use a GPU, with the mend; None if nothing speaks against it."""
+    """Why the installed ONNX Runtime cannot use a GPU, and the fix; None if it probably can."""
     import onnxruntime as ort
 
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)}
-        if len(installed) == 2:
+        found = installed(("onnxruntime", "onnxruntime-gpu"))
+        if len(found) == 2:
             return (
                 "the packages onnxruntime and onnxruntime-gpu are both installed, and the first hides CUDA; "
                 "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
             )
         return (
-            f"the installed {' '.join(installed) or 'ONNX Runtime'} {ort.__version__} was built without CUDA; "
+            f"the installed {' '.join(found) or 'ONNX Runtime'} {ort.__version__} was built without CUDA; "
             "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
         )
     needed = int((getattr(ort, "cuda_version", "") or "0").split(".")[0])
@@ -119,7 +121,7 @@ def _provider_problem() -> str | None:
     preload_cuda(ort)
     library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     try:
-        # It needs a symbol of this one, which ONNX Runtime loads first as well.
+        # The CUDA library needs a symbol of the shared one, which ONNX Runtime loads first as well.
         ctypes.CDLL(str(library.with_name("libonnxruntime_providers_shared.so")), ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(library))
     except OSError as error:
@@ -127,16 +129,8 @@ def _provider_problem() -> str | None:
     return None
 
 
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.distribution(package)
-        return True
-    except metadata.PackageNotFoundError:
-        return False
-
-
 def preload_cuda(ort: Any) -> None:
     """Load CUDA and cuDNN from the NVIDIA packages that pip installed, if they are there."""
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; we say it ourselves
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()

@@ -1,10 +1,10 @@
 """`bertnli score --ray`: a folder of files to a folder of the same files with scores, on the nodes of a Ray cluster.
 
-A file, called a partition here, is the unit. Ray Data hands partitions to workers, each with a loaded Scorer, and a
-worker calls `score.score_file` as one machine does: so rows, records, resuming and renames are the same code.
-Where a worker dies, Ray gives its partition to another, which goes on from the partition's record.
+A file, called a partition here, is the unit of work. Ray Data assigns partitions to workers, each with a loaded Scorer.
+A worker calls `score.score_file` as on a single machine, so rows, records, resuming and renames are the same code. If a
+worker dies, Ray gives its partition to another one, which resumes from the partition's record.
 
-Input, output and bundle lie on storage that every node sees under the same path, and that has locks (flock).
+Input, output and bundle are on storage that every node sees under the same path, and that has locks (flock).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertnli.common.errors import BertnliError, InputError, Interrupted, RunError
-from bertnli.data.formats import format_of, reason_of
+from bertnli.common.errors import BertnliError, InputError, Interrupted, RunError, first_line
+from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns
 from bertnli_export.bundle import Bundle, versions
 from bertnli_export.devices import DEVICES, Device
 from bertnli_export.output_file import BusyError
-from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, gist, name_of
+from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, name_of, ray_reason
 from bertnli_export.score import VERSIONS, Progress, score_file
 from bertnli_export.scorer import Scorer
 from bertnli_export.scoring_setup import choose_temperature, prepare
 
 NODE_SECONDS = 120
-"""Each node has so long to look at the bundle and the folders; the first time, it starts a Python for that."""
+"""So long a node may take to check the bundle and the folders. The first check starts a Python process there."""
 BUSY_SECONDS = 120
-"""So long a worker waits for another that still holds its partition: one whose death is not known there yet."""
-TRIES = 5
-"""Workers may die so often at one partition; then it counts as failed, for it may be what kills them."""
+"""So long a worker waits for another that still holds its partition, such as one whose death is not noticed yet."""
+ATTEMPTS = 5
+"""So many workers may die while they score one partition. Then it counts as failed, because it may be the cause."""
 
 
 class Partition(NamedTuple):
@@ -51,12 +51,12 @@ class Partition(NamedTuple):
 
 
 def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[Partition]:
-    """The files of a folder, those in its folders too, or those that a glob matches; the largest first.
+    """The files of a folder and its subfolders, or those that a glob matches; the largest first.
 
-    Each has its place in `output` under the name and the folders that it has in `input`. Names that begin with `.` or
-    `_` are passed over.
+    The output of each has the same name and the same subfolders in `output`. Names that begin with `.` or `_` are
+    ignored.
 
-    Raises InputError if there is none, one has a format that is not read, or `output` holds other data than theirs.
+    Raises InputError if there are none, if one has an unknown format, or if `output` holds data of other partitions.
     """
     base, target = Path(input).absolute(), Path(output).absolute()
     if base.is_dir():
@@ -66,17 +66,19 @@ def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str
         base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), base.parent.parts))
     files = _visible(pattern, base)
     if not files:
-        raise InputError(f"{input}: no partition files", expected="a folder of them, or a glob as in 'parts/*.parquet'")
+        raise InputError(
+            f"{input}: no partition files", expected="a folder of files, or a glob as in 'parts/*.parquet'"
+        )
     if target.exists() and not target.is_dir():
         raise InputError(f"{output}: a file", expected="with --ray, a folder")
     if target.resolve().is_relative_to(Path(input).resolve()) or any(path.is_relative_to(target) for path in files):
-        raise InputError(f"{output}: lies in the input", do="name a folder of its own")
+        raise InputError(f"{output}: is inside the input", do="name a folder outside of it")
     for path in files:
         if not _is_data(path):
             raise InputError(
-                f"{path}: not a format that is read here",
+                f"{path}: unknown format",
                 expected=".tsv, .csv or .jsonl (also with .gz or .zst) or .parquet",
-                do="leave it out with a glob, as in 'parts/*.parquet'",
+                do="exclude it with a glob, as in 'parts/*.parquet'",
             )
     files.sort(key=lambda path: (-path.stat().st_size, path))
     partitions = [Partition(path, target / path.relative_to(base)) for path in files]
@@ -84,13 +86,13 @@ def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str
     for path in _visible(str(Path(glob.escape(str(target)), "**")), target):
         if path not in ours and _is_data(path) and ".partial" not in path.name:
             raise InputError(
-                f"{path}: belongs to no partition of the input", do="remove it, or name another output folder"
+                f"{path}: no partition of the input has this output", do="remove it, or name another output folder"
             )
     return partitions
 
 
 def _visible(pattern: str, base: Path) -> list[Path]:
-    """The files that readers of data sets see."""
+    """The files that programs which read a folder as a data set see."""
     found = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207 Path.glob follows no links
     return [
         path
@@ -111,7 +113,7 @@ def _is_data(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Job:
-    """What every worker is told. `options` are `score_file`'s."""
+    """What every worker is given. `options` are those of `score_file`."""
 
     bundle: str
     sha256: str
@@ -129,7 +131,7 @@ class _Job:
                 raise InputError(
                     f"package {package}",
                     found=found.get(package, "none"),
-                    expected=self.versions.get(package, "none") + ", as where the command was given",
+                    expected=self.versions.get(package, "none") + ", as on the host of the command",
                     do="install the same versions on every node",
                 )
 
@@ -137,13 +139,13 @@ class _Job:
         """Raise InputError if this node does not see the driver's bundle."""
         if found.sha256 != self.sha256:
             raise InputError(
-                f"{self.bundle}: not the bundle that the command was given",
+                f"{self.bundle}: not the same bundle as on the host of the command",
                 do="put it where every node sees the same one",
             )
 
 
 class _Result(NamedTuple):
-    """What became of a partition: its summary, or an error with its exit code (0: a bug, and its traceback)."""
+    """Of a partition: its summary, or an error with its exit code (0: a bug; the error is its traceback)."""
 
     partition: str
     node: str
@@ -166,22 +168,23 @@ def score_partitions(
     temperature: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score every partition; options as in `score_file`. `progress` is given the number of partitions done.
+    """Score every partition; options as in `score_file`. `progress` gets the number of partitions done.
 
-    address: of the cluster, as `ray.init` has it: `HOST:PORT`, `auto` (the one this machine is a node of) or `local`
-    (one for this call). device: `auto` is `cuda` where the cluster has GPUs. A worker has one GPU; or one CPU, and more
-    where there are fewer partitions than CPUs.
+    address: of the cluster, as for `ray.init`: `HOST:PORT`, `auto` (the cluster that this machine is a node of) or
+    `local` (a cluster for this call). device: `auto` is `cuda` if the cluster has GPUs. A worker has one GPU; or one
+    CPU, and more if there are fewer partitions than CPUs.
 
-    The same call goes on with what is unfinished. A partition that fails leaves the others to be finished, except with
-    `strict`, which stops at the first.
+    The same call continues with what is unfinished. If a partition fails, the others are finished all the same, except
+    with `strict`, which stops at the first failure.
 
-    Returns the summary: `output`; `rows`, `errors`, `truncated`, `labelled` and `accuracy` as `score_file` has them;
-    `device`; `partitions`; `nodes`, that scored some; `load_seconds`, the longest of a worker; `pairs_per_second`: rows
-    of this run, from the first partition handed out to the last result, without that; `already_finished`.
+    Returns the summary: `output`; `rows`, `errors`, `truncated`, `labelled` and `accuracy` as in `score_file`;
+    `device`; `partitions`; `nodes`, the number of those that scored any; `load_seconds`, the longest of a worker;
+    `pairs_per_second`: rows of this run, from assigning the first partition to the last result, without loading;
+    `already_finished`.
 
-    Raises InputError if no cluster answers, or a node lacks the versions, the bundle or the folders; RunError if
-    partitions failed, each named with its node (InputError, if their inputs are what is wrong); passes Interrupted on
-    with advice.
+    Raises InputError if no cluster answers, or if a node lacks the versions, the bundle or the folders; RunError if
+    partitions failed, each named with its node (InputError if all of these have a wrong input); Interrupted, with
+    advice on how to continue.
     """
     if device not in DEVICES:
         raise InputError("--device", found=repr(device), expected=" or ".join(DEVICES))
@@ -201,28 +204,28 @@ def score_partitions(
             for partition in partitions:
                 partition.output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{output}: cannot be written ({reason_of(error)})", do="give another OUTPUT") from None
+            raise InputError(f"{output}: cannot be written ({first_line(error)})", do="give another OUTPUT") from None
 
         began = time.perf_counter()
         results: dict[str, _Result] = {}
-        rows, at_work = 0, set()
+        rows, nodes_used = 0, set()
         try:
-            for result in _results(job, partitions, min(workers, len(partitions))):
+            for result in _run_partitions(job, partitions, min(workers, len(partitions))):
                 results[result.partition] = result
                 if strict and result.error:
                     break
                 rows += _rows_of_this_run(result)
-                at_work.add(result.node)
+                nodes_used.add(result.node)
                 if progress is not None:
                     rate = rows / (time.perf_counter() - began)
-                    note = f"{rate:,.0f} pairs/s on {len(at_work)} node{'s' if len(at_work) > 1 else ''}"
+                    note = f"{rate:,.0f} pairs/s on {len(nodes_used)} node{'s' if len(nodes_used) > 1 else ''}"
                     progress(len(results), note)
         except Interrupted as stop:
             finished = sum(not result.error for result in results.values())
             raise Interrupted(
                 stop.exit_code - 128,
                 f"scoring was stopped; {finished} of {len(partitions)} partitions are finished",
-                do="give the same command again, without --restart, to go on",
+                do="give the same command again, without --restart, to continue",
             ) from None
         seconds = time.perf_counter() - began
         _raise_failures(results, partitions)
@@ -237,7 +240,7 @@ def score_partitions(
         **({"labelled": labelled, "accuracy": correct / labelled} if labelled else {}),
         "device": chosen.kind,
         "partitions": len(parts),
-        "nodes": len(at_work),
+        "nodes": len(nodes_used),
         "load_seconds": load_seconds,
         "pairs_per_second": rows / (seconds - load_seconds),
         "already_finished": all(part["already_finished"] for part in parts),
@@ -249,23 +252,24 @@ def _rows_of_this_run(result: _Result) -> int:
     return 0 if not part or part["already_finished"] else part["rows"] - part["resumed_at"]
 
 
-def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterator[_Result]:
-    """Each partition's, as they come."""
+def _run_partitions(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterator[_Result]:
+    """The result of each partition, as they come."""
     import ray.data
 
-    # It shows progress of its own, and says what we say ourselves.
+    # Off: the command reports progress and errors itself.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     rows = [{"input": str(partition.input), "output": str(partition.output)} for partition in partitions]
     resources: dict[str, Any] = {"num_gpus": 1} if job.device.kind == "cuda" else {"num_cpus": job.threads}
-    tries = ray.remote(num_cpus=0)(_Tries).options(
+    attempts = ray.remote(num_cpus=0)(_Attempts).options(
         scheduling_strategy=affinity(ray.get_runtime_context().get_node_id())
     )
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _Worker,  # type: ignore[arg-type]  # Ray Data takes classes, too
-        fn_constructor_args=(job, tries.remote()),
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # who is free takes the next
+        _PartitionWorker,  # type: ignore[arg-type]  # Ray Data also takes classes
+        fn_constructor_args=(job, attempts.remote()),
+        # One task in flight: a worker that is free takes the next partition.
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
         **resources,
     )
     try:
@@ -273,53 +277,57 @@ def _results(job: _Job, partitions: Sequence[Partition], workers: int) -> Iterat
             yield _Result(**row | {"summary": json.loads(row["summary"])})
     except ray.exceptions.RayError as error:
         raise RunError(
-            f"the cluster failed: {gist(error)}",
+            f"the cluster failed: {ray_reason(error)}",
             do="give the same command again, without --restart: what is done is kept",
         ) from error
 
 
-class _Tries:
-    """Beside the driver: how often each partition was begun. Ray tries again without end, and also counts as a try
-    each failed call to a node that is dead but not yet known to be.
+class _Attempts:
+    """An actor beside the driver that counts how often each partition was started.
 
-    And which of them have rows of this run, which `restart` is not to throw away again.
+    Ray itself retries without limit, and also counts calls that fail because a dead node is not known to be dead yet.
+
+    It also knows which partitions have rows of this run, so that `restart` does not discard them when a worker dies.
     """
 
     def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
-        self._under_way: set[str] = set()
+        self._started: Counter[str] = Counter()
+        self._with_rows: set[str] = set()
 
-    def begin(self, partition: str) -> int:
-        self._begun[partition] += 1
-        return self._begun[partition]
+    def start(self, partition: str) -> int:
+        self._started[partition] += 1
+        return self._started[partition]
 
     def note_rows(self, partition: str) -> None:
-        self._under_way.add(partition)
+        self._with_rows.add(partition)
 
     def has_rows(self, partition: str) -> bool:
-        return partition in self._under_way
+        return partition in self._with_rows
 
 
-class _Worker:
-    """What Ray Data keeps in a process of its own, and gives one partition after another.
+class _PartitionWorker:
+    """Ray Data keeps it in a process of its own, and calls it with one partition after another.
 
-    tries: a handle of a `_Tries`.
+    attempts: a handle of an `_Attempts` actor.
     """
 
-    def __init__(self, job: _Job, tries: Any):
+    def __init__(self, job: _Job, attempts: Any):
         if job.device.kind == "cpu":
-            os.environ["RAYON_NUM_THREADS"] = str(job.threads)  # the tokenizer's, which would take every core
-        self._job, self._tries = job, tries
+            os.environ["RAYON_NUM_THREADS"] = str(job.threads)  # Rayon runs the tokenizer, by default on every core
+        self._job, self._attempts = job, attempts
         self._scorer: Scorer | None = None
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, Any]:
-        """A `_Result`, its summary as JSON: the summaries of one column are to have one type."""
+        """A `_Result` with its summary as JSON, because the values of a Ray Data column have one type."""
         import ray
 
         summary, error, exit_code = {}, "", 0
         try:
-            if ray.get(self._tries.begin.remote(row["input"])) > TRIES:
-                raise RunError(f"{TRIES} workers have died at it", do="see the memory of their nodes, and Ray's log")
+            if ray.get(self._attempts.start.remote(row["input"])) > ATTEMPTS:
+                raise RunError(
+                    f"{ATTEMPTS} workers died while they scored it",
+                    do="look at the memory of their nodes and Ray's log",
+                )
             summary = self._score(row["input"], row["output"])
         except BertnliError as expected:
             error, exit_code = str(expected), expected.exit_code
@@ -333,34 +341,34 @@ class _Worker:
         if self._scorer is None:
             began = time.perf_counter()
             self._job.check_versions()
-            # The kind of device is decided; whether this node can use it is not.
+            # The kind of device is decided. `prepare` finds out whether this node can use it.
             setup = prepare(self._job.bundle, str(self._job.device), self._job.temperature)
             self._job.check_bundle(setup.bundle)
             self._scorer = Scorer.from_setup(setup, threads=self._job.threads)
             load_seconds = time.perf_counter() - began
         options = {**self._job.options, **self._restart_once(input)}
-        patience = time.monotonic() + BUSY_SECONDS
+        deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 return score_file(self._scorer, input, output, **options) | {"load_seconds": load_seconds}
             except BusyError:
-                if time.monotonic() > patience:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(1)
 
     def _restart_once(self, input: str) -> dict[str, Any]:
-        """Options that throw away what other runs have left of a partition, and never what this one has done of it."""
+        """Options that discard what earlier runs left of a partition, but nothing that this run has done of it."""
         if not self._job.options["restart"]:
             return {}
         import ray
 
-        if ray.get(self._tries.has_rows.remote(input)):
+        if ray.get(self._attempts.has_rows.remote(input)):
             return {"restart": False}
-        return {"progress": lambda rows, note: self._tries.note_rows.remote(input)}
+        return {"progress": lambda rows, note: self._attempts.note_rows.remote(input)}
 
 
 def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partition]) -> None:
-    """One error for all partitions that failed, the first few named."""
+    """One error for all partitions that failed; it names the first few."""
     failed = [result for result in results.values() if result.error]
     failures = [f"{result.partition} on {name_of(result.node)}: {result.error}" for result in failed]
     codes = {result.exit_code for result in failed}
@@ -370,7 +378,7 @@ def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partiti
         shown = "; ".join(failures[:5]) + (f"; and {len(failures) - 5} more" if len(failures) > 5 else "")
         raise (InputError if codes == {InputError.exit_code} else RunError)(
             f"{len(failures)} of {len(partitions)} partitions failed: {shown}",
-            do="what is done is kept: give the same command again, without --restart, to go on",
+            do="what is done is kept: give the same command again, without --restart, to continue",
         )
 
 
@@ -378,15 +386,15 @@ def _raise_failures(results: Mapping[str, _Result], partitions: Sequence[Partiti
 
 
 def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, output: Path) -> None:
-    """Ask every node whether it has and sees what the work needs. Raises InputError for those that do not."""
+    """Let every node check that it has and sees what the work needs. Raises InputError for those that do not."""
     import ray
 
-    seen = output / f"_bertnli-{uuid.uuid4().hex}"
-    seen.touch()
+    probe = output / f"_bertnli-{uuid.uuid4().hex}"
+    probe.touch()
     try:
-        examine = ray.remote(num_cpus=0)(_examine)
+        check_node = ray.remote(num_cpus=0)(_node_problem)
         asked = {
-            examine.options(scheduling_strategy=affinity(node["NodeID"])).remote(job, str(input), str(seen)): node[
+            check_node.options(scheduling_strategy=affinity(node["NodeID"])).remote(job, str(input), str(probe)): node[
                 "NodeID"
             ]
             for node in nodes
@@ -397,27 +405,31 @@ def _check_nodes(nodes: Sequence[Mapping[str, Any]], job: _Job, input: Path, out
             try:
                 problem = ray.get(answer, timeout=0)
             except ray.exceptions.TaskUnschedulableError:
-                continue  # the node has died meanwhile, or just before
+                continue  # the node has died
             except ray.exceptions.GetTimeoutError:
                 problem = f"no answer in {NODE_SECONDS} seconds"
             except ray.exceptions.RayError as error:
-                problem = gist(error)
+                problem = ray_reason(error)
             if problem:
                 problems.append(f"{name_of(node)}: {problem}")
     finally:
-        seen.unlink(missing_ok=True)
+        probe.unlink(missing_ok=True)
     if problems:
-        raise InputError("a node cannot take part: " + "; ".join(problems), do="mend that, or take the node out")
+        raise InputError(
+            "a node cannot take part: " + "; ".join(problems), do="fix this, or remove the node from the cluster"
+        )
 
 
-def _examine(job: _Job, input: str, seen: str) -> str:
-    """On a node: what keeps it from taking part, in words; empty if nothing."""
+def _node_problem(job: _Job, input: str, probe: str) -> str:
+    """Runs on a node. The reason why it cannot take part; empty if it can."""
     try:
         job.check_versions()
         job.check_bundle(Bundle.open(job.bundle))
     except InputError as error:
         return str(error)
-    for path, what in ((Path(input), "input"), (Path(seen), "output folder")):
+    for path, what in ((Path(input), "input"), (Path(probe), "output folder")):
         if not path.exists():
-            return f"does not see the {what} {path if what == 'input' else path.parent}; put it where every node does"
+            return (
+                f"does not see the {what} {path if what == 'input' else path.parent}; put it where every node sees it"
+            )
     return ""

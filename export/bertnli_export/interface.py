@@ -1,4 +1,4 @@
-"""What every bundle's graph takes, int64 `[batch, length]`, and gives, float32 `[batch, labels]`."""
+"""The interface of every bundle's graph: inputs int64 `[batch, length]`, output float32 `[batch, labels]`."""
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "logits"

@@ -1,6 +1,7 @@
-"""Where an output's bytes go: a file that only grows until it is finished, or standard output.
+"""Where the bytes of an output go: a file that only grows until it is finished, or standard output.
 
-A partial file is durable up to its last `sync` and can be gone on with there; its final name appears in one rename.
+A partial file is durable up to its last `sync`, and a later run can continue there. Its final name appears in one
+rename.
 """
 
 from __future__ import annotations
@@ -15,23 +16,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bertnli.common.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import sync
-from bertnli.data.formats import reason_of
 
 
 class BusyError(InputError):
-    """Another process writes the same output, or did until a moment ago: what is right to do is known once it ends."""
+    """Another process writes the same output, or did until a moment ago. Once it has ended, a caller may try again."""
 
 
 def partial_path(output: str | os.PathLike[str]) -> Path:
-    """Where the unfinished work for `output` lies. It is gone once the output is finished."""
+    """Where the unfinished work for `output` is. The file is gone once the output is finished."""
     final = Path(os.path.realpath(output))
     return final.with_name(f"{final.name}.partial")
 
 
 def check_output(output: str | os.PathLike[str], input: str) -> None:
-    """Raise InputError if `output` is there and no file, or if it or its partial file is the input."""
+    """Raise InputError if `output` exists and is not a file, or if it or its partial file is the input."""
     final, partial = Path(output), partial_path(output)
     if final.exists() and not final.is_file():
         raise InputError(f"{output}: not a file", do="name one, or - for standard output")
@@ -41,7 +41,7 @@ def check_output(output: str | os.PathLike[str], input: str) -> None:
 
 
 class PartialFile:
-    """The file that only grows, under its partial name until it is published; locked while it is open."""
+    """A file that only grows, under its partial name until it is published. It is locked while it is open."""
 
     def __init__(self, output: str, packing: str, input: str, resume_at: Mapping[str, Any] | None):
         self._packing = packing
@@ -54,10 +54,12 @@ class PartialFile:
             if resume_at is None:
                 raise InputError(f"{output}: there is no folder {self.path.parent}", do="make it first") from None
             if self._final.exists():
-                raise self._busy() from None  # it was finished since our caller looked
+                raise self._busy() from None  # another process finished it after our caller looked
             raise self._lost("nothing") from None
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({reason_of(error)})", do="give another OUTPUT") from None
+            raise InputError(
+                f"{self.path}: cannot be written ({first_line(error)})", do="give another OUTPUT"
+            ) from None
         try:
             self._lock()
             found = os.fstat(self._fd).st_size
@@ -80,7 +82,7 @@ class PartialFile:
         )
 
     def _busy(self) -> BusyError:
-        return BusyError(f"{self.path}: another process is writing it", do="wait for that one, or name another output")
+        return BusyError(f"{self.path}: another process is writing it", do="wait for it to end, or name another output")
 
     def _lock(self) -> None:
         try:
@@ -90,7 +92,7 @@ class PartialFile:
         except OSError:  # a file system without locks
             pass
         if not self.path.exists() or not os.path.samestat(os.fstat(self._fd), self.path.stat()):
-            raise self._busy()  # it was finished between our opening and our locking it
+            raise self._busy()  # another process finished it after we opened it and before we locked it
 
     def append(self, data: bytes) -> None:
         """Write `data`, packed by itself, at the end."""
@@ -126,7 +128,7 @@ class PartialFile:
 
 
 class StandardOutput:
-    """Standard output with the same face; there is nothing to make durable."""
+    """Standard output with the same methods; nothing has to be made durable."""
 
     def __init__(self, packing: str) -> None:
         self._packing = packing
@@ -139,12 +141,12 @@ class StandardOutput:
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             raise RunError(
-                "standard output: the reader has closed it before the end",
-                do="write to a file, which can be gone on with",
+                "standard output: the reader closed it before the end",
+                do="write to a file: its run can be resumed",
             ) from None
         except OSError as error:
             raise RunError(
-                f"standard output: cannot be written ({reason_of(error)})", do="make room, and start again"
+                f"standard output: cannot be written ({first_line(error)})", do="make room, and start again"
             ) from None
         self.size += len(data)
 
@@ -156,7 +158,7 @@ class StandardOutput:
 
 
 def _packed(data: bytes, packing: str) -> bytes:
-    """A gzip member or zstd frame of its own, with neither name nor date in it."""
+    """A gzip member or zstd frame of its own, without a file name or a date in it."""
     if packing == "gz":
         return gzip.compress(data, 6, mtime=0)
     if packing == "zst":
@@ -169,13 +171,13 @@ def _packed(data: bytes, packing: str) -> bytes:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the system's refusal to write into RunError."""
+    """Makes a RunError of an error of the system."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise RunError(
-            f"{path}: cannot be written ({reason_of(error)})",
-            do=("make room there" if full else "mend that")
-            + ", then give the same command again, without --restart: from a file it goes on after the last checkpoint",
+            f"{path}: cannot be written ({first_line(error)})",
+            do=("make room there" if full else "fix this") + ", then give the same command again, without --restart: "
+            "unless it reads a pipe, it continues after the last checkpoint",
         ) from None

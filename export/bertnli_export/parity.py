@@ -1,4 +1,9 @@
-"""DOC"""
+"""The parity gate: whether a bundle's graph computes what its checkpoint computes. Every export runs it.
+
+The gate runs sentence pairs of many lengths, from 3 tokens to the model's maximum, alone and in batches of 2, 3 and 32
+pairs of very different lengths, then some hundred plain ones, and compares the logits with the checkpoint's. These
+pairs stay in the bundle (`parity.npz`) with the checkpoint's logits.
+"""
 
 from __future__ import annotations
 
@@ -20,40 +25,41 @@ from bertnli_export import sentences
 from bertnli_export.bundle import Parity
 from bertnli_export.devices import CPU, Device
 from bertnli_export.interface import INPUTS
-from bertnli_export.scorer import Logits, batches, run
+from bertnli_export.scorer import Logits, length_batches, run_batches
 from bertnli_export.session import Session
 
 BATCH_SIZES = (1, 2, 3, 32)
 
 
 ROWS = 2000
-"""Real rows that an export's gate takes from the data it is given, from the top. Where 1% of the labels change and no
-accuracy is lost, 1,000 rows would show a loss of half a point in 6% of all cases, 2,000 in 1%."""
+"""The gate at an export takes the first so many rows of the data that it is given. If 1% of the labels change and no
+accuracy is lost, 1,000 rows would still show a loss of half a percentage point in 6% of all cases, 2,000 rows in 1%."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a bundle may differ from its checkpoint by."""
+    """How much a bundle may differ from its checkpoint."""
 
-    logit_difference: float | None  # None: not looked at
-    company_difference: float  # of a pair's logits alone from its logits in a batch with others
-    label_flips: float  # share of the real rows
-    own_label_flips: float  # share of our own pairs: they are few, and some models can hardly decide on them
-    accuracy_lost: float  # share of the labelled rows
+    logit_difference: float | None  # None: not limited
+    batch_difference: float  # batch invariance: of a pair's logits alone from its logits in a batch with others
+    label_flips: float  # fraction of the real rows
+    own_label_flips: float  # fraction of the gate's own pairs: they are few, and some models are undecided on them
+    accuracy_lost: float  # fraction of the labelled rows
 
 
 LIMITS = {
-    "fp32": Limits(1e-4, company_difference=1e-4, label_flips=0.0, own_label_flips=0.0, accuracy_lost=0.0),
-    "fp16": Limits(2e-2, company_difference=2e-2, label_flips=0.001, own_label_flips=0.01, accuracy_lost=0.005),
-    # The sums of attention depend on padding in their last bit, and now and then a step of 1/127 hangs on that bit.
-    "int8": Limits(None, company_difference=2e-2, label_flips=0.015, own_label_flips=0.1, accuracy_lost=0.005),
+    "fp32": Limits(1e-4, batch_difference=1e-4, label_flips=0.0, own_label_flips=0.0, accuracy_lost=0.0),
+    "fp16": Limits(2e-2, batch_difference=2e-2, label_flips=0.001, own_label_flips=0.01, accuracy_lost=0.005),
+    # Attention's sums depend on padding in their last bit. Sometimes that bit decides which of two int8 values is
+    # nearer.
+    "int8": Limits(None, batch_difference=2e-2, label_flips=0.015, own_label_flips=0.1, accuracy_lost=0.005),
 }
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Tokenised pairs, and the checkpoint's logits for them, `[pairs, labels]` in fp32; the first `mixed` pairs are of
-    all lengths, and are meant to be run in all company."""
+    """Tokenised pairs, and the checkpoint's logits for them, `[pairs, labels]` in fp32. The first `mixed` pairs are of
+    all lengths, and are meant to be batched with each other."""
 
     encoded: Encoded
     logits: NDArray[np.float32]
@@ -76,17 +82,17 @@ class Reference:
 
 
 def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
-    """The gate's own pairs (`sentences.py`, and a pair of every interesting length) with the logits of `checkpoint`."""
-    odd = tokenizer.encode(*zip(*sentences.ODD, strict=True))
-    lengths = ladder(tokenizer.max_length)
+    """The built-in pairs (those of sentences.py, and one of each of `chosen_lengths`) and the checkpoint's logits."""
+    unusual = tokenizer.encode(*zip(*sentences.UNUSUAL, strict=True))
+    lengths = chosen_lengths(tokenizer.max_length)
     cls, sep = tokenizer.cls_id, tokenizer.sep_id
-    # The sentences' own tokens, over and over, fill up any length.
-    words = odd.ids[(odd.ids != cls) & (odd.ids != sep)]
+    # Pairs of any length, made by repeating the tokens of those sentences.
+    words = unusual.ids[(unusual.ids != cls) & (unusual.ids != sep)]
     made = []
     for length in lengths:
         inner = np.resize(np.roll(words, -length), length - 3)
         made.append(np.concatenate([[cls], inner[: len(inner) // 2], [sep], inner[len(inner) // 2 :], [sep]]))
-    ladders = Encoded(
+    by_length = Encoded(
         ids=np.concatenate(made).astype(np.int32),
         lengths=np.array(lengths, np.int32),
         first_segment=np.array([2 + (length - 3) // 2 for length in lengths], np.int32),
@@ -94,16 +100,16 @@ def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
     )
     plain = tokenizer.encode(*zip(*sentences.plain(), strict=True))
     parts = {
-        name: np.concatenate([getattr(each, name) for each in (odd, ladders, plain)])
+        name: np.concatenate([getattr(each, name) for each in (unusual, by_length, plain)])
         for name in ("ids", "lengths", "first_segment", "truncated")
     }
-    encoded, mixed = Encoded(**parts), len(odd) + len(ladders)
+    encoded, mixed = Encoded(**parts), len(unusual) + len(by_length)
     alone = [_run(checkpoint, encoded, np.array([index]), tokenizer.pad_id) for index in range(mixed)]
-    together = run(checkpoint, plain, alone[0].shape[1], tokenizer.pad_id, CPU)
+    together = run_batches(checkpoint, plain, alone[0].shape[1], tokenizer.pad_id, CPU)
     return Reference(encoded, np.concatenate([*alone, together]), mixed)
 
 
-def ladder(longest: int) -> list[int]:
+def chosen_lengths(longest: int) -> list[int]:
     """Lengths from 3 tokens to `longest`: the short ones, and those around every power of two."""
     steps = {3, 4, 5, 6, 7, longest - 1, longest}
     for power in range(3, longest.bit_length()):
@@ -112,12 +118,12 @@ def ladder(longest: int) -> list[int]:
 
 
 @dataclass
-class Figures:
-    """Differences between a bundle's logits and the checkpoint's."""
+class Differences:
+    """Between a bundle's logits and the checkpoint's. `bertnli verify` prints the fields by name."""
 
     pairs: int = 0
     max_logit_difference: float = 0.0
-    max_company_difference: float = 0.0  # of a pair alone from itself among others
+    max_company_difference: float = 0.0  # batch invariance: of a pair alone from itself in a batch with others
     label_flips: int = 0
 
     def add(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
@@ -126,7 +132,7 @@ class Figures:
         self.label_flips += int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
 
     def check(self, precision: str, what: str, real: bool = False) -> None:
-        """Raise RunError if they are beyond the precision's limits; `real`: those of real rows."""
+        """Raise RunError if they are beyond the precision's limits; with `real`, beyond those for real rows."""
         limits = LIMITS[precision]
         flips = limits.label_flips if real else limits.own_label_flips
         problems = []
@@ -135,39 +141,40 @@ class Figures:
             problems.append(
                 f"the largest difference of a logit is {self.max_logit_difference:.2g}, {allowed:.2g} is allowed"
             )
-        if self.max_company_difference > limits.company_difference:
+        if self.max_company_difference > limits.batch_difference:
             problems.append(
-                f"a pair's logits depend on the pairs around it: by {self.max_company_difference:.2g}, "
-                f"{limits.company_difference:.2g} is allowed"
+                f"a pair's logits depend on the other pairs of its batch: by {self.max_company_difference:.2g}, "
+                f"{limits.batch_difference:.2g} is allowed"
             )
         if self.label_flips > flips * self.pairs:
-            whose = "real rows'" if real else "own pairs'"
+            whose = "real rows'" if real else "built-in pairs'"
             problems.append(f"{self.label_flips} of {self.pairs} {whose} labels differ, {flips:.2%} is allowed")
         if problems:
             raise RunError(
                 f"{what} does not compute what its checkpoint computes: {'; '.join(problems)}",
-                do="do not use it: export in another precision, or report it",
+                do="do not use it; export in another precision, or report this",
             )
 
 
-def compare(known: Reference, logits: Logits, pad_id: int) -> Figures:
-    """The mixed pairs of `known` in batches of each size, in mixed company, and the others once, against its logits."""
-    figures = Figures()
-    alone = np.empty_like(known.logits[: known.mixed])
-    for indices in _mixed_batches(known.mixed):
-        found = _run(logits, known.encoded, indices, pad_id)
-        figures.add(found, known.logits[indices])
+def compare(reference: Reference, logits: Logits, pad_id: int) -> Differences:
+    """Run the mixed pairs of `reference` in mixed batches of each size, and the other pairs once."""
+    differences = Differences()
+    mixed = reference.mixed
+    alone = np.empty_like(reference.logits[:mixed])
+    for indices in _mixed_batches(mixed):
+        found = _run(logits, reference.encoded, indices, pad_id)
+        differences.add(found, reference.logits[indices])
         if len(indices) == 1:
             alone[indices] = found
-        figures.max_company_difference = max(figures.max_company_difference, _largest(found - alone[indices]))
-    for indices in batches(known.encoded.lengths[known.mixed :], max_pairs=32, max_tokens=512, max_padding=0):
-        figures.add(_run(logits, known.encoded, known.mixed + indices, pad_id), known.logits[known.mixed + indices])
-    return figures
+        differences.max_company_difference = max(differences.max_company_difference, _largest(found - alone[indices]))
+    for indices in length_batches(reference.encoded.lengths[mixed:], max_pairs=32, max_tokens=512, max_padding=0):
+        differences.add(_run(logits, reference.encoded, mixed + indices, pad_id), reference.logits[mixed + indices])
+    return differences
 
 
-def _largest(differences: NDArray[np.float32]) -> float:
-    """The largest absolute value; infinite where one is no number, which `max` alone would drop."""
-    largest = float(np.abs(differences).max(initial=0.0))
+def _largest(values: NDArray[np.float32]) -> float:
+    """The largest absolute value; infinite if one is NaN, so that it exceeds every limit."""
+    largest = float(np.abs(values).max(initial=0.0))
     return np.inf if np.isnan(largest) else largest
 
 
@@ -186,17 +193,17 @@ def _run(logits: Logits, encoded: Encoded, indices: NDArray[np.int64], pad_id: i
 
 @dataclass(frozen=True)
 class RealRows:
-    """Sentence pairs of a data set; `gold` `[pairs]`: index into the model's labels, -1 for none of them."""
+    """Sentence pairs of a data set; `gold` `[pairs]`: index into the model's labels, -1 for no label."""
 
-    data: str  # the set, as a person named it
+    data: str  # the data set, as the user named it
     premises: list[str]
     hypotheses: list[str]
     gold: NDArray[np.int64]
 
     @classmethod
     def read(cls, data: LabelledSet, labels: Sequence[str], most: int = ROWS) -> RealRows:
-        """The first `most` good rows. Raises InputError if there is none, or their labels are all unknown to the model:
-        then no accuracy would be looked at."""
+        """The first `most` good rows. Raises InputError if there are none, or if the model knows none of their labels:
+        the accuracy could not be compared."""
         rows = list(islice((row for row in data.file.rows() if row.error is None), most))
         if not rows:
             raise InputError(f"{data.file.name}: no usable row", do="give another file to verify with")
@@ -206,10 +213,10 @@ class RealRows:
         strange = sorted({row.label for row in rows if row.label and table.index(row.label) == UNKNOWN})
         if strange and gold.max() < 0:
             raise InputError(
-                f"{data.file.name}: no label is one of the model's",
+                f"{data.file.name}: the model knows none of the labels",
                 found=listed(strange, 5),
                 expected=", ".join(labels),
-                do="say with --label-names which of them each one is, or name the column with --label",
+                do="give their meaning with --label-names, or name the right column with --label",
             )
         return cls(data.name, [str(row.premise) for row in rows], [str(row.hypothesis) for row in rows], gold)
 
@@ -217,24 +224,24 @@ class RealRows:
 def gate(
     checkpoint: Logits,
     session: Session,
-    known: Reference,
+    reference: Reference,
     tokenizer: PairTokenizer,
     precision: str,
     rows: RealRows | None = None,
 ) -> Parity:
-    """Compare the exported graph with its checkpoint on `known` and on real rows.
+    """Compare the exported graph with its checkpoint on `reference` and on real rows.
 
     Raises RunError if they differ by more than the precision's limits.
     """
-    own, real = compare(known, session.logits, tokenizer.pad_id), Figures()
+    own, real = compare(reference, session.logits, tokenizer.pad_id), Differences()
     own.check(precision, "the exported graph")
-    lengths = known.encoded.lengths
+    lengths = reference.encoded.lengths
     accuracy, labelled = None, 0
     if rows is not None:
         encoded = tokenizer.encode(rows.premises, rows.hypotheses)
         lengths = np.concatenate([lengths, encoded.lengths])
-        expected = run(checkpoint, encoded, session.outputs, tokenizer.pad_id, CPU)
-        found = run(session.logits, encoded, session.outputs, tokenizer.pad_id, session.device)
+        expected = run_batches(checkpoint, encoded, session.outputs, tokenizer.pad_id, CPU)
+        found = run_batches(session.logits, encoded, session.outputs, tokenizer.pad_id, session.device)
         real.add(found, expected)
         real.check(precision, "the exported graph", real=True)
         has_gold = rows.gold >= 0
@@ -245,7 +252,7 @@ def gate(
                 for name, logits in (("checkpoint", expected), ("bundle", found))
             }
             _check_accuracy(accuracy["checkpoint"] - accuracy["bundle"], labelled, precision)
-    return _parity(
+    return to_parity(
         own,
         real,
         lengths,
@@ -257,10 +264,10 @@ def gate(
     )
 
 
-def _parity(
-    own: Figures, real: Figures, lengths: NDArray[np.integer], precision: str, device: Device, **of_data: Any
+def to_parity(
+    own: Differences, real: Differences, lengths: NDArray[np.integer], precision: str, device: Device, **of_data: Any
 ) -> Parity:
-    """For the manifest. lengths: of all pairs compared. of_data: the fields about real rows."""
+    """The manifest's section. lengths: of all compared pairs. of_data: the fields about real rows."""
     return Parity(
         pairs=own.pairs + real.pairs,
         batch_sizes=list(BATCH_SIZES),

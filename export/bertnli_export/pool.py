@@ -1,15 +1,14 @@
-"""Scoring by several worker processes, one for each GPU, or sharing the cores of the CPU.
+"""Scoring in several worker processes: one for each GPU, or several that share the cores of the CPU.
 
-This process reads and writes; a worker tokenises and runs one task at a time and has the next one at hand, which hides
-the way there and back. Tasks go to whoever has room and come out in order. A worker that dies has its tasks given to
-the others. One GPU has a process of its own too: Python's part of 40,000 pairs a second does not fit beside it in one
-interpreter.
+This process reads and writes. A worker tokenises and runs one task at a time and has the next one queued, which hides
+the time that messages take. A task goes to a worker that has room; results come out in order. The tasks of a worker
+that dies go to the others. Even a single GPU has a process of its own: reading and writing 40,000 pairs a second leaves
+too little of one Python interpreter for it.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,20 +19,22 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
+from signal import SIGKILL
 from threading import Event, Semaphore, Thread
 from typing import Any
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import BertnliError, RunError
+from bertnli.common.signals import exit_text
 from bertnli_export.devices import Device
-from bertnli_export.scorer import Judged
+from bertnli_export.scorer import Scores
 from bertnli_export.scoring_setup import ScoringSetup
 from bertnli_export.session import DeviceError
 from bertnli_export.stages import Task
 
 _WORKER = "bertnli_export.worker"
-_AT_HAND = 2  # tasks that a worker has: one is run, one is being tokenised
-_FATAL = 2  # workers that a task may cost before it is blamed
+_TASKS_EACH = 2  # of a worker: one runs, one is being tokenised
+_MAX_DEATHS = 2  # so many workers may die while they have a task; then the task is taken for the cause
 
 
 @dataclass(eq=False)
@@ -41,12 +42,12 @@ class _Worker:
     name: str
     process: subprocess.Popen[bytes]
     link: Connection
-    tasks: deque[int] = field(default_factory=deque)  # numbers of those it has, in the order it does them
-    last_words: str = ""
+    tasks: deque[int] = field(default_factory=deque)  # numbers of the tasks it has, in the order it does them
+    device_error: str = ""  # if it has sent one before it died
 
 
 class Pool:
-    """An `stages.Engine` of one worker process for each of `devices`.
+    """A `stages.ScoringEngine` of one worker process for each of `devices`.
 
     Attributes: `description`, `deaths`.
     """
@@ -54,13 +55,13 @@ class Pool:
     def __init__(self, setup: ScoringSetup, devices: Sequence[Device]):
         """Waits until all workers have loaded the bundle.
 
-        Raises what loading it raises, and RunError if no worker lives to tell.
+        Raises the error of a worker that cannot load it, and RunError if all workers die.
         """
         self.description, self.deaths = "", 0
-        self._events: SimpleQueue[tuple[Any, Any]] = SimpleQueue()  # (_Worker or None for the reader, what it says)
+        self._events: SimpleQueue[tuple[Any, Any]] = SimpleQueue()  # (a _Worker, or None for the reader; its message)
         self._workers: list[_Worker] = []
-        self._suspects: dict[int, int] = {}  # tasks that a dead worker had, with the number of such workers
-        self._waiting: deque[int] = deque()  # tasks to hand out, those of a dead worker first
+        self._suspects: dict[int, int] = {}  # tasks that dead workers had -> the number of those workers
+        self._waiting: deque[int] = deque()  # tasks to assign, those of dead workers first
         threads = max(1, usable_cores() // len(devices))
         try:
             for number, device in enumerate(devices):
@@ -70,11 +71,12 @@ class Pool:
             self.close()
             raise
 
-    def judged(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Judged], None, None]:
-        """As `stages.Engine` has it. Raises RunError, too, if no worker is left or a task has ended two of them."""
-        window = Semaphore(_AT_HAND * len(self._workers) + 2)  # tasks in memory: a slow one holds up the reader
+    def score(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Scores], None, None]:
+        """See `stages.ScoringEngine`. Also raises RunError if no worker is left, or if a task has ended two of them."""
+        # How many tasks are in memory at most: a slow one stops the reader.
+        window = Semaphore(_TASKS_EACH * len(self._workers) + 2)
         known: dict[int, Task] = {}
-        done: dict[int, Judged] = {}
+        done: dict[int, Scores] = {}
         is_read, fault, first = False, None, 0
         stopped = Event()
 
@@ -86,7 +88,7 @@ class Pool:
             except BaseException as error:
                 self._events.put((None, error))
 
-        Thread(target=read, daemon=True).start()  # never waited for: it may be waiting for standard input
+        Thread(target=read, daemon=True).start()  # never joined: it may be waiting for standard input
         try:
             while not is_read or known:
                 worker, message = self._events.get()
@@ -98,14 +100,14 @@ class Pool:
                     else:
                         is_read, fault = True, message
                 elif message is None:
-                    self._bury(worker, known)
+                    self._remove_dead(worker, known)
                 elif isinstance(message, BertnliError):
                     raise message
                 else:
                     number, done[number] = message
                     worker.tasks.remove(number)
                     self._suspects.pop(number, None)
-                self._hand_out(known)
+                self._assign(known)
                 while first in done:
                     yield known.pop(first), done.pop(first)
                     window.release()
@@ -117,18 +119,12 @@ class Pool:
             raise fault
 
     def close(self) -> None:
-        """End all workers; one that does not go by itself at once is killed."""
+        """End all workers; kill those that do not end at once by themselves."""
         for worker in self._workers:
-            _hang_up(worker.link)
+            _shut_down(worker.link)
         for worker in self._workers:
-            try:
-                worker.process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+            _wait_or_kill(worker.process, seconds=2)
         self._workers.clear()
-
-    # Workers
 
     def _start(self, name: str, setup: ScoringSetup, threads: int) -> None:
         ours, theirs = socket.socketpair()
@@ -136,25 +132,25 @@ class Pool:
         paths = os.pathsep.join(str(Path(path).resolve()) for path in sys.path)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", _WORKER, str(theirs.fileno())],
-            env={**os.environ, "PYTHONPATH": paths, "RAYON_NUM_THREADS": str(threads)},  # Rayon: tokenizers'
+            env={**os.environ, "PYTHONPATH": paths, "RAYON_NUM_THREADS": str(threads)},  # Rayon runs the tokenizer
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # ours may be where the scores go
+            stdout=subprocess.DEVNULL,  # this process may write the scores to standard output
         )
         theirs.close()
         worker = _Worker(name, process, Connection(ours.detach()))
         self._workers.append(worker)
-        with suppress(OSError):  # it may be dead, which its listener notices
+        with suppress(OSError):  # if it is dead, _listen notices
             worker.link.send((setup, threads))
         Thread(target=self._listen, args=[worker], daemon=True).start()
 
     def _listen(self, worker: _Worker) -> None:
-        """Passes on all that a worker says, and last that it is dead."""
+        """Queues each message of a worker; None when it is dead."""
         try:
             while True:
                 message = worker.link.recv()
                 if isinstance(message, DeviceError):
-                    worker.last_words = str(message)
+                    worker.device_error = str(message)
                 else:
                     self._events.put((worker, message))
         except (OSError, EOFError):
@@ -165,7 +161,7 @@ class Pool:
         while not loaded.keys() >= set(self._workers):
             worker, message = self._events.get()
             if message is None:
-                self._bury(worker, {})
+                self._remove_dead(worker, {})
             elif isinstance(message, BertnliError):
                 raise message
             else:
@@ -173,63 +169,64 @@ class Pool:
         kinds = Counter(loaded[worker] for worker in self._workers)
         self.description = " + ".join(f"{number} x {kind}" if number > 1 else kind for kind, number in kinds.items())
 
-    def _hand_out(self, known: dict[int, Task]) -> None:
+    def _assign(self, known: dict[int, Task]) -> None:
+        """Send waiting tasks to workers that have room."""
         while self._waiting:
             number = self._waiting[0]
             worker = max(self._workers, key=lambda each: self._room(each, number))
             if self._room(worker, number) < 1:
                 return
             worker.tasks.append(self._waiting.popleft())
-            with suppress(OSError):  # it may be dead, which its listener notices
+            with suppress(OSError):  # if it is dead, _listen notices
                 worker.link.send((number, known[number].premises, known[number].hypotheses))
 
     def _room(self, worker: _Worker, number: int) -> int:
-        """How many tasks such as `number` the worker can take. What a dead worker had goes to one that has nothing
-        else, so that it is clear which task kills, if one does."""
+        """How many tasks like `number` the worker can take.
+
+        A task of a dead worker goes to a worker that has no other, so that it is clear which task is the cause.
+        """
         if not self._suspects.keys().isdisjoint(worker.tasks):
             return 0
-        return (1 if number in self._suspects else _AT_HAND) - len(worker.tasks)
+        return (1 if number in self._suspects else _TASKS_EACH) - len(worker.tasks)
 
-    def _bury(self, worker: _Worker, known: dict[int, Task]) -> None:
-        """Give a dead worker's tasks to the others. Raises RunError if there are none, or if a task is to blame."""
-        _hang_up(worker.link)
-        if worker.process.poll() is None:  # it has closed the link, so it is going
-            try:
-                worker.process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-        cause = f"{worker.name} {worker.last_words or _end(worker.process.returncode)}"
+    def _remove_dead(self, worker: _Worker, known: dict[int, Task]) -> None:
+        """Let the tasks of a dead worker wait for others. Raises RunError if it was the last or a task is the cause."""
+        _shut_down(worker.link)
+        _wait_or_kill(worker.process, seconds=5)  # it has closed the link, so it is about to end
+        code = worker.process.returncode
+        cause = worker.device_error or exit_text(code) + (" (is memory short? see dmesg)" if code == -SIGKILL else "")
+        cause = f"{worker.name} {cause}"
         self._workers.remove(worker)
         self.deaths += 1
         for number in worker.tasks:
             self._suspects[number] = self._suspects.get(number, 0) + 1
-            if self._suspects[number] >= _FATAL:
+            if self._suspects[number] >= _MAX_DEATHS:
                 rows = known[number].chunk.rows
                 raise RunError(
-                    f"rows {rows[0].number} to {rows[-1].number}: {_FATAL} workers have died of them",
+                    f"rows {rows[0].number} to {rows[-1].number}: {_MAX_DEATHS} workers died while they scored them",
                     found=cause,
                     do="look at these rows; what is done is kept",
                 )
         if not self._workers:
             raise RunError(
-                "no worker is left to score with",
+                "all workers have died",
                 found=cause,
-                do="mend that, then give the same command again, without --restart",
+                do="fix this, then give the same command again, without --restart",
             )
         self._waiting.extendleft(reversed(worker.tasks))
-        print(f"bertnli: {cause}; its rows go to another", file=sys.stderr, flush=True)
+        print(f"bertnli: {cause}; its rows go to another worker", file=sys.stderr, flush=True)
 
 
-def _hang_up(link: Connection) -> None:
-    """End a worker's link for both sides; a thread that listens to it notices (after `close` alone it would not)."""
+def _shut_down(link: Connection) -> None:
+    """End a link for both sides. A thread that listens to it notices, which it would not after `close` alone."""
     # suppressed: it was closed before, or by the other side
     with suppress(OSError), socket.socket(fileno=os.dup(link.fileno())) as end:
         end.shutdown(socket.SHUT_RDWR)
 
 
-def _end(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
-    return f"was ended by {name}" + (" (is memory short? see dmesg)" if name == "SIGKILL" else "")
+def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

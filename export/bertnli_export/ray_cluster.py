@@ -1,4 +1,4 @@
-"""A Ray cluster as `distributed.py` needs it: found or refused in words, nodes with their names, the head watched."""
+"""The Ray cluster that distributed.py scores on: connecting to it, its nodes, and a watch over its head node."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from bertnli.common.cores import usable_cores
-from bertnli.common.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.signals import SIGNALS
 from bertnli_export.devices import CPU, Device
 
 CONNECT_SECONDS = 30
-"""A cluster that has not answered by then is none."""
+"""So long a cluster may take to answer."""
 HEAD_SECONDS = 20
-"""So long its head may be silent; Ray itself gives up after 60, without a word."""
+"""So long the head node may be silent. Ray itself gives up after 60, without a message."""
 
 _PROBE = """
 import sys, ray
@@ -35,8 +35,8 @@ except Exception as error:
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Connected to the cluster at `address`, or to one that was started for the block. Raises InputError."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing that we start reports to anybody
+    """Connect to the cluster at `address`, or to one that is started for the block. Raises InputError."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would send usage data to its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     start: dict[str, Any] = {}
     if address == "local":
@@ -51,10 +51,12 @@ def connected(address: str) -> Iterator[None]:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **start)
         except Exception as error:  # Ray's errors at the start have no common class
             raise InputError(
-                f"--ray {address}: Ray does not start", found=gist(error), do="start Ray there, or give --ray local"
+                f"--ray {address}: Ray does not start",
+                found=ray_reason(error),
+                do="start Ray there, or give --ray local",
             ) from error
         for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray puts its own in their place
+            signal.signal(number, handler)  # Ray has replaced it by its own
         with _watched_head(address):
             yield
     finally:
@@ -62,11 +64,11 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _probe(address: str) -> None:
-    """Connect in another process first: `ray.init` may wait for minutes where nobody answers, and cannot be stopped."""
+    """Connect in another process first: without an answer, `ray.init` may wait for minutes and cannot be stopped."""
     what = f"--ray {address}: no cluster answers"
-    do = "make this machine a node of one (ray start), or take --ray local"
+    do = "make this machine a node of a cluster (ray start), or give --ray local"
     if address.startswith("ray://"):
-        raise InputError(f"--ray {address}: Ray Data does not run through Ray's client", do=do)
+        raise InputError(f"--ray {address}: Ray Data does not work through Ray's client", do=do)
     host, colon, port = address.rpartition(":")
     try:
         if colon:
@@ -75,47 +77,47 @@ def _probe(address: str) -> None:
             [sys.executable, "-c", _PROBE, address], capture_output=True, text=True, timeout=CONNECT_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise InputError(what, found=f"nothing in {CONNECT_SECONDS} seconds", do=do) from None
+        raise InputError(what, found=f"no answer in {CONNECT_SECONDS} seconds", do=do) from None
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(what, found=str(error), do=do) from None
     if probed.returncode:
-        said = probed.stderr.strip().splitlines() or [f"exit code {probed.returncode}"]
-        raise InputError(what, found=said[-1].removeprefix("found: ")[:600], do=do)
+        lines = probed.stderr.strip().splitlines() or [f"exit code {probed.returncode}"]
+        raise InputError(what, found=lines[-1].removeprefix("found: ")[:600], do=do)
 
 
 @contextmanager
 def _watched_head(address: str) -> Iterator[None]:
-    """While entered, this process ends with a message when the cluster's head no longer answers.
+    """In the block, this process exits with a message when the cluster's head node no longer answers.
 
-    From a thread and at once: Ray's own calls do not return then, and its shutdown neither.
+    A thread exits at once, because neither Ray's calls nor its shutdown return then.
     """
     import ray
 
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    left = threading.Event()
+    ended = threading.Event()
 
     def watch() -> None:
-        heard = time.monotonic()
-        while not left.wait(1):
+        last_answer = time.monotonic()
+        while not ended.wait(1):
             try:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-                heard = time.monotonic()
+                last_answer = time.monotonic()
             except OSError as error:
-                if time.monotonic() - heard > HEAD_SECONDS:
-                    gone = RunError(
+                if time.monotonic() - last_answer > HEAD_SECONDS:
+                    lost = RunError(
                         f"--ray {address}: the cluster's head no longer answers",
                         found=str(error),
                         do="start the cluster and give the same command again, without --restart: what is done is kept",
                     )
-                    print(f"bertnli: {gone}", file=sys.stderr, flush=True)
-                    os._exit(gone.exit_code)
+                    print(f"bertnli: {lost}", file=sys.stderr, flush=True)
+                    os._exit(lost.exit_code)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        left.set()
+        ended.set()
         thread.join()
 
 
@@ -130,7 +132,9 @@ def choose_nodes(device: str, address: str) -> tuple[Device, list[dict[str, Any]
     else:
         kind, chosen = "CPU", CPU
     if not nodes[kind]:
-        raise InputError(f"--ray {address}: the cluster has no {kind}", do="add a node that has, or choose --device")
+        raise InputError(
+            f"--ray {address}: the cluster has no {kind}", do="add a node that has one, or choose another --device"
+        )
     return chosen, nodes[kind]
 
 
@@ -147,7 +151,7 @@ def affinity(node_id: str) -> Any:
 
 
 def name_of(node_id: str) -> str:
-    """The node as a person knows it."""
+    """A node's name for messages."""
     import ray
 
     for node in ray.nodes():
@@ -156,9 +160,10 @@ def name_of(node_id: str) -> str:
     return f"node {node_id}"
 
 
-def gist(error: BaseException) -> str:
-    """The line of a Ray error that says what it is: the last where its text is a task's traceback, else the first."""
+def ray_reason(error: BaseException) -> str:
+    """One line on a Ray error: the last of a task's traceback, of other errors the first."""
     from ray.exceptions import RayTaskError
 
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if isinstance(error, RayTaskError) else 0][:300]
+    if isinstance(error, RayTaskError):
+        return str(error).strip().splitlines()[-1].strip()[:300]
+    return first_line(error)

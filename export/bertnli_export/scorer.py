@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.tokenizer import Encoded, pad_batch
+from bertnli.evaluation.metrics import softmax
 from bertnli_export.devices import Device
 from bertnli_export.interface import INPUTS
 from bertnli_export.scoring_setup import ScoringSetup, prepare
@@ -33,14 +34,14 @@ Batch = tuple[NDArray[np.int64], list[NDArray[np.int64]]]
 """Indices of pairs, and these pairs as `INPUTS`, padded."""
 
 CHUNK = {"cpu": 1024, "cuda": 8192}
-"""Pairs sorted by length and cut into batches together; the unit of resuming, too."""
+"""By kind of device: pairs that are sorted by length and cut into batches together. Resuming goes by it, too."""
 
-# One batch at most. On a CPU, matrices of some hundred rows are the fastest: larger ones leave its caches. A GPU wants
-# many, of nearly one length.
+# Limits of one batch. On a CPU, matrices of some hundred rows are the fastest, because larger ones do not fit its
+# caches. A GPU is fastest with many pairs of nearly the same length.
 _MAX_PAIRS = {"cpu": 512, "cuda": 1024}
 _MAX_TOKENS = {"cpu": 512, "cuda": 32_768}  # padding included
-# Tokens that one pair is filled up with: a long pair makes no other long. Without any, a pair's sums are the same in
-# every batch, to the last bit, and a CPU does not mind small batches.
+# Padding tokens of one pair. Without padding a pair's sums are the same in every batch, to the last bit, and small
+# batches cost a CPU little.
 _MAX_PADDING = {"cpu": 0, "cuda": 16}
 
 NOT_FINITE = "the model's scores are not finite numbers"
@@ -48,22 +49,22 @@ NOT_FINITE = "the model's scores are not finite numbers"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What the model says of one pair."""
+    """What the model predicts for one pair."""
 
     label: str
     probabilities: dict[str, float]  # of every label, in the model's order; they sum to 1
     truncated: bool  # the pair was longer than the model's maximum length and was cut
 
 
-class Begun(NamedTuple):
-    """Pairs that the device is at, or will be."""
+class Submitted(NamedTuple):
+    """Pairs whose batches the session has or will run."""
 
     truncated: NDArray[np.bool_]  # [pairs]
     batches: list[tuple[NDArray[np.int64], Future[NDArray[np.float32]]]]  # indices of pairs, their logits
 
 
-class Judged(NamedTuple):
-    """What the model says of many pairs. Where its logits are not finite numbers, the probabilities are NaN."""
+class Scores(NamedTuple):
+    """What the model predicts for many pairs. Where its logits are not finite numbers, the probabilities are NaN."""
 
     best: NDArray[np.int64]  # [pairs], index of the label
     probabilities: NDArray[np.float64]  # [pairs, labels]
@@ -71,7 +72,7 @@ class Judged(NamedTuple):
 
 
 class Scorer:
-    """A bundle, loaded on one device. A pair's score does not depend on the pairs around it.
+    """A bundle, loaded on one device. A pair's score does not depend on the other pairs of its batch.
 
     Attributes: `bundle`, `tokenizer`, `session`, `temperature`.
     """
@@ -107,7 +108,7 @@ class Scorer:
             raise InputError(
                 f"{self.bundle.path}: labels",
                 found=str(len(self.labels)),
-                expected=f"{self.session.outputs}, as outputs",
+                expected=f"{self.session.outputs}, as many as the graph has outputs",
             )
 
     @property
@@ -134,67 +135,66 @@ class Scorer:
             for pair in chunk:
                 if isinstance(pair, str) or len(pair) != 2:
                     raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
-            judged = self.judge(self.begin(*zip(*chunk, strict=True)))
-            if np.isnan(judged.probabilities).any():
+            scores = self.collect(self.submit(*zip(*chunk, strict=True)))
+            if np.isnan(scores.probabilities).any():
                 raise RunError(
                     f"{self.bundle.path}: {NOT_FINITE}",
                     do="look at the training loss of the checkpoint, or export it in fp32",
                 )
-            for index, row, truncated in zip(*(part.tolist() for part in judged), strict=True):
+            for index, row, truncated in zip(*(part.tolist() for part in scores), strict=True):
                 yield Score(self.labels[index], dict(zip(self.labels, row, strict=True)), truncated)
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         """`[pairs, labels]`, in the order of the pairs, before the temperature (`evaluation.evaluate.Predictor`)."""
-        return self._collect(self.begin(premises, hypotheses))
+        return self._wait_for_logits(self.submit(premises, hypotheses))
 
-    def begin(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Begun:
-        """Tokenise, batch by length, pad, and give the batches to the device. Raises as `score` does."""
+    def submit(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Submitted:
+        """Tokenise, batch by length, pad, and hand the batches to the session. Raises as `score` does."""
         encoded = self.tokenizer.encode(premises, hypotheses)
-        batches = padded(encoded, self.tokenizer.pad_id, self.session.device)
-        return Begun(encoded.truncated, [(indices, self.session.submit(inputs)) for indices, inputs in batches])
+        batches = padded_batches(encoded, self.tokenizer.pad_id, self.session.device)
+        return Submitted(encoded.truncated, [(indices, self.session.submit(inputs)) for indices, inputs in batches])
 
-    def judge(self, begun: Begun) -> Judged:
-        """Wait for what the device makes of them. Raises RunError."""
-        logits = self._collect(begun)
+    def collect(self, submitted: Submitted) -> Scores:
+        """Wait for the logits of `submitted`. Raises RunError if the session fails."""
+        logits = self._wait_for_logits(submitted)
         logits[~np.isfinite(logits).all(axis=1)] = np.nan
-        return Judged(logits.argmax(axis=1), softmax(logits / self.temperature), begun.truncated)
+        return Scores(logits.argmax(axis=1), softmax(logits, self.temperature), submitted.truncated)
 
-    def _collect(self, begun: Begun) -> NDArray[np.float32]:
-        result = np.empty((len(begun.truncated), len(self.labels)), np.float32)
+    def _wait_for_logits(self, submitted: Submitted) -> NDArray[np.float32]:
+        result = np.empty((len(submitted.truncated), len(self.labels)), np.float32)
         try:
-            for indices, logits in begun.batches:
+            for indices, logits in submitted.batches:
                 result[indices] = logits.result()
         except BaseException:
-            for _, logits in begun.batches:
+            for _, logits in submitted.batches:
                 logits.cancel()
             raise
         return result
 
 
-def run(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: Device) -> NDArray[np.float32]:
-    """`[pairs, labels]` of tokenised pairs, in their order, through padded batches as `device` likes them."""
+def run_batches(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: Device) -> NDArray[np.float32]:
+    """`[pairs, labels]` of tokenised pairs, in their order, through padded batches of the sizes that suit `device`."""
     result = np.empty((len(encoded), labels), np.float32)
-    for indices, inputs in padded(encoded, pad_id, device):
+    for indices, inputs in padded_batches(encoded, pad_id, device):
         result[indices] = logits(*inputs)
     return result
 
 
-def padded(encoded: Encoded, pad_id: int, device: Device) -> Iterator[Batch]:
-    """All pairs, each once, in batches as `device` likes them."""
-    for indices in batches(
-        encoded.lengths, _MAX_PAIRS[device.kind], _MAX_TOKENS[device.kind], _MAX_PADDING[device.kind]
-    ):
+def padded_batches(encoded: Encoded, pad_id: int, device: Device) -> Iterator[Batch]:
+    """All pairs, each once, in batches of the sizes that suit `device`."""
+    limits = _MAX_PAIRS[device.kind], _MAX_TOKENS[device.kind], _MAX_PADDING[device.kind]
+    for indices in length_batches(encoded.lengths, *limits):
         batch = pad_batch(encoded, indices, pad_id)
         yield indices, [batch[name] for name in INPUTS]
 
 
-def batches(
+def length_batches(
     lengths: NDArray[np.integer], max_pairs: int, max_tokens: int, max_padding: int
 ) -> Iterator[NDArray[np.int64]]:
     """All pairs, each once, as arrays of indices; from the longest down, pairs of similar length together.
 
-    A batch has at most `max_pairs` pairs and, filled up to its longest, `max_tokens` tokens (one pair always fits); no
-    pair is filled up with more than `max_padding`.
+    A batch has at most `max_pairs` pairs and, padded to its longest, `max_tokens` tokens (one pair always fits); no
+    pair gets more than `max_padding` of padding.
     """
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
     begin = 0
@@ -204,9 +204,3 @@ def batches(
         near = lengths[order[begin:end]] >= longest - max_padding  # true, then false
         yield order[begin : begin + int(near.sum())]
         begin += int(near.sum())
-
-
-def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Probabilities `[pairs, labels]`, computed in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    return shifted / shifted.sum(axis=1, keepdims=True)

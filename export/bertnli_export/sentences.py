@@ -1,12 +1,11 @@
-"""The parity gate's own sentence pairs: ours, so that a bundle holds nobody's data."""
+"""The parity gate's built-in sentence pairs. They were written for it, so that a bundle holds no user's data."""
 
 from __future__ import annotations
 
 from itertools import product
 
-# A graph that pads or masks wrongly shows it on any text. These have the punctuation, digits and letters that
-# tokenizers differ on.
-ODD = (
+# Punctuation, digits and letters that tokenizers differ on. (A graph that pads or masks wrongly fails on any text.)
+UNUSUAL = (
     ("A man is eating soup.", "A person is having a meal."),
     ("Two children play football in the rain.", "The children are asleep indoors."),
     ("The blond-haired singer holds a microphone.", "The singer is famous."),
@@ -33,7 +32,7 @@ _SO = ("", ", holding a blue umbrella", " while a crowd of tourists takes pictur
 
 
 def plain() -> list[tuple[str, str]]:
-    """Some hundred plain pairs, of all three relations: so that a share, as of changed labels, means something."""
+    """Some hundred plain pairs of all three relations: enough for a fraction, such as that of changed labels."""
     return [
         (f"{who} {does}{so}.", f"{who} {then}.")
         for who, (does, *follow), so in product(_WHO, _DOES, _SO)

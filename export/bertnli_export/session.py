@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.cores import usable_cores
-from bertnli.common.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli_export.binding import BoundSession
 from bertnli_export.devices import Device, no_cuda, preload_cuda
 from bertnli_export.interface import INPUTS, OUTPUT
@@ -19,22 +19,22 @@ from bertnli_export.interface import INPUTS, OUTPUT
 if TYPE_CHECKING:
     import onnxruntime
 
-_CUDA = {
-    "use_tf32": "0",  # its products have 10 bits of mantissa: fp32 would not be fp32
-    "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: few shapes come, over and over
+_CUDA_OPTIONS = {
+    "use_tf32": "0",  # TF32 products keep 10 bits of the mantissa: fp32 would not be fp32
+    "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: shapes are few and come again
 }
 
 
 class DeviceError(RunError):
-    """A batch could not be run. The fault may be the device's, so that another one may be able to."""
+    """A batch could not be run. The fault may be the device's, so another one may be able to."""
 
 
 class Session:
     """A graph with its weights, loaded and ready on one device.
 
-    On the CPU a batch is one thread's work, and as many batches as there are threads run at once. A batch over all
-    threads has them wait for each other at every operator: on two cores that is no slower where nobody else uses them,
-    and takes 1.45 times the CPU time where somebody does.
+    On the CPU one thread runs a batch, and as many batches run at once as there are threads. If all threads shared a
+    batch, they would wait for each other at every operator. On two idle cores that is no slower, but on busy ones it
+    takes 1.45 times the CPU time.
 
     Attributes: `device`; `description`, the device as a user reads it; `outputs`, the number of labels.
     """
@@ -42,22 +42,22 @@ class Session:
     def __init__(self, model: Path, device: Device, *, threads: int | None = None):
         """`threads` of the CPU, by default one for each core that the process may use.
 
-        Raises InputError if the device cannot be used or `model` is not a graph of ours.
+        Raises InputError if the device cannot be used, or if `model` is not the graph of a bundle.
         """
         self.device, threads = device, threads or usable_cores()
         on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
         self.description = on_cpu if device.kind == "cpu" else f"CUDA GPU {device.device_id}"
-        self._session = _start(model, device)
+        self._session = _open_session(model, device)
         self.outputs = _check_interface(self._session, model)
         self._bound = BoundSession(self._session, device, self.outputs) if device.kind == "cuda" else None
         self._threads = ThreadPoolExecutor(threads if self._bound is None else 1)
 
     def submit(self, inputs: Sequence[NDArray[np.int64]]) -> Future[NDArray[np.float32]]:
-        """`logits` later: the device goes from one batch to the next without waiting for the caller."""
+        """`logits` as a future, so that the device goes from one batch to the next without waiting for the caller."""
         return self._threads.submit(self.logits, *inputs)
 
     def close(self) -> None:
-        """Do not run what was submitted and has not begun."""
+        """Cancel what was submitted and has not started."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def logits(
@@ -76,12 +76,12 @@ class Session:
         except Exception as error:  # ONNX Runtime's errors have no common class
             shape = "{} x {} tokens".format(*input_ids.shape)
             raise DeviceError(
-                f"ONNX Runtime failed on a batch of {shape} ({self.description}): {_first_line(error)}"
+                f"ONNX Runtime failed on a batch of {shape} ({self.description}): {first_line(error)}"
             ) from error
         return result
 
 
-def _start(model: Path, device: Device) -> onnxruntime.InferenceSession:
+def _open_session(model: Path, device: Device) -> onnxruntime.InferenceSession:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -92,21 +92,21 @@ def _start(model: Path, device: Device) -> onnxruntime.InferenceSession:
     if device.kind == "cuda":
         preload_cuda(ort)
         ort.set_default_logger_severity(3)  # errors: 1.31 warns of a plugin that is not there, for each session
-        providers = [("CUDAExecutionProvider", {"device_id": str(device.device_id)} | _CUDA), *providers]
+        providers = [("CUDAExecutionProvider", {"device_id": str(device.device_id)} | _CUDA_OPTIONS), *providers]
     try:
         session = ort.InferenceSession(str(model), options, providers=providers)
     except Exception as error:
         if device.kind == "cuda":
-            raise no_cuda(_first_line(error)) from error
-        raise InputError(f"{model}: ONNX Runtime cannot load it: {_first_line(error)}", do="export it again") from error
+            raise no_cuda(first_line(error)) from error
+        raise InputError(f"{model}: ONNX Runtime cannot load it: {first_line(error)}", do="export it again") from error
     if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise no_cuda("ONNX Runtime fell back to the CPU when CUDA did not start")
-    session.disable_fallback()  # and it would do so again after a failed run
+    session.disable_fallback()  # ONNX Runtime would also fall back after a run that fails
     return session
 
 
 def _check_interface(session: onnxruntime.InferenceSession, model: Path) -> int:
-    """The number of labels of a graph that takes and gives what ours do."""
+    """The number of labels of a graph that has the inputs and the output of a bundle's."""
     expected = dict.fromkeys(INPUTS, ("tensor(int64)", 2)) | {OUTPUT: ("tensor(float)", 2)}
     arguments = [*session.get_inputs(), *session.get_outputs()]
     found = {argument.name: (argument.type, len(argument.shape)) for argument in arguments}
@@ -120,7 +120,3 @@ def _check_interface(session: onnxruntime.InferenceSession, model: Path) -> int:
     if not isinstance(labels, int):
         raise InputError(f"{model}: output {OUTPUT}", found=f"a second axis {labels!r}", expected="a number of labels")
     return labels
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

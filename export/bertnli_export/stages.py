@@ -1,8 +1,8 @@
 """Scoring in stages over bounded queues, so that the device never waits for reading or tokenising.
 
-A `Task` is one chunk of the input. On the CPU, here, a thread reads and tokenises while the model runs; on GPUs
-`pool.Pool` does the same with a process for each device. Either way tasks come out scored, in order, and only a few of
-them are in memory at any moment.
+A `Task` is one chunk of the input. On the CPU a thread of this process reads and tokenises while the model runs; on
+GPUs `pool.Pool` does the same with a process for each device. Either way tasks come out scored, in order, and only a
+few of them are in memory at any moment.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from threading import Event, Thread
 from typing import Protocol, TypeVar
 
 from bertnli.data.pairs import Chunk
-from bertnli_export.scorer import Judged, Scorer
+from bertnli_export.scorer import Scorer, Scores
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A chunk, and which of its rows can be scored."""
+    """A chunk, and the indices of its rows that can be scored."""
 
     chunk: Chunk
     good: list[int]
@@ -36,40 +36,43 @@ class Task:
         return [self.chunk.rows[index].hypothesis or "" for index in self.good]
 
 
-class Engine(Protocol):
-    """What scores tasks. `description` is for a person; `deaths` counts worker processes that died on the way."""
+class ScoringEngine(Protocol):
+    """What scores tasks. `description` of its devices is for users; `deaths` counts worker processes that died."""
 
     description: str
     deaths: int
 
-    def judged(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Judged], None, None]:
-        """Every task with the scores of its good rows, in order. What making a task raises comes after those before."""
+    def score(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Scores], None, None]:
+        """Every task with the scores of its good rows, in order.
+
+        If creating a task raises, the results of the earlier tasks are yielded first.
+        """
 
     def close(self) -> None:
         """End what was started."""
 
 
-class Here:
-    """An `Engine` in this process."""
+class InProcess:
+    """A `ScoringEngine` in this process."""
 
     deaths = 0
 
-    def __init__(self, scorer: Scorer, *, keep: bool = False):
-        """`keep`: the scorer is somebody else's, and goes on."""
-        self._scorer, self._keep, self.description = scorer, keep, scorer.session.description
+    def __init__(self, scorer: Scorer, *, keep_open: bool = False):
+        """`keep_open`: `close` leaves the scorer open, because the caller goes on with it."""
+        self._scorer, self._keep_open, self.description = scorer, keep_open, scorer.session.description
 
-    def judged(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Judged], None, None]:
-        begun = ((task, self._scorer.begin(task.premises, task.hypotheses)) for task in tasks)
-        with closing(ahead(begun)) as items:
+    def score(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Scores], None, None]:
+        submitted = ((task, self._scorer.submit(task.premises, task.hypotheses)) for task in tasks)
+        with closing(prefetched(submitted)) as items:
             for task, batches in items:
-                yield task, self._scorer.judge(batches)
+                yield task, self._scorer.collect(batches)
 
     def close(self) -> None:
-        if not self._keep:
+        if not self._keep_open:
             self._scorer.session.close()
 
 
-def ahead(items: Iterable[_T]) -> Generator[_T, None, None]:
+def prefetched(items: Iterable[_T]) -> Generator[_T, None, None]:
     """`items`, each made in another thread while the ones before it are in use; at most two wait."""
     queue: Queue[tuple[_T] | BaseException | None] = Queue(maxsize=1)  # an item, what went wrong, or the end
     stopped = Event()
@@ -100,4 +103,4 @@ def ahead(items: Iterable[_T]) -> Generator[_T, None, None]:
             yield entry[0]
     finally:
         stopped.set()
-        thread.join(timeout=1)  # not for ever: it may be waiting for standard input
+        thread.join(timeout=1)  # with a limit, because it may be waiting for standard input

@@ -1,17 +1,17 @@
-"""A bundle as a model of Triton Inference Server: its files where Triton looks for them, and config.pbtxt.
+"""A bundle as a model of Triton Inference Server: its files where Triton expects them, and config.pbtxt.
 
     config.pbtxt   inputs, outputs, batching, where it runs
     labels.txt     label names, for Triton's classification extension (whose scores are logits here)
     1/model.onnx   the graph; 1 is Triton's version of the model
 
-The bundle's other files stay beside them: Triton reads only what it knows, and a client tokenises with tokenizer.json
-and config.json. config.pbtxt holds no name, so the folder may be renamed, and Triton's name of the model follows.
-Triton's ONNX Runtime has to know the graph's opset, which manifest.json names: it must be no older than the one that
-pyproject.toml asks for.
+The bundle's other files stay beside them: Triton ignores what it does not know, and a client tokenises with
+tokenizer.json and config.json. config.pbtxt does not name the model, so Triton takes the folder's name, also after it
+is renamed. Triton's ONNX Runtime has to support the graph's opset, which manifest.json names: it has to be at least as
+new as the version in pyproject.toml.
 
-What a client does (examples/serve_with_triton.py is one): Triton joins requests into one batch only where their pairs
-are padded to one length. A client that sends pairs one by one therefore pads them to one of a few lengths, with 0 in
-attention_mask; one that sends many pairs in a request pads them to the longest. Neither changes a score.
+What a client does (examples/serve_with_triton.py is one): Triton joins requests into one batch only if their pairs are
+padded to the same length. A client that sends pairs one by one therefore pads them to one of a few lengths, with 0 in
+attention_mask. A client that sends many pairs in a request pads them to the longest. Neither changes a score.
 
 Sources: Triton's user guide, "Model Repository", "Model Configuration", "Batchers" and "Ragged Batching".
 """
@@ -24,17 +24,17 @@ from pathlib import Path
 from bertnli_export.bundle import MODEL
 from bertnli_export.interface import INPUTS, OUTPUT
 
-NAME = "nli"  # of the model's folder in the repository
+NAME = "nli"  # of the model's folder in the model repository
 
-# Where each precision runs. KIND_AUTO: on the GPUs, where there are some.
+# Where each precision runs. KIND_AUTO: on the GPUs, if there are any.
 _KIND = {"fp32": "KIND_AUTO", "fp16": "KIND_GPU", "int8": "KIND_CPU"}
-# Places to start from, to be tuned for the machine and its load (Triton's Model Analyzer does it).
+# Starting values, to be tuned for the machine and its load (Triton's Model Analyzer does that).
 _MAX_BATCH = {"fp32": 64, "fp16": 256, "int8": 32}  # pairs
-_MAX_DELAY = 2000  # microseconds that a request waits for others
+_MAX_DELAY = 2000  # microseconds that a request waits for others to join its batch
 
 
-def arrange(folder: Path, labels: Sequence[str], precision: str) -> None:
-    """Turn the files of a bundle that is being written into a Triton model."""
+def arrange_files(folder: Path, labels: Sequence[str], precision: str) -> None:
+    """Make a Triton model of the files of a bundle that is being written."""
     (folder / "1").mkdir()
     (folder / MODEL).rename(folder / "1" / MODEL)
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
@@ -42,10 +42,10 @@ def arrange(folder: Path, labels: Sequence[str], precision: str) -> None:
 
 
 def config(labels: int, precision: str) -> str:
-    """config.pbtxt (Triton's `ModelConfig` in protobuf's text format) of a bundle's graph with so many labels.
+    """config.pbtxt (Triton's `ModelConfig` in protobuf's text format) of a bundle whose graph has `labels` outputs.
 
-    No preferred batch sizes: Triton then makes batches as large as it can, which its guide advises where no size is
-    faster than the ones around it.
+    It gives no preferred batch sizes: Triton then makes batches as large as it can. Its guide advises this if no size
+    is faster than the sizes around it.
     """
     inputs = ",\n".join(f'  {{ name: "{name}" data_type: TYPE_INT64 dims: [ -1 ] }}' for name in INPUTS)
     return f"""\

@@ -1,8 +1,8 @@
-"""A worker process of `pool.Pool`: `python -m bertnli_export.worker FD`, where FD is its end of a link to the pool.
+"""A worker process of `pool.Pool`: `python -m bertnli_export.worker FD`, where FD is its end of the link to the pool.
 
-It is told a `ScoringSetup` and its number of threads, says what it runs on, and from then on answers each (number,
-premises, hypotheses) with (number, `Judged`), or with a BertnliError and its end. It ends when the link does, and so
-with the process at the other end, however that ended; signals are that one's business.
+It receives a `ScoringSetup` and a number of threads, and answers with a description of its device. Then it answers each
+(number, premises, hypotheses) with (number, `Scores`). After a BertnliError it sends that and ends. It also ends when
+the link does, so it never outlives the process at the other end. Signals are left to that process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from bertnli.common.errors import BertnliError
 from bertnli.common.signals import SIGNALS
 from bertnli_export.scorer import Scorer
-from bertnli_export.stages import ahead
+from bertnli_export.stages import prefetched
 
 
 def main() -> None:
@@ -31,31 +31,31 @@ def main() -> None:
     try:
         _serve(link)
     except BertnliError as error:
-        _say(link, error)
+        _send(link, error)
     except BaseException:
         traceback.print_exc()
-    os._exit(1)  # CUDA, after a failure, may hang an orderly end
+    os._exit(1)  # after a failure, CUDA may hang in a normal shutdown
 
 
 def _serve(link: Connection) -> None:
-    messages: SimpleQueue[Any] = SimpleQueue()  # the pool sees to it that they are few
+    messages: SimpleQueue[Any] = SimpleQueue()  # unbounded; the pool sends few at a time
     Thread(target=_receive, args=[link, messages], daemon=True).start()
     setup, threads = messages.get()
     scorer = Scorer.from_setup(setup, threads=threads)
-    _say(link, scorer.session.description)
+    _send(link, scorer.session.description)
 
-    def begun() -> Iterator[tuple[int, Any]]:
+    def submitted() -> Iterator[tuple[int, Any]]:
         while True:
             number, premises, hypotheses = messages.get()
-            yield number, scorer.begin(premises, hypotheses)
+            yield number, scorer.submit(premises, hypotheses)
 
-    with closing(ahead(begun())) as items:
+    with closing(prefetched(submitted())) as items:
         for number, batches in items:
-            _say(link, (number, scorer.judge(batches)))
+            _send(link, (number, scorer.collect(batches)))
 
 
 def _receive(link: Connection, messages: SimpleQueue[Any]) -> None:
-    """All that comes over the link; at its end this process ends, whatever its other threads are at."""
+    """Queues all that comes over the link. When the link ends, this process ends, whatever its other threads do."""
     try:
         while True:
             messages.put(link.recv())
@@ -63,7 +63,7 @@ def _receive(link: Connection, messages: SimpleQueue[Any]) -> None:
         os._exit(0)
 
 
-def _say(link: Connection, message: Any) -> None:
+def _send(link: Connection, message: Any) -> None:
     try:
         link.send(message)
     except OSError:

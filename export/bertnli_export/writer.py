@@ -1,17 +1,17 @@
-"""Scored rows written back: the input's columns as they were, one row for each input row, and what was added.
+"""The output of scoring: one row for each input row, with the input's columns unchanged and some added.
 
-Added are `prediction`, a `p_<label>` for each label, `truncated` and `error`, with `--prefix` before each. Where input
-and output have the same text format, a record's own text goes out byte for byte, with the added cells behind it;
-between formats cells are converted: what is not text becomes JSON text in TSV and CSV, and every column of a
-text format becomes text in Parquet. Line ends are line feeds; probabilities have six decimals in every format.
+The added columns are `prediction`, a `p_<label>` for each label, `truncated` and `error`, with `--prefix` before each.
+If input and output have the same text format, the text of each record is copied byte for byte, and the added cells
+follow it. Between formats cells are converted: what is not text becomes JSON text in TSV and CSV, and every column of a
+text format becomes text in Parquet. Lines end with a line feed; probabilities have six decimals in every format.
 
-`raw`, another added column, holds a record whole wherever the columns cannot: as its text if it could not be parsed,
-as a JSON object if it has keys beyond the header or, on the way to TSV, tabs or line ends in its cells (which TSV has
-as the two characters \\t, \\n, \\r). TSV and CSV always have `raw`, Parquet where it is made from text, JSON lines in
-the rows that could not be parsed.
+`raw`, another added column, holds the complete record where the columns cannot: its text if it could not be parsed, a
+JSON object if it has keys beyond the header or, on the way to TSV, tabs or line ends in its cells (TSV has them as the
+two characters \\t, \\n, \\r). TSV and CSV always have `raw`, Parquet if it is made from text, JSON lines in rows that
+could not be parsed.
 
-Until `finish`, the work lies in `OUTPUT.partial`, which only grows: each chunk is appended whole (a gzip member, a zstd
-frame or, for Parquet, an Arrow stream of its own), so that cutting the file at a checkpoint undoes all that came after
+Until `finish`, the work is in `OUTPUT.partial`, which only grows. Each chunk is appended as a unit (a gzip member, a
+zstd frame or, for Parquet, an Arrow stream of its own). So cutting the file at a checkpoint undoes all that came after
 it, and the finished file does not show how often that happened.
 """
 
@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 Sink = PartialFile | StandardOutput
 
 _DECIMALS = 6
-_GROUP_ROWS = 1 << 16  # a Parquet row group has so many rows, rounded up to whole chunks,
-_GROUP_BYTES = 64 << 20  # or is so large, whichever comes first
+# A Parquet row group ends with the chunk that reaches one of these.
+_GROUP_ROWS = 1 << 16
+_GROUP_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What scoring made of one row. With an `error`, the rest is not looked at."""
+class RowResult:
+    """The scores of one row, or the reason why it has none. With an `error`, the other fields are ignored."""
 
     prediction: str | None
     probabilities: Sequence[float] | None  # in the model's order of labels; finite
@@ -58,31 +59,32 @@ def open_writer(
     format: str | None = None,
     resume_at: Mapping[str, Any] | None = None,
 ) -> Writer:
-    """A writer of `file`'s rows, from the first one on, or after the rows that `resume_at` (a checkpoint) stands for.
+    """A writer of `file`'s rows, from the first row, or from the checkpoint `resume_at`.
 
-    `output` is a path, or `-` for standard output (with `format`; not Parquet, and no resume). Unfinished work of
-    an earlier run is gone on from or thrown away; a finished output is replaced when the new one is finished.
+    `output` is a path, or `-` for standard output (with `format`; not Parquet, and without resume). The unfinished work
+    of an earlier run is continued at `resume_at`, or discarded without it. A finished output is replaced when the new
+    one is finished.
 
-    Raises InputError if an added column clashes with one of the input's; if the output cannot be written, is the
-    input, or is being written by another process; if there is less unfinished work than `resume_at` says.
+    Raises InputError if an added column has the name of an input column; if the output cannot be written, is the input,
+    or is being written by another process; if there is less unfinished work than `resume_at` says.
     """
     path = os.fspath(output)
     if path == "-" and format is None:
-        raise InputError("standard output has no name to tell its format", do="say it with --format")
+        raise InputError("standard output has no name that shows its format", do="give it with --format")
     kind, packing = format_of("" if path == "-" else path, format)
     added = [prefix + name for name in ("prediction", *(f"p_{label}" for label in labels), "truncated", "error")]
     raw = None if kind == file.format == "parquet" else prefix + "raw"
     for name in (*added, raw):
         if name in file.fields:
             raise InputError(
-                f"{file.name}: column {name!r} is one that the output adds",
+                f"{file.name}: column {name!r} has the name of one that the output adds",
                 do="give the added columns other names with --prefix, for example --prefix nli_",
             )
     sink: Sink
     if path != "-":
         sink = PartialFile(path, packing, file.path, resume_at)
     elif kind == "parquet" or resume_at is not None:
-        raise InputError("standard output", expected="TSV, CSV or JSON lines, from the first row on")
+        raise InputError("standard output", expected="TSV, CSV or JSON lines, from the first row")
     else:
         sink = StandardOutput(packing)
     rows = 0 if resume_at is None else int(resume_at["rows"])
@@ -90,7 +92,7 @@ def open_writer(
 
 
 class Writer(ABC):
-    """Takes a file's chunks in order, each with as many results. `rows` counts the rows written.
+    """Takes a file's chunks in order, each with a result for every row. `rows` counts the rows written.
 
     Every method raises RunError if the output cannot be written.
     """
@@ -100,7 +102,7 @@ class Writer(ABC):
         self._sink, self._file, self._added, self._raw, self._kind = sink, file, added, raw, kind
         self._fields = frozenset(file.fields)
 
-    def write(self, chunk: Chunk, scored: Sequence[Scored]) -> None:
+    def write(self, chunk: Chunk, scored: Sequence[RowResult]) -> None:
         """Append a chunk."""
         if len(scored) != len(chunk.rows):
             raise ValueError(f"{len(scored)} results for {len(chunk.rows)} rows")
@@ -109,18 +111,18 @@ class Writer(ABC):
         self.rows += len(scored)
 
     def checkpoint(self) -> dict[str, int]:
-        """Make what was written so far durable, and say where it ends: JSON for `open_writer(resume_at=…)`."""
+        """Make what was written so far durable. Returns where it ends, as JSON for `open_writer(resume_at=…)`."""
         self._sink.sync()
         return {"rows": self.rows, "bytes": self._sink.size}
 
     def finish(self) -> None:
-        """Make the output durable and visible under its own name, in one step."""
+        """Make the output durable and give it its final name, in one step."""
         self._begin()
         self._sink.sync()
         self._sink.publish()
 
     def close(self) -> None:
-        """Let go of the output. What is not finished stays for a resume, as far as the last checkpoint."""
+        """Close the output. If it is not finished, a later run can resume at the last checkpoint."""
         self._sink.close()
 
     def __enter__(self) -> Writer:
@@ -129,37 +131,37 @@ class Writer(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self) -> None:  # noqa: B027 most formats have something
-        """Write what comes before the first row. Until then the file is empty, so that the run has its record first."""
+    def _begin(self) -> None:  # noqa: B027 Parquet writes nothing here
+        """Write what comes before the first row. The file is empty until then, so the run's record exists first."""
 
     @abstractmethod
-    def _encode(self, chunk: Chunk, scored: Sequence[Scored]) -> bytes: ...
+    def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes: ...
 
 
 class _TextWriter(Writer):
     def __init__(self, sink: Sink, rows: int, file: PairFile, added: Sequence[str], raw: str | None, kind: str):
         super().__init__(sink, rows, file, added, raw, kind)
-        self._own_text = kind == file.format
+        self._same_format = kind == file.format
         self._prepare()
 
     def _begin(self) -> None:
         if self._sink.size == 0:
-            self._sink.append(_encoded(self._header()))  # nothing, packed, is something: a .gz without rows is one
+            self._sink.append(_encoded(self._header()))  # also if empty: a .gz without rows still has a gzip header
 
-    def _encode(self, chunk: Chunk, scored: Sequence[Scored]) -> bytes:
-        records = [None] * len(scored) if self._own_text else self._file.values(chunk)
+    def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
+        records = [None] * len(scored) if self._same_format else self._file.values(chunk)
         return _encoded("".join(map(self._line, chunk.rows, records, scored)))
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make what is the same in every line."""
+        """Make the templates of the lines."""
 
     @abstractmethod
     def _header(self) -> str: ...
 
     @abstractmethod
-    def _line(self, row: Row, record: dict[str, Any] | None, result: Scored) -> str:
-        """The output's record; `record` is the input's, unless its text is taken over or it was not parsed."""
+    def _line(self, row: Row, record: dict[str, Any] | None, result: RowResult) -> str:
+        """The output's record. `record`: the input's; None if its text is copied or could not be parsed."""
 
 
 class _DelimitedWriter(_TextWriter):
@@ -167,21 +169,21 @@ class _DelimitedWriter(_TextWriter):
 
     def _prepare(self) -> None:
         self._separator, self._cell = ("\t", _tsv_cell) if self._kind == "tsv" else (",", _csv_cell)
-        self._no_cells = self._separator * (len(self._file.fields) - 1)
+        self._empty_cells = self._separator * (len(self._file.fields) - 1)
         places = len(self._added) - 3
-        self._scored = self._separator.join(["%s", *[f"%.{_DECIMALS}f"] * places, "%s", ""])
-        self._unscored = self._separator.join(["", *[""] * places, "false", "%s"])
+        self._good_cells = self._separator.join(["%s", *[f"%.{_DECIMALS}f"] * places, "%s", ""])
+        self._error_cells = self._separator.join(["", *[""] * places, "false", "%s"])
 
     def _header(self) -> str:
-        own = self._file.header if self._own_text else self._separator.join(map(self._cell, self._file.fields))
+        own = self._file.header if self._same_format else self._separator.join(map(self._cell, self._file.fields))
         return self._separator.join([own, *map(self._cell, [*self._added, self._raw or ""])]) + "\n"
 
-    def _line(self, row: Row, record: dict[str, Any] | None, result: Scored) -> str:
+    def _line(self, row: Row, record: dict[str, Any] | None, result: RowResult) -> str:
         raw = ""
-        if self._own_text and row.parsed:
+        if self._same_format and row.parsed:
             own = row.raw
-            if self._separator == "\t":  # SNLI's own lines may be short
-                own += "\t" * (len(self._no_cells) - own.count("\t"))
+            if self._separator == "\t":  # lines of SNLI's own files may have fewer cells
+                own += "\t" * (len(self._empty_cells) - own.count("\t"))
         elif record is not None:
             cells = [_text(record.get(name)) or "" for name in self._file.fields]
             written = [self._cell(cell) for cell in cells]
@@ -189,12 +191,12 @@ class _DelimitedWriter(_TextWriter):
             if not record.keys() <= self._fields or (self._separator == "\t" and written != cells):
                 raw = self._cell(_json(record))
         else:
-            own, raw = self._no_cells, self._cell(row.raw)
+            own, raw = self._empty_cells, self._cell(row.raw)
         if error := result.error or row.error:
-            added = self._unscored % self._cell(error)
+            added = self._error_cells % self._cell(error)
         else:
             truncated = "true" if result.truncated else "false"
-            added = self._scored % (self._cell(result.prediction or ""), *(result.probabilities or ()), truncated)
+            added = self._good_cells % (self._cell(result.prediction or ""), *(result.probabilities or ()), truncated)
         return f"{own}{self._separator}{added}{self._separator}{raw}\n"
 
 
@@ -202,47 +204,47 @@ class _JsonWriter(_TextWriter):
     """JSON lines."""
 
     def _prepare(self) -> None:
-        self._no_cells = "{" + ", ".join(f"{_json(name)}: null" for name in self._file.fields)
+        self._empty_cells = "{" + ", ".join(f"{_json(name)}: null" for name in self._file.fields)
         self._keys = [_json(name) for name in self._added]
         prediction, *probabilities, truncated, error = (key.replace("%", "%%") for key in self._keys)
         numbers = [f"{key}: %.{_DECIMALS}f" for key in probabilities]
         nulls = [f"{key}: null" for key in (prediction, *probabilities)]
-        self._scored = ", ".join([f"{prediction}: %s", *numbers, f"{truncated}: %s", f"{error}: null"])
-        self._unscored = ", ".join([*nulls, f"{truncated}: false", f"{error}: %s"])
+        self._good_cells = ", ".join([f"{prediction}: %s", *numbers, f"{truncated}: %s", f"{error}: null"])
+        self._error_cells = ", ".join([*nulls, f"{truncated}: false", f"{error}: %s"])
 
     def _header(self) -> str:
         return ""
 
-    def _line(self, row: Row, record: dict[str, Any] | None, result: Scored) -> str:
+    def _line(self, row: Row, record: dict[str, Any] | None, result: RowResult) -> str:
         raw = ""
-        if self._own_text and row.parsed:
+        if self._same_format and row.parsed:
             self._check_keys(row)
             own = row.raw.rstrip()[:-1]
         elif record is not None:
             own = _json(record)[:-1]
         else:
-            own, raw = self._no_cells, f", {_json(self._raw)}: {_json(row.raw)}"
+            own, raw = self._empty_cells, f", {_json(self._raw)}: {_json(row.raw)}"
         if error := result.error or row.error:
-            added = self._unscored % _json(error)
+            added = self._error_cells % _json(error)
         else:
             truncated = "true" if result.truncated else "false"
-            added = self._scored % (_json(result.prediction), *(result.probabilities or ()), truncated)
+            added = self._good_cells % (_json(result.prediction), *(result.probabilities or ()), truncated)
         return f"{own}{'' if own.strip() == '{' else ', '}{added}{raw}}}\n"
 
     def _check_keys(self, row: Row) -> None:
-        """The columns were checked by the first object's keys, but any row may bring more."""
+        """`open_writer` checked the keys of the first object, but any row may have others."""
         if any(key in row.raw for key in self._keys) or "\\u00" in row.raw:
             [record] = self._file.values(Chunk([row], None))
             for name in (record or {}).keys() & set(self._added):
                 raise RunError(
-                    f"{self._file.name}: row {row.number}: key {name!r} is one that the output adds",
+                    f"{self._file.name}: row {row.number}: key {name!r} has the name of a column that the output adds",
                     do="start over with other names for the added columns: --restart --prefix nli_",
                 )
 
 
 class _ParquetWriter(Writer):
-    """Parquet has its index at the end and cannot be gone on with; so the chunks are kept as Arrow streams, one after
-    another in the partial file, and joined into row groups when all are there."""
+    """Keeps the chunks as Arrow streams, one after another in the partial file, and joins them into row groups at the
+    end, because an unfinished Parquet file cannot be continued: its index is at its end."""
 
     def __init__(self, sink: Sink, rows: int, file: PairFile, added: Sequence[str], raw: str | None, kind: str):
         import pyarrow as pa
@@ -258,7 +260,7 @@ class _ParquetWriter(Writer):
         metadata = None if file.schema is None else file.schema.metadata
         self._schema = pa.schema([*columns, *fields], metadata=metadata)
 
-    def _encode(self, chunk: Chunk, scored: Sequence[Scored]) -> bytes:
+    def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
         import pyarrow as pa
 
         columns: list[Any]
@@ -298,7 +300,7 @@ class _ParquetWriter(Writer):
         return [[_text((record or {}).get(name)) for record in records] for name in self._file.fields], raw
 
     def finish(self) -> None:
-        """Join the chunks; memory stays within a few row groups."""
+        """Join the chunks. Memory holds a few row groups at most."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -334,12 +336,12 @@ _WRITERS: dict[str, type[Writer]] = {
 
 
 def _encoded(text: str) -> bytes:
-    # only half a surrogate pair, from a \\ud800 in JSON, is no UTF-8: it comes out as it was written there
+    # Half a surrogate pair, from a \\ud800 in JSON, is the only thing that is not UTF-8. It is written as in the JSON.
     return text.encode("utf-8", "backslashreplace")
 
 
 def _text(value: object) -> str | None:
-    """A cell as text that can be written as UTF-8; what is not a string as JSON; null as None."""
+    """A cell as text that can be written as UTF-8; a value that is not a string as JSON; null as None."""
     if value is None:
         return None
     text = value if isinstance(value, str) else _json(value)

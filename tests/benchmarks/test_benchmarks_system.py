@@ -1,4 +1,4 @@
-"""The sets that start whole trainings, with tiny models: minutes, so by `make test-system`."""
+"""The sets that start complete trainings, with tiny models; they take minutes, so `make test-system` runs them."""
 
 from __future__ import annotations
 
@@ -78,9 +78,10 @@ def test_memory_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> No
         for start in size["starts"].values():
             whole = start["peak_mib"]["whole"]
             assert whole["own"] > 100  # torch alone takes more
-            assert whole["mapped"] > 20
-            assert start["kernel_rss_mib"] == pytest.approx(whole["rss"], rel=0.2)
-    assert 0.8 < result["growth"]["second"]["whole"]["rss"] < 1.2
+            # Other programs that map the same libraries take their share of those pages (Pss), but not of the kernel's.
+            assert whole["mapped"] > 1
+            assert start["kernel_rss_mib"] > 0.8 * whole["rss"]
+    assert 0.8 < result["growth"]["second"]["whole"]["own"] < 1.2
 
 
 def test_accuracy_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_accuracy_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> 
 
 
 def test_evidence_on_a_model_that_has_learned(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels that a word of the hypothesis decides, save one in ten, so that a sure model is too sure."""
+    """A word of the hypothesis decides the label, except in one row of ten, so a confident model is overconfident."""
     rows, draw = tiny.snli_rows(2000), random.Random(0)
     for row in rows:
         chosen = draw.randrange(3) if draw.random() < 0.1 else len(row["sentence2"].split()[2]) % 3
@@ -118,7 +119,7 @@ def test_evidence_on_a_model_that_has_learned(model: Path, tmp_path: Path, monke
     assert result["warned"]["swapped"]["labels"] == list(tiny.SNLI_LABELS)
     assert result["artefact"]["hypothesis_only"] > 0.7 and result["artefact"]["shuffled_premises"] > 0.7
     assert {target.what for target in targets(result) if not target.met} <= {
-        "ECE on unseen rows, with the temperature over without"  # of 400 rows, where it may go either way
+        "ECE on unseen rows, with temperature over without"  # of 400 rows, where it may go either way
     }
     assert "by transformers' own evaluation" in table(result)
     result["same"]["bundle-fp32"]["confusion"][0][0] += 1

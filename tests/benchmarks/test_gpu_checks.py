@@ -1,4 +1,4 @@
-"""What is carried to a machine with a GPU, and what is checked there before anything is timed."""
+"""What is sent to a machine with a GPU, and what is checked there before anything is timed."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_nothing_is_timed_on_a_gpu_that_computes_something_else(
         "WRONG",
         "skipped: no GPU",
     ]
-    with pytest.raises(RunError, match=r"computes something else; found that;"):
+    with pytest.raises(RunError, match=r"computes wrong results; found that;"):
         next(parts)
 
 

@@ -1,4 +1,4 @@
-"""The harness on stand-in peers: who is timed, when, and what becomes of those that fail."""
+"""The harness on stand-in peers: which are timed, when, and what happens to those that fail."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_memory_is_each_peers_own(tmp_path: Path) -> None:
 
 def test_peers_that_compute_something_else_are_not_timed(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
-    with pytest.raises(RunError, match=r"b computes something else.*0\.02 off.*within 0\.01") as raised:
+    with pytest.raises(
+        RunError, match=r"b does not compute what the first peer does.*0\.02 off.*within 0\.01"
+    ) as raised:
         run([StandIn(diary), StandIn(diary, "b", figures=(1.0, 2.02))], tmp_path)
     assert "expected 1.00000, 2.00000" in str(raised.value)
     assert "b" not in diary.read_text()
@@ -82,7 +84,7 @@ def test_a_peer_that_fails_or_dies_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_that_others_disturbed_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # CPU seconds of the machine: quiet, then 3 cores of others in the first run, quiet ever after.
+    # CPU seconds of the machine: quiet, then 3 cores of other programs in the first run, then quiet again.
     busy = iter([0.0, 0.0, 0.0, 3e6])
     last = 0.0
 
@@ -99,11 +101,11 @@ def test_a_run_that_others_disturbed_is_repeated(tmp_path: Path, monkeypatch: py
     assert [line.split()[1] for line in diary.read_text().splitlines()] == ["3", "10", "10", "10"]
     assert len(found.runs) == 2
     assert [around["others_cores"] for around in found.around] == [0, 0]
-    assert sum("once more" in line for line in said) == 1
+    assert sum("repeated" in line for line in said) == 1
 
 
 def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is never quiet is measured all the same, and the record says so."""
+    """A machine that is never quiet is measured nevertheless, and the record shows it."""
     monkeypatch.setattr(harness, "_busy_seconds", lambda: time.perf_counter() * 100)
     monkeypatch.setattr(harness._Quiet, "GLANCE", 0.01)
     (found,) = measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,24 +21,32 @@ from tests.support import tiny
 COMMANDS = ("demo", "fetch", "train", "eval", "verify", "export", "score")
 
 
-def test_help_of_every_command_has_an_example(bertnli):
-    listed = bertnli("--help").stdout
-    for command in COMMANDS:
-        assert f"  {command} " in listed
-        done = bertnli(command, "--help")
-        assert done.returncode == 0 and f"Example: bertnli {command}" in done.stdout
+def test_help_of_every_command_has_an_example(command, bertnli):
+    listed = command("--help").stdout
+    for name in COMMANDS:
+        assert f"  {name} " in listed
+        done = command(name, "--help")
+        assert done.returncode == 0 and f"Example: bertnli {name}" in done.stdout
+    assert bertnli("--help").stdout == listed, "a process of its own says the same"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A model and labelled rows that it can be asked for."""
+    folder = tmp_path_factory.mktemp("made")
+    tiny.hf_folder(folder / "model")
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(64)))
+    return folder
 
 
 @pytest.fixture
-def model(tmp_path):
-    return tiny.hf_folder(tmp_path / "model")
+def model(made, tmp_path):
+    return shutil.copytree(made / "model", tmp_path / "model")
 
 
 @pytest.fixture
-def data(tmp_path):
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(64)))
-    return path
+def data(made, tmp_path):
+    return shutil.copy(made / "pairs.jsonl", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +69,8 @@ def data(tmp_path):
         (["score", "model"], "INPUT"),
     ],
 )
-def test_mistakes_end_in_one_message_and_code_2(bertnli, tmp_path, model, data, arguments, said):
-    done = bertnli(*arguments)
+def test_mistakes_end_in_one_message_and_code_2(command, tmp_path, model, data, arguments, said):
+    done = command(*arguments)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"model", "pairs.jsonl"}
@@ -69,12 +78,13 @@ def test_mistakes_end_in_one_message_and_code_2(bertnli, tmp_path, model, data, 
 
 def test_debug_asks_for_the_traceback(bertnli):
     done = bertnli("train", "none.yaml", "--debug")
+    assert done.returncode == 1
     assert "Traceback" in done.stderr and "none.yaml" in done.stderr
 
 
-def test_eval_export_verify_score_agree(bertnli, tmp_path, model, data):
+def test_eval_export_verify_score_agree(command, bertnli, tmp_path, model, data):
     def summary(*arguments: object) -> dict:
-        done = bertnli(*arguments, "--json")
+        done = command(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -93,18 +103,18 @@ def test_eval_export_verify_score_agree(bertnli, tmp_path, model, data):
     assert {"output", "rows", "errors", "truncated", "load_seconds", "pairs_per_second"} <= scored.keys()
     assert scored["accuracy"] == checkpoint["accuracy"] and scored["rows"] == 64
 
-    piped = bertnli("score", "bundle", "-", "-", "--format", "jsonl", input=data.read_text())
+    piped = bertnli("score", "bundle", "-", "-", "--format", "jsonl", input=(tmp_path / "pairs.jsonl").read_text())
     assert len(piped.stdout.splitlines()) == 64
     assert "rows: 64" in piped.stderr
 
 
-def test_a_name_that_says_no_format_is_told_it(bertnli, tmp_path):
-    """The error's own advice, followed."""
+def test_a_name_that_tells_no_format_is_scored_with_format(command, tmp_path):
+    """As the error message advises."""
     for name in ("pairs.dat", "pairs.tsv"):
         (tmp_path / name).write_text("premise\thypothesis\nA man runs.\tHe moves.\n")
 
     def score(*arguments):
-        return bertnli("score", tiny.bundle(), *arguments, "--device", "cpu")
+        return command("score", tiny.bundle(), *arguments, "--device", "cpu")
 
     refused = score("pairs.dat", "scores.csv")
     assert refused.returncode == 2 and "pairs.dat: unknown format" in refused.stderr and "--format" in refused.stderr
@@ -114,45 +124,45 @@ def test_a_name_that_says_no_format_is_told_it(bertnli, tmp_path):
     assert score("pairs.tsv", "again.out", "--format", "jsonl").returncode == 0
     assert json.loads((tmp_path / "again.out").read_text())["premise"] == "A man runs."
     idle = score("pairs.tsv", "third.tsv", "--format", "jsonl")
-    assert idle.returncode == 2 and "whose names say it; leave it out" in idle.stderr
+    assert idle.returncode == 2 and "whose names tell it; omit --format" in idle.stderr
     with zipfile.ZipFile(tmp_path / "pairs.zip", "w") as archive:
         archive.write(tmp_path / "pairs.dat")
     assert score("pairs.zip#pairs.dat", "member.csv", "--format", "tsv").returncode == 0
     assert (tmp_path / "member.csv").read_text() == (tmp_path / "scores.csv").read_text()
 
 
-def test_export_and_verify_read_columns_and_labels_of_any_name(bertnli, tmp_path, model):
+def test_export_and_verify_read_columns_and_labels_of_any_name(command, tmp_path, model):
     rows = tiny.snli_rows(40)
     lines = [f"{row['sentence1']}\t{row['sentence2']}\t{at % 3}\n" for at, row in enumerate(rows)]
     (tmp_path / "odd.tsv").write_text("".join(["note\tclaim\tverdict\n", *lines, "\ta claim\t1\n"]))
     columns = ("--premise", "note", "--hypothesis", "claim", "--label", "verdict")
     names = ("--label-names", ",".join(f"{at}={label}" for at, label in enumerate(tiny.SNLI_LABELS)))
-    refused = bertnli("export", "model", "bundle", "--verify", "odd.tsv", *columns)
+    refused = command("export", "model", "bundle", "--verify", "odd.tsv", *columns)
     assert refused.returncode == 2 and "--label-names" in refused.stderr
-    done = bertnli("export", "model", "bundle", "--verify", "odd.tsv", *columns, *names, "--json")
+    done = command("export", "model", "bundle", "--verify", "odd.tsv", *columns, *names, "--json")
     assert done.returncode == 0, done.stderr
     exported = json.loads(done.stdout.splitlines()[-1])
     assert exported["labelled_rows"] == 40
-    refused = bertnli("verify", "bundle", "--data", "odd.tsv", *columns, *names)
+    refused = command("verify", "bundle", "--data", "odd.tsv", *columns, *names)
     assert refused.returncode == 2 and "--skip-bad-rows" in refused.stderr
-    done = bertnli("verify", "bundle", "--data", "odd.tsv", *columns, *names, "--skip-bad-rows", "--json")
+    done = command("verify", "bundle", "--data", "odd.tsv", *columns, *names, "--skip-bad-rows", "--json")
     assert done.returncode == 0, done.stderr
     verified = json.loads(done.stdout.splitlines()[-1])
     assert (verified["rows"], verified["accuracy"]) == (40, exported["accuracy"]["bundle"])
-    for command, data in ((("export", "model", "other"), "--verify"), (("verify", "bundle"), "--data")):
-        idle = bertnli(*command, "--label", "verdict")
-        assert idle.returncode == 2 and "--label-names" in idle.stderr and f"found no {data}" in idle.stderr
+    for given, option in ((("export", "model", "other"), "--verify"), (("verify", "bundle"), "--data")):
+        idle = command(*given, "--label", "verdict")
+        assert idle.returncode == 2 and "--label-names" in idle.stderr and f"found no {option}" in idle.stderr
 
 
-def test_d2l_weights_need_their_architectures_name(bertnli, tmp_path, data):
+def test_d2l_weights_need_their_architectures_name(command, tmp_path, data):
     tiny.d2l_folder(tmp_path / "book", arch="bert.small", classifier=True)
-    refused = bertnli("eval", "book", "pairs.jsonl")
+    refused = command("eval", "book", "pairs.jsonl")
     assert refused.returncode == 2 and "--arch" in refused.stderr
-    done = bertnli("eval", "book", "pairs.jsonl", "--arch", "bert.small", "--json")
+    done = command("eval", "book", "pairs.jsonl", "--arch", "bert.small", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["labels"] == ["entailment", "contradiction", "neutral"]
-    assert bertnli("export", "book", "bundle", "--arch", "bert.small").returncode == 0
-    assert bertnli("score", "bundle", "pairs.jsonl", "scores.tsv").returncode == 0
+    assert command("export", "book", "bundle", "--arch", "bert.small").returncode == 0
+    assert command("score", "bundle", "pairs.jsonl", "scores.tsv").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -204,11 +214,9 @@ def wait_until_caught(pid: int, number: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_have_their_own_codes(tmp_path, model, number, code):
+def test_signals_have_their_own_codes(tmp_path, number, code):
     """Interrupted while it waits for standard input: one line, no traceback."""
-    tiny_bundle = [sys.executable, "-m", "bertnli.cli", "export", "model", "bundle"]
-    subprocess.run(tiny_bundle, cwd=tmp_path, env=environment(), check=True, capture_output=True)
-    command = [sys.executable, "-m", "bertnli.cli", "score", "bundle", "-", "-", "--format", "tsv"]
+    command = [sys.executable, "-m", "bertnli.cli", "score", str(tiny.bundle()), "-", "-", "--format", "tsv"]
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, **streams)
     process.stdin.write("premise\thypothesis\n")

@@ -37,7 +37,7 @@ def test_every_set_is_looked_through_before_one_is_scored(rows: str, tmp_path: P
     with pytest.raises(InputError, match=r"bad\.tsv: 1 bad row of 3; found row 3: label 'neutrall'.*--skip-bad-rows"):
         evaluation("m", model, [rows, bad])
     assert model.calls == []
-    with pytest.raises(InputError, match="neither a path that exists nor a known name"):
+    with pytest.raises(InputError, match="neither an existing path nor a known name"):
         evaluation("m", model, ["nosuch.tsv"], report=tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
@@ -58,7 +58,7 @@ def test_a_report_that_cannot_be_is_told_before_the_work(
             message = r"found a run's folder, which has its own report\.html; .*report/test"
         else:
             monkeypatch.setattr(os, "access", lambda path, mode: path != report)  # root may write anywhere
-            message = "a folder that may not be written into"
+            message = "a folder without write permission"
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=message):
         evaluation("m", model, [rows], report=report)
@@ -82,11 +82,11 @@ def test_figures_are_there_where_the_temperature_cannot_be_kept(
     said = capsys.readouterr().out
     kept = json.loads((tmp_path / "report" / "evaluation.json").read_text())
     assert f"a temperature of {kept['calibration']['temperature']:.4g} was fitted on 200 rows of {held_out}" in said
-    assert "accuracy: " in said and "is kept" not in said
+    assert "accuracy: " in said and "is stored" not in said
     fitted: list[Calibration] = []
     evaluation("m", reader(), [rows], calibrate=held_out, keep=fitted.append)
     assert [one.temperature for one in fitted] == [kept["calibration"]["temperature"]]
-    assert f"the temperature, {fitted[0].temperature:.4g}, is kept with m" in capsys.readouterr().out
+    assert f"the temperature, {fitted[0].temperature:.4g}, is stored in m" in capsys.readouterr().out
 
 
 def test_how_many_pairs_there_are_is_shown(rows: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_how_many_pairs_there_are_is_shown(rows: str, capsys: pytest.CaptureFixt
     assert "pairs 30/30 evaluated" in capsys.readouterr().err
 
 
-def test_labels_that_are_numbers_are_given_names(bertnli: Run, tmp_path: Path) -> None:
+def test_labels_that_are_numbers_are_given_names(command: Run, tmp_path: Path) -> None:
     """As in HF's copies of SNLI and MNLI: 0, 1, 2, and -1 where the annotators did not agree."""
     tiny.hf_folder(tmp_path / "model")
     named = tiny.snli_rows(60)
@@ -104,7 +104,7 @@ def test_labels_that_are_numbers_are_given_names(bertnli: Run, tmp_path: Path) -
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
     def eval_(*arguments: object) -> Any:
-        return bertnli("eval", "model", *arguments, "--device", "cpu", "--json")
+        return command("eval", "model", *arguments, "--device", "cpu", "--json")
 
     refused = eval_("numbered.jsonl")
     assert refused.returncode == 2
@@ -115,5 +115,5 @@ def test_labels_that_are_numbers_are_given_names(bertnli: Run, tmp_path: Path) -
         for done in (eval_("named.jsonl"), eval_("numbered.jsonl", *advised.split()))
     )
     assert found["confusion"] == expected["confusion"] and found["rows"] == expected["rows"] < 60
-    with pytest.raises(InputError, match="--label-names; found 0entailment; expected SAID=LABEL"):
+    with pytest.raises(InputError, match="--label-names; found 0entailment; expected CELL=LABEL"):
         cli._mapping("--label-names", "1=neutral,0entailment")

@@ -148,7 +148,7 @@ def test_a_pipe_is_refused_before_its_rows_are_lost(tmp_path, tokenizer, own_cac
     content = "".join(json.dumps(row) + "\n" for row in tiny.snli_rows(50))
     writer = threading.Thread(target=pipe.write_text, args=(content,), daemon=True)
     writer.start()
-    with pytest.raises(InputError, match=r"pairs\.jsonl is a pipe, and is read twice; write it to a file first"):
+    with pytest.raises(InputError, match=r"pairs\.jsonl is a pipe, but must be read twice; write it to a file first"):
         prepare(PairFile(pipe), tokenizer, LABELS)
 
 

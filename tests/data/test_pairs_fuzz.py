@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bertnli_export.writer import Scored, open_writer
-from hypothesis import assume, example, given, settings
+from bertnli_export.writer import RowResult, open_writer
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import BertnliError, InputError
@@ -23,7 +23,6 @@ from bertnli.data.pairs import Columns, PairFile
 
 LABELS = ("entailment", "neutral")
 TEXT_FORMATS = ("tsv", "csv", "jsonl")
-EXAMPLES = settings(max_examples=100, deadline=None)
 
 TSV = b'premise\thypothesis\tlabel\r\na man "plays\tsomeone\xe2\x80\xa8sleeps\tneutral\n\nb\t\t-\nx\ty\n'
 CSV = b'premise,hypothesis,label\r\n"a, ""b""\n","c",neutral\r\nd,e,-\n\n"open,f,g\nh,i,j\n'
@@ -109,7 +108,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@EXAMPLES
 @given(data=st.data())
 def test_damaged_files_end_in_rows_or_one_error(folder: Path, name: str, data: st.DataObject) -> None:
     path = folder / name
@@ -118,7 +116,6 @@ def test_damaged_files_end_in_rows_or_one_error(folder: Path, name: str, data: s
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@settings(max_examples=40, deadline=None)
 @given(content=st.binary(max_size=200))
 def test_any_bytes_end_in_rows_or_one_error(folder: Path, name: str, content: bytes) -> None:
     path = folder / name
@@ -126,7 +123,6 @@ def test_any_bytes_end_in_rows_or_one_error(folder: Path, name: str, content: by
     read_everything(path)
 
 
-@EXAMPLES
 @given(
     names=st.lists(st.text(max_size=12), min_size=1, max_size=4),
     wanted=st.tuples(*[st.none() | st.text(max_size=9)] * 3),
@@ -158,18 +154,16 @@ LINES = st.lists(
 
 @pytest.mark.parametrize("output", ["tsv", "csv", "jsonl", "parquet", "tsv.gz", "jsonl.zst"])
 @pytest.mark.parametrize("kind", ["tsv", "jsonl"])
-@settings(max_examples=40, deadline=None)
 @given(lines=LINES)
 def test_one_row_out_for_each_row_in(folder: Path, kind: str, output: str, lines: list[bytes]) -> None:
     body = b"\n".join(lines)
-    check_out(folder, kind, output, body, records_of(kind, body))
+    check_target(folder, kind, output, body, records_of(kind, body))
 
 
 CELLS = st.text(max_size=9) | st.text(alphabet='",\r\n\t a', max_size=9)
 
 
 @pytest.mark.parametrize("output", ["tsv", "csv", "jsonl", "parquet"])
-@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=8), crlf=st.booleans(), quoting=st.sampled_from([0, 1])
 )
@@ -181,7 +175,7 @@ def test_csv_cells_come_back(folder: Path, output: str, rows: list[tuple[str, st
     writer = csv.writer(sink, lineterminator="\r\n" if crlf else "\n", quoting=quoted)
     writer.writerows(rows)
     body = sink.getvalue().encode()
-    path = check_out(folder, "csv", output, body, len(rows))
+    path = check_target(folder, "csv", output, body, len(rows))
     assert records_of("csv", body) == len(rows)
     read = [(row.premise, row.hypothesis) for row in PairFile(folder / "in.csv").rows()]
     for (premise, hypothesis), found in zip(rows, read, strict=True):
@@ -194,7 +188,7 @@ def test_csv_cells_come_back(folder: Path, output: str, rows: list[tuple[str, st
         assert [out.premise, out.hypothesis] == expected
 
 
-def check_out(folder: Path, kind: str, output: str, body: bytes, expected: int) -> Path:
+def check_target(folder: Path, kind: str, output: str, body: bytes, expected: int) -> Path:
     """Write a file's rows, and compare what comes out with what went in."""
     source, path = folder / f"in.{kind}", folder / f"out.{output}"
     source.write_bytes(HEADERS[kind] + body)
@@ -204,7 +198,7 @@ def check_out(folder: Path, kind: str, output: str, body: bytes, expected: int) 
     with open_writer(path, file, LABELS) as writer:
         for chunk in file.chunks(3):
             rows += chunk.rows
-            writer.write(chunk, [Scored("neutral", (0.25, 0.75), False, row.error) for row in chunk.rows])
+            writer.write(chunk, [RowResult("neutral", (0.25, 0.75), False, row.error) for row in chunk.rows])
         writer.finish()
     assert len(rows) == expected
     if not rows:  # JSON lines without rows are an empty file, which is refused as an input
@@ -223,7 +217,6 @@ def check_out(folder: Path, kind: str, output: str, body: bytes, expected: int) 
     return path
 
 
-@EXAMPLES
 @given(text=st.text(alphabet='"",,\n\r ab', max_size=40))
 @example(text='x","""\n' * 3)
 @example(text='"a\nb"c,d\n"e\n')
@@ -245,7 +238,6 @@ CELL = '(?:"(?:[^"]|"")*"|[^",\n]*)'
 RFC_4180 = re.compile(f"{CELL}(?:[,\n]{CELL})*")
 
 
-@EXAMPLES
 @given(text=st.text(alphabet='"",,\n ab', max_size=40))
 def test_csv_rows_agree_with_pythons_reader_on_good_files(folder: Path, text: str) -> None:
     assume(RFC_4180.fullmatch(text))

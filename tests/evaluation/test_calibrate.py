@@ -27,6 +27,7 @@ from bertnli.evaluation.evaluate import evaluate
 from bertnli.fetch.entry import DataSetSchema
 from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
+from tests.conftest import Run
 from tests.evaluation.test_evaluate import LABELS, Reader, write
 from tests.support import tiny
 
@@ -68,9 +69,9 @@ def given(file: PairFile) -> LabelledSet:
 
 def test_where_none_is_best_none_is_made_up() -> None:
     logits, _ = too_sure(2, 50)
-    with pytest.raises(RunError, match=r"^rows: no temperature fits: the model is right on every one of its 50 rows"):
+    with pytest.raises(RunError, match=r"^rows: no temperature fits: the model is right on all of its 50 rows"):
         fit(logits, logits.argmax(axis=1), "rows")
-    with pytest.raises(RunError, match=r"^rows: no temperature fits: the scores say less of its labels than equal"):
+    with pytest.raises(RunError, match=r"^rows: no temperature fits: the scores are worse than equal"):
         fit(logits, logits.argmin(axis=1), "rows")
 
 
@@ -144,7 +145,7 @@ def test_a_folder_keeps_it_and_transformers_does_not_mind(model: Path, tmp_path:
     ids = torch.tensor([[2, 10, 11, 3, 12, 3]])
     expected = AutoModelForSequenceClassification.from_pretrained(model)(ids).logits
     assert pretrained.load(model).temperature == 1
-    temperature.keep(model, FOUND)
+    temperature.store(model, FOUND)
     after = json.loads((model / "config.json").read_text())
     assert after["bertnli"].pop("temperature") == 1.7 and after == before
     assert not (model / "README.md").exists()
@@ -156,32 +157,32 @@ def test_a_folder_keeps_it_and_transformers_does_not_mind(model: Path, tmp_path:
     assert pretrained.load(tmp_path / "trained").temperature == 1
 
 
-def test_a_folder_of_somebody_else_keeps_it_too(tmp_path: Path) -> None:
+def test_a_folder_by_another_author_keeps_it_too(tmp_path: Path) -> None:
     model = tiny.hf_folder(tmp_path / "model", max_length=None)
-    temperature.keep(model, FOUND)
+    temperature.store(model, FOUND)
     assert pretrained.load(model).temperature == 1.7
 
 
 def test_the_card_says_it_once(model: Path) -> None:
     (model / "README.md").write_text("# A model\n\nText.\n\n## Measured\n\nFigures.\n")
-    temperature.keep(model, FOUND)
+    temperature.store(model, FOUND)
     once = (model / "README.md").read_text()
     assert once.startswith(
         "# A model\n\nText.\n\n## Measured\n\nFigures.\n\n## Calibration\n\nDivide the logits by 1.7 "
     )
     assert "1,234 held-out rows" in once
     (model / "README.md").write_text(once + "\n## Last\n\nWords.\n")
-    temperature.keep(model, Calibration("dev.tsv", 1234, 1.9, 0.5, 0.6))
+    temperature.store(model, Calibration("dev.tsv", 1234, 1.9, 0.5, 0.6))
     twice = (model / "README.md").read_text()
     assert twice.count("## Calibration") == 1 and "by 1.9 " in twice and "by 1.7 " not in twice and "Words." in twice
 
 
-def test_a_section_of_somebody_else_stays(model: Path) -> None:
+def test_a_section_by_another_author_stays(model: Path) -> None:
     """Of the same name: only what bertnli wrote is replaced."""
     theirs = "# A model\n\n## Calibration\n\nOn our own dev set.\n\n### Details\n\nFigures.\n"
     (model / "README.md").write_text(theirs)
     for found in (1.7, 1.9):
-        temperature.keep(model, Calibration("dev.tsv", 1234, found, 0.5, 0.6))
+        temperature.store(model, Calibration("dev.tsv", 1234, found, 0.5, 0.6))
     card = (model / "README.md").read_text()
     assert card.startswith(theirs) and card.count("Divide the logits by") == 1 and "by 1.9 " in card
 
@@ -210,7 +211,7 @@ def test_a_folder_that_may_not_be_written_is_told_before_the_work(model: Path, m
     (model / "README.md").unlink()
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     for form in (model, tiny.bundle()):
-        with pytest.raises(InputError, match=r"found a folder that may not be written into; copy it"):
+        with pytest.raises(InputError, match=r"found a folder without write permission; copy it"):
             model_argument.temperature_writer(str(form))
 
 
@@ -222,8 +223,8 @@ def test_a_full_disk_leaves_the_folder_as_it_was(model: Path, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full_disk)
-        with pytest.raises(RunError, match=r"the temperature cannot be kept: .*No space left"):
-            temperature.keep(model, FOUND)
+        with pytest.raises(RunError, match=r"the temperature cannot be stored: .*No space left"):
+            temperature.store(model, FOUND)
     assert pretrained.load(model).temperature == 1
     assert not [path for path in model.iterdir() if path.name.startswith(".")]
 
@@ -231,7 +232,7 @@ def test_a_full_disk_leaves_the_folder_as_it_was(model: Path, monkeypatch: pytes
 def test_export_takes_it_along_and_every_form_says_the_same(model: Path, tmp_path: Path) -> None:
     data = PairFile(rows_for(model, tmp_path / "test.tsv", 1))
     plain = pretrained.load(model)
-    temperature.keep(model, FOUND)
+    temperature.store(model, FOUND)
     source = pretrained.load(model)
     export_bundle(source, tmp_path / "bundle")
     scorer = Scorer(tmp_path / "bundle", "cpu")
@@ -268,20 +269,20 @@ def test_a_bundle_keeps_it_and_still_verifies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["model", "bundle"])
-def test_the_command(bertnli, tmp_path: Path, model: Path, form: str) -> None:
+def test_the_command(command: Run, tmp_path: Path, model: Path, form: str) -> None:
     rows_for(model, tmp_path / "test.tsv", 1)
     rows_for(model, tmp_path / "dev.tsv", 2)
-    if form == "bundle":
-        export_bundle(pretrained.load(model), tmp_path / "bundle")
+    if form == "bundle":  # of the same model
+        shutil.copytree(tiny.bundle(), tmp_path / "bundle")
 
     def found(*arguments: object) -> dict:
-        done = bertnli("eval", form, *arguments, "--json")
+        done = command("eval", form, *arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
     before = found("test.tsv")
     assert before["temperature"] == 1 and before["without_temperature"] is None
-    refused = bertnli("eval", form, "test.tsv", "--calibrate", "./test.tsv")
+    refused = command("eval", form, "test.tsv", "--calibrate", "./test.tsv")
     assert refused.returncode == 2 and "measured on" in refused.stderr
     fitted = found("test.tsv", "--calibrate", "dev.tsv", "--report", "report")
     assert fitted["temperature"] == fitted["calibration"]["temperature"] == pytest.approx(TRUE, rel=0.4)
@@ -296,4 +297,4 @@ def test_the_command(bertnli, tmp_path: Path, model: Path, form: str) -> None:
     }
     assert found("test.tsv", "--calibrate", "dev.tsv")["temperature"] == fitted["temperature"]
     if form == "bundle":
-        assert bertnli("verify", "bundle").returncode == 0
+        assert command("verify", "bundle").returncode == 0

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bertnli.commands.model_argument import ModelOptions, predictor, shared
+from bertnli.commands.model_argument import ModelOptions, predictor, split_options
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import mcnemar
 from bertnli.evaluation.evaluate import ComparedModel, evaluate
 from bertnli.evaluation.example_predictions import EXAMPLES
+from tests.conftest import Run
 from tests.evaluation.test_evaluate import LABELS, Reader, random_rows, write
 from tests.support import tiny
 
@@ -99,7 +100,7 @@ def test_the_labels_must_be_the_same_whatever_their_case(tmp_path: Path) -> None
     found = evaluate(Reader(), file, against=ComparedModel("b", shouting, PairFile(file.path))).against
     assert found is not None and found.changed == 0
     other = ComparedModel("b", Reader(("contradiction", "entailment")), PairFile(file.path))
-    with pytest.raises(InputError, match="--against b: its labels are others; found contradiction, entailment"):
+    with pytest.raises(InputError, match="--against b: its labels are different; found contradiction, entailment"):
         evaluate(Reader(), file, against=other)
 
 
@@ -107,19 +108,19 @@ def test_rows_that_only_one_model_can_read_are_not_compared_with_others(tmp_path
     file = write(tmp_path / "a.tsv", random_rows(10))
     cut = tmp_path / "b.tsv"
     cut.write_text("".join(Path(file.path).read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(RunError, match="not the same rows are usable"):
+    with pytest.raises(RunError, match="their usable rows are not the same"):
         evaluate(Reader(), file, against=ComparedModel("b", Reader(), PairFile(cut)))
 
 
-def test_the_command(bertnli, tmp_path: Path) -> None:
+def test_the_command(command: Run, tmp_path: Path) -> None:
     """Against its own bundle nothing changes; a d2l model reads other columns, and has another order of labels."""
     tiny.hf_folder(tmp_path / "model")
     tiny.d2l_folder(tmp_path / "book", classifier=True)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(80)))
-    assert bertnli("export", "model", "bundle").returncode == 0
+    shutil.copytree(tiny.bundle(), tmp_path / "bundle")  # of the same model
 
     def found(*arguments: object) -> tuple[dict, str]:
-        done = bertnli("eval", *arguments, "--json")
+        done = command("eval", *arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1]), done.stdout
 
@@ -147,15 +148,15 @@ def test_options_go_to_the_model_whose_files_do_not_say_it(tmp_path: Path) -> No
 
     given = ModelOptions("bert.small", names)
     arch, labels, neither = ModelOptions("bert.small"), ModelOptions(labels=names), ModelOptions()
-    assert shared(given, unnamed, book) == (labels, arch)
-    assert shared(given, book, unnamed) == (arch, labels)
-    assert shared(labels, model, unnamed) == (neither, labels)
-    assert shared(labels, unnamed, unnamed) == (labels, labels)
-    assert shared(arch, book, str(tiny.bundle())) == (arch, neither)
+    assert split_options(given, unnamed, book) == (labels, arch)
+    assert split_options(given, book, unnamed) == (arch, labels)
+    assert split_options(labels, model, unnamed) == (neither, labels)
+    assert split_options(labels, unnamed, unnamed) == (labels, labels)
+    assert split_options(arch, book, str(tiny.bundle())) == (arch, neither)
     assert predictor(unnamed, labels, "cpu").labels == predictor(model, neither, "cpu").labels
-    ours, theirs = shared(given, model, str(tiny.bundle()))  # nobody needs them
+    ours, theirs = split_options(given, model, str(tiny.bundle()))  # nobody needs them
     assert (ours, theirs) == (given, neither)
-    with pytest.raises(InputError, match="leave --arch out"):
+    with pytest.raises(InputError, match=r"--arch bert\.small; found .*config\.json"):
         predictor(model, ours, "cpu")
-    with pytest.raises(InputError, match=r"--labels; found .*, a bundle, whose manifest says it; remove it"):
+    with pytest.raises(InputError, match=r"--labels; found .*, a bundle, whose manifest specifies it; omit --labels"):
         predictor(str(tiny.bundle()), labels, "cpu")

@@ -87,7 +87,7 @@ def test_every_labelled_row_counts_once_whatever_the_batch(tmp_path: Path) -> No
 
 
 def test_every_form_of_a_model_gives_the_same_figures(tmp_path: Path) -> None:
-    """A foreign folder, the one that training leaves, and the fp32 bundle; and transformers agrees on every row."""
+    """Another author's folder, the one that training leaves, and an fp32 bundle. transformers agrees on every row."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -200,5 +200,5 @@ def test_a_score_that_is_not_finite_names_its_row(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_labelled_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no row to use"):
+    with pytest.raises(InputError, match="no row can be used"):
         evaluate(Reader(), write(tmp_path / "a.tsv", [("-", [0, 0, 0])]))

@@ -74,16 +74,14 @@ def test_a_model_that_needs_the_premise_falls_and_one_that_does_not_stays(tmp_pa
         assert open_set(str(path), shuffle_premises=shuffle).measure(ByHypothesis(by_premise))["accuracy"] == 1.0
 
 
-def test_the_command_says_so(tmp_path, bertnli):
+def test_the_command_says_so(tmp_path, command):
     from tests.support import tiny
 
     tiny.hf_folder(tmp_path / "model")
     rows = "".join(json.dumps(row) + "\n" for row in tiny.snli_rows(200))
     (tmp_path / "pairs.jsonl").write_text(rows)
-    plain, mixed = (
-        json.loads(bertnli("eval", "model", "pairs.jsonl", *more, "--json").stdout.splitlines()[-1])
-        for more in ([], ["--shuffle-premises"])
-    )
+    said = [command("eval", "model", "pairs.jsonl", *more, "--json").stdout for more in ([], ["--shuffle-premises"])]
+    plain, mixed = (json.loads(text.splitlines()[-1]) for text in said)
     assert "premises" not in plain and (mixed["premises"], mixed["seed"]) == ("shuffled", 0)
     assert mixed["rows"] == plain["rows"] and mixed["loss"] != plain["loss"]
-    assert "premises were shuffled" in bertnli("eval", "model", "pairs.jsonl", "--shuffle-premises").stdout
+    assert "premises were shuffled" in said[1]

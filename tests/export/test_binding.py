@@ -30,7 +30,7 @@ def batch(pairs: int, length: int, seed: int = 0) -> list[np.ndarray]:
 
 
 class Recorder:
-    """ONNX Runtime's session and binding, as far as they are used: keeps the shapes and what lies at the addresses."""
+    """ONNX Runtime's session and binding, as far as they are used: records shapes and the values at the addresses."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -77,7 +77,7 @@ def test_a_batch_is_filled_up_to_its_bucket_and_the_filling_taken_off() -> None:
             np.testing.assert_array_equal(seen[:pairs, :length], given)
             assert not seen[:pairs, length:].any()
             assert not seen[pairs:, 1:].any()
-        assert (recorder.seen[-1]["attention_mask"].sum(axis=1) > 0).all()  # nobody attends to nothing
+        assert (recorder.seen[-1]["attention_mask"].sum(axis=1) > 0).all()  # softmax over no token would divide by zero
 
 
 def test_results_do_not_change_when_the_next_batch_is_run() -> None:

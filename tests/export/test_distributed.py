@@ -1,10 +1,11 @@
-"""Folders of partitions, and what a worker does with one: all that needs no cluster."""
+"""Folders of partitions, and what a worker does with one: what can be tested without a cluster."""
 
 from __future__ import annotations
 
 import fcntl
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import threading
@@ -18,22 +19,30 @@ import pytest
 from bertnli_export import distributed, ray_cluster
 from bertnli_export.bundle import Bundle, versions
 from bertnli_export.devices import CPU
-from bertnli_export.distributed import Partition, _Job, _raise_failures, _Result, _Tries, _Worker, find_partitions
+from bertnli_export.distributed import (
+    Partition,
+    _Attempts,
+    _Job,
+    _PartitionWorker,
+    _raise_failures,
+    _Result,
+    find_partitions,
+)
 from bertnli_export.output_file import partial_path
 from bertnli_export.score import VERSIONS, score_file
 from bertnli_export.scoring_setup import prepare
 
 from bertnli import cli
 from bertnli.common.errors import InputError, RunError
-from tests.export.test_score import Stop, stop_after, write
 from tests.support import tiny
+from tests.support.scored_files import Stop, stop_after, write
 
 OPTIONS = {"strict": False, "restart": False, "columns": None, "prefix": ""}
 
 
 @pytest.fixture
 def parts(tmp_path) -> Path:
-    """A folder of partitions of many kinds, and what is none."""
+    """A folder of partitions in several formats, and of files that are not partitions."""
     for name in ("a.tsv", "b.csv.gz", "year=2024/a.parquet", "_SUCCESS", ".a.tsv.crc", "_old/a.tsv"):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +83,7 @@ def test_links_to_folders_and_wildcards_in_names_are_followed(parts, tmp_path) -
 
 def test_a_file_that_is_not_read_is_named_and_not_passed_over(parts, tmp_path) -> None:
     (parts / "c.orc").write_text("x")
-    with pytest.raises(InputError, match=r"c\.orc: not a format .* leave it out with a glob"):
+    with pytest.raises(InputError, match=r"c\.orc: unknown format; .* exclude it with a glob"):
         find_partitions(parts, tmp_path / "out")
     assert len(find_partitions(parts / "*.tsv", tmp_path / "out")) == 1
 
@@ -90,7 +99,7 @@ def test_no_partitions_are_an_error(parts, tmp_path, monkeypatch, input) -> None
 @pytest.mark.parametrize(("input", "output"), [("in", "in"), ("in", "in/out"), ("in/*.tsv", "in")])
 def test_an_output_in_the_input_would_be_scored_the_next_time(parts, tmp_path, monkeypatch, input, output) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f"{output}: lies in the input"):
+    with pytest.raises(InputError, match=f"{output}: is inside the input"):
         find_partitions(input, output)
 
 
@@ -101,7 +110,7 @@ def test_rows_of_a_partition_that_is_gone_do_not_stay_in_the_output(parts, tmp_p
         (out / name).write_text("x")
     assert len(find_partitions(parts, out)) == 3
     (out / "gone.csv").write_text("x")
-    with pytest.raises(InputError, match=r"gone\.csv: belongs to no partition"):
+    with pytest.raises(InputError, match=r"gone\.csv: no partition of the input has this output"):
         find_partitions(parts, out)
 
 
@@ -116,7 +125,7 @@ def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeyp
         return loaded[-1]
 
     monkeypatch.setattr(distributed, "prepare", load)
-    worker = _Worker(job(), None)
+    worker = _PartitionWorker(job(), None)
     (tmp_path / "out").mkdir()
     for seed in range(2):
         file = write(tmp_path / f"{seed}.parquet", tiny.snli_rows(50, seed=seed))
@@ -144,7 +153,7 @@ def test_a_restart_throws_away_what_was_there_and_not_what_a_dead_worker_did(tmp
     monkeypatch.setattr("ray.get", lambda answer: answer)
     file, output = write(tmp_path / "in.tsv", tiny.snli_rows(3000)), tmp_path / "out.tsv"
     score_file(tiny.bundle(), file, output, device="cpu")
-    tries = Beside(_Tries())
+    tries = Beside(_Attempts())
 
     def dies(*arguments, progress, **options):
         def then_die(rows, note):
@@ -158,25 +167,25 @@ def test_a_restart_throws_away_what_was_there_and_not_what_a_dead_worker_did(tmp
     with monkeypatch.context() as context:
         context.setattr(distributed, "score_file", dies)
         with pytest.raises(Stop):
-            _Worker(restart, tries)._score(str(file), str(output))
-    summary = _Worker(restart, tries)._score(str(file), str(output))
+            _PartitionWorker(restart, tries)._score(str(file), str(output))
+    summary = _PartitionWorker(restart, tries)._score(str(file), str(output))
     assert (summary["already_finished"], summary["resumed_at"]) == (False, 1024)
-    summary = _Worker(restart, Beside(_Tries()))._score(str(file), str(output))  # the next run's
+    summary = _PartitionWorker(restart, Beside(_Attempts()))._score(str(file), str(output))  # the next run's
     assert (summary["already_finished"], summary["resumed_at"]) == (False, 0)
 
 
 def test_a_worker_waits_for_one_that_still_holds_the_partition(tmp_path, monkeypatch) -> None:
-    """As after a driver's death, or where a node is thought dead."""
+    """As after the driver died, or if a node is taken for dead that is not."""
     file = write(tmp_path / "in.tsv", tiny.snli_rows(50))
     output = tmp_path / "out.tsv"
     holder = partial_path(output).open("w")
     fcntl.flock(holder, fcntl.LOCK_EX)
     monkeypatch.setattr(distributed, "BUSY_SECONDS", 0.0)
     with pytest.raises(InputError, match="another process is writing it"):
-        _Worker(job(), None)._score(str(file), str(output))
+        _PartitionWorker(job(), None)._score(str(file), str(output))
     monkeypatch.setattr(distributed, "BUSY_SECONDS", 60.0)
     threading.Timer(0.5, holder.close).start()
-    assert _Worker(job(), None)._score(str(file), str(output))["rows"] == 50
+    assert _PartitionWorker(job(), None)._score(str(file), str(output))["rows"] == 50
 
 
 def test_an_output_finished_between_the_look_and_the_lock_is_taken_as_it_is(tmp_path, monkeypatch) -> None:
@@ -194,20 +203,20 @@ def test_an_output_finished_between_the_look_and_the_lock_is_taken_as_it_is(tmp_
         return real(*arguments, **options)
 
     monkeypatch.setattr(score_module, "open_writer", other_finishes_first)
-    assert _Worker(job(), None)._score(str(file), str(output))["already_finished"]
+    assert _PartitionWorker(job(), None)._score(str(file), str(output))["already_finished"]
 
 
 def test_a_node_with_other_versions_or_another_bundle_is_refused(tmp_path) -> None:
     job().check_versions()
     job().check_bundle(Bundle.open(tiny.bundle()))
-    with pytest.raises(InputError, match=r"package numpy; found [\d.]+; expected 0\.1, as where the command was given"):
+    with pytest.raises(InputError, match=r"package numpy; found [\d.]+; expected 0\.1, as on the host of the command"):
         job(versions=versions(VERSIONS) | {"numpy": "0.1"}).check_versions()
     with pytest.raises(InputError, match=r"package extra; found none; expected 1"):
         job(versions=versions(VERSIONS) | {"extra": "1"}).check_versions()
-    with pytest.raises(InputError, match="not the bundle that the command was given"):
+    with pytest.raises(InputError, match="not the same bundle as on the host of the command"):
         job(sha256="0" * 64).check_bundle(Bundle.open(tiny.bundle()))
     with pytest.raises(InputError, match="not a bundle"):
-        _Worker(job(bundle=str(tmp_path)), None)._score("in.tsv", "out.tsv")
+        _PartitionWorker(job(bundle=str(tmp_path)), None)._score("in.tsv", "out.tsv")
 
 
 # --- what is told
@@ -250,11 +259,10 @@ def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch) -> 
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:x", "nohost.invalid:6379", "ray://127.0.0.1:10001"])
-def test_an_address_that_is_none_is_one_message(bertnli, tmp_path, address) -> None:
-    write(tmp_path / "in.tsv", tiny.snli_rows(3))
-    done = bertnli("score", tiny.bundle(), "in.tsv", "out", "--ray", address)
-    assert done.returncode == 2 and f"--ray {address}: " in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+def test_an_address_without_a_cluster_is_one_message(tmp_path, address) -> None:
+    partitions = find_partitions(write(tmp_path / "in.tsv", tiny.snli_rows(3)), tmp_path / "out")
+    with pytest.raises(InputError, match=f"^--ray {re.escape(address)}: [^\n]*$"):
+        distributed.score_partitions(tiny.bundle(), partitions, tmp_path / "out", address)
     assert not (tmp_path / "out").exists()
 
 
@@ -269,10 +277,10 @@ def test_a_port_nobody_listens_on_is_known_at_once(monkeypatch) -> None:
 
 def test_a_port_that_never_answers_does_not_hang(monkeypatch) -> None:
     """`ray.init` would wait two minutes and more for this one."""
-    monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 4)
+    monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: no cluster answers; found nothing in 4 seconds"):
+        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: no cluster answers; found no answer in 2 seconds"):
             ray_cluster._probe(f"127.0.0.1:{port}")
 
 

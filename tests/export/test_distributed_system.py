@@ -1,4 +1,4 @@
-"""`bertnli score --ray` on a real Ray cluster of two nodes on this machine, and what dies on the way."""
+"""`bertnli score --ray` on a real Ray cluster of two nodes on this machine, whose processes are killed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ import psutil
 import pyarrow.dataset
 import pytest
 from bertnli_export.output_file import partial_path
-from bertnli_export.record import record_path
+from bertnli_export.run_record import record_path
 from bertnli_export.score import CHECKPOINT_SECONDS, score_file
 from bertnli_export.scorer import Scorer
 
 from bertnli.common.gpus import find_gpus
 from tests.conftest import SOURCES, environment
-from tests.export.test_score import read, write
 from tests.support import tiny
+from tests.support.scored_files import read, write
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 # A token would be kept in the home folder, and used by every Ray that is started afterwards.
 RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-BIG = 60_000  # rows, a few seconds' work
+BIG = 15_000  # rows: work for some seconds
 NAMES = ("big.parquet", "big.csv", "big.jsonl", "nested/small.tsv", "small.csv", "small.parquet")
 
 
@@ -147,7 +147,7 @@ def parts(tmp_path_factory) -> Path:
 
 
 def score(folder: Path, output: Path, address: str, *options: str, code: int = 0) -> Any:
-    """The summary, or what was said where the command is to fail with `code`."""
+    """The summary; or what is on standard error, if the command is expected to fail with `code`."""
     process = start(folder, output, address, *options)
     out, said = process.communicate(timeout=400)
     assert process.returncode == code, said
@@ -160,7 +160,7 @@ _commands: list[subprocess.Popen[str]] = []
 
 @pytest.fixture(autouse=True)
 def ended() -> Iterator[None]:
-    """No command outlives its test."""
+    """End the commands that a test leaves."""
     yield
     while _commands:
         _commands[-1].kill()
@@ -272,7 +272,7 @@ def test_a_killed_worker_changes_nothing(parts, tmp_path, head, join) -> None:
     os.kill(pid, signal.SIGKILL)
     rows = _rows_on_disk(partition)
     until(lambda: holder(partition, [other for other in psutil.pids() if other != pid]), "another worker")
-    assert _rows_on_disk(partition) >= rows > 0  # gone on with
+    assert _rows_on_disk(partition) >= rows > 0  # it resumed
     out, said = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
     assert json.loads(out.splitlines()[-1])["rows"] == 3 * BIG + 3 * 3000
@@ -315,7 +315,7 @@ def test_a_stopped_command_goes_on(parts, tmp_path, head, join, number) -> None:
     _, said = driver.communicate(timeout=60)
     if number == signal.SIGTERM:
         assert driver.returncode == 143, said
-        assert "of 6 partitions are finished; give the same command again, without --restart, to go on" in said
+        assert "of 6 partitions are finished; give the same command again, without --restart, to continue" in said
         assert "Traceback" not in said
     summary = score(parts / "in", output, head)  # at once, while workers of the first may still be there
     assert summary["rows"] == 3 * BIG + 3 * 3000
@@ -376,7 +376,7 @@ def test_a_partition_that_kills_its_workers_is_given_up_and_the_others_finished(
     assert (
         "1 of 3 partitions failed: " in said
         and "poison.tsv on node alone" in said
-        and "5 workers have died at it" in said
+        and "5 workers died while they scored it" in said
     )
     assert len(read(tmp_path / "out" / "a.tsv")) == len(read(tmp_path / "out" / "b.tsv")) == 2000
 

@@ -1,4 +1,4 @@
-"""Where else a bundle serves: Triton's model repository, transformers' tokenizer, onnxruntime without bertnli."""
+"""A bundle in other programs: Triton's model repository, transformers' tokenizer, onnxruntime without bertnli."""
 
 from __future__ import annotations
 
@@ -19,29 +19,27 @@ import pytest
 from bertnli_export import build, triton
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
-from bertnli_export.scorer import Scorer, softmax
+from bertnli_export.scorer import Scorer
 from bertnli_export.verify import verify
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.model import pretrained
+from bertnli.evaluation.metrics import softmax
 from bertnli.model.pretrained import Pretrained
 from tests.conftest import ROOT, environment
 from tests.support import tiny
+from tests.support.bundles import tiny_graph
 
 EXAMPLE = ROOT / "examples" / "onnxruntime_only.py"
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(40)] + [("A man run. " * 30, "Two dogs.")]
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
-    return pretrained.load(tiny.hf_folder(tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture(scope="module")
-def repository(source: Pretrained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository of Triton's, there to read, not to change."""
+def repository(tiny_source: Pretrained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository of Triton's with the tiny bundle's graph, to be read only."""
     out = tmp_path_factory.mktemp("triton") / "repository"
-    summary = export_bundle(source, out, layout="triton")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.EXPORTERS, "fp32", tiny_graph)
+        summary = export_bundle(tiny_source, out, layout="triton")
     assert summary["bundle"] == str(out / "nli")
     return out
 
@@ -82,7 +80,7 @@ def test_triton_is_told_where_each_precision_runs() -> None:
         precision: re.findall(r"kind: (\w+)", triton.config(2, precision)) for precision in ("fp32", "fp16", "int8")
     }
     assert kinds == {"fp32": ["KIND_AUTO"], "fp16": ["KIND_GPU"], "int8": ["KIND_CPU"]}
-    assert set(build.GRAPHS) <= kinds.keys()
+    assert set(build.EXPORTERS) <= kinds.keys()
 
 
 def test_a_changed_file_of_a_triton_model_is_named(repository, tmp_path) -> None:
@@ -97,32 +95,33 @@ def test_a_changed_file_of_a_triton_model_is_named(repository, tmp_path) -> None
         Bundle.open(folder)
 
 
-def test_a_repository_keeps_its_other_models(source, repository, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(build.GRAPHS, "fp32", lambda *_: onnx.load(repository / triton.NAME / "1" / "model.onnx"))
+def test_a_repository_keeps_its_other_models(tiny_source, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(build.EXPORTERS, "fp32", tiny_graph)
     (tmp_path / "other" / "1").mkdir(parents=True)
-    export_bundle(source, tmp_path, layout="triton")
-    with pytest.raises(InputError, match=r"nli: is there already; .*--force"):
-        export_bundle(source, tmp_path, layout="triton")
-    export_bundle(source, tmp_path, layout="triton", force=True)
+    export_bundle(tiny_source, tmp_path, layout="triton")
+    with pytest.raises(InputError, match=r"nli: exists already; .*--force"):
+        export_bundle(tiny_source, tmp_path, layout="triton")
+    export_bundle(tiny_source, tmp_path, layout="triton", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nli", "other"]
     (tmp_path / "nli").rename(tmp_path / "mine")
     verify(tmp_path / "mine", device="cpu")
 
 
-def test_a_failed_export_leaves_no_triton_model(source, tmp_path, monkeypatch) -> None:
+def test_a_failed_export_leaves_no_triton_model(tiny_source, tmp_path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(triton, "config", full)
+    monkeypatch.setitem(build.EXPORTERS, "fp32", tiny_graph)
     with pytest.raises(RunError, match="cannot be written: No space left on device"):
-        export_bundle(source, tmp_path, layout="triton")
+        export_bundle(tiny_source, tmp_path, layout="triton")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_layout_is_refused(source, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(build.GRAPHS, "fp32", lambda *_: pytest.fail("the work began"))
+def test_another_layout_is_refused(tiny_source, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(build.EXPORTERS, "fp32", lambda *_: pytest.fail("the work began"))
     with pytest.raises(InputError, match="--layout; found 'optimum'; expected bertnli or triton"):
-        export_bundle(source, tmp_path / "out", layout="optimum")
+        export_bundle(tiny_source, tmp_path / "out", layout="optimum")
 
 
 def with_temperature(bundle: Path) -> Path:
@@ -199,13 +198,9 @@ def test_transformers_reads_the_bundles_tokenizer_and_labels() -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "d2l"])
-def test_onnxruntime_alone_gives_the_same_scores(family, tmp_path) -> None:
+def test_onnxruntime_alone_gives_the_same_scores(family, d2l_bundle, tmp_path) -> None:
     """The example as it stands, where importing any package of ours fails; a batch with padding."""
-    if family == "bert":
-        shutil.copytree(tiny.bundle(), tmp_path / "bundle")
-    else:
-        model = tiny.d2l_folder(tmp_path / "model", classifier=True)
-        export_bundle(pretrained.load(model, arch="bert.small"), tmp_path / "bundle")
+    shutil.copytree(tiny.bundle() if family == "bert" else d2l_bundle, tmp_path / "bundle")
     with_temperature(tmp_path / "bundle")
     for package in ("bertnli", "bertnli_export"):
         (tmp_path / "none" / package).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A bundle in the hands of optimum and under Triton's own protobuf: the real packages, each in a folder of its own.
+"""A bundle opened by optimum and parsed by Triton's own protobuf: the real packages, each in a folder of its own.
 
 optimum-onnx pins older versions of transformers and tokenizers, tritonclient of ml_dtypes: only the processes that
 need them see these folders, before this environment's packages.
@@ -126,4 +126,4 @@ def test_tritons_protobuf_reads_config_pbtxt(tmp_path: Path) -> None:
         one["instance_group"][0].get("kind", "KIND_AUTO") for one in answer(_WITH_TRITON, [str(folder), *texts], folder)
     ]
     assert kinds_found == ["KIND_AUTO", "KIND_GPU", "KIND_CPU"]
-    assert set(build.GRAPHS) <= {"fp32", "fp16", "int8"}
+    assert set(build.EXPORTERS) <= {"fp32", "fp16", "int8"}

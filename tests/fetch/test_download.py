@@ -61,7 +61,7 @@ def leave_part(server: StandIn, target: Path, size: int, **hosted: object) -> No
 
 
 def test_a_file_appears_whole_and_alone(server: StandIn, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And whoever watches over a rank that fetches it sees that it goes on."""
+    """And each piece sends a heartbeat, so that the watcher of a rank that fetches does not take it for a stall."""
     beats: list[str] = []
     monkeypatch.setattr(heartbeat, "beat", beats.append)
     server.files["/f"] = Hosted(BODY)
@@ -145,7 +145,7 @@ def test_a_server_without_ranges_starts_again(server: StandIn, target: Path) -> 
 
 def test_a_server_without_ranges_that_always_drops_is_given_up(server: StandIn, target: Path) -> None:
     server.files["/f"] = Hosted(BODY, ranges=False, cut_after=[200_000] * 50)
-    with pytest.raises(SourceError, match="kept, to go on from"):
+    with pytest.raises(SourceError, match="kept for the next try"):
         download(server.url("/f"), target, limit=LIMIT, checksum=SHA256)
     assert len(server.requests) == 1 + module.FRUITLESS_TRIES
     assert not target.exists()
@@ -237,7 +237,7 @@ def test_a_truncated_file_is_not_taken(server: StandIn, target: Path) -> None:
 
 def test_another_size_than_known_is_noticed_before_the_body(server: StandIn, target: Path) -> None:
     server.files["/f"] = Hosted(b"<html>Log in to this network</html>")
-    with pytest.raises(SourceError, match="another file: found 35 bytes, expected 512,000"):
+    with pytest.raises(SourceError, match="a different file: found 35 bytes, expected 512,000"):
         download(server.url("/f"), target, limit=LIMIT, size=len(BODY), checksum=SHA256)
     assert only(target.parent) == []
 

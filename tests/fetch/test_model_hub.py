@@ -111,7 +111,7 @@ def test_a_repository_without_a_bert_is_refused(hub: StandIn, tmp_path: Path) ->
     hub.add_model("org/data", {"README.md": b"# no model"})
     answer = call(hub, tmp_path, "org/data", "out")
     assert answer["error"] == "SourceError"
-    assert "holds no BERT model" in str(answer["text"])
+    assert "not a BERT model" in str(answer["text"])
 
 
 def test_sharded_weights_are_wanted_whole() -> None:
@@ -124,5 +124,5 @@ def test_a_folder_without_weights_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "in" / "config.json").write_text("{}")
-    with pytest.raises(SourceError, match=r"holds no BERT model: .* found config.json"):
+    with pytest.raises(SourceError, match=r"not a BERT model: found config.json"):
         copy_model(tmp_path / "in", tmp_path / "out")

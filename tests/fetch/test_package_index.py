@@ -139,7 +139,7 @@ def test_a_broken_index_is_passed_over_and_named(
     assert f"{nobody}: cannot be read" in reasons
     assert "/missing: no sdist of toy-data==1.0" in reasons
     assert "404" in reasons
-    assert "/simple: another file" in reasons
+    assert "/simple: a different file" in reasons
 
 
 def test_wrong_bytes_under_the_right_name_are_refused(server: StandIn, tmp_path: Path) -> None:

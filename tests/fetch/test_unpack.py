@@ -64,9 +64,9 @@ def test_only_the_first_lines(make: Maker, tmp_path: Path, folder: Path) -> None
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_missing_and_a_doubled_member_are_named(make: Maker, tmp_path: Path, folder: Path) -> None:
     archive = make(tmp_path / "a", {"x/rows": ROWS, "y/rows": ROWS})
-    with pytest.raises(SourceError, match="a does not hold z/rows"):
+    with pytest.raises(SourceError, match="a does not contain z/rows"):
         unpack(archive, {"z/rows": "r"}, folder, limit=10**6)
-    with pytest.raises(SourceError, match="holds both x/rows and y/rows"):
+    with pytest.raises(SourceError, match="contains both x/rows and y/rows"):
         unpack(archive, {"rows": "r"}, folder, limit=10**6)
     assert list(folder.iterdir()) == []
 
@@ -75,7 +75,7 @@ def test_a_missing_and_a_doubled_member_are_named(make: Maker, tmp_path: Path, f
 @pytest.mark.parametrize("path", ["/etc/x", "../x", "a/../../x", "a\\..\\..\\x", "C:\\x", "\\x"])
 def test_a_path_outside_the_folder_is_refused(make: Maker, path: str, tmp_path: Path, folder: Path) -> None:
     archive = make(tmp_path / "a", {"rows": ROWS, path: b"boom"})
-    with pytest.raises(SourceError, match="holds a path outside its folder"):
+    with pytest.raises(SourceError, match="contains a path outside its folder"):
         unpack(archive, {"rows": "r"}, folder, limit=10**6)
     assert list(folder.iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_links_and_devices_in_a_tar_are_refused(kind: bytes, tmp_path: Path, fol
         info = tarfile.TarInfo("rows")
         info.type, info.linkname = kind, "/etc/passwd"
         archive.addfile(info)
-    with pytest.raises(SourceError, match="holds a link or device: 'rows'"):
+    with pytest.raises(SourceError, match="contains a link or device: 'rows'"):
         unpack(tmp_path / "a", {"rows": "r"}, folder, limit=10**6)
 
 
@@ -99,7 +99,7 @@ def test_a_symlink_in_a_zip_is_refused(tmp_path: Path, folder: Path) -> None:
         info = zipfile.ZipInfo("rows")
         info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
         archive.writestr(info, "/etc/passwd")
-    with pytest.raises(SourceError, match="holds a link or device: 'rows'"):
+    with pytest.raises(SourceError, match="contains a link or device: 'rows'"):
         unpack(tmp_path / "a", {"rows": "r"}, folder, limit=10**6)
 
 

@@ -12,9 +12,10 @@ import torch
 import transformers
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
-from bertnli_export.scorer import Scorer, softmax
+from bertnli_export.scorer import Scorer
 
 from bertnli.common.errors import InputError
+from bertnli.evaluation.metrics import softmax
 from bertnli.model import pretrained
 from tests.support import tiny
 
@@ -128,7 +129,7 @@ def sharded(single: str) -> Callable[[Path], None]:
     [
         ({}, None, ["LABEL_0, LABEL_1, LABEL_2", "--labels"]),
         ({"outputs": 2}, None, ["id2label is missing", "--labels"]),
-        ({"outputs": 1}, None, ["'LABEL_0' alone", "two or more labels", "a regression's or a similarity's"]),
+        ({"outputs": 1}, None, ["'LABEL_0' alone", "two or more labels", "a regression or a similarity"]),
         ({"outputs": 1, "problem_type": "regression"}, None, ["problem_type", "'regression'", "one of several labels"]),
         (
             {"problem_type": "multi_label_classification"},

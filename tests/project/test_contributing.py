@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: every command in it is there to be run, and what it says of files is so."""
+"""CONTRIBUTING.md: every command in it can be run, and what it says about files is true."""
 
 from __future__ import annotations
 

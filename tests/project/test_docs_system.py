@@ -1,4 +1,4 @@
-"""`make docs`: a page for every module, no warning, and no link that leads nowhere."""
+"""`make docs`: a page for every module, without warnings and without broken links."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 
 class Page(html.parser.HTMLParser):
-    """What a page can be linked at, and what it links to."""
+    """The anchors and the links of a page."""
 
     def __init__(self, path: Path):
         super().__init__()

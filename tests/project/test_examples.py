@@ -1,4 +1,4 @@
-"""The examples, each run as it stands (those that need no package of ours: test_layouts.py)."""
+"""The examples, each run unchanged (those that need no package of ours are in test_layouts.py)."""
 
 from __future__ import annotations
 

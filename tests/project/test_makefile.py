@@ -1,4 +1,4 @@
-"""`make` on a fresh folder: what is installed there, and when it is again."""
+"""`make` in a fresh folder: what it installs, and when it installs again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ esac
 
 @pytest.fixture
 def make(tmp_path):
-    """Calls make, with a Python that writes down what pip is given; returns that, a line for each call of pip."""
+    """Calls make with a Python that records the arguments of pip; returns them, one line for each call of pip."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
         os.utime(tmp_path / name, (1, 1))
@@ -57,7 +57,7 @@ def test_another_torch_is_installed_when_it_is_asked_for_and_stays(make, tmp_pat
     }
 
 
-def test_what_is_there_is_not_installed_again_for_want_of_a_note(make, tmp_path):
+def test_nothing_is_installed_again_if_only_the_note_is_missing(make, tmp_path):
     make("install")
     (tmp_path / "venv" / "torch-spec").unlink()
     assert make("install") == []

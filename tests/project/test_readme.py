@@ -104,7 +104,7 @@ def test_the_tables_are_what_their_command_makes_of_the_records(name, copies):
 
 @pytest.mark.parametrize(("name", "least"), zip(readme.PAGES, (500, 25), strict=True))
 def test_every_figure_is_in_a_record(name, least):
-    """To the digits that are shown, whoever made the page."""
+    """To the digits that are shown, however the page was made."""
     measured = [number for path in RESULTS.glob("*.json") for number in numbers(json.loads(path.read_text()))]
     found = 0
     for line in readme.between((ROOT / name).read_text()).splitlines():
@@ -122,7 +122,7 @@ def test_every_figure_is_in_a_record(name, least):
 
 
 def test_no_figure_is_typed_by_hand():
-    """Outside the table no speed, accuracy, memory or time stands, but for the limits of the parity gate."""
+    """Outside the table the README has no speed, accuracy, memory or time, except the limits of the parity gate."""
     prose = TEXT.replace(readme.between(TEXT), "")
     units = r"x\b|×|%|pairs/s|tokens/s|points?\b|[KMG]i?B\b|G?FLOP|seconds?\b|minutes?\b|ms\b"
     limits = {precision: (limit.label_flips, limit.accuracy_lost) for precision, limit in LIMITS.items()}

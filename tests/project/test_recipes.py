@@ -1,4 +1,4 @@
-"""The recipes: each loads, names what can be fetched, comes to the settings it promises, and trains (on stand-ins)."""
+"""The recipes: each loads, uses names that can be fetched, has the settings it promises, and trains (a small model)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SNLI_PAIRS = 549_367  # labelled, in train
 FILES = sorted((ROOT / "recipes").glob("*.yaml"))
 PAGE = (ROOT / "recipes" / "README.md").read_text()
 
-# What a recipe says of itself: steps on SNLI, pairs a step, learning rate and its schedule, dropout, truncation.
+# What a recipe promises: steps on SNLI, pairs a step, learning rate and its schedule, dropout, truncation.
 PROMISED = {
     "bert-small-d2l": (5_365, 512, 1e-4, "constant", 0.2, "d2l"),
     "bert-base-d2l": (5_365, 512, 1e-4, "constant", 0.1, "d2l"),
@@ -112,7 +112,7 @@ def test_trains(tmp_path, ranks, monkeypatch, name):
 
 
 def test_the_d2l_recipes_optimizer_is_the_books(ranks):
-    """torch.optim.Adam(lr=1e-4) and nothing else, on the sum of the batch's losses (d2l's train_batch_ch13)."""
+    """The same as torch.optim.Adam(lr=1e-4) on the sum of the batch's losses (d2l's train_batch_ch13)."""
     run = recipe("bert-small-d2l")
     torch.manual_seed(0)
     ours = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.LayerNorm(32), torch.nn.Tanh(), torch.nn.Linear(32, 3))
@@ -130,5 +130,5 @@ def test_the_d2l_recipes_optimizer_is_the_books(ranks):
     for name, weight in books.state_dict().items():
         moved = (weight - start[name]).abs().max()
         assert moved > 20 * 1e-4
-        # Adam's epsilon is all that tells a sum from a mean.
+        # Only Adam's epsilon makes a difference between a sum and a mean.
         torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-3 * moved.item())

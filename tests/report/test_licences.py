@@ -89,7 +89,7 @@ def test_a_model_trained_from_a_trained_one_keeps_its_disclosure(tmp_path) -> No
     assert licences.of_model(str(tmp_path / "second")).licence == "apache-2.0"
 
 
-def test_from_the_start_of_a_run_to_the_bundle(run, ranks, bertnli, tmp_path) -> None:
+def test_from_the_start_of_a_run_to_the_bundle(run, ranks, command, tmp_path) -> None:
     """`run/model` has the form of a hub id, too."""
     file = run(max_steps=1)
     config = json.loads((tmp_path / "start" / "config.json").read_text())
@@ -98,7 +98,7 @@ def test_from_the_start_of_a_run_to_the_bundle(run, ranks, bertnli, tmp_path) ->
     train(file, ranks)
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "license: apache-2.0" in card and "It has seen the test." in card
-    done = bertnli("export", "run/model", "repository", "--layout", "triton")
+    done = command("export", "run/model", "repository", "--layout", "triton")
     assert done.returncode == 0, done.stderr
     origin = Bundle.open(tmp_path / "repository" / "nli").manifest.origin
     assert (origin.name, origin.licence, origin.disclosure) == ("run/model", "Apache-2.0", "It has seen the test.")

@@ -1,4 +1,4 @@
-"""The report in a real browser, at a phone's width and a desktop's: nothing is cut off, cried about or left unsaid."""
+"""The report in a real browser, at the width of a phone and of a desktop: no text is cut off, no error is logged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG = "antidisestablishmentarianism" * 10  # one word, wider than a phone
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium without a window, driven as a person would look: through its own protocol."""
+    """Chromium without a window, driven through its own protocol."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 

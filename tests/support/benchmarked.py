@@ -1,4 +1,4 @@
-"""What tests of the benchmarks measure: a peer that does nothing, figures made up of it, and small files."""
+"""For tests of the benchmarks: a peer that does nothing, made-up measurements of it, and small files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import tiny
 
 @dataclass
 class StandIn(Peer):
-    """Does nothing, and writes down that it did."""
+    """Does nothing, and records each call in a diary."""
 
     diary: Path
     name: str = "a"
@@ -25,9 +25,9 @@ class StandIn(Peer):
     figures: tuple[float, ...] = (1.0, 2.0)
     fails_in: str = ""
     tolerance: float = 0.01
-    memory: int = 0  # bytes used for a moment
-    check_memory: int = 0  # likewise, while it is checked
-    starts: str = ""  # a child of its own
+    memory: int = 0  # bytes that `prepare` uses for a moment
+    check_memory: int = 0  # bytes that `check` uses for a moment
+    starts: str = ""  # a program that it starts as a child
 
     def options(self) -> dict[str, Any]:
         return {"figures": list(self.figures)}

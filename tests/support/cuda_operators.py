@@ -1,7 +1,7 @@
-"""What a graph for CUDA computes, on any machine: ONNX's reference evaluator with ONNX Runtime's own operators, each
-by its definition (docs/ContribOperators.md there), and a table of the kernels that its CUDA provider has.
+"""What a graph for CUDA computes, on any machine: ONNX's reference evaluator with ONNX Runtime's own operators as its
+docs/ContribOperators.md defines them, and a table of the kernels of its CUDA provider.
 
-Products, norms and softmax are summed in fp32 and what leaves a node is rounded to its type, as on a GPU.
+Products, norms and softmax are summed in fp32, and the output of a node is rounded to its type, as on a GPU.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ KERNELS = {
     )
     for operator in operators.split()
 }
-"""Operator -> types of its first input that the CUDA provider has a kernel for; from docs/OperatorKernels.md of ONNX
-Runtime, the operators and types that matter here."""
+"""Operator -> types of its first input that the CUDA provider has a kernel for. From docs/OperatorKernels.md of ONNX
+Runtime; only the operators and types of our graphs."""
 
 
 def without_kernel(graph: onnx.ModelProto) -> list[str]:
-    """Nodes that the CUDA provider would leave to the CPU, as `Operator(type)`."""
+    """Nodes that would run on the CPU because the CUDA provider has no kernel, as `Operator(type)`."""
     known = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*known.value_info, *known.input, *known.output)}
     types |= {tensor.name: tensor.data_type for tensor in known.initializer}
@@ -98,8 +98,8 @@ PackedMultiHeadAttention <num_heads> (query, key, value, bias, token_offset, end
 
 
 def for_the_cpu(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the one operator that ONNX Runtime has for CUDA alone written in standard ones: attention of all
-    tokens to all, masked to those of the same pair. So ONNX Runtime's own code runs the rest."""
+    """The graph with PackedMultiHeadAttention, which ONNX Runtime has for CUDA only, written in standard operators:
+    attention of all tokens to all tokens, masked to those of the same pair. ONNX Runtime's kernels run the rest."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     for node in copy.graph.node:
@@ -113,7 +113,7 @@ def for_the_cpu(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class PackedMultiHeadAttention(OpRun):
-    """`cumulative_sequence_length` says which tokens are one sequence; each attends within its own."""
+    """Tokens attend to the tokens of their own sequence, by `cumulative_sequence_length`."""
 
     op_domain = ORT
 
@@ -127,7 +127,7 @@ class PackedMultiHeadAttention(OpRun):
         assert token_offset.dtype == ends.dtype == np.int32
         assert ends.shape == (pairs + 1,) and ends[0] == 0 and ends[-1] == tokens
         assert ((lengths := np.diff(ends)) > 0).all() and lengths.max() <= length
-        # Kernels without flash attention copy tokens to where these say.
+        # The kernels other than flash attention copy tokens by these indices.
         assert (np.sort(token_offset.ravel()) == np.arange(pairs * length)).all()
         assert (token_offset.ravel()[:tokens] // length == np.repeat(np.arange(pairs), lengths)).all()
         if bias is not None:
@@ -170,7 +170,7 @@ class FastGelu(OpRun):
 
 
 class MatMul(OpRun):
-    """numpy's own of fp16 is slow."""
+    """In fp32, because numpy's fp16 product is slow."""
 
     def _run(self, a, b) -> tuple[NDArray[Any]]:  # type: ignore[override]
         return ((a.astype(np.float32) @ b.astype(np.float32)).astype(a.dtype),)

@@ -1,4 +1,4 @@
-"""A model's last block as other people's classes have it: for tests that compare the numbers drawn for dropout."""
+"""A model's last block as transformers and d2l have it, for tests that compare the random numbers of dropout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class WholeBlock(nn.Module):
-    """Computes, and draws dropout for, the outputs that nothing looks at as well."""
+    """Computes the outputs of all tokens and draws dropout for them, though only the first token's are used."""
 
     def __init__(self, block: nn.Module):
         super().__init__()

@@ -84,7 +84,7 @@ def test_the_whole_way(tmp_path, run, ranks, bertnli):
     assert json.loads((model / "config.json").read_text())["bertnli"]["hypothesis_only"] is True
     assert "hypothesis_only: true" in (tmp_path / "baseline" / "run.yaml").read_text()
     card = (model / "README.md").read_text()
-    assert "A hypothesis-only baseline" in card and "bertnli eval" in card and "bertnli export" not in card
+    assert "a hypothesis-only baseline" in card and "bertnli eval" in card and "bertnli export" not in card
     usual_card = (tmp_path / "usual" / "model" / "README.md").read_text()
     assert "hypothesis-only" not in usual_card and "bertnli export" in usual_card
 

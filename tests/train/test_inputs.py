@@ -108,7 +108,7 @@ def test_a_model_with_a_run_file_beside_it_is_a_model(finished: Path) -> None:
 def test_the_run_file_says_labels_and_shape(finished: Path, bertnli: Run) -> None:
     done = bertnli("eval", finished, "x.tsv", "--labels", "a,b,c")
     assert done.returncode == 2
-    assert "--labels" in done.stderr and "whose run file says it" in done.stderr
+    assert "--labels" in done.stderr and "whose run file specifies it" in done.stderr
 
 
 def test_a_runs_terms_are_those_of_its_start(finished: Path, tmp_path: Path) -> None:

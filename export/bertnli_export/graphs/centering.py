@@ -1,10 +1,16 @@
-"""A model that computes the same, with the numbers that int8 layers read moved to where they take less room.
+"""Centred hidden states for int8: the same model, but the inputs of its int8 layers have mean 0 in each channel.
 
-Some channels of a BERT's hidden states lie far from 0 for every token (Kovaleva et al. 2021, "BERT Busters"; Bondarenko
-et al. 2021, "Understanding and Overcoming the Challenges of Efficient Transformer Quantization", section 4), and a
-token's int8 step follows its largest value. So each norm's output is moved by a constant, its mean over some typical
-tokens, and whatever reads it has the constant back in its bias: the layer after it, and the sum around that layer. This
-is exact for any constant, so it does not matter much which tokens those were.
+Some channels of BERT's hidden states are far from 0 for every token (Kovaleva et al. 2021, "BERT Busters"; Bondarenko
+et al. 2021, "Understanding and Overcoming the Challenges of Efficient Transformer Quantization", section 4). A token's
+int8 step size follows its largest value, so such outliers make it coarse for all channels. The fix is a change of
+biases:
+
+    norm.bias   -= mean                    the norm's output is centred
+    reader.bias += reader.weight @ mean    the output of the layer that reads it stays the same
+    added.bias  += mean                    and so does the residual sum around that layer
+
+The model computes the same for any constant in place of the mean, so the tokens that the mean is taken over need only
+be roughly typical.
 """
 
 from __future__ import annotations
@@ -23,8 +29,8 @@ from bertnli.model.attention import to_device
 from bertnli.model.classifier import Block, PairClassifier
 
 
-class Place(NamedTuple):
-    """A norm, the layer that reads its output, and the one whose output is added to it."""
+class CentredNorm(NamedTuple):
+    """A norm, the layer that reads its output, and the layer whose output is added to it in the residual sum."""
 
     norm: nn.LayerNorm
     reader: nn.Linear
@@ -32,41 +38,41 @@ class Place(NamedTuple):
 
 
 @torch.no_grad()
-def centred(model: PairClassifier, typical: Encoded) -> PairClassifier:
+def centre(model: PairClassifier, typical: Encoded) -> PairClassifier:
     """A copy of `model` in which each channel that a block's layers read has mean 0 over the tokens of `typical`."""
     model = copy.deepcopy(model).float().cpu().eval()
-    places = _places(model)
-    for place, mean in zip(places, _means(model, [place.norm for place in places], typical), strict=True):
-        place.norm.bias.sub_(mean)
-        place.reader.bias.add_(place.reader.weight @ mean)
-        place.added.bias.add_(mean)
+    norms = _norms_to_centre(model)
+    for one, mean in zip(norms, _means(model, [one.norm for one in norms], typical), strict=True):
+        one.norm.bias.sub_(mean)
+        one.reader.bias.add_(one.reader.weight @ mean)
+        one.added.bias.add_(mean)
     return model
 
 
-def _places(model: PairClassifier) -> list[Place]:
-    """All norms but the last block's: its first is read for the first tokens alone, in fp32, its second by the pooler.
+def _norms_to_centre(model: PairClassifier) -> list[CentredNorm]:
+    """The norms whose outputs int8 layers read: all but those of the last block, which only fp32 layers read.
 
-    d2l has no norm on the embeddings.
+    d2l's models have no norm on the embeddings.
     """
     blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
-    places = [Place(block.attention_norm, block.expand, block.contract) for block in blocks[:-1]]
-    places += [
-        Place(block.output_norm, following.attention.qkv, following.attention.output)
+    norms = [CentredNorm(block.attention_norm, block.expand, block.contract) for block in blocks[:-1]]
+    norms += [
+        CentredNorm(block.output_norm, following.attention.qkv, following.attention.output)
         for block, following in pairwise(blocks)
     ]
     if isinstance(model.embeddings.norm, nn.LayerNorm):
-        places.append(Place(model.embeddings.norm, blocks[0].attention.qkv, blocks[0].attention.output))
-    return places
+        norms.append(CentredNorm(model.embeddings.norm, blocks[0].attention.qkv, blocks[0].attention.output))
+    return norms
 
 
 def _means(model: PairClassifier, norms: list[nn.LayerNorm], typical: Encoded) -> list[Tensor]:
-    """Of each norm's output, `[hidden_size]`, over all tokens."""
+    """The mean output of each norm over all tokens, `[hidden_size]`."""
     found: dict[nn.Module, Tensor] = {}
 
-    def note(norm: nn.Module, inputs: object, output: Tensor) -> None:
+    def keep(norm: nn.Module, inputs: object, output: Tensor) -> None:
         found[norm] = output.mean(0)
 
-    hooks = [norm.register_forward_hook(note) for norm in norms]
+    hooks = [norm.register_forward_hook(keep) for norm in norms]
     model(*to_device(pack(typical, np.arange(len(typical))), torch.device("cpu")))
     for hook in hooks:
         hook.remove()

@@ -1,10 +1,12 @@
-"""Our model in the form that is exported: the same numbers, as operators that ONNX Runtime runs fastest.
+"""The model in the form that is exported: the same results, computed by the operators that ONNX Runtime runs fastest.
 
-Tokens lie flat, `[pairs x length, hidden_size]`, between one attention and the next: of a sum and a norm over three
-axes ONNX Runtime makes one operator (SkipLayerNormalization), which on a CPU takes six times as long as the two.
-Attention is ONNX's own operator over `[pairs, length, hidden_size]`, so no head is transposed in the graph. Of its
-biases the key's changes nothing, as softmax does not see what all keys share, and the value's comes out of the weighted
-mean as it went in, so it is added after.
+* Between one attention and the next, hidden states have two axes, `[pairs x length, hidden_size]`. With three axes ONNX
+  Runtime would fuse a sum and a norm into one operator (SkipLayerNormalization), which on a CPU takes six times as long
+  as the two.
+* Attention is ONNX's own operator over `[pairs, length, hidden_size]`, so the graph has no transposition of heads.
+* The key's bias is dropped: it adds the same to all scores of a query, and softmax ignores that.
+* The value's bias moves into the output layer's bias: attention weights sum to 1, so the weighted mean contains it as
+  it is.
 """
 
 from __future__ import annotations
@@ -18,22 +20,23 @@ from torch import Tensor, nn
 from bertnli.model.attention import Padded
 from bertnli.model.classifier import Block, PairClassifier, SelfAttention
 
-MakeLinear = Callable[[nn.Linear], nn.Module]
+ConvertLinear = Callable[[nn.Linear], nn.Module]
 
 
-class FlatClassifier(nn.Module):
-    """The model with the three inputs of a bundle's graph, each `[pairs, length]`; its blocks are as `rebuild` says."""
+class ExportedClassifier(nn.Module):
+    """The model with the three inputs of a bundle's graph, each `[pairs, length]`; `for_export` makes it."""
 
     def __init__(self, model: PairClassifier):
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        return self.model(input_ids.flatten(), token_type_ids.flatten(), Flat(attention_mask))
+        return self.model(input_ids.flatten(), token_type_ids.flatten(), FlattenedLayout(attention_mask))
 
 
-class Flat:
-    """The layout (see `bertnli.model.attention`) of padded pairs end to end; attention over it is `FlatAttention`'s."""
+class FlattenedLayout:
+    """The layout (see `bertnli.model.attention`) of padded pairs whose first two axes are joined, for
+    `ExportedAttention`."""
 
     def __init__(self, mask: Tensor):
         padded = Padded(mask)
@@ -44,19 +47,20 @@ class Flat:
         return hidden.unflatten(0, self.shape)[:, 0]
 
 
-class FlatAttention(nn.Module):
-    """`SelfAttention` over `Flat` tokens. `make_outer` makes its first and last layer, `make` key's and value's."""
+class ExportedAttention(nn.Module):
+    """`SelfAttention` over a `FlattenedLayout`. `convert` is applied to the layers of key and value, `convert_outer` to
+    those of query and output."""
 
-    def __init__(self, attention: SelfAttention, make: MakeLinear, make_outer: MakeLinear):
+    def __init__(self, attention: SelfAttention, convert: ConvertLinear, convert_outer: ConvertLinear):
         super().__init__()
         self.heads, self.head_size = attention.heads
         hidden, output = attention.output.in_features, attention.output
         (query, key, value), biases = attention.qkv.weight.split(hidden), attention.qkv.bias.split(hidden)
-        self.query = make_outer(linear(query, biases[0]))
-        self.key, self.value = make(linear(key)), make(linear(value))
-        self.output = make_outer(linear(output.weight, output.bias + output.weight @ biases[2]))
+        self.query = convert_outer(linear(query, biases[0]))
+        self.key, self.value = convert(linear(key)), convert(linear(value))
+        self.output = convert_outer(linear(output.weight, output.bias + output.weight @ biases[2]))
 
-    def forward(self, hidden: Tensor, layout: Flat, first: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, layout: FlattenedLayout, first: Tensor | None = None) -> Tensor:
         pairs, length = layout.shape
         queries, mask = (length, layout.mask) if first is None else (1, layout.mask[:, :, :1])
         query = self.query(hidden if first is None else first).unflatten(0, (pairs, queries))
@@ -80,22 +84,24 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     return layer
 
 
-def as_it_is(layer: nn.Linear) -> nn.Module:
+def unchanged(layer: nn.Linear) -> nn.Module:
     return layer
 
 
-def rebuild(
-    model: PairClassifier, make: MakeLinear = as_it_is, make_after_activation: MakeLinear = as_it_is
-) -> FlatClassifier:
-    """A copy of `model` to be exported. `make`: a linear layer over all tokens as it shall be in the graph, by default
-    itself; `make_after_activation`: that whose input comes from the activation. Layers over the first tokens alone stay
-    as they are."""
+def for_export(
+    model: PairClassifier, convert: ConvertLinear = unchanged, convert_after_activation: ConvertLinear = unchanged
+) -> ExportedClassifier:
+    """A copy of `model` to be exported.
+
+    convert: applied to the linear layers over all tokens. convert_after_activation: to those of them whose input is the
+    activation's output. Layers over the first tokens only stay unchanged.
+    """
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     last = model.blocks[-1]
     for block in model.blocks:
         assert isinstance(block, Block)
-        outer, after = (as_it_is, as_it_is) if block is last else (make, make_after_activation)
-        block.attention = FlatAttention(block.attention, make, outer)  # type: ignore[assignment]
+        outer, after = (unchanged, unchanged) if block is last else (convert, convert_after_activation)
+        block.attention = ExportedAttention(block.attention, convert, outer)  # type: ignore[assignment]
         block.expand = outer(block.expand)  # type: ignore[assignment]
         block.contract = after(block.contract)  # type: ignore[assignment]
-    return FlatClassifier(model)
+    return ExportedClassifier(model)

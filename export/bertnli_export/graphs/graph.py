@@ -1,7 +1,7 @@
-"""Our model as an ONNX graph whose attention is ONNX's own `Attention` operator, one for each layer.
+"""The model as an ONNX graph whose attention is ONNX's own `Attention` operator, one for each layer.
 
-One call of torch's dynamo exporter. `flat.py` has the model in a form whose attention is that operator, which ONNX
-Runtime runs as one kernel; nothing here looks for a pattern to fuse. What came out is counted and checked all the same.
+It is one call of torch's dynamo exporter. exported_model.py gives the model a form whose attention is that operator,
+which ONNX Runtime runs as one kernel, so nothing has to be fused afterwards. The result is still counted and checked.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from bertnli.common.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.model.attention import Padded
 from bertnli.model.classifier import PairClassifier
-from bertnli_export.graphs.exported_model import FlatClassifier, rebuild
+from bertnli_export.graphs.exported_model import ExportedClassifier, for_export
 from bertnli_export.interface import INPUTS, OUTPUT
 
-OPSET = 23  # the first with Attention
+OPSET = 23  # the first that has Attention
 
-# Operators that are a whole attention: (domain, name).
+# Operators that compute a complete attention: (domain, name).
 FUSED_ATTENTION = {("", "Attention"), ("com.microsoft", "PackedMultiHeadAttention")}
 
-_MEND = "install the versions in constraints.txt"
-_LARGEST = 2**31 - 2**20  # bytes of one protobuf file, and a little room for the graph itself
+_FIX = "install the versions in constraints.txt"
+_LARGEST = 2**31 - 2**20  # bytes of weights: protobuf's limit of a file, less some room for the graph
 
 
-def export_graph(model: PairClassifier, form: FlatClassifier | None = None) -> onnx.ModelProto:
-    """The graph of `model`, batch and length dynamic, passed by onnx's checker; see `fused_attention`.
+def export_graph(model: PairClassifier, form: ExportedClassifier | None = None) -> onnx.ModelProto:
+    """The graph of `model`, with dynamic batch and length, checked by onnx's checker.
 
-    form: it as it shall be exported; left out, in fp32.
+    form: the model as `for_export` makes it; default: that of fp32.
 
-    Raises InputError if the weights do not fit one file, RunError if torch cannot export it or if what comes out has
-    other inputs, outputs or axes than a bundle's graph.
+    Raises InputError if the weights do not fit one file, RunError if torch cannot export the model or if the graph has
+    other inputs, outputs or axes than a bundle's.
     """
     check_size(model, bytes_per_weight=4)
-    # Sizes of 0 and 1 would be taken for constants; equal ones for one and the same axis.
+    # The exporter takes sizes of 0 and 1 for constants, and equal sizes for the same axis.
     batch, length = 2, min(7, model.config.max_positions)
     axes = {
         0: torch.export.Dim("batch", min=1),
@@ -51,7 +51,7 @@ def export_graph(model: PairClassifier, form: FlatClassifier | None = None) -> o
     with _quiet():
         try:
             program = torch.onnx.export(
-                form or rebuild(model),
+                form or for_export(model),
                 kwargs=example,
                 dynamo=True,
                 opset_version=OPSET,
@@ -62,7 +62,7 @@ def export_graph(model: PairClassifier, form: FlatClassifier | None = None) -> o
             )
         except Exception as error:  # the exporter has many errors and no common class for them
             reason = " ".join(str(error).split())[:300]
-            raise RunError(f"torch {torch.__version__} cannot export this model: {reason}", do=_MEND) from error
+            raise RunError(f"torch {torch.__version__} cannot export this model: {reason}", do=_FIX) from error
     assert program is not None
     graph = program.model_proto
     _strip(graph)
@@ -78,7 +78,7 @@ def check_size(model: PairClassifier, bytes_per_weight: int) -> None:
 
 
 def torch_logits(model: PairClassifier, *batch: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What `Session.logits` gives, from the checkpoint itself: the reference."""
+    """The logits of the checkpoint itself, in the form of `Session.logits`: the reference."""
     with torch.inference_mode():
         ids, mask, segments = (torch.from_numpy(part) for part in batch)
         result = model.cpu().eval()(ids, segments, Padded(mask))
@@ -86,7 +86,7 @@ def torch_logits(model: PairClassifier, *batch: NDArray[np.int64]) -> NDArray[np
 
 
 def fused_attention(graph: onnx.ModelProto) -> dict[str, int]:
-    """How many nodes compute a whole attention, by operator."""
+    """The number of nodes that compute a complete attention, by operator."""
     found = Counter((node.domain, node.op_type) for node in graph.graph.node)
     return {"::".join(filter(None, key)): found[key] for key in sorted(FUSED_ATTENTION) if found[key]}
 
@@ -97,14 +97,14 @@ def opset_of(graph: onnx.ModelProto) -> int:
 
 
 def add_metadata(graph: onnx.ModelProto, entries: Mapping[str, str]) -> None:
-    """Put `bertnli.KEY` entries into the graph's own metadata, for those who find the file without its bundle."""
+    """Put `bertnli.KEY` entries into the graph's own metadata, in case the file is separated from its bundle."""
     for key, value in entries.items():
         graph.metadata_props.add(key=f"bertnli.{key}", value=value)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not installed and on its own deprecations."""
+    """Hides the exporter's warnings about packages that are not installed and about its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -119,25 +119,30 @@ def _quiet() -> Iterator[None]:
 def _strip(graph: onnx.ModelProto) -> None:
     """Remove the exporter's notes: they hold paths of this machine, so the same model would not give the same file.
 
-    The value_info of initializers goes too: it says nothing new, and is wrong as soon as a weight is quantised.
+    The value_info of initializers goes as well: it is redundant, and wrong once a weight is quantised.
     """
     weights = {tensor.name for tensor in graph.graph.initializer}
     kept = [value for value in graph.graph.value_info if value.name not in weights]
     del graph.graph.value_info[:]
     graph.graph.value_info.extend(kept)
-    noted = (graph.graph.node, graph.graph.value_info, graph.graph.input, graph.graph.output, graph.graph.initializer)
-    for part in (graph, graph.graph, *(entry for entries in noted for entry in entries)):
+    with_notes = (
+        graph.graph.node,
+        graph.graph.value_info,
+        graph.graph.input,
+        graph.graph.output,
+        graph.graph.initializer,
+    )
+    for part in (graph, graph.graph, *(entry for entries in with_notes for entry in entries)):
         del part.metadata_props[:]
         part.doc_string = ""
 
 
 def check(graph: onnx.ModelProto, labels: int) -> None:
-    """Raise RunError unless onnx's checker passes it and its inputs, outputs and axes are those of a bundle's graph."""
+    """Raise RunError unless onnx's checker accepts it and it has the inputs, outputs and axes of a bundle's graph."""
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"onnx's checker refuses the exported graph: {reason}", do=_MEND) from error
+        raise RunError(f"onnx's checker refuses the exported graph: {first_line(error)}", do=_FIX) from error
     inputs = {value.name: _type_and_axes(value) for value in graph.graph.input}
     outputs = {value.name: _type_and_axes(value) for value in graph.graph.output}
     expected_inputs = {name: ("INT64", ["batch", "length"]) for name in INPUTS}

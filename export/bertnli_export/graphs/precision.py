@@ -1,4 +1,4 @@
-"""The precisions that a bundle can have, and who makes the graph of each."""
+"""The precisions that a bundle can have, and the function that makes the graph of each."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bertnli_export.graphs.fp16 import fp16_graph
 from bertnli_export.graphs.graph import export_graph
 from bertnli_export.graphs.int8 import export_int8
 
-GRAPHS: dict[str, Callable[[PairClassifier, Encoded], onnx.ModelProto]] = {
+EXPORTERS: dict[str, Callable[[PairClassifier, Encoded], onnx.ModelProto]] = {
     "fp32": lambda model, typical: export_graph(model),
     "fp16": lambda model, typical: fp16_graph(model),
     "int8": export_int8,
 }
-"""Each is given the model and some typical pairs."""
+"""Each takes the model and some typical pairs."""

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bertnli_export import parity, sentences
-from bertnli_export.build import export_bundle
-from bertnli_export.graphs import int8
-from bertnli_export.graphs.centering import centred
-from bertnli_export.scorer import Scorer
+from bertnli_export import sentences
+from bertnli_export.devices import CPU
+from bertnli_export.graphs.centering import centre
+from bertnli_export.graphs.exported_model import for_export
+from bertnli_export.scorer import run_batches
 
 from bertnli.data.batches import pack
 from bertnli.data.tokenizer import Encoded
@@ -21,6 +21,7 @@ from bertnli.model.classifier import PairClassifier
 from bertnli.model.predictor import TorchPredictor
 from bertnli.model.pretrained import Pretrained
 from tests.support import tiny
+from tests.support.int8_in_torch import in_int8, logits_of
 
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(60)]
 
@@ -64,7 +65,7 @@ def test_it_computes_the_same(family: str, layers: int, tmp_path: Path) -> None:
         source = pretrained.load(tiny.hf_folder(tmp_path, num_layers=layers))
     model = far_from_zero(source)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    moved = centred(model, typical(source))
+    moved = centre(model, typical(source))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not torch.equal(moved.blocks[-1].attention.qkv.bias, model.blocks[-1].attention.qkv.bias)
     one, other = (
@@ -75,7 +76,7 @@ def test_it_computes_the_same(family: str, layers: int, tmp_path: Path) -> None:
 
 def test_what_is_read_is_centred_and_smaller(tmp_path: Path) -> None:
     source = pretrained.load(tiny.hf_folder(tmp_path, num_layers=3))
-    moved = centred(far_from_zero(source), typical(source))
+    moved = centre(far_from_zero(source), typical(source))
     before, after = read(far_from_zero(source), source), read(moved, source)
     assert len(before) == 5
     for name, x in after.items():
@@ -84,16 +85,11 @@ def test_what_is_read_is_centred_and_smaller(tmp_path: Path) -> None:
             assert before[name].abs().amax(-1).min() > 15 and x.abs().amax(-1).max() < 8, name
 
 
-def test_int8_is_closer_to_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = pretrained.load(tiny.hf_folder(tmp_path / "start", num_layers=3))
-    pretrained.save(far_from_zero(source), source.tokenizer, tmp_path / "model")
-    source = pretrained.load(tmp_path / "model")
-    exact = TorchPredictor(source.build(), source.tokenizer, "cpu").logits(*zip(*PAIRS, strict=True))
-    errors = []
-    for name, form in (("plain", lambda model, typical: model), ("centred", centred)):
-        monkeypatch.setattr(int8, "centred", form)
-        monkeypatch.setitem(parity.LIMITS, "int8", parity.Limits(None, 10.0, 1.0, 1.0, 1.0))
-        export_bundle(source, tmp_path / name, precision="int8")
-        found = Scorer(tmp_path / name, "cpu").logits(*zip(*PAIRS, strict=True))
-        errors.append(np.abs(found - exact).mean())
-    assert errors[1] < 0.5 * errors[0], errors
+def test_int8_is_closer_to_the_checkpoint(tmp_path: Path) -> None:
+    source = pretrained.load(tiny.hf_folder(tmp_path, num_layers=3))
+    model, encoded = far_from_zero(source), source.tokenizer.encode(*zip(*PAIRS, strict=True))
+    exact, plain, centred = (
+        run_batches(logits_of(form), encoded, 3, source.tokenizer.pad_id, CPU)
+        for form in (for_export(model), in_int8(model), in_int8(centre(model, typical(source))))
+    )
+    assert np.abs(centred - exact).mean() < 0.5 * np.abs(plain - exact).mean()

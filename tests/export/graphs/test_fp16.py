@@ -30,9 +30,8 @@ from bertnli.evaluation.evaluate import evaluate
 from bertnli.model import pretrained
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.pretrained import Pretrained
-from tests.export.test_build import rows_file
-from tests.export.test_bundle import edit_manifest, note_new_content
 from tests.support import cuda_operators, tiny
+from tests.support.bundles import edit_manifest, note_new_content, rows_file
 from tests.support.cuda_operators import no_gpu, stand_in_gpu
 
 
@@ -181,8 +180,8 @@ def test_a_row_without_tokens_has_finite_logits_and_changes_no_other(model: Pair
     np.testing.assert_allclose(found[[0, 2]], run(ids[[0, 2]], mask[[0, 2]], types[[0, 2]]), atol=1e-3)
 
 
-class _Broken(fp16._Packing):
-    """Says something else about one thing."""
+class _Broken(fp16._PackedLayout):
+    """The layout with one attribute that is wrong."""
 
     what = ""
 
@@ -197,7 +196,7 @@ class _Broken(fp16._Packing):
 @pytest.mark.parametrize("what", ["positions", "pair", "first", "tokens"])
 def test_a_graph_that_is_wrong_about_the_packing_fails_the_gate(source, model, known, monkeypatch, what) -> None:
     monkeypatch.setattr(_Broken, "what", what)
-    monkeypatch.setattr(fp16, "_Packing", _Broken)
+    monkeypatch.setattr(fp16, "_PackedLayout", _Broken)
     logits = cuda_operators.evaluator(fp16.fp16_graph(model))
     figures = parity.compare(known, logits, source.tokenizer.pad_id)
     with pytest.raises(RunError, match="it does not compute what its checkpoint computes"):
@@ -205,11 +204,11 @@ def test_a_graph_that_is_wrong_about_the_packing_fails_the_gate(source, model, k
 
 
 def test_a_graph_that_sees_padding_fails_the_gate(source, model, known, monkeypatch) -> None:
-    class SeesPadding(fp16._Packing):
+    class SeesPadding(fp16._PackedLayout):
         def __init__(self, write, attention_mask):
             super().__init__(write, write("Equal", attention_mask, attention_mask))
 
-    monkeypatch.setattr(fp16, "_Packing", SeesPadding)
+    monkeypatch.setattr(fp16, "_PackedLayout", SeesPadding)
     figures = parity.compare(known, cuda_operators.evaluator(fp16.fp16_graph(model)), source.tokenizer.pad_id)
     with pytest.raises(RunError, match="it does not compute what its checkpoint computes"):
         figures.check("fp16", "it")
@@ -279,15 +278,15 @@ def test_data_that_could_not_be_looked_at_is_named_for_later(source, tmp_path, m
 
 
 def test_a_gpu_that_cannot_be_used_is_the_reason(source, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(1, "the driver is broken; mend it"))
+    monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(1, "the driver is broken; fix it"))
     summary = export_bundle(source, tmp_path / "out", precision="fp16")
     assert summary["parity"] is None
-    assert "the driver is broken; mend it" in summary["reason"]
+    assert "the driver is broken; fix it" in summary["reason"]
 
 
 def test_an_unverified_bundle_does_not_score(unverified, tmp_path, monkeypatch) -> None:
     stand_in_gpu(monkeypatch)
-    refused = rf"was not yet compared with its checkpoint.*parity: null.*bertnli verify {unverified}"
+    refused = rf"was never compared with its checkpoint.*parity: null.*bertnli verify {unverified}"
     with pytest.raises(InputError, match=refused):
         Scorer(unverified)
     rows = tmp_path / "rows.tsv"
@@ -360,7 +359,7 @@ def test_with_a_gpu_the_gate_runs_at_export(source, tmp_path, monkeypatch) -> No
     assert parity is not None
     assert 1e-4 < parity.max_logit_difference < 2e-2
 
-    monkeypatch.setattr(fp16, "_Packing", _Broken)
+    monkeypatch.setattr(fp16, "_PackedLayout", _Broken)
     monkeypatch.setattr(_Broken, "what", "positions")
     with pytest.raises(RunError, match="the exported graph does not compute"):
         export_bundle(source, tmp_path / "other", precision="fp16")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,19 +18,20 @@ from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.devices import CPU
 from bertnli_export.graphs import int8
-from bertnli_export.graphs.centering import centred
-from bertnli_export.graphs.exported_model import rebuild
+from bertnli_export.graphs.centering import centre
 from bertnli_export.graphs.graph import torch_logits
-from bertnli_export.graphs.int8 import Int8Linear, Values, export_int8, quantised
-from bertnli_export.scorer import Scorer, run
+from bertnli_export.graphs.int8 import InputRange, Int8Linear, export_int8
+from bertnli_export.scorer import Scorer, run_batches
 from torch import Tensor, nn
 
 from bertnli.common.errors import RunError
+from bertnli.data.tokenizer import Encoded
 from bertnli.model import pretrained
 from bertnli.model.classifier import ACTIVATIONS
 from bertnli.model.pretrained import Pretrained
-from tests.export.test_build import rows_file
 from tests.support import tiny
+from tests.support.bundles import rows_file
+from tests.support.int8_in_torch import Int8InTorch, in_int8, logits_of
 
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(70)]
 
@@ -45,49 +49,21 @@ def bundle(source: Pretrained, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-class WrittenDown(nn.Module):
-    """What Int8Linear stands for, in whole numbers of int64 and double precision."""
-
-    def __init__(self, layer: nn.Linear, values: Values | None = None):
-        super().__init__()
-        self.values, self.layer = values or Values(), layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, weight_scale = quantised(self.layer.weight)
-        zero, lowest = self.values.zero, self.values.lowest
-        bound = x.abs() if lowest is None else x
-        scale = bound.max(-1, keepdim=True).values / (255 - zero)
-        if lowest:
-            scale = scale.clamp(min=-lowest / zero)
-        integers = ((x / scale).round() + zero).clamp(0, 255).long() - zero
-        y = (integers @ weight.long().T).double() * weight_scale.double() * scale.double()
-        return (y if self.layer.bias is None else y + self.layer.bias.double()).float()
+def typical(source: Pretrained) -> Encoded:
+    return source.tokenizer.encode(*zip(*sentences.plain(), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["gelu", "relu"])
-def test_the_graph_computes_int8_products_as_they_are_written_down(kind: str, source, tmp_path) -> None:
-    if kind == "relu":
-        folder = tiny.d2l_folder(tmp_path / "model", classifier=True)
-        source = pretrained.load(folder, arch="bert.small", max_length=32)
-    export_bundle(source, tmp_path / "bundle", precision="int8")
-    after = int8._AFTER[kind]
-    typical = source.tokenizer.encode(*zip(*sentences.plain(), strict=True))
-    expected = rebuild(centred(source.build(), typical), WrittenDown, lambda layer: WrittenDown(layer, after))
-    scorer = Scorer(tmp_path / "bundle", "cpu")
+def test_the_graph_computes_int8_products_as_they_are_written_down(source, bundle) -> None:
     encoded = source.tokenizer.encode(*zip(*PAIRS, strict=True))
-
-    def logits(form: nn.Module) -> np.ndarray:
-        def of(*batch: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                return form(*map(torch.from_numpy, batch)).numpy()
-
-        return run(of, encoded, 3, source.tokenizer.pad_id, CPU)
-
-    written, exact = logits(expected), logits(rebuild(source.build()))
+    centred = centre(source.build(), typical(source))
+    written, exact = (
+        run_batches(logits, encoded, 3, source.tokenizer.pad_id, CPU)
+        for logits in (logits_of(in_int8(centred)), partial(torch_logits, source.build()))
+    )
     # Here and there a value rounds up that rounds down in the other: little against int8's own error.
     error = np.abs(written - exact).mean()
     assert error > 1e-3
-    assert np.abs(scorer.logits(*zip(*PAIRS, strict=True)) - written).mean() < 0.1 * error
+    assert np.abs(Scorer(bundle, "cpu").logits(*zip(*PAIRS, strict=True)) - written).mean() < 0.1 * error
 
 
 def test_every_product_of_the_blocks_is_int8_and_attention_is_fused(bundle: Path) -> None:
@@ -111,77 +87,106 @@ def test_a_score_is_exactly_the_same_alone_in_any_batch_and_in_any_order(precisi
 
 
 def test_labels_hardly_change(source: Pretrained, bundle: Path) -> None:
-    export_bundle(source, bundle.with_name("fp32"))
-    pairs = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(600, seed=1)]
-    exact, found = (Scorer(path, "cpu").score(pairs) for path in (bundle.with_name("fp32"), bundle))
-    changed = sum(a.label != b.label for a, b in zip(exact, found, strict=True))
-    assert changed <= 0.05 * len(pairs)  # random weights decide on little
+    premises, hypotheses = zip(
+        *((row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(600, seed=1)), strict=True
+    )
+    encoded = source.tokenizer.encode(premises, hypotheses)
+    exact = run_batches(partial(torch_logits, source.build()), encoded, 3, source.tokenizer.pad_id, CPU)
+    found = Scorer(bundle, "cpu").logits(premises, hypotheses)
+    changed = int((exact.argmax(axis=1) != found.argmax(axis=1)).sum())
+    assert changed <= 0.05 * len(premises)  # random weights decide on little
 
 
-@pytest.mark.parametrize("values", [Values(), Values(16, -0.17), Values(0, 0.0)])
-def test_rows_of_zeros_and_huge_values_stay_numbers(values: Values, tmp_path: Path) -> None:
+def test_a_layer_after_each_kind_of_input(tmp_path: Path) -> None:
+    """Rows of zeros and huge values stay numbers; others are as they are written down."""
+    ranges = list(dict.fromkeys([InputRange(), *int8._AFTER_ACTIVATION.values()]))
+
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([Int8Linear(layer, values) for values in ranges])
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(layer(x) for layer in self.layers)
+
     torch.manual_seed(0)
     layer = nn.Linear(8, 4)
-    rows = torch.stack([torch.zeros(8), torch.full((8,), 3e4), torch.linspace(0, 1, 8)])
-    program = torch.onnx.export(Int8Linear(layer, values).eval(), (rows,), dynamo=True, opset_version=23, verbose=False)
-    program.save(tmp_path / "layer.onnx")
-    [found] = onnxruntime.InferenceSession(tmp_path / "layer.onnx").run(None, {"x": rows.numpy()})
+    rows = torch.stack([torch.zeros(8), torch.full((8,), 3e4), torch.linspace(0, 1, 8), *torch.rand(20, 8)])
+    program = torch.onnx.export(Layers().eval(), (rows,), dynamo=True, opset_version=23, verbose=False)
+    program.save(tmp_path / "layers.onnx")
+    outputs = onnxruntime.InferenceSession(tmp_path / "layers.onnx").run(None, {"x": rows.numpy()})
+    assert len(outputs) == len(ranges) == 3
     expected = layer(rows).detach().numpy()
     largest = np.abs(expected).max(axis=1, keepdims=True)
-    np.testing.assert_allclose(found / largest, expected / largest, atol=0.02)
-    np.testing.assert_array_equal(found[0], layer.bias.detach().numpy())
+    for found, values in zip(outputs, ranges, strict=True):
+        np.testing.assert_allclose(found / largest, expected / largest, atol=0.02)
+        np.testing.assert_array_equal(found[0], layer.bias.detach().numpy())
+        np.testing.assert_allclose(found / largest, Int8InTorch(layer, values)(rows).detach() / largest, atol=1e-5)
 
 
 # --- the gate
 
 
-class OneScaleForAll(Int8Linear):
-    """Plain dynamic quantisation: the largest value of the whole batch gives every row's scale."""
-
-    def token_scales(self, x: Tensor) -> Tensor:
-        return super().token_scales(x).amax(0, keepdim=True).expand(x.shape[0], 1)
-
-
-def test_scores_that_depend_on_company_fail_the_gate(source, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(int8, "Int8Linear", OneScaleForAll)
-    with pytest.raises(RunError, match="a pair's logits depend on the pairs around it"):
-        export_bundle(source, tmp_path / "out", precision="int8")
-    assert list(tmp_path.iterdir()) == []
+def pass_the_gate(source: Pretrained, linear: type[Int8InTorch], rows: parity.RealRows | None = None) -> None:
+    """The gate of an export whose graph computes `linear` in place of `Int8Linear`."""
+    session: Any = SimpleNamespace(logits=logits_of(in_int8(source.build(), linear)), outputs=3, device=CPU)
+    checkpoint, tokenizer = partial(torch_logits, source.build().eval()), source.tokenizer
+    parity.gate(checkpoint, session, parity.reference(checkpoint, tokenizer), tokenizer, "int8", rows)
 
 
-def test_too_many_changed_labels_fail_the_gate(source, tmp_path, monkeypatch) -> None:
-    def coarse(weight: Tensor) -> tuple[Tensor, Tensor]:
-        scale = weight.abs().amax(1) / 2
-        return (weight / scale[:, None]).round().to(torch.int8), scale
+def test_int8_as_it_is_passes_the_gate(source) -> None:
+    pass_the_gate(source, Int8InTorch)
 
-    monkeypatch.setattr(int8, "quantised", coarse)
-    with pytest.raises(RunError, match=r"own pairs' labels differ, 10\.00% is allowed"):
-        export_bundle(source, tmp_path / "out", precision="int8")
+
+def test_scores_that_depend_on_other_pairs_fail_the_gate(source) -> None:
+    class OneScaleForAll(Int8InTorch):
+        """Plain dynamic quantisation: the largest value of the whole batch gives every row's scale."""
+
+        def token_scales(self, x: Tensor) -> Tensor:
+            return super().token_scales(x).amax(0, keepdim=True)
+
+    with pytest.raises(RunError, match="a pair's logits depend on the other pairs of its batch"):
+        pass_the_gate(source, OneScaleForAll)
+
+
+def test_too_many_changed_labels_fail_the_gate(source) -> None:
+    class Coarse(Int8InTorch):
+        def quantized_weight(self) -> tuple[Tensor, Tensor]:
+            scale = self.layer.weight.abs().amax(1) / 2
+            return (self.layer.weight / scale[:, None]).round().to(torch.int8), scale
+
+    with pytest.raises(RunError, match=r"built-in pairs' labels differ, 10\.00% is allowed"):
+        pass_the_gate(source, Coarse)
 
 
 def test_lost_accuracy_fails_the_gate(source, tmp_path, monkeypatch) -> None:
-    """Few labels may change, and yet only from right to wrong."""
+    """Few labels change, but all of them from right to wrong."""
+
+    class Nothing(Int8InTorch):
+        def quantized_weight(self) -> tuple[Tensor, Tensor]:
+            return torch.zeros_like(self.layer.weight, dtype=torch.int8), self.layer.weight[:, 0]
+
     monkeypatch.setitem(parity.LIMITS, "int8", parity.Limits(None, 1.0, 1.0, 1.0, 0.005))
-    model = source.build().eval()
     encoded = source.tokenizer.encode(*zip(*PAIRS, strict=True))
-    right = run(lambda *batch: torch_logits(model, *batch), encoded, 3, source.tokenizer.pad_id, CPU)
+    right = run_batches(partial(torch_logits, source.build()), encoded, 3, source.tokenizer.pad_id, CPU)
     rows = [
         {"premise": p, "hypothesis": h, "label": source.config.labels[label]}
         for (p, h), label in zip(PAIRS, right.argmax(1), strict=True)
     ]
-    monkeypatch.setattr(int8, "quantised", lambda weight: (torch.zeros_like(weight, dtype=torch.int8), weight[:, 0]))
+    real = parity.RealRows.read(rows_file(tmp_path, rows), source.config.labels)
     with pytest.raises(RunError, match=r"is right on \d+\.\d\d% fewer of 70 labelled rows"):
-        export_bundle(source, tmp_path / "out", precision="int8", verify_data=rows_file(tmp_path, rows))
+        pass_the_gate(source, Nothing, real)
 
 
-def test_int8_of_each_activation(source: Pretrained) -> None:
-    assert int8._AFTER.keys() == ACTIVATIONS.keys()
+def test_int8_of_each_activation() -> None:
+    assert int8._AFTER_ACTIVATION.keys() == ACTIVATIONS.keys()
     x = torch.linspace(-20, 20, 100_001)
-    for name, values in int8._AFTER.items():
+    for name, values in int8._AFTER_ACTIVATION.items():
         lowest = ACTIVATIONS[name](x).min().item()
         assert values.lowest is not None and lowest - 1e-3 < values.lowest <= lowest, name
 
 
-def test_export_int8_is_the_same_file_again(source: Pretrained) -> None:
-    model, typical = source.build(), source.tokenizer.encode(*zip(*PAIRS, strict=True))
-    assert export_int8(model, typical).SerializeToString() == export_int8(model, typical).SerializeToString()
+def test_export_int8_is_the_same_file_again(source: Pretrained, bundle: Path) -> None:
+    kept = onnx.load(bundle / "model.onnx")
+    del kept.metadata_props[:]  # which the export adds to the graph
+    assert export_int8(source.build(), typical(source)).SerializeToString() == kept.SerializeToString()

@@ -1,8 +1,8 @@
-"""The record of a scoring run, `_OUTPUT.run.json`: what is being made of what, how far it is, and how it ended.
+"""The record of a scoring run, `_OUTPUT.run.json`: what it makes of what, how far it is, and how it ended.
 
-It lets a killed run go on where it was, tells a finished output from somebody else's file, and names what changed in
-between. It is replaced in one rename, so that it is whole at any moment. It lies beside the output; readers of folders
-as data sets pass over names that begin with an underscore.
+With it a killed run continues from its last checkpoint, a finished output is recognised, and an error can say what
+changed since the run started. It is replaced in one rename, so it is complete at any moment. It lies beside the output.
+Its name begins with an underscore because programs that read a folder as a data set ignore such names.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bertnli.common.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import digest, write_text
 from bertnli_export.output_file import partial_path
 
 Fingerprint = Mapping[str, Mapping[str, Any]]  # part -> key -> value
 
 _VERSION = 1
-_AGAIN = "start over and replace it with --restart"
-# What decides a finished output's content. Library versions and the device may change its last digits: they must not
+_RESTART = "start over and replace it with --restart"
+# What decides a finished output's content. Library versions and the device may change its last digits. They must not
 # change while it is being made, and do not matter afterwards.
 _CONTENT = ("bundle", "input", "options")
 
@@ -39,12 +39,12 @@ class Counts:
 
 
 @dataclass
-class Record:
-    """One run towards `output`; without an output (nothing to go on with, as with pipes) it is not kept.
+class RunRecord:
+    """The record of one run. With `output` None (for pipes, whose runs cannot be resumed) it is not written.
 
     fingerprint: `bundle`, `input`, `options`, `device` and `versions`: all that decides the output's bytes.
-    state: `running`; `complete`, all rows are in the partial file; `finished`, the output has its own name.
-    checkpoint: the writer's, which `counts` go up to. sha256: of the finished output.
+    state: `running`; `complete`, all rows are in the partial file; `finished`, the output has its final name.
+    checkpoint: the writer's, which `counts` belong to. sha256: of the finished output.
     """
 
     output: Path | None
@@ -56,41 +56,41 @@ class Record:
     sha256: str = ""
 
     def save(self) -> None:
-        """Make it durable. Raises RunError if it cannot be written."""
+        """Write it durably. Raises RunError if it cannot be written."""
         if self.output is None:
             return
         path = record_path(self.output)
         content = {"bertnli_score_record": _VERSION, **asdict(self)}
-        del content["output"]  # the pair of files may be moved
+        del content["output"]  # the user may move the output together with its record
         try:
             write_text(path, json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise RunError(
-                f"{path}: cannot be written ({error.strerror or error})",
-                do="mend that, then give the same command again, without --restart: "
-                "it goes on after the last checkpoint",
+                f"{path}: cannot be written ({first_line(error)})",
+                do="fix this, then give the same command again, without --restart: "
+                "it continues after the last checkpoint",
             ) from None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Note that the output has its name. Raises as `save` does."""
+        """Note that the output has its final name. Raises as `save` does."""
         if self.output is not None:
             self.state, self.summary, self.sha256 = "finished", summary, digest(self.output)
             self.save()
 
     @property
     def is_published(self) -> bool:
-        """Whether the output has its name, though a kill may have come before that was noted."""
+        """Whether the output has its final name, even if the run was killed before `finish`."""
         if self.output is None or self.state == "running":
             return False
         return self.state == "finished" or (self.output.exists() and not partial_path(self.output).exists())
 
     def changes(self, fingerprint: Fingerprint, content_only: bool = False) -> str:
-        """What of `fingerprint` is not as it was, in words; empty if nothing."""
+        """What differs in `fingerprint`, as text; empty if nothing."""
         changed = []
         for part in _CONTENT if content_only else fingerprint:
             before, now = self.fingerprint.get(part, {}), fingerprint[part]
             changed += [
-                f"{part}: {key} was {_shown(before.get(key))}, is {_shown(now.get(key))}"
+                f"{part}: {key} was {_shortened(before.get(key))}, is {_shortened(now.get(key))}"
                 for key in {**before, **now}
                 if before.get(key) != now.get(key)
             ]
@@ -102,14 +102,14 @@ def record_path(output: Path) -> Path:
     return final.with_name(f"_{final.name}.run.json")
 
 
-def load(output: Path) -> Record | None:
+def load(output: Path) -> RunRecord | None:
     """The record beside `output`, if there is one. Raises InputError if it is damaged."""
     path = record_path(output)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("bertnli_score_record") != _VERSION:
             raise ValueError("of another version")
-        record = Record(**content | {"output": output, "counts": Counts(**content["counts"])})
+        record = RunRecord(**content | {"output": output, "counts": Counts(**content["counts"])})
         if record.counts.rows != (record.checkpoint or {"rows": 0})["rows"]:
             raise ValueError("its counts are not those of its checkpoint")
         return record
@@ -120,41 +120,41 @@ def load(output: Path) -> Record | None:
 
 
 def check_free(output: Path) -> None:
-    """Raise InputError if there is an output, or unfinished work for one, that no record tells of."""
+    """Raise InputError if `output` or its partial file exists; called if no record says that bertnli made them."""
     partial = partial_path(output)
     for path in (output, partial):
-        # An empty partial file is one of ours whose run was killed before it had a record.
+        # An empty partial file is that of a run which was killed before it had a record.
         if os.path.lexists(path) and not (path is partial and path.stat().st_size == 0):
-            raise InputError(f"{path}: is there already, and not known to be ours", do=_AGAIN)
+            raise InputError(f"{path}: exists, and no record says that bertnli made it", do=_RESTART)
 
 
-def resume(output: Path, fingerprint: Fingerprint) -> Record:
-    """The run to go on with, or a finished one that is still valid, or a new one.
+def resume(output: Path, fingerprint: Fingerprint) -> RunRecord:
+    """The run to continue, or a finished one that is still valid, or a new one.
 
-    Raises InputError if `output` is there and not ours, or was changed; or if the run was begun with something else.
+    Raises InputError if `output` was not made by bertnli or was changed, or if its run has another fingerprint.
     """
     record = load(output)
     if record is None:
         check_free(output)
-        return Record(output, fingerprint)
+        return RunRecord(output, fingerprint)
     if record.state == "running" and not record.counts.rows:
-        return Record(output, fingerprint)
+        return RunRecord(output, fingerprint)
     if record.state == "finished":
         if not output.exists():
-            return Record(output, fingerprint)
+            return RunRecord(output, fingerprint)
         if changed := record.changes(fingerprint, content_only=True):
-            raise InputError(f"{output}: is the finished output of something else ({changed})", do=_AGAIN)
+            raise InputError(f"{output}: is the finished output of another run ({changed})", do=_RESTART)
         if digest(output) != record.sha256:
-            raise InputError(f"{output}: was changed after it was finished", do=_AGAIN)
+            raise InputError(f"{output}: was changed after it was finished", do=_RESTART)
         return record
     if changed := record.changes(fingerprint):
         raise InputError(
-            f"{output}: its unfinished run cannot go on ({changed})",
-            do="change that back, or start over with --restart",
+            f"{output}: its unfinished run cannot continue ({changed})",
+            do="undo this change, or start over with --restart",
         )
     return record
 
 
-def _shown(value: object) -> str:
+def _shortened(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 20 else text[:12] + "…"

@@ -16,7 +16,8 @@ from bertnli.run.folder import read_metrics
 from bertnli.train import loop as training
 from tests.support.runs import losses, same, train, weights
 
-STAGES = pytest.mark.parametrize("stage", [0, 1, 2, 3])
+# DeepSpeed has one class for stages 1 and 2.
+STAGES = pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.system), 2, 3])
 
 
 @pytest.fixture

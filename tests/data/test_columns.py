@@ -1,0 +1,118 @@
+"""The columns are found by name, or the error names what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertnli.common.errors import InputError
+from bertnli.data.pairs import Columns, PairFile
+from tests.support.pair_files import (
+    pairs_of,
+    rows_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "expected"),
+    [
+        ("label,premise,hypothesis", {}, ("premise", "hypothesis", "label")),
+        ("gold_label,sentence1,sentence2", {}, ("sentence1", "sentence2", "gold_label")),
+        ("text,text_pair", {}, ("text", "text_pair", None)),
+        ("Text,TEXT_PAIR,Gold_Label", {}, ("Text", "TEXT_PAIR", "Gold_Label")),
+        ("sentence1,sentence2,premise,hypothesis", {}, ("premise", "hypothesis", None)),
+        ("premise,sentence1,sentence2,gold_label,label", {}, ("sentence1", "sentence2", "label")),
+        ("a,b,c", {"columns": Columns("a", "c", "b")}, ("a", "c", "b")),
+        ("A,hypothesis", {"columns": Columns(premise="a")}, ("A", "hypothesis", None)),
+        ("premise,hypothesis,claim", {"columns": Columns(hypothesis="claim")}, ("premise", "claim", None)),
+        (
+            "sentence1,sentence2,sentence1_binary_parse,sentence2_binary_parse",
+            {"prefer_parse": True},
+            ("sentence1_binary_parse", "sentence2_binary_parse", None),
+        ),
+        ("sentence1,sentence2,sentence1_binary_parse,sentence2_binary_parse", {}, ("sentence1", "sentence2", None)),
+        ("sentence1,sentence2,sentence1_binary_parse", {"prefer_parse": True}, ("sentence1", "sentence2", None)),
+    ],
+)
+def test_columns_are_found(
+    tmp_path: Path, header: str, options: dict[str, Any], expected: tuple[str, str, str | None]
+) -> None:
+    (tmp_path / "a.csv").write_text(header + "\n")
+    assert PairFile(tmp_path / "a.csv", **options).columns == Columns(*expected)
+    (tmp_path / "a.jsonl").write_text(json.dumps(dict.fromkeys(header.split(","), "x")) + "\n")
+    assert PairFile(tmp_path / "a.jsonl", **options).columns == Columns(*expected)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            Columns(),
+            r"no columns with the sentence pairs; found columns 'a', 'b'; expected premise/hypothesis or .*--premise",
+        ),
+        (Columns(premise="a"), "no columns with the sentence pairs"),
+        (
+            Columns(premise="c", hypothesis="b"),
+            r"no column 'c'; found columns 'a', 'b'; fix --premise .*data\.columns",
+        ),
+        (Columns(premise="a", hypothesis="c"), "no column 'c'.*--hypothesis"),
+        (Columns("a", "b", "gold"), "no column 'gold'.*--label"),
+    ],
+)
+def test_missing_columns_are_named(tmp_path: Path, columns: Columns, message: str) -> None:
+    (tmp_path / "a.tsv").write_text("a\tb\n")
+    (tmp_path / "a.jsonl").write_text('{"a": "x", "b": "y"}\n')
+    for name in ("a.tsv", "a.jsonl"):
+        with pytest.raises(InputError, match=message):
+            PairFile(tmp_path / name, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns", "twice"),
+    [
+        (("sentence1", "sentence2"), Columns(premise="sentence2"), "sentence2"),
+        (("premise", "hypothesis"), Columns(hypothesis="premise"), "premise"),
+        (("A", "b"), Columns("a", "A"), "A"),
+    ],
+)
+def test_one_column_is_not_both_sentences(
+    tmp_path: Path, fields: tuple[str, str], columns: Columns, twice: str
+) -> None:
+    (tmp_path / "a.tsv").write_text("\t".join(fields) + "\n")
+    (tmp_path / "a.jsonl").write_text(json.dumps(dict.fromkeys(fields, "x")) + "\n")
+    for name in ("a.tsv", "a.jsonl"):
+        with pytest.raises(InputError, match=f"are the same column; found '{twice}'; name both with --premise and"):
+            PairFile(tmp_path / name, columns=columns)
+
+
+def test_json_columns_come_from_the_first_object_that_has_them(tmp_path: Path) -> None:
+    lines = (
+        'nonsense\n{"x": 1}\n{"Sentence1": "a", "Sentence2": "b", "extra": 2}\n{"premise": "c", "hypothesis": "d"}\n'
+    )
+    (tmp_path / "a.jsonl").write_text(lines)
+    file = PairFile(tmp_path / "a.jsonl")
+    assert file.fields == ["Sentence1", "Sentence2", "extra"]
+    assert [row.error for row in file.rows()][1:] == ["no key 'Sentence1'", None, "no key 'Sentence1'"]
+
+
+def test_parse_columns_are_read_as_the_book_does(tmp_path: Path) -> None:
+    def extract_text(text: str) -> str:  # as the book describes it
+        text = re.sub(r"\(", "", text)
+        text = re.sub(r"\)", "", text)
+        return re.sub(r"\s{2,}", " ", text).strip()
+
+    parses = [
+        "( ( This ( church choir ) ) ( sings ( to ( the masses ) ) ) . )",
+        "( Two\u00a0 \x85 ( men\u00a0sleep ) )",
+    ]
+    header = "sentence1_binary_parse\tsentence2_binary_parse\tsentence1\tsentence2\n"
+    text = header + f"{parses[0]}\t{parses[1]}\tA\tB\n" + "( ( ) )\t( b )\tA\tB\n"
+    rows = rows_of(tmp_path, "a.txt", text, prefer_parse=True)
+    assert (rows[0].premise, rows[0].hypothesis) == (extract_text(parses[0]), extract_text(parses[1]))
+    assert rows[0].premise == "This church choir sings to the masses ."
+    assert rows[1].error == "empty premise"
+    assert pairs_of(rows_of(tmp_path, "a.txt", text))[0] == ("A", "B", None)

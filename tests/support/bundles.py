@@ -1,0 +1,40 @@
+"""What tests of bundles share: the tiny bundle's graph, changes to a manifest, rows to verify with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from bertnli.common.files import digest
+from bertnli.evaluation.data_sets import LabelledSet, open_set
+from tests.support import tiny
+
+
+def tiny_graph(*_: object) -> onnx.ModelProto:
+    """The graph of `tiny.bundle()` as its exporter gave it, so that a test of what comes after needs no export."""
+    graph = onnx.load(tiny.bundle() / "model.onnx")
+    del graph.metadata_props[:]
+    return graph
+
+
+def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:
+    file = bundle / "manifest.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def note_new_content(bundle: Path, name: str) -> None:
+    """Make the manifest agree with a changed file."""
+    file = bundle / name
+    entry = {"sha256": digest(file), "size": file.stat().st_size}
+    edit_manifest(bundle, lambda content: content["files"].update({name: entry}))
+
+
+def rows_file(folder: Path, rows: list[dict[str, str]]) -> LabelledSet:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return open_set(str(file))
