@@ -72,7 +72,7 @@ def demo(
     ),
     as_json: Json = False,
 ) -> None:
-    """The complete path on real data: fetch, train, evaluate, export, verify, score a file."""
+    """Run all steps on real data, from fetching to scoring a file."""
     from bertnli.commands.demo import run
 
     _finish(run(out), as_json)
@@ -91,7 +91,7 @@ def fetch(
     show_list: Annotated[bool, typer.Option("--list", help="Show the names.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Download a data set or pretrained model by name into the cache: resumable, with checksums."""
+    """Download a data set or a pretrained model by name. Downloads are resumed and verified."""
     from bertnli.fetch import catalog
     from bertnli.fetch.resolve import fetch as fetch_name
 
@@ -161,7 +161,7 @@ def launch(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune on many hosts with the deepspeed launcher, after a check of every host."""
+    """Fine-tune on many hosts with the deepspeed launcher. All hosts are checked first."""
     need("deepspeed", "train")
     from bertnli_launch import job
 
@@ -194,7 +194,7 @@ def doctor(
     bundle: Annotated[Path | None, typer.Option(help="Check the files of this bundle against its manifest.")] = None,
     as_json: Json = False,
 ) -> None:
-    """What this machine, or every host of a hostfile, has and lacks, and how to fix it."""
+    """Check this machine, or all hosts of a hostfile. Each problem is shown with its fix."""
     from bertnli_launch.doctor import doctor as examine
 
     found = examine(
@@ -243,7 +243,7 @@ def evaluate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Accuracy and other metrics of a checkpoint, a Hugging Face folder or an ONNX bundle."""
+    """Measure accuracy and more. MODEL may be a checkpoint, a Hugging Face folder or an ONNX bundle."""
     from bertnli.commands import model_argument
     from bertnli.commands.eval import NamedModel, evaluation
     from bertnli.data.pairs import Columns
@@ -340,7 +340,7 @@ def verify(
     skip_bad_rows: SkipBadRows = False,
     as_json: Json = False,
 ) -> None:
-    """Check a bundle: its checksums, and on this machine's device its logits against the checkpoint's."""
+    """Check a bundle on this machine. Its files and its logits must be as when it was exported."""
     from bertnli_export.verify import verify as check
 
     from bertnli.data.pairs import Columns

@@ -46,17 +46,17 @@ def resolve(name_or_path: str, kind: Kind) -> Path:
     return fetch(name_or_path)
 
 
-class NamedModel(NamedTuple):
+class ResolvedModel(NamedTuple):
     """Where a model is, and the architecture that its name implies (`bert.small`); None: its files hold it."""
 
     path: Path
     arch: str | None
 
 
-def resolve_model(name_or_path: str) -> NamedModel:
+def resolve_model(name_or_path: str) -> ResolvedModel:
     """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes."""
     entry = CATALOG.get(name_or_path)
-    return NamedModel(resolve(name_or_path, "model"), entry.arch if entry else None)
+    return ResolvedModel(resolve(name_or_path, "model"), entry.arch if entry else None)
 
 
 def resolve_data(name_or_path: str) -> str:

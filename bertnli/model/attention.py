@@ -241,8 +241,8 @@ class _BucketedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        # With weights P = softmax(Q K^T / sqrt(d)) and output O = (mask x P) V: dP = mask x (dO V^T), dS = the
-        # softmax's backward of dP, dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d), dV = (mask x P)^T dO.
+        # Forward: P = softmax(Q K^T / sqrt(d)), O = (mask x P) V. So dV = (mask x P)^T dO, dP = mask x (dO V^T),
+        # dS = softmax's backward of dP, dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d).
         mask, *used = ctx.saved_tensors
         heads, size = gradient.shape[1:]
         grad_qkv = gradient.new_empty(len(gradient), 3, heads, size)

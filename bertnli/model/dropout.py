@@ -1,7 +1,7 @@
-"""Dropout (Srivastava et al. 2014) whose masks cost little on a CPU.
+"""Dropout (Srivastava et al. 2014) with masks that are cheap on a CPU.
 
-torch draws the masks of a CPU one element after the other on one core, at 5 ns each: a sixth of a training step of
-MiniLM. Here 16 bits of numpy's SFC64 decide on each element, at 0.5 ns. On a GPU torch's own, fused dropout serves.
+On a CPU torch draws a mask's elements one after the other on one core, 5 ns each: a sixth of MiniLM's training step.
+Here 64 random bits of numpy's SFC64 generator make four elements, 0.5 ns each. On a GPU torch's fused dropout is used.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 _RANGE = 2**16
-"""A probability is rounded to a multiple of 1/65536; elements that stay are scaled by what was really kept."""
+"""Each element compares 16 random bits with a threshold, so a probability is rounded to a multiple of 1/65536. Elements
+that are kept are scaled by the rounded one, so the mean stays exact."""
 
 
 def keep(shape: Sequence[int], probability: float, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """A mask of `shape` on the CPU, 1 where an element stays and 0 where it is dropped, and the factor to scale by.
+    """A mask of `shape` on the CPU (1: kept, 0: dropped), and the factor to scale the kept elements by.
 
-    Drawn from torch's generator, so that torch.manual_seed decides on it.
+    SFC64 is seeded from torch's generator, so that torch.manual_seed determines the mask.
     """
     key = int(torch.randint(2**63 - 1, ()))
     count = int(np.prod(shape))

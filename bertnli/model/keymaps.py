@@ -1,7 +1,7 @@
-"""Parameter names of other projects, to ours and back: HF's BERT and the d2l book's.
+"""Converts parameter names: those of HF's BERT and of the d2l book to ours, and back.
 
-A conversion is a table from our names to theirs. Every key of theirs is accounted for: one that is missing, that
-nobody knows, or that has another shape is an error that names it, never skipped.
+A conversion is a table from our names to theirs. Every key of theirs is accounted for: a missing key, an unknown key
+and one of another shape are errors that name it; no key is skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from bertnli.common.errors import InputError
 from bertnli.model.classifier import ModelConfig, PairClassifier
 
-# Ours (a module, `{i}` a block's number) -> theirs; several are stacked along the outputs, as query, key and value are.
+# Our module (`{i}`: a block's number) -> theirs. Several are stacked along the output axis, as query, key and value.
 _KEYS = {
     "bert": {
         "embeddings.token": ("bert.embeddings.word_embeddings",),
@@ -47,25 +47,25 @@ _KEYS = {
         "classifier": ("output",),
     },
 }
-# Heads of the pretraining tasks, and buffers: known and not used.
+# Heads of the pretraining tasks, and buffers: known but not used.
 _UNUSED = {"bert": re.compile(r"cls\..+|(bert\.)?embeddings\.position_ids"), "d2l": re.compile(r"(mlm|nsp)\..+")}
 
-# What a pretrained encoder may lack, whole: the classifier, and without one the pooler too (BertForMaskedLM has none).
+# The modules that a pretrained encoder may lack: the classifier, and with it the pooler (BertForMaskedLM has neither).
 _HEADS = {"bert": ("classifier", "pooler"), "d2l": ("classifier",)}
 
 
 def has_classifier(tensors: Mapping[str, Tensor], family: str) -> bool:
-    """Whether their tensors hold any of a pair classifier's last layer."""
+    """Whether their tensors include any of the classifier layer."""
     return any(name.startswith(f"{_KEYS[family]['classifier'][0]}.") for name in tensors)
 
 
 def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str, do: str) -> dict[str, Tensor]:
     """Their tensors under our names, fp32, with every key and shape accounted for.
 
-    `config` gives the sizes. The heads in `_HEADS` may be missing. Raises InputError naming `where` and the keys, and
-    saying what to `do`.
+    `config` gives the sizes. The heads in `_HEADS` may be missing. Raises InputError that names `where`, the keys and
+    what to `do`.
     """
-    # Norm parameters of checkpoints converted from TensorFlow (bert-base-uncased) go by gamma and beta.
+    # In checkpoints converted from TensorFlow (bert-base-uncased) the norms' parameters are called gamma and beta.
     modern = {name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name) for name in tensors}
     modern = {name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new) for name, new in modern.items()}
     found = {
@@ -73,7 +73,7 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
         for name, tensor in tensors.items()
         if not _UNUSED[config.family].fullmatch(name)
     }
-    # A bare encoder (BertModel) leaves the prefix out.
+    # A bare encoder (BertModel) has keys without the prefix.
     prefix = "" if any(name.startswith("bert.") for name in found) else "bert."
 
     with torch.device("meta"):
@@ -116,7 +116,7 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
 
 
 def to_foreign(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The inverse of `from_foreign`: our state dict under their names, no two tensors sharing memory."""
+    """The inverse of `from_foreign`: our state dict under their names; no two tensors share memory."""
     tensors = {}
     for name, tensor in state.items():
         keys = _foreign_keys(name, config)

@@ -1,4 +1,4 @@
-"""A classifier in torch as something to ask: sentence pairs in, logits out. For evaluation and parity checks."""
+"""A classifier in torch that takes sentence pairs and returns logits, for evaluation and parity checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bertnli.model.classifier import PairClassifier
 class TorchPredictor:
     """Runs a model in fp32 on `device`: `cpu`, `cuda`, or `auto` for a GPU if there is one.
 
-    `temperature` is the model's own, for whoever makes probabilities of the logits.
+    temperature: the model's own; the caller divides the logits by it before the softmax. Raises InputError for another
+    `device`, and for `cuda` without a GPU.
     """
 
     def __init__(self, model: PairClassifier, tokenizer: PairTokenizer, device: str = "auto", temperature: float = 1.0):
@@ -34,7 +35,7 @@ class TorchPredictor:
 
     @torch.inference_mode()
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
-        """`[pairs, labels]`, in the order given, before the temperature."""
+        """Logits `[pairs, labels]` in the order of the pairs, not divided by the temperature."""
         encoded = self.tokenizer.encode(premises, hypotheses)
         result = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
         for indices in batches_by_length(encoded.lengths, EVAL_BATCH_TOKENS[self.device.type]):

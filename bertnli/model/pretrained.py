@@ -1,4 +1,4 @@
-"""Models from files and to files: HF's BERT folders, and the d2l book's folders and zips."""
+"""Reads models from files and writes them: HF's BERT folders, and the d2l book's folders and zips."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _D2L_WEIGHTS = ("classifier.params", "pretrained.params")  # the reader's own fi
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model as found in a file or folder.
+    """A model as it is in a file or folder.
 
-    state: our parameter names to fp32 tensors, without those of a head that the file has not.
-    sha256: of the weights file, so that what is made from it can say so.
-    temperature: that its logits are divided by for the softmax (calibrate.py); of these weights, so of no model that is
-    trained from them.
+    state: our parameter names to fp32 tensors; a head that is not in the file is missing.
+    sha256: of the weights file; what is made from the model records it.
+    temperature: the logits are divided by it before the softmax (calibrate.py). It belongs to these weights, not to a
+    model that is trained from them.
     """
 
     config: ModelConfig
@@ -50,14 +50,14 @@ class Pretrained:
         return "classifier.weight" in self.state
 
     def without_weights(self) -> Pretrained:
-        """What is left to know of it when a model has been built."""
+        """The same without the weights, which a built model has its own copy of."""
         return replace(self, state={})
 
     def build(self, config: ModelConfig | None = None) -> PairClassifier:
         """The model with these weights, in fp32 on the CPU. `config` may have other dropouts, or other labels.
 
-        The classifier of an encoder alone, or for other labels, starts anew (and BertForMaskedLM's pooler, which it
-        has not), from torch's global generator: seed that first.
+        A classifier that is missing or has other labels is initialised from torch's global generator, and so is a
+        missing pooler (BertForMaskedLM's): seed it first.
         """
         model = PairClassifier(config or self.config)
         kept = {
@@ -80,8 +80,8 @@ def load(
 ) -> Pretrained:
     """The model at `path`: an HF folder, a folder `bertnli train` left, or a d2l folder or zip.
 
-    arch: `bert.small` or `bert.base`, for d2l weights. labels: names in the order of the model's outputs, where it has
-    none or placeholders. max_length, truncation, hypothesis_only: left out, the model's own. Raises InputError for
+    arch: `bert.small` or `bert.base`, for d2l weights. labels: names in the order of the model's outputs, if its files
+    have none or placeholders. max_length, truncation, hypothesis_only: default: the model's own. Raises InputError for
     anything missing, damaged, unsafe (a pickle that would run code) or of another architecture.
     """
     files = _files(path)
@@ -99,7 +99,7 @@ def load(
 def missing_options(path: Path) -> set[str]:
     """Which of `load`'s `arch` and `labels` the files at `path` do not specify.
 
-    d2l weights in the book's own form do not hold the number of heads; many a classifier's labels are LABEL_0, ….
+    d2l weights as the book has them do not contain the number of heads; many classifiers' labels are LABEL_0, ….
     """
     files = _files(path)
     if "config.json" in files:
@@ -109,9 +109,9 @@ def missing_options(path: Path) -> set[str]:
 
 
 def save(model: PairClassifier, tokenizer: PairTokenizer, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write config.json, model.safetensors (fp32) and the tokenizer's files; transformers loads HF's family as it is.
+    """Write config.json, model.safetensors (fp32) and the tokenizer's files; transformers loads the `bert` family's.
 
-    extra: more entries for the `bertnli` section of config.json. Raises RunError if the disk does not take it.
+    extra: more entries for the `bertnli` section of config.json. Raises RunError if it cannot be written.
     """
     config = model.config
     state = {name: tensor.float().cpu() for name, tensor in model.state_dict().items()}
@@ -150,10 +150,10 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 class _Sizes(BaseModel):
-    """ModelConfig's fields as config.json has them: the aliases and defaults are those of transformers' BertConfig.
+    """ModelConfig's fields in config.json, with the names and defaults of transformers' BertConfig.
 
-    What has no default there is a fact about the weights, and a wrong number of heads would load in silence. The upper
-    bounds are far beyond any model; they keep a damaged file from being taken for a plan to build one.
+    Sizes have no default, because they are facts about the weights: a wrong number of heads would load without error.
+    The upper bounds are far above any model, so that a damaged file does not make us build a huge one.
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
@@ -174,7 +174,7 @@ class _Sizes(BaseModel):
 
 
 class _FolderConfig(_Sizes):
-    """config.json as it is read: the sizes, and what must be so for the sizes to tell the whole model."""
+    """config.json as it is read: the sizes, and keys that must have BERT's values, or the sizes are not enough."""
 
     model_type: Literal["bert", "d2l-bert"]
     position_embedding_type: Literal["absolute"] = "absolute"
@@ -203,7 +203,7 @@ def _load_folder(
     where = f"{path}/config.json"
     if arch is not None:
         raise InputError(
-            f"--arch {arch}", found=f"{where}, which holds the sizes", do="leave --arch out (in a run file: arch)"
+            f"--arch {arch}", found=f"{where}, which has the sizes", do="remove --arch (in a run file: arch)"
         )
     content = _read_json(files, "config.json", path)
     parsed = _parse_config(content, where)
@@ -218,7 +218,7 @@ def _load_folder(
     family = "bert" if parsed.model_type == "bert" else "d2l"
     if has_classifier(tensors, family):
         names = label_orders.from_config(content, where, labels)
-    else:  # whatever labels config.json names, they are no output's
+    else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.SNLI_ORDER if family == "bert" else label_orders.D2L_ORDER
         names = label_orders.check_names(labels or new, "--labels")
     config = parsed.to_ours(names)
@@ -229,8 +229,8 @@ def _load_folder(
     return Pretrained(config, state, tokenizer, sha256, temperatures.of_config(content, where))
 
 
-_UNSUPPORTED = {  # key of config.json: what to do about a value that is somebody's but not ours
-    "model_type": "bertnli runs BERT alone (BertForSequenceClassification); choose a checkpoint of that architecture",
+_UNSUPPORTED = {  # key of config.json: what to do about a value that other models have and ours do not
+    "model_type": "bertnli runs only BERT (BertForSequenceClassification); choose a checkpoint of that architecture",
     "position_embedding_type": "choose a checkpoint with BERT's own learned positions",
     "is_decoder": "choose a checkpoint that is an encoder, as BERT is",
     "add_cross_attention": "choose a checkpoint that is an encoder, as BERT is",
@@ -242,7 +242,7 @@ def _parse_config(content: Any, where: str) -> _FolderConfig:
     try:
         parsed = _FolderConfig.model_validate(content)
     except ValidationError as error:
-        # Another architecture has other keys, so its name comes before any of them.
+        # Another architecture has other keys, so a wrong model_type is reported before them.
         problem = min(error.errors(), key=lambda one: one["loc"] != ("model_type",))
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "missing":
@@ -276,7 +276,7 @@ def _load_d2l(
 ) -> Pretrained:
     if arch is None:
         raise InputError(
-            f"{path}: d2l weights do not hold the number of heads",
+            f"{path}: d2l weights do not contain the number of heads",
             expected="the architecture's name",
             do=f"give --arch (arch: in a run file): {' or '.join(D2L_ARCHITECTURES)}",
         )
@@ -309,21 +309,21 @@ def _load_d2l(
 
 # --- Files -----------------------------------------------------------------------------------------------------------
 
-_Files = dict[str, Callable[[], bytes]]  # a model's files: name -> what reads it
+_Files = dict[str, Callable[[], bytes]]  # a model's files: name -> a function that reads it
 
-# Bytes of a zip's member, unpacked: a small zip can hold a disk full of zeros.
+# Limits in bytes for an unpacked member of a zip: a small zip can contain a disk full of zeros.
 _LARGEST_VOCABULARY = 2**26
 _LARGEST_WEIGHTS = 2**32
 
 
 def _files(path: Path) -> _Files:
-    """The files of a folder, or the d2l files in a zip, whichever folder in it they are in (the book's has one)."""
+    """The files of a folder, or the d2l files in a zip, in any folder inside it (the book's zip has one)."""
     try:
         if path.is_dir():
             return {entry.name: entry.read_bytes for entry in path.iterdir()}
         kind = "a zip" if zipfile.is_zipfile(path) else "a file" if path.exists() else "nothing there"
         members = _members(path) if kind == "a zip" else []
-    except Exception as error:  # zipfile has many kinds for a damaged archive
+    except Exception as error:  # for a damaged archive zipfile raises errors of many types
         raise InputError(f"model {path}: cannot be read: {error}", expected="a folder or a d2l zip") from None
     if kind != "a zip":
         raise InputError(f"model {path}", found=kind, expected="a folder or a d2l zip")
@@ -337,7 +337,7 @@ def _files(path: Path) -> _Files:
 
 
 def _members(archive_path: Path) -> list[zipfile.ZipInfo]:
-    """The zip's members that a d2l model is made of; `__MACOSX` holds what macOS adds."""
+    """The zip's members that belong to a d2l model; macOS adds others in `__MACOSX`."""
     with zipfile.ZipFile(archive_path) as archive:
         return [
             member
@@ -348,7 +348,7 @@ def _members(archive_path: Path) -> list[zipfile.ZipInfo]:
 
 
 def _read_member(path: Path, member: zipfile.ZipInfo) -> bytes:
-    """The unpacked bytes, in memory alone: where the archive says a file belongs does not matter."""
+    """The unpacked bytes, in memory: no file is written, so the paths in the archive do no harm."""
     where = f"{path}/{member.filename}"
     most = _LARGEST_VOCABULARY if where.endswith(".json") else _LARGEST_WEIGHTS
     if member.file_size > most:
@@ -357,8 +357,8 @@ def _read_member(path: Path, member: zipfile.ZipInfo) -> bytes:
         raise InputError(where, found=f"compression method {member.compress_type}", expected="stored or deflated")
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            return file.read(member.file_size + 1)  # a bound even where the archive lies about the size
-    except Exception as error:  # as above
+            return file.read(member.file_size + 1)  # a limit even if the archive states a wrong size
+    except Exception as error:  # as in _files
         raise InputError(f"{where}: cannot be read: {error}", do="fetch it again") from None
 
 
@@ -378,7 +378,7 @@ def _read_json(files: _Files, name: str, path: Path) -> Any:
 
 
 def _read_weights(files: _Files, names: Sequence[str], path: Path) -> tuple[str, dict[str, Tensor], str]:
-    """The first of `names` that is there: its path, its tensors, and the SHA-256 of the file."""
+    """Of the first of `names` that exists: its path, its tensors, and the file's SHA-256."""
     name = next((name for name in names if name in files), None)
     if name is None:
         raise InputError(f"{path}: no weights", found=", ".join(sorted(files)[:8]), expected=" or ".join(names))

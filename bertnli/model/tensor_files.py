@@ -1,4 +1,4 @@
-"""Files of named tensors: safetensors, and PyTorch's own format read without running what is in it."""
+"""Files of named tensors: safetensors, and PyTorch's own format, read without running code from it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from bertnli.common.errors import InputError
 
 
 def parse(content: bytes, where: str) -> dict[str, Tensor]:
-    """The tensors of a file, on the CPU, as they are; safetensors if its name `where` says so, else `torch.save`'s.
+    """The tensors of a file, on the CPU, unchanged: safetensors if the name `where` ends so, otherwise `torch.save`'s.
 
-    Raises InputError naming `where` if it is damaged, or a pickle with anything but tensors in it.
+    Raises InputError naming `where` if the file is damaged, or a pickle that contains anything but tensors.
     """
     try:
         if where.endswith(".safetensors"):
             tensors = safetensors.torch.load(content)
         else:
             tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes both libraries raise nearly anything
+    except Exception as error:  # for a damaged file both libraries raise errors of nearly any type
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code:
             raise InputError(
-                f"{where}: refused, for a pickle that names code could run it",
+                f"{where}: refused, because a pickle that names code could run it",
                 found=code[1],
-                expected="a state dict of tensors alone, as torch.save(model.state_dict(), …) writes",
-                do="save the weights again so, or as safetensors",
+                expected="a state dict with only tensors, as torch.save(model.state_dict(), …) writes",
+                do="save the weights again like that, or as safetensors",
             ) from None
         found = f"{len(content):,} bytes, {type(error).__name__} {' '.join(str(error).split())[:120]}".rstrip()
-        raise InputError(f"{where}: damaged, or no file of tensors", found=found, do="fetch it again") from None
+        raise InputError(f"{where}: damaged, or not a file of tensors", found=found, do="fetch it again") from None
     if not isinstance(tensors, dict):
         raise InputError(where, found=f"a {type(tensors).__name__}", expected="a state dict: names to tensors")
     for name, tensor in tensors.items():
@@ -49,9 +49,9 @@ def parse(content: bytes, where: str) -> dict[str, Tensor]:
 
 
 def save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file with the permissions of any new file (the library's own are its owner's alone).
+    """Write a safetensors file with the umask's permissions (the library's own allow its owner alone).
 
-    Raises OSError or safetensors.SafetensorError where the disk does not take it.
+    Raises OSError or safetensors.SafetensorError if the disk is full or fails.
     """
     path.touch()
     permissions = path.stat().st_mode

@@ -1,7 +1,6 @@
-"""The run file: one YAML file says all of a training run; it is checked before anything is loaded.
+"""The keys of a run file, which specifies a training run completely: each with its type, default and meaning.
 
-Every key has its type, its default and its meaning here. A key that is unknown, twice there or of the wrong type is an
-InputError that names the file, the key and, for a misspelling, the nearest key there is.
+run_file.py reads it and reports its mistakes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ with_config(ConfigDict(extra="forbid"))(Columns)  # unknown keys are refused in 
 
 
 class Holdout(Section):
-    """Rows kept out of training for evaluation; a premise never stands on both sides."""
+    """Rows kept out of training for evaluation. No premise is in both parts."""
 
     holdout: Positive
 
@@ -42,12 +41,12 @@ class Data(Section):
     label_names: dict[str, str] = {}
     """Names of integer labels, such as `{0: entailment, 1: neutral, 2: contradiction}`."""
     skip_bad_rows: bool = False
-    """Leave out rows that cannot be used and say how many, instead of refusing the file."""
+    """Skip rows that cannot be used and print how many, instead of refusing the file."""
     max_train_pairs: Positive | None = None
     """Train on this many pairs, drawn by the seed."""
     hypothesis_only: bool | None = None
-    """A baseline that sees no premise: what it learns is annotation artefact (Poliak et al. 2018). Left out, as the
-    model it starts from, which only such a baseline is."""
+    """Train a baseline that sees no premise: all it learns is annotation artefacts (Poliak et al. 2018). Default: what
+    the starting model was trained with (true only if that was such a baseline)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,16 +61,16 @@ class Data(Section):
 class Checkpointing(Section):
     every_steps: Positive = 200
     keep: Positive = 2
-    """How many of the newest checkpoints stay on disk."""
+    """How many of the newest checkpoints are kept on disk."""
 
 
 class RunConfig(Section):
     model: str
-    """What to start from: a fetched name, an HF-format folder, a d2l folder or zip, a hub id."""
+    """The model to start from: a fetched name, an HF-format folder, a d2l folder or zip, a hub id."""
     arch: Literal["bert.small", "bert.base"] | None = None
-    """For d2l weights given as a path: their files do not hold the number of heads."""
+    """For d2l weights given as a path, because their files do not contain the number of heads."""
     labels: tuple[str, ...] | None = None
-    """Label names in the order of a new classifier, or of one whose config has LABEL_0, …; left out, SNLI's."""
+    """Label names in the order of a new classifier, or of one whose config has LABEL_0, …. Default: SNLI's."""
     data: Data
     output: str
     """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/."""
@@ -81,40 +80,41 @@ class RunConfig(Section):
     global_batch_size: Positive = 256
     """Pairs per optimizer step over all ranks, whatever the number of ranks."""
     micro_batch_tokens: Positive | None = None
-    """Tokens a rank takes through the model at once; left out, what suits the device."""
+    """Tokens that a rank takes through the model at once. Default: 3072 on a CPU, 16,384 on a GPU."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     schedule: Literal["linear", "constant"] = "linear"
-    """After the warm-up: linear decay to 0 at the last step, or none."""
+    """After the warm-up: linear decay to 0 at the last step, or no decay."""
     warmup: Fraction = 0.1
-    """Share of the steps in which the learning rate rises from 0."""
+    """Fraction of the steps in which the learning rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Gradients are clipped to this norm; 0 for no clipping."""
+    """Gradients are clipped to this norm; 0 turns clipping off."""
     dropout: Fraction | None = None
-    """Replaces every dropout probability of the model; left out, the model's own."""
+    """Replaces every dropout probability of the model. Default: the model's own."""
     max_length: Annotated[int, Field(ge=5)] | None = None
-    """Tokens of a pair, special tokens included; longer ones are truncated. Left out, the model's own, else 128."""
+    """Tokens of a pair, special tokens included; longer pairs are truncated. Default: the model's own, or else 128."""
     truncation: Literal["longest_first", "d2l", "proportional"] | None = None
-    """Left out, the model's own rule."""
+    """Default: the model's own rule."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
-    """Left out: after every epoch and at the end. Needs data.eval, as the two below do."""
+    """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""
     keep_best: bool = False
-    """The result is the model of the best held-out accuracy, not of the last step."""
+    """The result is the model with the best held-out accuracy, not that of the last step."""
     early_stopping: Positive | None = None
-    """End after this many evaluations in a row without a better held-out accuracy."""
+    """Stop after this many evaluations in a row without a better held-out accuracy."""
     tensorboard: bool = True
     stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
-    """Seconds without progress of any rank, or a sign of one, after which the job is ended (watch/watcher.py)."""
+    """Seconds without progress of any rank, or a sign of life from one, after which the job is ended
+    (watch/watcher.py)."""
     deepspeed: dict[str, Any] = {}
-    """Anything DeepSpeed takes, merged over ours; one that contradicts ours, or cannot work here, is an error."""
+    """DeepSpeed's own keys, merged with ours. One that contradicts ours, or cannot work here, is an error."""
 
     def steps_per_epoch(self, pairs: int) -> int:
-        """Optimizer steps that see each of `pairs` once; the last one may hold fewer pairs."""
+        """Optimizer steps of an epoch over `pairs` pairs; the last one may have fewer pairs."""
         return math.ceil(pairs / self.global_batch_size)
 
     def total_steps(self, pairs: int) -> int:
@@ -123,8 +123,8 @@ class RunConfig(Section):
     def learning_rate_at(self, step: int, total_steps: int) -> float:
         """Learning rate of the optimizer step number `step` (from 0): linear warm-up, then `schedule`.
 
-        As in Devlin et al. 2018, appendix A.2; equal to transformers' get_linear_schedule_with_warmup, but that the
-        last step is never one of warm-up: a run of one step learns.
+        As in Devlin et al. 2018, appendix A.2. It equals transformers' get_linear_schedule_with_warmup, except that the
+        last step is never a warm-up step, so that a run of one step learns.
         """
         warmup_steps = min(math.ceil(self.warmup * total_steps), total_steps - 1)
         if step < warmup_steps:
@@ -134,5 +134,5 @@ class RunConfig(Section):
         return self.learning_rate * ((total_steps - step) / max(1, total_steps - warmup_steps))
 
     def to_yaml(self) -> str:
-        """The run as resolved, every key written out; `load` reads it back to an equal RunConfig."""
+        """The run as resolved, with every key; `run_file.load_run` reads it back to an equal RunConfig."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -19,8 +19,8 @@ from bertnli.run.mistakes import Contradiction, refuse
 if TYPE_CHECKING:
     from bertnli.run.config import RunConfig
 
-# The keys that DeepSpeed 0.19 reads, by section; sections that are not here are left to DeepSpeed's own parser, with
-# which tests/run/test_deepspeed_config.py compares these.
+# The keys that DeepSpeed 0.19 reads, by section; tests/run/test_deepspeed_config.py compares them with its parser.
+# Sections that are not here are checked by that parser alone.
 KNOWN_KEYS = {
     "": """
         activation_checkpointing aio autotuning bf16 bfloat16 checkpoint comet comms_logger communication_data_type
@@ -57,7 +57,7 @@ KNOWN_KEYS = {
     "zero_optimization.offload_param": "buffer_count buffer_size device max_in_cpu nvme_path pin_memory",
 }
 
-# Keys whose value follows from keys of the run file.
+# Keys whose value is set by keys of the run file.
 DECIDED_BY = {
     "bf16": "precision",
     "bfloat16": "precision",
@@ -76,7 +76,7 @@ DECIDED_BY = {
     "zero_optimization.stage": "zero_stage",
 }
 
-# Modes that do not work here: why, and the nearest thing that does.
+# Modes that do not work here: why, and the nearest alternative that does.
 _DATA_PARALLEL = "each rank runs the whole model on pairs of its own", "for a large model set zero_stage: 3"
 _OWN_BATCHES = "bertnli makes the batches", "use global_batch_size and data.max_train_pairs"
 _NO_EXTENSION = "it needs a compiled extension, and bertnli builds none"
@@ -91,7 +91,7 @@ NOT_HERE = {
     "disable_allgather": ("DeepSpeed does nothing with it", "remove it"),
     "expert_parallel": _DATA_PARALLEL,
     "fp16.fp16_master_weights_and_grads": (_NO_EXTENSION, "remove it"),
-    "hybrid_engine": ("it is for models that write text", "remove it"),
+    "hybrid_engine": ("it is for models that generate text", "remove it"),
     "pipeline": _DATA_PARALLEL,
     "seq_parallel_communication_data_type": _DATA_PARALLEL,
     "sequence_parallel_size": _DATA_PARALLEL,
@@ -106,7 +106,7 @@ NOT_HERE = {
     "zero_optimization.legacy_stage1": ("DeepSpeed no longer has it", "set zero_stage: 1 alone"),
     "zero_optimization.offload_optimizer.ratio": (_NO_EXTENSION, "remove it: all of the optimizer is offloaded"),
     "zero_optimization.offload_optimizer.super_offload": (_NO_EXTENSION, "remove it"),
-    # stage_1_and_2.py, _link_all_hp_params: its map of who owns which numbers does not know the new order.
+    # stage_1_and_2.py, _link_all_hp_params: its map from weights to ranks does not know the new order.
     "zero_optimization.round_robin_gradients": (
         "DeepSpeed then reads one weight's numbers as another's, in checkpoints and in the result",
         "remove it",
@@ -120,8 +120,8 @@ NOT_HERE = {
     "zero_optimization.zero_quantized_weights": (_NO_EXTENSION, "remove it, or set zero_hpz_partition_size"),
 }
 
-# Modes that go with some ZeRO stages only. DeepSpeed ignores offload and hpz at others, and divides by
-# gradient_predivide_factor twice at stage 3; the rest fails while it sets up.
+# Modes that work with some ZeRO stages only. At other stages DeepSpeed ignores offload and hpz, and at stage 3 it
+# divides by gradient_predivide_factor twice; the other modes fail during set-up.
 STAGES = {
     "data_types.grad_accum_dtype": (1, 2, 3),
     "gradient_predivide_factor": (0, 1),
@@ -205,7 +205,7 @@ def deepspeed_config(
     theirs = dict(_walk(config.deepspeed))
     ours = _ours(config)
     if precision == "bf16":
-        # What `torch.autocast` does, under every ZeRO stage: products in bf16, weights and optimizer in fp32.
+        # As `torch.autocast` does, at every ZeRO stage: products in bf16, weights and optimizer in fp32.
         ours |= {"torch_autocast.enabled": True, "torch_autocast.dtype": "bfloat16"}
         # Gradients are summed and sent in fp32, so that every stage trains the same; by default DeepSpeed rounds those
         # of linear layers to bf16 at stages 1 to 3, after every micro-batch.
@@ -217,7 +217,7 @@ def deepspeed_config(
     refuse(list(_mistakes_here(config, precision, world, ours, theirs)), "run file")
     settings = _nested(ours | {key: value for key, value in theirs.items() if not _is_section(value)})
     if parse is not None:
-        _parsed(settings, parse)
+        _check_with(parse, settings)
     return settings
 
 
@@ -257,9 +257,9 @@ def _mistakes_here(
 
 
 def _ours(config: RunConfig) -> dict[str, Any]:
-    """What the loop and the run file decide on any device, by dotted key."""
+    """The values that the loop and the run file set on any device, by dotted key."""
     return {
-        # A step's micro-batches are cut by tokens, so their number varies: we say when a step ends, not a counter.
+        # A step's micro-batches are cut by tokens, so their number varies: the loop ends a step, not a counter.
         "managed_gradient_accumulation": False,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -272,21 +272,23 @@ def _ours(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _parsed(settings: dict[str, Any], parse: Callable[[dict[str, Any]], object]) -> None:
+def _check_with(parse: Callable[[dict[str, Any]], object], settings: dict[str, Any]) -> None:
     try:
         parse(settings)
     except ValidationError as error:
         problem = error.errors()[0]
         path = [str(part) for part in problem["loc"]]
-        # DeepSpeed has a model for each section, whose name in the file the error does not know.
+        # DeepSpeed has a pydantic model for each section; its error does not contain the section's name in the file.
         holders = [name for name, value in settings.items() if path and _is_section(value) and path[0] in value]
         path = path if not holders or path[0] in settings else [holders[0], *path]
         raise InputError(
             f"deepspeed.{'.'.join(path)}".rstrip("."), found=repr(problem["input"]), expected=problem["msg"].lower()
         ) from None
-    except Exception as error:  # whatever it raises, it is about what the user added: ours alone is taken
+    except Exception as error:  # of any type; it is about what the user added, because ours alone is accepted
         said = " ".join(str(error).split()) or type(error).__name__
-        raise InputError("deepspeed: DeepSpeed does not take it", found=said, do="change or remove that key") from None
+        raise InputError(
+            "deepspeed: DeepSpeed does not accept it", found=said, do="change or remove that key"
+        ) from None
 
 
 def _is_section(value: Any) -> bool:
@@ -294,14 +296,14 @@ def _is_section(value: Any) -> bool:
 
 
 def _on(value: Any) -> bool:
-    """Whether a mode's value switches it on."""
+    """Whether a mode's value turns it on."""
     if _is_section(value):
         value = value.get("device", value.get("enabled", True))
     return value is True or value not in (None, False, "none", 1)
 
 
 def _walk(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key, dotted, with its value; a section before the keys in it."""
+    """Every key (dotted) with its value; a section comes before the keys in it."""
     for name, value in settings.items():
         yield f"{prefix}{name}", value
         if _is_section(value):

@@ -1,7 +1,7 @@
 """The folder of a training run: run.yaml, metrics.jsonl, checkpoints/, logs/, report.html, and the result in model/.
 
-The same command on the same folder goes on with an unfinished run and refuses a finished one; another run's folder is
-refused with the keys that differ.
+The same command continues an unfinished run in it, and refuses a finished one. The folder of a run with other settings
+is refused, with the keys that differ.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from bertnli.common.locks import acquire
 from bertnli.run.config import RunConfig
 from bertnli.run.run_file import load_run
 
-# What says how a step is computed and not what it is may differ when a run goes on.
+# Keys that may differ when a run is continued: they change how a step is computed, not its result.
 _FREE = ("checkpoint", "tensorboard", "stall_timeout", "micro_batch_tokens", "zero_stage")
-_PATIENCE = 100.0  # seconds; a file server takes 90 to give up the lock of a host that it no longer hears of
+_PATIENCE = 100.0  # seconds; a file server takes 90 to release the lock of a host that it no longer hears from
 
 
 class RunFolder:
-    """Paths inside a run's folder, and whose run it is."""
+    """Paths inside a run's folder; checks whose run it is, and holds its lock."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -35,18 +35,18 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
-        self.logs = self.path / "logs"  # of ranks that a launcher has started; there before the run is
+        self.logs = self.path / "logs"  # of ranks that a launcher started; made before the run is
         self.report = self.path / "report.html"
         self.model = self.path / "model"
         self._lock = FileLock(self.path / ".lock")
 
     @property
     def finished(self) -> bool:
-        """`model/` is renamed into place when all else is done."""
+        """Whether the run is finished: `model/` gets its name in the very last step."""
         return self.model.is_dir()
 
     def check(self, config: RunConfig) -> None:
-        """Raises InputError if the folder holds a finished run, another run, or somebody's other files."""
+        """Raises InputError if the folder contains a finished run, a run with other settings, or other files."""
         if self.finished:
             raise InputError(
                 f"output {self.path}", found="a finished run", do="give another output, or remove the folder first"
@@ -61,32 +61,35 @@ class RunFolder:
         differing = [key for key in now if now[key] != before[key]]
         if differing:
             raise InputError(
-                f"output {self.path}: holds an unfinished run with other settings",
+                f"output {self.path}: contains an unfinished run with other settings",
                 found="; ".join(f"{key}: {before[key]!r} there, {now[key]!r} now" for key in differing),
-                do="give the same settings to go on with it, or another output",
+                do="give the same settings to continue it, or another output",
             )
 
     def check_inputs(self, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-        """Raises InputError if what the run's checkpoint was trained on, sha256 by key, has changed since."""
+        """Raises InputError if a file that the run's checkpoint was trained on has changed since.
+
+        before, now: sha256 by the file's key in the run file.
+        """
         differing = [key for key in now if before.get(key, now[key]) != now[key]]
         if differing:
             raise InputError(
-                f"output {self.path}: holds an unfinished run on other content",
-                found=f"another one now behind {', '.join(differing)}",
-                expected="the files that it began with",
+                f"output {self.path}: contains an unfinished run on other content",
+                found=f"changed content of {', '.join(differing)}",
+                expected="the files that it started with",
                 do="put them back, or give another output",
             )
 
     def claim(self, config: RunConfig, say: Callable[[str], None] = lambda line: None) -> None:
-        """Make the folder, hold it until `release`, and write `run.yaml`; call it on one rank, after `check`.
+        """Make the folder, lock it until `release`, and write `run.yaml`. Call it on one rank, after `check`.
 
-        `say` is told if there is another job to wait for. Raises InputError if that one goes on, or the folder
+        `say` prints that another job is waited for. Raises InputError if that job does not end, or if the folder
         cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold(say)
-            self.check(config)  # whoever held it may have finished the run
+            self.check(config)  # the job that held the lock may have finished the run
             write_text(self.run_file, config.to_yaml())
         except BaseException as error:
             self.release()
@@ -107,7 +110,7 @@ class RunFolder:
             ) from None
 
     def release(self) -> None:
-        """Let go of it, if it is held."""
+        """Release the lock, if it is held."""
         if self._lock.is_locked:
             if self.finished:
                 Path(self._lock.lock_file).unlink(missing_ok=True)
@@ -132,24 +135,24 @@ def steps_in(checkpoints: Path) -> list[int]:
 
 
 def run_of(path: Path) -> RunFolder | None:
-    """The run whose folder `path` is, or one of whose checkpoints; None if it is neither."""
+    """The run if `path` is its folder or one of its checkpoints; otherwise None."""
     of_checkpoint = step_of(path) is not None and path.parent.name == "checkpoints"
     run = RunFolder(path.parent.parent if of_checkpoint else path)
-    is_model = (run.path / "config.json").exists()  # with somebody's run file beside it
+    is_model = (run.path / "config.json").exists()  # with a copied run file in it
     return run if run.run_file.is_file() and not is_model else None
 
 
 def result_of(path: Path) -> Path | None:
-    """The model that the run whose folder `path` is ended with; None until it has one, and of all else that has a path.
+    """If `path` is the folder of a finished run, its model/ folder; otherwise None, also for a checkpoint.
 
-    Its folder stands for it wherever a model is asked for. A checkpoint's does not: it is not the end.
+    So a command that takes a model takes a finished run's folder too.
     """
     run = run_of(path)
     return run.model if run is not None and run.path == path and run.finished else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file, none if there is no file; a last line cut short by a kill is left out."""
+    """The rows of a metrics file; [] if there is no file. A last line that a kill cut short is omitted."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -26,7 +26,7 @@ _NO_MAP = ("model_type", "dataclass_type", "dict_type")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's own rule, which PyYAML does not enforce: a key stands once in a map. `doubled` notes the others."""
+    """Finds what YAML forbids and PyYAML accepts: a key twice in a map. `doubled` lists them; the first one counts."""
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -89,12 +89,12 @@ def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
 
 
 def _parse(text: str, where: str, mistakes: list[InputError]) -> Any:
-    """YAML's content. A key that stands twice is added to `mistakes`; the first one counts."""
+    """YAML's content. Keys given twice are added to `mistakes`."""
     try:
         loader = _StrictLoader(text)
         content = loader.get_single_data()
         json.dumps(content, default=str, skipkeys=True)  # ValueError for an alias inside its own anchor
-    # PyYAML lets through what it trips over: odd timestamps and integers (ValueError), deep nesting, unhashable keys.
+    # PyYAML does not catch all of its own errors: odd timestamps and integers (ValueError), deep nesting, odd keys.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="fix it there") from None
@@ -118,7 +118,7 @@ def _override(content: dict[str, Any], assignment: str, mistakes: list[InputErro
 
 
 def _validated(content: Mapping[str, Any], where: str, mistakes: list[InputError]) -> RunConfig:
-    """The run of `content`, if there are no `mistakes` before and no others are found."""
+    """The run of `content`. Raises InputError if there are `mistakes` already, or if it finds others."""
     wrong: set[str] = set()
     try:
         config = RunConfig.model_validate(content)
@@ -135,7 +135,7 @@ def _validated(content: Mapping[str, Any], where: str, mistakes: list[InputError
     mistakes += [
         InputError(f"{where}: {found.error}")
         for found in (*_contradictions(config), *deepspeed_config.contradictions(config))
-        if not wrong.intersection(found.keys)  # it may go when that key is right
+        if not wrong.intersection(found.keys)  # it may be gone once that key is right
     ]
     refuse(mistakes, where)
     return config
@@ -156,8 +156,8 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
 
 
 def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
-    """`content` with the `wrong` keys at their defaults, so that what else is wrong shows as well."""
-    right: dict[str, Any] = {"model": "", "output": "", "data": {}}  # those that have no default
+    """`content` with the `wrong` keys at their defaults, so that other mistakes can be found as well."""
+    right: dict[str, Any] = {"model": "", "output": "", "data": {}}  # keys without a default
     for name, value in content.items():
         if name in _SECTIONS and isinstance(value, dict):
             right[name] = {key: inner for key, inner in value.items() if f"{name}.{key}" not in wrong}
@@ -168,9 +168,9 @@ def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
 
 
 def _path(problem: Any) -> list[str]:
-    """The key that one of pydantic's complaints is about, by its parts."""
+    """The parts of the key that one of pydantic's errors is about."""
     path = [str(part) for part in problem["loc"]]
-    # Of a union pydantic names the member too (`data.eval.Holdout.holdout`), which the file does not.
+    # For a union pydantic adds the member's name (`data.eval.Holdout.holdout`), which is not in the file.
     return [*path[:2], *path[3:]] if path[:2] == ["data", "eval"] else path
 
 
@@ -179,13 +179,13 @@ def _key(problem: Any) -> str:
 
 
 def _owner(problem: Any) -> str:
-    """The key of RunConfig, or of a section of it, that the complaint is about: `labels` of `labels.1`."""
+    """The key of RunConfig, or of a section of it, that the error is about: `labels` for `labels.1`."""
     path = _path(problem)
     return ".".join(path[: 2 if path[0] in _SECTIONS else 1])
 
 
 def _of_another_member(problem: Any) -> bool:
-    """Whether pydantic tried a member of data.eval's union that the value is not meant for."""
+    """Whether the error is from the member of data.eval's union that the value is not meant for."""
     path, given = [str(part) for part in problem["loc"]], problem["input"]
     if path[:2] != ["data", "eval"]:
         return False
@@ -193,12 +193,12 @@ def _of_another_member(problem: Any) -> bool:
 
 
 def _nearest(key: str) -> str:
-    """The known key that may have been meant by an unknown one; empty if none is like it."""
+    """The known key that is most like an unknown one; empty if no key is like it."""
     return next(iter(difflib.get_close_matches(key, _known_keys(RunConfig), n=1, cutoff=0.5)), "")
 
 
 def _explain(problem: Any) -> str:
-    """One of pydantic's complaints, in this project's words."""
+    """One of pydantic's errors as a message for the user."""
     key = _key(problem)
     if problem["type"] in _UNKNOWN:
         near = _nearest(key)
@@ -211,7 +211,7 @@ def _explain(problem: Any) -> str:
 
 
 def _known_keys(section: Any, prefix: str = "") -> list[str]:
-    """The keys of a section (a model or a dataclass), dotted; none of any other type."""
+    """The dotted keys of a section (a pydantic model or a dataclass); [] for any other type."""
     keys = []
     for name, kind in typing.get_type_hints(section).items() if _is_section(section) else ():
         keys.append(prefix + name)

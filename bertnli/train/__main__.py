@@ -1,4 +1,4 @@
-"""`python -m bertnli.train RUN.yaml`: what a launcher starts for each rank. The watcher starts here, without torch."""
+"""`python -m bertnli.train RUN.yaml`, which a launcher starts for each rank. It starts the watcher, without torch."""
 
 import sys
 

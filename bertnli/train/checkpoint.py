@@ -1,9 +1,9 @@
-"""Checkpoints to go on from: durable, atomic, verified, and independent of the number of ranks.
+"""Checkpoints to resume from: durable, atomic, verified, and independent of the number of ranks.
 
-`checkpoints/step-00000200/` holds `state.safetensors` (fp32 weights and optimizer moments by parameter name),
-`checkpoint.json` (the step, where the run stands) and `SHA256SUMS` of both. It is written aside, flushed, read back and
-renamed, so what has the name is whole; one that was damaged afterwards is recognised, named, and the one before it is
-taken. `Saver` does this while training goes on.
+`checkpoints/step-00000200/` contains `state.safetensors` (fp32 weights and optimizer moments by parameter name),
+`checkpoint.json` (the step, and the state of the training loop) and `SHA256SUMS` of both. It is written to a temporary
+folder, flushed, read back and renamed, so a folder with the final name is complete. A checkpoint that was damaged later
+is recognised and reported, and the one before it is used. `Saver` writes in the background while training goes on.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from bertnli.model import tensor_files
 from bertnli.run.folder import step_folder, steps_in
 
 _STATE, _ABOUT, _SUMS = "state.safetensors", "checkpoint.json", "SHA256SUMS"
-_GOES_ON = "give the same command again: it goes on from the last good checkpoint"
-_MAKE_ROOM = f"make room and {_GOES_ON}"
+_RESUME = "give the same command again: it goes on from the last good checkpoint"
+_MAKE_ROOM = f"make room and {_RESUME}"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """steps: optimizer steps done. state: as `engine.Engine.state` gives it. progress: what the loop keeps besides.
+    """steps: optimizer steps done. state: as `engine.Engine.state` returns it. progress: the training loop's state.
 
     sha256: of the state's file."""
 
@@ -47,9 +47,10 @@ class Checkpoint:
 
 
 class Saver:
-    """Writes checkpoints into `folder` in a thread of its own, one at a time; on one rank, as a context manager.
+    """Writes checkpoints into `folder` in a background thread, one at a time; on one rank, as a context manager.
 
-    One being written keeps its copy of the state in memory: `wait` before the next is made, and there is one at most.
+    While a checkpoint is written, its copy of the state stays in memory. Call `wait` before making the next copy, and
+    there is never more than one.
     """
 
     def __init__(self, folder: Path, keep: int):
@@ -60,15 +61,15 @@ class Saver:
     def save(
         self, steps: int, state: Mapping[str, Tensor], progress: Mapping[str, Any], also_keep: int | None = None
     ) -> None:
-        """Start to write `state`, CPU tensors that nobody changes any more, when the one before is done; see `write`.
+        """Start writing `state` once the checkpoint before is written; see `write`. Nobody may change its tensors.
 
-        Raises the RunError of the one before.
+        Raises the RunError of the checkpoint before, if that failed.
         """
         self.wait()
         self._writing = self._thread.submit(write, self._folder, steps, state, dict(progress), self._keep, also_keep)
 
     def wait(self) -> None:
-        """Return when what was given to `save` is on disk. Raises RunError, as `write` does, if it is not."""
+        """Return when the last `save` is on disk. Raises RunError, as `write` does, if it failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -77,7 +78,7 @@ class Saver:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Finish the save under way; its own failure does not hide an `error` that ends the loop."""
+        """Finish the save in progress. If it fails, an `error` that ends the loop is still the one raised."""
         try:
             self.wait()
         except Exception as failed:
@@ -96,11 +97,9 @@ def write(
     keep: int,
     also_keep: int | None = None,
 ) -> Path:
-    """Make `folder/step-…` visible whole, then remove all but the `keep` newest and that of step `also_keep`.
+    """Write `folder/step-…` atomically, then remove all but the `keep` newest and that of step `also_keep`.
 
-    Call it on one rank.
-
-    Raises RunError, with the older checkpoints intact, if the disk is full or cannot be written.
+    Call it on one rank. Raises RunError, with the older checkpoints intact, if the disk is full or cannot be written.
     """
     final = step_folder(folder, steps)
     try:
@@ -110,13 +109,15 @@ def write(
             _check_room(final, sum(tensor.nbytes for tensor in state.values()))
             _fill(partial, state, json.dumps({"steps": steps, "progress": dict(progress)}))
         sync(folder.parent)
-    # safetensors reports a full disk as an error of its own
+    # safetensors reports a full disk with its own error class
     except (OSError, safetensors.SafetensorError) as error:
         full = (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error)
         if full:
             raise RunError(f"checkpoint {final}: the disk is full", do=_MAKE_ROOM) from None
-        raise RunError(f"checkpoint {final}: {error}", do=f"see to that disk and its rights, and {_GOES_ON}") from None
-    # One of a later step was found damaged when the run went on from an earlier one: it must not count as the newest.
+        raise RunError(
+            f"checkpoint {final}: {error}", do=f"check that disk and its permissions, and {_RESUME}"
+        ) from None
+    # A checkpoint of a later step may be left, damaged, if the run resumed from an earlier one: it is not the newest.
     kept = {*[step for step in steps_in(folder) if step <= steps][-keep:], also_keep}
     for step in steps_in(folder):
         if step not in kept:
@@ -125,24 +126,24 @@ def write(
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; `warn` is told of each that is not. None if there is none."""
+    """The newest undamaged checkpoint, or None. `warn` is called with a line for each damaged one."""
     for path in (step_folder(folder, step) for step in reversed(steps_in(folder))):
         try:
             return _read(path)
         except (OSError, ValueError) as error:
-            warn(f"checkpoint {path} is damaged and left out: {error}")
+            warn(f"checkpoint {path} is damaged and ignored: {error}")
     return None
 
 
 def read(folder: Path, steps: int) -> Checkpoint:
-    """The checkpoint of one step. Raises RunError if it is damaged or not there."""
+    """The checkpoint of one step. Raises RunError if it is damaged or does not exist."""
     path = step_folder(folder, steps)
     try:
         return _read(path)
     except (OSError, ValueError) as error:
         raise RunError(
             f"checkpoint {path} cannot be read: {error}",
-            do="take another checkpoint, or start the run anew in another output",
+            do="take another checkpoint, or start a new run in another output",
         ) from None
 
 
@@ -165,33 +166,37 @@ def _check_room(final: Path, needed: int) -> None:
         )
 
 
-def _fill(aside: Path, state: Mapping[str, Tensor], about: str) -> None:
-    """Write a checkpoint's files and flush them, with the checksums of what the disk gives back."""
-    tensor_files.save(state, aside / _STATE)
-    (aside / _ABOUT).write_text(about)
+def _fill(folder: Path, state: Mapping[str, Tensor], about: str) -> None:
+    """Write a checkpoint's files, flush them, and read them back.
+
+    A disk can report success and store something else. So the flushed files are dropped from the page cache, the
+    checksums are computed from what the disk returns, and that is compared with what was to be written.
+    """
+    tensor_files.save(state, folder / _STATE)
+    (folder / _ABOUT).write_text(about)
     for name in (_STATE, _ABOUT):
-        sync(aside / name)
-        _forget(aside / name)
-    (aside / _SUMS).write_text(_checksums(aside))
-    if not _holds(aside / _STATE, state) or (aside / _ABOUT).read_text() != about:
-        raise OSError(errno.EIO, "what the disk gives back is not what was written")
+        sync(folder / name)
+        _drop_from_page_cache(folder / name)
+    (folder / _SUMS).write_text(_checksums(folder))
+    if not _equals(folder / _STATE, state) or (folder / _ABOUT).read_text() != about:
+        raise OSError(errno.EIO, "what the disk returns is not what was written")
 
 
 def _checksums(folder: Path) -> str:
-    """As `sha256sum` prints them."""
+    """SHA-256 of the two files, in the format of `sha256sum`."""
     return "".join(f"{digest(folder / name)}  {name}\n" for name in (_STATE, _ABOUT))
 
 
-def _forget(path: Path) -> None:
-    """Have a flushed file dropped from the page cache, so that what is read next is what the disk holds."""
+def _drop_from_page_cache(path: Path) -> None:
+    """So that the next read of a flushed file comes from the disk."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _holds(path: Path, state: Mapping[str, Tensor]) -> bool:
-    """Whether the file has these tensors, equal to the bit; one is read at a time, as the whole is large.
+def _equals(path: Path, state: Mapping[str, Tensor]) -> bool:
+    """Whether the file contains exactly these tensors, bit for bit. It reads one at a time, to save memory.
 
-    By numpy: torch would start threads of its own in the saver's, beside those of training.
+    It compares with numpy, because torch would start more threads beside those of training.
     """
 
     def parts(tensor: Tensor) -> tuple[object, np.ndarray]:
@@ -207,10 +212,12 @@ def _holds(path: Path, state: Mapping[str, Tensor]) -> bool:
 
 @dataclass
 class TrainerState:
-    """steps: optimizer steps done. pairs, seconds: trained on, in steps alone, start-up and evaluation apart.
+    """What the training loop keeps from step to step, besides the engine's state; in a checkpoint it is `progress`.
 
-    best_accuracy, best_step: of the best evaluation so far (step 0: none). not_better: evaluations in a row since.
-    inputs: sha256 of the weights that it started from and of its data, by their keys in the run file.
+    steps: optimizer steps done. pairs, seconds: trained so far; seconds of training steps alone, without start-up and
+    evaluation. best_accuracy, best_step: of the best evaluation so far (step 0: no evaluation yet). not_better:
+    evaluations in a row that were not better. inputs: sha256 of the starting weights and the data, by their keys in
+    the run file.
     """
 
     steps: int = 0
@@ -230,7 +237,7 @@ class TrainerState:
         return asdict(self)
 
     def record_evaluation(self, accuracy: float) -> bool:
-        """Take note of an evaluation after this step; true if it is the best so far."""
+        """Record an evaluation after this step. Returns whether it is the best so far."""
         if accuracy > self.best_accuracy:
             self.best_accuracy, self.best_step, self.not_better = accuracy, self.steps, 0
             return True

@@ -1,6 +1,6 @@
-"""DeepSpeed and the ranks of a job: the only file that knows either.
+"""DeepSpeed's engine and the process group of a job: the only file that imports deepspeed or torch.distributed.
 
-Everything else that depends on ranks takes `rank` and `world` as arguments and reads the same with one process.
+All other code that depends on ranks takes `rank` and `world` as arguments, and is the same for one process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-# Before deepspeed asks for a device: without this it probes for other vendors' libraries and logs about each.
+# Set before deepspeed looks for a device: otherwise it probes the libraries of other vendors and logs about each.
 import torch
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -32,18 +32,20 @@ from bertnli.common.errors import InputError, ReportedElsewhere, RunError
 from bertnli.common.network import free_port
 from bertnli.train.allocator import keep_freed_memory
 
-# DeepSpeed's CPU collectives are a C++ extension compiled at first use: without a compiler the job dies, with one the
-# first run takes minutes and a kill in the middle leaves a lock that later runs wait on for ever. gloo serves instead.
+# DeepSpeed's CPU collectives are a C++ extension that is compiled at first use. Without a compiler the job fails; with
+# one the first run takes minutes, and a kill during the build leaves a lock that later runs wait for without end. gloo
+# is used instead.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as torch.optim names them
-_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what fp16's loss scaler remembers
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's moments, by their names in torch.optim
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # the state of fp16's loss scaler
 
 
 class ProcessGroup:
-    """This process among those of the job; joins them when made.
+    """The processes of the job (torch.distributed's default group); the constructor joins it.
 
-    rank, world: of the job; local_rank: of this host; device: what this process computes on.
+    rank, world: this process's number and their count, over all hosts; local_rank: its number on this host; device:
+    what it computes on.
     """
 
     def __init__(self) -> None:
@@ -54,10 +56,10 @@ class ProcessGroup:
         cuda = torch.cuda.is_available()
         if cuda and self.local_rank >= torch.cuda.device_count():
             raise InputError(
-                f"rank {os.environ['RANK']} has no device of its own",
+                f"rank {os.environ['RANK']} has no GPU of its own",
                 found=f"{torch.cuda.device_count()} GPUs on this host",
                 expected=f"{self.local_rank + 1} or more",
-                do="start fewer ranks a host",
+                do="start fewer ranks on each host",
             )
         deepspeed.init_distributed(
             dist_backend="nccl" if cuda else "gloo",
@@ -72,22 +74,23 @@ class ProcessGroup:
             keep_freed_memory()
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all ranks, in float64. Waits for the device and for every rank."""
+        """Each value summed over all ranks, in float64. Waits for the device and for all ranks."""
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         if self.world > 1:
             dist.all_reduce(total)
         return total.tolist()
 
     def barrier(self) -> None:
-        """Every rank waits here for the others."""
+        """Returns when every rank has called it."""
         if self.world > 1:
             dist.barrier()
 
     @contextmanager
     def agree(self) -> Iterator[None]:
-        """Around what every rank finds out for itself: an InputError on one ends it on all, and one rank raises it.
+        """Around checks that every rank makes: an InputError on one rank ends all ranks, and one of them reports it.
 
-        All meet here first: a launcher ends the other ranks as soon as one has ended, maybe before the one that speaks.
+        All ranks wait for each other at the end, because a launcher kills the others as soon as one ends, perhaps
+        before the rank that reports has done so.
         """
         error = None
         try:
@@ -104,9 +107,9 @@ class ProcessGroup:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`auto` as bf16 where the device computes in it, else fp16 on a GPU, else fp32; others checked and kept.
+    """`auto` becomes bf16 if the device supports it, otherwise fp16 on a GPU and fp32 on a CPU.
 
-    Raises InputError for a precision the device does not have.
+    Raises InputError for a precision that the device does not support.
     """
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -122,26 +125,26 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def parse_settings(settings: dict[str, Any]) -> None:
-    """DeepSpeed's own look at its configuration; raises whatever DeepSpeed raises."""
+    """Check a configuration with DeepSpeed's own parser; raises what DeepSpeed raises."""
     deepspeed.runtime.config.DeepSpeedConfig(settings)
 
 
 class Engine:
-    """A model under DeepSpeed's engine: forward, backward, step; its state by parameter name, whatever the stage."""
+    """A model in DeepSpeed's engine: forward, backward, step; its state by parameter name, at any ZeRO stage."""
 
     def __init__(self, model: nn.Module, settings: dict[str, Any], weight_decay: float, group: ProcessGroup):
-        """`settings`: as `deepspeed_config` gives them."""
+        """`settings`: as `deepspeed_config` returns them."""
         self.group = group
         model.to(group.device)
-        # Norms and biases are not decayed (Devlin et al. 2018, the released optimization.py).
+        # No weight decay for norms and biases (Devlin et al. 2018, the released optimization.py).
         decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
         kept = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-        # No learning rate until `step` gives one: some wrappers take a step with zero gradients while they set up.
+        # The learning rate is 0 until `step`: some of DeepSpeed's wrappers take a step with zero gradients in set-up.
         adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=adamw, config=settings)
         if group.world == 1 and settings["zero_optimization"]["stage"] == 0:
-            # It would copy all gradients into one buffer and back, to sum them over a single rank.
+            # It would copy all gradients into a buffer and back, to sum them over one rank.
             self._engine.enable_backward_allreduce = False
         self._adamw = adamw if self._optimizer is adamw else self._optimizer.optimizer
         # At ZeRO-0 in fp32 and bf16 DeepSpeed clips one parameter after the other: 300 kernels and two waits for
@@ -164,19 +167,22 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, this rank's share of the step's mean loss.
 
-        DeepSpeed divides by the number of ranks, so multiplied by it here; its division by accumulation steps is off.
+        DeepSpeed averages gradients over the ranks, but the loss is divided by the step's pairs already: multiplying by
+        the number of ranks undoes its division. The one by accumulation steps is turned off (`scale_wrt_gas`).
         """
         loss = loss * self.group.world
         unscaled = getattr(self._optimizer, "loss_scale_config", None)
         if unscaled is not None:
-            # At ZeRO-0 DeepSpeed 0.19 divides fp16's gradients by the loss scale, but never multiplies the loss by it.
+            # fp16's small gradients would become 0, so a loss is multiplied by a loss scale before backward, and the
+            # gradients are divided by it (Micikevicius et al. 2018). At ZeRO-0 DeepSpeed 0.19 only divides.
             loss = loss * unscaled.cur_scale
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> None:
         """End the optimizer step: reduce gradients over the ranks, clip, update, zero.
 
-        In fp16 a step whose gradients overflow is skipped and the loss scale halved; RunError if it cannot go lower.
+        In fp16 a step whose gradients overflow is skipped and the loss scale is halved. Raises RunError if the scale is
+        already at its minimum.
         """
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
@@ -191,11 +197,11 @@ class Engine:
 
     @property
     def skipped_steps(self) -> int:
-        """Optimizer steps without an update, because fp16's gradients overflowed."""
+        """Optimizer steps that were skipped because fp16's gradients overflowed."""
         return self._engine.skipped_steps
 
     def loss_scale_metrics(self) -> dict[str, float]:
-        """For the metrics, after a step: fp16's loss scale and the number of steps skipped so far."""
+        """fp16's loss scale and the number of steps skipped so far; empty in other precisions."""
         if self._scaler is None:
             return {}
         return {"loss_scale": float(self._scaler.cur_scale), "skipped_steps": self.skipped_steps}
@@ -203,8 +209,8 @@ class Engine:
     def state(self) -> dict[str, Tensor]:
         """fp32 weights and AdamW's moments as `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, on the CPU.
 
-        What fp16's loss scaler remembers is `scaler/NAME`. Independent of the number of ranks and the ZeRO stage. Every
-        rank must call it; each gets the whole.
+        The state of fp16's loss scaler is in `scaler/NAME`. The result does not depend on the number of ranks or the
+        ZeRO stage. Every rank must call it, and each gets the complete state.
         """
         state = {f"{kind}/{name}": tensor for name, parts in self._full_tensors() for kind, tensor in parts.items()}
         scaler = {name: getattr(self._scaler, name) for name in _SCALER if hasattr(self._scaler, name)}
@@ -216,7 +222,7 @@ class Engine:
         return {name: parts["weight"] for name, parts in self._full_tensors(moments=False)}
 
     def load_state(self, state: Mapping[str, Tensor], steps: int) -> None:
-        """Take on what `state` returned after `steps` optimizer steps, on any number of ranks and any ZeRO stage."""
+        """Load what `state` returned after `steps` optimizer steps, on any number of ranks and at any ZeRO stage."""
         for name, parameter in self._engine.module.named_parameters():
             for kind in ("weight", *MOMENTS):
                 self._set_full(parameter, kind, state[f"{kind}/{name}"])
@@ -230,14 +236,12 @@ class Engine:
     # ------------------------------------------------------------------------------------------------------------
 
     def _make_state(self) -> None:
-        """AdamW's state, zero, before the first step, so that a checkpoint can be loaded into it.
+        """Make AdamW's state, all zeros, before the first step, so that a checkpoint can be loaded into it.
 
-        torch makes it in the first step; some of DeepSpeed's wrappers take one with zero gradients while they set up,
-        which must not count.
+        torch makes it in the first step only. A step that DeepSpeed's wrappers take in set-up must not count.
         """
-        updated = getattr(
-            self._optimizer, "fp32_partitioned_groups_flat", None
-        )  # ZeRO-3 empties the groups between steps
+        # The tensors that AdamW updates. At ZeRO-3 its parameter groups are empty between steps.
+        updated = getattr(self._optimizer, "fp32_partitioned_groups_flat", None)
         if updated is None:
             updated = [tensor for group in self._adamw.param_groups for tensor in group["params"]]
         for tensor in updated:
@@ -250,10 +254,10 @@ class Engine:
             link()
 
     def _find_scaler(self) -> tuple[Any, float]:
-        """DeepSpeed's dynamic loss scaler and the lowest scale it goes to; None where there is none.
+        """DeepSpeed's dynamic loss scaler and its minimum scale; (None, 0) if there is no such scaler.
 
-        At ZeRO-0 it is a part of the optimizer that goes on for ever at its lowest scale; at the others an object that
-        then raises a bare Exception. `step` has one rule for both.
+        At ZeRO-0 the scaler is part of the optimizer, and stays at its minimum without end; at other stages it is an
+        object that raises a bare Exception there. `step` has one rule for both.
         """
         scaler = getattr(self._optimizer, "loss_scale_config", None)
         if scaler is not None:
@@ -294,7 +298,7 @@ class Engine:
                 safe_set_local_optimizer_state(parameter, local, kind)
                 return
             safe_set_local_fp32_param(parameter, local)
-            # That was the master copy; the working copy is in parts as well.
+            # That was the fp32 master copy; the working copy is partitioned as well.
             with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0):
                 parameter.data.copy_(value)
         elif kind == "weight":
@@ -304,17 +308,17 @@ class Engine:
             safe_set_full_optimizer_state(parameter, value.to(self.group.device), kind)
 
     def _partition(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
-        """This rank's part of `value` under ZeRO-3: equal parts, the last filled up.
+        """This rank's part of `value` at ZeRO-3: all parts have one size, the last is padded with zeros.
 
-        DeepSpeed's own safe_set_full_* cut without filling up and fail on sizes that the ranks do not divide.
+        DeepSpeed's safe_set_full_* do not pad, and fail on sizes that are not a multiple of the number of ranks.
         """
         size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
-        filled = torch.zeros(size * self.group.world)
-        filled[: value.numel()] = value.flatten()
-        return filled[size * self.group.rank :][:size].to(self.group.device)
+        padded = torch.zeros(size * self.group.world)
+        padded[: value.numel()] = value.flatten()
+        return padded[size * self.group.rank :][:size].to(self.group.device)
 
     def _unsharded(self, parameter: nn.Parameter) -> Tensor | None:
-        """The tensor AdamW updates for `parameter` where each rank holds it whole (ZeRO-0), else None."""
+        """The tensor that AdamW updates for `parameter` if every rank has all of it (ZeRO-0), otherwise None."""
         if self._optimizer is self._adamw:
             return parameter
         if hasattr(self._optimizer, "fp32_groups") and hasattr(self._optimizer, "fp16_groups"):
@@ -322,6 +326,6 @@ class Engine:
         return None
 
     def _masters(self) -> dict[nn.Parameter, Tensor]:
-        """fp16 at ZeRO-0: DeepSpeed's fp32 copies by the parameter they belong to."""
+        """For fp16 at ZeRO-0: DeepSpeed's fp32 copy of each parameter."""
         pairs = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
         return {low: full for lows, fulls in pairs for low, full in zip(lows, fulls, strict=True)}

@@ -1,4 +1,4 @@
-"""What a run starts from: the weights and tokenizer it names, and its pairs, tokenised and divided."""
+"""What a run starts from: weights, tokenizer, and its tokenised pairs, divided for training and evaluation."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from bertnli.train import checkpoint
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A corpus and which of its pairs are for what; evaluation pairs may come from a corpus of their own."""
+    """A corpus, and the indices of its pairs for training; the evaluation pairs may be from another corpus."""
 
     corpus: Corpus
     train: Indices
     evaluation_corpus: Corpus
     evaluation: Indices
-    sha256: Mapping[str, str]  # of the files, by their keys in the run file
+    sha256: Mapping[str, str]  # of the data files, by their keys in the run file
 
     def rows(self, chosen: Indices, source: Pretrained) -> Iterator[dict[str, Any]]:
-        """Training pairs as a person can look at them: row in the data file, label, tokens and their ids."""
+        """Training pairs for a user to inspect: row in the data file, label, tokens and their ids."""
         corpus = self.corpus
         for index in chosen:
             ids = corpus.ids[corpus.offsets[index] :][: corpus.lengths[index]].tolist()
@@ -46,7 +46,7 @@ class TrainingData:
 
 
 def load_starting_model(config: RunConfig) -> Pretrained:
-    """The weights and tokenizer a run starts from."""
+    """The weights and tokenizer that a run starts from. Raises as `resolve_model` and `pretrained.load` do."""
     path, arch = resolve_model(config.model)
     return pretrained.load(
         path,
@@ -59,7 +59,7 @@ def load_starting_model(config: RunConfig) -> Pretrained:
 
 
 def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None]) -> TrainingData:
-    """The run's pairs, tokenised, cut into those to train on and those to evaluate on."""
+    """The run's pairs, tokenised and divided. Raises InputError for unusable files or sizes that do not fit."""
 
     def corpus_of(name: str) -> Corpus:
         chosen = open_set(
@@ -75,8 +75,8 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             skip_bad_rows=config.data.skip_bad_rows,
             label_names=chosen.schema.label_names,
         )
-        left_out = f"{corpus.about['no_gold']:,} without a gold label and {corpus.about['bad']:,} bad rows left out"
-        say(f"{name}: {len(corpus):,} labelled pairs, {left_out}")
+        skipped = f"{corpus.about['no_gold']:,} rows without a gold label and {corpus.about['bad']:,} bad rows skipped"
+        say(f"{name}: {len(corpus):,} labelled pairs; {skipped}")
         return corpus
 
     corpus = corpus_of(config.data.train)
@@ -89,7 +89,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             raise InputError(
                 "data.eval.holdout",
                 found=f"{config.data.eval.holdout} of {error}",
-                expected="fewer, so that some train",
+                expected="fewer, so that some pairs are left for training",
             ) from None
     elif config.data.eval is not None:
         evaluation_corpus = corpus_of(config.data.eval)
@@ -100,7 +100,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         raise InputError(
             "data.max_train_pairs",
             found=f"{wanted} of {len(train)} pairs",
-            do=f"set {len(train)} or fewer, or leave it out",
+            do=f"set {len(train)} or fewer, or remove the key",
         )
     if wanted < len(train):
         train = np.random.default_rng([config.seed, 1]).choice(train, wanted, replace=False)
@@ -108,11 +108,11 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
 
 
 def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:
-    """The model of the run or checkpoint at `path`: of a run `model/`, until it is there its newest whole checkpoint.
+    """The model of the run or checkpoint at `path`. For a run: its model/, or before that its newest good checkpoint.
 
-    A checkpoint has the weights; sizes, labels and tokenizer are those of the model that the run started from. `warn`
-    is told of damaged checkpoints. Raises InputError if `path` is neither, has no checkpoint yet, or that model is
-    gone; RunError if the checkpoint asked for is damaged.
+    A checkpoint contains the weights alone; sizes, labels and tokenizer are those of the model that the run started
+    from. `warn` is called with a line for each damaged checkpoint. Raises InputError if `path` is neither, if there is
+    no checkpoint yet, or if the starting model no longer exists; RunError if the checkpoint at `path` is damaged.
     """
     run = run_of(path)
     if run is None:

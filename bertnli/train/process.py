@@ -1,7 +1,7 @@
-"""What a launcher starts for each rank, as `python -m bertnli.train RUN.yaml` with RANK and the related variables set.
+"""The process of a rank: `python -m bertnli.train RUN.yaml`, started by a launcher with RANK and related variables.
 
-That first process becomes the rank's watcher (watch/watcher.py) and starts the training process: this module once more,
-which sends heartbeats. Without RANK there is one rank only, and no watcher.
+That process becomes the rank's watcher (watch/watcher.py) and starts the training process: this module once more, which
+sends heartbeats. Without RANK there is one rank only, and no watcher.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Train, or watch the process that does. Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     heartbeat.start()
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _to_stderr(f"bertnli train: {error}")
         return error.exit_code
     if heartbeat.watched():
-        _end_at_once(options)
+        _train_and_exit(options)
     return _train(options) if rank is None else _watch(rank, options, arguments)
 
 
@@ -55,10 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bertnli.train", description="Fine-tune as a run file says.")
     parser.add_argument("run_file", metavar="RUN.yaml")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--directory", default=".", help="change to this folder first: relative paths count from there")
+    parser.add_argument("--directory", default=".", help="change to this folder first: relative paths start there")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--local_rank", type=int, default=0, help="given by the deepspeed launcher; LOCAL_RANK counts")
+    parser.add_argument("--local_rank", type=int, default=0, help="from the deepspeed launcher; LOCAL_RANK is used")
     return parser
 
 
@@ -88,11 +88,11 @@ def _unwritable(logs: Path) -> InputError | None:
     return None
 
 
-def _end_at_once(options: argparse.Namespace) -> NoReturn:
-    """Train, and end without the farewells of torch's threads, which at times abort a finished process or hang."""
+def _train_and_exit(options: argparse.Namespace) -> NoReturn:
+    """Train, then call os._exit once everything is on disk: torch's threads can abort or hang a normal shutdown."""
     try:
         code = _train(options)
-    except KeyboardInterrupt:  # before there is anything to keep
+    except KeyboardInterrupt:  # before there is anything to save
         code = 130
     except BaseException:
         traceback.print_exc()
@@ -111,9 +111,8 @@ def _train(options: argparse.Namespace) -> int:
         from bertnli.train.loop import ProcessGroup, train  # torch takes seconds to load
 
         group = ProcessGroup()
-        speaks = group.rank == 0
-        summary = train(config, group, say=_to_stderr if speaks else lambda line: None)
-        if speaks:
+        summary = train(config, group, say=_to_stderr if group.rank == 0 else lambda line: None)
+        if group.rank == 0:
             _print_summary(summary, options.json)
         if not heartbeat.watched():
             group.close()
@@ -128,7 +127,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _share_the_host() -> None:
-    """Ranks beside this one take cores, too; those elsewhere are met over the interface that reaches the master."""
+    """Divide the cores among the ranks of this host, and choose the network interface that reaches the master."""
     here = local_world_size(os.environ)
     set_interfaces(os.environ, one_host=here == int(os.environ.get("WORLD_SIZE", "1")))
     if here > 1:
@@ -137,7 +136,7 @@ def _share_the_host() -> None:
 
 
 def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
-    """For a person; with `as_json` one JSON object on the last line of standard output besides."""
+    """For the user; with `as_json` also as one JSON object on the last line of standard output."""
     print(f"model: {summary['model']}")
     if "eval_accuracy" in summary:
         print(f"held-out accuracy: {summary['eval_accuracy']:.4f} on {summary['eval_rows']:,} pairs")

@@ -1,4 +1,4 @@
-"""What a finished run leaves: the report, and the model folder with its card."""
+"""The result of a finished run: the report, and the model folder with its card."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def write_result(
     tally: ClassificationMetrics | None,
     summary: dict[str, Any],
 ) -> None:
-    """Write report and card and, in one rename that marks the run as finished, the model folder; on one rank.
+    """Write the report, then rename the model folder into place, which marks the run as finished; on one rank.
 
-    `weights`: fp32, by our names. `tally`: of the evaluation pairs, if there are any.
+    weights: fp32, by our names. tally: of the evaluation pairs, if there are any.
     """
     held_out = f"held out of {config.data.train}" if isinstance(config.data.eval, Holdout) else config.data.eval
     evaluations = {str(held_out): tally.to_json()} if tally is not None else {}
     data = [config.data.train, *([config.data.eval] if isinstance(config.data.eval, str) else [])]
     origin = provenance()
 
-    model = PairClassifier(source.config)  # as loaded: a dropout set for this run is no property of the model
+    model = PairClassifier(source.config)  # as loaded: the dropout of this run is not part of the model
     model.load_state_dict(weights)
     base = {"base_model": config.model, "base_sha256": source.sha256, "data": data}
     base |= {key: value for key, value in asdict(licences.of_model(config.model)).items() if value is not None}
-    with new_folder(folder.model) as partial:  # its final name says that the run is finished
+    with new_folder(folder.model) as partial:  # its final name means that the run is finished
         pretrained.save(model, source.tokenizer, partial, extra=base)
         settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
         write_model_card(

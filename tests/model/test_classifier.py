@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -67,7 +67,7 @@ def lively(model: nn.Module, seed: int = 0) -> Any:
 
 
 def batch(lengths: Sequence[int], vocab_size: int = 50, width: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, segments and mask, padded on the right to `width` (left out: the longest); noise stands in the padding."""
+    """Ids, segments and mask, padded on the right to `width` (default: the longest); the padding holds noise."""
     torch.manual_seed(1)
     sizes = torch.tensor(lengths)
     shape = (len(lengths), width or max(lengths))
@@ -205,7 +205,6 @@ def test_logits_equal_d2l(name: str, layout: Any) -> None:
 
 @FAMILIES
 @given(lengths=st.lists(st.integers(3, 16), min_size=1, max_size=8), more=st.integers(0, 3))
-@settings(max_examples=15, deadline=None)
 def test_packed_equals_padded_and_so_do_the_gradients(config: ModelConfig, lengths: list[int], more: int) -> None:
     model = lively(PairClassifier(config))
     inputs = batch(lengths, width=min(16, max(lengths) + more))
@@ -224,7 +223,7 @@ def test_packed_equals_padded_and_so_do_the_gradients(config: ModelConfig, lengt
 
 @LAYOUTS
 @FAMILIES
-def test_neither_padding_nor_company_matters(config: ModelConfig, layout: Any) -> None:
+def test_neither_padding_nor_the_rest_of_the_batch_matters(config: ModelConfig, layout: Any) -> None:
     model = lively(PairClassifier(config))
     lengths = [7, 3, 11, 7, 7, 4]
     ids, segments, mask = batch(lengths, width=16)
@@ -299,7 +298,7 @@ def test_packed_attention_drops_weights_and_sends_gradients_the_same_way(monkeyp
     torch.testing.assert_close(gradient.double(), expected_gradient, atol=1e-5, rtol=0)
 
 
-def test_the_last_block_computes_what_is_looked_at_and_no_more() -> None:
+def test_the_last_block_computes_only_what_is_used() -> None:
     """Counted by torch, over the products of all linear layers, forward and backward."""
     config = replace(SMALL, num_layers=3)
     model, lengths = lively(PairClassifier(config)), [9, 3, 16]
@@ -331,14 +330,14 @@ def test_each_dropout_acts_in_training_only(kind: str, layout: Any) -> None:
         assert not torch.allclose(layout(model.train(), *inputs), expected, atol=1e-3)
 
 
-def test_with_dropout_leaves_off_what_the_architecture_has_not() -> None:
+def test_with_dropout_sets_only_what_the_architecture_has() -> None:
     assert SMALL.with_dropout(0.3) == replace(
         SMALL, embedding_dropout=0.3, hidden_dropout=0.3, attention_dropout=0.3, classifier_dropout=0.3
     )
     assert SMALL_D2L.with_dropout(0.3) == replace(SMALL_D2L, hidden_dropout=0.3, attention_dropout=0.3)
 
 
-def test_a_new_head_begins_as_its_family_does() -> None:
+def test_a_new_head_is_initialised_as_its_family_does() -> None:
     torch.manual_seed(0)
     bert = PairClassifier(replace(SMALL, hidden_size=256))
     for head in (bert.pooler, bert.classifier):  # transformers: normal with initializer_range, biases 0

@@ -1,4 +1,4 @@
-"""Any pair classifier of BERT's architecture, made by others: exported, scored, and the same as in transformers."""
+"""Any pair classifier of BERT's architecture that others made computes what it computes in transformers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import transformers
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.scorer import Scorer
+from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
 from bertnli.evaluation.metrics import softmax
 from bertnli.model import pretrained
+from bertnli.model.predictor import TorchPredictor
 from tests.support import tiny
 
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(30)]
-PAIRS += [("THE CHILDREN Run", "über é"), ("a " * 200, "b " * 9), ("Two dogs", "two DOGS")]
+PAIRS += [("THE CHILDREN Run", "über é"), ("a " * 200, "b " * 9), ("Two dogs", "two DOGS"), ("two dogs", "two dogs")]
 
 
 def made_by_transformers(folder: Path, *, labels: list[str] | None = None, outputs: int = 3, **config: object) -> Path:
@@ -74,26 +76,40 @@ def pickled(folder: Path) -> None:
     ],
     ids=["mnli order", "two labels", "four labels, relu", "LABEL_0", "cased vocab.txt", "pickle"],
 )
-def test_scores_are_those_of_transformers(made, change, given, labels, tmp_path) -> None:
+def test_logits_are_those_of_transformers(made, change, given, labels, tmp_path) -> None:
     folder = made_by_transformers(tmp_path / "model", **made)
     if change is not None:
         change(folder)
-    export_bundle(pretrained.load(folder, labels=given), tmp_path / "bundle")
+    source = pretrained.load(folder, labels=given)
+    assert source.config.labels == tuple(labels.split())
+    logits = TorchPredictor(source.build(), source.tokenizer, "cpu").logits(*zip(*PAIRS, strict=True))
+    np.testing.assert_allclose(softmax(logits), softmax(of_transformers(folder)), atol=1e-5)
+    truncated = source.tokenizer.encode(*zip(*PAIRS, strict=True)).truncated
+    assert truncated.tolist() == [len(pair[0]) > 300 for pair in PAIRS]
+    assert np.allclose(logits[-1], logits[-2], atol=1e-5) is (change is not cased), "they differ in case alone"
 
+
+def test_a_bundles_scores_are_those_of_transformers(tmp_path) -> None:
+    folder = made_by_transformers(tmp_path / "model", labels=["contradiction", "neutral", "entailment"])
+    cased(folder)
+    export_bundle(pretrained.load(folder), tmp_path / "bundle")
+    scores = Scorer(tmp_path / "bundle", "cpu").score(PAIRS)
+    assert all(list(score.probabilities) == ["contradiction", "neutral", "entailment"] for score in scores)
+    found = [list(score.probabilities.values()) for score in scores]
+    np.testing.assert_allclose(found, softmax(of_transformers(folder)), atol=1e-5)
+    assert [score.truncated for score in scores] == [len(pair[0]) > 300 for pair in PAIRS]
+    assert not Bundle.open(tmp_path / "bundle").manifest.lower_case
+
+
+def of_transformers(folder: Path) -> NDArray[np.float32]:
+    """The logits of PAIRS, with transformers' own model and tokenizer."""
     model = transformers.BertForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
     inputs = tokenizer(*map(list, zip(*PAIRS, strict=True)), padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs).logits.numpy()
-
-    scores = Scorer(tmp_path / "bundle", "cpu").score(PAIRS)
-    assert [list(score.probabilities) for score in scores] == [labels.split()] * len(PAIRS)
     assert len(set(logits.argmax(axis=1))) > 1, "one label for all: nothing is compared"
-    np.testing.assert_allclose([list(score.probabilities.values()) for score in scores], softmax(logits), atol=1e-5)
-    assert [score.truncated for score in scores] == [len(pair[0]) > 300 for pair in PAIRS]
-    assert Bundle.open(tmp_path / "bundle").manifest.lower_case is (change is not cased)
-    [small] = Scorer(tmp_path / "bundle", "cpu").score([("two dogs", "two dogs")])
-    assert (scores[-1].probabilities == pytest.approx(small.probabilities, abs=1e-5)) is (change is not cased)
+    return logits
 
 
 # --- what is refused, with the reason and a way out

@@ -64,6 +64,10 @@ def write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
     safetensors.torch.save_file(copies, folder / "model.safetensors")
 
 
+def d2l_weights(folder: Path) -> dict[str, Tensor]:
+    return torch.load(folder / "pretrained.params", weights_only=True)
+
+
 def change_config(folder: Path, **changes: Any) -> None:
     content = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
@@ -195,58 +199,6 @@ def test_other_precisions_become_fp32(dtype: torch.dtype, copy: Any) -> None:
     assert {parameter.dtype for parameter in pretrained.load(folder).build().parameters()} == {torch.float32}
 
 
-def roberta(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    names = {name.replace("bert.", "roberta.", 1): tensor for name, tensor in tensors.items()}
-    for kind in ("weight", "bias"):
-        names[f"classifier.dense.{kind}"] = names.pop(f"roberta.pooler.dense.{kind}")
-        names[f"classifier.out_proj.{kind}"] = names.pop(f"classifier.{kind}")
-    return names
-
-
-KEY = "bert.encoder.layer.1.attention.self.key.weight"
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda t: {n: v for n, v in t.items() if n != KEY}, [f"missing: {KEY}"]),
-        (lambda t: {n: v for n, v in t.items() if n != "classifier.bias"}, ["missing: classifier.bias"]),
-        (lambda t: {n: v for n, v in t.items() if "pooler" not in n}, ["missing: bert.pooler.dense.weight"]),
-        (lambda t: {n: v for n, v in t.items() if "LayerNorm" not in n}, ["embeddings.LayerNorm.weight", "and 7 more"]),
-        (lambda t: t | {"qa_outputs.weight": torch.ones(2, 32)}, ["unknown: qa_outputs.weight"]),
-        (
-            lambda t: t | {"bert.encoder.layer.2.output.dense.bias": torch.ones(32)},
-            ["unknown: bert.encoder.layer.2.out"],
-        ),
-        (
-            lambda t: t | {"bert.embeddings.LayerNorm.gamma": torch.ones(32)},
-            ["unknown: bert.embeddings.LayerNorm.gamma"],
-        ),
-        (lambda t: t | {KEY: torch.ones(32, 31)}, [f"misshapen: {KEY} (32, 31) instead of (32, 32)"]),
-        (lambda t: t | {KEY: t[KEY].reshape(1, 32, 32)}, [f"misshapen: {KEY} (1, 32, 32)"]),
-        (lambda t: t | {KEY: t[KEY].char()}, ["not floating-point", f"{KEY} (torch.int8)"]),
-        (lambda t: t | {"classifier.weight": torch.ones(2, 32)}, ["classifier.weight (2, 32) instead of (3, 32)"]),
-        (
-            roberta,
-            ["unknown: classifier.dense.bias", "missing: embeddings.word_embeddings.weight"],
-        ),
-        (lambda t: {f"module.{n}": v for n, v in t.items()}, ["unknown: module.bert.", "missing: "]),
-        (lambda t: {}, ["missing: embeddings.word_embeddings.weight"]),
-    ],
-    ids=[
-        *("missing", "half a classifier", "no pooler", "no norms", "another task's head", "a layer more"),
-        *("both names", "misshapen", "another rank", "int8", "other labels", "RoBERTa", "DataParallel", "empty"),
-    ],
-)
-def test_every_key_is_accounted_for(change: Any, named: list[str], copy: Any) -> None:
-    folder = copy("hf")
-    write_weights(folder, change(weights_of(folder)))
-    message = refused(folder)
-    assert f"{folder}/model.safetensors: keys that do not fit" in message
-    for part in named:
-        assert part in message
-
-
 def test_an_encoder_alone(copy: Any) -> None:
     folder = copy("encoder")
     source = pretrained.load(folder)
@@ -256,60 +208,6 @@ def test_an_encoder_alone(copy: Any) -> None:
     assert "LABEL_0" in refused(folder, labels=["LABEL_0", "LABEL_1"])
     change_config(folder, id2label={"0": "LABEL_0", "1": "LABEL_1"})
     assert pretrained.load(folder).config.labels == SNLI_ORDER, "names of outputs that are not there mean nothing"
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"model_type": "roberta"}, ["key model_type", "'roberta'"]),
-        ({"model_type": ...}, ["key model_type is missing"]),
-        ({"hidden_size": ...}, ["key hidden_size is missing"]),
-        ({"num_attention_heads": ...}, ["key num_attention_heads is missing"]),
-        ({"vocab_size": ...}, ["key vocab_size is missing"]),
-        ({"hidden_size": "32"}, ["key hidden_size", "'32'", "a valid integer"]),
-        ({"hidden_size": 32.5}, ["key hidden_size", "32.5"]),
-        ({"num_hidden_layers": True}, ["key num_hidden_layers", "True"]),
-        ({"num_hidden_layers": 0}, ["key num_hidden_layers", "0"]),
-        ({"num_hidden_layers": 10**12}, ["key num_hidden_layers", "1000000000000"]),
-        ({"num_hidden_layers": 3}, ["missing: bert.encoder.layer.2."]),
-        ({"vocab_size": 2**24}, ["misshapen: bert.embeddings.word_embeddings.weight"]),
-        ({"hidden_size": -32}, ["key hidden_size"]),
-        ({"num_attention_heads": 5}, ["key hidden_size", "32", "multiple of num_attention_heads", "5"]),
-        ({"hidden_act": "silu"}, ["key hidden_act", "'silu'", "gelu"]),
-        ({"hidden_act": None}, ["key hidden_act", "None"]),
-        ({"layer_norm_eps": "small"}, ["key layer_norm_eps"]),
-        ({"layer_norm_eps": float("inf")}, ["key layer_norm_eps", "inf"]),
-        ({"layer_norm_eps": float("nan")}, ["key layer_norm_eps", "nan"]),
-        ({"hidden_dropout_prob": 1.5}, ["key hidden_dropout_prob", "1.5"]),
-        ({"type_vocab_size": 1}, ["key type_vocab_size"]),
-        ({"position_embedding_type": "relative_key"}, ["key position_embedding_type", "'relative_key'"]),
-        ({"is_decoder": True}, ["key is_decoder", "True"]),
-        ({"problem_type": "regression"}, ["key problem_type", "'regression'"]),
-        ({"num_labels": 1, "id2label": {"0": "LABEL_0"}}, ["key id2label", "'LABEL_0'", "two or more"]),
-        ({"id2label": ...}, ["key id2label is missing", "--labels"]),
-        ({"id2label": {"0": "a", "1": "b", "3": "c"}}, ["key id2label", "indices 0, 1, 3"]),
-        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}}, ["key id2label", "LABEL_0", "--labels"]),
-        ({"bertnli": {"max_length": 4000}}, ["key bertnli", "4000"]),
-    ],
-    ids=str,
-)
-def test_config_json_is_checked(changes: dict[str, Any], named: list[str], copy: Any) -> None:
-    folder = copy("hf")
-    change_config(folder, **changes)
-    message = refused(folder)
-    file = "model.safetensors" if "embeddings" in named[0] or "encoder" in named[0] else "config.json"
-    assert f"{folder}/{file}" in message
-    for part in named:
-        assert part in message
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "[1, 2]", "null", "3", '"bert"', "{", "{}", "\xff", "[" * 100_000], ids=repr
-)
-def test_config_json_is_a_map(text: str, copy: Any) -> None:
-    folder = copy("hf")
-    (folder / "config.json").write_bytes(text.encode("latin-1"))
-    assert f"{folder}/config.json" in refused(folder)
 
 
 def test_dropouts_that_config_json_leaves_out(copy: Any) -> None:
@@ -333,7 +231,197 @@ def test_placeholder_labels_are_named_and_real_ones_kept(copy: Any) -> None:
     assert "entailment,neutral,contradiction" in message
 
 
-def test_files_that_are_not_there_or_something_else(copy: Any, tmp_path: Path) -> None:
+# --- What is damaged or does not belong together is refused ----------------------------------------------------------
+
+KEY = "bert.encoder.layer.1.attention.self.key.weight"
+WORDS = "bert.embeddings.word_embeddings.weight"
+PLACES, QUERY = "encoder.pos_embedding", "encoder.blks.0.attention.W_q.bias"
+LABELS = {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+Tensors = dict[str, Tensor]
+Damage = Callable[[Path], object]
+
+
+def roberta(tensors: Tensors) -> Tensors:
+    names = {name.replace("bert.", "roberta.", 1): tensor for name, tensor in tensors.items()}
+    for kind in ("weight", "bias"):
+        names[f"classifier.dense.{kind}"] = names.pop(f"roberta.pooler.dense.{kind}")
+        names[f"classifier.out_proj.{kind}"] = names.pop(f"classifier.{kind}")
+    return names
+
+
+def without(word: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if word not in name}
+
+
+WEIGHTS: list[tuple[Callable[[Tensors], Tensors], list[str]]] = [
+    (without(KEY), [f"missing: {KEY}"]),
+    (without("classifier.bias"), ["missing: classifier.bias"]),
+    (without("pooler"), ["missing: bert.pooler.dense.weight"]),
+    (without("LayerNorm"), ["embeddings.LayerNorm.weight", "and 7 more"]),
+    (lambda t: t | {"qa_outputs.weight": torch.ones(2, 32)}, ["unknown: qa_outputs.weight"]),
+    (lambda t: t | {"bert.encoder.layer.2.output.dense.bias": torch.ones(32)}, ["unknown: bert.encoder.layer.2.out"]),
+    (lambda t: t | {"bert.embeddings.LayerNorm.gamma": torch.ones(32)}, ["unknown: bert.embeddings.LayerNorm.gamma"]),
+    (lambda t: t | {KEY: torch.ones(32, 31)}, [f"misshapen: {KEY} (32, 31) instead of (32, 32)"]),
+    (lambda t: t | {KEY: t[KEY].reshape(1, 32, 32)}, [f"misshapen: {KEY} (1, 32, 32)"]),
+    (lambda t: t | {KEY: t[KEY].char()}, ["not floating-point", f"{KEY} (torch.int8)"]),
+    (lambda t: t | {"classifier.weight": torch.ones(2, 32)}, ["classifier.weight (2, 32) instead of (3, 32)"]),
+    (roberta, ["unknown: classifier.dense.bias", "missing: embeddings.word_embeddings.weight"]),
+    (lambda t: {f"module.{n}": v for n, v in t.items()}, ["unknown: module.bert.", "missing: "]),
+    (lambda t: {}, ["missing: embeddings.word_embeddings.weight"]),
+]
+D2L_WEIGHTS: list[tuple[Callable[[Tensors], Tensors], list[str]]] = [
+    (without("hidden.0.bias"), ["missing: hidden.0.bias"]),
+    (without(PLACES), [f"missing: {PLACES}"]),
+    (lambda t: t | {PLACES: t[PLACES][0]}, [f"misshapen: {PLACES}"]),
+    (lambda t: t | {PLACES: torch.ones(2, 512, 256)}, [f"misshapen: {PLACES}"]),
+    (lambda t: t | {"decoder.weight": torch.ones(1)}, ["unknown: decoder.weight"]),
+    (lambda t: t | {QUERY: torch.ones(255)}, [f"{QUERY} (255,) instead of (256,)"]),
+]
+CONFIGS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"model_type": "roberta"}, ["key model_type", "'roberta'"]),
+    ({"model_type": ...}, ["key model_type is missing"]),
+    ({"hidden_size": ...}, ["key hidden_size is missing"]),
+    ({"num_attention_heads": ...}, ["key num_attention_heads is missing"]),
+    ({"vocab_size": ...}, ["key vocab_size is missing"]),
+    ({"hidden_size": "32"}, ["key hidden_size", "'32'", "a valid integer"]),
+    ({"hidden_size": 32.5}, ["key hidden_size", "32.5"]),
+    ({"num_hidden_layers": True}, ["key num_hidden_layers", "True"]),
+    ({"num_hidden_layers": 0}, ["key num_hidden_layers", "0"]),
+    ({"num_hidden_layers": 10**12}, ["key num_hidden_layers", "1000000000000"]),
+    ({"hidden_size": -32}, ["key hidden_size"]),
+    ({"num_attention_heads": 5}, ["key hidden_size", "32", "multiple of num_attention_heads", "5"]),
+    ({"hidden_act": "silu"}, ["key hidden_act", "'silu'", "gelu"]),
+    ({"hidden_act": None}, ["key hidden_act", "None"]),
+    ({"layer_norm_eps": "small"}, ["key layer_norm_eps"]),
+    ({"layer_norm_eps": float("inf")}, ["key layer_norm_eps", "inf"]),
+    ({"layer_norm_eps": float("nan")}, ["key layer_norm_eps", "nan"]),
+    ({"hidden_dropout_prob": 1.5}, ["key hidden_dropout_prob", "1.5"]),
+    ({"type_vocab_size": 1}, ["key type_vocab_size"]),
+    ({"position_embedding_type": "relative_key"}, ["key position_embedding_type", "'relative_key'"]),
+    ({"is_decoder": True}, ["key is_decoder", "True"]),
+    ({"problem_type": "regression"}, ["key problem_type", "'regression'"]),
+    ({"num_labels": 1, "id2label": {"0": "LABEL_0"}}, ["key id2label", "'LABEL_0'", "two or more"]),
+    ({"id2label": ...}, ["key id2label is missing", "--labels"]),
+    ({"id2label": {"0": "a", "1": "b", "3": "c"}}, ["key id2label", "indices 0, 1, 3"]),
+    ({"id2label": LABELS}, ["key id2label", "LABEL_0", "--labels"]),
+    ({"bertnli": {"max_length": 4000}}, ["key bertnli", "4000"]),
+]
+NO_CONFIG = [b"", b"[]", b"[1, 2]", b"null", b"3", b'"bert"', b"{", b"{}", b"\xff", b"[" * 100_000]
+NO_VOCABULARY = [b"{}", b"3", b"[1, 2]", b'["<unk>", "<pad>"]', b"[", b"", b'["\\ud800"]', b'["<unk>", null]']
+NO_STATE_DICT: list[Callable[[Tensors], object]] = [
+    lambda t: [torch.ones(2)],
+    lambda t: torch.ones(2),
+    lambda t: {"state_dict": {"classifier.bias": torch.ones(3)}, "epoch": 3},
+    lambda t: {0: torch.ones(2)},
+]
+
+
+def weights(change: Callable[[Tensors], Tensors]) -> Damage:
+    def damage(folder: Path) -> None:
+        if (folder / "vocab.json").exists():
+            torch.save(change(d2l_weights(folder)), folder / "pretrained.params")
+        else:
+            write_weights(folder, change(weights_of(folder)))
+
+    return damage
+
+
+def pickled(change: Callable[[Tensors], object] = lambda t: t) -> Damage:
+    """pytorch_model.bin in place of the safetensors."""
+
+    def damage(folder: Path) -> None:
+        torch.save(change(weights_of(folder)), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+
+    return damage
+
+
+def config(**changes: Any) -> Damage:
+    return lambda folder: change_config(folder, **changes)
+
+
+def file(name: str, content: bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def cut_short(name: str, part: slice) -> Damage:
+    def damage(folder: Path) -> None:
+        if name == "pytorch_model.bin":
+            pickled()(folder)
+        (folder / name).write_bytes((folder / name).read_bytes()[part])
+
+    return damage
+
+
+def gone(*names: str, then: Damage = lambda folder: None) -> Damage:
+    def damage(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+        then(folder)
+
+    return damage
+
+
+def more_words(folder: Path) -> None:
+    words = json.loads((folder / "vocab.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps([*words, "more"]))
+
+
+def few_words(folder: Path) -> None:
+    write_weights(folder, weights_of(folder) | {WORDS: weights_of(folder)[WORDS][:50]})
+    change_config(folder, vocab_size=50)
+
+
+HF_UNFIT, D2L_UNFIT = "model.safetensors: keys that do not fit", "pretrained.params: keys that do not fit"
+# Which folder, what is done to a copy of it, and the message: how it goes on after the folder's name, and other parts.
+REFUSED: list[tuple[str, Damage, list[str]]] = [
+    *(("hf", weights(change), [HF_UNFIT, *named]) for change, named in WEIGHTS),
+    *(("book", weights(change), [D2L_UNFIT, *named]) for change, named in D2L_WEIGHTS),
+    *(("hf", config(**changes), [f"config.json: {named[0]}", *named[1:]]) for changes, named in CONFIGS),
+    *(("hf", file("config.json", content), ["config.json"]) for content in NO_CONFIG),
+    *(("book", file("vocab.json", content), ["", "vocab"]) for content in NO_VOCABULARY),
+    *(("hf", pickled(change), ["pytorch_model.bin", "a state dict: names to tensors"]) for change in NO_STATE_DICT),
+    *(
+        ("hf", cut_short(name, slice(*part)), [f"{name}: damaged", " bytes"])
+        for name in ("model.safetensors", "pytorch_model.bin")
+        for part in [(0,), (1,), (7,), (500,), (-1,), (0, None, 2)]
+    ),
+    *(
+        ("hf", file("model.safetensors", content), ["model.safetensors: damaged", f"{len(content)} bytes"])
+        for content in (b"x", b"\0" * 100, b"not a file")
+    ),
+    ("hf", pickled(lambda t: t | {KEY: t[KEY].to("meta")}), [f"pytorch_model.bin: key {KEY}"]),
+    ("hf", pickled(lambda t: t | {KEY: t[KEY].to_sparse()}), [f"pytorch_model.bin: key {KEY}"]),
+    ("hf", config(num_hidden_layers=3), [HF_UNFIT, "missing: bert.encoder.layer.2."]),
+    ("hf", config(vocab_size=2**24), [HF_UNFIT, f"misshapen: {WORDS}"]),
+    ("hf", few_words, ["", "below 50"]),
+    ("hf", gone("tokenizer.json", "vocab.txt"), ["", "no tokenizer"]),
+    ("hf", gone("model.safetensors"), [": no weights", "expected model.safetensors or pytorch_model.bin"]),
+    ("hf", gone("config.json", then=lambda folder: (folder / "config.json").mkdir()), ["config.json"]),
+    (
+        "hf",
+        gone("model.safetensors", then=file("model.safetensors.index.json", b"{}")),
+        ["model.safetensors.index.json: weights in several files"],
+    ),
+    ("book", more_words, [D2L_UNFIT, "encoder.token_embedding.weight (", "vocab.json"]),
+    ("book", weights(lambda t: t | {PLACES: torch.ones(1, 4, 256)}), ["", "max_length"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "named"), REFUSED, ids=[f"{name}, {'; '.join(named)}" for name, _, named in REFUSED]
+)
+def test_what_is_damaged_or_does_not_fit_is_refused(name: str, damage: Damage, named: list[str], copy: Any) -> None:
+    folder = copy(name)
+    damage(folder)
+    message = refused(folder, arch="bert.small" if name == "book" else None)
+    start, *parts = named
+    assert not start or f"{folder}{'' if start.startswith(':') else '/'}{start}" in message
+    for part in parts:
+        assert part in message
+
+
+def test_paths_that_are_no_model(copy: Any, tmp_path: Path) -> None:
     assert "nothing there" in refused(tmp_path / "nowhere")
     assert "nothing there" in refused(tmp_path / "nowhere.zip")
     (tmp_path / "file").write_text("text")
@@ -341,31 +429,11 @@ def test_files_that_are_not_there_or_something_else(copy: Any, tmp_path: Path) -
     assert str(tmp_path / ("x" * 300)) in refused(tmp_path / ("x" * 300))
     (tmp_path / "empty").mkdir()
     assert "expected config.json with model.safetensors" in refused(tmp_path / "empty")
-    folder = copy("hf")
-    assert "leave --arch out" in refused(folder, arch="bert.small")
-    (folder / "tokenizer.json").unlink()
-    (folder / "vocab.txt").unlink()
-    assert "no tokenizer" in refused(folder)
-    (folder / "model.safetensors").unlink()
-    assert "expected model.safetensors or pytorch_model.bin" in refused(folder)
-    (folder / "model.safetensors.index.json").write_text("{}")
-    assert "model.safetensors.index.json: weights in several files" in refused(folder)
-    (folder / "config.json").unlink()
-    (folder / "config.json").mkdir()
-    assert f"{folder}/config.json" in refused(folder)
-
-
-def test_the_tokenizer_fits_the_model(copy: Any) -> None:
-    folder = copy("hf")
-    tensors = weights_of(folder)
-    name = "bert.embeddings.word_embeddings.weight"
-    write_weights(folder, tensors | {name: tensors[name][:50]})
-    change_config(folder, vocab_size=50)
-    assert "below 50" in refused(folder)
+    assert "remove --arch" in refused(copy("hf"), arch="bert.small")
     assert "max_length" in refused(copy("encoder"), max_length=65)
 
 
-# --- Weights that are damaged, or would run code ---------------------------------------------------------------------
+# --- Weights that would run code ------------------------------------------------------------------------------------
 
 
 class Bomb:
@@ -401,63 +469,12 @@ def test_a_pickle_that_would_run_code_is_refused(how: str, where: str, copy: Any
     assert marker.exists(), "the file was really armed"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        [torch.ones(2)],
-        torch.ones(2),
-        {"state_dict": {"classifier.bias": torch.ones(3)}, "epoch": 3},
-        {0: torch.ones(2)},
-    ],
-    ids=["list", "tensor", "checkpoint", "numbered"],
-)
-def test_a_pickle_of_something_else(content: Any, copy: Any) -> None:
-    folder = copy("hf")
-    (folder / "model.safetensors").unlink()
-    torch.save(content, folder / "pytorch_model.bin")
-    message = refused(folder)
-    assert f"{folder}/pytorch_model.bin" in message
-    assert "a state dict: names to tensors" in message
-
-
-@pytest.mark.parametrize("change", [lambda t: t.to("meta"), lambda t: t.to_sparse()], ids=["meta", "sparse"])
-def test_a_tensor_without_all_its_values(change: Any, copy: Any) -> None:
-    folder = copy("hf")
-    tensors = weights_of(folder)
-    (folder / "model.safetensors").unlink()
-    torch.save(tensors | {KEY: change(tensors[KEY])}, folder / "pytorch_model.bin")
-    assert f"{folder}/pytorch_model.bin: key {KEY}" in refused(folder)
-
-
 def test_the_program_that_wrote_a_legacy_file_does_not_matter(copy: Any) -> None:
     folder = copy("hf")
     before = pretrained.load(folder)
     torch.save(weights_of(folder), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     (folder / "model.safetensors").unlink()
     assert same_state(pretrained.load(folder), before)
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_damaged_weights(file: str, copy: Any) -> None:
-    folder = copy("hf")
-    if file == "pytorch_model.bin":
-        torch.save(weights_of(folder), folder / file)
-        (folder / "model.safetensors").unlink()
-    whole = (folder / file).read_bytes()
-    for content in (
-        b"",
-        b"x",
-        b"\0" * 100,
-        whole[:7],
-        whole[:500],
-        whole[:-1],
-        whole[: len(whole) // 2],
-        b"not a file",
-    ):
-        (folder / file).write_bytes(content)
-        message = refused(folder)
-        assert f"{folder}/{file}" in message
-        assert f"{len(content):,} bytes" in message
 
 
 # --- Saving ----------------------------------------------------------------------------------------------------------
@@ -661,29 +678,6 @@ def test_d2l_needs_its_architecture(made: Path, copy: Any) -> None:
     assert pretrained.missing_options(made / "hf") == set()
 
 
-def d2l_weights(folder: Path) -> dict[str, Tensor]:
-    return torch.load(folder / "pretrained.params", weights_only=True)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda t: {n: v for n, v in t.items() if n != "hidden.0.bias"}, "missing: hidden.0.bias"),
-        (lambda t: {n: v for n, v in t.items() if n != "encoder.pos_embedding"}, "missing: encoder.pos_embedding"),
-        (lambda t: t | {"encoder.pos_embedding": t["encoder.pos_embedding"][0]}, "misshapen: encoder.pos_embedding"),
-        (lambda t: t | {"encoder.pos_embedding": torch.ones(2, 512, 256)}, "misshapen: encoder.pos_embedding"),
-        (lambda t: t | {"encoder.pos_embedding": torch.ones(1, 4, 256)}, "max_length"),
-        (lambda t: t | {"decoder.weight": torch.ones(1)}, "unknown: decoder.weight"),
-        (lambda t: t | {"encoder.blks.0.attention.W_q.bias": torch.ones(255)}, "W_q.bias (255,) instead of (256,)"),
-    ],
-    ids=["missing", "no positions", "flat", "two", "few", "unknown", "misshapen"],
-)
-def test_every_d2l_key_is_accounted_for(change: Any, named: str, copy: Any) -> None:
-    folder = copy("book")
-    torch.save(change(d2l_weights(folder)), folder / "pretrained.params")
-    assert named in refused(folder, arch="bert.small")
-
-
 def test_d2l_positions_come_from_the_file(copy: Any) -> None:
     folder = copy("book")
     tensors = d2l_weights(folder)
@@ -692,24 +686,6 @@ def test_d2l_positions_come_from_the_file(copy: Any) -> None:
     assert source.config.max_positions == 30
     assert source.tokenizer.max_length == 30
     assert "30 or less" in refused(folder, arch="bert.small", max_length=31)
-
-
-@pytest.mark.parametrize(
-    "content", ["{}", "3", "[1, 2]", '["<unk>", "<pad>"]', "[", "", '["\\ud800"]', '["<unk>", null]'], ids=repr
-)
-def test_vocab_json_is_checked(content: str, copy: Any) -> None:
-    folder = copy("book")
-    (folder / "vocab.json").write_text(content)
-    assert "vocab" in refused(folder, arch="bert.small")
-
-
-def test_a_vocabulary_of_another_model(copy: Any) -> None:
-    folder = copy("book")
-    words = json.loads((folder / "vocab.json").read_text())
-    (folder / "vocab.json").write_text(json.dumps([*words, "more"]))
-    message = refused(folder, arch="bert.small")
-    assert f"encoder.token_embedding.weight ({len(words)}, 256) instead of ({len(words) + 1}, 256)" in message
-    assert "vocab.json" in message
 
 
 def test_a_trained_d2l_model_needs_no_arch(made: Path, tmp_path: Path) -> None:
@@ -769,7 +745,7 @@ def test_a_zip_bomb_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     read = zipfile.ZipExtFile.read
     monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, n=-1: asked.append(n) or read(self, n))
     assert "vocab.json" in refused(bomb, arch="bert.small")
-    assert asked == [1001], "it is never asked for more than it said it has"
+    assert asked == [1001], "it is never asked for more than it states"
 
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("vocab.json", b" " * 100)
@@ -790,7 +766,7 @@ def test_an_encrypted_zip(made: Path, tmp_path: Path) -> None:
 
 # --- Anything at all -------------------------------------------------------------------------------------------------
 
-FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),

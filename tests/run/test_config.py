@@ -1,4 +1,4 @@
-"""The run file: what is right loads, what is wrong is named."""
+"""The run file: a correct one loads, and all mistakes in a wrong one are named."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "sets", "said"),
+    ("text", "sets", "expected"),
     [
         (RUN + "learnin_rate: 1\n", (), "unknown key learnin_rate; did you mean learning_rate?"),
         (RUN, ("data.skip_bad_row=true",), "unknown key data.skip_bad_row; did you mean data.skip_bad_rows?"),
@@ -74,15 +74,15 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
         (RUN, ("data.eval={holdot: 5}",), "unknown key data.eval.holdot; did you mean data.eval.holdout?"),
         (RUN, ("data=3", "keep_best=true"), "key data: found 3; input should be a map of keys"),
         (RUN, ("epochs=two",), "key epochs: found 'two'"),
-        # a wrong zero_stage or data.eval: what depends on it is told when it is right
+        # a wrong zero_stage or data.eval: what depends on it is reported once it is right
         (RUN, ("zero_stage=7", "deepspeed.zero_optimization.overlap_comm=true"), "key zero_stage: found 7"),
         (RUN, ("keep_best=true", "data.eval=[]"), "key data.eval: found []"),
     ],
 )
-def test_a_single_mistake_is_named(tmp_path, text, sets, said):
+def test_a_single_mistake_is_named(tmp_path, text, sets, expected):
     with pytest.raises(InputError, match=r"run\.yaml|--set") as raised:
         load(tmp_path, text, *sets)
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
     assert "mistakes" not in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -109,7 +109,7 @@ EIGHT_MISTAKES = [
 ]
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_mistakes_are_reported_at_once(tmp_path):
     with pytest.raises(InputError) as raised:
         load(tmp_path, EIGHT, "seed")
     first, *lines = str(raised.value).splitlines()
@@ -119,12 +119,11 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         assert line.startswith(f"  {mistake}")
 
 
-def test_every_way_to_start_tells_all_mistakes(tmp_path, bertnli, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_every_way_to_start_reports_all_mistakes(tmp_path, command, capfd):
     (tmp_path / "run.yaml").write_text(EIGHT)
     (tmp_path / "hosts").write_text("localhost slots=1\n")
     arguments = ["run.yaml", "--set", "seed"]
-    started = [bertnli("train", *arguments), bertnli("launch", *arguments, "--hostfile", "hosts")]
+    started = [command("train", *arguments), command("launch", *arguments, "--hostfile", "hosts")]
     said = [(done.returncode, done.stderr) for done in started]
     ended = process.main(arguments)  # python -m bertnli.train
     for code, stderr in (*said, (ended, capfd.readouterr().err)):
@@ -155,7 +154,7 @@ def test_batch_arithmetic_and_schedule(tmp_path):
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 37])
 @pytest.mark.parametrize("warmup", [0, 0.1, 0.99])
 def test_every_run_reaches_its_learning_rate(tmp_path, total, warmup):
-    """A run of one step trains; however short, the last step is none of warm-up."""
+    """A run of one step trains; the last step is never a warm-up step, however short the run."""
     run = load(tmp_path, RUN, f"warmup={warmup}")
     rates = [run.learning_rate_at(step, total) for step in range(total)]
     assert max(rates) == run.learning_rate and rates[-1] > 0
@@ -183,7 +182,7 @@ def test_schedule_is_transformers(tmp_path):
         schedule.step()
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text() | st.binary().map(lambda data: data.decode("latin-1")),
     key=st.text(max_size=8),

@@ -1,11 +1,7 @@
-"""What may stand in `deepspeed:`: contradictions name both sides, what cannot work says what does, the rest trains."""
+"""The run file's `deepspeed:`: contradictions and modes that cannot work are refused by name, the other modes train."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,7 +10,7 @@ from bertnli.common.errors import InputError
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import DECIDED_BY, KNOWN_KEYS, NOT_HERE, STAGES, deepspeed_config
 from bertnli.run.run_file import validate_run
-from tests.conftest import ROOT, environment
+from tests.support.runs import on_ranks
 
 
 def run(deepspeed: dict[str, Any] | None = None, **keys: Any) -> RunConfig:
@@ -35,7 +31,7 @@ def message(deepspeed: dict[str, Any], precision: str = "fp32", world: int = 1, 
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "expected"),
     [
         ("zero_optimisation.stage", 2, "unknown key deepspeed.zero_optimisation; did you mean zero_optimization?"),
         ("zero_optimization.overlap_com", True, "did you mean overlap_comm?"),
@@ -58,13 +54,13 @@ def message(deepspeed: dict[str, Any], precision: str = "fp32", world: int = 1, 
         ("weight_quantization.enabled", True, "bertnli export --precision int8"),
     ],
 )
-def test_what_contradicts_or_cannot_work_is_named(key, value, said):
+def test_what_contradicts_or_cannot_work_is_refused_by_name(key, value, expected):
     text = message(nested(key, value), zero_stage=int(".offload_optimizer" in key))
-    assert said in text and text.startswith("run file run.yaml: ")  # when it is read: no device, no ranks
+    assert expected in text and text.startswith("run file run.yaml: ")  # when it is read: no device, no ranks
     assert "mistakes" not in text
 
 
-def test_all_contradictions_are_told_at_once():
+def test_all_contradictions_are_reported_at_once():
     zero = {"stage": 2, "overlap_comm": True, "offload_optimizer": {"device": "nvme"}, "zenflow": {"topk_ratio": 0.1}}
     lines = message({"optimizer": {}, "gradient_clipping": 5.0, "zero_optimization": zero, "autotune": 1}).splitlines()
     assert lines[0] == "run file run.yaml: 8 mistakes"
@@ -76,7 +72,7 @@ def test_all_contradictions_are_told_at_once():
     ]
 
 
-def test_all_that_does_not_go_with_the_device_and_the_ranks_is_told_at_once():
+def test_all_that_does_not_go_with_the_device_and_the_ranks_is_reported_at_once():
     given = {"fp16": {"loss_scale_window": 9}, **nested("zero_optimization.zero_hpz_partition_size", 4)}
     text = message(given, "fp32", 6, zero_stage=3, global_batch_size=4)
     assert text.startswith("run file: 3 mistakes\n")
@@ -122,7 +118,7 @@ def test_modes_that_need_a_stage(key, value, works):
         ("tensor_parallel", {"enabled": False}),
     ],
 )
-def test_a_mode_that_is_off_is_let_through(key, value):
+def test_a_mode_that_is_off_is_accepted(key, value):
     deepspeed_config(run(nested(key, value)), "fp32", 1)
 
 
@@ -132,7 +128,7 @@ def test_offload_to_disk_and_partial_offload_are_refused():
     assert "compiled extension" in message(nested(offload, {"device": "cpu", "ratio": 0.5}), zero_stage=3)
 
 
-def test_gradient_norm_can_be_left_out_only_where_nothing_is_clipped():
+def test_gradient_norm_can_be_off_only_where_nothing_is_clipped():
     off = nested("zero_optimization.compute_grad_norm", False)
     text = message(off, zero_stage=2)
     assert "max_grad_norm: 1.0 and zero_stage: 2" in text and "set max_grad_norm: 0" in text
@@ -175,7 +171,7 @@ def test_the_users_part_is_merged():
     assert settings["zero_optimization"] == {"stage": 2}
 
 
-# ------------------------------------------------------------------------------------- DeepSpeed's own word
+# ------------------------------------------------------------------------------------- DeepSpeed's own parser
 
 
 @pytest.fixture(scope="module")
@@ -236,23 +232,23 @@ def test_deepspeed_takes_ours(parser, stage):
 
 
 @pytest.mark.parametrize(
-    ("deepspeed", "said"),
+    ("deepspeed", "expected"),
     [
         ({"zero_optimization": {"reduce_bucket_size": "big"}}, "deepspeed.zero_optimization.reduce_bucket_size; found"),
         ({"csv_monitor": {"enabeld": True}}, "deepspeed.csv_monitor.enabeld"),
         ({"comms_logger": {"verbos": True}}, "deepspeed.comms_logger.verbos"),
         ({"communication_data_type": "fp8"}, "Supported data types"),
-        ({"comms_logger": True}, "DeepSpeed does not take it"),
+        ({"comms_logger": True}, "DeepSpeed does not accept it"),
     ],
 )
-def test_what_deepspeed_does_not_take_is_no_traceback(parser, deepspeed, said):
-    deepspeed_config(run(deepspeed), "fp32", 1)  # ours has no word on these
+def test_what_deepspeed_does_not_accept_is_an_input_error(parser, deepspeed, expected):
+    deepspeed_config(run(deepspeed), "fp32", 1)  # we have no rule for these
     with pytest.raises(InputError) as raised:
         deepspeed_config(run(deepspeed), "fp32", 1, parser)
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
 
 
-# ------------------------------------------------------------------------------------- what is let through trains
+# ------------------------------------------------------------------------------------- accepted modes train
 
 OFFLOAD = {"device": "cpu"}
 BOTH = nested("zero_optimization", {"offload_optimizer": OFFLOAD, "offload_param": OFFLOAD})
@@ -272,8 +268,11 @@ MODES: dict[str, tuple[str, int, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def train_in_every_mode() -> None:
-    """One rank's part: every mode trains as ZeRO-0 does, and its state, put into a fresh engine, goes on exactly."""
+def train_in_every_mode() -> list[str]:
+    """One rank's part: every mode trains as ZeRO-0 does, and its state, put into a fresh engine, goes on exactly.
+
+    Returns the modes that it has trained.
+    """
     import torch
 
     from bertnli.train.engine import Engine, ProcessGroup
@@ -301,6 +300,7 @@ def train_in_every_mode() -> None:
             found.append(group.sum([total.item()])[0])
         return found
 
+    trained: list[str] = []
     reference: dict[str, tuple[list[float], dict[str, torch.Tensor]]] = {}
     for mode, (precision, _, _) in MODES.items():
         straight = engine(mode)
@@ -315,36 +315,10 @@ def train_in_every_mode() -> None:
         assert before + after == pytest.approx(first, rel=1e-5), f"{mode}: other losses than ZeRO-0"
         for name, tensor in end.items():
             torch.testing.assert_close(tensor, state[name], rtol=1e-3, atol=1e-5, msg=f"{mode}: {name}")
-        if group.rank == 0:
-            print(f"trained: {mode}", flush=True)
+        trained.append(mode)
     group.barrier()
-    os._exit(
-        0
-    )  # as a trainer does (bertnli/train/process.py): the farewells of torch's threads at times abort a process
+    return trained
 
 
-def test_what_is_let_through_trains_and_resumes_on_two_ranks():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    program = "from tests.run.test_deepspeed_config import train_in_every_mode; train_in_every_mode()"
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env=environment(**together, RANK=rank, LOCAL_RANK=rank),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        (output, errors), (_, other) = [process.communicate(timeout=150) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    trained = [line.removeprefix("trained: ") for line in output.splitlines() if line.startswith("trained: ")]
-    assert trained == list(MODES), errors[-800:] + other[-800:]
-    assert [process.returncode for process in processes] == [0, 0], errors[-800:] + other[-800:]
+def test_accepted_modes_train_and_resume_on_two_ranks():
+    assert on_ranks(2, train_in_every_mode) == list(MODES)

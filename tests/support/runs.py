@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import safetensors.torch
 import torch
 import yaml
 
+from bertnli.common.network import free_port
 from bertnli.run.folder import read_metrics
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
@@ -32,15 +36,20 @@ def ranks() -> Iterator[training.ProcessGroup]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
-    """A run file for a tiny model: `run(epochs=1, …)` gives its path; keys may be dotted."""
-    tiny.hf_folder(tmp_path / "start")
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(400)))
+    """A run file for a tiny model: `run(epochs=1, …)` returns its path."""
+    return run_files(tmp_path)
+
+
+def run_files(folder: Path) -> Callable[..., Path]:
+    """Puts a tiny model (start/) and rows (train.jsonl) into `folder`, and returns what writes run files there."""
+    tiny.hf_folder(folder / "start")
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(400)))
 
     def make(name: str = "run", **keys: Any) -> Path:
         content = {
-            "model": str(tmp_path / "start"),
-            "data": {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 60}},
-            "output": str(tmp_path / name),
+            "model": str(folder / "start"),
+            "data": {"train": str(folder / "train.jsonl"), "eval": {"holdout": 60}},
+            "output": str(folder / name),
             "max_steps": 12,
             "global_batch_size": 16,
             "learning_rate": 1e-3,
@@ -48,7 +57,7 @@ def run(tmp_path: Path) -> Any:
             "tensorboard": False,
             **keys,
         }
-        path = tmp_path / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content))
         return path
 
@@ -70,6 +79,60 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def fork(target: Callable[..., object], *arguments: object, **variables: str) -> multiprocessing.Process:
+    """`target` in a process that has torch and DeepSpeed imported already, which saves seconds; started.
+
+    variables: more for its environment. Its exit code is what `target` returns.
+    """
+    server = multiprocessing.get_context("forkserver")  # it forks a process without threads
+    server.set_forkserver_preload([__name__])
+    process = server.Process(target=_exit_with, args=(environment(**variables), target, arguments), daemon=True)
+    process.start()
+    return process  # type: ignore[return-value]
+
+
+def _exit_with(variables: dict[str, str], target: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+    code = target(*arguments)
+    os._exit(code if isinstance(code, int) else 0)  # as the training process does (bertnli/train/process.py)
+
+
+def on_ranks(world: int, target: Callable[..., Any], *arguments: object) -> Any:
+    """What `target(*arguments)` returns on the first of `world` ranks, a process each; fails if it fails on any."""
+    together = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    pipes = [multiprocessing.Pipe(duplex=False) for _ in range(world)]
+    ranks = [
+        fork(_send_result, pipe[1], target, arguments, **together, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank, pipe in enumerate(pipes)
+    ]
+    try:
+        results = []
+        for receive, send in pipes:
+            send.close()
+            assert receive.poll(200), "a rank neither returned nor failed"
+            failure, result = receive.recv()
+            assert not failure, failure
+            results.append(result)
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return results[0]
+
+
+def _send_result(send: Any, target: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    try:
+        send.send(("", target(*arguments)))
+    except BaseException:
+        send.send((traceback.format_exc(), None))
+
+
+def train_here(path: Path, *sets: str) -> tuple[dict[str, Any], list[str]]:
+    """A rank's training in a process of `on_ranks`: the summary, and the lines for the user."""
+    lines: list[str] = []
+    return training.train(load_run(path, sets), training.ProcessGroup(), lines.append), lines
 
 
 def start(bertnli_arguments: list[object], cwd: Path) -> subprocess.Popen[str]:

@@ -1,26 +1,31 @@
-"""keep_best and early_stopping: the model of the best evaluation is the result, whatever came after it or died."""
+"""keep_best and early_stopping: the model of the best evaluation is the result, also after a kill."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bertnli.common.errors import InputError
 from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.run.folder import read_metrics
+from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
-from tests.support.runs import same, train, weights
+from bertnli.train.inputs import load_run_model
+from tests.support.runs import run_files, same, train
 
 ACCURACIES = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7, 10: 0.4, 12: 0.3}  # by step; the best comes first at step 4
 # At a constant rate the first steps of a run do not depend on how many there will be.
 KEYS = {"eval_every_steps": 2, "checkpoint": {"every_steps": 3, "keep": 1}, "schedule": "constant", "warmup": 0.0}
 
 
-@pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def scored() -> Iterator[None]:
     """Every evaluation finds the accuracy that ACCURACIES has for the step of the last update."""
-    step, real_step, real = 0, training.Engine.step, training.evaluate
+    step = 0
+    real_step, real_load, real_evaluate = training.Engine.step, training.Engine.load_state, training.evaluate
 
     def count(engine, learning_rate):
         nonlocal step
@@ -32,68 +37,74 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         step = engine.updates = steps
         real_load(engine, state, steps)
 
-    def judge(engine, ranks, data, labels) -> ClassificationMetrics:
-        real(engine, ranks, data, labels)
-        tally = ClassificationMetrics(labels)
+    def evaluate(engine, ranks, data, labels) -> ClassificationMetrics:
+        real_evaluate(engine, ranks, data, labels)
+        found = ClassificationMetrics(labels)
         right = round(100 * ACCURACIES[step])
-        tally.confusion[0, :2] = right, 100 - right
-        return tally
+        found.confusion[0, :2] = right, 100 - right
+        return found
 
-    real_load = training.Engine.load_state
-    monkeypatch.setattr(training.Engine, "step", count)
-    monkeypatch.setattr(training.Engine, "load_state", load)
-    monkeypatch.setattr(training, "evaluate", judge)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Engine, "step", count)
+        patch.setattr(training.Engine, "load_state", load)
+        patch.setattr(training, "evaluate", evaluate)
+        yield
 
 
-def test_the_best_model_is_the_result(tmp_path, run, ranks, judged):
-    train(run("four", **KEYS, max_steps=4), ranks)
-    summary = train(run("best", **KEYS, keep_best=True), ranks)
-    assert (summary["steps"], summary["best_step"], summary["eval_accuracy"]) == (12, 4, 0.7)
-    assert same(weights(tmp_path / "best"), weights(tmp_path / "four"))
-    # the newest, and the best one, which `keep: 1` would not keep
-    assert {path.name for path in (tmp_path / "best" / "checkpoints").iterdir()} == {"step-00000004", "step-00000012"}
-    summary = train(run("last", **KEYS), ranks)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Writes run files of this module: see `run_files`."""
+    return run_files(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def straight(files: Any, ranks: Any) -> Path:
+    """A run of 12 steps that keeps no best and all checkpoints: the weights that the others have to end with."""
+    path = files("straight", **{**KEYS, "checkpoint": {"every_steps": 1, "keep": 12}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTNLI_CACHE", str(path.parent / "cache"))
+        summary = train(path, ranks)
     assert "best_step" not in summary and summary["eval_accuracy"] == 0.3
-    assert not same(weights(tmp_path / "last"), weights(tmp_path / "four"))
+    assert same(weights(path.with_suffix("")), weights(path.with_suffix(""), 12))
+    return path.with_suffix("")
+
+
+def weights(run: Path, step: int | None = None) -> Any:
+    """Of the result, or of the checkpoint after `step` steps."""
+    path = run if step is None else run / "checkpoints" / f"step-{step:08d}"
+    return load_run_model(path, pytest.fail).build().state_dict()
+
+
+def test_the_best_model_is_the_result(straight, files, ranks):
+    summary = train(files("best", **KEYS, keep_best=True), ranks)
+    assert (summary["steps"], summary["best_step"], summary["eval_accuracy"]) == (12, 4, 0.7)
+    best = straight.with_name("best")
+    assert same(weights(best), weights(straight, 4)) and not same(weights(best), weights(straight))
+    # the newest, and the best one, which `keep: 1` would not keep
+    assert {path.name for path in (best / "checkpoints").iterdir()} == {"step-00000004", "step-00000012"}
 
 
 @pytest.mark.parametrize("keep_best", [True, False])
-def test_early_stopping_ends_after_evaluations_that_are_no_better(tmp_path, run, ranks, judged, keep_best):
-    summary = train(run(**KEYS, early_stopping=2, keep_best=keep_best), ranks)
+def test_early_stopping_ends_after_evaluations_that_are_no_better(straight, files, ranks, keep_best):
+    summary = train(files(f"early-{keep_best}", **KEYS, early_stopping=2, keep_best=keep_best), ranks)
     assert summary["steps"] == 8  # 6 is worse, 8 only as good
     assert summary["eval_accuracy"] == 0.7
-    train(run("short", **KEYS, max_steps=4 if keep_best else 8), ranks)
-    assert same(weights(tmp_path / "run"), weights(tmp_path / "short"))
+    assert same(weights(straight.with_name(f"early-{keep_best}")), weights(straight, 4 if keep_best else 8))
 
 
-@pytest.mark.parametrize("killed_in_step", [5, 8, 9])
-def test_a_resumed_run_remembers_the_best(tmp_path, run, ranks, judged, monkeypatch, killed_in_step):
-    train(run("straight", **KEYS, keep_best=True, early_stopping=3), ranks)
-    path = run("stopped", **KEYS, keep_best=True, early_stopping=3)
-    real_assign, begun = training.assign_to_ranks, 0
-
-    def crash(*arguments):
-        nonlocal begun
-        begun += 1
-        if begun == killed_in_step:
-            raise RuntimeError("crash")
-        return real_assign(*arguments)
-
-    monkeypatch.setattr(training, "assign_to_ranks", crash)
-    with pytest.raises(RuntimeError, match="crash"):
-        train(path, ranks)
+@pytest.mark.parametrize("killed_after", [4, 6, 9])
+def test_a_resumed_run_remembers_the_best(straight, files, ranks, killed_after):
+    """From the checkpoints that such a run has: that of the best step, and the newest."""
+    path = files(f"killed-{killed_after}", **KEYS, keep_best=True, early_stopping=3)
+    folder = path.with_suffix("")
+    kept = {f"step-{step:08d}" for step in (4, killed_after)}
+    later = shutil.ignore_patterns(
+        "model", *(f"step-{step:08d}" for step in range(13) if f"step-{step:08d}" not in kept)
+    )
+    shutil.copytree(straight, folder, ignore=later)
+    (folder / "run.yaml").write_text(load_run(path).to_yaml())
     summary = train(path, ranks)
     assert (summary["steps"], summary["best_step"]) == (10, 4)
-    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
-    found = [
-        [row["eval_accuracy"] for row in read_metrics(tmp_path / name / "metrics.jsonl") if "eval_accuracy" in row]
-        for name in ("straight", "stopped")
-    ]
-    assert found[0] == found[1] == [0.5, 0.7, 0.6, 0.7, 0.4]
-
-
-@pytest.mark.parametrize("keys", [{"keep_best": True}, {"early_stopping": 2}])
-def test_both_need_something_to_evaluate_on(tmp_path, run, ranks, keys):
-    with pytest.raises(InputError, match=rf"{next(iter(keys))} needs data\.eval"):
-        train(run(data={"train": str(tmp_path / "train.jsonl")}, **keys), ranks)
+    assert same(weights(folder), weights(straight, 4))
+    found = [row["eval_accuracy"] for row in read_metrics(folder / "metrics.jsonl") if "eval_accuracy" in row]
+    assert found == [0.5, 0.7, 0.6, 0.7, 0.4]

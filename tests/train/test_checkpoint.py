@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the damaged ones named, the older ones kept."""
+"""Checkpoints are complete or do not exist; damaged ones are reported, older ones kept."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_round_trip_and_keep(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "no state", "no about", "no sums", "empty sums", "half sums"])
-def test_a_damaged_one_is_named_and_the_one_before_taken(tmp_path, damage):
+def test_a_damaged_one_is_reported_and_the_one_before_used(tmp_path, damage):
     checkpoint.write(tmp_path, 5, state(5), {}, keep=2)
     path = checkpoint.write(tmp_path, 10, state(10), {}, keep=2)
     tensors, about, sums = path / "state.safetensors", path / "checkpoint.json", path / "SHA256SUMS"
@@ -87,7 +87,7 @@ def test_any_flipped_byte_is_damage(tmp_path):
     assert newest(tmp_path)[0].steps == 10
 
 
-def test_one_that_cannot_be_read_is_left_out(tmp_path, monkeypatch):
+def test_one_that_cannot_be_read_is_skipped(tmp_path, monkeypatch):
     for steps in (5, 10):
         checkpoint.write(tmp_path, steps, state(steps), {}, keep=2)
     read = checkpoint.digest
@@ -106,12 +106,12 @@ def test_a_damaged_later_one_does_not_count_as_the_newest_to_keep(tmp_path):
     checkpoint.write(tmp_path, 5, state(5), {}, keep=2)
     damaged = checkpoint.write(tmp_path, 10, state(10), {}, keep=2)
     (damaged / "checkpoint.json").unlink()
-    (tmp_path / "step-by-step").mkdir()  # somebody's own
+    (tmp_path / "step-by-step").mkdir()  # another user's
     checkpoint.write(tmp_path, 7, state(7), {}, keep=1)  # after going on from step 5
     assert names(tmp_path) == ["step-00000007", "step-by-step"]
 
 
-def test_half_written_ones_do_not_count_and_make_room(tmp_path):
+def test_half_written_ones_do_not_count_and_are_removed(tmp_path):
     for left in (".step-00000007.partial", ".step-00000010.partial", ".step-00000010.old"):
         (tmp_path / left).mkdir()
         (tmp_path / left / "state.safetensors").write_bytes(b"half")
@@ -161,7 +161,7 @@ def test_what_the_disk_did_not_keep_is_recognised(tmp_path, monkeypatch):
         path.write_bytes(data)
 
     monkeypatch.setattr(checkpoint.tensor_files, "save", save_badly)
-    with pytest.raises(RunError, match=r"step-00000010: .*what the disk gives back is not what was written"):
+    with pytest.raises(RunError, match=r"step-00000010: .*what the disk returns is not what was written"):
         checkpoint.write(tmp_path, 10, state(10), {}, keep=1)
     assert names(tmp_path) == ["step-00000005"]
 
@@ -207,7 +207,7 @@ def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatc
     assert names(tmp_path) == ["step-00000005"]
 
 
-def test_a_file_system_that_tells_no_sizes_is_written_to(tmp_path, monkeypatch):
+def test_a_file_system_that_reports_no_sizes_is_written_to(tmp_path, monkeypatch):
     unknown = type(shutil.disk_usage(tmp_path))(0, 0, 0)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: unknown)
     checkpoint.write(tmp_path, 10, state(10), {}, keep=1)

@@ -1,4 +1,4 @@
-"""Checkpoints on a disk that is full indeed: a small one, mounted for the test; needs root."""
+"""Checkpoints on a disk that is really full: a small one, mounted for the test; needs root."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_full_disk_stops_with_the_last_good_one_intact(small_disk, monkeypatch
     assert kept is not None and kept.steps == 5 and torch.equal(kept.state["weight/a"], state(3)["weight/a"])
     del kept  # the file is mapped: the disk could not be unmounted
 
-    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)  # somebody made room
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)  # the user made room
     with Saver(folder, keep=1) as saver:
         saver.save(10, state(6), {})
     assert names(folder) == ["step-00000010"]

@@ -75,7 +75,7 @@ def test_the_setting_is_true_or_false(folder: Path) -> None:
         PairTokenizer.from_folder(folder)
 
 
-def test_the_whole_way(tmp_path, run, ranks, bertnli):
+def test_the_whole_way(tmp_path, run, ranks, command):
     """Trained from the same run file, its folder says so, is evaluated without premises, and is not exported."""
     train(run("usual", max_steps=2), ranks)
     train(run("baseline", max_steps=2), ranks, **{"data.hypothesis_only": "true"})
@@ -93,7 +93,7 @@ def test_the_whole_way(tmp_path, run, ranks, bertnli):
     (tmp_path / "same.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same_premise))
 
     def evaluated(name: str, data: str) -> dict[str, object]:
-        done = bertnli("eval", f"{name}/model", data, "--json")
+        done = command("eval", f"{name}/model", data, "--json")
         assert done.returncode == 0, done.stderr
         assert ("are not read by this model" in done.stdout) == (name == "baseline")
         return json.loads(done.stdout.splitlines()[-1])
@@ -105,7 +105,7 @@ def test_the_whole_way(tmp_path, run, ranks, bertnli):
     assert "premises" not in usual
     assert usual["loss"] != pytest.approx(evaluated("usual", "same.jsonl")["loss"], abs=1e-4)
 
-    shuffled = bertnli("eval", "baseline/model", "train.jsonl", "--shuffle-premises")
+    shuffled = command("eval", "baseline/model", "train.jsonl", "--shuffle-premises")
     assert shuffled.returncode == 2 and "reads no premises" in shuffled.stderr
     with pytest.raises(InputError, match=r"hypothesis-only baseline.*bertnli eval"):
         export_bundle(pretrained.load(model), tmp_path / "bundle")

@@ -1,4 +1,4 @@
-"""What a run has learned is there to be measured and exported at any time: in its folder, and in each checkpoint."""
+"""What a run has learned can be measured and exported at any time: from its folder, and from each checkpoint."""
 
 from __future__ import annotations
 
@@ -10,22 +10,34 @@ from typing import Any
 import pytest
 import torch
 
+from bertnli.commands import model_argument
 from bertnli.common.errors import InputError, RunError
 from bertnli.model.predictor import TorchPredictor
 from bertnli.model.pretrained import Pretrained
 from bertnli.report import licences
 from bertnli.report.licences import LicenceInfo
 from bertnli.run.folder import run_of
-from bertnli.train.inputs import load_run_model
+from bertnli.run.run_file import validate_run
+from bertnli.train.inputs import load_run_model, load_starting_model
 from tests.conftest import Run
 from tests.support import tiny
-from tests.support.runs import ranks, run, same, train  # noqa: F401 (fixtures)
+from tests.support.runs import run_files, same, train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, ranks: Any) -> Path:
+    """A finished run of 12 steps with checkpoints after 5, 10 and 12: to read, not to change."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTNLI_CACHE", str(folder / "cache"))
+        train(run_files(folder)(checkpoint={"every_steps": 5, "keep": 9}), ranks)
+    return folder / "run"
 
 
 @pytest.fixture
-def finished(tmp_path: Path, run: Any, ranks: Any) -> Path:  # noqa: F811
-    train(run(checkpoint={"every_steps": 5, "keep": 9}), ranks)
-    return tmp_path / "run"
+def finished(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def load(path: Path) -> tuple[Pretrained, list[str]]:
@@ -37,7 +49,7 @@ def built(path: Path) -> dict[str, torch.Tensor]:
     return load(path)[0].build().state_dict()
 
 
-def test_run_model_and_last_checkpoint_are_one(finished: Path) -> None:
+def test_a_runs_model_is_that_of_its_last_checkpoint(finished: Path) -> None:
     last = finished / "checkpoints" / "step-00000012"
     assert same(built(finished), built(last))
     assert not same(built(finished), built(finished / "checkpoints" / "step-00000005"))
@@ -46,21 +58,21 @@ def test_run_model_and_last_checkpoint_are_one(finished: Path) -> None:
     assert load(last)[0].config.labels == load(finished)[0].config.labels
 
 
-def test_eval_and_export_take_a_checkpoint(finished: Path, bertnli: Run, tmp_path: Path) -> None:
-    """The same figures from the run's folder, its model, its last checkpoint and a bundle made of that."""
+def test_eval_and_export_take_a_checkpoint(trained: Path, tmp_path: Path, command: Run) -> None:
+    """The same results from the run's folder, its model, its last checkpoint and a bundle made of that."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(40)))
-    last, bundle = finished / "checkpoints" / "step-00000012", tmp_path / "bundle"
-    bertnli("export", last, bundle)
+    last, bundle = trained / "checkpoints" / "step-00000012", tmp_path / "bundle"
+    command("export", last, bundle)
     found = []
-    for model in (finished, finished / "model", last, bundle):
-        shown = json.loads(bertnli("eval", model, rows, "--json", "--device", "cpu").stdout.splitlines()[-1])
+    for model in (trained, trained / "model", last, bundle):
+        shown = json.loads(command("eval", model, rows, "--json", "--device", "cpu").stdout.splitlines()[-1])
         found.append((shown["accuracy"], shown["confusion"], shown["loss"]))
     assert found[0] == found[1] == found[2]
     assert found[3][:2] == found[0][:2] and found[3][2] == pytest.approx(found[0][2], abs=1e-5)
 
 
-def test_a_runs_temperature_is_kept_with_its_model(finished: Path, bertnli: Run, tmp_path: Path) -> None:
+def test_a_runs_temperature_is_kept_with_its_model(finished: Path, tmp_path: Path, command: Run) -> None:
     source = load(finished)[0]
     predictor = TorchPredictor(source.build(), source.tokenizer, "cpu")
     files = []
@@ -71,13 +83,13 @@ def test_a_runs_temperature_is_kept_with_its_model(finished: Path, bertnli: Run,
             row["gold_label"] = source.config.labels[(label + (number % 3 == 0)) % 3]
         files.append(tmp_path / f"{name}.jsonl")
         files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = bertnli("eval", finished, files[0], "--calibrate", files[1], "--device", "cpu")
+    done = command("eval", finished, files[0], "--calibrate", files[1], "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert load(finished)[0].temperature != 1.0
     assert load(finished / "checkpoints" / "step-00000012")[0].temperature == 1.0
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(finished: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(finished: Path) -> None:
     shutil.rmtree(finished / "model")
     for step in ("00000012", "00000010", "00000005"):
         state = finished / "checkpoints" / f"step-{step}" / "state.safetensors"
@@ -92,9 +104,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(finished: Path) -
         load(finished)
 
 
-def test_what_is_no_run_is_none(tmp_path: Path, finished: Path) -> None:
-    assert run_of(finished) and run_of(finished / "checkpoints" / "step-00000005")
-    for other in (finished / "model", finished / "checkpoints", finished / "checkpoints" / "step-5", tmp_path / "none"):
+def test_other_paths_are_not_runs(tmp_path: Path, trained: Path) -> None:
+    assert run_of(trained) and run_of(trained / "checkpoints" / "step-00000005")
+    for other in (trained / "model", trained / "checkpoints", trained / "checkpoints" / "step-5", tmp_path / "none"):
         assert run_of(other) is None
         with pytest.raises(InputError, match="not a run"):
             load(other)
@@ -105,15 +117,31 @@ def test_a_model_with_a_run_file_beside_it_is_a_model(finished: Path) -> None:
     assert run_of(finished / "model") is None
 
 
-def test_the_run_file_says_labels_and_shape(finished: Path, bertnli: Run) -> None:
-    done = bertnli("eval", finished, "x.tsv", "--labels", "a,b,c")
+def test_a_run_takes_no_labels_option(trained: Path, command: Run) -> None:
+    done = command("eval", trained, "x.tsv", "--labels", "a,b,c")
     assert done.returncode == 2
     assert "--labels" in done.stderr and "whose run file specifies it" in done.stderr
 
 
-def test_a_runs_terms_are_those_of_its_start(finished: Path, tmp_path: Path) -> None:
-    config = tmp_path / "start" / "config.json"
-    content = json.loads(config.read_text())
-    config.write_text(json.dumps(content | {"bertnli": {**content.get("bertnli", {}), "licence": "mine"}}))
+def test_a_d2l_name_implies_its_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files do not contain the number of heads; for a path the user has to give it."""
+    folder = tiny.d2l_folder(tmp_path / "book", classifier=True)
+    monkeypatch.setattr("bertnli.fetch.resolve.fetch", lambda name: folder)
+    content = {"data": {"train": "rows.jsonl"}, "output": "run", "epochs": 1}
+    run = validate_run({**content, "model": "bert.small"}, "run.yaml")
+    assert load_starting_model(run).config.num_heads == 4
+    assert model_argument.load("bert.small", model_argument.ModelOptions()).config.num_heads == 4
+    given = model_argument.ModelOptions(arch="bert.small")
+    assert model_argument.split_options(given, "bert.small", str(folder)) == (model_argument.ModelOptions(), given)
+    with pytest.raises(InputError, match=r"give --arch \(arch: in a run file\)"):
+        load_starting_model(validate_run({**content, "model": str(folder)}, "run.yaml"))
+
+
+def test_a_runs_licence_is_that_of_its_start(finished: Path, trained: Path, tmp_path: Path) -> None:
+    start = shutil.copytree(trained.parent / "start", tmp_path / "start")
+    run_file = (finished / "run.yaml").read_text()
+    (finished / "run.yaml").write_text(run_file.replace(str(trained.parent / "start"), str(start)))
+    content = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(content | {"bertnli": {**content["bertnli"], "licence": "mine"}}))
     for path in (finished, finished / "checkpoints" / "step-00000012"):
         assert licences.of_model(str(path)) == LicenceInfo("mine")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,10 @@ from bertnli.run.folder import RunFolder, read_metrics
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
 from bertnli.train.metrics_log import MetricsLog
+from bertnli.train.process import main
 from tests.conftest import environment
 from tests.support import tiny
-from tests.support.runs import losses, same, start, train, wait_for_step, weights
+from tests.support.runs import fork, losses, on_ranks, same, start, train, train_here, wait_for_step, weights
 
 
 def test_a_run_leaves_what_it_promises(tmp_path, run, ranks):
@@ -102,25 +102,25 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path, run, ranks):
         train(run(), ranks, output=tmp_path / "train.jsonl" / "run")
 
 
-def test_a_run_goes_on_only_with_what_it_began_with(tmp_path, run, ranks):
+def test_a_run_goes_on_only_with_the_files_it_started_with(tmp_path, run, ranks):
     path, folder = run(checkpoint={"every_steps": 5, "keep": 9}), tmp_path / "run"
     train(path, ranks)
     for later in ("model", "checkpoints/step-00000012", "checkpoints/step-00000010"):
         shutil.rmtree(folder / later)
-    data, begun_with = tmp_path / "train.jsonl", (tmp_path / "train.jsonl").read_text()
-    data.write_text(begun_with + json.dumps(tiny.snli_rows(1)[0]) + "\n")
-    with pytest.raises(InputError, match=r"other content; found another one now behind data\.train; .*put them back"):
+    data, original = tmp_path / "train.jsonl", (tmp_path / "train.jsonl").read_text()
+    data.write_text(original + json.dumps(tiny.snli_rows(1)[0]) + "\n")
+    with pytest.raises(InputError, match=r"other content; found changed content of data\.train; .*put them back"):
         train(path, ranks)
-    data.write_text(begun_with)
+    data.write_text(original)
     tiny.hf_folder(tmp_path / "start", seed=5)
-    with pytest.raises(InputError, match="another one now behind model"):
+    with pytest.raises(InputError, match="changed content of model"):
         train(path, ranks)
     tiny.hf_folder(tmp_path / "start")
     train(path, ranks)
     assert len(losses(folder)) == 12
 
 
-def test_a_disk_that_is_full_is_told(tmp_path, run):
+def test_a_full_disk_is_reported(tmp_path, run):
     folder = RunFolder(tmp_path / "run")
     folder.claim(load_run(run()))
     metrics = MetricsLog(folder, 0, tensorboard=False)
@@ -155,7 +155,7 @@ def test_loss_is_the_mean_over_the_step_whatever_the_micro_batches(tmp_path, run
 
 def test_stages_of_zero_train_the_same(tmp_path, run, ranks):
     for stage in (0, 1, 2, 3):
-        train(run(f"z{stage}", dropout=0.0, zero_stage=stage), ranks)
+        train(run(f"z{stage}", dropout=0.0, zero_stage=stage, max_steps=6), ranks)
         assert losses(tmp_path / f"z{stage}") == pytest.approx(losses(tmp_path / "z0"), rel=1e-5)
 
 
@@ -169,12 +169,12 @@ def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, precision, m
     class CrashError(Exception):
         pass
 
-    sent = 0
+    started = 0
 
     def crash_at_ten(*arguments, **options):
-        nonlocal sent
-        sent += 1
-        if sent == 10:
+        nonlocal started
+        started += 1
+        if started == 10:
             raise CrashError
         return real_assign(*arguments, **options)
 
@@ -197,11 +197,11 @@ def test_bad_rows_are_refused_or_skipped_and_counted(tmp_path, run, ranks):
         train(run(), ranks)
     lines: list[str] = []
     training.train(load_run(run(max_steps=1), ["data.skip_bad_rows=true"]), ranks, say=lines.append)
-    assert any("and 1 bad rows left out" in line for line in lines)
+    assert any("and 1 bad rows skipped" in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("sets", "said"),
+    ("sets", "expected"),
     [
         ({"data.eval.holdout": 400}, "data.eval.holdout"),
         ({"model": "minlm"}, "minilm"),
@@ -215,10 +215,10 @@ def test_bad_rows_are_refused_or_skipped_and_counted(tmp_path, run, ranks):
         ({"labels": "[contradiction, neutral, entailment]"}, "entailment"),
     ],
 )
-def test_what_cannot_run_says_so_before_it_starts(tmp_path, run, ranks, sets, said):
+def test_what_cannot_run_is_refused_before_it_starts(tmp_path, run, ranks, sets, expected):
     with pytest.raises(InputError) as raised:
         train(run(), ranks, **sets)
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -231,42 +231,39 @@ def test_d2l_trains_and_its_folder_trains_again(tmp_path, run, ranks):
     train(run("second", model=str(tmp_path / "first" / "model"), max_steps=2), ranks)
 
 
-# ------------------------------------------------------------------------------------- whole processes
+# ------------------------------------------------------------------------------------- several processes
 
 
-def test_the_run_does_not_depend_on_ranks_or_accumulation(tmp_path, run, bertnli):
+@pytest.mark.parametrize(("world", "micro_tokens"), [(2, 60), pytest.param(4, 4096, marks=pytest.mark.system)])
+def test_the_run_does_not_depend_on_ranks_or_accumulation(tmp_path, run, ranks, world, micro_tokens):
     """Gradients too: about half of these steps are clipped, so that AdamW does not hide a wrong scale."""
-    for ranks, micro_batch_tokens in ((1, 4096), (2, 60), (4, 4096)):
-        data = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 61}}
-        keys = {"max_steps": 50, "dropout": 0.0, "max_grad_norm": 5.0, "learning_rate": 1e-4, "data": data}
-        path = run(f"run{ranks}", micro_batch_tokens=micro_batch_tokens, **keys)
-        done = bertnli("train", path, "--ranks", ranks, "--json")
-        assert done.returncode == 0, done.stderr
-        summary = json.loads(done.stdout.splitlines()[-1])
-        assert (summary["ranks"], summary["eval_rows"]) == (ranks, 61)  # each example counted once
-    alone = losses(tmp_path / "run1")
-    assert len(alone) == 50
-    for ranks in (2, 4):
-        assert losses(tmp_path / f"run{ranks}") == pytest.approx(alone, rel=1e-5)
-        uneven = [row["imbalance"] for row in read_metrics(tmp_path / f"run{ranks}" / "metrics.jsonl") if "loss" in row]
-        assert len(uneven) == 50 and 0 < max(uneven) < 0.5
+    data = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 61}}
+    keys = {"max_steps": 10, "dropout": 0.0, "max_grad_norm": 5.0, "learning_rate": 1e-4, "data": data}
+    train(run("alone", micro_batch_tokens=4096, **keys), ranks)
+    summary, _ = on_ranks(world, train_here, run("shared", micro_batch_tokens=micro_tokens, **keys))
+    assert (summary["ranks"], summary["eval_rows"]) == (world, 61)  # each example counted once
+    alone = losses(tmp_path / "alone")
+    assert losses(tmp_path / "shared") == pytest.approx(alone, rel=1e-5)
+    uneven = [row["imbalance"] for row in read_metrics(tmp_path / "shared" / "metrics.jsonl") if "loss" in row]
+    assert len(uneven) == len(alone) == 10 and 0 < max(uneven) < 0.5
 
 
-def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, bertnli):
+def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, ranks):
     """From one rank to two under ZeRO-3, whose parts have other sizes then; and to another stage, in smaller parts."""
     keys = {"dropout": 0.0, "zero_stage": 3, "checkpoint": {"every_steps": 4, "keep": 9}}
-    assert bertnli("train", run("straight", **keys)).returncode == 0
+    train(run("straight", **keys), ranks)
     path, folder = run("moved", **keys), tmp_path / "moved"
     later = shutil.ignore_patterns("model", "step-00000008", "step-00000012")
     shutil.copytree(tmp_path / "straight", folder, ignore=later)
     (folder / "run.yaml").write_text(load_run(path).to_yaml())
-    done = bertnli("train", path, "--ranks", 2)
-    assert done.returncode == 0 and "going on from step 4 of 12" in done.stderr, done.stderr
+    _, lines = on_ranks(2, train_here, path)
+    assert "going on from step 4 of 12" in lines
     assert losses(folder) == pytest.approx(losses(tmp_path / "straight"), rel=1e-5)
     for later in ("model", "checkpoints/step-00000012", "checkpoints/step-00000008"):
         shutil.rmtree(folder / later)
-    done = bertnli("train", path, "--set", "zero_stage=1", "--set", "micro_batch_tokens=60")
-    assert done.returncode == 0 and "going on from step 4 of 12" in done.stderr, done.stderr
+    lines = []
+    training.train(load_run(path, ["zero_stage=1", "micro_batch_tokens=60"]), ranks, lines.append)
+    assert "going on from step 4 of 12" in lines
     assert losses(folder) == pytest.approx(losses(tmp_path / "straight"), rel=1e-5)
 
 
@@ -278,53 +275,65 @@ def test_the_deepspeed_launcher_starts_the_same(tmp_path, run):
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("number", "ranks", "code"), [(signal.SIGTERM, 1, 143), (signal.SIGINT, 2, 130)])
-def test_a_signal_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path, run, number, ranks, code):
-    keys = {"max_steps": 400, "checkpoint": {"every_steps": 10_000}}
-    arguments = ["train", run(**keys), "--ranks", ranks]
-    process = start(arguments, tmp_path)
+def train_as_the_command(path: Path, stderr: Path) -> int:
+    with stderr.open("w") as sys.stderr:
+        return main([str(path)])
+
+
+def test_a_scheduler_stops_it_and_the_same_command_goes_on(tmp_path, run, ranks):
+    path, stderr = run(max_steps=400, checkpoint={"every_steps": 10_000}), tmp_path / "stderr"
+    process = fork(train_as_the_command, path, stderr)
     wait_for_step(tmp_path / "run", 3)
-    process.send_signal(number)
+    process.terminate()
+    process.join(120)
+    assert process.exitcode == 143 and "the same command goes on" in stderr.read_text()
+    goes_on_from_where_it_stopped(path, ranks)
+
+
+def test_ctrl_c_stops_two_ranks_and_the_same_command_goes_on(tmp_path, run, ranks):
+    path = run(max_steps=400, checkpoint={"every_steps": 10_000})
+    process = start(["train", path, "--ranks", 2], tmp_path)
+    wait_for_step(tmp_path / "run", 3)
+    process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == code, stderr
-    assert "the same command goes on" in stderr
-    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert process.returncode == 130 and "the same command goes on" in stderr, stderr
+    goes_on_from_where_it_stopped(path, ranks)
+
+
+def goes_on_from_where_it_stopped(path: Path, ranks) -> None:
+    folder = path.with_suffix("")
+    (kept,) = (folder / "checkpoints").iterdir()
     steps = json.loads((kept / "checkpoint.json").read_text())["steps"]
-    assert len(losses(tmp_path / "run")) == steps
-    process = start(arguments, tmp_path)
-    wait_for_step(tmp_path / "run", steps + 1)
-    process.kill()
-    assert f"going on from step {steps} of 400" in process.communicate(timeout=60)[1]
+    assert len(losses(folder)) == steps < 400
+
+    class GoesOnError(Exception):
+        pass
+
+    def say(line: str) -> None:
+        if "going on" in line:
+            raise GoesOnError(line)
+
+    with pytest.raises(GoesOnError, match=f"from step {steps} of 400"):
+        training.train(load_run(path), ranks, say)
 
 
-def kill_at_random_moments(tmp_path: Path, run, kills: int) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.system)])
+def test_kills_at_random_moments_do_not_change_the_result(tmp_path, run, ranks, kills):
     """Every other kill falls into the writing of a checkpoint."""
-    steps = 100 * kills + 100
+    steps = 30 * kills + 30
     keys = {"max_steps": steps, "checkpoint": {"every_steps": 5, "keep": 2}, "global_batch_size": 8}
-    process = start(["train", run("straight", **keys)], tmp_path)
-    assert process.wait(timeout=240) == 0
-    arguments, folder = ["train", run("killed", **keys)], tmp_path / "killed"
+    train(run("straight", **keys), ranks)
+    path, folder = run("killed", **keys), tmp_path / "killed"
     for number in range(kills):
         before = len(losses(folder))
-        process = start(arguments, tmp_path)
-        wait_for_step(folder, before + 1)
-        time.sleep(random.uniform(0, 0.2))
-        while number % 2 and process.poll() is None and not any((folder / "checkpoints").glob(".step-*.partial")):
+        process = fork(train_here, path)
+        wait_for_step(folder, before + random.randint(1, 8))
+        while number % 2 and process.is_alive() and not any((folder / "checkpoints").glob(".step-*.partial")):
             pass
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_alive(), "the run ended before it could be killed"
         process.kill()
-        process.communicate()
-    process = start(arguments, tmp_path)
-    assert process.wait(timeout=240) == 0, process.communicate()
+        process.join()
+    train(path, ranks)
     assert len(losses(folder)) == steps
     assert losses(folder) == losses(tmp_path / "straight")
     assert same(weights(folder), weights(tmp_path / "straight"))
-
-
-def test_kills_do_not_change_the_result(tmp_path, run):
-    kill_at_random_moments(tmp_path, run, kills=3)
-
-
-@pytest.mark.system
-def test_twenty_kills_do_not_change_the_result(tmp_path, run):
-    kill_at_random_moments(tmp_path, run, kills=20)

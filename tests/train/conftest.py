@@ -1,0 +1,3 @@
+from tests.support.command import command
+
+__all__ = ["command"]
