@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from benchmarks.work import MAX_LENGTH, Work
 
 @dataclass
 class Check:
-    """One figure and its limit; skipped: why it was not checked."""
+    """One figure and its limit; skipped: why it was not checked; of: what is not timed if it is wrong."""
 
     what: str
     found: float = 0.0
     limit: float = 0.0
     right: bool = False
     skipped: str = ""
+    of: str = "training"
 
 
 def _at_most(what: str, found: float, limit: float) -> Check:
@@ -50,6 +51,21 @@ def reduced_precision(given: Work) -> list[Check]:
         ),
         _at_most("bf16 against fp32: gradients, of their norm", float((found - wanted).norm() / wanted.norm()), 0.1),
     ]
+
+
+def waits(given: Work) -> list[Check]:
+    """A micro-batch's forward and backward pass make the host wait for the GPU nowhere: torch raises where they do."""
+    import torch
+
+    what = "waits in a micro-batch"
+    if not torch.cuda.is_available():
+        return [Check(what, skipped="a CPU is not waited for")]
+    _pass(given, padded=False, bf16=True)  # first calls wait while libraries are loaded
+    try:
+        _pass(given, padded=False, bf16=True, sync="error")
+    except RuntimeError as error:
+        return [Check(f"{what}: {error}", 1.0, 0.0)]
+    return [_at_most(what, 0.0, 0.0)]
 
 
 def losses(given: Work, steps: int) -> list[Check]:
@@ -88,20 +104,21 @@ def fp16_bundle(given: Work, there: bool) -> list[Check]:
 
     what, limits = "fp16 bundle against fp32", LIMITS["fp16"]
     if not there:
-        return [Check(what, skipped="its graph is for CUDA")]
+        return [Check(what, skipped="its graph is for CUDA", of="scoring")]
     source, out = pretrained.load(given.model, max_length=MAX_LENGTH), given.folder / "bundle-fp16"
     try:
         found = export_bundle(source, out, precision="fp16", verify_data=open_set(str(given.rows)))
     except RunError as error:
-        return [Check(f"{what}: {error}", float("inf"), limits.logit_difference)]
-    if found.get("reason"):
-        return [Check(f"{what}: {found['reason']}", float("inf"), limits.logit_difference)]
-    return [
+        return [Check(f"{what}: {error}", float("inf"), limits.logit_difference, of="scoring")]
+    if found.get("reason"):  # a GPU that torch can use, but not ONNX Runtime
+        return [Check(what, skipped=found["reason"], of="scoring")]
+    checks = [
         _at_most(f"{what}: logits", found["max_logit_difference"], limits.logit_difference),
         # The gate has checked real rows separately; most of these pairs are its own, and close calls.
         _at_most(f"{what}: share of changed labels", found["label_flips"] / found["pairs"], limits.own_label_flips),
         _at_most("fp16 bundle: nodes that run on the CPU", len(left_to_the_cpu(out / "model.onnx", "CUDA")), 0),
     ]
+    return [replace(check, of="scoring") for check in checks]
 
 
 def left_to_the_cpu(graph: Path, provider: str) -> list[str]:
@@ -128,8 +145,11 @@ def left_to_the_cpu(graph: Path, provider: str) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _pass(given: Work, *, padded: bool, bf16: bool = False) -> list[Any]:
-    """Forward and backward over all rows without dropout: the logits, and the gradient of every parameter."""
+def _pass(given: Work, *, padded: bool, bf16: bool = False, sync: str = "default") -> list[Any]:
+    """Forward and backward over all rows without dropout: the logits, and the gradient of every parameter.
+
+    sync: torch's mode for calls that wait for the GPU, in the two passes alone.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -154,9 +174,16 @@ def _pass(given: Work, *, padded: bool, bf16: bool = False) -> list[Any]:
             for part in (batch.input_ids, batch.token_type_ids)
         )
         inputs = (ids, segments, Padded(mask.to(device)))
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        logits = model(*inputs).float()
-    F.cross_entropy(logits, torch.from_numpy(corpus.labels[order].astype("int64")).to(device)).backward()
+    labels = torch.from_numpy(corpus.labels[order].astype("int64")).to(device)
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode(sync)
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = model(*inputs).float()
+        F.cross_entropy(logits, labels).backward()
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
     return [logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
 
 

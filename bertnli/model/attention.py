@@ -6,14 +6,14 @@ tokens that it attends to, and the first token of each pair.
 
 `Padded` is the reference, and what is exported to ONNX. `Packed` is the packed (varlen) layout: the pairs lie end to
 end without padding, and `cu_seqlens` (cumulative sequence lengths) says where each starts. On a GPU its attention is
-variable-length flash attention (Dao 2023), which torch calls for nested tensors; on a CPU it runs over `Bucket`s of
-pairs of nearly equal length.
+one of torch's variable-length kernels (varlen.py); on a CPU it runs over `Bucket`s of pairs of nearly equal length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertnli.data.batches import PackedBatch
-from bertnli.model import dropout
+from bertnli.model import dropout, varlen
 
 EVAL_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
 """Tokens of a batch without gradients, by device; larger ones are no faster there."""
@@ -83,8 +83,8 @@ class Packed:
     """The packed (varlen) layout: `input_ids` is `[tokens]`, the pairs end to end without padding.
 
     lengths: tokens of each pair. On a CPU neighbours of similar length share a call, so a batch sorted by length needs
-    few calls. cu_seqlens: int64 `[pairs + 1]`, 0 and the cumulative lengths, as varlen kernels take them: pair i has
-    the tokens cu_seqlens[i] to cu_seqlens[i + 1] - 1. min_seqlen, max_seqlen: of `lengths`.
+    few calls. cu_seqlens: int32 `[pairs + 1]`, 0 and the cumulative lengths, as varlen kernels take them: pair i has
+    the tokens cu_seqlens[i] to cu_seqlens[i + 1] - 1. max_seqlen: the longest of `lengths`.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu"):
@@ -92,35 +92,46 @@ class Packed:
         cu_seqlens = F.pad(sizes.cumsum(0), (1, 0))
         starts = cu_seqlens[:-1].repeat_interleave(sizes)
         self.positions = copy_async(torch.arange(int(cu_seqlens[-1])) - starts, device)
-        self.cu_seqlens = copy_async(cu_seqlens, device)
-        mask = torch.arange(max(lengths)) < sizes[:, None]
-        self._mask, self._places = copy_async(mask, device), copy_async(mask.flatten().nonzero().squeeze(1), device)
-        self.min_seqlen, self.max_seqlen = min(lengths), max(lengths)
+        self.cu_seqlens = copy_async(cu_seqlens.int(), device)
+        self.max_seqlen = max(lengths)
+        self._sizes, self._device = sizes, device
         self.buckets = _buckets(lengths) if torch.device(device).type == "cpu" else []
 
     def attend(self, qkv: Tensor, dropout: float) -> Tensor:
+        if varlen.has_kernel(qkv):
+            query, key, value = qkv.unbind(-3)
+            cu_seqlens, longest = self.cu_seqlens, self.max_seqlen
+            return varlen.attention(query, key, value, cu_seqlens, cu_seqlens, longest, longest, dropout)
         if qkv.device.type == "cpu":
             return _BucketedAttention.apply(qkv, self.buckets, dropout)
-        return self._nested(qkv, dropout)
+        return self._attend_padded(qkv, dropout)
+
+    def _attend_padded(self, qkv: Tensor, dropout: float) -> Tensor:
+        mask, places = self._padding
+        return Padded(mask).attend(self._pad(qkv), dropout).flatten(0, 1)[places]
 
     def first(self, hidden: Tensor) -> Tensor:
         return hidden[self.cu_seqlens[:-1]]
 
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float) -> Tensor:
-        # One query for each pair: the products are so small that padding costs less than many calls.
-        padded = key_value.new_zeros(self._mask.numel(), *key_value.shape[1:]).index_copy(0, self._places, key_value)
-        return Padded(self._mask).attend_first(query, padded.unflatten(0, self._mask.shape), dropout)
+        if varlen.has_kernel(query):  # one query for each pair
+            each = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
+            key, value = key_value.unbind(-3)
+            return varlen.attention(query, key, value, each, self.cu_seqlens, 1, self.max_seqlen, dropout)
+        # On a CPU these products are so small that padding costs less than many calls.
+        return Padded(self._padding[0]).attend_first(query, self._pad(key_value), dropout)
 
-    def _nested(self, qkv: Tensor, dropout: float) -> Tensor:
-        # min_seqlen and max_seqlen are given, because torch would read them from the device and wait for it, in every
-        # layer.
-        query, key, value = (
-            torch.nested.nested_tensor_from_jagged(
-                x.contiguous(), self.cu_seqlens, min_seqlen=self.min_seqlen, max_seqlen=self.max_seqlen
-            ).transpose(1, 2)
-            for x in qkv.unbind(-3)
-        )
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).values()
+    @cached_property
+    def _padding(self) -> tuple[Tensor, Tensor]:
+        """The padded layout's mask, `[pairs, length]`, and each token's index in it, flattened."""
+        mask = torch.arange(self.max_seqlen) < self._sizes[:, None]
+        places = mask.flatten().nonzero().squeeze(1)  # found on the host: on a device it would be waited for
+        return copy_async(mask, self._device), copy_async(places, self._device)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """`[tokens, …]` to `[pairs, length, …]`, zero at padding."""
+        mask, places = self._padding
+        return x.new_zeros(mask.numel(), *x.shape[1:]).index_copy(0, places, x).unflatten(0, mask.shape)
 
 
 def to_device(batch: PackedBatch, device: torch.device) -> tuple[Tensor, Tensor, Packed]:

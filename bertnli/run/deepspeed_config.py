@@ -212,6 +212,8 @@ def deepspeed_config(
         theirs.setdefault("torch_autocast.lower_precision_safe_modules", [])
     if precision == "fp16":
         ours |= {"fp16.enabled": True}
+    # DeepSpeed's own throughput timer waits for the device before each forward pass and after each step.
+    theirs.setdefault("timers.throughput.enabled", False)
     refuse(list(_mistakes_here(config, precision, world, ours, theirs)), "run file")
     settings = _nested(ours | {key: value for key, value in theirs.items() if not _is_section(value)})
     if parse is not None:

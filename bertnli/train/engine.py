@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 # Set before deepspeed looks for a device: otherwise it probes the libraries of other vendors and logs about each.
@@ -53,24 +54,39 @@ class ProcessGroup:
             os.environ.update(alone, MASTER_PORT=str(free_port()))
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         cuda = torch.cuda.is_available()
-        if cuda and self.local_rank >= torch.cuda.device_count():
-            raise InputError(
-                f"rank {os.environ['RANK']} has no GPU of its own",
-                found=f"{torch.cuda.device_count()} GPUs on this host",
-                expected=f"{self.local_rank + 1} or more",
-                do="start fewer ranks on each host",
-            )
+        if cuda:
+            gpu = _own_gpu(self.local_rank, torch.cuda.device_count())
+            os.environ["LOCAL_RANK"] = str(gpu)  # DeepSpeed takes the GPU of that number
         deepspeed.init_distributed(
             dist_backend="nccl" if cuda else "gloo",
             auto_mpi_discovery="OMPI_COMM_WORLD_RANK" in os.environ,
             verbose=False,
         )
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.device = torch.device("cuda", self.local_rank) if cuda else torch.device("cpu")
+        self.device = torch.device("cuda", gpu) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(self.device)
+            self._check_own_gpus(_gpu_id(self.device))
         else:
             keep_freed_memory()
+
+    def _check_own_gpus(self, gpu_id: str) -> None:
+        """Raises InputError if two ranks have one GPU. NCCL would end them later, with an error of its own."""
+        if self.world == 1:
+            return
+        over_cpu = torch.distributed.new_group(backend="gloo")
+        ids: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(ids, gpu_id, group=over_cpu)
+        sharing = [rank for rank, other in enumerate(ids) if ids.count(other) > 1]
+        if sharing and self.rank != sharing[0]:
+            raise ReportedElsewhere("reported by another rank")
+        if sharing:
+            raise InputError(
+                f"ranks {', '.join(map(str, sharing))} share GPUs",
+                found=", ".join(dict.fromkeys(ids[rank] for rank in sharing)),
+                expected="a GPU for each rank",
+                do="start fewer ranks on each host",
+            )
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all ranks, in float64. Waits for the device and for all ranks."""
@@ -103,6 +119,31 @@ class ProcessGroup:
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _own_gpu(local_rank: int, count: int) -> int:
+    """The number of this rank's GPU among the `count` that it sees.
+
+    A rank that sees one GPU takes it: srun with --gpus-per-task=1 shows each task its own. Raises InputError if a rank
+    that sees several has none of its own.
+    """
+    if count == 1:
+        return 0
+    if local_rank < count:
+        return local_rank
+    raise InputError(
+        f"rank {os.environ['RANK']} has no GPU of its own",
+        found=f"{count} GPUs on this host",
+        expected=f"{local_rank + 1} or more",
+        do="start fewer ranks on each host",
+    )
+
+
+def _gpu_id(device: torch.device) -> str:
+    """What tells a GPU from all others: its UUID; for an instance of MIG, its own from CUDA_VISIBLE_DEVICES."""
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    parts = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.startswith("MIG-")]
+    return parts[device.index or 0] if parts else uuid
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -146,6 +187,11 @@ class Engine:
             # It would copy all gradients into a buffer and back, to sum them over one rank.
             self._engine.enable_backward_allreduce = False
         self._adamw = adamw if self._optimizer is adamw else self._optimizer.optimizer
+        # At ZeRO-0 in fp32 and bf16 DeepSpeed clips one parameter after the other: 300 kernels and two waits for
+        # BERT-base. The gradients are the same on all ranks by then, so each clips them by itself.
+        self._engine.clip_fp32_gradients = partial(
+            nn.utils.clip_grad_norm_, list(model.parameters()), settings["gradient_clipping"], foreach=True
+        )
         self._make_state()
         self._scaler, self._lowest_scale = self._find_scaler()
 

@@ -91,6 +91,7 @@ def _open_session(model: Path, device: Device) -> onnxruntime.InferenceSession:
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.kind == "cuda":
         preload_cuda(ort)
+        ort.set_default_logger_severity(3)  # errors: 1.31 warns of a plugin that is not there, for each session
         providers = [("CUDAExecutionProvider", {"device_id": str(device.device_id)} | _CUDA_OPTIONS), *providers]
     try:
         session = ort.InferenceSession(str(model), options, providers=providers)

@@ -72,20 +72,46 @@ def test_without_a_gpu_nothing_is_made_up(
     assert not (tmp_path / "results").exists()
 
 
-def test_nothing_is_timed_on_a_gpu_that_computes_something_else(
-    inputs: gpu.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("half", ["training", "scoring"])
+def test_what_computes_something_else_is_not_timed_and_the_rest_is(
+    inputs: gpu.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
 ) -> None:
     monkeypatch.setenv("BERTNLI_CACHE", "")  # the set sets its own
-    checks = [gpu_checks.Check("this", 1e-6, 1e-5, True), gpu_checks.Check("that", 1.0, 1e-5, False)]
+    checks = [gpu_checks.Check("this", 1e-6, 1e-5, True), gpu_checks.Check("that", 1.0, 1e-5, False, of=half)]
     monkeypatch.setattr(gpu, "_checks", lambda *given: [*checks, gpu_checks.Check("a third", skipped="no GPU")])
-    parts = gpu.gpu(tmp_path, inputs, gpu.REHEARSAL, lambda line: None, rehearsal=True)
+    for part in ("training", "scoring", "fine_tuning"):
+        monkeypatch.setattr(gpu, f"_{part}", lambda *given, part=part: {"part": part})
+    lines: list[str] = []
+    parts = gpu.gpu(tmp_path, inputs, gpu.REHEARSAL, lines.append, rehearsal=True)
     result = next(parts)
     assert [line.split("|")[-2].strip() for line in body(result)[-3:]] == [
         "right",
         "WRONG",
         "skipped: no GPU",
     ]
-    with pytest.raises(RunError, match=r"computes wrong results; found that;"):
+    timed = []
+    with pytest.raises(RunError, match=rf"found {half} computes wrong results: that;"):
+        timed += [part["part"] for part in parts]
+        pytest.fail("no error")
+    others = ["scoring"] if half == "training" else ["training", "fine_tuning"]
+    assert [line for line in lines if line.endswith(f"skipped: {half} computes wrong results")]
+    assert [part for part in others if any(part.replace("_", "-") in line for line in lines)] == others
+
+
+def test_a_part_that_fails_leaves_the_others_their_time(
+    inputs: gpu.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: object) -> dict[str, Any]:
+        raise ValueError("no CUDA provider")
+
+    monkeypatch.setenv("BERTNLI_CACHE", "")
+    monkeypatch.setattr(gpu, "_checks", lambda *given: [gpu_checks.Check("a bundle", skipped="no CUDA", of="scoring")])
+    monkeypatch.setattr(gpu, "_training", lambda *given: {"part": "training"})
+    monkeypatch.setattr(gpu, "_scoring", fails)
+    monkeypatch.setattr(gpu, "_fine_tuning", lambda *given: {"part": "fine_tuning"})
+    parts = gpu.gpu(tmp_path, inputs, gpu.REHEARSAL, lambda line: None, rehearsal=True)
+    assert [next(parts).get("part") for _ in range(3)] == [None, "training", "fine_tuning"]
+    with pytest.raises(RunError, match="found scoring: no CUDA provider;"):
         next(parts)
 
 
@@ -139,8 +165,7 @@ def test_the_fp16_bundle_is_checked_where_there_is_a_gpu(
     assert [one.skipped for one in gpu_checks.fp16_bundle(checked, there=False)] == ["its graph is for CUDA"]
     no_gpu(monkeypatch)  # torch has one, and ONNX Runtime cannot use it
     (unusable,) = gpu_checks.fp16_bundle(checked, there=True)
-    assert not unusable.right
-    assert "no NVIDIA GPU" in unusable.what
+    assert "no NVIDIA GPU" in unusable.skipped and unusable.of == "scoring"
     (checked.folder / "bundle-fp16").rename(checked.folder / "unusable")
     stand_in_gpu(monkeypatch)
     monkeypatch.setattr(gpu_checks, "left_to_the_cpu", lambda *_: ["NonZero"])

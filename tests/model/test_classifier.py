@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -18,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
 from bertnli.data.labels import SNLI_ORDER
-from bertnli.model import dropout, pretrained
+from bertnli.model import dropout, pretrained, varlen
 from bertnli.model.attention import Packed, Padded
 from bertnli.model.classifier import D2L_ARCHITECTURES, ModelConfig, PairClassifier
 from bertnli.model.dropout import Dropout
@@ -80,18 +83,35 @@ def packed(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -
     return model(ids[mask], segments[mask], Packed(mask.sum(1).tolist()))
 
 
-class Nested(Packed):
-    """Packed as on a GPU: torch's nested tensors run on a CPU too, through its plain kernel."""
+def varlen_reference(
+    query: Tensor, key: Tensor, value: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, dropout: float
+) -> Tensor:
+    """What `varlen.attention`'s kernels compute on a GPU, one sequence after the other."""
+    assert cu_q.dtype == cu_k.dtype == torch.int32  # the kernels read nothing else
+    assert (max_q, max_k) == (int(cu_q.diff().max()), int(cu_k.diff().max()))
+    mixed = []
+    for (q_from, q_to), (k_from, k_to) in zip(pairwise(cu_q.tolist()), pairwise(cu_k.tolist()), strict=True):
+        parts = (query[q_from:q_to], key[k_from:k_to], value[k_from:k_to])
+        mixed.append(F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts), dropout_p=dropout))
+    return torch.cat([part.transpose(0, 1) for part in mixed])
 
-    def attend(self, qkv: Tensor, dropout: float) -> Tensor:
-        return self._nested(qkv, dropout)
+
+def on_a_gpu(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
+    """Packed as on a GPU whose kernels take the heads' size."""
+    with (
+        mock.patch.object(varlen, "has_kernel", lambda x: True),
+        mock.patch.object(varlen, "attention", varlen_reference),
+    ):
+        return packed(model, ids, segments, mask)
 
 
-def nested(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
-    return model(ids[mask], segments[mask], Nested(mask.sum(1).tolist()))
+def without_a_kernel(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
+    """Packed as on a GPU whose kernels do not take the heads' size."""
+    with mock.patch.object(Packed, "attend", Packed._attend_padded):
+        return packed(model, ids, segments, mask)
 
 
-LAYOUTS = pytest.mark.parametrize("layout", [padded, packed, nested])
+LAYOUTS = pytest.mark.parametrize("layout", [padded, packed, on_a_gpu, without_a_kernel])
 FAMILIES = pytest.mark.parametrize("config", [SMALL, SMALL_D2L], ids=["bert", "d2l"])
 
 
@@ -189,7 +209,7 @@ def test_packed_equals_padded_and_so_do_the_gradients(config: ModelConfig, lengt
     model = lively(PairClassifier(config))
     inputs = batch(lengths, width=min(16, max(lengths) + more))
     results = []
-    for layout in (padded, packed, nested):
+    for layout in (padded, packed, on_a_gpu, without_a_kernel):
         model.zero_grad()
         logits = layout(model, *inputs)
         nn.functional.cross_entropy(logits, torch.arange(len(lengths)) % 3, reduction="sum").backward()

@@ -1,0 +1,82 @@
+"""Which GPU a rank takes, and that no two ranks take one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bertnli.common.errors import InputError
+from bertnli.common.network import free_port
+from bertnli.train import engine
+from tests.conftest import environment
+
+JOIN = """
+import os, sys
+from bertnli.train.engine import ProcessGroup
+
+group = ProcessGroup()
+try:
+    group._check_own_gpus(sys.argv[1])
+    print("fine", flush=True)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}", flush=True)
+group.barrier()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "count", "gpu"),
+    [(0, 1, 0), (0, 4, 0), (3, 4, 3), (3, 1, 0)],  # the last: srun --gpus-per-task=1 shows each task its own
+)
+def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one(local_rank, count, gpu):
+    assert engine._own_gpu(local_rank, count) == gpu
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "6")
+    with pytest.raises(InputError, match="rank 6 has no GPU of its own; found 2 GPUs on this host; expected 3 or more"):
+        engine._own_gpu(2, 2)
+
+
+def test_an_instance_of_mig_has_an_id_of_its_own(monkeypatch):
+    properties = type("Properties", (), {"uuid": "0a-1"})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert engine._gpu_id(torch.device("cuda", 0)) == "GPU-0a-1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1,MIG-2")
+    assert [engine._gpu_id(torch.device("cuda", number)) for number in (0, 1)] == ["MIG-1", "MIG-2"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (["GPU-1", "GPU-2"], ["fine", "fine"]),
+        (
+            ["GPU-1", "GPU-1"],
+            [
+                "InputError: ranks 0, 1 share GPUs; found GPU-1; expected a GPU for each rank; "
+                "start fewer ranks on each host",
+                "ReportedElsewhere: reported by another rank",
+            ],
+        ),
+    ],
+)
+def test_two_ranks_do_not_share_a_gpu(ids, said):
+    """Real ranks, over gloo, as NCCL is asked only when they have agreed."""
+    port = str(free_port())
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN, gpu_id],
+            env=environment(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+            ),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank, gpu_id in enumerate(ids)
+    ]
+    assert [rank.communicate(timeout=120)[0].splitlines()[-1] for rank in ranks] == said
