@@ -179,7 +179,7 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ("nowhere/out.tsv", {}, "there is no folder"),
         ("a.tsv/out.tsv", {}, "cannot be written"),
         ("out.zip", {}, "unknown format"),
-        ("out.parquet.gz", {}, "compressed inside"),
+        ("out.parquet.gz", {}, "has its own compression"),
     ):
         with pytest.raises(InputError, match=message):
             open_writer(tmp_path / output, file, LABELS, **options)

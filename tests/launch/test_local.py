@@ -72,11 +72,11 @@ def test_exit_codes_are_the_ranks(started, monkeypatch, code, returned):
 
 
 # A machine with one GPU, as torch sees it; a rank that has it waits in the rendezvous, as it would there.
-ONE_GPU = (
+TWO_GPUS = (
     "import os, sys, time\n"
     "if 'BERTNLI_HEARTBEAT' in os.environ or 'bertnli.cli' in sys.orig_argv:\n"  # the watcher has no torch
     "    import torch, torch.distributed\n"
-    "    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n"
+    "    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 2\n"
     "    torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)\n"
 )
 
@@ -99,7 +99,7 @@ def launched(tmp_path: Path, stand_in: str, ranks: int, run: str = RUN) -> subpr
 
 
 def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
-    done = launched(tmp_path, ONE_GPU, ranks=2)
+    done = launched(tmp_path, TWO_GPUS, ranks=3)
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("bertnli")]
     assert len(said) == 1 and "GPU" in said[0] and "fewer ranks" in said[0], done.stderr
@@ -107,11 +107,11 @@ def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
 
 
 def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, bertnli):
-    (tmp_path / "sitecustomize.py").write_text(ONE_GPU)
+    (tmp_path / "sitecustomize.py").write_text(TWO_GPUS)
     (tmp_path / "run.yaml").write_text(RUN)
     done = bertnli("train", "run.yaml", "--ranks", 3, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), SOURCES])})
     assert done.returncode == 2
-    assert done.stderr.strip() == "bertnli: --ranks; found 3; expected at most 1, the number of GPUs"
+    assert done.stderr.strip() == "bertnli: --ranks; found 3; expected at most 2, the number of GPUs"
 
 
 def test_a_rank_that_was_killed_is_told(tmp_path):
