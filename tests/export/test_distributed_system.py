@@ -209,15 +209,20 @@ def holder(partition: Path, pids: Sequence[int]) -> int | None:
 def in_the_middle(output: Path, node: Node | None = None) -> tuple[int, Path]:
     """The process, one of `node` if given, that is in the middle of a big partition, and the partition.
 
-    What it has done is on disk: it was held until its next checkpoint was due, however fast the machine is.
+    What it has done is on disk: it was stopped until its next checkpoint was due, however fast the machine is. Workers
+    of the other node are stopped meanwhile, so that they leave it a partition.
     """
+    others: set[int] = set()
 
     def middle() -> tuple[int, Path] | None:
         for partition in (output / name for name in NAMES[:3]):
-            if not (pid := holder(partition, psutil.pids() if node is None else node.pids())):
+            if not (pid := holder(partition, psutil.pids())):
                 continue
             with contextlib.suppress(ProcessLookupError):  # it was faster
                 os.kill(pid, signal.SIGSTOP)
+                if node is not None and pid not in node.pids():
+                    others.add(pid)
+                    continue
                 time.sleep(CHECKPOINT_SECONDS)
                 os.kill(pid, signal.SIGCONT)
             while holder(partition, [pid]):
@@ -226,7 +231,12 @@ def in_the_middle(output: Path, node: Node | None = None) -> tuple[int, Path]:
                 time.sleep(0.01)
         return None
 
-    found: tuple[int, Path] = until(middle, "a partition in the middle")
+    try:
+        found: tuple[int, Path] = until(middle, "a partition in the middle")
+    finally:
+        for pid in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
     return found
 
 
@@ -236,8 +246,12 @@ def _rows_on_disk(partition: Path) -> int:
 
 
 def test_two_nodes_write_what_one_machine_writes(parts, tmp_path, head, join) -> None:
-    join()
-    summary = score(parts / "in", tmp_path / "out", head)
+    second = join()
+    driver = start(parts / "in", tmp_path / "out", head)
+    in_the_middle(tmp_path / "out", second)  # so that the first node does not finish all before the second one starts
+    out, said = driver.communicate(timeout=400)
+    assert driver.returncode == 0, said
+    summary = json.loads(out.splitlines()[-1])
     check_like_alone(parts, tmp_path / "out")
     assert (summary["partitions"], summary["nodes"], summary["errors"]) == (6, 2, 6)
     assert summary["rows"] == 3 * BIG + 3 * 3000
@@ -425,8 +439,9 @@ def test_a_node_without_bertnli_is_named(parts, tmp_path, head, join) -> None:
     assert "a node cannot take part: node second" in said and "No module named 'bertnli_export.distributed'" in said
 
 
-def test_a_gpu_that_cannot_be_used_is_an_error_and_not_the_cpu(parts, tmp_path) -> None:
+def test_a_gpu_that_cannot_be_used_is_an_error_and_not_the_cpu(parts, tmp_path, monkeypatch) -> None:
     """`auto` takes the GPUs that the cluster says it has."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # otherwise hidden from the tests
     with cluster("alone", "--num-gpus", "1") as address:
         if find_gpus().count:
             assert score(parts / "in" / "small.csv", tmp_path / "out", address, "--device", "auto")["device"] == "cuda"
