@@ -71,7 +71,7 @@ def test_exit_codes_are_the_ranks(started, monkeypatch, code, returned):
     assert local.run(2, ["run.yaml"]) == returned
 
 
-# A machine with one GPU, as torch sees it; a rank that has it waits in the rendezvous, as it would there.
+# A machine with two GPUs, as torch sees it; a rank that has one waits in the rendezvous, as it would there.
 TWO_GPUS = (
     "import os, sys, time\n"
     "if 'BERTNLI_HEARTBEAT' in os.environ or 'bertnli.cli' in sys.orig_argv:\n"  # the watcher has no torch
@@ -102,6 +102,7 @@ def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
     done = launched(tmp_path, TWO_GPUS, ranks=3)
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("bertnli")]
+    said = [line for line in said if "CPU cores" not in line]  # a note, where this machine has few
     assert len(said) == 1 and "GPU" in said[0] and "fewer ranks" in said[0], done.stderr
     assert "Traceback" not in done.stderr and "ERROR" not in done.stdout
 
