@@ -99,6 +99,9 @@ class RunConfig(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    deterministic: bool = False
+    """On a GPU, too, the same run gives the same weights to the last bit: torch's deterministic algorithms, which cost
+    speed. On a CPU that is so without it."""
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""

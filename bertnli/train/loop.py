@@ -72,6 +72,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
 
     if not source.has_classifier:
         say(f"{config.model} has no classifier: a new one is initialised, for {', '.join(source.config.labels)}")
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     engine = Engine(source.build(model_config), settings, config.weight_decay, group)

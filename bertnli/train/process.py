@@ -108,6 +108,8 @@ def _train(options: argparse.Namespace) -> int:
         os.chdir(options.directory)
         config = load_run(options.run_file, options.sets)
         _share_the_host()
+        if config.deterministic:  # cuBLAS reads it when it starts; torch refuses deterministic products without it
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         from bertnli.train.loop import ProcessGroup, train  # torch takes seconds to load
 
         group = ProcessGroup()

@@ -153,6 +153,22 @@ def test_loss_is_the_mean_over_the_step_whatever_the_micro_batches(tmp_path, run
     assert len(set(losses(tmp_path / "cut"))) > 6
 
 
+def test_deterministic_algorithms_are_used_where_they_are_asked_for(tmp_path, run, ranks, monkeypatch):
+    """On a CPU they change nothing."""
+    used = []
+    step = training.Engine.step
+
+    def look(engine, learning_rate):
+        used.append(torch.are_deterministic_algorithms_enabled())
+        step(engine, learning_rate)
+
+    monkeypatch.setattr(training.Engine, "step", look)
+    for name, deterministic in (("as asked", True), ("default", False)):
+        train(run(name, max_steps=2, deterministic=deterministic), ranks)
+    assert used == [True, True, False, False]
+    assert losses(tmp_path / "as asked") == losses(tmp_path / "default")
+
+
 def test_stages_of_zero_train_the_same(tmp_path, run, ranks):
     for stage in (0, 1, 2, 3):
         train(run(f"z{stage}", dropout=0.0, zero_stage=stage, max_steps=6), ranks)
