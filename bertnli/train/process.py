@@ -89,7 +89,7 @@ def _unwritable(logs: Path) -> InputError | None:
 
 
 def _end_at_once(options: argparse.Namespace) -> NoReturn:
-    """Train, and end without the farewells of torch's threads, which at times abort a finished process or hang."""
+    """Train, then exit with os._exit: torch's threads can abort or hang a normal shutdown."""
     try:
         code = _train(options)
     except KeyboardInterrupt:  # before there is anything to keep

@@ -99,7 +99,7 @@ def test_what_goes_along():
     }
     goes |= {"HF_HOME", "HF_HUB_OFFLINE", "BERTNLI_CACHE", "TORCH_LOGS", "CUDA_HOME"}
     stays = {"HOME", "HF_TOKEN", "SSH_AUTH_SOCK", "CUDA_VISIBLE_DEVICES", "HOSTNAME", "RANK", "AWS_SECRET_ACCESS_KEY"}
-    assert envfile.going_along(dict.fromkeys(goes | stays, "x")).keys() == goes
+    assert envfile.passed_on(dict.fromkeys(goes | stays, "x")).keys() == goes
 
 
 # Through DeepSpeed's own pdsh command, pdsh's replacements and a real shell
