@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from bertnli.common import heartbeat
 
+_INTERVAL = 1.0  # seconds between two heartbeats of a process that waits
+
 
 def acquire(
     lock: FileLock, waiting: str, say: Callable[[str], None] = lambda line: None, timeout: float = math.inf
@@ -28,7 +30,7 @@ def acquire(
     while not lock.is_locked:
         heartbeat.beat(waiting)
         try:
-            lock.acquire(timeout=max(0.0, min(1.0, deadline - time.monotonic())))
+            lock.acquire(timeout=max(0.0, min(_INTERVAL, deadline - time.monotonic())))
         except Timeout:
             if time.monotonic() >= deadline:
                 raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bertnli_launch import hostfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
@@ -58,6 +58,7 @@ def test_a_missing_hostfile_is_an_error(tmp_path):
         hostfile.read(tmp_path / "nothing")
 
 
+@settings(max_examples=50)
 @given(text=st.text())
 def test_any_text_is_hosts_or_an_input_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any"
