@@ -1,4 +1,4 @@
-"""Locks that another process may hold for long; the operating system frees them when that process dies."""
+"""File locks that another process may hold for long. The operating system releases them when that process dies."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from filelock import FileLock, Timeout
 
 from bertnli.common import heartbeat
 
+_INTERVAL = 1.0  # seconds between two heartbeats of a process that waits
+
 
 def acquire(
-    lock: FileLock, waiting: str, say: Callable[[str], None] = lambda line: None, patience: float = math.inf
+    lock: FileLock, waiting: str, say: Callable[[str], None] = lambda line: None, timeout: float = math.inf
 ) -> None:
-    """Take the lock; waiting for it is no standstill. `say` is told `waiting`, once, if there is another holder.
+    """Take the lock. While it waits it sends heartbeats, so that the watcher does not take the wait for a stall.
 
-    Raises Timeout if it is still held after `patience` seconds.
+    If another process holds the lock, `say` is called once with `waiting`. Raises Timeout after `timeout` seconds.
     """
-    until = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -28,15 +30,15 @@ def acquire(
     while not lock.is_locked:
         heartbeat.beat(waiting)
         try:
-            lock.acquire(timeout=max(0.0, min(1.0, until - time.monotonic())))
+            lock.acquire(timeout=max(0.0, min(_INTERVAL, deadline - time.monotonic())))
         except Timeout:
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 raise
 
 
 @contextmanager
 def held(path: Path, waiting: str, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """The lock file at `path`, as `acquire` takes it."""
+    """Hold the lock file at `path` within the block; see `acquire`."""
     lock = FileLock(path)
     acquire(lock, waiting, say)
     try:

@@ -1,8 +1,8 @@
-"""The network interface that ranks should use: the one that reaches the master, on each host its own.
+"""The network interface that ranks use: on each host, the one with the route to the master.
 
-Left alone, gloo takes the address that the host's name resolves to, on many systems 127.0.0.1, and ranks on other hosts
-wait for it until they time out; NCCL may take a container bridge. One value for all hosts does not help where their
-interfaces have different names, so each rank asks its host's routing table.
+By default gloo takes the address to which the host's name resolves. On many systems that is 127.0.0.1, and ranks on
+other hosts wait for it until they time out. NCCL may take a container bridge. One setting for all hosts does not work
+where their interfaces have different names, so each rank asks its own host's routing table.
 """
 
 from __future__ import annotations
@@ -28,55 +28,56 @@ def set_interfaces(environment: MutableMapping[str, str], *, one_host: bool) -> 
 
 
 def chosen_interface(variable: str, environment: Mapping[str, str], master: str) -> str | None:
-    """The interface that a rank here will use: as GLOO or NCCL names it, else the one to `master`.
+    """The interface that a rank on this host will use: the one that `variable` names, by default the one to `master`.
 
-    None if no interface with an address has the name, or there is no route. Of several that fit, the one to `master`.
+    If the variable fits several, the one to `master` is taken. None if it fits no interface that has an address, or if
+    there is no route.
     """
     route, named = interface_to(master), environment.get(variable)
     if not named:
         return route
-    # gloo takes names; NCCL beginnings of names, names after =, and either of them to leave out after ^
+    # gloo takes names. NCCL takes prefixes, after = whole names, and after ^ what to exclude.
     exact = variable == GLOO or named.removeprefix("^").startswith("=")
     listed = named.lstrip("^=").split(",") if variable == NCCL else named.split(",")
     for interface in sorted(addresses(), key=lambda name: name != route):
-        listed_here = any(interface == name if exact else interface.startswith(name) for name in listed)
-        if listed_here != (variable == NCCL and named.startswith("^")):
+        fits = any(interface == name if exact else interface.startswith(name) for name in listed)
+        if fits != (variable == NCCL and named.startswith("^")):
             return interface
     return None
 
 
 def interface_to(address: str) -> str | None:
-    """The name of the interface whose address this host's packets to `address` carry; None without a route."""
+    """The interface through which this host sends packets to `address`; None without a route."""
     own = source_address(address)
-    return next((name for name, own_ones in addresses().items() if own in own_ones), None)
+    return next((name for name, listed in addresses().items() if own in listed), None)
 
 
 def free_port() -> int:
-    """A TCP port of this host that nobody listens on at this moment."""
+    """A TCP port of this host on which no process listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def source_address(address: str) -> str | None:
-    """The address of this host that its packets to `address`, a name or a number, carry; None without a route."""
+    """The source address of this host's packets to `address` (a host name or an IP); None without a route."""
     try:
         for family, kind, _, _, target in socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM):
             with socket.socket(family, kind) as probe:
-                probe.connect(target)  # UDP: asks the routing table, sends nothing
-                return _bare(probe.getsockname()[0])
+                probe.connect(target)  # UDP: this asks the routing table and sends nothing
+                return _without_zone(probe.getsockname()[0])
     except OSError:
         pass
     return None
 
 
 def addresses() -> dict[str, list[str]]:
-    """This host's interfaces that are up and have IP addresses, each with those."""
+    """This host's interfaces that are up, with their IP addresses; those without any are omitted."""
     import psutil
 
     up = psutil.net_if_stats()
     found = {
-        name: [_bare(entry.address) for entry in entries if entry.family in (socket.AF_INET, socket.AF_INET6)]
+        name: [_without_zone(entry.address) for entry in entries if entry.family in (socket.AF_INET, socket.AF_INET6)]
         for name, entries in psutil.net_if_addrs().items()
         if name in up and up[name].isup
     }
@@ -84,9 +85,9 @@ def addresses() -> dict[str, list[str]]:
 
 
 def with_port(address: str, port: int) -> str:
-    """For a person: ADDRESS:PORT, of an IPv6 address [ADDRESS]:PORT."""
+    """For messages: ADDRESS:PORT, or [ADDRESS]:PORT for IPv6."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _bare(address: str) -> str:
-    return address.partition("%")[0]  # an IPv6 address may end in %interface
+def _without_zone(address: str) -> str:
+    return address.partition("%")[0]  # an IPv6 address may end in %INTERFACE

@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's SIGTERM: noted until it suits, or passed on to a child, so that state is kept."""
+"""Ctrl-C and a scheduler's SIGTERM: noted until the state can be saved, or passed on to a child process."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def not_ignored(numbers: Iterable[int]) -> list[int]:
-    """Those that this process was not started to ignore, as nohup has it do with SIGHUP, a script's & with SIGINT."""
+    """Those that the parent did not set to be ignored. (nohup ignores SIGHUP; a script's `cmd &` ignores SIGINT.)"""
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM are only noted in `signal` (0: none came); a second SIGINT ends at once."""
+    """In the block SIGINT and SIGTERM are only noted in `signal` (0: none came). A second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.signal = 0
-        self._before: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
+            self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -57,15 +57,15 @@ def run_child(
     capture: bool = False,
     to_children: bool = False,
 ) -> tuple[int, str]:
-    """Run a command to its end, however it is interrupted meanwhile: signals to us are passed on to it, a hang-up as
-    SIGTERM, which it also gets if we are killed.
+    """Run a command to its end. Signals that this process gets are passed on to it: SIGINT, SIGTERM, and SIGHUP as
+    SIGTERM. It also gets SIGTERM if this process is killed.
 
-    to_children: those that come go to the processes that it has started, and to itself only before there are any.
-    Returns its exit code (128 + signal where one ended it) and, with `capture`, its standard output.
+    to_children: pass signals on to the processes that the command has started; to itself only until there are any.
+    Returns its exit code (128 + N if signal N ended it) and, with `capture`, its standard output.
     """
     import psutil
 
-    # In a session of its own, so that Ctrl-C on the terminal reaches it through us only.
+    # In a session of its own, so that Ctrl-C on a terminal reaches it only through us.
     process = subprocess.Popen(
         command,
         env=environment,
@@ -77,22 +77,22 @@ def run_child(
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(psutil.Error):
-            itself = psutil.Process(process.pid)
-            for one in (to_children and itself.children()) or [itself]:
-                one.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+            child = psutil.Process(process.pid)
+            for receiver in (to_children and child.children()) or [child]:
+                receiver.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    before = {number: signal.signal(number, pass_on) for number in not_ignored((*SIGNALS, signal.SIGHUP))}
+    previous = {number: signal.signal(number, pass_on) for number in not_ignored((*SIGNALS, signal.SIGHUP))}
     try:
         output, _ = process.communicate()
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
     code = process.returncode
     return code if code >= 0 else 128 - code, output or ""
 
 
 def die_with_parent(parent: int, number: int) -> None:
-    """In a child, first: it gets this signal when `parent` ends, or ends at once if that is gone by now."""
+    """Call first in a child process: it gets this signal when `parent` ends. If `parent` is gone already, it exits."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)

@@ -1,1 +1,1 @@
-"""Starting a training job's processes: on this machine, and on many hosts."""
+"""Start a training job's processes, on this machine or on many hosts."""

@@ -1,4 +1,4 @@
-"""`bertnli doctor`: what this machine, or every host of a hostfile, has and lacks, each with its mend."""
+"""`bertnli doctor`: what this machine, or every host of a hostfile, has and lacks, and how to fix it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def doctor(
     port: int = job.DEFAULT_PORT,
     bundle: Path | None = None,
 ) -> dict[str, Any]:
-    """Print what there is, and return it. Raises InputError for what is broken: a host of the hostfile, or the bundle.
+    """Print what there is, and return it. Raises InputError if a host of the hostfile or the bundle has a problem.
 
-    What is only not installed here is said, with the command that installs it.
+    A package that is not installed here is not an error: the line shows the command that installs it.
     """
     found: dict[str, Any]
     if hosts_file is None:
@@ -45,17 +45,17 @@ def doctor(
 
         opened = Bundle.open(bundle)
         opened.check_files()
-        print(f"bundle {bundle}: whole; {len(opened.manifest.files)} files have the checksums of its manifest")
+        print(f"bundle {bundle}: complete; {len(opened.manifest.files)} files have the checksums of its manifest")
         found["bundle"] = str(bundle)
     return found
 
 
 def about_this_machine(facts: Facts) -> Iterator[str]:
-    """A line for each thing, `what: what there is; mend`."""
+    """Lines of `WHAT: what there is; how to fix it`."""
     yield f"bertnli: {facts['bertnli']} on Python {facts['python']}"
     yield f"cores: {facts['cores']}; memory: {facts['memory'] / _GIB:.1f} GiB free"
     yield f"cache: {cache_dir()}, {facts['disk'] / _GIB:.1f} GiB free"
-    yield f"GPUs: {facts['gpus'] or 'none, so training and scoring run on the CPU'}"
+    yield f"GPUs: {facts['gpus'] or 'none: training and scoring run on the CPU'}"
     if facts["driver_problem"]:
         yield f"GPU driver: {facts['driver_problem']}"
     purposes = {"torch": "train", "deepspeed": "train", "onnxscript": "export"}
@@ -64,7 +64,7 @@ def about_this_machine(facts: Facts) -> Iterator[str]:
         need = f"not installed; to {purpose}: pip install 'bertnli[{purpose}]'"
         yield f"{package}: {have.get(package, need)}"
     if facts["torch"] and facts["gpus"] and not on_gpus(facts):
-        yield f"torch: {facts['torch']} is built without CUDA and leaves the GPUs alone; install a build with CUDA"
+        yield f"torch: {facts['torch']} is built without CUDA and does not use the GPUs; install a build with CUDA"
     yield f"scoring: {_scoring_device()}"
     for tool, purpose in (("ssh", "openssh-client"), ("pdsh", "pdsh")):
         need = f"not installed; for jobs on many hosts: apt-get install {purpose}"

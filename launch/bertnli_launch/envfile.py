@@ -1,7 +1,7 @@
-"""The environment of a job's processes: which variables go along, and a person's env file.
+"""The environment of a job's processes: which variables are passed on to the hosts, and the user's env file.
 
-DeepSpeed takes few of them along by itself, and its own reader of env files knows no comments, blank lines or quotes.
-So a person's file is read here (python-dotenv's parser), and DeepSpeed is given one that shell.py writes.
+DeepSpeed itself passes few variables on, and its reader of env files does not accept comments, blank lines or quotes.
+So the user's file is read here with python-dotenv's parser, and DeepSpeed gets a file that shell.py writes.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from bertnli.common.installed import need
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-# What every host needs of the environment that a job is started from. Not CUDA_VISIBLE_DEVICES, which DeepSpeed sets
-# from the slots, and no HF_TOKEN: what goes along can be read in a host's list of processes.
-_GOES_ALONG = re.compile(
+# What every host needs of the environment in which the job is started. CUDA_VISIBLE_DEVICES is left to DeepSpeed, which
+# sets it from the slots. HF_TOKEN is excluded: every user of a host can read these variables in its list of processes.
+_PASSED_ON = re.compile(
     r"PATH|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_PREFIX|LANG|LC_ALL|PYTHON[A-Z]*|CUDA_(?!VISIBLE_DEVICES).+"
     r"|(BERTNLI|DS|GLOO|HF|KMP|MKL|NCCL|OMP|PYTORCH|TOKENIZERS|TORCH|TORCHINDUCTOR|TRITON|UCX)_(?!TOKEN).+"
 )
 
 
-def going_along(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of `environment` that every rank of the job should have too."""
-    return {name: value for name, value in environment.items() if _GOES_ALONG.fullmatch(name)}
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `environment` that every rank of the job gets."""
+    return {name: value for name, value in environment.items() if _PASSED_ON.fullmatch(name)}
 
 
 def read(path: str | Path) -> dict[str, str]:
-    """The variables of the file at `path`: lines of NAME=VALUE, quoted or not, comments, blank lines, `export` before.
+    """Read a file of NAME=VALUE lines; quotes, comments, blank lines and a leading `export` are allowed.
 
-    Values are taken as they stand: no `$` is expanded. Raises InputError with the line's number for anything else.
+    A `$` in a value is not expanded. Raises InputError with the line's number for anything else.
     """
     need("dotenv", "train")
     from dotenv.parser import parse_stream
@@ -50,7 +50,7 @@ def read(path: str | Path) -> dict[str, str]:
         if binding.value is None or not _NAME.fullmatch(binding.key or ""):
             raise InputError(
                 f"env file {path}, line {line}: {source.strip().splitlines()[0]!r}",
-                expected="NAME=VALUE, the value in quotes where it holds a # or ends in spaces; or # and a comment",
+                expected="NAME=VALUE, with quotes if the value contains a # or ends in spaces; or # and a comment",
             )
         variables[str(binding.key)] = binding.value
     return variables

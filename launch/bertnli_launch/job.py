@@ -1,7 +1,7 @@
 """`bertnli launch`: a training job on many hosts, from the preflight to its end, through DeepSpeed's own launcher.
 
-With pdsh at hand one `deepspeed` command starts all hosts; without, ssh starts on each host what that command would
-have started there (`deepspeed.launcher.launch`). Either way every rank runs `python -m bertnli.train`.
+With pdsh one `deepspeed` command starts all hosts. Without it, ssh starts on each host what that command would start
+there (`deepspeed.launcher.launch`). In both cases every rank runs `python -m bertnli.train`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ DEFAULT_PORT = 29500  # DeepSpeed's and torch's
 
 @dataclass(frozen=True)
 class Job:
-    """All that decides a job's commands.
+    """Everything that determines a job's commands.
 
     master, port: where rank 0 listens. environment: for every rank. arguments: of `python -m bertnli.train`. launcher:
-    pdsh or ssh.
+    "pdsh" or "ssh".
     """
 
     hosts: Hosts
@@ -70,32 +70,32 @@ def launch(
     min_hosts: int | None = None,
     more: Sequence[str] = (),
 ) -> int:
-    """Check the run file and every host, then run the job to its end; the exit code.
+    """Check the run file and every host, then run the job to its end. Returns the exit code.
 
-    `more`: further arguments for `bertnli.train`. With `dry_run` only print what would run. A job that fails is started
-    again up to `restarts` times, on the hosts that still answer if these are `min_hosts` or more (left out: all), and
-    goes on from its last checkpoint; not one that a signal has asked to stop. Raises InputError for whatever is wrong
-    before anything has been started.
+    more: further arguments for `bertnli.train`. dry_run: only print the commands. restarts: how often a job that fails
+    is started again; it goes on from its last checkpoint, on the hosts that still answer, if they are `min_hosts` or
+    more (default: all). A job that a signal has stopped is not started again. Raises InputError for every problem that
+    is found before anything starts.
     """
     config = load_run(run_file, sets)
     RunFolder(config.output).check(config)
     hosts: Hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
     environment = job_environment(os.environ, env_file)
-    # DeepSpeed hands the working folder's name to a shell without quotes, so it starts in / and ranks change theirs.
+    # DeepSpeed passes its working folder to a shell without quotes, so it runs in /, and the ranks change to ours.
     arguments = ["--directory", str(Path.cwd()), run_file]
     arguments += [word for assignment in sets for word in ("--set", assignment)] + list(more)
     launcher = choose_launcher(launcher)
     if min_hosts is not None and not 1 <= min_hosts <= len(hosts):
-        raise InputError("--min-hosts", found=str(min_hosts), expected=f"1 to {len(hosts)}, the hosts there are")
+        raise InputError("--min-hosts", found=str(min_hosts), expected=f"1 to {len(hosts)}, the number of hosts")
     first = next(iter(hosts))
     while True:
-        named = master if next(iter(hosts)) == first else None  # an address of a host that is lost is no other's
+        named = master if next(iter(hosts)) == first else None  # another host does not have the first one's address
         checked = preflight(hosts, needs(config, run_file), environment, master=named, port=port)
         name = uuid.uuid4().hex
         variables = {
             **environment,
             **({} if dry_run else {JOB: name}),
-            "DS_ACCELERATOR": "cuda" if checked.on_gpus else "cpu",  # or DeepSpeed guesses, and warns
+            "DS_ACCELERATOR": "cuda" if checked.on_gpus else "cpu",  # without it DeepSpeed guesses, and warns
         }
         job = Job(hosts, checked.master, port, variables, arguments, launcher)
         files = Path(tempfile.gettempdir()) / f"bertnli-launch-{name}"
@@ -116,7 +116,7 @@ def launch(
 
 
 def _report(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
-    """For a person: the rank that ended the job, its last words, and the command that goes on."""
+    """Lines for the user: the rank that ended the job, its error, and the command that goes on."""
     if ending.code == 0:
         return []
     again = shlex.join(["bertnli", *sys.argv[1:]])
@@ -135,7 +135,7 @@ def _report(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
 
 
 def _reachable(hosts: Hosts, environment: Mapping[str, str], least: int) -> Hosts:
-    """Those that answer. Raises RunError if they are too few."""
+    """The hosts that answer. Raises RunError if they are fewer than `least`."""
     with RemoteHosts(hosts, environment) as remotes:
         answers = remotes.ask("clock", {host: {} for host in hosts})
         gone = "; ".join(f"{host}: {problem}" for host, problem in remotes.problems)
@@ -145,12 +145,12 @@ def _reachable(hosts: Hosts, environment: Mapping[str, str], least: int) -> Host
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # a terminal that has hung up
+    with contextlib.suppress(OSError):  # the terminal is gone
         print(f"bertnli launch: {line}", file=sys.stderr, flush=True)
 
 
 def needs(config: RunConfig, run_file: str) -> Needs:
-    """What the run takes of every host. Names of models and data are fetched into this host's cache."""
+    """What the run needs on every host. Models and data that have names are fetched into this host's cache."""
     paths = {"run file": Path(run_file), "model": resolve(config.model, "model")}
     data = {"data.train": config.data.train}
     if isinstance(config.data.eval, str):
@@ -165,19 +165,19 @@ def needs(config: RunConfig, run_file: str) -> Needs:
     return Needs(
         paths={label: path.absolute() for label, path in paths.items()},
         output=Path(config.output).absolute(),
-        # a checkpoint holds weights and AdamW's two moments; one more than is kept while it is written
+        # A checkpoint holds the weights and AdamW's two moments. While one is written there is one more than is kept.
         disk=3 * weights * (max(0, to_come) + 1),
-        # besides those the gradients, and what Python and torch take
+        # Also the gradients, and what Python and torch need.
         memory=4 * weights + 2**30,
     )
 
 
 def job_environment(environment: Mapping[str, str], env_file: str | None) -> dict[str, str]:
-    """What every rank gets: what goes along of this process's environment, over it the env file.
+    """The environment of every rank: variables of this process that are passed on, then those of the env file.
 
-    Without `env_file`, the ones that DeepSpeed looks for: DS_ENV_FILE, or .deepspeed_env in the home folder and here.
+    env_file: default: the files that DeepSpeed reads: DS_ENV_FILE, or .deepspeed_env in the home folder and here.
     """
-    variables = envfile.going_along(environment)
+    variables = envfile.passed_on(environment)
     named = variables.pop("DS_ENV_FILE", None)
     site = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
     sources = [str(folder) for folder in dict.fromkeys(package.parent for package in packages()) if folder not in site]
@@ -192,17 +192,19 @@ def job_environment(environment: Mapping[str, str], env_file: str | None) -> dic
     return variables
 
 
-def choose_launcher(asked: str | None) -> str:
-    """pdsh where it is installed, else ssh; or the one asked for. Raises InputError for one that is not there."""
-    if asked not in (None, "pdsh", "ssh"):
-        raise InputError(f"--launcher {asked}", expected="pdsh or ssh")
-    if asked == "pdsh" and shutil.which("pdsh") is None:
-        raise InputError("--launcher pdsh", found="no pdsh here", do="apt-get install pdsh, or give --launcher ssh")
-    return asked or ("pdsh" if shutil.which("pdsh") else "ssh")
+def choose_launcher(named: str | None) -> str:
+    """The launcher that is named; default: pdsh if it is installed, else ssh. Raises InputError if it is missing."""
+    if named not in (None, "pdsh", "ssh"):
+        raise InputError(f"--launcher {named}", expected="pdsh or ssh")
+    if named == "pdsh" and shutil.which("pdsh") is None:
+        raise InputError(
+            "--launcher pdsh", found="pdsh is not installed here", do="apt-get install pdsh, or give --launcher ssh"
+        )
+    return named or ("pdsh" if shutil.which("pdsh") else "ssh")
 
 
 def commands(job: Job, folder: Path) -> list[Command]:
-    """What to start on this host, all at once; `folder`, not made yet, is for the files that it reads."""
+    """The commands to start on this host, all at once. `folder` is where their files will be written."""
     rank = ["--module", "bertnli.train"]
     if job.launcher == "pdsh":
         shell.check_plain("the path of this Python", sys.executable)
@@ -230,7 +232,7 @@ def commands(job: Job, folder: Path) -> list[Command]:
 
 
 def as_script(started: Sequence[Command]) -> str:
-    """A shell script that does what `run` does: the host list, the environment, the commands."""
+    """A shell script that does the same: it writes the files (host list, environment) and runs the commands."""
     lines = []
     for command in started:
         for path, text in command.files.items():

@@ -1,4 +1,4 @@
-"""Several ranks on this machine, started and watched by DeepSpeed's own per-host launcher."""
+"""`bertnli train --ranks N`: several ranks on this machine, started by DeepSpeed's own per-host launcher."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bertnli.watch.rank_env import PORT
 
 
 def run(ranks: int, arguments: Sequence[str]) -> int:
-    """Run `python -m bertnli.train ARGUMENTS` in `ranks` processes, one a device, until all have ended.
+    """Run `python -m bertnli.train ARGUMENTS` in `ranks` processes, one for each device, until all have ended.
 
-    Returns the exit code: of the rank that failed first (128 + signal where one ended it), or 130 or 143 where SIGINT
-    or SIGTERM stopped the job. The signals are passed on, and the ranks keep a checkpoint before they end.
+    Returns the exit code: that of the rank that failed first (128 + N if signal N killed it), or 130 or 143 if SIGINT
+    or SIGTERM stopped the job. Signals are passed on to the ranks, which save a checkpoint before they end.
     """
     host = {"localhost": _devices(ranks, os.environ)}
     command = [
-        # It reports a rank that has failed as an error of its own, on standard output; the rank has said why.
+        # By default it prints an error of its own on standard output when a rank fails; the rank has printed why.
         *(sys.executable, "-m", "deepspeed.launcher.launch", "--log_level=critical"),
         f"--world_info={base64.urlsafe_b64encode(json.dumps(host).encode()).decode()}",
         f"--master_port={free_port()}",
@@ -30,17 +30,17 @@ def run(ranks: int, arguments: Sequence[str]) -> int:
     ]
     cores = usable_cores()
     if ranks > cores:
-        print(f"bertnli train: {ranks} ranks share {cores} CPU cores and wait for each other", file=sys.stderr)
-    # The signals go to the ranks: the launcher would give them 30 s, in which a step or a checkpoint may not end.
+        print(f"bertnli train: {ranks} ranks share {cores} CPU cores, and will wait for each other", file=sys.stderr)
+    # Signals go to the ranks. The launcher would kill them after 30 s, even in the middle of a step or a checkpoint.
     code, _ = run_child(command, environment={**os.environ, PORT: str(free_port())}, to_children=True)
-    ended_by = 256 - code  # of a watcher: the launcher exits with its return code, minus the signal's number
-    return 128 + ended_by if ended_by in range(1, 32) else code
+    killed_by = 256 - code  # if a signal kills a watcher, the launcher exits with minus the signal's number
+    return 128 + killed_by if killed_by in range(1, 32) else code
 
 
 def _devices(ranks: int, environment: Mapping[str, str]) -> list[str]:
-    """A GPU for each rank, as the launcher writes them into CUDA_VISIBLE_DEVICES: the user's own choice where there is.
+    """A GPU for each rank, as the launcher writes it into CUDA_VISIBLE_DEVICES; from the user's own value if it is set.
 
-    Where that names fewer (or hides all), the other ranks get none, not one that was hidden.
+    If that names fewer GPUs than ranks, or hides all, the other ranks get none; a hidden GPU stays hidden.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:

@@ -1,6 +1,7 @@
-"""Every host is looked at before anything starts on one: asked all at once (remote.py), then compared.
+"""The preflight: check every host before anything starts on any; ask them all at once (remote.py), then compare.
 
-A table shows one row for each host; then all that is wrong is one error, with its mends. Nothing stays on the hosts.
+It prints a table with a row for each host. All problems together are one error, which says how to fix each. Nothing
+stays on the hosts.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from bertnli_launch.remote import RemoteHost, RemoteHosts
 MAX_SKEW = 2.0  # seconds between two hosts' clocks
 _GIB = 2**30
 
-Facts = Mapping[str, Any]  # as bertnli_launch.probe.facts gives them
+Facts = Mapping[str, Any]  # what probe.facts returns
 
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """What a preflight that found nothing wrong knows: the master's address, and the facts of every host."""
+    """The result of a preflight without problems: the master's address, and the facts of every host."""
 
     master: str
     facts: Mapping[str, Facts]
@@ -40,10 +41,11 @@ class PreflightResult:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run takes of every host.
+    """What a run needs on every host.
 
-    paths: files and folders that must be there and the same, by what they are to the run ("data.train"). output: the
-    run's folder, on storage that all hosts share. disk: bytes free where it lies. memory: bytes free for each rank.
+    paths: files and folders that must exist and be the same, by their keys in the run file ("data.train"). output: the
+    run's folder, on storage that all hosts share. disk: free bytes needed there. memory: free bytes needed for each
+    rank.
     """
 
     paths: Mapping[str, Path] = field(default_factory=dict)
@@ -61,10 +63,10 @@ def preflight(
     port: int,
     show: Callable[[str], None] = print,
 ) -> PreflightResult:
-    """Look at every host, show the table, and clear the job, or raise InputError with all that is wrong on any host.
+    """Check every host and show the table. Raises InputError with all problems of all hosts.
 
-    environment: what the ranks will be given; the probes get it too, so that they find the same Python, libraries and
-    interfaces. master: an address of the first host that the others reach; left out, it is found. port: the master's.
+    environment: what the ranks will get; the probes get it too, so that they find the same Python, libraries and
+    interfaces. master: an address of the first host that the others reach (default: found here). port: the master's.
     """
     with RemoteHosts(hosts, environment) as remotes:
         request = {"paths": {label: str(path) for label, path in needs.paths.items()}}
@@ -76,7 +78,7 @@ def preflight(
         skews, interfaces = _check_clocks(remotes, facts), {}
         if facts and needs.output is not None:
             _check_storage(remotes, facts, needs.output)
-        if next(iter(hosts)) in facts:  # the one that would be the master
+        if next(iter(hosts)) in facts:  # the first host is the master
             master = master or _find_master(remotes, facts)
             ports = [port, watch_port({**environment, "MASTER_PORT": str(port)})]
             interfaces = _check_network(remotes, facts, master, ports)
@@ -100,7 +102,7 @@ def on_gpus(facts: Facts) -> bool:
 
 
 def compare(host: str, slots: Sequence[int], mine: Facts, needs: Needs, facts: Mapping[str, Facts]) -> list[str]:
-    """What is wrong with one host, each with its mend. `mine` are its facts, `facts` those of every host."""
+    """The problems of one host, compared with the first, each with its fix. `mine`: its facts; `facts`: all hosts'."""
     first, reference = next(iter(facts.items()))
     pip = f"ssh {host} {shlex.quote(sys.executable)} -m pip install"
     problems = []
@@ -108,49 +110,49 @@ def compare(host: str, slots: Sequence[int], mine: Facts, needs: Needs, facts: M
         if mine[name] is None:
             problems.append(f"{name} is not installed; {pip} 'bertnli[train]'")
         elif reference[name] not in (None, mine[name]):
-            mend = "give them the same" if name == "python" else f"{pip} {name}=={reference[name]}"
-            if mine[name].partition("+")[0] == reference[name].partition("+")[0]:  # pip sees no difference
-                mend = f"install the build of {first}"
-            problems.append(f"{name} is {mine[name]}, but {reference[name]} on {first}; {mend}")
+            fix = "install the same on both" if name == "python" else f"{pip} {name}=={reference[name]}"
+            if mine[name].partition("+")[0] == reference[name].partition("+")[0]:  # for pip the two are the same
+                fix = f"install the build of {first}"
+            problems.append(f"{name} is {mine[name]}, but {reference[name]} on {first}; {fix}")
     if mine["bertnli"] == reference["bertnli"] and mine["source"] != reference["source"]:
-        problems.append(f"bertnli {mine['bertnli']} is other code than on {first}; install the same on both")
+        problems.append(f"bertnli {mine['bertnli']} is not the same code as on {first}; install the same on both")
     problems += _compare_devices(slots, mine, first, reference)
 
-    share = "copy it there, or put it on storage that all hosts share"
+    advice = "copy it there, or put it on storage that all hosts share"
     for label, path in needs.paths.items():
         here, there = mine["paths"][label], reference["paths"][label]
         if "problem" in here:
-            problems.append(f"{label}: {path}: {here['problem']}; {share}")
+            problems.append(f"{label}: {path}: {here['problem']}; {advice}")
         elif "digest" in there and here != there:
-            problems.append(f"{label}: {path} is not the same as on {first}; {share}")
+            problems.append(f"{label}: {path} is not the same as on {first}; {advice}")
     if mine["memory"] < needs.memory * len(slots):
         problems.append(
             f"{mine['memory'] / _GIB:.1f} GiB of memory free, {needs.memory * len(slots) / _GIB:.1f} GiB needed for "
-            f"{len(slots)} ranks; free some, or give it fewer slots"
+            f"{len(slots)} ranks; free some memory, or give this host fewer slots"
         )
     if mine["disk"] < needs.disk:
         problems.append(
             f"{mine['disk'] / _GIB:.1f} GiB free for {needs.output}, {needs.disk / _GIB:.1f} GiB needed for its "
-            "checkpoints; free some, or set a smaller checkpoint.keep"
+            "checkpoints; free some space, or set a smaller checkpoint.keep"
         )
     return problems
 
 
 def _compare_devices(slots: Sequence[int], mine: Facts, first: str, reference: Facts) -> list[str]:
-    fewer = "lower slots= in the hostfile, or leave slots out with --exclude"
+    fewer = "lower slots= in the hostfile, or exclude slots with --exclude"
     if mine["driver_problem"]:
         return [f"its GPUs cannot be used: {mine['driver_problem']}"]
     if on_gpus(reference):
         if mine["gpus"] and mine["torch_cuda"] is None:
-            return [f"its torch {mine['torch']} is built without CUDA; install the one of {first}"]
+            return [f"its torch {mine['torch']} is built without CUDA; install the build of {first}"]
         if not mine["gpus"]:
-            return [f"it has no GPUs, and {first} has; take hosts of one kind"]
+            return [f"it has no GPUs, but {first} has; use hosts of one kind"]
         if mine["gpus"] <= max(slots):
-            return [f"slot {max(slots)} is asked for, counted from 0, but it has {mine['gpus']} GPUs; {fewer}"]
+            return [f"slot {max(slots)} is requested (slots count from 0), but it has {mine['gpus']} GPUs; {fewer}"]
     elif on_gpus(mine):
-        return [f"it has GPUs, and {first} has none that torch can use; take hosts of one kind"]
+        return [f"it has GPUs, but {first} has none that torch can use; use hosts of one kind"]
     elif mine["cores"] < len(slots):
-        return [f"{len(slots)} slots are asked for, a process each, but it has {mine['cores']} cores; {fewer}"]
+        return [f"{len(slots)} slots are requested, one process each, but it has {mine['cores']} cores; {fewer}"]
     return []
 
 
@@ -158,7 +160,7 @@ def _compare_devices(slots: Sequence[int], mine: Facts, first: str, reference: F
 
 
 def _check_clocks(remotes: RemoteHosts, facts: Mapping[str, Facts]) -> dict[str, float]:
-    """Seconds that each host's clock is ahead of the first one's."""
+    """Seconds by which each host's clock is ahead of the first host's."""
     offsets = remotes.map(RemoteHost.clock_offset, facts)
     first = next(iter(offsets), None)
     skews = {host: offset - offsets[str(first)] for host, offset in offsets.items()}
@@ -166,39 +168,39 @@ def _check_clocks(remotes: RemoteHosts, facts: Mapping[str, Facts]) -> dict[str,
         if abs(skew) > MAX_SKEW:
             remotes.add_problem(
                 host,
-                f"its clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the one of {first}; "
-                "set it (chrony, ntpd or systemd-timesyncd)",
+                f"its clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} that of {first}; "
+                "synchronize it (chrony, ntpd or systemd-timesyncd)",
             )
     return skews
 
 
 def _check_storage(remotes: RemoteHosts, facts: Mapping[str, Facts], output: Path) -> None:
-    """A file written by the first host where the run's folder will be must show on all others."""
+    """The first host writes a file where the run's folder will be; all other hosts must see it."""
     first, *others = facts
     token = uuid.uuid4().hex
     file = {"path": f"{facts[first]['folder']}/.bertnli-{token}"}
     written = remotes.ask("write", {first: {**file, "content": token}})
     if "problem" in written.get(first, {}):
-        remotes.add_problem(first, f"output {output}: {written[first]['problem']}; name a folder that you can write")
+        remotes.add_problem(first, f"output {output}: {written[first]['problem']}; name a folder that can be written")
         return
     for host, answer in remotes.ask("read", {host: {**file, "content": token} for host in others}).items():
         if "problem" in answer:
             remotes.add_problem(
                 host,
-                f"output {output} is not shared with {first}: a file written there does not show here "
-                f"({answer['problem']}); name a folder on storage that all hosts share and can write",
+                f"output {output} is not shared with {first}: a file written there is not seen here "
+                f"({answer['problem']}); name a folder on storage that all hosts share and can write to",
             )
     remotes.ask("remove", {first: file})
 
 
 def _find_master(remotes: RemoteHosts, facts: Mapping[str, Facts]) -> str:
-    """The address from which the first host reaches the second; of a single one, where ssh has reached it."""
+    """The address from which the first host reaches the second; of a single host, the one at which ssh reached it."""
     first, *others = facts
-    as_asked = str(facts[first]["address"])
+    by_ssh = str(facts[first]["address"])
     if not others:
-        return as_asked
-    towards = remotes.ask("source", {first: {"address": facts[others[0]]["address"]}})
-    return towards.get(first, {}).get("address") or as_asked
+        return by_ssh
+    answers = remotes.ask("source", {first: {"address": facts[others[0]]["address"]}})
+    return answers.get(first, {}).get("address") or by_ssh
 
 
 def _check_network(
@@ -206,7 +208,7 @@ def _check_network(
 ) -> dict[str, str]:
     """Every host must reach the master's ports, and the master every host, over the interfaces that the ranks will use.
 
-    ports: the master's, and that of its watcher. Returns those interfaces.
+    ports: the master's, and its watcher's. Returns the interface of each host.
     """
     first, token = next(iter(facts)), uuid.uuid4().hex
     variable = NCCL if on_gpus(facts[first]) else GLOO
@@ -216,11 +218,11 @@ def _check_network(
     for host, answer in answers.items():
         if host in listening:
             continue
-        mend = f"correct or unset {variable}, or name the master's address with --master-addr"
+        fix = f"correct or unset {variable}, or name the master's address with --master-addr"
         if "free" in answer:
             free = answer["free"] or "another"
-            mend = f"give --master-port {free}" if answer["taken"] == ports[0] else f"set {PORT}={free}"
-        remotes.add_problem(host, f"{answer['problem']}; {mend}")
+            fix = f"give --master-port {free}" if answer["taken"] == ports[0] else f"set {PORT}={free}"
+        remotes.add_problem(host, f"{answer['problem']}; {fix}")
     interfaces = {host: answer["interface"] for host, answer in listening.items()}
     if first not in listening:
         return interfaces

@@ -1,7 +1,7 @@
-"""What one host does for a job: `python -m bertnli_launch.probe` there, one JSON object a line, both ways.
+"""The program that runs on each host, over ssh: `python -m bertnli_launch.probe`. Requests and answers are JSON lines.
 
-Before the job starts it answers what preflight.py asks and compares; later it ends what supervisor.py tells
-it to. It imports neither torch nor deepspeed, leaves nothing on the host, and ends with its input, so also when the ssh
+Before a job starts it answers the questions of preflight.py; later it signals the processes that supervisor.py names.
+It does not import torch or deepspeed, leaves nothing on the host, and exits when its input ends, so also when the ssh
 connection breaks.
 """
 
@@ -34,19 +34,19 @@ from bertnli.common.installed import packages as our_packages
 from bertnli.common.network import addresses, chosen_interface, source_address
 from bertnli.watch.rank_env import JOB
 
-MARK = "bertnli-probe: "  # begins every answer: login scripts write to standard output as well
+MARK = "bertnli-probe: "  # begins every answer; login scripts also write to standard output
 
 _BLOCK, _BLOCKS = 2**20, 64
-_TIMEOUT = 5.0  # seconds for a connection, or until a file shows on another host
+_TIMEOUT = 5.0  # seconds to connect, to see a file of another host, or for processes to die
 
 
 # This host alone
 
 
 def facts(paths: dict[str, str] | None = None, output: str | None = None) -> dict[str, Any]:
-    """Versions, GPUs, cores, free memory and disk in bytes, a fingerprint of each of `paths` by its label.
+    """Versions, GPUs, cores, free memory and disk space in bytes, and a fingerprint of each of `paths`, by its label.
 
-    folder: the one that is there of `output` and the folders above it.
+    `folder` in the answer is `output`, or the nearest folder above it that exists.
     """
     import psutil
 
@@ -68,13 +68,13 @@ def facts(paths: dict[str, str] | None = None, output: str | None = None) -> dic
         "folder": str(folder),
         "disk": shutil.disk_usage(folder).free,
         "paths": {label: fingerprint(Path(path)) for label, path in (paths or {}).items()},
-        # under which the one that asks has reached this host
+        # the address at which this host was reached
         "address": os.environ.get("SSH_CONNECTION", "127.0.0.1 0 127.0.0.1 0").split()[2],
     }
 
 
 def source_digest() -> str:
-    """Of the code that would run here: one version number can stand for the code of different days."""
+    """A digest of the installed code: the same version number can mean different code (a checkout, for example)."""
     hashed = hashlib.sha256()
     for package in our_packages():
         for path in sorted(package.rglob("*.py")):
@@ -83,7 +83,7 @@ def source_digest() -> str:
 
 
 def torch_cuda() -> str | None:
-    """The CUDA version that the installed torch was built for, read from its files; None for a build without."""
+    """The CUDA version for which the installed torch was built, read from its files; None for a build without CUDA."""
     try:
         text = Path(str(metadata.distribution("torch").locate_file("torch/version.py"))).read_text()
     except (metadata.PackageNotFoundError, OSError):
@@ -93,7 +93,7 @@ def torch_cuda() -> str | None:
 
 
 def fingerprint(path: Path) -> dict[str, str]:
-    """`{"digest": …}` of a file or of all files of a folder, or `{"problem": why there is none}`."""
+    """`{"digest": …}` of a file, or of all files of a folder; or `{"problem": …}` if they cannot be read."""
     try:
         if not path.is_dir():
             return {"digest": _digest([(path.name, path)])}
@@ -105,7 +105,7 @@ def fingerprint(path: Path) -> dict[str, str]:
 
 
 def _digest(files: Iterable[tuple[str, Path]]) -> str:
-    """Of names, sizes and contents; of a file over 64 MiB, 64 blocks of 1 MiB spread evenly over it."""
+    """A digest of names, sizes and contents; of a file over 64 MiB, only 64 blocks of 1 MiB spread evenly over it."""
     hashed = hashlib.sha256()
     for name, path in files:
         with path.open("rb") as file:
@@ -119,7 +119,7 @@ def _digest(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def existing_parent(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists: where it would come to lie."""
+    """The path itself, or the nearest folder above it that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -130,7 +130,7 @@ def existing_parent(path: Path) -> Path:
 
 
 def write(path: str, content: str) -> dict[str, Any]:
-    """Make a file that other hosts look for with `read`."""
+    """Write a file that the other hosts look for with `read`."""
     try:
         Path(path).write_text(content)
         return {}
@@ -139,17 +139,17 @@ def write(path: str, content: str) -> dict[str, Any]:
 
 
 def read(path: str, content: str) -> dict[str, Any]:
-    """Whether the file that another host wrote is here, in a folder that can be written; storage may be late."""
-    end = time.monotonic() + _TIMEOUT
+    """Check that another host's file is here, in a writable folder. Wait a few seconds: shared storage may be late."""
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         try:
             if Path(path).read_text() == content:
                 writable = os.access(Path(path).parent, os.W_OK)
                 return {} if writable else {"problem": "its folder cannot be written"}
-            problem = "another content"
+            problem = "the file has other content"
         except OSError as error:
             problem = error.strerror or str(error)
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             return {"problem": problem}
         time.sleep(0.2)
 
@@ -160,15 +160,15 @@ def remove(path: str) -> dict[str, Any]:
 
 
 def source(address: str) -> dict[str, Any]:
-    """This host's own address on the way to another."""
+    """The source address of this host's packets to `address`."""
     return {"address": source_address(address)}
 
 
 def listen(variable: str, master: str, ports: Sequence[int], token: str) -> dict[str, Any]:
-    """Answer with `token` on a free port of the interface that ranks here will use, and on `ports` if this host is the
-    master. Returns `interface` and `to`, an address and port; or `problem`, with `taken` and `free` where one is taken.
+    """Serve `token` on a free port of the interface that the ranks will use here; on the master also on `ports`.
 
-    variable: which of network.GLOO and NCCL counts, in the environment of this process.
+    Returns `interface`, and `to`: an address and port. Or returns `problem`; if a port is in use, also that port as
+    `taken` and another one as `free`. variable: network.GLOO or network.NCCL, read in this process's environment.
     """
     own = source_address(master)
     interface = chosen_interface(variable, os.environ, master)
@@ -178,7 +178,7 @@ def listen(variable: str, master: str, ports: Sequence[int], token: str) -> dict
         named, there = os.environ.get(variable), ", ".join(addresses())
         return {"problem": f"{variable} is {named!r}, but the interfaces with an address are {there}"}
     if ports and own not in {str(entry[4][0]) for entry in socket.getaddrinfo(master, None)}:
-        return {"problem": f"{master} is none of this host's addresses"}
+        return {"problem": f"{master} is not an address of this host"}
     here = addresses()[interface]
     address = own if own in here else next((one for one in here if (":" in one) == (":" in own)), here[0])
     for port in ports:
@@ -197,13 +197,13 @@ def listen(variable: str, master: str, ports: Sequence[int], token: str) -> dict
 
 
 def connect(interface_address: str, to: Sequence[tuple[str, int]], token: str) -> dict[str, Any]:
-    """Reach each of `to` from this host's own address `interface_address`; `problems`: None or why not, for each."""
+    """Connect to each of `to` from the address `interface_address`. `problems`: for each, None or why it failed."""
 
     def one(target: tuple[str, int]) -> str | None:
         address, port = target
         try:
             with socket.create_connection((address, port), _TIMEOUT, source_address=(interface_address, 0)) as link:
-                return None if link.recv(100) == token.encode() else "somebody else answers there"
+                return None if link.recv(100) == token.encode() else "another program answers there"
         except OSError as error:
             return error.strerror or str(error)
 
@@ -216,8 +216,11 @@ def clock() -> dict[str, Any]:
 
 
 def signal_job(job: str, number: int, rank: int | None = None) -> dict[str, Any]:
-    """Send a signal to this host's processes of one job, known by its name in their environment; or only to the watcher
-    of `rank`. After SIGKILL, returns when they are gone, or with the number of those `left` after a few seconds.
+    """Send a signal to this host's processes of a job, or only to the watcher of `rank`.
+
+    A process belongs to the job that its environment names; processes are never chosen by their command line. After
+    SIGKILL this waits a few seconds until they are gone. `left`: how many got the signal; after SIGKILL, are still
+    alive.
     """
     import psutil
 
@@ -242,14 +245,14 @@ def signal_job(job: str, number: int, rank: int | None = None) -> dict[str, Any]
 
 
 def _open(port: int) -> socket.socket:
-    """Listening on all addresses of this host, as torch's store and the watchers do."""
+    """Listen on all addresses of this host, as torch's store and the watchers do."""
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", port))
 
 
 def _serve_token(listening: socket.socket, token: str) -> None:
-    """Give the token to everyone who comes, as long as this process lives."""
+    """Send the token to whoever connects, as long as this process lives."""
 
     def serve() -> None:
         while True:
@@ -261,6 +264,7 @@ def _serve_token(listening: socket.socket, token: str) -> None:
 
 
 def _holder(port: int) -> str:
+    """` by NAME (process PID)`; empty if the process belongs to another user."""
     import psutil
 
     try:
@@ -269,7 +273,7 @@ def _holder(port: int) -> str:
                 return f" by {psutil.Process(entry.pid).name()} (process {entry.pid})"
     except psutil.Error:
         pass
-    return ""  # another user's process
+    return ""
 
 
 def _free_port(above: int) -> int | None:

@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class Unreachable(Exception):
-    """A host gives no answer; the message says why, and what to do."""
+    """A host does not answer. The message says why, and what to do."""
 
 
 class RemoteHost:
@@ -91,10 +91,10 @@ class RemoteHost:
         lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
         last = lines[-1] if lines else f"exit code {code}"
         if code in (126, 127):
-            return f"{sys.executable} cannot be run there ({last}); the hosts need the same Python at the same path"
+            return f"{sys.executable} cannot be run there ({last}); all hosts need the same Python at the same path"
         if code != 255:
             install = f"ssh {self.host} {sys.executable} -m pip install 'bertnli[train]=={__version__}'"
-            return f"bertnli does not run there ({last}); install the same one: {install}"
+            return f"bertnli does not run there ({last}); install the same version: {install}"
         if "Permission denied" in last:
             return f"ssh asks for a password ({last}); install your key: ssh-copy-id {self.host}"
         if "verification failed" in last:

@@ -154,7 +154,7 @@ def test_the_environment_of_a_job(tmp_path, monkeypatch):
 def test_the_launcher_is_what_is_there(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert job.choose_launcher(None) == "ssh"
-    with pytest.raises(InputError, match="found no pdsh here"):
+    with pytest.raises(InputError, match="found pdsh is not installed here"):
         job.choose_launcher("pdsh")
     with pytest.raises(InputError, match="expected pdsh or ssh"):
         job.choose_launcher("rsh")

@@ -1,4 +1,4 @@
-"""Several ranks on one machine: each on a device that the user meant, and a rank that fails is told once."""
+"""Several ranks on one machine: each uses a device that the user chose, and a failure is reported once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from bertnli_launch import local
 
+from bertnli import cli
+from bertnli.common.errors import InputError
+from bertnli.common.network import free_port
 from tests.conftest import SOURCES, environment
 from tests.support import tiny
 
@@ -21,7 +24,7 @@ RUN = "model: minilm\ndata: {train: snli-100k}\noutput: run\nmax_steps: 2\n"
 
 @pytest.fixture
 def started(monkeypatch):
-    """What `run` starts, in place of starting it: devices of the ranks, and the environment."""
+    """What `run` would start: the devices of the ranks, and the environment."""
 
     class Started:
         code = 0
@@ -74,7 +77,7 @@ def test_exit_codes_are_the_ranks(started, monkeypatch, code, returned):
 # A machine with two GPUs, as torch sees it; a rank that has one waits in the rendezvous, as it would there.
 TWO_GPUS = (
     "import os, sys, time\n"
-    "if 'BERTNLI_HEARTBEAT' in os.environ or 'bertnli.cli' in sys.orig_argv:\n"  # the watcher has no torch
+    "if 'BERTNLI_HEARTBEAT' in os.environ:\n"  # only in the training process: the watcher does not load torch
     "    import torch, torch.distributed\n"
     "    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 2\n"
     "    torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)\n"
@@ -83,15 +86,22 @@ TWO_GPUS = (
 
 def launched(tmp_path: Path, stand_in: str, ranks: int, run: str = RUN) -> subprocess.CompletedProcess[str]:
     """`ranks` real processes through DeepSpeed's launcher, each of which runs `stand_in` first."""
+    program = f"import sys; from bertnli_launch import local; sys.exit(local.run({ranks}, ['run.yaml']))"
+    return started_with(tmp_path, stand_in, run, "-c", program)
+
+
+def started_with(
+    tmp_path: Path, stand_in: str, run: str, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments, beside a run.yaml that holds `run`; every process runs `stand_in` first."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(stand_in)
     (tmp_path / "run.yaml").write_text(run)
-    program = f"import sys; from bertnli_launch import local; sys.exit(local.run({ranks}, ['run.yaml']))"
     paths = os.pathsep.join([str(tmp_path / "site"), SOURCES])
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, *arguments],
         cwd=tmp_path,
-        env=environment(PYTHONPATH=paths, DS_ACCELERATOR="cpu"),
+        env=environment(PYTHONPATH=paths, DS_ACCELERATOR="cpu", **variables),
         capture_output=True,
         text=True,
         timeout=120,
@@ -107,12 +117,12 @@ def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
     assert "Traceback" not in done.stderr and "ERROR" not in done.stdout
 
 
-def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, bertnli):
-    (tmp_path / "sitecustomize.py").write_text(TWO_GPUS)
+def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr(local, "run", lambda *_: pytest.fail("a rank was started"))
     (tmp_path / "run.yaml").write_text(RUN)
-    done = bertnli("train", "run.yaml", "--ranks", 3, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), SOURCES])})
-    assert done.returncode == 2
-    assert done.stderr.strip() == "bertnli: --ranks; found 3; expected at most 2, the number of GPUs"
+    with pytest.raises(InputError, match="--ranks; found 3; expected at most 1"):
+        cli.train(str(tmp_path / "run.yaml"), ranks=3)
 
 
 def test_a_rank_that_was_killed_is_told(tmp_path):
@@ -132,13 +142,20 @@ def test_torch_that_aborts_a_finished_process_does_not_fail_the_run(tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(40)))
     aborts = "import atexit, os\nif 'BERTNLI_HEARTBEAT' in os.environ:\n    atexit.register(os.abort)\n"
     run = "model: start\ndata: {train: rows.jsonl}\noutput: run\nmax_steps: 2\n"
-    done = launched(tmp_path, aborts, ranks=2, run=run)
+    rank = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    done = started_with(tmp_path, aborts, run, "-m", "bertnli.train", "run.yaml", **rank)
     assert done.returncode == 0, done.stderr
     assert "training: 2 steps" in done.stdout and (tmp_path / "run" / "model").is_dir()
 
 
 def test_a_mistake_that_every_rank_finds_is_told_once_whichever_finds_it_first(tmp_path):
-    """Rank 0 speaks, and is the slower one here: the launcher would end it before it has spoken."""
+    """Rank 0 prints the error, and is the slower one here: the launcher would end it before it has printed."""
     tiny.hf_folder(tmp_path / "start")
     (tmp_path / "rows.jsonl").write_text(json.dumps(tiny.snli_rows(1)[0]) + "\nnot json\n")
     done = launched(
@@ -147,7 +164,7 @@ def test_a_mistake_that_every_rank_finds_is_told_once_whichever_finds_it_first(t
         "if os.environ.get('RANK') == '0' and 'BERTNLI_HEARTBEAT' in os.environ:\n"
         "    from bertnli.data import corpus\n"
         "    prepare = corpus.prepare\n"
-        "    corpus.prepare = lambda *found, **more: time.sleep(3) or prepare(*found, **more)\n",
+        "    corpus.prepare = lambda *found, **more: time.sleep(2) or prepare(*found, **more)\n",
         ranks=2,
         run="model: start\ndata: {train: rows.jsonl}\noutput: run\nmax_steps: 2\n",
     )

@@ -1,4 +1,4 @@
-"""The preflight: all that would stop a job is named, with its host and mend, before anything has been started."""
+"""The preflight: all that would stop a job is named, with its host and its fix, before anything has been started."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def test_a_host_like_the_first_has_no_problem():
         ({"deepspeed": "0.19.7"}, r"deepspeed is 0\.19\.7, but 0\.19\.8 on a"),
         ({"python": "3.12.1"}, r"python is 3\.12\.1, but 3\.11\.7 on a"),
         ({"bertnli": "0.0.9", "source": "x"}, r"bertnli is 0\.0\.9, but 0\.1\.0 on a"),
-        ({"source": "x"}, r"bertnli 0\.1\.0 is other code than on a"),
+        ({"source": "x"}, r"bertnli 0\.1\.0 is not the same code as on a"),
         ({"deepspeed": None}, r"deepspeed is not installed; ssh b .*bertnli\[train\]"),
-        ({"gpus": 4}, r"slot 7 is asked for, counted from 0, but it has 4 GPUs; lower slots="),
-        ({"gpus": 0}, r"it has no GPUs, and a has; take hosts of one kind"),
+        ({"gpus": 4}, r"slot 7 is requested \(slots count from 0\), but it has 4 GPUs; lower slots="),
+        ({"gpus": 0}, r"it has no GPUs, but a has; use hosts of one kind"),
         ({"torch_cuda": None}, r"its torch 2\.13\.0 is built without CUDA"),
         ({"driver_problem": "CUDA error 803"}, r"its GPUs cannot be used: CUDA error 803"),
         ({"paths": {"data.train": {"problem": "No such file"}}}, r"data\.train: /data/train\.tsv: No such file; copy"),
@@ -73,16 +73,16 @@ def test_a_host_like_the_first_has_no_problem():
         ({"disk": 2**29}, r"0\.5 GiB free for /runs/x, 1\.0 GiB needed for its checkpoints"),
     ],
 )
-def test_each_difference_is_named_with_its_mend(mine, message):
+def test_each_difference_is_named_with_its_fix(mine, message):
     (problem,) = compared(**mine)
     assert re.search(message, problem)
 
 
 def test_slots_are_processes_where_there_are_no_gpus():
     (problem,) = compared(slots=5, first=CPU, **CPU)
-    assert "5 slots are asked for, a process each, but it has 4 cores" in problem
+    assert "5 slots are requested, one process each, but it has 4 cores" in problem
     (problem,) = compared(first=CPU)
-    assert "it has GPUs, and a has none that torch can use" in problem
+    assert "it has GPUs, but a has none that torch can use" in problem
 
 
 def test_the_same_fingerprint_only_for_the_same_content(tmp_path):
@@ -128,7 +128,7 @@ def hosts(tmp_path, monkeypatch):
 def looked_at(needs: Needs | None = None, *, names: str = "ab", port: int | None = None, slots: int = 1) -> str:
     """The table that is shown; raises what the preflight raises, with it in front."""
     shown: list[str] = []
-    environment = envfile.going_along(os.environ)
+    environment = envfile.passed_on(os.environ)
     try:
         cleared = preflight(
             {name: tuple(range(slots)) for name in names},
@@ -207,7 +207,7 @@ def test_all_problems_at_once(hosts, tmp_path):
             r"a: data\.train: .*none\.tsv: No such file",
             r"b: torch is 2\.0\.0, but",
             r"b: data\.train: .*none\.tsv: No such file",
-            r"b: its clock is (89|90)\.\d s ahead of the one of a",
+            r"b: its clock is (89|90)\.\d s ahead of that of a",
             r"c: ssh does not reach it",
         ),
         strict=True,
@@ -246,12 +246,12 @@ def test_an_interface_that_is_not_there(hosts, monkeypatch):
 
 
 def test_an_output_that_cannot_be_written(hosts, tmp_path):
-    with pytest.raises(InputError, match=r"a: output /proc/none/x: .*; name a folder that you can write"):
+    with pytest.raises(InputError, match=r"a: output /proc/none/x: .*; name a folder that can be written"):
         looked_at(Needs(output=Path("/proc/none/x")))
 
 
 def test_too_few_slots(hosts):
-    with pytest.raises(InputError, match=r"a: 999 slots are asked for.*\n  b: 999 slots"):
+    with pytest.raises(InputError, match=r"a: 999 slots are requested.*\n  b: 999 slots"):
         looked_at(slots=999)
 
 
@@ -341,7 +341,7 @@ def test_doctor_checks_a_bundle(tmp_path, capsys):
 
     shutil.copytree(tiny.bundle(), tmp_path / "bundle")
     doctor(bundle=tmp_path / "bundle")
-    assert "whole; " in capsys.readouterr().out
+    assert "complete; " in capsys.readouterr().out
     with (tmp_path / "bundle" / "tokenizer.json").open("r+b") as file:
         file.write(b" ")
     with pytest.raises(InputError, match=r"tokenizer\.json"):

@@ -82,15 +82,15 @@ def test_the_hostfile_and_the_env_file_are_valid(tmp_path):
     assert envfile.read(tmp_path / "job.env") == {"NCCL_IB_HCA": "mlx5", "NCCL_DEBUG": "WARN"}
 
 
-def test_what_the_page_says_goes_along_does():
+def test_what_the_page_says_is_passed_on():
     text = " ".join((RECIPES / "hostfile.md").read_text().split())
     (said,) = re.findall(
-        r"PATH, LD_LIBRARY_PATH, the virtual environment and whatever begins with (.*?) come along", text
+        r"PATH, LD_LIBRARY_PATH, the virtual environment, and all that begin with (.*?) \(but not tokens\)", text
     )
     names = [name + "X" for name in re.split(", | or ", said)]
     assert len(names) == 8
     given = dict.fromkeys([*names, "PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV"], "x")
-    assert envfile.going_along({**given, "HF_TOKEN": "secret", "SECRET": "x"}) == given
+    assert envfile.passed_on({**given, "HF_TOKEN": "secret", "SECRET": "x"}) == given
 
 
 # Kubernetes

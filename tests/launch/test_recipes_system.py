@@ -1,4 +1,4 @@
-"""The recipes of launch/recipes, run as they stand but for what they say to change: on two hosts, without a network."""
+"""The recipes of launch/recipes, changed only where they say CHANGE: on two hosts, and without a network."""
 
 from __future__ import annotations
 
@@ -18,25 +18,23 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 import yaml
 
+from bertnli.run.folder import steps_in
 from tests.conftest import SOURCES, environment
 from tests.launch.test_recipes import CONTAINER, ENVIRONMENT, OPTIONS, RECIPES
 from tests.support import tiny
-from tests.support.clusterruns import SETTINGS, clean, own, same
+from tests.support.clusterruns import SETTINGS, STEPS, Hold, clean, own, same
 from tests.support.hosts import Host, why_not
 from tests.support.http_stand_in import Hosted, StandIn
 from tests.support.pages import blocks, changed
-from tests.support.runs import wait_for_step, weights
+from tests.support.runs import weights
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.timeout(300),
     pytest.mark.skipif(bool(why_not()), reason=str(why_not())),
 ]
-
-LONG = 300  # steps; enough to stop the run before they are done
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +46,6 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{folder}:{Path(sys.executable).parent}"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(work: Path) -> dict[str, torch.Tensor]:
-    """The weights of LONG steps with two ranks on this machine."""
-    write_run(work / "long.yaml", work, "runs/undisturbed", max_steps=LONG)
-    command = [sys.executable, "-m", "bertnli.cli", "train", "long.yaml", "--ranks", "2"]
-    done = subprocess.run(command, cwd=work, env=environment(**own(work)), capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, done.stderr
-    return weights(work / "runs" / "undisturbed")
-
-
 def write_run(path: Path, work: Path, output: str, **keys: object) -> None:
     """The run file of the folder `work`, which all hosts share, as a page's reader would write it."""
     content = yaml.safe_load((work / "run me.yaml").read_text())
@@ -65,9 +53,9 @@ def write_run(path: Path, work: Path, output: str, **keys: object) -> None:
     path.write_text(yaml.safe_dump({**content, "output": output, **keys}))
 
 
-def shell(block: str, programs: str) -> list[str]:
+def shell(block: str, programs: str, pythonpath: str = SOURCES) -> list[str]:
     """The command that types a block of a page into a shell."""
-    return ["sh", "-ec", f"export PATH={programs}:$PATH PYTHONPATH={SOURCES}\n{block}"]
+    return ["sh", "-ec", f"export PATH={programs}:$PATH PYTHONPATH={pythonpath}\n{block}"]
 
 
 def wait(*started: subprocess.Popen[str]) -> list[int]:
@@ -121,13 +109,15 @@ def test_torchrun_on_one_host(two, work, programs, on_one_host):
     assert same(weights(work / "runs" / "torchrun"), on_one_host)
 
 
-def torchrun_on_many(two: dict[str, Host], work: Path, programs: str) -> list[subprocess.Popen[str]]:
+def torchrun_on_many(
+    two: dict[str, Host], work: Path, programs: str, pythonpath: str = SOURCES
+) -> list[subprocess.Popen[str]]:
     _, many = blocks(RECIPES / "torchrun.md", "sh")
     changes = {**THREADS, "--nproc-per-node 8": "--nproc-per-node 1", "--master-addr node-1": "--master-addr 10.77.0.1"}
     assert two["a"].address == "10.77.0.1"
     return [
         host.start_command(
-            *shell(changed(many, {**changes, "NODE_RANK=0": f"NODE_RANK={number}"}), programs),
+            *shell(changed(many, {**changes, "NODE_RANK=0": f"NODE_RANK={number}"}), programs, pythonpath),
             cwd=work,
             env=own(work),
             **PIPES,
@@ -136,23 +126,18 @@ def torchrun_on_many(two: dict[str, Host], work: Path, programs: str) -> list[su
     ]
 
 
-def test_torchrun_on_many_hosts(two, work, programs, on_one_host):
-    write_run(work / "run.yaml", work, "runs/torchruns")
-    assert wait(*torchrun_on_many(two, work, programs)) == [0, 0]
-    assert same(weights(work / "runs" / "torchruns"), on_one_host)
-    assert clean(two, work)
-
-
-def test_torchrun_that_is_stopped_keeps_a_checkpoint_and_goes_on(two, work, programs, undisturbed):
-    write_run(work / "run.yaml", work, "runs/stopped", max_steps=LONG)
-    started = torchrun_on_many(two, work, programs)
-    wait_for_step(work / "runs" / "stopped", 5)
+def test_torchrun_on_many_hosts_that_is_stopped_saves_a_checkpoint_and_goes_on(
+    two, work, tmp_path, programs, undisturbed
+):
+    write_run(work / "run.yaml", work, "runs/stopped", max_steps=STEPS)
+    hold = Hold(tmp_path, rank=1)
+    started = torchrun_on_many(two, work, programs, hold.pythonpath)
+    hold.wait()
     (launcher,) = two["b"].pids("--nproc-per-node")  # on the host that rank 0 is not on
     psutil.Process(launcher).terminate()
     assert 0 not in wait(*started)
     assert clean(two, work)
-    stopped_at = [int(path.name.removeprefix("step-")) for path in (work / "runs/stopped/checkpoints").glob("step-*")]
-    assert stopped_at and max(stopped_at) < LONG
+    assert 0 < steps_in(work / "runs" / "stopped" / "checkpoints")[-1] < STEPS
     assert wait(*torchrun_on_many(two, work, programs)) == [0, 0]
     assert same(weights(work / "runs" / "stopped"), undisturbed)
 
@@ -160,7 +145,7 @@ def test_torchrun_that_is_stopped_keeps_a_checkpoint_and_goes_on(two, work, prog
 # kubernetes.yaml: its container in processes, a host in place of each pod
 
 
-def pods(two: dict[str, Host], work: Path, run_file: Path) -> list[subprocess.Popen[str]]:
+def pods(two: dict[str, Host], work: Path, run_file: Path, pythonpath: str = SOURCES) -> list[subprocess.Popen[str]]:
     """What Kubernetes would start: the container's command, arguments and environment, its `$(NAME)` filled in."""
     changes = {
         "/shared": str(work),
@@ -172,7 +157,7 @@ def pods(two: dict[str, Host], work: Path, run_file: Path) -> list[subprocess.Po
     for index, host in enumerate(two.values()):
         words = [*CONTAINER["command"], *CONTAINER["args"]]
         assert words.pop(0) == "python"
-        variables = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCES}
+        variables = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": pythonpath}
         for old, new in {**changes, "$(JOB_COMPLETION_INDEX)": str(index)}.items():
             words = [word.replace(old, new) for word in words]
             variables = {name: value.replace(old, new) for name, value in variables.items()}
@@ -180,24 +165,18 @@ def pods(two: dict[str, Host], work: Path, run_file: Path) -> list[subprocess.Po
     return started
 
 
-def test_pods_train_what_one_host_does(two, work, tmp_path, on_one_host):
-    write_run(tmp_path / "run.yaml", work, "runs/pods")
-    assert wait(*pods(two, work, tmp_path / "run.yaml")) == [0, 0]
-    assert same(weights(work / "runs" / "pods"), on_one_host)
-    assert clean(two, work)
-
-
 def test_wrong_input_ends_every_pod_with_the_exit_code_that_fails_the_job(two, work, tmp_path):
-    write_run(tmp_path / "run.yaml", work, "runs/never", epoch=3)
+    write_run(tmp_path / "run.yaml", work, "runs/wrong pods", epoch=3)
     assert wait(*pods(two, work, tmp_path / "run.yaml")) == [2, 2]
 
 
-def test_pods_stop_with_a_checkpoint_where_one_is_evicted_and_go_on(two, work, tmp_path, undisturbed):
-    write_run(tmp_path / "run.yaml", work, "runs/evicted", max_steps=LONG)
-    started = pods(two, work, tmp_path / "run.yaml")
-    wait_for_step(work / "runs" / "evicted", 5)
+def test_pods_stop_with_a_checkpoint_when_one_is_evicted_and_go_on(two, work, tmp_path, undisturbed):
+    write_run(tmp_path / "run.yaml", work, "runs/evicted", max_steps=STEPS)
+    hold = Hold(tmp_path, rank=1)
+    started = pods(two, work, tmp_path / "run.yaml", hold.pythonpath)
+    hold.wait()
     (first_process,) = two["b"].pids("--node-rank=1")
-    psutil.Process(first_process).terminate()  # which is what an eviction does
+    psutil.Process(first_process).terminate()  # as an eviction does
     assert wait(*started) == [143, 143]
     assert clean(two, work)
     assert wait(*pods(two, work, tmp_path / "run.yaml")) == [0, 0]
@@ -209,7 +188,7 @@ def test_pods_stop_with_a_checkpoint_where_one_is_evicted_and_go_on(two, work, t
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The variables by which `bertnli` finds a model hub, and a data set of the catalogue, on this machine."""
+    """The variables by which `bertnli` finds a model hub and a data set of the catalogue on this machine."""
     tiny.hf_folder(tmp_path / "model")
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:

@@ -1,4 +1,4 @@
-"""The Slurm recipe in a real Slurm (tests/support/slurm.py): trains, is pre-empted, loses a rank, loses a node."""
+"""The Slurm recipe in a real Slurm (tests/support/slurm.py): it trains, is pre-empted, loses a rank, loses a node."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 
 from bertnli.watch.rank_env import first_host
 from tests.conftest import ROOT, SOURCES
-from tests.launch.test_recipes_system import LONG, undisturbed, write_run  # noqa: F401
-from tests.support.clusterruns import own, same
+from tests.launch.test_recipes_system import write_run
+from tests.support.clusterruns import STEPS, Hold, own, same
 from tests.support.pages import changed
-from tests.support.runs import wait_for_step, weights
+from tests.support.runs import weights
 from tests.support.slurm import Slurm, cluster, why_not
 
 pytestmark = [
@@ -41,8 +41,11 @@ def run_file(work: Path, name: str, **keys: object) -> str:
     return f"{name}.yaml"
 
 
-def submit(slurm: Slurm, work: Path, run: str, *, names_are_known: bool = False) -> int:
-    """The recipe as it stands, but for what it says to change."""
+def submit(
+    slurm: Slurm, work: Path, run: str, *, names_are_known: bool = False, pythonpath: str = SOURCES, wait: int = 30
+) -> int:
+    """Submit the recipe, changed only where it says CHANGE. wait: seconds that srun waits for tasks that do not end."""
+    python = Path(sys.executable).parent
     script = changed(
         RECIPE,
         {
@@ -51,12 +54,13 @@ def submit(slurm: Slurm, work: Path, run: str, *, names_are_known: bool = False)
             "--cpus-per-task=8": "--cpus-per-task=1",
             "cd /shared/snli": f"cd {shlex.quote(str(work))}",
             "run_file=run.yaml": f"run_file={shlex.quote(run)}",
-            "source /shared/venv/bin/activate": f"export PYTHONPATH={SOURCES} PATH={Path(sys.executable).parent}:$PATH",
+            "source /shared/venv/bin/activate": f"export PYTHONPATH={pythonpath} PATH={python}:$PATH",
             "BERTNLI_CACHE=/shared/cache": f"BERTNLI_CACHE={shlex.quote(own(work)['BERTNLI_CACHE'])}",
             **({} if names_are_known else {"# export MASTER_ADDR": "export MASTER_ADDR"}),
         },
     )
     assert unmarked(script) == unmarked(RECIPE)
+    script = script.replace("--wait=30", f"--wait={wait}")
     path = slurm.folder / f"{run}.sbatch"
     path.write_text(script)
     return slurm.submit(path, cwd=slurm.folder)  # not `work`: in the name of a log %n is the node
@@ -70,29 +74,26 @@ def log(slurm: Slurm, job: int) -> str:
     return (slurm.folder / f"snli-{job}.log").read_text()
 
 
-def test_two_nodes_train_what_one_host_does(slurm, work, on_one_host):
-    job = submit(slurm, work, run_file(work, "two nodes"))
-    assert slurm.end(job) == ("COMPLETED", "0:0", 0), log(slurm, job)
+def test_a_preempted_run_goes_back_into_the_queue_and_goes_on(slurm, work, tmp_path, undisturbed):
+    hold = Hold(tmp_path)
+    job = submit(slurm, work, run_file(work, "preempted", max_steps=STEPS), pythonpath=hold.pythonpath)
+    hold.wait()
     assert slurm.job(job)["NodeList"] == "n[1-2]"
-    assert same(weights(work / "runs" / "two nodes"), on_one_host)
-
-
-def test_a_preempted_run_goes_back_into_the_queue_and_goes_on(slurm, work, undisturbed):  # noqa: F811
-    job = submit(slurm, work, run_file(work, "preempted", max_steps=LONG))
-    wait_for_step(work / "runs" / "preempted", 20)
     urgent = slurm.submit("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", cwd=slurm.folder)
     slurm.wait(urgent, "COMPLETED")
     assert "stopped by SIGTERM; job" in log(slurm, job)
-    kept = re.search(r"stopped after step (\d+) of 300; a checkpoint is in", log(slurm, job))
+    kept = re.search(rf"stopped after step (\d+) of {STEPS}; a checkpoint is in", log(slurm, job))
     assert kept, log(slurm, job)
     assert slurm.end(job, restarts=1) == ("COMPLETED", "0:0", 1), log(slurm, job)
-    assert f"going on from step {kept[1]} of 300" in log(slurm, job)
+    assert f"going on from step {kept[1]} of {STEPS}" in log(slurm, job)
     assert same(weights(work / "runs" / "preempted"), undisturbed, within=0)
 
 
-def test_a_run_that_loses_a_rank_has_failed(slurm, work):
-    job = submit(slurm, work, run_file(work, "killed", max_steps=LONG))
-    wait_for_step(work / "runs" / "killed", 20)
+def test_a_run_that_loses_a_rank_has_failed(slurm, work, tmp_path):
+    hold = Hold(tmp_path)
+    job = submit(slurm, work, run_file(work, "killed", max_steps=STEPS), pythonpath=hold.pythonpath)
+    hold.wait()
+    assert slurm.pids("bertnli.train") and slurm.pids("bertnli.train.process")
     victim = next(pid for pid in slurm.pids("bertnli.train.process") if b"SLURM_PROCID=1" in environ(pid))
     os.kill(victim, signal.SIGKILL)
     assert slurm.end(job) == ("FAILED", "137:0", 0), log(slurm, job)
@@ -101,20 +102,23 @@ def test_a_run_that_loses_a_rank_has_failed(slurm, work):
 
 
 def test_a_run_file_that_is_wrong_has_failed(slurm, work):
-    """The first rank ends while the other is still starting: how Slurm ends that must not pass for a pre-emption."""
+    """The first rank ends while the other is still starting. How Slurm ends that must not look like a pre-emption."""
     job = submit(slurm, work, run_file(work, "wrong", epoch=3))
     assert slurm.end(job) == ("FAILED", "2:0", 0), log(slurm, job)
 
 
-def test_a_run_that_loses_a_node_goes_on_when_there_are_enough_again(slurm, work, undisturbed):  # noqa: F811
-    job = submit(slurm, work, run_file(work, "cut", max_steps=LONG, checkpoint={"every_steps": 5}))
-    wait_for_step(work / "runs" / "cut", 20)
+def test_a_run_that_loses_a_node_goes_on_when_there_are_enough_again(slurm, work, tmp_path, undisturbed):
+    hold = Hold(tmp_path)
+    run = run_file(work, "cut", max_steps=STEPS, checkpoint={"every_steps": 5})
+    job = submit(slurm, work, run, pythonpath=hold.pythonpath, wait=5)
+    hold.wait()
     slurm.cut_node("n2")
+    hold.release()
     *_, restarts = slurm.end(job)
     slurm.start_node("n2")
     assert restarts == 1 and "a node does not answer" in log(slurm, job)
     assert slurm.end(job, restarts=1) == ("COMPLETED", "0:0", 1), log(slurm, job)
-    assert re.search(r"going on from step [1-9]\d* of 300", log(slurm, job))
+    assert re.search(rf"going on from step [1-9]\d* of {STEPS}", log(slurm, job))
     assert same(weights(work / "runs" / "cut"), undisturbed, within=0)
 
 
@@ -162,7 +166,7 @@ def test_who_is_a_rank(slurm):
 
 
 def test_deepspeeds_own_slurm_launcher(slurm, work, on_one_host):
-    """It knows no --module, but what follows -- is for python."""
+    """It does not pass --module on, but python gets what follows --."""
     hosts = slurm.folder / "hosts"
     hosts.write_text("n1 slots=1\nn2 slots=1\n")
     command = [Path(sys.executable).parent / "deepspeed", "--hostfile", hosts, "--launcher", "slurm"]

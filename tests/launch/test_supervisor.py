@@ -1,4 +1,4 @@
-"""One attempt at a job: what of its output is shown, how it ended, and that nothing of it, and of it only, is left."""
+"""One attempt at a job: what of its output is shown, how it ended, and that all of it is gone, and only that."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -29,10 +30,11 @@ NAME = "the-job"
 
 @pytest.fixture(autouse=True)
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`a` and `b` are this machine, by ssh."""
+    """`a` and `b` are this machine; `calls` grows by a line with each ssh to `a`."""
     folder = fake_ssh.install(tmp_path)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setattr("bertnli_launch.supervisor._GRACE_PERIOD", 1.0)
+    monkeypatch.setattr("bertnli_launch.supervisor._GRACE_PERIOD", 0.5)
+    fake_ssh.before(folder, "a", f"echo >> {tmp_path}/calls")
     return folder
 
 
@@ -40,9 +42,27 @@ def command(script: str, host: str | None = "a", files: dict[Path, str] | None =
     return Command(["sh", "-c", script], {}, files or {}, host)
 
 
+@contextlib.contextmanager
+def running(environment: dict[str, str], *argv: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with these variables; it is killed at the end."""
+    process = subprocess.Popen(argv, env={**os.environ, **environment}, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.02)
+
+
 def told(rank: int, code: int, by: int = 0, kind: str = "ended", shown: bool = False) -> str:
-    """The shell command that prints what a watcher tells."""
-    ending = Ending(rank, "ab"[rank // 2], code, "ended so", "last words", kind)
+    """The shell command that prints a watcher's report."""
+    ending = Ending(rank, "ab"[rank // 2], code, "ended so", "its error", kind)
     about = json.dumps({"ending": ending.to_json(), "reported_by": by, "shown": shown})
     return f"echo {shlex.quote(MARK + about)} >&2"
 
@@ -87,40 +107,37 @@ def test_a_host_whose_connection_ends_is_gone():
 )
 def test_whose_word_counts(words, rank, capfd):
     ending, _ = tried(command("; ".join(words) + "; exit 1"))
-    assert ending.rank == rank and ending.text == "last words"
+    assert ending.rank == rank and ending.text == "its error"
     assert MARK not in capfd.readouterr().err
 
 
-def test_what_does_not_end_by_itself_is_ended_and_nothing_else():
-    """Also what ignores signals, and has left its parent; another job's processes with the same words stay."""
-    stubborn = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"]
-    started = {
-        name: subprocess.Popen([*stubborn, "bertnli.train"], env={**os.environ, **variables}, start_new_session=True)
-        for name, variables in {"ours": {"BERTNLI_JOB": NAME}, "other": {"BERTNLI_JOB": "x"}, "none": {}}.items()
-    }
-    try:
+def test_what_does_not_end_by_itself_is_killed_and_nothing_else(tmp_path):
+    """Also a process that ignores signals and has left its parent. Processes with the same command line stay."""
+    script = f"import pathlib, signal, time; signal.signal(15, signal.SIG_IGN); pathlib.Path({str(tmp_path)!r}, 'up')"
+    stubborn = [sys.executable, "-c", f"{script}.touch(); time.sleep(1000)", "bertnli.train"]
+    with (
+        running({"BERTNLI_JOB": NAME}, *stubborn) as ours,
+        running({"BERTNLI_JOB": "x"}, *stubborn) as another,
+        running({}, *stubborn) as unnamed,
+    ):
+        wait_for(tmp_path / "up")
         began = time.monotonic()
         ending, _ = tried(command(f"{told(0, 137)}; exec sleep 1000"))
         assert ending.code == 137 and time.monotonic() - began < 30
-        assert started["ours"].wait(timeout=5) == -signal.SIGKILL
-        assert started["other"].poll() is None and started["none"].poll() is None
-    finally:
-        for process in started.values():
-            process.kill()
-            process.wait()
+        assert ours.wait(timeout=5) == -signal.SIGKILL
+        assert another.poll() is None and unnamed.poll() is None
 
 
 def test_a_finished_job_is_left_alone():
-    """Nothing is ended of it: its last rank may still be closing its files."""
-    script = f"(BERTNLI_JOB={NAME} sleep 2; echo closed) & {told(0, 0)}; wait"
+    """Nothing of it is killed: its last rank may still be closing its files."""
+    script = f"(BERTNLI_JOB={NAME} sleep 1; echo closed) & {told(0, 0)}; wait"
     began = time.monotonic()
-    assert tried(command(script))[0].code == 0 and time.monotonic() - began >= 2
+    assert tried(command(script))[0].code == 0 and time.monotonic() - began >= 1
 
 
 @pytest.mark.parametrize("fails", ["a start", "the last line"])
 def test_nothing_is_left_where_something_of_ours_breaks(fails, tmp_path):
-    """On no host, though it is an exception that ends the attempt."""
-    running = subprocess.Popen(["sleep", "1000"], env={**os.environ, "BERTNLI_JOB": NAME})
+    """On any host, when an exception ends the attempt."""
 
     def say(line: str) -> None:
         raise OSError("the terminal is gone")
@@ -129,15 +146,12 @@ def test_nothing_is_left_where_something_of_ours_breaks(fails, tmp_path):
     if fails == "a start":
         started.append(Command(["/no/such/program"], {}, {}, "b"))
     else:
-        threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    try:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with running({"BERTNLI_JOB": NAME}, "sleep", "1000") as process:
         with pytest.raises(OSError):
             run_attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say)
-        assert running.wait(timeout=5) == -signal.SIGKILL
+        assert process.wait(timeout=5) == -signal.SIGKILL
         assert not (tmp_path / "pid").exists() or not psutil.pid_exists(int((tmp_path / "pid").read_text()))
-    finally:
-        running.kill()
-        running.wait()
 
 
 def test_a_watcher_is_heard_where_nobody_reads_the_output(monkeypatch):
@@ -157,42 +171,46 @@ def test_a_watcher_is_heard_where_nobody_reads_the_output(monkeypatch):
 def test_a_signal_goes_to_the_watcher_of_rank_0_alone(tmp_path, number, passed):
     watcher = (
         "import os, pathlib, signal, sys, time\n"
+        "name = os.environ['RANK'] + os.environ.get('BERTNLI_HEARTBEAT', '')\n"
+        f"file = pathlib.Path({str(tmp_path)!r}, name)\n"
         "def note(number, frame):\n"
-        "    name = os.environ['RANK'] + os.environ.get('BERTNLI_HEARTBEAT', '')\n"
-        f"    pathlib.Path({str(tmp_path)!r}, name).write_text(str(number))\n"
+        "    file.with_suffix('.got').write_text(str(number))\n"
         "    sys.exit()\n"
         "for number in (2, 15): signal.signal(number, note)\n"
+        "file.with_suffix('.up').touch()\n"
         "time.sleep(1000)\n"
     )
     same = {"BERTNLI_JOB": NAME, "RANK": "0"}
-    variables = {"watcher": same, "trainer": {**same, "BERTNLI_HEARTBEAT": "x"}, "another": {**same, "RANK": "1"}}
-    started = [
-        subprocess.Popen([sys.executable, "-c", watcher], env={**os.environ, **own}) for own in variables.values()
-    ]
-    try:
-        time.sleep(0.5)
-        threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
-        waits = f"while [ ! -e {tmp_path}/0 ]; do sleep 0.1; done; {told(0, 128 + passed, shown=True)}; exit 1"
+    with (
+        running(same, sys.executable, "-c", watcher),
+        running({**same, "BERTNLI_HEARTBEAT": "x"}, sys.executable, "-c", watcher),
+        running({**same, "RANK": "1"}, sys.executable, "-c", watcher),
+    ):
+        for name in ("0", "0x", "1"):
+            wait_for(tmp_path / f"{name}.up")
+        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+        waits = f"while [ ! -e {tmp_path}/0.got ]; do sleep 0.1; done; {told(0, 128 + passed, shown=True)}; exit 1"
         ending, shown = tried(command(waits))
         assert (ending.code, shown) == (128 + passed, True)
-        assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"0"}
-        assert (tmp_path / "0").read_text() == str(passed)
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+        assert [path.name for path in tmp_path.glob("*.got")] == ["0.got"]
+        assert (tmp_path / "0.got").read_text() == str(passed)
 
 
-def test_a_signal_before_there_is_a_watcher_waits_for_it():
-    """As in the seconds in which ssh connects and Python starts."""
+def test_a_signal_before_there_is_a_watcher_waits_for_it(tmp_path):
+    """As in the seconds in which ssh connects and Python starts. Here the first request finds no watcher."""
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
     began = time.monotonic()
-    ending, *_ = tried(command(f"sleep 4; BERTNLI_JOB={NAME} RANK=0 exec sleep 1000"))
+    ending, *_ = tried(
+        command(
+            f"while [ $(wc -l < {tmp_path}/calls || echo 0) -lt 2 ]; do sleep 0.05; done; "
+            f"BERTNLI_JOB={NAME} RANK=0 exec sleep 1000"
+        )
+    )
     assert ending.code == 143 and time.monotonic() - began < 30
 
 
 def test_a_second_signal_ends_at_once():
-    for seconds in (0.3, 0.8):
+    for seconds in (0.2, 0.5):
         threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
     began = time.monotonic()
     ending, _ = tried(command("trap '' INT; sleep 1000"))
@@ -201,27 +219,27 @@ def test_a_second_signal_ends_at_once():
 
 def test_a_signal_counts_while_a_job_is_failing_by_itself():
     """So that it is not started again."""
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    ending, _, asked = attempted(command(f"{told(0, 137)}; exec sleep 1000"))
-    assert (ending.code, asked) == (137, True)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    ending, _, stopped = attempted(command(f"{told(0, 137)}; exec sleep 1000"))
+    assert (ending.code, stopped) == (137, True)
     assert attempted(command(told(0, 137)))[2] is False
 
 
 def test_two_hang_ups_stop_a_job_too():
-    for seconds in (0.3, 0.8):
+    for seconds in (0.2, 0.5):
         threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGHUP)).start()
-    ending, _, asked = attempted(command("exec sleep 1000"))
-    assert ending.code == 143 and not ending.failed and asked
+    ending, _, stopped = attempted(command("exec sleep 1000"))
+    assert ending.code == 143 and not ending.failed and stopped
 
 
 def test_a_hang_up_that_nohup_has_us_ignore_stops_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGHUP)).start()
-        ending, _, asked = attempted(command(f"sleep 1; {told(0, 0)}"))
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGHUP)).start()
+        ending, _, stopped = attempted(command(f"sleep 0.6; {told(0, 0)}"))
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert (ending.code, asked) == (0, False)
+    assert (ending.code, stopped) == (0, False)
 
 
 def test_files_are_for_this_user_alone(tmp_path, capfd):

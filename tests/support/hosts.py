@@ -155,7 +155,7 @@ class Host:
         """The link goes down: nothing reaches this host, and nobody is told."""
         _ip("-n", self.bridge, "link", "set", self._port, "down")
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         _ip("-n", self.bridge, "link", "set", self._port, "up")
 
     @contextlib.contextmanager
@@ -210,8 +210,10 @@ def cluster(folder: Path, **hosts: Mapping[str, Any]) -> Iterator[dict[str, Host
     (folder / "bin").mkdir(parents=True)
     Path("/run/sshd").mkdir(exist_ok=True)
     _keygen(folder / "client")
-    # ssh looks for its configuration in the home folder of the password file, whatever HOME says
-    (folder / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder / "ssh_config"} "$@"\n')
+    # ssh looks for its configuration in the home folder of the password file, whatever HOME says. The first value of an
+    # option counts: a host that is cut off costs 5 s at each try.
+    options = f"-F {folder / 'ssh_config'} -o ConnectTimeout=5"
+    (folder / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} {options} "$@"\n')
     (folder / "bin" / "ssh").chmod(0o755)
     bridge = f"bertnli-{os.getpid()}-{next(_CLUSTERS)}"
     made = {

@@ -1,8 +1,9 @@
-"""Jobs of stand-in trainers under real watchers: however a rank ends, all end, and the right one is named."""
+"""Jobs of stand-in training processes under real watchers: however a rank ends, all end, and the cause is named."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +28,63 @@ from bertnli.watch.link import Hub
 from bertnli.watch.rank_env import Rank, watch_port
 from tests.conftest import environment
 
-STALL = 5.0  # seconds; less, and a busy machine would look like a standstill
 HOST = socket.gethostname()
-WATCH = (
+WATCH = (  # the watcher's program, with its times shortened
     "import os, sys; from pathlib import Path\n"
-    "from bertnli.watch.link import Rank; from bertnli.watch.watcher import watch\n"
-    "script, logs, stall_timeout = sys.argv[1:]\n"
+    "from bertnli.watch import link; from bertnli.watch.rank_env import Rank; from bertnli.watch.watcher import watch\n"
+    "script, logs, stall_timeout, times = sys.argv[1:]\n"
+    "link.HEARTBEAT, link.CAUSE_WAIT, link.PEER_CAUSE_WAIT, link.GRACE_PERIOD = map(float, times.split())\n"
     "sys.exit(watch(Rank(os.environ), [sys.executable, '-c', script], Path(logs), float(stall_timeout)))"
 )
-TRAINER = "import os, signal, subprocess, sys, time\nfrom bertnli.common.heartbeat import beat, start\nstart()\n"
-WAITS = "while True: time.sleep(0.1)\n"  # for other ranks, as in a collective: nothing moves
+TRAINING = (  # begins each training process
+    "import os, re, signal, subprocess, sys, time\n"
+    "from pathlib import Path\n"
+    "from bertnli.common.heartbeat import beat, start\n"
+    "start()\n"
+    "def wait_for(file, line=''):\n"
+    "    path = Path(os.environ['BERTNLI_TEST'], file)\n"
+    "    while not path.exists() or not re.search('^' + line, path.read_text(), re.M): time.sleep(0.02)\n"
+    "def meet():\n"
+    "    for rank in range(int(os.environ['WORLD_SIZE'])): wait_for(f'logs/rank-{rank}.log', 'ready')\n"
+    "print('ready', file=sys.stderr, flush=True)\n"
+)
+WAITS = "while True: time.sleep(0.1)\n"  # as in a collective operation: no progress
 MOVES = "while True: beat('step'); time.sleep(0.1)\n"
 
 
-class Job:
-    """Watchers of `scripts`, one a rank, as a launcher would start them."""
+@functools.cache
+def slowdown() -> float:
+    """1 on a quiet machine; on a busy one, how many times longer it takes to start a process."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import bertnli.watch.watcher"], env=environment(), check=True)
+    return max(1.0, (time.monotonic() - started) / 0.4)
 
-    def __init__(self, folder: Path, scripts: list[str], stall_timeout: float = 60, world: int | None = None):
+
+class Job:
+    """Watchers of `scripts`, one for each rank, as a launcher would start them.
+
+    heartbeat, stall: the seconds between two messages, and the stall timeout. stalls: whether the job has that timeout,
+    or one that it never reaches.
+    """
+
+    def __init__(self, folder: Path, scripts: list[str], stalls: bool = False, world: int | None = None):
         self.logs = folder / "logs"
         self.variables = {
             "WORLD_SIZE": str(world or len(scripts)),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": "29500",
             "BERTNLI_WATCH_PORT": str(free_port()),
-            "BERTNLI_TEST": str(folder),  # in all that the job starts
+            "BERTNLI_TEST": str(folder),  # in all processes that the job starts
         }
-        self.folder, self.stall_timeout = folder, stall_timeout
+        self.heartbeat, self.stall = 0.2 * slowdown(), 2.0 * slowdown()
+        self.times = " ".join(str(seconds * slowdown()) for seconds in (0.2, 0.2, 1.5, 2.0))
+        self.folder, self.stall_timeout = folder, self.stall if stalls else 60.0
         self.watchers = [self.start(number, script) for number, script in enumerate(scripts)]
 
     def start(self, number: int, script: str) -> subprocess.Popen[str]:
+        arguments = [TRAINING + script, str(self.logs), str(self.stall_timeout), self.times]
         return subprocess.Popen(
-            [sys.executable, "-c", WATCH, TRAINER + script, str(self.logs), str(self.stall_timeout)],
+            [sys.executable, "-c", WATCH, *arguments],
             env=environment(RANK=str(number), **self.variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -64,9 +92,9 @@ class Job:
         )
 
     def ends(self, within: float = 45) -> tuple[list[int], list[str]]:
-        """Exit codes and what each watcher's standard error got. Nothing that the job has started is left."""
-        end = time.monotonic() + within
-        both = [watcher.communicate(timeout=max(0.1, end - time.monotonic())) for watcher in self.watchers]
+        """Exit codes, and each watcher's standard error. Nothing that the job has started is left."""
+        deadline = time.monotonic() + within
+        both = [watcher.communicate(timeout=max(0.1, deadline - time.monotonic())) for watcher in self.watchers]
         self.out, said = [out for out, _ in both], [err for _, err in both]
         time.sleep(0.1)
         assert not self.processes()
@@ -84,20 +112,27 @@ class Job:
         return found
 
     def linked(self) -> None:
-        """Wait until all trainers run, and all watchers know of each other."""
+        """Wait until all training processes run, and the hub has heard from all watchers."""
+        port = int(self.variables["BERTNLI_WATCH_PORT"])
         for rank in range(len(self.watchers)):
-            self.trainer(rank)
-        time.sleep(1.5)  # a beat and a half
+            self.training(rank)
+        for watcher in self.watchers[1:]:
+            connections = psutil.Process(watcher.pid).net_connections
+            wait_until(lambda: any(one.raddr and one.raddr.port == port for one in connections()))  # noqa: B023
+        time.sleep(2 * self.heartbeat)
 
-    def trainer(self, rank: int) -> psutil.Process:
-        """Once it runs."""
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            log = self.logs / f"rank-{rank}.log"
-            if log.exists() and "ready" in log.read_text():
-                return psutil.Process(self.watchers[rank].pid).children()[0]
-            time.sleep(0.05)
-        raise AssertionError(f"rank {rank} is not ready")
+    def training(self, rank: int, line: str = "ready") -> psutil.Process:
+        """The training process of a rank, once its log has the line."""
+        log = self.logs / f"rank-{rank}.log"
+        wait_until(lambda: log.exists() and line in log.read_text().splitlines())
+        return psutil.Process(self.watchers[rank].pid).children()[0]
+
+
+def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -105,9 +140,7 @@ def job(tmp_path):
     made: list[Job] = []
 
     def make(*scripts: str, **options: Any) -> Job:
-        made.append(
-            Job(tmp_path, ["print('ready', file=sys.stderr, flush=True)\n" + one for one in scripts], **options)
-        )
+        made.append(Job(tmp_path, list(scripts), **options))
         return made[0]
 
     yield make
@@ -125,10 +158,10 @@ def test_a_job_that_finishes(job):
 
 
 def test_an_exception_ends_all_with_its_traceback_last(job):
-    """And what the trainers have started goes with them."""
+    """The processes that the ranks have started end, too."""
     made = job(
-        "subprocess.Popen(['sleep', '1000'])\n" + MOVES,
-        "time.sleep(1)\ndef load_rows():\n    raise ValueError('no such row')\nload_rows()",
+        "child = subprocess.Popen(['sleep', '1000']); print('started', file=sys.stderr, flush=True)\n" + MOVES,
+        "wait_for('logs/rank-0.log', 'started')\ndef load_rows():\n    raise ValueError('no such row')\nload_rows()",
         MOVES,
     )
     codes, said = made.ends()
@@ -142,9 +175,9 @@ def test_an_exception_ends_all_with_its_traceback_last(job):
 
 
 def test_a_killed_rank_is_named_although_another_complains_first(job):
-    complains = "time.sleep(0.3); raise RuntimeError('[gloo/transport/tcp/pair.cc] Connection closed by peer')"
-    made = job(complains, "time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)", MOVES)
-    codes, said = made.ends()
+    complains = "meet(); raise RuntimeError('[gloo/transport/tcp/pair.cc] Connection closed by peer')"
+    killed = "wait_for('logs/rank-0.log', '--- .* ended with'); time.sleep(0.6); os.kill(os.getpid(), signal.SIGKILL)"
+    codes, said = job(complains, killed, MOVES).ends()
     assert codes == [137, 137, 137]
     assert f"bertnli train: rank 1 on {HOST} was killed by SIGKILL (by a user, or by the kernel" in said[0]
 
@@ -154,52 +187,61 @@ def test_a_complaint_about_a_peer_counts_where_nothing_else_comes(job):
     assert codes == [1, 1] and "Connection reset by peer" in said[0]
 
 
-def test_a_halted_rank(job):
+def test_a_suspended_rank(job):
     waits = "beat('step 3', waiting=True)\n" + WAITS
-    made = job(waits, "while True: beat('step 3'); time.sleep(0.1)\n", waits, stall_timeout=STALL)
+    made = job(waits, "while True: beat('step 3'); time.sleep(0.1)\n", waits, stalls=True)
     made.linked()
-    made.trainer(1).suspend()
+    made.training(1).suspend()
     codes, said = made.ends()
     assert codes == [1, 1, 1]
-    assert f"rank 1 on {HOST} made no progress for {STALL:g} s, in step 3; it was suspended" in said[0]
+    assert f"rank 1 on {HOST} made no progress for {made.stall:g} s, in step 3; it was suspended" in said[0]
 
 
 def test_a_rank_that_hangs_while_others_wait_shows_where(job):
     hangs = "def hanging_here():\n    " + WAITS + "beat('step 7')\nhanging_here()\n"
-    made = job("beat('step 7', waiting=True)\n" + WAITS, hangs, stall_timeout=STALL)
+    made = job("beat('step 7', waiting=True)\n" + WAITS, hangs, stalls=True)
     codes, said = made.ends()
-    assert codes == [1, 1] and f"rank 1 on {HOST} made no progress for {STALL:g} s, in step 7" in said[0]
+    assert codes == [1, 1] and f"rank 1 on {HOST} made no progress for {made.stall:g} s, in step 7" in said[0]
     assert "hanging_here" in (made.logs / "rank-1.log").read_text()
 
 
 def test_no_stall_while_one_rank_moves(job):
-    slow = "for number in range(32): beat('tokenising'); time.sleep(0.25)\n"
-    codes, _ = job(slow, "beat('waiting', waiting=True); time.sleep(8)", stall_timeout=STALL).ends()
-    assert codes == [0, 0]
+    made = job(
+        "while not Path(os.environ['BERTNLI_TEST'], 'over').exists(): beat('tokenising'); time.sleep(0.1)",
+        "beat('waiting', waiting=True); wait_for('over')",
+        stalls=True,
+    )
+    made.linked()
+    time.sleep(1.6 * made.stall)
+    (made.folder / "over").touch()
+    assert made.ends()[0] == [0, 0]
 
 
 def test_a_rank_that_never_comes(job):
-    codes, said = job(WAITS, stall_timeout=STALL, world=2).ends()
-    assert codes == [1] and f"rank 1 on an unknown host has not joined the others for {STALL:g} s" in said[0]
+    made = job(WAITS, stalls=True, world=2)
+    codes, said = made.ends()
+    assert codes == [1] and f"rank 1 on an unknown host has not joined the others for {made.stall:g} s" in said[0]
 
 
-def test_a_job_that_was_halted_as_a_whole_goes_on(job):
-    """As by Slurm's suspend: nobody had time to give a sign."""
-    counts = "for number in range(150): beat('step'); time.sleep(0.05)\n"
-    made = job(counts, counts, counts, stall_timeout=STALL)
+def test_a_job_that_was_suspended_as_a_whole_goes_on(job):
+    """As Slurm suspends a job: no watcher could send anything."""
+    counts = "while not Path(os.environ['BERTNLI_TEST'], 'over').exists(): beat('step'); time.sleep(0.05)\n"
+    made = job(counts, counts, counts, stalls=True)
     made.linked()
     processes = made.processes()
     for process in processes:
         process.suspend()
-    time.sleep(STALL + 4)
+    time.sleep(made.stall + 2 * made.heartbeat)
     for process in processes:
         process.resume()
+    time.sleep(6 * made.heartbeat)  # the watchers' allowance for a job that was suspended is 5
+    (made.folder / "over").touch()
     codes, said = made.ends()
     assert codes == [0, 0, 0], said
 
 
 @pytest.mark.parametrize("who", [0, 1])
-def test_a_killed_watcher_takes_its_trainer_with_it_and_ends_the_job(job, who):
+def test_a_killed_watcher_takes_its_training_process_with_it_and_ends_the_job(job, who):
     made = job(MOVES, MOVES)
     made.linked()
     made.watchers[who].kill()
@@ -210,46 +252,46 @@ def test_a_killed_watcher_takes_its_trainer_with_it_and_ends_the_job(job, who):
 
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_silent_watcher_is_lost(job, who):
-    """As where a network cable is pulled: the connection stands, and nothing comes."""
-    made = job(MOVES, MOVES, stall_timeout=STALL)
+    """As if a network cable is pulled: the connection stays open, and no message comes."""
+    made = job(MOVES, MOVES, stalls=True)
     made.linked()
     made.watchers[who].send_signal(signal.SIGSTOP)
     other = made.watchers[1 - who]
     try:
-        _, said = other.communicate(timeout=25)
+        _, said = other.communicate(timeout=45)
     finally:
         made.watchers[who].send_signal(signal.SIGCONT)
-    assert other.returncode == 1 and f"rank {who} on " in said and f"sent nothing for {STALL:g} s" in said
+    assert other.returncode == 1 and f"rank {who} on " in said and f"sent nothing for {made.stall:g} s" in said
     assert made.ends()[0] == [1, 1]
 
 
 def test_a_watcher_that_cannot_reach_rank_0_ends_by_itself(tmp_path):
-    made = Job(tmp_path, [], stall_timeout=STALL, world=2)
+    made = Job(tmp_path, [], stalls=True, world=2)
     made.watchers = [made.start(1, MOVES)]
     codes, said = made.ends()
     address = f"127.0.0.1:{made.variables['BERTNLI_WATCH_PORT']}"
-    assert codes == [1] and f"was not reached at {address} for {STALL:g} s" in said[0]
+    assert codes == [1] and f"was not reached at {address} for {made.stall:g} s" in said[0]
     assert "choose another with BERTNLI_WATCH_PORT" in said[0]
 
 
 STOPS = (  # as the training loop does
     "def note(number, frame):\n"
     "    print('bertnli train: stopped after step 3', file=sys.stderr, flush=True)\n"
-    "    time.sleep(0.5)\n"
+    "    time.sleep(0.2)\n"
     "    sys.exit(128 + number)\n"
     "signal.signal(signal.SIGINT, note); signal.signal(signal.SIGTERM, note)\n"
-    "print('ready to stop', file=sys.stderr, flush=True)\n"
+    "print('now it can stop', file=sys.stderr, flush=True)\n"
 )
 
 
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)], ids=lambda x: str(x)
 )
-def test_a_signal_reaches_the_trainer_and_the_job_ends_as_stopped(job, sent, code):
-    """Rank 1 hears of it from rank 0 in the real loop; here it ends as it is told that the job has ended."""
-    made = job(STOPS + MOVES, "time.sleep(3); sys.exit(143)")
-    made.trainer(0)
-    time.sleep(0.3)
+def test_a_signal_reaches_the_training_process_and_the_job_ends_as_stopped(job, sent, code):
+    """In the real loop rank 1 gets the request from rank 0; here it ends while it is told that the job has ended."""
+    made = job(STOPS + MOVES, "wait_for('logs/rank-0.log', '--- .* was stopped by'); time.sleep(0.5); sys.exit(143)")
+    made.linked()
+    made.training(0, "now it can stop")
     made.watchers[0].send_signal(sent)
     if sent != signal.SIGINT:
         made.watchers[0].send_signal(sent)  # DeepSpeed's launcher and Slurm send it more than once
@@ -259,11 +301,12 @@ def test_a_signal_reaches_the_trainer_and_the_job_ends_as_stopped(job, sent, cod
 
 
 def test_a_second_ctrl_c_does_not_wait(job):
-    made = job("signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('ready to stop', file=sys.stderr)\n" + MOVES)
-    made.trainer(0)
-    for _ in range(2):
-        time.sleep(0.5)
-        made.watchers[0].send_signal(signal.SIGINT)
+    note = "lambda *_: print('one came', file=sys.stderr, flush=True)"
+    made = job(f"signal.signal(signal.SIGINT, {note})\nprint('now it can stop', file=sys.stderr)\n" + MOVES)
+    made.training(0, "now it can stop")
+    made.watchers[0].send_signal(signal.SIGINT)
+    made.training(0, "one came")
+    made.watchers[0].send_signal(signal.SIGINT)
     assert made.ends()[0] == [130]
 
 
@@ -277,17 +320,18 @@ def test_a_refused_input_is_told_once_by_whoever_finds_it(job):
     )
 
 
-def test_a_stranger_at_the_port_is_left_alone(job):
-    made = job("time.sleep(3)", "time.sleep(3)")
-    made.trainer(0)
+def test_a_stranger_at_the_port_is_ignored(job):
+    made = job("wait_for('over')", "wait_for('over')")
+    made.linked()
     for line in (b"GET / HTTP/1.1\r\n\r\n", b'{"token": "of another job", "rank": 1, "host": "x"}\n', b"\xff\n"):
         with socket.create_connection(("127.0.0.1", int(made.variables["BERTNLI_WATCH_PORT"]))) as link:
             link.sendall(line)
-            assert link.recv(100) == b""  # nothing is told, and the connection is closed
+            assert link.recv(100) == b""  # nothing is sent, and the connection is closed
+    (made.folder / "over").touch()
     assert made.ends()[0] == [0, 0]
 
 
-def test_a_taken_port_is_an_error_with_its_mend(monkeypatch):
+def test_a_taken_port_is_an_error_with_its_fix(monkeypatch):
     monkeypatch.setattr("bertnli.watch.link.GRACE_PERIOD", 0.0)
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
@@ -313,7 +357,7 @@ def test_the_watchers_port(variables, port):
 
 
 @pytest.mark.parametrize("named", ["abc", "0", "65536", "-1"])
-def test_a_watchers_port_that_is_none(named):
+def test_a_watchers_port_that_is_not_a_port(named):
     with pytest.raises(InputError, match=f"BERTNLI_WATCH_PORT; found '{named}'; expected a port, 1 to 65535"):
         watch_port({"MASTER_PORT": "29500", "BERTNLI_WATCH_PORT": named})
 
@@ -345,7 +389,7 @@ def test_a_process_without_a_watcher_sends_no_heartbeats():
     assert done.stdout == "fine\n", done.stderr
 
 
-def test_training_is_not_held_up_by_a_watcher_that_does_not_listen():
+def test_training_does_not_wait_for_a_watcher_that_does_not_read():
     reading, writing = os.pipe()
     script = (
         "from bertnli.common import heartbeat; heartbeat.start()\n"
@@ -364,27 +408,28 @@ def test_training_is_not_held_up_by_a_watcher_that_does_not_listen():
     assert done.stdout == "done\n", done.stderr
 
 
-def test_waiting_for_somebody_else_is_no_standstill(tmp_path, monkeypatch):
-    """For a library's transfer, and for the lock of another process that fetches or tokenises the same."""
+def test_waiting_for_another_process_is_not_a_stall(tmp_path, monkeypatch):
+    """Waiting for a library's transfer, or for the lock of another process that fetches or tokenises the same."""
     phases = []
     monkeypatch.setattr(heartbeat, "beat", phases.append)
     monkeypatch.setattr(heartbeat, "_INTERVAL", 0.01)
+    monkeypatch.setattr(locks, "_INTERVAL", 0.02)
     with heartbeat.periodic("fetching org/name"):
-        time.sleep(0.2)
+        wait_until(lambda: len(phases) > 1)
     beats = len(phases)
-    assert beats > 1 and set(phases) == {"fetching org/name"}
+    assert set(phases) == {"fetching org/name"}
     time.sleep(0.1)
     assert len(phases) == beats
     said = []
     with locks.held(tmp_path / "lock", "theirs"):
         waiting = threading.Thread(target=lambda: locks.held(tmp_path / "lock", "wait", said.append).__enter__())
         waiting.start()
-        time.sleep(1.5)
+        wait_until(lambda: phases.count("wait") > 1)
     waiting.join()
-    assert said == ["wait"] and phases.count("wait") > 1 and "theirs" not in phases
+    assert said == ["wait"] and "theirs" not in phases
 
 
-def test_what_a_rank_said_last_is_told_where_its_log_cannot_be_written():
+def test_a_ranks_error_is_told_where_its_log_cannot_be_written():
     command = [sys.executable, "-c", "raise SystemExit('bertnli train: no room')"]
     ending = asyncio.run(ChildProcess(1, HOST).run(command, Path("/dev/full")))
     assert (ending.code, ending.text) == (1, "bertnli train: no room")
