@@ -48,7 +48,7 @@ def test_the_gpu_script_runs_from_end_to_end(model: Path, rows: Path, tmp_path: 
     assert {*found} == {"gpu-checks", "gpu-training-16", "gpu-scoring", "gpu-minilm"}
     assert all(result["rehearsal"] for result in found.values())
     checks = found["gpu-checks"]["checks"]
-    for_a_gpu = {"fp16 with dynamic loss scaling", "fp16 bundle against fp32"}
+    for_a_gpu = {"waits in a micro-batch", "fp16 with dynamic loss scaling", "fp16 bundle against fp32"}
     assert {check["what"] for check in checks if not check["right"]} == for_a_gpu
     peers = {peer["name"]: peer for peer in found["gpu-training-16"]["peers"]}
     assert {*peers} == {"trainer-best", "plain-loop", "bertnli", "matrix-peak-bf16"}
