@@ -26,7 +26,7 @@ SYSTEM_PACKAGES := openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi
 test-system: $(VENV)/test.stamp
 	@if [ "$$(id -u)" = 0 ] && ! dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SYSTEM_PACKAGES); fi
-	$(BIN)/python -m pytest -q -m system --durations=15 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m system -n 2 --dist loadgroup --durations=15 $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

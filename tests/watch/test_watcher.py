@@ -277,7 +277,7 @@ def test_a_watcher_that_cannot_reach_rank_0_ends_by_itself(tmp_path):
 STOPS = (  # as the training loop does
     "def note(number, frame):\n"
     "    print('bertnli train: stopped after step 3', file=sys.stderr, flush=True)\n"
-    "    time.sleep(0.2)\n"
+    "    time.sleep(0.5)\n"
     "    sys.exit(128 + number)\n"
     "signal.signal(signal.SIGINT, note); signal.signal(signal.SIGTERM, note)\n"
     "print('now it can stop', file=sys.stderr, flush=True)\n"
@@ -294,6 +294,7 @@ def test_a_signal_reaches_the_training_process_and_the_job_ends_as_stopped(job, 
     made.training(0, "now it can stop")
     made.watchers[0].send_signal(sent)
     if sent != signal.SIGINT:
+        made.training(0, "bertnli train: stopped after step 3")
         made.watchers[0].send_signal(sent)  # DeepSpeed's launcher and Slurm send it more than once
     codes, said = made.ends()
     assert codes == [code, code]
