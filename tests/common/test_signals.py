@@ -36,7 +36,7 @@ STARTS = (  # the same, and its child besides, whose exit code is its own, as De
 
 
 def running(folder: Path, program: str, code: int, ready: str, options: str = "", before: str = "") -> subprocess.Popen:
-    """A process that runs `program`, once that has begun to listen."""
+    """A process that runs `program`, once that handles signals."""
     script = (
         "import signal, sys\n"
         f"{before}\n"

@@ -1,4 +1,4 @@
-"""A job's environment and arguments: read strictly, and the same on the other side of DeepSpeed, pdsh and a shell."""
+"""A job's environment and arguments: read strictly, and unchanged after DeepSpeed, pdsh and a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostfiles: what is not a host with slots is an error with its line, never a job on this machine alone."""
+"""Hostfiles: a line that is not a host with slots is an error with its number, never a job on this machine only."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.support import fake_ssh, tiny
 
 @pytest.fixture
 def run_file(tmp_path, monkeypatch):
-    """A run file in a folder whose name a shell would take apart, which is the working folder."""
+    """A run file in the working folder, whose name has characters that are special in a shell."""
     folder = tmp_path / "it's $HOME; a folder"
     tiny.hf_folder(folder / "start")
     (folder / "train.tsv").write_text("premise\thypothesis\tlabel\n")
@@ -176,7 +176,7 @@ def test_a_job_that_was_asked_to_stop_is_not_started_again(two_hosts, run_file, 
 
 
 @pytest.mark.parametrize(("text", "said"), [("bertnli train: no key x", "no key x"), ("", "rank 0 on a said nothing")])
-def test_a_refusal_is_said_be_there_words_of_a_rank_or_not(tmp_path, text, said):
+def test_a_refusal_is_printed_with_or_without_a_ranks_error(tmp_path, text, said):
     (line,) = job._report(Ending(0, "a", 2, "said nothing", text), False, RunFolder(tmp_path))
     assert said in line
     assert job._report(Ending(0, "a", 2, "said nothing", text), True, RunFolder(tmp_path)) == []

@@ -1,4 +1,4 @@
-"""The preflight: all that would stop a job is named, with its host and its fix, before anything has been started."""
+"""The preflight: every problem is named, with its host and its fix, before anything starts."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def hosts(tmp_path, monkeypatch):
 
 
 def looked_at(needs: Needs | None = None, *, names: str = "ab", port: int | None = None, slots: int = 1) -> str:
-    """The table that is shown; raises what the preflight raises, with it in front."""
+    """The table that the preflight shows; an error of the preflight is raised with the table in front."""
     shown: list[str] = []
     environment = envfile.passed_on(os.environ)
     try:

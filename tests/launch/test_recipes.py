@@ -1,6 +1,6 @@
-"""The recipes of launch/recipes: what they show is valid, and says of Kubernetes and containers what it should.
+"""The recipes of launch/recipes: their commands are valid, and the Kubernetes and container files fit together.
 
-That they work is shown in test_recipes_system.py.
+test_recipes_system.py shows that they work.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def test_all_pods_share_the_storage_of_the_run():
 
 
 def test_a_pod_has_time_for_a_checkpoint():
-    """SIGKILL comes from torchrun, after 30 s if not told otherwise, and from Kubernetes after the grace period."""
+    """SIGKILL comes from torchrun (by default after 30 s) and from Kubernetes (after the grace period)."""
     torchruns = int(ENVIRONMENT["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])
     assert 30 < torchruns < POD["terminationGracePeriodSeconds"]
 
@@ -189,7 +189,7 @@ def test_one_rank_that_fails_may_fail_every_pod_several_times():
 
 @pytest.mark.parametrize("words", commands(RECIPES / "kubernetes.md", "kubectl"), ids=shlex.join)
 def test_what_kubectl_is_given_fits_the_manifest(words):
-    """kubectl itself, and a cluster, are not at hand where tests run."""
+    """The tests have neither kubectl nor a cluster."""
     name = MANIFESTS["Job"]["metadata"]["name"]
     if "job" in words:
         assert words[words.index("job") + 1] == name
@@ -303,7 +303,7 @@ def test_the_image_installs_the_tested_versions_or_the_torch_that_was_asked_for(
 
 @pytest.mark.parametrize("words", [words for page in PAGES for words in commands(page, "docker")], ids=shlex.join)
 def test_what_docker_is_given_fits_the_containerfile(words):
-    """docker itself is not at hand where tests run."""
+    """The tests do not have docker."""
     if words[1] == "build":
         assert (ROOT / words[words.index("-f") + 1]).samefile(RECIPES / "Containerfile")
         assert words[-1] == "."  # the repository's root: COPY counts from it

@@ -87,7 +87,7 @@ def test_the_first_host_speaks_and_others_by_name(capfd):
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 1), ("exit 3", 3), ("kill -9 $$", 1)])
 def test_without_a_watchers_word_a_job_has_not_finished(script, code):
-    """pdsh and DeepSpeed's runner give 0 for much."""
+    """pdsh and DeepSpeed's runner also exit with 0 after many failures."""
     ending, _ = tried(command(script, None))
     assert ending.failed and ending.code == code
 

@@ -1,6 +1,6 @@
-"""An `ssh` that runs its command here: hosts for tests that need no network, and failures as the real one reports them.
+"""An `ssh` that runs its command on this machine, for tests without a network; it can fail as the real one does.
 
-The hosts `a`, `b`, … are this machine. `failing(folder, host, code, message)` makes one fail as ssh would;
+Every host name (`a`, `b`, …) is this machine. `failing(folder, host, code, message)` makes a host fail as ssh would.
 `before(folder, host, lines)` runs lines of shell there first, as a login script does.
 """
 
@@ -18,7 +18,7 @@ exec sh -c "$*"
 
 
 def install(folder: Path) -> Path:
-    """The folder to put first into PATH."""
+    """Write it; the folder to put first into PATH."""
     folder = folder / "bin"
     folder.mkdir()
     (folder / "ssh").write_text(_SSH)

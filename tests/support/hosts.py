@@ -1,12 +1,12 @@
-"""Real hosts on one machine: each a set of Linux namespaces with a network card, a clock and files of its own.
+"""Hosts on one machine: each is a set of Linux namespaces with its own network card, clock and files.
 
     with cluster(tmp_path, a={}, b={"clock": "+90s"}) as hosts:
         hosts["a"].run("ssh", "b", "hostname")
 
 Each host is a network, process, mount and host name namespace in which an sshd runs as the first process; a bridge
-joins the hosts at 10.77.0.1, 10.77.0.2, …; they share this machine's files, as hosts of a cluster share a file system,
-save where a host is told to differ. Needs root, iproute2, util-linux, openssh and, for a clock of its own, libfaketime.
-When the block ends all processes of the hosts are gone, whatever they did.
+joins the hosts at 10.77.0.1, 10.77.0.2, …. They share this machine's files, as hosts of a cluster share a file system;
+`mounts` makes exceptions. This needs root, iproute2, util-linux, openssh and, for a host's own clock, libfaketime.
+At the end of the block all processes of the hosts are killed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PACKAGES = "openssh-server pdsh iproute2 faketime"
 
 
 def why_not() -> str | None:
-    """Why hosts cannot be made here; None if they can."""
+    """Why hosts cannot be made on this machine; None if they can."""
     if os.geteuid() != 0:
         return "hosts in namespaces need root"
     tools = ("ip", "unshare", "nsenter", "mount", "ssh", "ssh-keygen", "sshd", "pdsh", "faketime")
@@ -42,7 +42,7 @@ def why_not() -> str | None:
     if missing:
         return f"hosts in namespaces need {', '.join(missing)}: apt-get install {PACKAGES}"
     tried = subprocess.run(["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "true"], capture_output=True)
-    return None if tried.returncode == 0 else f"namespaces are not to be had here: {tried.stderr.decode().strip()}"
+    return None if tried.returncode == 0 else f"namespaces cannot be made here: {tried.stderr.decode().strip()}"
 
 
 class Host:
@@ -75,14 +75,14 @@ class Host:
     # Life
 
     def start(self) -> None:
-        """The network card, then sshd in namespaces of its own."""
+        """Make the network card, and start sshd in its own namespaces."""
         _ip("netns", "add", self.namespace)
         _ip("-n", self.bridge, "link", "add", self._port, "type", "veth", "peer", "eth0", "netns", self.namespace)
         _ip("-n", self.bridge, "link", "set", self._port, "master", "br0", "up")
         _ip("-n", self.namespace, "address", "add", f"{self.address}/24", "dev", "eth0")
         for card in ("lo", "eth0"):
             _ip("-n", self.namespace, "link", "set", card, "up")
-        binds = ["mount -t tmpfs tmpfs /dev/shm"]  # memory is nothing that hosts share
+        binds = ["mount -t tmpfs tmpfs /dev/shm"]  # hosts do not share memory
         binds += [f"mount --bind {shlex.quote(source)} {shlex.quote(to)}" for to, source in self._mounts.items()]
         sshd = (
             f"exec /usr/sbin/sshd -D -E {shlex.quote(str(self.folder / 'sshd.log'))} -f {self.folder / 'sshd_config'}"
@@ -97,7 +97,7 @@ class Host:
         _wait_until(lambda: [child.name() for child in inside.children()] == ["sshd"], f"sshd on {self.name}")
 
     def stop(self) -> None:
-        """As if the power were cut: every process of the host is gone at once."""
+        """Kill every process of the host at once, as a power cut does."""
         if self._process is not None:
             for first in psutil.Process(self._process.pid).children():
                 first.kill()  # the kernel ends the others of its process namespace
@@ -152,7 +152,7 @@ class Host:
     # Trouble
 
     def cut(self) -> None:
-        """The link goes down: nothing reaches this host, and nobody is told."""
+        """Take the link down: nothing reaches this host, and no connection is closed."""
         _ip("-n", self.bridge, "link", "set", self._port, "down")
 
     def reconnect(self) -> None:
@@ -160,10 +160,10 @@ class Host:
 
     @contextlib.contextmanager
     def impair(self, delay: float = 0.0, loss: float = 0.0, seed: int = 0) -> Iterator[Traffic]:
-        """A bad link as long as the block: frames are `delay` seconds late each way, so a round trip twice that, and a
-        share of `loss` is dropped, drawn from `seed`. Yields what passed, known after the block. Needs /dev/net/tun.
+        """A bad link within the block: frames are `delay` seconds late in each direction, and a fraction `loss` of them
+        is dropped, drawn from `seed`. Yields the numbers of frames, which are known after the block.
 
-        Between the host's port and the bridge come a bridge of its own and tests/support/lossy.py.
+        A second bridge and tests/support/lossy.py are put between the host's port and the bridge. Needs /dev/net/tun.
         """
         near, far, own = f"near{self._number}", f"far{self._number}", f"br{self._number}"
         inside = ("ip", "netns", "exec", self.bridge)
@@ -180,12 +180,12 @@ class Host:
 
     @property
     def _first(self) -> int:
-        """The process of this host that lives as long as it: sshd."""
+        """The first process of this host, sshd."""
         assert self._process is not None
         return psutil.Process(self._process.pid).children()[0].pid
 
     def configure_ssh(self, client_key: Path) -> None:
-        """This host's key, its sshd's configuration, and how the others call it."""
+        """Write this host's key, its sshd's configuration, and the entry by which the others find it."""
         self.folder.mkdir()
         _keygen(self.folder / "key")
         setenv = " ".join(f'"{name}={value}"' for name, value in self.environment.items())
@@ -205,7 +205,7 @@ class Host:
 
 @contextlib.contextmanager
 def cluster(folder: Path, **hosts: Mapping[str, Any]) -> Iterator[dict[str, Host]]:
-    """Hosts by name, each made with the options given for it; `folder` takes their keys and settings."""
+    """Hosts by name, each with its options of `Host`. `folder` is for their keys and settings."""
     folder = folder / "cluster"
     (folder / "bin").mkdir(parents=True)
     Path("/run/sshd").mkdir(exist_ok=True)

@@ -2,12 +2,12 @@
 
     python tests/support/lossy.py NEAR FAR DELAY LOSS SEED
 
-It makes two TAP devices, NEAR and FAR; what the system sends into one comes out of the other DELAY seconds later, or
-never: of all frames, both ways, a share of LOSS is dropped, drawn from SEED in the order in which they come. A TAP
-device takes no offloading, so each is a whole frame of at most 1,514 bytes, as on a wire. (netem would do as well, but
-not every kernel has it, and it does not tell what it dropped by whose draw.)
+It makes two TAP devices, NEAR and FAR. What the system sends into one comes out of the other DELAY seconds later. A
+fraction LOSS of all frames, in both directions, is dropped, drawn from SEED in the order in which they arrive. A TAP
+device has no offloading, so each is one complete frame of at most 1,514 bytes, as on a wire. (netem does the same, but
+not every kernel has it, and it does not report which frames it dropped.)
 
-When its standard input ends it prints how many frames came and how many were dropped, and is gone, the devices with it.
+When its standard input ends, it prints how many frames came and how many it dropped, and exits. The devices go with it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pathlib import Path
 TUN = Path("/dev/net/tun")
 _TUNSETIFF, _TAP, _NO_HEADER = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
 _AT_ONCE = 64
-"""Frames taken from one side before the other has its turn."""
+"""Frames taken from one side before the other side's turn."""
 
 
 @dataclass
 class Traffic:
-    """Frames of both directions that came to the link, and those of them that it dropped; known when it has ended."""
+    """How many frames came to the link from both sides, and how many it dropped; known when it has ended."""
 
     seen: int = 0
     lost: int = 0
@@ -44,7 +44,7 @@ class Traffic:
 def forwarding(
     devices: tuple[str, str], delay: float, loss: float, seed: int, *, inside: Sequence[str]
 ) -> Iterator[Traffic]:
-    """The program, run by the command `inside` (`ip netns exec NAME`) as long as the block; its devices are down."""
+    """Run the program within the block, by the command `inside` (`ip netns exec NAME`). Its devices start down."""
     traffic = Traffic()
     command = [*inside, sys.executable, __file__, *devices, str(delay), str(loss), str(seed)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
@@ -58,10 +58,10 @@ def forwarding(
 
 
 def forward(near: int, far: int, delay: float, loss: float, seed: int) -> Traffic:
-    """Pass frames on between two open TAP devices until standard input ends."""
+    """Pass frames between two open TAP devices until standard input ends."""
     traffic, draw = Traffic(), random.Random(seed)
     other = {near: far, far: near}
-    waiting: deque[tuple[float, int, bytes]] = deque()  # when, where to, what; all wait equally long, so in order
+    waiting: deque[tuple[float, int, bytes]] = deque()  # when, where to, what; in order, as all wait equally long
     while True:
         patience = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
         ready, _, _ = select.select([sys.stdin, near, far], [], [], patience)
@@ -87,7 +87,7 @@ def _frames(device: int) -> Iterator[bytes]:
 
 
 def _tap(name: str) -> int:
-    """A new TAP device, open; it lasts as long as it is."""
+    """Make a TAP device and open it; it exists as long as it is open."""
     device = os.open(TUN, os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _TAP | _NO_HEADER))
     return device

@@ -4,9 +4,9 @@
         job = slurm.submit("script.sbatch", cwd=tmp_path)
         slurm.wait(job, "COMPLETED")
 
-A node is a process namespace of its own whose first process is its slurmd, so that its power can be cut; it shares
-this machine's network and files, and has one GPU, in name. Needs root, and Debian's slurm-wlm and munge, whose own
-services play no part. When the block ends all processes are gone, whatever they did.
+A node is a process namespace whose first process is its slurmd, so that all of it can be killed at once. It shares this
+machine's network and files, and has one GPU, in name only. This needs root, and Debian's slurm-wlm and munge; their own
+services are not used. At the end of the block all processes are killed.
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ PartitionName=urgent Nodes=ALL PriorityTier=2
 def why_not() -> str | None:
     """Why Slurm cannot be started here; None if it can."""
     if os.geteuid() != 0:
-        return "a Slurm of its own needs root"
+        return "to start a Slurm needs root"
     tools = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "unshare")
     missing = [tool for tool in tools if not shutil.which(tool, path="/usr/sbin:/sbin:" + os.environ["PATH"])]
     if missing:
         return f"{', '.join(missing)} not installed: apt-get install {PACKAGES}"
     tried = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True)
-    return None if tried.returncode == 0 else f"namespaces are not to be had here: {tried.stderr.decode().strip()}"
+    return None if tried.returncode == 0 else f"namespaces cannot be made here: {tried.stderr.decode().strip()}"
 
 
 class Slurm:
-    """The commands of a user of it, and what happens to its nodes."""
+    """The commands that a user calls, and what happens to the nodes."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -111,7 +111,7 @@ class Slurm:
         self._start(name, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "slurmd", "-D", "-N", name)
 
     def cut_node(self, name: str) -> None:
-        """As if its power were cut: the kernel ends all processes of the namespace with the first."""
+        """Kill all its processes at once, as a power cut does: the kernel ends a namespace with its first process."""
         process = self._running.pop(name)
         for slurmd in psutil.Process(process.pid).children():
             slurmd.kill()
@@ -136,7 +136,7 @@ class Slurm:
     # Use
 
     def environment(self, **more: str) -> dict[str, str]:
-        """A user's, with this Slurm as the one that its commands talk to."""
+        """A user's environment, in which the commands talk to this Slurm."""
         ours = {name: value for name, value in environment().items() if not name.startswith(("SLURM", "SBATCH"))}
         path = f"{ours['PATH']}:/usr/sbin:/sbin"
         return {**ours, "PATH": path, "SLURM_CONF": str(self.folder / "slurm.conf"), **more}
@@ -148,13 +148,13 @@ class Slurm:
         )
 
     def submit(self, *arguments: object, **options: Any) -> int:
-        """The number of the job that sbatch has made."""
+        """Submit a job; its number."""
         done = self.run("sbatch", "--parsable", *arguments, **options)
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
     def job(self, number: int) -> dict[str, str]:
-        """What `scontrol show job` says of it: JobState, ExitCode, Restarts, …"""
+        """The fields of `scontrol show job`: JobState, ExitCode, Restarts, …"""
         done = self.run("scontrol", "--oneliner", "show", "job", number)
         assert done.returncode == 0, done.stderr
         return dict(re.findall(r"(\w+)=(\S+)", done.stdout))
@@ -167,7 +167,7 @@ class Slurm:
         _wait_until(lambda: self.job(number)["JobState"] in states, lambda: f"{states}: {self.job(number)}", seconds)
 
     def end(self, number: int, restarts: int = 0) -> tuple[str, str, int]:
-        """State, exit code and restarts of a job that has ended, or was requeued more often than expected."""
+        """Wait until a job has ended, or was requeued more than `restarts` times: its state, exit code and restarts."""
         over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
         _wait_until(
             lambda: self.job(number)["JobState"] in over or int(self.job(number)["Restarts"]) > restarts,
@@ -190,7 +190,7 @@ class Slurm:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Slurm]:
-    # munge's socket has a short name, in a folder that everybody may enter
+    # munge's socket needs a short path, in a folder that all users may enter.
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
         Path(folder).chmod(0o755)
         slurm = Slurm(Path(folder))

@@ -1,4 +1,4 @@
-"""How an ending is told, and which of several is the one that the others followed."""
+"""How an ending is described, and which of several endings caused the others."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_error_text(output, words):
         ([ended(0, 1, PEER), ended(2, 2, "bertnli train: no device")], 2),
     ],
 )
-def test_the_one_that_the_others_followed(endings, rank):
+def test_the_root_cause(endings, rank):
     assert root_cause(endings).rank == rank
 
 
@@ -77,6 +77,6 @@ def test_the_one_that_the_others_followed(endings, rank):
         "RuntimeError: [gloo/transport/tcp/buffer.cc] Connection reset by peer",
     ],
 )
-def test_words_peer_failure_rank(text):
+def test_errors_that_another_rank_has_caused(text):
     assert ended(0, 1, text).peer_failure and not ended(0, 1, TRACEBACK).peer_failure
     assert not ended(0, 143, text).peer_failure  # stopped, whatever it says

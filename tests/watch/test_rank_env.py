@@ -180,7 +180,7 @@ def test_contradictions(change, message):
 
 
 def test_ports_of_other_jobs_and_steps_are_other_ports():
-    """Below the ephemeral ones, 32768 and up, and so that 10,000 lower is nobody's but root's either."""
+    """Below the ephemeral ports, from 32768; and 10,000 lower it is above the ports that only root may use."""
     numbers = itertools.product(range(123_456, 124_456), range(9))
     ports = [int(joined({**SRUN, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})[5]) for job, step in numbers]
     assert len(set(ports)) == 9000
@@ -212,5 +212,5 @@ def test_first_host(nodes, first):
     ],
 )
 def test_ranks_on_this_host(environment, ranks):
-    """torchrun's variable, DeepSpeed's, and none where a single process was started by hand."""
+    """torchrun's variable, DeepSpeed's, and neither if a single process was started by hand."""
     assert local_world_size(environment) == ranks

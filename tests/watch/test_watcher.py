@@ -288,7 +288,7 @@ STOPS = (  # as the training loop does
     ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)], ids=lambda x: str(x)
 )
 def test_a_signal_reaches_the_training_process_and_the_job_ends_as_stopped(job, sent, code):
-    """In the real loop rank 1 gets the request from rank 0; here it ends while it is told that the job has ended."""
+    """In the real loop rank 1 gets the request from rank 0. Here it ends a moment after rank 0."""
     made = job(STOPS + MOVES, "wait_for('logs/rank-0.log', '--- .* was stopped by'); time.sleep(0.5); sys.exit(143)")
     made.linked()
     made.training(0, "now it can stop")
@@ -437,7 +437,7 @@ def test_a_ranks_error_is_told_where_its_log_cannot_be_written():
 
 
 def test_what_failed_besides_is_told_too(monkeypatch, capsys, tmp_path):
-    """A checkpoint, say, that was being written when the run ended with an error of its own."""
+    """For example, a checkpoint that was being written when the run ended with another error."""
     error = RunError("the first")
     error.add_note("checkpoint: the second")
 
