@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bertnli.model import pretrained as pretrained
 
-__all__ = ["Scorer", "__version__", "pretrained"]
+__all__ = ["Scorer", "__version__"]  # and `pretrained`, for code that was written before the folders
 
 
 def __getattr__(name: str) -> Any:
