@@ -46,14 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault(tiny.RUN, uuid.uuid4().hex[:8])  # pytest-xdist's workers inherit it
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test-system` runs two groups at a time: all that make hosts or clusters are one, else a file is one."""
-    for item in items:
-        if item.get_closest_marker("system"):
-            place = item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group("hosts" if place.startswith("tests/launch/") else place))
-
-
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         tiny.remove_bundle()
