@@ -22,7 +22,7 @@ test-bench: $(VENV)/test.stamp
 # Two files at a time, then the tests that make hosts (5: pytest found none of those that PYTEST_ARGS asks for).
 # These tests make hosts of their own on one machine, which needs root. As root, missing packages are installed; otherwise
 # the tests are skipped and say why.
-SYSTEM_PACKAGES := openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin chromium chromium-driver
+SYSTEM_PACKAGES := gcc binutils openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin chromium chromium-driver
 
 test-system: $(VENV)/test.stamp
 	@if [ "$$(id -u)" = 0 ] && ! dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then \
