@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
+from bertnli.common.encodings import wide_encoding
 from bertnli.common.errors import InputError
 from bertnli.data.columns import listed
 from bertnli.data.dialect import USUAL, Dialect, option, shown
@@ -23,13 +24,6 @@ from bertnli.data.records import Record, parse_jsonl, table_records
 HasPairs = Callable[[Sequence[str]], bool]  # whether names of columns include those that are wanted
 
 _DELIMITERS = ("\t", ",", ";", "|")
-_BYTE_ORDER_MARKS = {  # UTF-32's first, because one of them begins like one of UTF-16's
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
-_ZERO_BYTES = {"-000": "UTF-32LE", "000-": "UTF-32BE", "-0-0": "UTF-16LE", "0-0-": "UTF-16BE"}  # of four
 _MAGIC = {  # first bytes: (what it is, what to do)
     b"\x1f\x8b": ("gzip data", "give its name the ending .gz"),
     b"\x28\xb5\x2f\xfd": ("zstd data", "give its name the ending .zst"),
@@ -68,11 +62,7 @@ class Header(NamedTuple):
 
 def check_bytes(head: bytes, source: Source) -> None:
     """Raise InputError, with what they are, if the first bytes cannot be the UTF-8 text of a table or of JSON lines."""
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
-    zeros = {"".join("-0"[byte == 0] for byte in head[at : at + 4]) for at in range(0, min(len(head) - 3, 32), 4)}
-    if encoding is None and len(zeros) == 1:
-        encoding = _ZERO_BYTES.get(zeros.pop())
-    if encoding is not None:
+    if encoding := wide_encoding(head):
         do = f"convert it: {source.piped(f'iconv -f {encoding} -t UTF-8')}"
         raise InputError(f"{source.name}: {encoding} text", expected="UTF-8", do=do)
     known = next((known for first, known in _MAGIC.items() if head.startswith(first)), None)
