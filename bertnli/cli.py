@@ -444,9 +444,10 @@ def score(
 ) -> None:
     """Score a file: each input row has one output row, in order. The same command resumes after a kill."""
     from bertnli.common.progress import progress
-    from bertnli.data.dialect import Dialect
+    from bertnli.data.dialect import Dialect, usual
     from bertnli.data.formats import says_format
     from bertnli.data.pairs import Columns
+    from bertnli.fetch.catalog import lookup_unless_path
     from bertnli.fetch.resolve import resolve_data
 
     dialect = Dialect(None if ray is None else format, delimiter, quoting, not no_header)
@@ -475,6 +476,8 @@ def score(
     from bertnli_export.score import score_file
 
     read = input if input == "-" else resolve_data(input)
+    if read != "-" and lookup_unless_path(input) is not None:
+        options["dialect"] = usual(str(read))
     read_as, write_as = (None if format is None or says_format(name) else format for name in (read, output))
     if format is not None and read_as is write_as is None:
         read_as = format

@@ -79,12 +79,15 @@ def evaluation(
     read = partial(open_set, columns=columns, label_names=label_names, dialect=dialect)
     open_ = partial(read, shuffle_premises=shuffle_premises)
     sets, skipped = open_all(names, partial(open_, prefer_parse=settings.reads_parse))
+    said: set[str] = set()
+    _say_notes(sets, said)
     if report is not None:
         _make_folder(report)
     other = None if against is None else _compared(against, sets[0], open_)
     fitted = None
     if calibrate is not None:
         held_out = read(calibrate, prefer_parse=settings.reads_parse)
+        _say_notes([held_out], said)
         fitted = _fitted(model, held_out, sets[0], skip_bad_rows)
         model.temperature = fitted.temperature
     if len(sets) > 1:  # `measure` checks a single one
@@ -105,9 +108,7 @@ def evaluation(
         if len(names) > 1:
             print(f"{one.name}:")
         _print(found)
-    opened = sets if calibrate is None else [*sets, held_out]
-    for note in dict.fromkeys(note for one in opened for note in one.file.notes):
-        print(note, file=sys.stderr)
+    _say_notes(sets if calibrate is None else [*sets, held_out], said)
     for unfetched, reason in skipped.items():
         print(f"{unfetched}: skipped, because it cannot be fetched: {reason}")
     if len(names) > 1:
@@ -119,6 +120,14 @@ def evaluation(
         keep(fitted)
         print(f"the temperature, {fitted.temperature:.4g}, is stored in {name}")
     return found
+
+
+def _say_notes(sets: Sequence[LabelledSet], said: set[str]) -> None:
+    """Print how the files are read, as far as it is not `said` yet."""
+    for note in (note for one in sets for note in one.file.notes):
+        if note not in said:
+            print(note, file=sys.stderr)
+            said.add(note)
 
 
 def _make_folder(report: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bertnli.common.errors import InputError
+from bertnli.data.formats import format_of
 
 QUOTING = ("csv", "none")
 _NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
@@ -56,6 +57,11 @@ class Dialect:
 
 # SNLI's and GLUE's own files have bare quotes in TSV.
 USUAL = {"tsv": Dialect(delimiter="\t", quoting="none"), "csv": Dialect(delimiter=",", quoting="csv")}
+
+
+def usual(name: str) -> Dialect | None:
+    """The dialect that a file's name says; None for a format that is no text table."""
+    return USUAL.get(format_of(name).kind)
 
 
 def shown(delimiter: str) -> str:

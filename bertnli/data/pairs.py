@@ -7,6 +7,7 @@ says why.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
@@ -217,7 +218,7 @@ class PairFile:
         )
 
     def _resolve(self, fields: list[str], hint: str = "") -> None:
-        twice = sorted({name for name in fields if fields.count(name) > 1})
+        twice = sorted(name for name, times in Counter(fields).items() if times > 1)
         if twice:
             raise InputError(f"{self.name}: two columns have the same name", found=listed(twice), do="rename one")
         if not self._told.header and self._wanted == Columns():

@@ -42,7 +42,6 @@ _SEPARATOR_LINE = re.compile(rb'"?sep=([^"\r\n])"?\r?\n', re.IGNORECASE)  # Exce
 _TO_LINES = "python3 -c 'import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]'"
 _ONE_EACH = "JSON lines: one object in each line"
 _LIKE_A_ROW = re.compile(r"[-+]?\d+|entailment|neutral|contradiction|entails|(\S+\s+){3,}\S+", re.IGNORECASE)
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 class Header(NamedTuple):
@@ -175,10 +174,10 @@ def _records(head: bytes, dialect: Dialect, returns_end: bool) -> Iterator[Recor
 
 def _named(fields: Sequence[str]) -> list[str]:
     """The names of columns; those without a name, which spreadsheets leave at the end, get one."""
-    named: list[str] = []
+    named, taken = [], set(fields)
     for number, field in enumerate(fields, 1):
         name = field if field.strip() else f"column {number}"
-        while name in fields and not field.strip():
+        while name in taken and not field.strip():
             name += "'"
         named.append(name)
     return named
@@ -215,7 +214,7 @@ def quoting_of(
             maybe = maybe or (row if fits else 0)
         else:
             for cell in raw.removesuffix("\r").split(delimiter):
-                if _QUOTED.fullmatch(cell):
+                if _enclosed(cell):
                     written, maybe = (written or row, maybe) if '""' in cell[1:-1] else (written, maybe or row)
                 elif '"' in cell:
                     text = text or row
@@ -231,6 +230,11 @@ def quoting_of(
     return "none", None
 
 
+def _enclosed(cell: str) -> bool:
+    """Whether a cell is in quotes and has none inside but doubled ones."""
+    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
+
+
 def looks_written(cell: str) -> bool:
     """Whether a cell is in quotes and has doubled quotes inside, as a writer of CSV makes it."""
-    return cell[:1] == '"' and '""' in cell[1:-1] and _QUOTED.fullmatch(cell) is not None
+    return cell[:1] == '"' and '""' in cell[1:-1] and _enclosed(cell)

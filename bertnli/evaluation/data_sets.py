@@ -13,8 +13,7 @@ from typing import Any
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import existing_path
 from bertnli.data.columns import Columns
-from bertnli.data.dialect import USUAL, Dialect
-from bertnli.data.formats import format_of
+from bertnli.data.dialect import Dialect, usual
 from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.accuracy_by_column import AccuracyByColumn
@@ -114,7 +113,7 @@ def open_set(
     )
     kind = ShuffledPremises if shuffle_premises else PairFile
     if entry is not None:
-        dialect = USUAL.get(format_of(str(path)).kind)
+        dialect = usual(str(path))
     return LabelledSet(name, kind(path, columns=wanted, dialect=dialect, prefer_parse=prefer_parse), schema)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from bertnli.common.errors import InputError
+from bertnli.data.dialect import Dialect
+from bertnli.evaluation import data_sets
+from bertnli.fetch import resolve
 from bertnli.run.run_file import validate_run
 from bertnli.train.inputs import load_data, load_starting_model
 from tests.conftest import Run
@@ -110,16 +113,17 @@ def test_wrong_keys_are_refused_with_the_run_file(keys: dict[str, Any], message:
         validate_run(content, "test")
 
 
-def test_named_data_sets_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from bertnli.data.dialect import Dialect
-    from bertnli.evaluation import data_sets
-
+def test_named_data_sets_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch, command: Run, tmp_path: Path) -> None:
     path = tmp_path / "named.tsv"
     path.write_text('sentence1\tsentence2\tgold_label\n"A ""man""."\tb\tneutral\n')
     monkeypatch.setattr(data_sets, "resolve_data", lambda name: path)
+    monkeypatch.setattr(resolve, "resolve_data", lambda name: path)
     opened = data_sets.open_set("snli-test", dialect=Dialect(delimiter=";", header=False))
     assert next(opened.file.rows()).premise == '"A ""man""."'
     assert not opened.file.notes
+    done = command("score", tiny.bundle(), "snli-test", "out.tsv", "--device", "cpu")
+    assert done.returncode == 0 and "note:" not in done.stderr
+    assert (tmp_path / "out.tsv").read_text().splitlines()[1].startswith('"A ""man""."\tb\t')
 
 
 def test_format_is_of_the_input_if_both_names_tell_one(command: Run, tmp_path: Path) -> None:
