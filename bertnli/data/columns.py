@@ -28,16 +28,16 @@ class Columns:
 def find_columns(
     fields: Sequence[str], wanted: Columns, where: str, *, prefer_parse: bool = False, hint: str = ""
 ) -> Columns:
-    """The columns of the pair, and of the label if there is one, found in `fields` by name; case is ignored.
+    """The columns of the pair, and of the label if there is one, found by name, without case and outer blanks.
 
     prefer_parse: take SNLI's binary-parse columns if the file has them. Raises InputError that lists the columns found
     and says how to name them; `hint` is what else may help.
     """
     hint = hint and f"; {hint}"
-    by_lower = {name.casefold(): name for name in reversed(fields)}
+    by_lower = {name.strip().casefold(): name for name in reversed(fields)}
 
     def find(name: str) -> str | None:
-        return name if name in fields else by_lower.get(name.casefold())
+        return name if name in fields else by_lower.get(name.strip().casefold())
 
     def given(name: str, option: str) -> str:
         if (found := find(name)) is None:

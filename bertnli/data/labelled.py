@@ -86,10 +86,10 @@ class LabelledPairs:
 
 
 def _without_blank_end(rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows without the blank lines at the end of the file."""
+    """The rows without the blank lines at the end of the file, and without the empty rows that spreadsheets leave."""
     first, blank = None, 0
     for row in rows:
-        if row.error == BLANK_LINE:
+        if row.error is not None and (row.error == BLANK_LINE or (row.raw and not row.raw.strip('\t,;| "'))):
             first, blank = first or row, blank + 1
             continue
         if first is not None:

@@ -142,7 +142,7 @@ def find_header(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs,
             )
     if cells is None:
         raise InputError(f"{name}: unusable header: {fault}", expected="column names in the first line", do=hint)
-    decided = told.quoting is not None or not dialect.is_like(USUAL["tsv"])
+    decided = told.quoting is not None or dialect.delimiter != "\t" or '"' in text
     return Header(dialect, decided, text, _named(cells), before + told.header, note, hint)
 
 
@@ -189,7 +189,7 @@ def _named(fields: Sequence[str]) -> list[str]:
 def quoting_of(
     head: bytes, complete: bool, header: Header, width: tuple[int, int], source: Source, returns_end: bool
 ) -> tuple[str, str | None]:
-    """Whether the cells of a TSV are quoted, `csv` or `none`, and a note. width: least and most cells of a row.
+    """Whether the cells between tabs are quoted, `csv` or `none`, and a note. width: least and most cells of a row.
 
     SNLI and GLUE have quotes that are text. Writers of CSV (pandas, Excel) put cells into quotes if they have a quote,
     which they double, or a line end or tab. So a cell in quotes with doubled quotes inside, or a row that is whole only
@@ -218,16 +218,22 @@ def quoting_of(
                     written, maybe = (written or row, maybe) if '""' in cell[1:-1] else (written, maybe or row)
                 elif '"' in cell:
                     text = text or row
-    ask = f"give {option('quoting', 'csv')} if they only enclose cells, or {option('quoting', 'none')} if they are text"
+    as_csv, as_text = option("quoting", "csv"), option("quoting", "none")
+    usual, note = dialect.quoting or "none", None
     if written and not text:
-        how = f"row {written} has quotes as pandas and Excel write them, and cells are read without them"
-        return "csv", f"note: {source.name}: {how}; if they are text, give {option('quoting', 'none')}"
-    if written or (maybe and not text):
-        return (
-            "none",
-            f"warning: {source.name}: cells in quotes (row {written or maybe}) are read with their quotes; {ask}",
-        )
-    return "none", None
+        if usual != "csv":
+            how = f"row {written} has quotes as pandas and Excel write them, and cells are read without them"
+            note = f"note: {source.name}: {how}; if they are text, give {as_text}"
+        return "csv", note
+    if text and not written:
+        if usual != "none":
+            how = f"row {text} has quotes that do not enclose a cell, and quotes are read as text"
+            note = f"note: {source.name}: {how}; if they enclose cells, give {as_csv}"
+        return "none", note
+    if usual == "none" and (written or maybe):
+        how = f"cells in quotes (row {written or maybe}) are read with their quotes"
+        note = f"warning: {source.name}: {how}; give {as_csv} if they only enclose cells, or {as_text} if they are text"
+    return usual, note
 
 
 def _enclosed(cell: str) -> bool:

@@ -49,6 +49,13 @@ def written(delimiter: str, rows: list[tuple[str, ...]], quoting: int = csv.QUOT
         ("pipe.txt", "premise|hypothesis\na|b\nc|d\n", ROWS_OF_TWO, r"'\|' is between"),
         ("comma.tsv", 'premise,hypothesis\n"a",b\nc,d\n', ROWS_OF_TWO, "',' is between"),
         ("tab.csv", 'premise\thypothesis\n"a"\tb\nc\td\n', ROWS_OF_TWO, "tab is between"),
+        (
+            "text.csv",
+            'premise\thypothesis\na\tb\n"I" x\t"d\n',
+            [("a", "b", None), ('"I" x', '"d', None)],
+            "quotes are read as text",
+        ),
+        ("blanks.csv", "premise; Hypothesis ;label\na;b;\nc;d;\n", ROWS_OF_TWO, "';' is between"),
         ("r.tsv", '"premise"\t"hypothesis"\n"a"\t"b"\n"c"\t"d"\n', ROWS_OF_TWO, "double quotes enclose"),
         ("sep.csv", "sep=;\r\npremise;hypothesis\r\na;b\r\nc;d\r\n", ROWS_OF_TWO, None),
         ("mac.tsv", "premise\thypothesis\ra\tb\rc\td\r", ROWS_OF_TWO, "carriage returns"),
@@ -191,7 +198,7 @@ def test_a_pair_of_words_is_no_header(tmp_path: Path) -> None:
     assert not any(row.error for row in rows_of(tmp_path, "a.tsv", "premise\thypothesis\npremise\tx\nx\tlabel\n"))
 
 
-@pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n\r\n", " \n", ",,\n,,\n"])
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 def test_blank_lines_at_the_end_are_no_labelled_rows(tmp_path: Path, name: str, end: str) -> None:
     row = {"premise": "a", "hypothesis": "b", "label": "neutral"}
