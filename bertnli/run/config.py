@@ -80,7 +80,8 @@ class RunConfig(Section):
     global_batch_size: Positive = 256
     """Pairs per optimizer step over all ranks, whatever the number of ranks."""
     micro_batch_tokens: Positive | None = None
-    """Tokens that a rank takes through the model at once. Default: 3072 on a CPU, 16,384 on a GPU."""
+    """Tokens that a rank takes through the model at once. Default: 3072 on a CPU; on a GPU up to 65,536, as
+    many as fit its free memory."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     schedule: Literal["linear", "constant"] = "linear"
     """After the warm-up: linear decay to 0 at the last step, or no decay."""
