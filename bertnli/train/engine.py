@@ -95,16 +95,16 @@ class ProcessGroup:
 
         A GPU is not waited for; on a CPU all ranks are.
         """
-        total = on_device.double()
-        if on_host:
-            total = torch.cat([total, copy_async(torch.tensor(on_host, dtype=torch.float64), self.device)])
+        zeros = [0.0] * len(on_device)
+        total = copy_async(torch.tensor([*zeros, *on_host], dtype=torch.float64), self.device)
+        total[: len(on_device)] += on_device
         if self.world > 1:
             dist.all_reduce(total)
         return PendingSum(total)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all ranks, in float64. Waits for the device and for all ranks."""
-        return self.start_sum(torch.tensor(values, dtype=torch.float64, device=self.device)).read()[0]
+        return self.start_sum(torch.empty(0, device=self.device), values).read()[0]
 
     def gather(self, value: float) -> list[float]:
         """The value of each rank, by rank. Waits for the device and for all ranks."""

@@ -36,7 +36,7 @@ from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_p
 from bertnli.train.flops import matmul_peak, needed_flop
 from bertnli.train.inputs import TrainingData, load_data, load_starting_model
 from bertnli.train.metrics_log import MetricsLog, RecentSteps
-from bertnli.train.micro_batch_size import CPU_TOKENS, free_memory, step_memory
+from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, measure_on_gpu
 from bertnli.train.pending_sum import PendingSum
 from bertnli.train.result import write_result
 from bertnli.train.steps import Step, Steps
@@ -79,9 +79,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     torch.manual_seed(config.seed)
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     model = source.build(model_config)
-    measured = None
+    peaks: dict[int, int] = {}
     if config.micro_batch_tokens is None and group.device.type == "cuda":
-        measured = step_memory(model, data.corpus, data.train, precision, group.device)
+        peaks = measure_on_gpu(model, data.corpus, data.train, precision, group.device)
     engine = Engine(model, settings, config.weight_decay, group)
     source = source.without_weights()  # the engine has its own
 
@@ -104,11 +104,13 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             do=f"make sure that every host reads the same {folder.checkpoints}",
         )
     micro_tokens = config.micro_batch_tokens or CPU_TOKENS
-    if measured is not None:
-        fitting = measured.tokens(free_memory(group.device) - engine.buffer_bytes)
+    if peaks:
+        fitting = fitting_tokens(peaks, free_memory(group.device) - engine.buffer_bytes)
         # As before, if it still fits: how a step is cut decides which random numbers its dropout takes.
         micro_tokens = int(min(group.gather(min(fitting, state.fitting_tokens or fitting))))
         state.fitting_tokens = micro_tokens
+    # Without gradients a batch takes far less memory than in training.
+    eval_tokens = min(EVAL_BATCH_TOKENS[group.device.type], max(micro_tokens, 2048))
     say(
         f"{len(data.train):,} pairs to train on, {len(data.evaluation):,} to evaluate on; {total_steps} steps of "
         f"{config.global_batch_size} pairs in micro-batches of up to {micro_tokens:,} tokens, {precision}, "
@@ -206,7 +208,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
                 stopping = 0
 
             if evaluating:
-                tally = evaluate(engine, group, data, source.config.labels)
+                tally = evaluate(engine, group, data, source.config.labels, eval_tokens)
                 better = state.record_evaluation(tally.accuracy)
                 due = due or (better and config.keep_best)
                 say(f"step {state.steps}: held-out accuracy {tally.accuracy:.4f}, loss {tally.loss:.4f}")
@@ -231,7 +233,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         engine.load_state(checkpoint.read(folder.checkpoints, state.best_step).state, state.best_step)
         tally = None
     if tally is None and len(data.evaluation):  # also if the run was killed between its last step and this line
-        tally = evaluate(engine, group, data, source.config.labels)
+        tally = evaluate(engine, group, data, source.config.labels, eval_tokens)
     weights = engine.weights()
     summary = {
         "output": str(folder.path),
@@ -308,12 +310,14 @@ def non_finite_loss(
 
 
 @torch.no_grad()
-def evaluate(engine: Engine, group: ProcessGroup, data: TrainingData, labels: tuple[str, ...]) -> ClassificationMetrics:
+def evaluate(
+    engine: Engine, group: ProcessGroup, data: TrainingData, labels: tuple[str, ...], batch_tokens: int
+) -> ClassificationMetrics:
     """The metrics of all evaluation pairs: each pair is evaluated once, on one of the ranks."""
     engine.eval()
     tally = ClassificationMetrics(labels)
     corpus, indices = data.evaluation_corpus, data.evaluation
-    batches = batches_by_length(corpus.lengths[indices], EVAL_BATCH_TOKENS[group.device.type])
+    batches = batches_by_length(corpus.lengths[indices], batch_tokens)
     rounds = math.ceil(len(batches) / group.world)  # ZeRO-3: every rank must run the model equally often
     for number in range(group.rank, rounds * group.world, group.world):
         heartbeat.beat("evaluation")

@@ -1,14 +1,13 @@
 """How many tokens a rank takes through the model at once, where the run file does not say: what fits the GPU's memory.
 
-Before training, a forward and a backward pass over the corpus's longest pairs are measured at two sizes. So the memory
-of a token is known, and no step has to fail to find out that it is too large.
+Before training, forward and backward passes are measured, each over twice the tokens of the one before. So no step has
+to fail to find out that it is too large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,77 +22,74 @@ from bertnli.train.steps import MicroBatch
 
 CPU_TOKENS = 3072
 LEAST, MOST = 256, 65_536
-"""Of a GPU. More than MOST tokens are no faster: an H200's products are as fast as they get at a third of it."""
+"""Of a GPU. More than MOST tokens are no faster: they are products of 65,536 rows."""
 SHARE = 0.8
 """Of the free memory; the rest is for what the allocator cannot use between its blocks, and for other programs."""
 
 
-@dataclass(frozen=True)
-class StepMemory:
-    """Bytes that a micro-batch takes besides the model: `fixed` (its gradients) and `per_token` for each token."""
-
-    fixed: float
-    per_token: float
-
-    def tokens(self, free: float) -> int:
-        """The largest power of two that fits `free` bytes, from LEAST to MOST.
-
-        A power of two, so that a run that goes on is cut as before although a little more or less memory is free.
-        """
-        fitting = (SHARE * free - self.fixed) / self.per_token
-        return int(np.clip(2 ** np.floor(np.log2(max(fitting, 1))), LEAST, MOST))
+def fitting_tokens(peaks: Mapping[int, int], free: float) -> int:
+    """The largest micro-batch of `peaks` (tokens: bytes) that fits into SHARE of `free` bytes; at least LEAST."""
+    return max((tokens for tokens, peak in peaks.items() if peak <= SHARE * free), default=LEAST)
 
 
-def measure(peak: Callable[[int], tuple[int, int]], most: int = 4096) -> StepMemory:
-    """From two micro-batches, the larger one of `most` tokens or, where the GPU is too full for them, fewer.
+def measure(peak: Callable[[int], int]) -> dict[int, int]:
+    """The bytes of micro-batches of LEAST to MOST tokens, doubled each time, as far as they fit the GPU.
 
-    peak: `peak(tokens)` computes a micro-batch of `tokens` tokens or a little more and returns their number and the
-    bytes that it took; it raises torch.OutOfMemoryError. Raises RunError if not even LEAST tokens fit.
+    peak: computes a micro-batch of so many tokens and returns the bytes that it took besides the model; it raises
+    torch.OutOfMemoryError. Raises RunError if not even LEAST tokens fit.
     """
-    while True:
+    peaks: dict[int, int] = {}
+    tokens = LEAST
+    while tokens <= MOST:
         try:
-            (few, small), (many, large) = peak(most // 4), peak(most)
+            peaks[tokens] = peak(tokens)
         except torch.OutOfMemoryError as error:
-            if most <= LEAST:
+            if not peaks:
                 raise RunError(
                     "the GPU's memory is full",
                     found=str(error).partition(". ")[0],
-                    expected=f"room for the model and {most} tokens",
+                    expected=f"room for the model and {LEAST} tokens",
                     do="end what else runs on it, or take a GPU with more memory",
                 ) from None
-            most //= 2
-            continue
-        # An allocator's blocks may hide the growth of a tiny model.
-        per_token = max((large - small) / max(many - few, 1), 1.0)
-        return StepMemory(max(large - per_token * many, 0.0), per_token)
+            break
+        tokens *= 2
+    return peaks
 
 
-def step_memory(model: nn.Module, corpus: Corpus, chosen: Indices, precision: str, device: torch.device) -> StepMemory:
-    """Measured on `model`, which is moved to the GPU `device`, with the longest of the corpus's pairs at `chosen`.
+def measure_on_gpu(
+    model: nn.Module, corpus: Corpus, chosen: Indices, precision: str, device: torch.device
+) -> dict[int, int]:
+    """`measure` on `model`, which is moved to the GPU `device`, with the corpus's pairs at `chosen`.
 
-    Raises RunError if the GPU is full.
+    Of each size two micro-batches are computed: long pairs, whose attention may need more, and short ones, which are
+    many: flash attention's backward pass needs 128 rows more for each. Raises RunError if the GPU is full.
     """
     model.to(device).train()
-    longest = chosen[np.argsort(corpus.lengths[chosen], kind="stable")[::-1][:MOST]]
+    by_length = chosen[np.argsort(corpus.lengths[chosen], kind="stable")]
+    kinds = by_length[::-1], by_length[len(by_length) // 10 :]
 
-    def peak(tokens: int) -> tuple[int, int]:
-        count = int(np.searchsorted(np.cumsum(corpus.lengths[longest]), tokens)) + 1
-        pairs = np.resize(longest, count if count <= len(longest) else tokens // int(corpus.lengths[longest[-1]]) + 1)
+    def peak(tokens: int) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        try:
-            batch = MicroBatch.of(corpus, pairs, pairs, device)
-            lower = torch.autocast(device.type, DTYPES[precision]) if precision != "fp32" else nullcontext()
-            with lower:
-                logits = model(*batch.inputs).float()
-            F.cross_entropy(logits, batch.labels).backward()
-            return len(batch.inputs[0]), torch.cuda.max_memory_allocated(device) - before
-        finally:
-            model.zero_grad(set_to_none=True)
+        for pairs in kinds:
+            ends = np.cumsum(corpus.lengths[np.resize(pairs, tokens)], dtype=np.int64)  # a pair has a token at least
+            some = np.resize(pairs, np.searchsorted(ends, tokens) + 1)
+            try:
+                _forward_and_backward(model, MicroBatch.of(corpus, some, some, device), precision)
+            finally:
+                model.zero_grad(set_to_none=True)
+        return torch.cuda.max_memory_allocated(device) - before
 
-    memory = measure(peak)
-    torch.cuda.empty_cache()  # the blocks of these sizes are of no use to the engine
-    return memory
+    peaks = measure(peak)
+    torch.cuda.empty_cache()  # the engine needs blocks of other sizes
+    return peaks
+
+
+def _forward_and_backward(model: nn.Module, batch: MicroBatch, precision: str) -> None:
+    lower = nullcontext() if precision == "fp32" else torch.autocast("cuda", DTYPES[precision])
+    with lower:
+        logits = model(*batch.inputs)
+    F.cross_entropy(logits.float(), batch.labels).backward()
 
 
 def free_memory(device: torch.device) -> int:
