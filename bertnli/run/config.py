@@ -103,6 +103,9 @@ class RunConfig(Section):
     deterministic: bool = False
     """On a GPU, too, the same run gives the same weights to the last bit: torch's deterministic algorithms, which cost
     speed. On a CPU that is so without it."""
+    compile: Literal["auto", False] = False
+    """`auto`: torch.compile of the model's blocks on a GPU, which takes a minute at the start. It may pay for a small
+    model; it has not been measured yet. On a CPU nothing is compiled."""
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""

@@ -149,6 +149,12 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
             check_names(config.labels, "labels")
         except InputError as error:
             yield Contradiction((), error)
+    if config.compile and config.zero_stage == 3:
+        clash = InputError(
+            "compile: auto does not go with zero_stage: 3, which replaces a block's weights while it runs",
+            do="set zero_stage: 2, or remove compile",
+        )
+        yield Contradiction(("compile", "zero_stage"), clash)
     for key in ("eval_every_steps", "keep_best", "early_stopping"):
         if getattr(config, key) and config.data.eval is None:
             do = "set data.eval: {holdout: 2000}, or a name or path"

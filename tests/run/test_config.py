@@ -49,6 +49,8 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
         (RUN, ("learning_rate=.nan",), "key learning_rate"),
         (RUN, ("max_steps=3",), "epochs or max_steps"),
         (RUN, ("epochs=null",), "epochs or max_steps"),
+        (RUN, ("compile=auto", "zero_stage=3"), "compile: auto does not go with zero_stage: 3"),
+        (RUN, ("compile=true",), "compile"),
         (RUN, ("zero_stage=4",), "key zero_stage: found 4"),
         (RUN, ("labels=[LABEL_0, LABEL_1]",), "placeholders"),
         (RUN, ("keep_best=true", "data.eval=null"), "keep_best needs data.eval; set data.eval: {holdout: 2000}"),
