@@ -87,8 +87,10 @@ class LabelTable:
         Raises InputError if `names` has a label that the model does not have; if not `strict`, those cells are UNKNOWN.
         """
         self._index = {NO_GOLD: WITHOUT_GOLD, "-1": WITHOUT_GOLD, "": WITHOUT_GOLD}
-        self._index |= {label_key(label): index for index, label in enumerate(labels)}
-        self._cells: dict[str, int] = {}  # by the cell's own text, which saves most of the time of a row
+        keys = [label_key(label) for label in labels]
+        self._index |= {key: index for index, key in enumerate(keys) if keys.count(key) == 1}
+        # By the cell's own text. It saves most of the time of a row, and tells `A` and `a` apart if a model has both.
+        self._cells = {label: index for index, label in enumerate(labels) if keys.count(keys[index]) > 1}
         known = dict(self._index)
         for cell, name in (names or {}).items():
             index = known.get(label_key(name), UNKNOWN)

@@ -155,6 +155,11 @@ def test_minus_one_and_nothing_are_no_gold_label_unless_they_have_a_name() -> No
     assert LabelTable(("a", "b"), {"-1": "b"}).index("-1.0") == 1
 
 
+def test_labels_that_differ_in_case_alone_are_told_apart() -> None:
+    table = LabelTable(("A", "a", "1", "1.0", "b"))
+    assert [table.index(cell) for cell in ("A", "a", " a", "1", "1.0", "1.00", "B")] == [0, 1, -1, 2, 3, -1, 4]
+
+
 @pytest.mark.parametrize("cells", [("0", "0"), ("0", "0.0"), ("Yes", "yes ")])
 def test_a_label_twice_is_refused(cells: tuple[str, str]) -> None:
     with pytest.raises(InputError, match="--label-names: a label twice"):
