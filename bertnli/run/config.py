@@ -107,7 +107,8 @@ class Data(Section):
     """What label cells mean, such as `{0: entailment, 1: neutral, 2: contradiction}`; `-` stands for no gold label. If
     the files differ: `{train: {yes: entailment, no: contradiction}, eval: {0: entailment, 1: contradiction}}`."""
     skip_bad_rows: bool = False
-    """Skip rows that cannot be used and print how many, instead of refusing the file."""
+    """Skip rows that cannot be read and print how many, instead of refusing the file. A row with a label that the model
+    does not have is not one of them."""
     max_train_pairs: Positive | None = None
     """Train on this many pairs, drawn by the seed."""
     hypothesis_only: bool | None = None

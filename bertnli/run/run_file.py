@@ -19,8 +19,8 @@ from bertnli.data.columns import Columns
 from bertnli.data.labels import check_names
 from bertnli.run import deepspeed_config
 from bertnli.run.config import ColumnsApart, LabelNamesApart, RunConfig
-from bertnli.run.label_scalars import keep_labels_as_text
 from bertnli.run.mistakes import Contradiction, refuse
+from bertnli.run.names_as_text import keep_names_as_text
 
 _SECTIONS = ("data", "checkpoint")
 _UNIONS = (["eval"], ["columns"], ["label_names"])  # keys of data that have two forms
@@ -96,7 +96,7 @@ def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str
     try:
         loader = _StrictLoader(text)
         node = loader.get_single_node()
-        keep_labels_as_text(node, path)
+        keep_names_as_text(node, path)
         content = None if node is None else loader.construct_document(node)
         json.dumps(content, default=str, skipkeys=True)  # ValueError for an alias inside its own anchor
     # PyYAML does not catch all of its own errors: odd timestamps and integers (ValueError), deep nesting, odd keys.

@@ -39,7 +39,7 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
 
 
 def test_labels_are_text_as_it_is_written(tmp_path):
-    """YAML reads yes, no, on and off as True and False, and 1.0 as a number."""
+    """YAML reads yes, no, on and off as True and False, and 1.0 as a number. Column names are text, too."""
     text = RUN.replace("eval:", "label_names: {yes: on, no: off, 1.0: no, 0x1: 2020-01-01, 010: y}, eval:")
     run = load(tmp_path, text + "labels: [yes, no, 1]\n")
     assert run.data.label_names == {"yes": "on", "no": "off", "1.0": "no", "0x1": "2020-01-01", "010": "y"}
@@ -48,6 +48,7 @@ def test_labels_are_text_as_it_is_written(tmp_path):
     for key in ("data.label_names={yes: on}", "data={train: x, label_names: {yes: on}}", "data.label_names.yes=on"):
         assert load(tmp_path, RUN, key).data.label_names == {"yes": "on"}
     assert load(tmp_path, RUN, "labels=[yes, no]").labels == ("yes", "no")
+    assert load(tmp_path, RUN, "data.columns={premise: 0, label: yes}").data.columns == Columns("0", None, "yes")
     assert load(tmp_path, RUN, "keep_best=yes", "data.skip_bad_rows=on").data.skip_bad_rows is True
 
 

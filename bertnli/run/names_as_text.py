@@ -1,4 +1,4 @@
-"""Labels in a run file are text as written: `yes`, `no` and `1.0`, which YAML reads as True, False and a number."""
+"""Names of labels and columns in a run file are text as written: YAML reads `yes` as True, `1.0` and `0` as numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import yaml
 
-_PLACES = (("labels",), ("data", "label_names"))
+_PLACES = (("labels",), ("data", "label_names"), ("data", "columns"))
 _TAG = "tag:yaml.org,2002:"
 _NO_TEXT = {_TAG + name for name in ("bool", "int", "float", "timestamp")}
 
 
-def keep_labels_as_text(node: yaml.Node | None, path: Sequence[str] = ()) -> None:
-    """Make the labels below `node` text, keys and values alike, before YAML gives them values.
+def keep_names_as_text(node: yaml.Node | None, path: Sequence[str] = ()) -> None:
+    """Make the names below `node` text, keys and values alike, before YAML gives them values.
 
     path: the run file's key that has the node; () for the whole file.
     """
@@ -22,9 +22,9 @@ def keep_labels_as_text(node: yaml.Node | None, path: Sequence[str] = ()) -> Non
         for key, value in node.value:
             if key.tag == _TAG + "merge":  # `<<`: the keys of other maps
                 for one in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    keep_labels_as_text(one, path)
+                    keep_names_as_text(one, path)
             elif isinstance(key, yaml.ScalarNode):
-                keep_labels_as_text(value, [*path, key.value])
+                keep_names_as_text(value, [*path, key.value])
 
 
 def _as_text(node: yaml.Node | None) -> None:
