@@ -41,7 +41,7 @@ def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_p
             raise InputError(
                 f"{where}: no column {name!r}",
                 found=f"columns {listed(fields)}",
-                do=f"fix {option} (in a run file: data.columns)",
+                do=f"fix {option} (in a run file: data.columns, with train: and eval: in it if the two files differ)",
             )
         return found
 

@@ -13,6 +13,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.class_names import class_names, class_of
 from bertnli.data.columns import (
     PARSE_COLUMNS,
     Columns,
@@ -50,7 +51,10 @@ class Row(NamedTuple):  # a NamedTuple is created three times as fast as a froze
     number: int  # 1-based; the header is not counted
     premise: str | None
     hypothesis: str | None
-    label: str | None  # text of the label cell; None if it is null or blank, or if there is no label column
+    label: (
+        str | None
+    )  # text of the label cell, or the name that the file's metadata gives its number; None if it is null
+    # or blank, or if there is no label column
     error: str | None  # why this pair cannot be used, in one short sentence; None for a good row
     raw: str  # text formats: the record's text without its line end; Parquet: ""
     parsed: bool  # False if the record could not be split into cells
@@ -73,7 +77,7 @@ class PairFile:
 
     Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found; `fields`,
     all column names in order (JSONL: of the first object that has the columns); `header`, the text of the header (TSV,
-    CSV); `schema` (Parquet).
+    CSV); `schema` (Parquet); `class_names`, what the numbers 0, 1, … in the label column mean, if the file says it.
 
     Raises InputError if the file is missing or empty, if its format or encoding is unknown, or if columns are missing.
     """
@@ -91,12 +95,14 @@ class PairFile:
         self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
         self.header = ""
         self.schema: pyarrow.Schema | None = None
+        self.class_names: tuple[str, ...] = ()
         self._opened: Iterator[Record] | None = None  # the records, until they are read for the first time
         try:
             if self.format == "parquet":
                 self.schema = parquet_schema(self.path)
                 self._resolve(self.schema.names)
                 self._check_types(self.schema)
+                self.class_names = class_names(self.schema, self.columns.label)
             else:
                 self._opened = self._open()
         except UnreadableError as error:
@@ -274,4 +280,7 @@ class PairFile:
         error = fault_of("premise", premise) or fault_of("hypothesis", hypothesis)
         if error:
             premise, hypothesis = (text if is_text(text) else None for text in (premise, hypothesis))
-        return Row(number, premise, hypothesis, label_text(label), error, raw, True)
+        text = label_text(label)
+        if self.class_names:
+            text = class_of(text, self.class_names)
+        return Row(number, premise, hypothesis, text, error, raw, True)

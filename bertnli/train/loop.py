@@ -38,6 +38,7 @@ from bertnli.train.flops import matmul_peak, needed_flop
 from bertnli.train.inputs import TrainingData, load_data, load_starting_model
 from bertnli.train.metrics_log import MetricsLog, RecentSteps
 from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, measure_on_gpu
+from bertnli.train.next_command import next_command
 from bertnli.train.pending_sum import PendingSum
 from bertnli.train.result import write_result
 from bertnli.train.steps import Step, Steps
@@ -247,6 +248,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         "ranks": group.world,
         **({"best_step": state.best_step} if config.keep_best else {}),
         **({"eval_accuracy": tally.accuracy, "eval_rows": tally.rows} if tally is not None else {}),
+        "rows_by_label": data.rows_by_label,
+        "next": next_command(str(folder.model), source.config.labels, config),
     }
     if metrics is not None:
         metrics.close()
