@@ -7,6 +7,13 @@ from typing import Any
 from bertnli.model.classifier import PairClassifier
 
 
+def can_compile() -> bool:
+    """Whether torch.compile has what it needs for the GPU here: Triton, and compute capability 7.0."""
+    from torch.utils._triton import has_triton
+
+    return bool(has_triton())
+
+
 def compile_blocks(model: PairClassifier, **options: Any) -> None:
     """Compile each block in place: parameters keep their names. `options`: more for torch.compile.
 

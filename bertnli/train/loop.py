@@ -26,7 +26,7 @@ from bertnli.common.signals import StopRequest
 from bertnli.data.batches import Indices, Stream, batches_by_length, pack
 from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model.attention import EVAL_BATCH_TOKENS, to_device
-from bertnli.model.compiled import compile_blocks
+from bertnli.model.compiled import can_compile, compile_blocks
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import deepspeed_config
@@ -85,7 +85,10 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     if config.micro_batch_tokens is None and group.device.type == "cuda":
         peaks = measure_on_gpu(model, data.corpus, data.train, precision, group.device)
     if config.compile and group.device.type == "cuda":
-        compile_blocks(model)
+        if can_compile():
+            compile_blocks(model)
+        else:
+            say("compile: auto: torch has no Triton for this GPU, so nothing is compiled")
     engine = Engine(model, settings, config.weight_decay, group)
     source = source.without_weights()  # the engine has its own
 
