@@ -85,6 +85,7 @@ def prepare(
         "format": _FORMAT,
         "content": content,
         "name": Path(file.name).name,  # distinguishes the members of one archive
+        "dialect": str(file.dialect),
         "columns": [file.columns.premise, file.columns.hypothesis, file.columns.label],
         "tokenizer": tokenizer.fingerprint,
         "labels": list(labels),

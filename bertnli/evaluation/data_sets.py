@@ -15,6 +15,7 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import existing_path
 from bertnli.data.class_names import by_class
 from bertnli.data.columns import Columns
+from bertnli.data.dialect import Dialect, usual
 from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.pairs import PairFile
 from bertnli.data.unknown_labels import UnknownLabelsError
@@ -113,14 +114,15 @@ def open_set(
     columns: Columns | None = None,
     *,
     label_names: Mapping[str, str] | None = None,
+    dialect: Dialect | None = None,
     prefer_parse: bool = False,
     shuffle_premises: bool = False,
 ) -> LabelledSet:
     """The file at that path, or the data set of that name, which is fetched if needed.
 
     columns, label_names (text of a label cell -> label): from the user; they override those of the catalogue.
-    prefer_parse: see `PairFile`. Raises as `fetch.resolve` and `PairFile` do, and InputError for label names that
-    contradict the file's own.
+    dialect: of a file; sets of the catalogue are read as their format says. prefer_parse: see `PairFile`. Raises as
+    `fetch.resolve` and `PairFile` do, and InputError for label names that contradict the file's own.
     """
     entry = catalog.lookup_unless_path(name)
     schema = entry.schema if entry is not None else DataSetSchema()
@@ -132,7 +134,9 @@ def open_set(
         given.label or schema.columns.label,
     )
     kind = ShuffledPremises if shuffle_premises else PairFile
-    file = kind(path, columns=wanted, prefer_parse=prefer_parse)
+    if entry is not None:
+        dialect = usual(str(path))
+    file = kind(path, columns=wanted, dialect=dialect, prefer_parse=prefer_parse)
     names = by_class({**schema.label_names, **(label_names or {})}, file.class_names, file.name)
     return LabelledSet(name, file, replace(schema, label_names=names))
 

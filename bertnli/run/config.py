@@ -9,11 +9,23 @@ import math
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, with_config
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    with_config,
+)
 from pydantic_core import PydanticCustomError
 
 from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
+from bertnli.data.dialect import Dialect
+from bertnli.data.formats import format_of
 from bertnli.data.labels import check_doubled
 
 Positive = Annotated[int, Field(gt=0)]
@@ -106,6 +118,15 @@ class Data(Section):
     ] = {}
     """What label cells mean, such as `{0: entailment, 1: neutral, 2: contradiction}`; `-` stands for no gold label. If
     the files differ: `{train: {yes: entailment, no: contradiction}, eval: {0: entailment, 1: contradiction}}`."""
+    format: str | None = None
+    """The files' format (tsv, csv, jsonl, parquet), if it is not the one in their names. Like the next three keys, for
+    paths only, not for fetched names."""
+    delimiter: str | None = None
+    """What is between the cells of a text table: one character, or tab, comma, semicolon, pipe. Default: found."""
+    quoting: Literal["csv", "none"] | None = None
+    """csv: double quotes may enclose a cell; none: a quote is a character like any other. Default: found."""
+    header: bool = True
+    """Whether a text table begins with the names of its columns. Without them, columns are named 1, 2, …."""
     skip_bad_rows: bool = False
     """Skip rows that cannot be read and print how many, instead of refusing the file. A row with a label that the model
     does not have is not one of them."""
@@ -120,6 +141,18 @@ class Data(Section):
 
     def label_names_of(self, file: File) -> dict[str, str]:
         return getattr(self.label_names, file) if isinstance(self.label_names, LabelNamesApart) else self.label_names
+
+    @field_validator("format", "delimiter")
+    @classmethod
+    def _possible(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            Dialect(delimiter=value) if info.field_name == "delimiter" else format_of("", value)
+        return value
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the files are written, as far as these keys say it."""
+        return Dialect(self.format, self.delimiter, self.quoting, self.header)
 
 
 class Checkpointing(Section):

@@ -68,6 +68,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             name,
             config.data.columns_of(file),
             label_names=config.data.label_names_of(file),
+            dialect=config.data.dialect,
             prefer_parse=source.tokenizer.settings.reads_parse,
         )
         corpus = prepare(
@@ -79,6 +80,8 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         )
         used = ", ".join(f"{corpus.rows_by_label[label]['used']:,} {label}" for label in source.config.labels)
         skipped = f"{corpus.about['no_gold']:,} rows without a gold label and {corpus.about['bad']:,} bad rows skipped"
+        for note in chosen.file.notes:
+            say(note)
         say(f"{name}: {len(corpus):,} labelled pairs ({used}); {skipped}")
         return corpus
 
