@@ -209,27 +209,23 @@ class Lines:
         self.undecodable = False
 
     def __iter__(self) -> Iterator[str]:
-        first = True
-        for data in self._complete_lines():
-            if first:
-                first = False
-                if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    raise InputError(
-                        f"{self.source.name}: UTF-16 text", expected="UTF-8", do="convert it: iconv -t UTF-8"
-                    )
-                data = data.removeprefix(codecs.BOM_UTF8)
-                if not data:
-                    return
-            try:
-                text = data.decode()
-            except UnicodeDecodeError:
-                self.undecodable = True
-                text = data.decode("utf-8", "surrogateescape")
-            if not self.keep_returns:
-                text = text.replace("\r\n", "\n")
-                if not text.endswith("\n"):
-                    text = text.removesuffix("\r")
-            yield from text.removesuffix("\n").split("\n")
+        for data in self.pieces():
+            text, undecodable = decoded(data)
+            self.undecodable |= undecodable
+            yield from split(text, keep_returns=self.keep_returns)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The lines as they stand in the source, some complete ones at a time, without the byte-order mark.
+
+        `decoded` and `split` make text of them. Raises as iterating does.
+        """
+        pieces = self._complete_lines()
+        first = next(pieces, b"")
+        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise InputError(f"{self.source.name}: UTF-16 text", expected="UTF-8", do="convert it: iconv -t UTF-8")
+        if first := first.removeprefix(codecs.BOM_UTF8):
+            yield first
+            yield from pieces
 
     def _complete_lines(self) -> Iterator[bytes]:
         """The source's bytes in pieces of complete lines."""
@@ -247,3 +243,30 @@ class Lines:
                 raise UnreadableError(f"a line is longer than {MAX_LINE >> 20} MiB")
         if rest := b"".join(pending):
             yield rest
+
+
+def decoded(data: bytes) -> tuple[str, bool]:
+    """Text of UTF-8, and whether some bytes are not UTF-8: those become surrogate escapes."""
+    try:
+        return data.decode(), False
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "surrogateescape"), True
+
+
+def split(text: str, *, keep_returns: bool = False) -> list[str]:
+    """The lines of `text`, which are complete ones, without their line ends (see `Lines`)."""
+    if not keep_returns:
+        text = text.replace("\r\n", "\n")
+    if text.endswith("\n"):
+        text = text[:-1]
+    elif not keep_returns:
+        text = text.removesuffix("\r")
+    return text.split("\n")
+
+
+def end_of_line(data: bytes, lines: int) -> int:
+    """Where line number `lines` ends, its line feed included, in `data` that has so many."""
+    end = 0
+    for _ in range(lines):
+        end = data.find(b"\n", end) + 1 or len(data)
+    return end

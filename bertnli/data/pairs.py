@@ -1,7 +1,7 @@
 """Sentence-pair files, read row by row: each record of a file is one row, good or bad, in order.
 
 `PairFile` finds the columns and yields `Row`s in `Chunk`s of fixed size. A row that cannot be used keeps its number and
-says why.
+says why. Reading is in two steps, so that another process can do the second one: `raw_chunks`, and `parse`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError, RunError
@@ -23,9 +23,10 @@ from bertnli.data.columns import (
     listed,
     words_of_parse,
 )
-from bertnli.data.formats import Lines, Source, UnreadableError
+from bertnli.data.formats import Lines, Source, UnreadableError, end_of_line
 from bertnli.data.records import (
     Record,
+    line_records,
     parquet_cells,
     parquet_schema,
     parquet_tables,
@@ -54,6 +55,16 @@ class Row(NamedTuple):  # a NamedTuple is created three times as fast as a froze
     error: str | None  # why this pair cannot be used, in one short sentence; None for a good row
     raw: str  # text formats: the record's text without its line end; Parquet: ""
     parsed: bool  # False if the record could not be split into cells
+
+
+@dataclass(frozen=True, slots=True)
+class RawChunk:
+    """Consecutive records as `PairFile.parse` takes them. `first`: the number of the first row; `size`: rows."""
+
+    first: int
+    size: int
+    records: bytes | list[Record] | pyarrow.RecordBatch
+    """JSON lines: the lines themselves; TSV and CSV: the records; Parquet: an Arrow batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +102,8 @@ class PairFile:
         self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
         self.header = ""
         self.schema: pyarrow.Schema | None = None
-        self._opened: Iterator[Record] | None = None  # the records, until they are read for the first time
+        # The records, or for JSON lines pieces of complete lines, until they are read for the first time.
+        self._opened: Iterator[Any] | None = None
         try:
             if self.format == "parquet":
                 self.schema = parquet_schema(self.path)
@@ -105,26 +117,29 @@ class PairFile:
 
     # The columns
 
-    def _open(self) -> Iterator[Record]:
-        """The records of a text format after its header."""
-        found = records(Lines(self._source, keep_returns=self.format == "csv"), self.format)
+    def _open(self) -> Iterator[Any]:
+        """The records of TSV or CSV after the header, or all of JSON lines, in pieces of complete lines."""
+        lines = Lines(self._source, keep_returns=self.format == "csv")
         if self.format == "jsonl":
-            return self._probe(found)
+            return self._probe(lines.pieces())
+        found = records(lines, self.format)
         self.header, cells, fault = next(found, ("", None, "the file is empty"))
         if cells is None:
             raise InputError(f"{self.name}: unusable header: {fault}", expected="column names in the first line")
         self._resolve(cells)
         return found
 
-    def _probe(self, found: Iterator[Record]) -> Iterator[Record]:
-        """Find the columns in the first JSON object that has them. Returns all records, the first ones included."""
+    def _probe(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Find the columns in the first JSON object that has them. Returns all pieces, the first ones included."""
+        pieces, again = tee(pieces)
+        found = chain.from_iterable(line_records(piece, "jsonl") for piece in pieces)
         probed, first_error = [], None
         for record in islice(found, _PROBE):
             probed.append(record)
             if record[1] is not None:
                 try:
                     self._resolve(list(record[1]))
-                    return chain(probed, found)
+                    return again
                 except InputError as error:
                     first_error = first_error or error
         if not probed:
@@ -163,21 +178,43 @@ class PairFile:
 
         Raises RunError that names the last row read if the file is damaged.
         """
+        return map(self.parse, self.raw_chunks(size))
+
+    def raw_chunks(self, size: int) -> Iterator[RawChunk]:
+        """`chunks` before `parse`."""
         if self.format == "parquet":
-            yield from self._parquet_chunks(size, None)
+            yield from self._tables(size, None)
+        elif self.format == "jsonl":
+            yield from self._lines(size)
         else:
-            rows = self._text_rows()
-            while chunk := list(islice(rows, size)):
-                yield Chunk(chunk, None)
+            found, first = self._undamaged(self._take_opened()), 1
+            while chunk := list(islice(found, size)):
+                yield RawChunk(first, len(chunk), chunk)
+                first += len(chunk)
+
+    def parse(self, raw: RawChunk) -> Chunk:
+        """The rows of a chunk. A copy of this object in another process can do it as well."""
+        if isinstance(raw.records, bytes):
+            return Chunk(list(self._json_rows(line_records(raw.records, "jsonl"), raw.first)), None)
+        if isinstance(raw.records, list):
+            return Chunk(list(self._delimited_rows(raw.records, raw.first)), None)
+        return Chunk(list(self._table_rows(raw.records, raw.first)), raw.records)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which does not go on with reading where this one is."""
+        return self.__dict__ | {"_opened": None}
 
     def rows(self) -> Iterator[Row]:
         """The rows one by one. Raises as `chunks` does."""
         if self.format == "parquet":
             needed = [name for name in (self.columns.premise, self.columns.hypothesis, self.columns.label) if name]
-            for chunk in self._parquet_chunks(_ROWS, needed):
-                yield from chunk.rows
+            for raw in self._tables(_ROWS, needed):
+                yield from self.parse(raw).rows
+        elif self.format == "jsonl":
+            lines = chain.from_iterable(line_records(piece, "jsonl") for piece in self._take_opened())
+            yield from self._json_rows(self._undamaged(lines), 1)
         else:
-            yield from self._text_rows()
+            yield from self._delimited_rows(self._undamaged(self._take_opened()), 1)
 
     def values(self, chunk: Chunk) -> list[dict[str, Any] | None]:
         """The complete records of a chunk, by column name; None for a record that was not parsed.
@@ -197,15 +234,44 @@ class PairFile:
         # strict=False: some lines of SNLI have fewer cells
         return [dict(zip(self.fields, parse(row.raw), strict=False)) if row.parsed else None for row in chunk.rows]
 
-    def _text_rows(self) -> Iterator[Row]:
+    def _take_opened(self) -> Iterator[Any]:
+        """What `_open` returns, from the beginning of the file."""
         found, self._opened = self._opened, None
         if found is None:
             if not self._source.rereadable:
                 raise InputError(f"{self.name}: a pipe can be read only once", do="write it to a file first")
             found = self._open()
-        yield from self._json_rows(found) if self.format == "jsonl" else self._delimited_rows(found)
+        return found
 
-    def _delimited_rows(self, found: Iterable[Record]) -> Iterator[Row]:
+    def _lines(self, size: int) -> Iterator[RawChunk]:
+        """JSON lines, `size` at a time; no line is looked into."""
+        first, count = 1, 0  # the first row of the next chunk; its lines so far
+        pending: list[bytes] = []
+        try:
+            for piece in self._take_opened():
+                lines = piece.count(b"\n") + (not piece.endswith(b"\n"))
+                while count + lines >= size:
+                    end = end_of_line(piece, size - count)
+                    yield RawChunk(first, size, b"".join([*pending, piece[:end]]))
+                    piece, lines = piece[end:], count + lines - size
+                    first, count, pending = first + size, 0, []
+                pending.append(piece)
+                count += lines
+        except UnreadableError as error:
+            raise self._damaged(first - 1 + count, error) from None
+        if count:
+            yield RawChunk(first, count, b"".join(pending))
+
+    def _tables(self, size: int, needed: list[str] | None) -> Iterator[RawChunk]:
+        first = 1
+        try:
+            for table in parquet_tables(self.path, size, needed):
+                yield RawChunk(first, table.num_rows, table)
+                first += table.num_rows
+        except UnreadableError as error:
+            raise self._damaged(first - 1, error) from None
+
+    def _delimited_rows(self, found: Iterable[Record], first: int) -> Iterator[Row]:
         premise_at, hypothesis_at, label_at = (
             -1 if name is None else self.fields.index(name)
             for name in (self.columns.premise, self.columns.hypothesis, self.columns.label)
@@ -214,56 +280,58 @@ class PairFile:
         if self.format == "tsv":
             while least > 1 + max(premise_at, hypothesis_at, label_at) and self.fields[least - 1] in _ANNOTATORS:
                 least -= 1
-        as_it_is, number = not self._from_parse, 0
-        try:
-            for number, (raw, cells, fault) in enumerate(found, 1):  # after the loop: the last row
-                if cells is None:
-                    yield Row(number, None, None, None, fault, raw, False)
-                elif not least <= len(cells) <= most:
-                    yield Row(number, None, None, None, f"{len(cells)} cells, expected {most}", raw, False)
+        as_it_is = not self._from_parse
+        for number, (raw, cells, fault) in enumerate(found, first):
+            if cells is None:
+                yield Row(number, None, None, None, fault, raw, False)
+            elif not least <= len(cells) <= most:
+                yield Row(number, None, None, None, f"{len(cells)} cells, expected {most}", raw, False)
+            else:
+                premise, hypothesis = cells[premise_at], cells[hypothesis_at]
+                label = cells[label_at] if label_at >= 0 else None
+                if as_it_is and premise.strip() and hypothesis.strip() and "\0" not in raw:
+                    if label is not None and not label.strip():
+                        label = None
+                    yield Row(number, premise, hypothesis, label, None, raw, True)
                 else:
-                    premise, hypothesis = cells[premise_at], cells[hypothesis_at]
-                    label = cells[label_at] if label_at >= 0 else None
-                    if as_it_is and premise.strip() and hypothesis.strip() and "\0" not in raw:
-                        if label is not None and not label.strip():
-                            label = None
-                        yield Row(number, premise, hypothesis, label, None, raw, True)
-                    else:
-                        yield self._row(number, premise, hypothesis, label, raw)
-        except UnreadableError as error:
-            raise self._damaged(number, error) from None
+                    yield self._row(number, premise, hypothesis, label, raw)
 
-    def _json_rows(self, found: Iterable[Record]) -> Iterator[Row]:
-        premise, hypothesis, label = self.columns.premise, self.columns.hypothesis, self.columns.label
-        number = 0
-        try:
-            for number, (raw, cells, fault) in enumerate(found, 1):
-                if cells is None:
-                    yield Row(number, None, None, None, fault, raw, False)
-                else:
-                    row = self._row(number, cells.get(premise), cells.get(hypothesis), cells.get(label), raw)
-                    missing = [name for name in (premise, hypothesis) if name not in cells] if row.error else None
-                    yield row._replace(error=f"no key {missing[0]!r}") if missing else row
-        except UnreadableError as error:
-            raise self._damaged(number, error) from None
+    def _json_rows(self, found: Iterable[Record], first: int) -> Iterator[Row]:
+        premise_key, hypothesis_key, label_key = self.columns.premise, self.columns.hypothesis, self.columns.label
+        for number, (raw, cells, fault) in enumerate(found, first):
+            if cells is None:
+                yield Row(number, None, None, None, fault, raw, False)
+                continue
+            premise, hypothesis, label = cells.get(premise_key), cells.get(hypothesis_key), cells.get(label_key)
+            # Without an escape there is no NUL character and no half of a surrogate pair in the texts.
+            as_it_is = type(premise) is type(hypothesis) is str and "\\u" not in raw and not self._from_parse
+            if as_it_is and premise.strip() and hypothesis.strip():
+                yield Row(number, premise, hypothesis, label_text(label), None, raw, True)
+                continue
+            row = self._row(number, premise, hypothesis, label, raw)
+            missing = [key for key in (premise_key, hypothesis_key) if key not in cells] if row.error else None
+            yield row._replace(error=f"no key {missing[0]!r}") if missing else row
 
-    def _parquet_chunks(self, size: int, needed: list[str] | None) -> Iterator[Chunk]:
-        number = 0
-        wanted = (self.columns.premise, self.columns.hypothesis, self.columns.label)
+    def _table_rows(self, table: pyarrow.RecordBatch, first: int) -> Iterator[Row]:
         try:
-            for table in parquet_tables(self.path, size, needed):
-                columns = [
-                    [None] * table.num_rows if name is None else parquet_cells(table.column(name), "surrogateescape")
-                    for name in wanted
-                ]
-                rows = [
-                    self._row(number + at, premise, hypothesis, label, "")
-                    for at, (premise, hypothesis, label) in enumerate(zip(*columns, strict=True), 1)
-                ]
-                number += len(rows)
-                yield Chunk(rows, table)
+            columns = [
+                [None] * table.num_rows if name is None else parquet_cells(table.column(name), "surrogateescape")
+                for name in (self.columns.premise, self.columns.hypothesis, self.columns.label)
+            ]
         except UnreadableError as error:
-            raise self._damaged(number, error) from None
+            raise self._damaged(first - 1, error) from None
+        for number, (premise, hypothesis, label) in enumerate(zip(*columns, strict=True), first):
+            yield self._row(number, premise, hypothesis, label, "")
+
+    def _undamaged(self, found: Iterable[Record]) -> Iterator[Record]:
+        """`found`, with an error that names the row for one that does not."""
+        read = 0
+        try:
+            for record in found:
+                yield record
+                read += 1
+        except UnreadableError as error:
+            raise self._damaged(read, error) from None
 
     def _damaged(self, number: int, error: UnreadableError) -> RunError:
         return RunError(f"{self.name}: cannot be read beyond row {number}: {error}", do="get the file again, or fix it")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertnli.common.errors import first_line
-from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError
+from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError, decoded, split
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,11 +32,18 @@ def records(lines: Lines, kind: str) -> Iterator[Record]:
     if kind == "csv":
         yield from _csv_records(lines)
         return
+    for data in lines.pieces():
+        yield from line_records(data, kind)
+
+
+def line_records(data: bytes, kind: str) -> Iterator[Record]:
+    """The records of a format that has one in each line (JSON lines, TSV), of the bytes of complete lines."""
     as_json = kind == "jsonl"
-    for line in lines:
+    text, undecodable = decoded(data)
+    for line in split(text):
         if not line:
             yield "", None, "blank line"
-        elif lines.undecodable and (shown := _shown(line)):
+        elif undecodable and (shown := _shown(line)):
             yield shown, None, "not valid UTF-8"
         elif as_json:
             yield line, *parse_jsonl(line)
@@ -64,7 +71,16 @@ def parse_jsonl(text: str) -> tuple[dict[str, Any] | None, str | None]:
     return value, None
 
 
-_decode = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
+
+
+def _decode(text: str) -> Any:
+    """As `json.loads`, in two thirds of its time where no white space stands around the value."""
+    try:
+        value, end = _decoder.raw_decode(text)
+    except json.JSONDecodeError:
+        return _decoder.decode(text)  # there is some, or this raises the error
+    return value if end == len(text) else _decoder.decode(text)
 
 
 def json_type(value: object) -> str:

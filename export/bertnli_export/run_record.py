@@ -37,6 +37,11 @@ class Counts:
     labelled: int = 0  # good rows whose gold label is one of the model's
     correct: int = 0
 
+    def add(self, other: Counts) -> None:
+        """The sums over the rows of both."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
 
 @dataclass
 class RunRecord:

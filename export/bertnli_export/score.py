@@ -6,7 +6,6 @@ bytes of the output depend on the input only, and not on when the run was interr
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,17 +19,17 @@ from typing import Any
 from bertnli.common.errors import Interrupted, RunError
 from bertnli.common.files import digest
 from bertnli.data.formats import format_of
-from bertnli.data.labels import LabelTable
 from bertnli.data.pairs import Columns, PairFile
 from bertnli_export.bundle import versions
+from bertnli_export.codec import Codec
 from bertnli_export.devices import CPU, Device, choose_devices
 from bertnli_export.output_file import check_output
 from bertnli_export.pool import Pool
-from bertnli_export.run_record import Counts, RunRecord, check_free, resume
-from bertnli_export.scorer import CHUNK, NOT_FINITE, Score, Scorer, Scores
+from bertnli_export.run_record import RunRecord, check_free, resume
+from bertnli_export.scorer import CHUNK, Score, Scorer
 from bertnli_export.scoring_setup import ScoringSetup, prepare
-from bertnli_export.stages import InProcess, ScoringEngine, Task
-from bertnli_export.writer import RowResult, Writer, open_writer
+from bertnli_export.stages import InProcess, ScoringEngine
+from bertnli_export.writer import Writer, open_writer
 
 __all__ = ["Score", "Scorer", "score_file"]
 
@@ -105,7 +104,9 @@ def score_file(
         place: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
         with closing(engine), _advice_on_stop(run), open_writer(output, file, setup.bundle.labels, **place) as writer:
             run.save()
-            _score_rows(engine, file, setup, writer, run, strict, progress, checkpoint_seconds)
+            codec = Codec(file, setup.bundle.labels, writer.encoder)
+            size = CHUNK[setup.device.kind]
+            _score_rows(engine, codec, size, writer, run, strict, progress, checkpoint_seconds)
             writer.finish()
         deaths = engine.deaths
     seconds = time.perf_counter() - began
@@ -184,24 +185,31 @@ def _advice_on_stop(run: RunRecord) -> Iterator[None]:
 
 def _score_rows(
     engine: ScoringEngine,
-    file: PairFile,
-    setup: ScoringSetup,
+    codec: Codec,
+    size: int,
     writer: Writer,
     run: RunRecord,
     strict: bool,
     progress: Progress | None,
     checkpoint_seconds: float,
 ) -> None:
-    """Score and write the rows that are not in `run` yet. At the end all are durable, and its state is `complete`."""
+    """Score and write the rows that are not in `run` yet, in chunks of `size`.
+
+    At the end all are durable, and its state is `complete`.
+    """
     began = last = time.monotonic()
     before = run.counts.rows
-    tasks = _tasks(file, CHUNK[setup.device.kind], before)
-    with closing(engine.score(tasks)) as items:
-        for task, scores in items:
-            results = _row_results(task, scores, setup.bundle.labels, run.counts)
-            if strict:
-                _refuse_bad_rows(file.name, task, results)
-            writer.write(task.chunk, results)
+    done = -(-before // size)  # chunks; rounded up: the last one may be shorter
+    with closing(engine.score(islice(codec.file.raw_chunks(size), done, None), codec)) as chunks:
+        for chunk in chunks:
+            if strict and chunk.first_bad is not None:
+                number, reason = chunk.first_bad
+                raise RunError(
+                    f"{codec.file.name}: row {number}: {reason}",
+                    do="fix it, or omit --strict: the column error then marks such rows",
+                )
+            writer.append(chunk.data, chunk.counts.rows)
+            run.counts.add(chunk.counts)
             now = time.monotonic()
             if progress is not None:
                 rate = (run.counts.rows - before) / (now - began)
@@ -211,40 +219,3 @@ def _score_rows(
                 run.save()
     run.checkpoint, run.state = writer.checkpoint(), "complete"
     run.save()
-
-
-def _tasks(file: PairFile, size: int, rows_done: int) -> Iterator[Task]:
-    """The file's chunks of `size` rows after those that are done. Raises RunError for a damaged file."""
-    skip = -(-rows_done // size)  # rounded up: the last chunk may be shorter
-    for chunk in islice(file.chunks(size), skip, None):
-        yield Task(chunk, [index for index, row in enumerate(chunk.rows) if row.error is None])
-
-
-def _refuse_bad_rows(name: str, task: Task, results: Sequence[RowResult]) -> None:
-    """Raise RunError for the first row that cannot be scored, or whose scores are not finite."""
-    for row, result in zip(task.chunk.rows, results, strict=True):
-        if result.error is not None:
-            raise RunError(
-                f"{name}: row {row.number}: {result.error}",
-                do="fix it, or omit --strict: the column error then marks such rows",
-            )
-
-
-def _row_results(task: Task, scores: Scores, labels: Sequence[str], counts: Counts) -> list[RowResult]:
-    """The results of all rows of the chunk; adds them to `counts`."""
-    rows = task.chunk.rows
-    table = LabelTable(labels)
-    results = [RowResult(None, None, False, row.error) for row in rows]
-    for at, index, probabilities, truncated in zip(task.good, *(part.tolist() for part in scores), strict=True):
-        if math.isnan(probabilities[0]):
-            results[at] = RowResult(None, None, False, NOT_FINITE)
-            continue
-        results[at] = RowResult(labels[index], probabilities, truncated, None)
-        gold = table.index(rows[at].label)
-        if gold >= 0:
-            counts.labelled += 1
-            counts.correct += gold == index
-        counts.truncated += truncated
-    counts.rows += len(rows)
-    counts.errors += sum(result.error is not None for result in results)
-    return results
