@@ -84,6 +84,17 @@ def test_score_eval_and_train_read_the_same_rows(folder: Path, command: Run, tmp
         assert re.search(note, each) if note else "note:" not in each and "warning:" not in each
 
 
+def test_a_corpus_belongs_to_a_dialect(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "maybe.tsv"
+    path.write_text(FILES["maybe.tsv"][0])
+    content = {"model": str(folder / "start"), "output": str(tmp_path / "run"), "max_steps": 1}
+    tokens = []
+    for quoting in ("none", "csv", "none"):
+        config = validate_run({**content, "data": {"train": str(path), "quoting": quoting}}, "test")
+        tokens.append(load_data(config, load_starting_model(config), lambda line: None).corpus.about["tokens"])
+    assert tokens[0] == tokens[2] == tokens[1] + 2 * len(ROWS)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

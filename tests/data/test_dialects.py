@@ -243,6 +243,32 @@ def test_what_it_looks_like_is_said(
         PairFile(tmp_path / name, dialect=Dialect(**told))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "A man is here.\tb\n"),
+        ("a.txt", '{"premise": "A man is here.", "hypothesis": "b"}\n'),
+        ("a.csv", '{"premise": "A man is here.", "hypothesis": "b"}\n'),
+        ("a.json", 'premise,hypothesis\n"A man is here.",b\n'),
+        ("b.json", "premise\thypothesis\nA man is here.\tb\n"),
+        ("a.tsv", 'premise\thypothesis\n"A man is here."\tb\n'),
+    ],
+)
+def test_the_option_that_is_named_helps(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    try:
+        message = PairFile(path).notes[0]
+    except InputError as error:
+        message = str(error)
+    found = re.search(r"give --(no-header|format|quoting) ?(\w*)", message)
+    assert found
+    option = {"header": False} if found[1] == "no-header" else {found[1]: found[2]}
+    file = PairFile(path, dialect=Dialect(**option))  # type: ignore[arg-type]
+    assert pairs_of(list(file.rows())) == [("A man is here.", "b", None)]
+    assert not any(note.startswith("warning") for note in file.notes)
+
+
 @pytest.mark.parametrize("told", [{"delimiter": ""}, {"delimiter": "ab"}, {"delimiter": '"'}, {"quoting": "all"}])
 def test_a_dialect_that_cannot_be_is_refused(told: dict[str, str]) -> None:
     with pytest.raises(InputError, match=r"--\w+ \(in a run file: data\.\w+\); found"):
