@@ -25,7 +25,7 @@ from bertnli.data.labelled import LabelledPairs, read_labelled
 from bertnli.data.pairs import PairFile
 from bertnli.data.tokenizer import PairTokenizer
 
-_FORMAT = 3  # part of the hash: increase it when the arrays change
+_FORMAT = 4  # part of the hash: increase it when the arrays change
 _CHUNK = 16_384  # pairs tokenised at once
 _ARRAYS: dict[str, np.dtype[Any]] = {
     "ids": np.dtype(np.uint16),  # [tokens], all pairs end to end; uint32 if the vocabulary has more than 65,536 tokens
@@ -84,6 +84,7 @@ def prepare(
         "format": _FORMAT,
         "content": content,
         "name": Path(file.name).name,  # distinguishes the members of one archive
+        "dialect": str(file.dialect),
         "columns": [file.columns.premise, file.columns.hypothesis, file.columns.label],
         "tokenizer": tokenizer.fingerprint,
         "labels": list(labels),

@@ -1,7 +1,7 @@
 """File formats by file name, decompressed bytes, and text lines.
 
-`Source` yields the decompressed bytes of a file, a zip member or standard input; `Lines` splits them into text lines.
-Both are streams: the largest object in memory is one line.
+`Source` yields the decompressed bytes of a file, a zip member or standard input; `Ahead` lets others look at the first
+of them; `Lines` splits them into text lines. All are streams: the largest object in memory is one line.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import codecs
 import gzip
 import os
+import shlex
 import stat
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -22,9 +25,18 @@ from bertnli.common.errors import InputError, first_line
 BLOCK = 256 << 10  # bytes of one read call
 MAX_LINE = 64 << 20  # bytes; a file with a longer line is not a text file, and memory is needed for the model
 
-_KINDS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_KINDS = {
+    ".tsv": "tsv",
+    ".txt": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
 _PACKINGS = {".gz": "gz", ".zst": "zst"}
-_EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson (also with .gz or .zst) or .parquet"
+_UNPACKERS = {"gz": "gzip -dc", "zst": "zstd -dc"}
+_EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson, .json (also with .gz or .zst) or .parquet"
 
 
 class UnreadableError(Exception):
@@ -44,11 +56,13 @@ def format_of(name: str, given: str | None = None) -> Format:
     kind, packing = _split(name if given is None else "." + given.lstrip("."))
     if kind is None:
         if given is not None:
-            raise InputError("--format", found=repr(given), expected="tsv, csv, jsonl or parquet")
+            raise InputError(
+                "--format (in a run file: data.format)", found=repr(given), expected="tsv, csv, jsonl or parquet"
+            )
         raise InputError(
             f"{name}: unknown format",
             expected=_EXPECTED,
-            do="rename it, or (to score it) give its format with --format",
+            do="rename it, or give its format with --format (in a run file: data.format)",
         )
     packing = packing or _split(name)[1]
     if kind == "parquet" and packing:
@@ -115,6 +129,23 @@ class Source:
             raise
         except Exception as error:  # decoders raise many types for damaged bytes
             raise UnreadableError(first_line(error)) from error
+
+    def piped(self, command: str, ending: str = "") -> str:
+        """A shell command that writes the decompressed bytes through `command` into a new file beside this one, which
+        is named like this one with `.new` before the ending, or with another `ending`."""
+        if self.path == "-":
+            return f"{command} |"
+        path, stages = shlex.quote(self.path), []
+        if self.member:
+            stages.append(f"unzip -p {path} {shlex.quote(self.member)}")
+        if self.format.packing:
+            stages.append(_UNPACKERS[self.format.packing] + ("" if stages else f" {path}"))
+        stages.append(command + ("" if stages else f" < {path}"))
+        inner = PurePosixPath(self.member or self.path)
+        if self.format.packing and inner.suffix.lower() in _PACKINGS:
+            inner = inner.with_suffix("")
+        new = PurePosixPath(self.path).with_name(f"{inner.stem}.new{ending or inner.suffix}")
+        return f"{' | '.join(stages)} > {shlex.quote(str(new))}"
 
     def _open(self, stack: ExitStack) -> Callable[[int], bytes]:
         raw: Any
@@ -185,6 +216,8 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
     as_json = [name for name in found if name.lower().endswith(".jsonl")]
     if len(stems) == 1 and len(as_json) == 1:
         return as_json[0]
+    if len(found) > 1:  # .json is also the name of what only describes the data
+        found = [name for name in found if not name.lower().endswith(".json")] or found
     if len(found) != 1:
         listed = ", ".join(found or readable) or "no file that can be read"
         raise InputError(
@@ -196,43 +229,82 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
     return found[0]
 
 
-class Lines:
-    """The text lines of a source, split at line feeds only, without their line ends.
+class Ahead:
+    """The blocks of a source, once. Those at its start can be looked at before they are read.
 
-    Bytes that are not UTF-8 become surrogate escapes, and `undecodable` is True from the first of them on. A carriage
-    return before a line feed belongs to the line end. With `keep_returns` it stays in the line (for CSV, where a line
-    may end inside a cell). Raises UnreadableError, and InputError for UTF-16.
+    If the bytes are damaged, UnreadableError is raised when their place is reached by reading.
     """
 
-    def __init__(self, source: Source, *, keep_returns: bool = False):
-        self.source, self.keep_returns = source, keep_returns
+    def __init__(self, blocks: Iterator[bytes]):
+        self._blocks, self._waiting = blocks, deque[bytes]()
+        self._seen, self._has_line_end = bytearray(), False
+        self._error: UnreadableError | None = None
+        self._ended = False
+
+    def look(self, size: int) -> bytes:
+        """The first `size` bytes, or more, with a complete first line; fewer if the source ends or is damaged there."""
+        while not self._ended and (len(self._seen) < size or not self._has_line_end) and len(self._seen) <= MAX_LINE:
+            try:
+                block = next(self._blocks, b"")
+            except UnreadableError as error:
+                self._error, block = error, b""
+            self._ended = not block
+            self._seen += block
+            self._has_line_end = self._has_line_end or b"\n" in block or b"\r" in block
+            if block:
+                self._waiting.append(block)
+        if self._error and not self._has_line_end:
+            raise self._error
+        return bytes(self._seen)
+
+    @property
+    def all_seen(self) -> bool:
+        """Whether `look` saw all bytes of the source."""
+        return self._ended and self._error is None
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._seen = bytearray()
+        while self._waiting:
+            yield self._waiting.popleft()
+        if self._error:
+            raise self._error
+        if not self._ended:
+            yield from self._blocks
+
+
+class Lines:
+    """The text lines of UTF-8 blocks, split at line feeds only, without their line ends and the byte-order mark.
+
+    Bytes that are not UTF-8 become surrogate escapes, and `undecodable` is True from the first of them on. A carriage
+    return before a line feed belongs to the line end. With `keep_returns` it stays in the line (for quoted cells, in
+    which a line may end). With `returns_end` a carriage return alone ends a line too. Raises UnreadableError.
+    """
+
+    def __init__(self, blocks: Iterable[bytes], *, keep_returns: bool = False, returns_end: bool = False):
+        self._blocks, self._keep_returns, self._returns_end = blocks, keep_returns, returns_end
         self.undecodable = False
 
     def __iter__(self) -> Iterator[str]:
         for data in self.pieces():
             text, undecodable = decoded(data)
             self.undecodable |= undecodable
-            yield from split(text, keep_returns=self.keep_returns)
+            yield from split(text, keep_returns=self._keep_returns)
 
     def pieces(self) -> Iterator[bytes]:
-        """The lines as they stand in the source, some complete ones at a time, without the byte-order mark.
-
-        `decoded` and `split` make text of them. Raises as iterating does.
-        """
+        """The bytes of the lines, some complete ones at a time, for `decoded` and `split`. Raises as iterating does."""
         pieces = self._complete_lines()
-        first = next(pieces, b"")
-        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise InputError(f"{self.source.name}: UTF-16 text", expected="UTF-8", do="convert it: iconv -t UTF-8")
-        if first := first.removeprefix(codecs.BOM_UTF8):
-            yield first
-            yield from pieces
+        for data in chain([next(pieces, b"").removeprefix(codecs.BOM_UTF8)], pieces):
+            if data:
+                yield data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if self._returns_end else data
 
     def _complete_lines(self) -> Iterator[bytes]:
-        """The source's bytes in pieces of complete lines."""
+        """The blocks' bytes in pieces of complete lines."""
         pending: list[bytes] = []
         length = 0
-        for block in self.source.blocks():
+        for block in self._blocks:
             cut = block.rfind(b"\n") + 1
+            if self._returns_end:  # the last byte may be the first half of a CR LF
+                cut = max(cut, block.rfind(b"\r", 0, -1) + 1)
             if cut:
                 pending.append(block[:cut])
                 yield b"".join(pending)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from bertnli.common.errors import InputError
 from bertnli.data.columns import LABEL_COLUMNS, listed
 from bertnli.data.labels import UNKNOWN, WITHOUT_GOLD, LabelTable
-from bertnli.data.pairs import PairFile
+from bertnli.data.pairs import PairFile, Row
+from bertnli.data.records import BLANK_LINE
 
 _FIRST_BAD = 5  # bad rows that a message lists
 
@@ -45,7 +46,7 @@ class LabelledPairs:
         """
         self._reset()
         table, skip = self._table, self.skip_bad_rows
-        for row in self.file.rows():
+        for row in _without_blank_end(self.file.rows()):
             self.read += 1
             index = table.index(row.label)
             if index == WITHOUT_GOLD:
@@ -82,6 +83,19 @@ class LabelledPairs:
             advice = f"; say what the numbers mean, such as --label-names {names} (in a run file: data.label_names)"
         shown = label if len(label) <= 40 else label[:40] + "…"
         return f"label {shown!r}, expected {', '.join(self.labels)}{advice}"
+
+
+def _without_blank_end(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows without the blank lines at the end of the file."""
+    first, blank = None, 0
+    for row in rows:
+        if row.error == BLANK_LINE:
+            first, blank = first or row, blank + 1
+            continue
+        if first is not None:
+            yield from (first._replace(number=first.number + after) for after in range(blank))
+            first, blank = None, 0
+        yield row
 
 
 def read_labelled(

@@ -13,6 +13,8 @@ from typing import Any
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import existing_path
 from bertnli.data.columns import Columns
+from bertnli.data.dialect import USUAL, Dialect
+from bertnli.data.formats import format_of
 from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.accuracy_by_column import AccuracyByColumn
@@ -90,13 +92,15 @@ def open_set(
     columns: Columns | None = None,
     *,
     label_names: Mapping[str, str] | None = None,
+    dialect: Dialect | None = None,
     prefer_parse: bool = False,
     shuffle_premises: bool = False,
 ) -> LabelledSet:
     """The file at that path, or the data set of that name, which is fetched if needed.
 
     columns, label_names (text of a label cell -> label): from the user; they override those of the catalogue.
-    prefer_parse: see `PairFile`. Raises as `fetch.resolve` and `PairFile` do.
+    dialect: of a file; sets of the catalogue are read as their format says. prefer_parse: see `PairFile`. Raises as
+    `fetch.resolve` and `PairFile` do.
     """
     entry = catalog.lookup_unless_path(name)
     schema = entry.schema if entry is not None else DataSetSchema()
@@ -109,7 +113,9 @@ def open_set(
         given.label or schema.columns.label,
     )
     kind = ShuffledPremises if shuffle_premises else PairFile
-    return LabelledSet(name, kind(path, columns=wanted, prefer_parse=prefer_parse), schema)
+    if entry is not None:
+        dialect = USUAL.get(format_of(str(path)).kind)
+    return LabelledSet(name, kind(path, columns=wanted, dialect=dialect, prefer_parse=prefer_parse), schema)
 
 
 def expanded(names: Sequence[str]) -> list[str]:

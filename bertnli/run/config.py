@@ -9,9 +9,11 @@ import math
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator, with_config
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator, with_config
 
 from bertnli.data.columns import Columns
+from bertnli.data.dialect import Dialect
+from bertnli.data.formats import format_of
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -40,6 +42,15 @@ class Data(Section):
     """Names of the input's columns; default: they are found by their usual names."""
     label_names: dict[str, str] = {}
     """Names of integer labels, such as `{0: entailment, 1: neutral, 2: contradiction}`."""
+    format: str | None = None
+    """The files' format (tsv, csv, jsonl, parquet), if it is not the one in their names. Like the next three keys, for
+    paths only, not for fetched names."""
+    delimiter: str | None = None
+    """What is between the cells of a text table: one character, or tab, comma, semicolon, pipe. Default: found."""
+    quoting: Literal["csv", "none"] | None = None
+    """csv: double quotes may enclose a cell; none: a quote is a character like any other. Default: found."""
+    header: bool = True
+    """Whether a text table begins with the names of its columns. Without them, columns are named 1, 2, …."""
     skip_bad_rows: bool = False
     """Skip rows that cannot be used and print how many, instead of refusing the file."""
     max_train_pairs: Positive | None = None
@@ -56,6 +67,18 @@ class Data(Section):
         if isinstance(names, dict):
             return {**given, "label_names": {str(key): value for key, value in names.items()}}
         return given
+
+    @field_validator("format", "delimiter")
+    @classmethod
+    def _possible(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            Dialect(delimiter=value) if info.field_name == "delimiter" else format_of("", value)
+        return value
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the files are written, as far as these keys say it."""
+        return Dialect(self.format, self.delimiter, self.quoting, self.header)
 
 
 class Checkpointing(Section):

@@ -66,6 +66,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             name,
             config.data.columns,
             label_names=config.data.label_names,
+            dialect=config.data.dialect,
             prefer_parse=source.tokenizer.settings.reads_parse,
         )
         corpus = prepare(
@@ -76,6 +77,8 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             label_names=chosen.schema.label_names,
         )
         skipped = f"{corpus.about['no_gold']:,} rows without a gold label and {corpus.about['bad']:,} bad rows skipped"
+        for note in chosen.file.notes:
+            say(note)
         say(f"{name}: {len(corpus):,} labelled pairs; {skipped}")
         return corpus
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bertnli.common.errors import RunError
+from bertnli.data.dialect import USUAL
 from bertnli.data.pairs import Chunk, PairFile, Row
 
 _DECIMALS = 6
@@ -34,7 +35,8 @@ class Encoder(ABC):
     def __init__(self, file: PairFile, added: Sequence[str], raw: str | None, kind: str, packing: str):
         self._file, self._added, self._raw, self._kind, self._packing = file, added, raw, kind, packing
         self._fields = frozenset(file.fields)
-        self._same_format = kind == file.format
+        dialect = file.dialect
+        self._same_format = kind == file.format and (dialect is None or dialect.is_like(USUAL[kind]))
         self._prepare()
 
     def header(self) -> bytes:

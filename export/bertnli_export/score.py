@@ -18,6 +18,7 @@ from typing import Any
 
 from bertnli.common.errors import Interrupted, RunError
 from bertnli.common.files import digest
+from bertnli.data.dialect import USUAL, Dialect
 from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns, PairFile
 from bertnli_export.bundle import versions
@@ -56,20 +57,24 @@ def score_file(
     prefix: str = "",
     input_format: str | None = None,
     output_format: str | None = None,
+    dialect: Dialect | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
-    """Score every row of `input` into `output`. Columns and formats: see `pairs.PairFile` and writer.py.
+    """Score every row of `input` into `output`. Columns, formats and dialects: see `pairs.PairFile` and writer.py.
 
     The same call resumes a run that was stopped or killed, and does nothing if its output is finished; with `restart`
     it starts over. A run from a pipe, or with `-` as output, cannot be resumed. `strict` stops at the first bad row,
     which otherwise keeps its place with the reason. On the CPU `workers` processes share the cores. Of several GPUs all
     are used, or those that `gpus` lists ("0,1"). The output does not depend on the number of workers. `temperature`: as
-    for `Scorer`. If `bundle` is a `Scorer`, it is used on its own device and stays open.
+    for `Scorer`. If `bundle` is a `Scorer`, it is used on its own device and stays open. `say` gets a line for each
+    thing to know about how the input is read.
 
     Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` if rows have gold labels;
     `device`, `load_seconds`; `pairs_per_second` (rows of this run, from opening the input to closing the output,
-    without loading); `resumed_at`, the rows done before; `already_finished`; `worker_deaths`, if there were any.
+    without loading); `resumed_at`, the rows done before; `already_finished`; `notes`, the lines that `say` gets, and
+    `worker_deaths`, if there were any.
 
     Raises InputError for what is wrong before the start; RunError if the input is damaged, if `strict` finds a bad row,
     or if the output cannot be written; Interrupted, with advice on how to continue.
@@ -85,7 +90,11 @@ def score_file(
     load_seconds = time.perf_counter() - began
 
     began = time.perf_counter()
-    file = PairFile(input, columns=columns, format=input_format, prefer_parse=setup.tokenizer.settings.reads_parse)
+    reads_parse = setup.tokenizer.settings.reads_parse
+    file = PairFile(input, columns=columns, format=input_format, dialect=dialect, prefer_parse=reads_parse)
+    said = len(file.notes)
+    for note in file.notes:
+        say(note)
     run = _open_record(output, file, setup, prefix, output_format, restart)
     if strict and run.counts.errors:
         raise RunError(
@@ -110,6 +119,8 @@ def score_file(
             writer.finish()
         deaths = engine.deaths
     seconds = time.perf_counter() - began
+    for note in file.notes[said:]:
+        say(note)
 
     counts = run.counts
     labelled = {"labelled": counts.labelled, "accuracy": counts.correct / counts.labelled} if counts.labelled else {}
@@ -124,6 +135,7 @@ def score_file(
         "pairs_per_second": (counts.rows - resumed_at) / seconds,
         "resumed_at": resumed_at,
         "already_finished": False,
+        **({"notes": file.notes} if file.notes else {}),
         **({"worker_deaths": deaths} if deaths else {}),
     }
     run.finish(summary)
@@ -156,6 +168,7 @@ def _open_record(
         "options": {
             **asdict(file.columns),
             "format": file.format,
+            **_dialect_option(file),
             "output format": ".".join(filter(None, format_of(os.fspath(output), output_format))),
             "prefix": prefix,
             "temperature": setup.temperature,
@@ -164,6 +177,13 @@ def _open_record(
         "versions": versions(VERSIONS),
     }
     return RunRecord(Path(output), fingerprint) if restart else resume(Path(output), fingerprint)
+
+
+def _dialect_option(file: PairFile) -> dict[str, str]:
+    """How a text table is written, if not as its format says; so the records of most files do not have it."""
+    dialect = file.dialect
+    usual = dialect is None or (dialect.header and dialect.is_like(USUAL[file.format]))
+    return {} if usual else {"table": str(dialect)}
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 The added columns are `prediction`, a `p_<label>` for each label, `truncated` and `error`, with `--prefix` before each.
 If input and output have the same text format, the text of each record is copied byte for byte, and the added cells
-follow it. Between formats cells are converted: what is not text becomes JSON text in TSV and CSV, and every column of a
-text format becomes text in Parquet. Lines end with a line feed; probabilities have six decimals in every format.
+follow it. Tables are always written with a header, and with tabs and no quoting (TSV) or as RFC 4180 says (CSV); cells
+of an input that is written in another way are converted. Between formats cells are converted too: what is not text
+becomes JSON text in TSV and CSV, and every column of a text format becomes text in Parquet. Lines end with a line feed;
+probabilities have six decimals in every format.
 
 `raw`, another added column, holds the complete record where the columns cannot: its text if it could not be parsed, a
 JSON object if it has keys beyond the header or, on the way to TSV, tabs or line ends in its cells (TSV has them as the
