@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from bertnli.common.errors import InputError, first_line
+from bertnli.common.errors import BertnliError, InputError, first_line
+from bertnli.data.same_file import SameFile
 
 BLOCK = 256 << 10  # bytes of one read call
 MAX_LINE = 64 << 20  # bytes; a file with a longer line is not a text file, and memory is needed for the model
@@ -104,28 +105,32 @@ class Source:
     def __init__(self, path: str | os.PathLike[str], format: str | None = None):
         self.name = os.fspath(path)  # as messages show it
         self.path, self.member = self.name, ""
+        self._file: SameFile | None = None
         if self.name == "-":
             if format is None:
                 raise InputError("standard input has no file name that tells its format", do="give it with --format")
             self.format, self.rereadable = format_of("", format), False
         else:
             self.path, fragment = _split_member(self.name)
-            self.rereadable = _check_file(self.path)
+            status = _check_file(self.path)
+            self.rereadable = stat.S_ISREG(status.st_mode)
             if self.path.lower().endswith(".zip"):
                 self.member = _zip_member(self.path, fragment, format)
                 self.name = f"{self.path}#{self.member}"
             self.format = format_of(self.member or self.path, format)
+            if self.rereadable:
+                self._file = SameFile(self.path, self.name, status)
         if self.format.kind == "parquet" and (self.member or not self.rereadable):
             raise InputError(f"{self.name}: Parquet needs random access", expected="a regular file")
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes, in blocks of at least one byte. Raises UnreadableError."""
+        """The bytes, in blocks of at least one byte. Raises UnreadableError, and RunError as `open_file` does."""
         try:
             with ExitStack() as stack:
                 read = self._open(stack)
                 while block := read(BLOCK):
                     yield block
-        except MemoryError:
+        except (MemoryError, BertnliError):
             raise
         except Exception as error:  # decoders raise many types for damaged bytes
             raise UnreadableError(first_line(error)) from error
@@ -147,6 +152,15 @@ class Source:
         new = PurePosixPath(self.path).with_name(f"{inner.stem}.new{ending or inner.suffix}")
         return f"{' | '.join(stages)} > {shlex.quote(str(new))}"
 
+    def open_file(self) -> BinaryIO:
+        """The file, the archive for a member, or the pipe. Raises RunError if it is not the file that was found."""
+        return Path(self.path).open("rb") if self._file is None else self._file.open()
+
+    def check_unchanged(self) -> None:
+        """Raise RunError if the file has changed since this object was made. A pipe is not looked at."""
+        if self._file is not None:
+            self._file.check()
+
     def _open(self, stack: ExitStack) -> Callable[[int], bytes]:
         raw: Any
         if self.path == "-":
@@ -154,10 +168,10 @@ class Source:
             # down at that time.
             raw = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
             os.set_blocking(0, True)  # in non-blocking mode "no data yet" looks like the end of the file
-        elif self.member:
-            raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(self.path)).open(self.member))
         else:
-            raw = stack.enter_context(Path(self.path).open("rb"))  # noqa: SIM115
+            raw = stack.enter_context(self.open_file())
+            if self.member:
+                raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(raw)).open(self.member))
         # read1 returns what is decoded so far, before it reaches damaged bytes; read would lose it
         if self.format.packing == "gz":
             return stack.enter_context(gzip.GzipFile(fileobj=raw)).read1
@@ -174,8 +188,8 @@ def _split_member(name: str) -> tuple[str, str]:
     return (name, "") if at < 0 or os.path.lexists(name) else (name[: at + 4], name[at + 5 :])
 
 
-def _check_file(path: str) -> bool:
-    """Whether `path` is a regular file; a named pipe, for example, can be read only once."""
+def _check_file(path: str) -> os.stat_result:
+    """What the system says of `path`. Only a regular file, unlike a named pipe, can be read more than once."""
     try:
         status = Path(path).stat()
     except FileNotFoundError:
@@ -186,7 +200,7 @@ def _check_file(path: str) -> bool:
         raise InputError(f"{path}: is a folder", expected="a file of sentence pairs")
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
         raise InputError(f"{path}: the file is empty", do="check the program that wrote it")
-    return stat.S_ISREG(status.st_mode)
+    return status
 
 
 def _zip_member(path: str, fragment: str, format: str | None) -> str:

@@ -132,7 +132,8 @@ class PairFile:
             )
         try:
             if self.format == "parquet":
-                self.schema = parquet_schema(self.path)
+                with self._source.open_file() as opened:
+                    self.schema = parquet_schema(opened)
                 self._resolve(self.schema.names)
                 self._check_types(self.schema)
             else:
@@ -301,6 +302,10 @@ class PairFile:
         else:
             yield from self._text_rows()
 
+    def check_unchanged(self) -> None:
+        """Raise RunError if the file is not as it was when this object was made. A pipe is not looked at."""
+        self._source.check_unchanged()
+
     def values(self, chunk: Chunk) -> list[dict[str, Any] | None]:
         """The complete records of a chunk, by column name; None for a record that was not parsed.
 
@@ -353,9 +358,10 @@ class PairFile:
     def _tables(self, size: int, needed: list[str] | None) -> Iterator[RawChunk]:
         first = 1
         try:
-            for table in parquet_tables(self.path, size, needed):
-                yield RawChunk(first, table.num_rows, table)
-                first += table.num_rows
+            with self._source.open_file() as opened:
+                for table in parquet_tables(opened, size, needed):
+                    yield RawChunk(first, table.num_rows, table)
+                    first += table.num_rows
         except UnreadableError as error:
             raise self._damaged(first - 1, error) from None
 

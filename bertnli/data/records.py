@@ -12,7 +12,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bertnli.common.errors import first_line
 from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError, decoded, split
@@ -216,7 +216,7 @@ def _shown(text: str) -> str:
 # Parquet
 
 
-def parquet_schema(path: str) -> pyarrow.Schema:
+def parquet_schema(path: str | BinaryIO) -> pyarrow.Schema:
     """The Arrow schema of a Parquet file. Raises UnreadableError."""
     import pyarrow.parquet as pq
 
@@ -229,7 +229,9 @@ def parquet_schema(path: str) -> pyarrow.Schema:
         raise UnreadableError(first_line(error)) from error
 
 
-def parquet_tables(path: str, size: int, columns: Sequence[str] | None = None) -> Iterator[pyarrow.RecordBatch]:
+def parquet_tables(
+    path: str | BinaryIO, size: int, columns: Sequence[str] | None = None
+) -> Iterator[pyarrow.RecordBatch]:
     """The rows of a Parquet file in batches of exactly `size`, the last one shorter. Raises UnreadableError."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -76,8 +76,8 @@ def score_file(
     without loading); `resumed_at`, the rows done before; `already_finished`; `notes`, the lines that `say` gets, and
     `worker_deaths`, if there were any.
 
-    Raises InputError for what is wrong before the start; RunError if the input is damaged, if `strict` finds a bad row,
-    or if the output cannot be written; Interrupted, with advice on how to continue.
+    Raises InputError for what is wrong before the start; RunError if the input is damaged or changes meanwhile, if
+    `strict` finds a bad row, or if the output cannot be written; Interrupted, with advice on how to continue.
     """
     began = time.perf_counter()
     load: Callable[[], ScoringEngine]
@@ -162,9 +162,11 @@ def _open_record(
         if not (to_stdout or restart):
             check_free(Path(output))
         return RunRecord(None, {})
+    input_digest = digest(Path(file.path))
+    file.check_unchanged()  # it is the file that `file` has opened
     fingerprint = {
         "bundle": {"sha256": setup.bundle.sha256},
-        "input": {"sha256": digest(Path(file.path)), "member": file.name.removeprefix(file.path)},
+        "input": {"sha256": input_digest, "member": file.name.removeprefix(file.path)},
         "options": {
             **asdict(file.columns),
             "format": file.format,
@@ -217,6 +219,13 @@ def _score_rows(
 
     At the end all are durable, and its state is `complete`.
     """
+
+    def checkpoint() -> None:
+        """Keep what is done, if it is that of the input that the record names."""
+        codec.file.check_unchanged()
+        run.checkpoint = writer.checkpoint()
+        run.save()
+
     began = last = time.monotonic()
     before = run.counts.rows
     done = -(-before // size)  # chunks; rounded up: the last one may be shorter
@@ -235,7 +244,7 @@ def _score_rows(
                 rate = (run.counts.rows - before) / (now - began)
                 progress(run.counts.rows, f"{rate:,.0f} pairs/s on {engine.description}")
             if now - last >= checkpoint_seconds:
-                run.checkpoint, last = writer.checkpoint(), now
-                run.save()
-    run.checkpoint, run.state = writer.checkpoint(), "complete"
-    run.save()
+                checkpoint()
+                last = now
+    run.state = "complete"
+    checkpoint()
