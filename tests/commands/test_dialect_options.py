@@ -92,7 +92,7 @@ def test_a_corpus_belongs_to_a_dialect(folder: Path, tmp_path: Path) -> None:
     for quoting in ("none", "csv", "none"):
         config = validate_run({**content, "data": {"train": str(path), "quoting": quoting}}, "test")
         tokens.append(load_data(config, load_starting_model(config), lambda line: None).corpus.about["tokens"])
-    assert tokens[0] == tokens[2] == tokens[1] + 2 * len(ROWS)
+    assert tokens[0] == tokens[2] > tokens[1]
 
 
 @pytest.mark.parametrize(
