@@ -7,7 +7,6 @@ of them; `Lines` splits them into text lines. All are streams: the largest objec
 from __future__ import annotations
 
 import codecs
-import gzip
 import os
 import shlex
 import stat
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from bertnli.common.errors import BertnliError, InputError, first_line
+from bertnli.data.gunzip import Gunzip
 from bertnli.data.same_file import SameFile
 
 BLOCK = 256 << 10  # bytes of one read call
@@ -106,6 +106,7 @@ class Source:
         self.name = os.fspath(path)  # as messages show it
         self.path, self.member = self.name, ""
         self._file: SameFile | None = None
+        self.notes: list[str] = []  # what the user should know about the bytes read so far
         if self.name == "-":
             if format is None:
                 raise InputError("standard input has no file name that tells its format", do="give it with --format")
@@ -161,6 +162,9 @@ class Source:
         if self._file is not None:
             self._file.check()
 
+    def _note_rest(self) -> None:
+        self.notes = [f"warning: {self.name}: what follows its gzip data is no gzip data and is left out, as by gunzip"]
+
     def _open(self, stack: ExitStack) -> Callable[[int], bytes]:
         raw: Any
         if self.path == "-":
@@ -174,7 +178,7 @@ class Source:
                 raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(raw)).open(self.member))
         # read1 returns what is decoded so far, before it reaches damaged bytes; read would lose it
         if self.format.packing == "gz":
-            return stack.enter_context(gzip.GzipFile(fileobj=raw)).read1
+            return Gunzip(raw, self._note_rest).read1
         if self.format.packing == "zst":
             import pyarrow
 

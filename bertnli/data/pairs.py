@@ -7,6 +7,7 @@ says why. Reading is in two steps, so that another process can do the second one
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice, tee
@@ -151,7 +152,7 @@ class PairFile:
     @property
     def notes(self) -> list[str]:
         """What the user should know about how the file is read, a line each. It may have more lines after reading."""
-        return [*self._notes, *([self._late_note] if self._late_note else [])]
+        return [*self._notes, *self._source.notes, *([self._late_note] if self._late_note else [])]
 
     # The columns
 
@@ -235,7 +236,7 @@ class PairFile:
         )
 
     def _resolve(self, fields: list[str], hint: str = "") -> None:
-        twice = sorted({name for name in fields if fields.count(name) > 1})
+        twice = sorted(name for name, times in Counter(fields).items() if times > 1)
         if twice:
             raise InputError(f"{self.name}: two columns have the same name", found=listed(twice), do="rename one")
         if not self._told.header and self._wanted == Columns():

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bertnli.common.errors import InputError
+from bertnli.common.errors import BertnliError, InputError
 from bertnli.data.formats import says_format
 from bertnli.data.pairs import PairFile
 from tests.support.pair_files import (
@@ -270,3 +270,45 @@ def test_zip_without_readable_member_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_whose_name_holds_a_fragment_is_a_file(tmp_path: Path) -> None:
     assert pairs_of(rows_of(tmp_path, "a.zip#b.tsv", "premise\thypothesis\na\tb\n")) == [("a", "b", None)]
+
+
+# --- gzip
+
+
+MEMBERS = gzip.compress(b"premise\thypothesis\na\tb\n") + gzip.compress(b"c\td\n")
+
+
+@pytest.mark.parametrize("rest", [b"x", b"\x1f", b"\0\0junk", b"junk" * 100_000], ids=["x", "1f", "zeros", "long"])
+def test_what_follows_gzip_data_is_left_out_and_told(tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(MEMBERS + rest)
+    file = PairFile(path)
+    for _ in range(2):
+        assert [row.premise for row in file.rows()] == ["a", "c"]
+    assert file.notes == [f"warning: {path}: what follows its gzip data is no gzip data and is left out, as by gunzip"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"junk" + MEMBERS, "Not a gzipped file"),
+        (MEMBERS[:-1], "ended before the end-of-stream marker"),
+        (MEMBERS + MEMBERS[:20], "ended before the end-of-stream marker"),
+        (MEMBERS[:-6] + b"\xff\xff" + MEMBERS[-4:], "CRC check failed"),
+        (MEMBERS[:-2] + b"\xff\xff", "Incorrect length of data"),
+    ],
+    ids=["no gzip", "cut", "a member cut", "checksum", "length"],
+)
+def test_damaged_gzip_data_is_an_error(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(data)
+    with pytest.raises(BertnliError, match=message):
+        list(PairFile(path).rows())
+
+
+def test_zeros_after_gzip_data_are_padding(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(MEMBERS + bytes(1000))
+    file = PairFile(path)
+    assert [row.premise for row in file.rows()] == ["a", "c"]
+    assert not file.notes
