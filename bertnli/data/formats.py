@@ -98,8 +98,8 @@ def _split(name: str) -> tuple[str | None, str]:
 class Source:
     """The decompressed bytes of one input: a file, a zip member (`archive.zip#member`) or standard input (`-`).
 
-    Raises InputError if the file does not exist, is empty or is a folder, if its format is unknown, or if the name fits
-    no member of the archive, or several.
+    Raises InputError if the file does not exist, is a folder, or is empty where its format has a header, if its
+    format is unknown, or if the name fits no member of the archive, or several.
     """
 
     def __init__(self, path: str | os.PathLike[str], format: str | None = None):
@@ -121,6 +121,8 @@ class Source:
             self.format = format_of(self.member or self.path, format)
             if self.rereadable:
                 self._file = SameFile(self.path, self.name, status)
+                if status.st_size == 0 and self.format != Format("jsonl", ""):  # every other format has a header
+                    raise empty(self.path)
         if self.format.kind == "parquet" and (self.member or not self.rereadable):
             raise InputError(f"{self.name}: Parquet needs random access", expected="a regular file")
 
@@ -186,6 +188,11 @@ class Source:
         return getattr(raw, "read1", raw.read)
 
 
+def empty(name: str) -> InputError:
+    """For a file without a byte."""
+    return InputError(f"{name}: the file is empty", do="check the program that wrote it")
+
+
 def _split_member(name: str) -> tuple[str, str]:
     """The path and the member in a name such as `archive.zip#member`; no member if a file has that very name."""
     at = name.lower().find(".zip#")
@@ -202,8 +209,6 @@ def _check_file(path: str) -> os.stat_result:
         raise InputError(f"{path!r}: cannot be read ({first_line(error)})", do="make it readable") from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: is a folder", expected="a file of sentence pairs")
-    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-        raise InputError(f"{path}: the file is empty", do="check the program that wrote it")
     return status
 
 

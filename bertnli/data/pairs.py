@@ -95,9 +95,9 @@ class PairFile:
     binary-parse columns, without their parentheses, if the file has them; the d2l book does so. A file can be read
     several times, a pipe only once.
 
-    Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found; `fields`,
-    all column names in order (JSONL: of the first object that has the columns); `header`, the text of the header (TSV,
-    CSV); `schema` (Parquet).
+    Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found;
+    `fields`, all column names in order (JSONL: of the first object that has the columns; none if there are no
+    rows); `header`, the text of the header (TSV, CSV); `schema` (Parquet).
 
     Raises InputError if the file is missing or empty, if its format or encoding is unknown, or if columns are missing.
     """
@@ -227,8 +227,9 @@ class PairFile:
                     return again
                 except InputError as error:
                     first_error = first_error or error
-        if not probed:
-            raise InputError(f"{self.name}: the file is empty", do="check the program that wrote it")
+        if not probed:  # JSON lines without a line are a file without a row
+            self.fields, self.columns = list[str](), self._wanted
+            return again
         raise first_error or InputError(
             f"{self.name}: no JSON object in the first {len(probed)} lines",
             found=f"line 1: {probed[0][2]}",

@@ -88,8 +88,8 @@ class _DelimitedEncoder(_TextEncoder):
         self._error_cells = self._separator.join(["", *[""] * places, "false", "%s"])
 
     def _header(self) -> str:
-        own = self._file.header if self._same_format else self._separator.join(map(self._cell, self._file.fields))
-        return self._separator.join([own, *map(self._cell, [*self._added, self._raw or ""])]) + "\n"
+        own = [self._file.header] if self._same_format else list(map(self._cell, self._file.fields))
+        return self._separator.join([*own, *map(self._cell, [*self._added, self._raw or ""])]) + "\n"
 
     def _line(self, row: Row, record: dict[str, Any] | None, result: RowResult) -> str:
         raw = ""

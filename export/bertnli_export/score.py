@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bertnli.common.errors import Interrupted, RunError
+from bertnli.common.errors import InputError, Interrupted, RunError
 from bertnli.common.files import digest
 from bertnli.data.dialect import USUAL, Dialect
 from bertnli.data.formats import format_of
@@ -27,7 +27,7 @@ from bertnli_export.devices import CPU, Device, choose_devices
 from bertnli_export.output_file import check_output
 from bertnli_export.pool import Pool
 from bertnli_export.run_record import RunRecord, check_free, resume
-from bertnli_export.scorer import CHUNK, Score, Scorer
+from bertnli_export.scorer import CHUNK, NOT_FINITE, Score, Scorer
 from bertnli_export.scoring_setup import ScoringSetup, prepare
 from bertnli_export.stages import InProcess, ScoringEngine
 from bertnli_export.writer import Writer, open_writer
@@ -76,8 +76,8 @@ def score_file(
     without loading); `resumed_at`, the rows done before; `already_finished`; `notes`, the lines that `say` gets, and
     `worker_deaths`, if there were any.
 
-    Raises InputError for what is wrong before the start; RunError if the input is damaged or changes meanwhile, if
-    `strict` finds a bad row, or if the output cannot be written; Interrupted, with advice on how to continue.
+    Raises InputError for what is wrong before the start, and if `strict` finds a bad row; RunError if the input is
+    damaged or changes meanwhile, or if the output cannot be written; Interrupted, with advice on how to continue.
     """
     began = time.perf_counter()
     load: Callable[[], ScoringEngine]
@@ -97,7 +97,7 @@ def score_file(
         say(note)
     run = _open_record(output, file, setup, prefix, output_format, restart)
     if strict and run.counts.errors:
-        raise RunError(
+        raise InputError(
             f"{output}: an earlier run, without --strict, skipped {run.counts.errors} bad rows",
             do="see the column error, or start over with --restart",
         )
@@ -233,7 +233,7 @@ def _score_rows(
         for chunk in chunks:
             if strict and chunk.first_bad is not None:
                 number, reason = chunk.first_bad
-                raise RunError(
+                raise (RunError if reason == NOT_FINITE else InputError)(
                     f"{codec.file.name}: row {number}: {reason}",
                     do="fix it, or omit --strict: the column error then marks such rows",
                 )

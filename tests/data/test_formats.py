@@ -18,6 +18,7 @@ import pytest
 
 from bertnli.common.errors import BertnliError, InputError
 from bertnli.data.formats import says_format
+from bertnli.data.labelled import read_labelled
 from bertnli.data.pairs import PairFile
 from tests.support.pair_files import (
     PAIRS,
@@ -62,6 +63,25 @@ def test_several_packed_parts_are_one_file(tmp_path: Path) -> None:
         assert pairs_of(rows) == [("a", "b", None), ("c", "d", None)]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b""),
+        ("a.jsonl", b"\xef\xbb\xbf"),
+        ("a.jsonl.zst", pack(b"", ".zst")),
+        ("a.ndjson.gz", pack(b"", ".gz")),
+        ("a.tsv", b"premise\thypothesis\n"),
+        ("a.csv", b"premise,hypothesis"),
+    ],
+)
+def test_a_file_of_no_rows(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    file = PairFile(tmp_path / name)
+    assert list(file.rows()) == list(file.rows()) == list(file.chunks(3)) == []
+    with pytest.raises(InputError, match=r"the file is empty|no label column"):
+        list(read_labelled(file, ["entailment", "neutral"]))
+
+
 def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
     assert pairs_of(rows_of(tmp_path, "data.dat", "premise,hypothesis\na,b\n", format="csv")) == [("a", "b", None)]
     packed = gzip.compress(b"premise,hypothesis\na,b\n")
@@ -79,7 +99,7 @@ def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
         ("a.tsv", b"", {}, "the file is empty"),
         ("a.tsv.gz", gzip.compress(b"", mtime=0), {}, "the file is empty"),
         ("a.csv", b"\xef\xbb\xbf", {}, "the file is empty"),
-        ("a.jsonl.zst", pack(b"", ".zst"), {}, "the file is empty"),
+        ("a.jsonl.gz", b"", {}, "the file is empty"),
         ("a.tsv", "premise\thypothesis\n".encode("utf-16"), {}, "UTF-16 text; expected UTF-8"),
         ("a.csv.gz", gzip.compress(b"\xfe\xff\0p", mtime=0), {}, "UTF-16 text"),
         ("a.parquet.gz", b"x", {}, "its own compression"),

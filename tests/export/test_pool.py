@@ -281,6 +281,6 @@ def test_strict_with_workers_keeps_what_comes_before(tmp_path, monkeypatch) -> N
     lines[64 * 2 + 3] = ""
     file.write_text("\n".join(lines) + "\n")
     options: dict[str, Any] = {"device": "cpu", "workers": 2, "checkpoint_seconds": 0.0}
-    with pytest.raises(RunError, match=f"row {64 * 2 + 4}: blank line"):
+    with pytest.raises(InputError, match=f"row {64 * 2 + 4}: blank line"):
         score_file(tiny.bundle(), file, tmp_path / "out.jsonl", strict=True, **options)
     assert json.loads(record_path(tmp_path / "out.jsonl").read_text())["counts"]["rows"] == 64 * 2
