@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertnli.data.labels import LabelTable
+from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.pairs import Chunk, PairFile, RawChunk
 from bertnli_export.encoders import Encoder, RowResult
+from bertnli_export.label_counts import LabelCounts
 from bertnli_export.run_record import Counts
 from bertnli_export.scorer import NOT_FINITE, Scores
 
@@ -71,8 +72,10 @@ class Codec:
 
         table = LabelTable(self.labels)
         gold = np.array([table.index(rows[index].label) for index in task.good], np.int64)
-        counts.labelled = int((gold[finite] >= 0).sum())
-        counts.correct = int((gold == scores.best)[finite].sum())
+        counts.labels = LabelCounts(int((gold[finite] >= 0).sum()), int((gold == scores.best)[finite].sum()))
+        for index in np.flatnonzero(finite & (gold == UNKNOWN)):
+            if (label := rows[task.good[index]].label) is not None:
+                counts.labels.add_unknown(label)
         return ScoredChunk(self.encoder.encode(task.chunk, results), counts, bad[0] if bad else None)
 
 

@@ -71,10 +71,10 @@ def score_file(
     for `Scorer`. If `bundle` is a `Scorer`, it is used on its own device and stays open. `say` gets a line for each
     thing to know about how the input is read.
 
-    Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` if rows have gold labels;
-    `device`, `load_seconds`; `pairs_per_second` (rows of this run, from opening the input to closing the output,
-    without loading); `resumed_at`, the rows done before; `already_finished`; `notes`, the lines that `say` gets, and
-    `worker_deaths`, if there were any.
+    Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` if rows have gold labels
+    (`no_accuracy` if the model does not know all of them, see label_counts.py); `device`, `load_seconds`;
+    `pairs_per_second` (rows of this run, from opening the input to closing the output, without loading); `resumed_at`,
+    the rows done before; `already_finished`; `notes`, the lines that `say` gets, and `worker_deaths`, if there are any.
 
     Raises InputError for what is wrong before the start, and if `strict` finds a bad row; RunError if the input is
     damaged or changes meanwhile, or if the output cannot be written; Interrupted, with advice on how to continue.
@@ -123,13 +123,12 @@ def score_file(
         say(note)
 
     counts = run.counts
-    labelled = {"labelled": counts.labelled, "accuracy": counts.correct / counts.labelled} if counts.labelled else {}
     summary = {
         "output": os.fspath(output),
         "rows": counts.rows,
         "errors": counts.errors,
         "truncated": counts.truncated,
-        **labelled,
+        **counts.labels.summary(),
         "device": setup.device.kind,
         "load_seconds": load_seconds,
         "pairs_per_second": (counts.rows - resumed_at) / seconds,
