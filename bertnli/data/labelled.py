@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from bertnli.common.errors import InputError
 from bertnli.data.columns import LABEL_COLUMNS, listed
+from bertnli.data.formats import empty
 from bertnli.data.labels import UNKNOWN, WITHOUT_GOLD, LabelTable
 from bertnli.data.pairs import PairFile, Row
 from bertnli.data.records import BLANK_LINE
@@ -130,6 +131,8 @@ def read_labelled(
 
     Raises InputError if the file has no label column, or `label_names` has a value that is not one of `labels`.
     """
+    if not file.fields:
+        raise empty(file.name)
     if file.columns.label is None:
         raise InputError(
             f"{file.name}: no label column",
