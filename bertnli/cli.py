@@ -522,10 +522,9 @@ def _debug() -> bool:
 
 def _mapping(option: str, given: str | None) -> dict[str, str]:
     """The value of an option such as `a=b,c=d`."""
-    parts = [part.partition("=") for part in (given or "").split(",") if part.strip()]
-    if wrong := [cell for cell, equals, label in parts if not (cell.strip() and equals and label.strip())]:
-        raise InputError(option, found=wrong[0], expected="CELL=LABEL, several separated by commas")
-    return {cell.strip(): label.strip() for cell, _, label in parts}
+    from bertnli.data.labels import parse_label_names
+
+    return parse_label_names(option, given)
 
 
 def _say(line: str) -> None:

@@ -44,7 +44,7 @@ def find_columns(
             raise InputError(
                 f"{where}: no column {name!r}",
                 found=f"columns {listed(fields)}",
-                do=f"fix {option} (in a run file: data.columns){hint}",
+                do=f"fix {option} (in a run file: data.columns, with train: and eval: in it if these differ){hint}",
             )
         return found
 

@@ -1,7 +1,7 @@
 """Sentence-pair files, read row by row: each record of a file is one row, good or bad, in order.
 
 `PairFile` finds the columns and yields `Row`s in `Chunk`s of fixed size. A row that cannot be used keeps its number and
-says why.
+says why. Reading is in two steps, so that another process can do the second one: `raw_chunks`, and `parse`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.class_names import class_names, class_of
 from bertnli.data.columns import (
     PARSE_COLUMNS,
     Columns,
@@ -27,7 +28,7 @@ from bertnli.data.columns import (
     words_of_parse,
 )
 from bertnli.data.dialect import USUAL, Dialect, option
-from bertnli.data.formats import BLOCK, Ahead, Lines, Source, UnreadableError
+from bertnli.data.formats import BLOCK, Ahead, Lines, Source, UnreadableError, end_of_line
 from bertnli.data.records import (
     Record,
     json_records,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _PROBE = 1000  # the columns must be in one of so many JSON lines
-_ROWS = 4096  # Parquet rows that are read at once if the caller gives no number
+_ROWS = 4096  # rows of Parquet and JSON lines that are read at once if the caller gives no number
 # A line of SNLI's and MultiNLI's .txt may end before these columns: most pairs have one annotator, not five.
 _ANNOTATORS = ("label2", "label3", "label4", "label5")
 
@@ -63,10 +64,23 @@ class Row(NamedTuple):  # a NamedTuple is created three times as fast as a froze
     number: int  # 1-based; the header is not counted
     premise: str | None
     hypothesis: str | None
-    label: str | None  # text of the label cell; None if it is null or blank, or if there is no label column
+    label: (
+        str | None
+    )  # text of the label cell, or the name that the file's metadata gives its number; None if it is null
+    # or blank, or if there is no label column
     error: str | None  # why this pair cannot be used, in one short sentence; None for a good row
     raw: str  # text formats: the record's text without its line end; Parquet: ""
     parsed: bool  # False if the record could not be split into cells
+
+
+@dataclass(frozen=True, slots=True)
+class RawChunk:
+    """Consecutive records as `PairFile.parse` takes them. `first`: the number of the first row; `size`: rows."""
+
+    first: int
+    size: int
+    records: bytes | list[Row] | pyarrow.RecordBatch
+    """JSON lines: the lines themselves; TSV and CSV: the rows; Parquet: an Arrow batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +100,9 @@ class PairFile:
     several times, a pipe only once.
 
     Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found; `fields`,
-    all column names in order (JSONL: of the first object that has the columns); `header`, the text of the header (TSV,
-    CSV); `schema` (Parquet).
+    all column names in order (JSONL: of the first object that has the columns; none if there are no rows); `header`,
+    the text of the header (TSV, CSV); `schema` (Parquet); `class_names`, what the numbers 0, 1, … in the label column
+    mean, if the file says it.
 
     Raises InputError if the file is missing or empty, if its format or encoding is unknown, or if columns are missing.
     """
@@ -107,12 +122,13 @@ class PairFile:
         self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
         self.header = ""
         self.schema: pyarrow.Schema | None = None
+        self.class_names: tuple[str, ...] = ()
         self._notes: list[str] = []
         self._late_note: str | None = None
         self._returns_end = False
         self._table: Header | None = None  # of a text table
         self._stream: Ahead | None = None  # until the rows are read for the first time
-        self._opened: Iterator[Record] | None = None  # the same for JSON lines
+        self._opened: Iterator[bytes] | None = None  # the same for JSON lines: pieces of complete ones
         if self.format not in USUAL and not self._told.is_like(Dialect()):
             kind = "Parquet" if self.format == "parquet" else "JSON lines"
             raise InputError(
@@ -123,9 +139,11 @@ class PairFile:
             )
         try:
             if self.format == "parquet":
-                self.schema = parquet_schema(self.path)
+                with self._source.open_file() as opened:
+                    self.schema = parquet_schema(opened)
                 self._resolve(self.schema.names)
                 self._check_types(self.schema)
+                self.class_names = class_names(self.schema, self.columns.label)
             else:
                 self._look()
         except UnreadableError as error:
@@ -141,7 +159,7 @@ class PairFile:
     @property
     def notes(self) -> list[str]:
         """What the user should know about how the file is read, a line each. It may have more lines after reading."""
-        return [*self._notes, *([self._late_note] if self._late_note else [])]
+        return [*self._notes, *self._source.notes, *([self._late_note] if self._late_note else [])]
 
     # The columns
 
@@ -155,7 +173,7 @@ class PairFile:
             self._notes.append(f"note: {self.name}: its lines end with carriage returns alone")
         if self.format == "jsonl":
             check_json(head, stream.all_seen, self._source, self._has_pairs)
-            self._opened, self._stream = self._probe(self._json_records()), None
+            self._opened, self._stream = self._probe(self._lines_of_json()), None
             return
         self._table = found = find_header(head, self._told, self._source, self._has_pairs, self._returns_end)
         self.header = found.text
@@ -188,8 +206,13 @@ class PairFile:
         if note:
             self._notes.append(note)
 
-    def _json_records(self) -> Iterator[Record]:
-        return json_records(Lines(self._blocks(), returns_end=self._returns_end))
+    def _json_pieces(self) -> Iterator[bytes]:
+        """The lines of a JSON lines file, some complete ones at a time, from the beginning."""
+        found, self._opened = self._opened, None
+        return found or self._probe(self._lines_of_json())
+
+    def _lines_of_json(self) -> Iterator[bytes]:
+        return Lines(self._blocks(), returns_end=self._returns_end).pieces()
 
     def _blocks(self) -> Iterable[bytes]:
         """The blocks that were looked at and what follows, or those of a file that is read again."""
@@ -198,19 +221,22 @@ class PairFile:
             raise InputError(f"{self.name}: a pipe can be read only once", do="write it to a file first")
         return self._source.blocks() if stream is None else stream
 
-    def _probe(self, found: Iterator[Record]) -> Iterator[Record]:
-        """Find the columns in the first JSON object that has them. Returns all records, the first ones included."""
+    def _probe(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Find the columns in the first JSON object that has them. Returns all pieces, the first ones included."""
+        pieces, again = tee(pieces)
+        found = chain.from_iterable(map(json_records, pieces))
         probed, first_error = [], None
         for record in islice(found, _PROBE):
             probed.append(record)
             if record[1] is not None:
                 try:
                     self._resolve(list(record[1]))
-                    return chain(probed, found)
+                    return again
                 except InputError as error:
                     first_error = first_error or error
-        if not probed:
-            raise InputError(f"{self.name}: the file is empty", do="check the program that wrote it")
+        if not probed:  # JSON lines without a line are a file without a row
+            self.fields, self.columns = list[str](), self._wanted
+            return again
         raise first_error or InputError(
             f"{self.name}: no JSON object in the first {len(probed)} lines",
             found=f"line 1: {probed[0][2]}",
@@ -248,21 +274,46 @@ class PairFile:
 
         Raises RunError that names the last row read if the file is damaged.
         """
+        return map(self.parse, self.raw_chunks(size))
+
+    def raw_chunks(self, size: int) -> Iterator[RawChunk]:
+        """`chunks` before `parse`."""
         if self.format == "parquet":
-            yield from self._parquet_chunks(size, None)
+            yield from self._tables(size, None)
+        elif self.format == "jsonl":
+            yield from self._lines(size)
         else:
-            rows = self._text_rows()
+            rows = self._text_rows()  # one after another: what a row is may depend on those above
             while chunk := list(islice(rows, size)):
-                yield Chunk(chunk, None)
+                yield RawChunk(chunk[0].number, len(chunk), chunk)
+
+    def parse(self, raw: RawChunk) -> Chunk:
+        """The rows of a chunk. A copy of this object in another process can do it as well."""
+        if isinstance(raw.records, bytes):
+            return Chunk(list(self._json_rows(json_records(raw.records), raw.first)), None)
+        if isinstance(raw.records, list):
+            return Chunk(raw.records, None)
+        return Chunk(list(self._table_rows(raw.records, raw.first)), raw.records)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which does not go on with reading where this one is."""
+        return self.__dict__ | {"_opened": None, "_stream": None}
 
     def rows(self) -> Iterator[Row]:
         """The rows one by one. Raises as `chunks` does."""
         if self.format == "parquet":
             needed = [name for name in (self.columns.premise, self.columns.hypothesis, self.columns.label) if name]
-            for chunk in self._parquet_chunks(_ROWS, needed):
-                yield from chunk.rows
+            for raw in self._tables(_ROWS, needed):
+                yield from self.parse(raw).rows
+        elif self.format == "jsonl":
+            for raw in self._lines(_ROWS):
+                yield from self.parse(raw).rows
         else:
             yield from self._text_rows()
+
+    def check_unchanged(self) -> None:
+        """Raise RunError if the file is not as it was when this object was made. A pipe is not looked at."""
+        self._source.check_unchanged()
 
     def values(self, chunk: Chunk) -> list[dict[str, Any] | None]:
         """The complete records of a chunk, by column name; None for a record that was not parsed.
@@ -285,10 +336,6 @@ class PairFile:
         return [None if cells is None else dict(zip(self.fields, cells, strict=False)) for cells in records]
 
     def _text_rows(self) -> Iterator[Row]:
-        if self.format == "jsonl":
-            found, self._opened = self._opened, None
-            yield from self._json_rows(found or self._probe(self._json_records()))
-            return
         self._decide_quoting()
         assert self._table is not None
         dialect = self._table.dialect
@@ -297,6 +344,35 @@ class PairFile:
         for _ in islice(found, self._table.before):
             pass
         yield from self._delimited_rows(found, dialect)
+
+    def _lines(self, size: int) -> Iterator[RawChunk]:
+        """JSON lines, `size` at a time; no line is looked into."""
+        first, count = 1, 0  # the first row of the next chunk; its lines so far
+        pending: list[bytes] = []
+        try:
+            for piece in self._json_pieces():
+                lines = piece.count(b"\n") + (not piece.endswith(b"\n"))
+                while count + lines >= size:
+                    end = end_of_line(piece, size - count)
+                    yield RawChunk(first, size, b"".join([*pending, piece[:end]]))
+                    piece, lines = piece[end:], count + lines - size
+                    first, count, pending = first + size, 0, []
+                pending.append(piece)
+                count += lines
+        except UnreadableError as error:
+            raise self._damaged(first - 1 + count, error) from None
+        if count:
+            yield RawChunk(first, count, b"".join(pending))
+
+    def _tables(self, size: int, needed: list[str] | None) -> Iterator[RawChunk]:
+        first = 1
+        try:
+            with self._source.open_file() as opened:
+                for table in parquet_tables(opened, size, needed):
+                    yield RawChunk(first, table.num_rows, table)
+                    first += table.num_rows
+        except UnreadableError as error:
+            raise self._damaged(first - 1, error) from None
 
     def _places(self) -> tuple[int, int, int]:
         """The places of premise, hypothesis and label in a row's cells; -1 for no label."""
@@ -356,37 +432,32 @@ class PairFile:
                 f"and are read with the quotes; if they only enclose cells, give {option('quoting', 'csv')}"
             )
 
-    def _json_rows(self, found: Iterable[Record]) -> Iterator[Row]:
-        premise, hypothesis, label = self.columns.premise, self.columns.hypothesis, self.columns.label
-        number = 0
-        try:
-            for number, (raw, cells, fault) in enumerate(found, 1):
-                if cells is None:
-                    yield Row(number, None, None, None, fault, raw, False)
-                else:
-                    row = self._row(number, cells.get(premise), cells.get(hypothesis), cells.get(label), raw)
-                    missing = [name for name in (premise, hypothesis) if name not in cells] if row.error else None
-                    yield row._replace(error=f"no key {missing[0]!r}") if missing else row
-        except UnreadableError as error:
-            raise self._damaged(number, error) from None
+    def _json_rows(self, found: Iterable[Record], first: int) -> Iterator[Row]:
+        premise_key, hypothesis_key, label_key = self.columns.premise, self.columns.hypothesis, self.columns.label
+        for number, (raw, cells, fault) in enumerate(found, first):
+            if cells is None:
+                yield Row(number, None, None, None, fault, raw, False)
+                continue
+            premise, hypothesis, label = cells.get(premise_key), cells.get(hypothesis_key), cells.get(label_key)
+            # Without an escape there is no NUL character and no half of a surrogate pair in the texts.
+            as_it_is = type(premise) is type(hypothesis) is str and "\\u" not in raw and not self._from_parse
+            if as_it_is and premise.strip() and hypothesis.strip():
+                yield Row(number, premise, hypothesis, label_text(label), None, raw, True)
+                continue
+            row = self._row(number, premise, hypothesis, label, raw)
+            missing = [key for key in (premise_key, hypothesis_key) if key not in cells] if row.error else None
+            yield row._replace(error=f"no key {missing[0]!r}") if missing else row
 
-    def _parquet_chunks(self, size: int, needed: list[str] | None) -> Iterator[Chunk]:
-        number = 0
-        wanted = (self.columns.premise, self.columns.hypothesis, self.columns.label)
+    def _table_rows(self, table: pyarrow.RecordBatch, first: int) -> Iterator[Row]:
         try:
-            for table in parquet_tables(self.path, size, needed):
-                columns = [
-                    [None] * table.num_rows if name is None else parquet_cells(table.column(name), "surrogateescape")
-                    for name in wanted
-                ]
-                rows = [
-                    self._row(number + at, premise, hypothesis, label, "")
-                    for at, (premise, hypothesis, label) in enumerate(zip(*columns, strict=True), 1)
-                ]
-                number += len(rows)
-                yield Chunk(rows, table)
+            columns = [
+                [None] * table.num_rows if name is None else parquet_cells(table.column(name), "surrogateescape")
+                for name in (self.columns.premise, self.columns.hypothesis, self.columns.label)
+            ]
         except UnreadableError as error:
-            raise self._damaged(number, error) from None
+            raise self._damaged(first - 1, error) from None
+        for number, (premise, hypothesis, label) in enumerate(zip(*columns, strict=True), first):
+            yield self._row(number, premise, hypothesis, label, "")
 
     def _damaged(self, number: int, error: UnreadableError) -> RunError:
         return RunError(f"{self.name}: cannot be read beyond row {number}: {error}", do="get the file again, or fix it")
@@ -397,7 +468,10 @@ class PairFile:
         error = fault_of("premise", premise) or fault_of("hypothesis", hypothesis)
         if error:
             premise, hypothesis = (text if is_text(text) else None for text in (premise, hypothesis))
-        return Row(number, premise, hypothesis, label_text(label), error, raw, True)
+        text = label_text(label)
+        if self.class_names:
+            text = class_of(text, self.class_names)
+        return Row(number, premise, hypothesis, text, error, raw, True)
 
 
 def _header_fault(kind: str | None, below_other: int) -> str:

@@ -174,10 +174,10 @@ def _records(head: bytes, dialect: Dialect, returns_end: bool) -> Iterator[Recor
 
 def _named(fields: Sequence[str]) -> list[str]:
     """The names of columns; those without a name, which spreadsheets leave at the end, get one."""
-    named, taken = [], set(fields)
+    named, taken = list[str](), set(fields)
     for number, field in enumerate(fields, 1):
         name = field if field.strip() else f"column {number}"
-        while name in taken and not field.strip():
+        while not field.strip() and name in taken:
             name += "'"
         named.append(name)
     return named

@@ -29,6 +29,7 @@ from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns
 from bertnli_export.bundle import Bundle, versions
 from bertnli_export.devices import DEVICES, Device
+from bertnli_export.label_counts import LabelCounts
 from bertnli_export.output_file import BusyError
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, name_of, ray_reason
 from bertnli_export.score import VERSIONS, Progress, score_file
@@ -180,10 +181,10 @@ def score_partitions(
     The same call continues with what is unfinished. If a partition fails, the others are finished all the same, except
     with `strict`, which stops at the first failure.
 
-    Returns the summary: `output`; `rows`, `errors`, `truncated`, `labelled` and `accuracy` as in `score_file`;
-    `device`; `partitions`; `nodes`, the number of those that scored any; `load_seconds`, the longest of a worker;
-    `pairs_per_second`: rows of this run, from assigning the first partition to the last result, without loading;
-    `already_finished`; `notes`, the first ones on how partitions are read, if there are any.
+    Returns the summary: `output`; `rows`, `errors`, `truncated`, `labelled` and `accuracy` or `no_accuracy` as in
+    `score_file`; `device`; `partitions`; `nodes`, the number of those that scored any; `load_seconds`, the longest
+    of a worker; `pairs_per_second`: rows of this run, from assigning the first partition to the last result,
+    without loading; `already_finished`; `notes`, the first ones on how partitions are read, if there are any.
 
     Raises InputError if no cluster answers, or if a node lacks the versions, the bundle or the folders; RunError if
     partitions failed, each named with its node (InputError if all of these have a wrong input); Interrupted, with
@@ -234,14 +235,15 @@ def score_partitions(
         _raise_failures(results, partitions)
 
     parts = [result.summary for result in results.values()]
-    labelled = sum(part.get("labelled", 0) for part in parts)
-    correct = sum(round(part.get("labelled", 0) * part.get("accuracy", 0)) for part in parts)
+    labels = LabelCounts()
+    for part in parts:
+        labels.add(LabelCounts.of_summary(part))
     notes = [note for part in parts for note in part.get("notes", ())][:_NOTES]
     load_seconds = max(part["load_seconds"] for part in parts)
     return {
         "output": os.fspath(output),
         **{name: sum(part[name] for part in parts) for name in ("rows", "errors", "truncated")},
-        **({"labelled": labelled, "accuracy": correct / labelled} if labelled else {}),
+        **labels.summary(),
         "device": chosen.kind,
         "partitions": len(parts),
         "nodes": len(nodes_used),
