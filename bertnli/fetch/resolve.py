@@ -19,7 +19,7 @@ from bertnli.fetch.model_hub import copy_model, download_model
 from bertnli.fetch.package_index import download_archive
 from bertnli.fetch.unpack import unpack
 
-__all__ = ["NotFetchedError", "cache_dir", "fetch", "resolve", "resolve_data", "resolve_model"]
+__all__ = ["NotFetchedError", "cache_dir", "check_name", "fetch", "resolve", "resolve_data", "resolve_model"]
 
 
 class NotFetchedError(RunError):
@@ -39,11 +39,19 @@ def resolve(name_or_path: str, kind: Kind) -> Path:
     path = existing_path(name_or_path)
     if path is not None:
         return path
-    entry = lookup(name_or_path)
-    if entry is None or entry.kind != kind:
-        found = f"the name of a {entry.kind}" if entry else "neither an existing path nor a known name"
-        raise InputError(f"{kind} {name_or_path!r}", found=found, expected=f"a path, {_names(name_or_path, kind)}")
+    check_name(name_or_path, kind)
     return fetch(name_or_path)
+
+
+def check_name(name_or_path: str, kind: Kind) -> None:
+    """Raises InputError as `resolve` does for a name that is unknown, and fetches nothing."""
+    if existing_path(name_or_path) is not None:
+        return
+    name = name_or_path.partition("#")[0] if kind == "dataset" else name_or_path
+    entry = lookup(name)
+    if existing_path(name) is None and (entry is None or entry.kind != kind):
+        found = f"the name of a {entry.kind}" if entry else "neither an existing path nor a known name"
+        raise InputError(f"{kind} {name!r}", found=found, expected=f"a path, {_names(name, kind)}")
 
 
 class ResolvedModel(NamedTuple):

@@ -32,7 +32,7 @@ from bertnli.train import checkpoint
 from bertnli.train.checkpoint import Saver, TrainerState
 from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
 from bertnli.train.flops import matmul_peak, needed_flop
-from bertnli.train.inputs import TrainingData, load_data, load_starting_model
+from bertnli.train.inputs import TrainingData, check_names, load_data, load_starting_model
 from bertnli.train.metrics_log import MetricsLog, RecentSteps
 from bertnli.train.result import write_result
 
@@ -64,6 +64,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         folder.check(config)
         precision = resolve_precision(config.precision, group.device)
         settings = deepspeed_config(config, precision, group.world, parse_settings)
+        check_names(config)
         source = load_starting_model(config)
         data = load_data(config, source, say)
     with group.agree():
