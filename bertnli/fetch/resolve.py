@@ -96,6 +96,8 @@ def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Pa
         else:
             with lock(name):
                 if not is_complete(entry):  # another process may have just fetched it
+                    if folder_of(entry).exists():
+                        say(f"{name}: {folder_of(entry)} is damaged or out of date; it is fetched again")
                     with new_folder(folder_of(entry), replace=True) as folder:
                         origin = _from_given(entry, source, folder) if source else _from_sources(entry, folder)
                         write_receipt(entry, folder, origin)

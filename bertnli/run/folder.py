@@ -7,6 +7,7 @@ is refused, with the keys that differ.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -151,12 +152,24 @@ def result_of(path: Path) -> Path | None:
     return run.model if run is not None and run.path == path and run.finished else None
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; [] if there is no file. A last line that a kill cut short is omitted."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+def read_metrics(path: Path, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+    """The rows of a metrics file; [] if there is no file. Lines that are no rows are left out, and `warn` is told how
+    many; but not of a last line that a kill cut short."""
+    if not path.is_file():
+        return []
+    *lines, last = path.read_bytes().split(b"\n")
+    rows = [_metrics_row(line) for line in (*lines, last)]
+    if damaged := rows[:-1].count(None):
+        warn(f"{path}: {damaged} damaged lines are left out")
+    return [row for row in rows if row is not None]
+
+
+def _metrics_row(line: bytes) -> dict[str, Any] | None:
+    """A line's figures by name, `step` among them; None if it is no such line."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    return row if all(type(figure) in (int, float) and math.isfinite(figure) for figure in row.values()) else None

@@ -104,7 +104,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         f"{config.global_batch_size} pairs, {precision}, ZeRO-{config.zero_stage}, {group.world} x {group.device.type}"
     )
     [peak] = group.sum([matmul_peak(model_config.hidden_size, model_config.intermediate_size, precision, group.device)])
-    metrics = MetricsLog(folder, state.steps, config.tensorboard) if group.rank == 0 else None
+    metrics = MetricsLog(folder, state.steps, config.tensorboard, say) if group.rank == 0 else None
     recent = RecentSteps(lambda tokens, pairs: needed_flop(model_config, tokens, pairs) / peak)
 
     def save_checkpoint() -> None:

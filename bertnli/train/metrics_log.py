@@ -15,16 +15,25 @@ from bertnli.run.folder import RunFolder, read_metrics
 class MetricsLog:
     """`metrics.jsonl`, one JSON object a line, and optionally the same metrics for TensorBoard."""
 
-    def __init__(self, folder: RunFolder, steps: int, tensorboard: bool):
-        """`steps`: optimizer steps already done. Lines of later steps, from before a kill, are removed."""
-        counting = [row for row in read_metrics(folder.metrics_file) if row["step"] <= steps]
-        write_text(folder.metrics_file, "".join(json.dumps(row) + "\n" for row in counting))
-        self._file = folder.metrics_file.open("a")
-        self._board: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, folder: RunFolder, steps: int, tensorboard: bool, warn: Callable[[str], None]):
+        """`steps`: optimizer steps already done. Lines of later steps, from before a kill, are removed.
 
-            self._board = SummaryWriter(str(folder.tensorboard), purge_step=steps + 1)
+        `warn` is told of damaged lines. Raises RunError if a file of it cannot be written.
+        """
+        self._board: Any = None
+        try:
+            counting = [row for row in read_metrics(folder.metrics_file, warn) if row["step"] <= steps]
+            write_text(folder.metrics_file, "".join(json.dumps(row) + "\n" for row in counting))
+            self._file = folder.metrics_file.open("a")
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(folder.tensorboard), purge_step=steps + 1)
+        except OSError as error:
+            raise RunError(
+                f"{error.filename2 or error.filename or folder.metrics_file}: cannot be written: {error.strerror}",
+                do="move it away, or make room, and give the same command again",
+            ) from None
 
     def add(self, step: int, **figures: float) -> None:
         """Write one line. Raises RunError if the disk is full or fails."""

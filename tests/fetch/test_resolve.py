@@ -202,15 +202,22 @@ def test_the_next_source_serves_when_one_fails(server: StandIn, capsys: pytest.C
     assert "HTTP 503" in captured.err
 
 
-@pytest.mark.parametrize("damage", ["shorter", "gone", "no receipt", "garbled receipt", "new checksum"])
+@pytest.mark.parametrize(
+    "damage", ["shorter", "flipped", "gone", "a pipe", "no receipt", "garbled receipt", "new checksum"]
+)
 def test_a_cache_that_is_not_whole_is_mended(server: StandIn, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fetch("rows")
     receipt = path.parent / "receipt.json"
     match damage:
         case "shorter":
             path.write_bytes(ROWS[:-1])
+        case "flipped":
+            path.write_bytes(ROWS[:-2] + b"?\n")
         case "gone":
             path.unlink()
+        case "a pipe":
+            path.unlink()
+            os.mkfifo(path)
         case "no receipt":
             receipt.unlink()
         case "garbled receipt":

@@ -123,10 +123,18 @@ def test_a_run_goes_on_only_with_the_files_it_started_with(tmp_path, run, ranks)
 def test_a_full_disk_is_reported(tmp_path, run):
     folder = RunFolder(tmp_path / "run")
     folder.claim(load_run(run()))
-    metrics = MetricsLog(folder, 0, tensorboard=False)
+    metrics = MetricsLog(folder, 0, tensorboard=False, warn=print)
     metrics._file = Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(RunError, match="cannot be written: No space left on device; make room and give the same"):
         metrics.add(1, loss=1.0)
+
+
+def test_metrics_that_cannot_be_written_are_reported(tmp_path, run):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(load_run(run()))
+    folder.metrics_file.mkdir()
+    with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written: Is a directory; move it away"):
+        MetricsLog(folder, 0, tensorboard=False, warn=print)
 
 
 def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
@@ -201,6 +209,8 @@ def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, precision, m
     monkeypatch.undo()
     monkeypatch.setenv("BERTNLI_CACHE", str(tmp_path / "cache"))
     assert not (tmp_path / "stopped" / "model").exists()
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    metrics.write_bytes(b'\xff\x00\n[1]\n{"loss": 2.0}\n' + metrics.read_bytes())  # damage does not stop the run
     train(stopped, ranks)
     assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
