@@ -33,7 +33,7 @@ from bertnli.train.checkpoint import Saver, TrainerState
 from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
 from bertnli.train.flops import matmul_peak, needed_flop
 from bertnli.train.inputs import TrainingData, check_names, load_data, load_starting_model
-from bertnli.train.metrics_log import MetricsLog, RecentSteps
+from bertnli.train.metrics_log import MetricsLog, RecentSteps, check_installed
 from bertnli.train.result import write_result
 
 MICRO_BATCH_TOKENS = {"cpu": 3072, "cuda": 16_384}
@@ -65,6 +65,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         precision = resolve_precision(config.precision, group.device)
         settings = deepspeed_config(config, precision, group.world, parse_settings)
         check_names(config)
+        if group.rank == 0:
+            check_installed(config)
         source = load_starting_model(config)
         data = load_data(config, source, say)
     with group.agree():

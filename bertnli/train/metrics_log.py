@@ -4,12 +4,41 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import util
 from typing import Any
 
-from bertnli.common.errors import RunError
+from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import write_text
+from bertnli.run.config import RunConfig
 from bertnli.run.folder import RunFolder, read_metrics
+from bertnli.run.mistakes import refuse
+
+# What records metrics: its key in the run file -> its package.
+_RECORDERS = {
+    "tensorboard": "tensorboard",
+    "deepspeed.tensorboard": "tensorboard",
+    "deepspeed.wandb": "wandb",
+    "deepspeed.comet": "comet_ml",
+}
+
+
+def check_installed(config: RunConfig) -> None:
+    """Raises InputError for what is asked to record metrics and is not installed. On the rank that records them."""
+    asked = {"tensorboard": config.tensorboard}
+    asked |= {f"deepspeed.{name}": _enabled(section) for name, section in config.deepspeed.items()}
+    missing = []
+    for key, package in _RECORDERS.items():
+        if asked.get(key) and util.find_spec(package) is None:
+            off = f"{key}: false" if key == "tensorboard" else f"{key}.enabled: false"
+            missing.append(
+                InputError(f"{key} needs {package}, which is not installed", do=f"pip install {package}, or set {off}")
+            )
+    refuse(missing, "run file")
+
+
+def _enabled(section: Any) -> bool:
+    return isinstance(section, Mapping) and section.get("enabled") not in (None, False)
 
 
 class MetricsLog:

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bertnli.common import heartbeat
+from bertnli.common import heartbeat, memory
 from bertnli.common.cores import spin_briefly, usable_cores
 from bertnli.common.errors import BertnliError, InputError, Interrupted, ReportedElsewhere
+from bertnli.common.installed import need
 from bertnli.common.network import set_interfaces
 from bertnli.run.config import STALL_TIMEOUT
 from bertnli.run.folder import RunFolder
@@ -40,9 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         set_rank_variables(os.environ)
         if "RANK" in os.environ and not heartbeat.watched():
-            from bertnli.watch.rank_env import Rank
+            from bertnli.watch.rank_env import Rank, note_of_rank
 
             rank = Rank(os.environ)
+            if note := note_of_rank(os.environ):
+                _to_stderr(f"bertnli train: {note}")
     except InputError as error:
         _to_stderr(f"bertnli train: {error}")
         return error.exit_code
@@ -58,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--directory", default=".", help="change to this folder first: relative paths start there")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--local_rank", type=int, default=0, help="from the deepspeed launcher; LOCAL_RANK is used")
+    # from DeepSpeed's launcher and from torch.distributed.launch
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="ignored: LOCAL_RANK is used")
     return parser
 
 
@@ -108,6 +112,9 @@ def _train(options: argparse.Namespace) -> int:
         os.chdir(options.directory)
         config = load_run(options.run_file, options.sets)
         _share_the_host()
+        need("torch", "train")
+        need("deepspeed", "train")
+        memory.require(1100)  # what torch, DeepSpeed and their threads take, before any weight
         if config.deterministic:  # cuBLAS reads it when it starts; torch refuses deterministic products without it
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         from bertnli.train.loop import ProcessGroup, train  # torch takes seconds to load
@@ -124,8 +131,15 @@ def _train(options: argparse.Namespace) -> int:
             raise
         silent = isinstance(error, ReportedElsewhere) or (isinstance(error, Interrupted) and group and group.rank)
         if not silent:
-            _to_stderr("\n".join([f"bertnli train: {error}", *getattr(error, "__notes__", [])]))
+            said = memory.shortage(error) or error
+            _to_stderr("\n".join([f"bertnli train: {said}", *getattr(error, "__notes__", [])]))
         return error.exit_code
+    except Exception as error:
+        short = memory.shortage(error)
+        if short is None or options.debug:
+            raise
+        _to_stderr(f"bertnli train: {short}")
+        return short.exit_code
 
 
 def _share_the_host() -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.run.folder import RunFolder, read_metrics
-from bertnli.run.run_file import load_run
+from bertnli.run.run_file import load_run, validate_run
 from bertnli.train import loop as training
+from bertnli.train import metrics_log
 from bertnli.train.metrics_log import MetricsLog
 from bertnli.train.process import main
 from tests.conftest import environment
@@ -135,6 +137,35 @@ def test_metrics_that_cannot_be_written_are_reported(tmp_path, run):
     folder.metrics_file.mkdir()
     with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written: Is a directory; move it away"):
         MetricsLog(folder, 0, tensorboard=False, warn=print)
+
+
+@pytest.mark.parametrize(
+    ("keys", "missing", "said"),
+    [
+        ({}, "tensorboard", "tensorboard needs tensorboard, which is not installed; pip install tensorboard, or set"),
+        ({"tensorboard": False}, "tensorboard", ""),
+        (
+            {"deepspeed": {"wandb": {"enabled": True}}},
+            "wandb",
+            "wandb needs wandb, .*set deepspeed.wandb.enabled: false",
+        ),
+        ({"deepspeed": {"wandb": {"enabled": False}}}, "wandb", ""),
+        ({"deepspeed": {"comet": {"enabled": True}}}, "comet_ml", "deepspeed.comet needs comet_ml"),
+        ({"deepspeed": {"csv_monitor": {"enabled": True}}}, "csv", ""),
+    ],
+)
+def test_what_is_asked_to_record_metrics_and_missing_is_refused(monkeypatch, keys, missing, said):
+    monkeypatch.setattr(metrics_log.util, "find_spec", lambda name: None if name == missing else name)
+    config = validate_run({"model": "m", "data": {"train": "t"}, "output": "o", "epochs": 1, **keys}, "run.yaml")
+    with pytest.raises(InputError, match=said) if said else nullcontext():
+        metrics_log.check_installed(config)
+
+
+def test_it_is_refused_before_the_weights_are_loaded(run, ranks, monkeypatch):
+    monkeypatch.setattr(training, "check_installed", lambda config: (_ for _ in ()).throw(InputError("missing")))
+    monkeypatch.setattr(training, "load_starting_model", None)  # calling it would fail
+    with pytest.raises(InputError, match="missing"):
+        train(run(), ranks)
 
 
 def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
