@@ -15,7 +15,7 @@ from bertnli.common import memory
 from bertnli.common.cores import spin_briefly
 from bertnli.common.errors import BertnliError, InputError, Interrupted
 from bertnli.common.installed import need
-from bertnli.common.signals import SIGNALS, not_ignored
+from bertnli.common.signals import SIGNALS, meaning, not_ignored
 
 app = typer.Typer(
     help="Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.",
@@ -132,6 +132,7 @@ def train(
         ranks = 1
     else:
         rank_env.leave_job(os.environ)
+        memory.require(1100)
         import torch
 
         devices = torch.cuda.device_count()
@@ -477,7 +478,7 @@ def main() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted(number, "interrupted")
+    raise Interrupted(meaning(number), "interrupted")
 
 
 def _debug() -> bool:

@@ -10,15 +10,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from bertnli.common.errors import InputError
 from bertnli.common.files import write_text
-from bertnli.common.locks import acquire
+from bertnli.common.locks import Lock
 from bertnli.run.config import RunConfig
 from bertnli.run.run_file import load_run
 
@@ -39,7 +36,7 @@ class RunFolder:
         self.logs = self.path / "logs"  # of ranks that a launcher started; made before the run is
         self.report = self.path / "report.html"
         self.model = self.path / "model"
-        self._lock = FileLock(self.path / ".lock")
+        self._lock = Lock(self.path / ".lock")
 
     @property
     def finished(self) -> bool:
@@ -54,7 +51,7 @@ class RunFolder:
             )
         if not self.run_file.exists():
             if self.path.exists() and (
-                not self.path.is_dir() or set(self.path.iterdir()) - {self.logs, Path(self._lock.lock_file)}
+                not self.path.is_dir() or set(self.path.iterdir()) - {self.logs, self._lock.path}
             ):
                 raise InputError(f"output {self.path}", found="other files", expected="a new or empty folder")
             return
@@ -103,18 +100,17 @@ class RunFolder:
     def _hold(self, say: Callable[[str], None]) -> None:
         waiting = f"output {self.path}: another job is in it; waiting {_PATIENCE:.0f} s for its end"
         try:
-            with suppress(NotImplementedError):  # a file system without locks
-                acquire(self._lock, waiting, say, _PATIENCE)
-        except Timeout:
+            self._lock.acquire(waiting, say, _PATIENCE)
+        except TimeoutError:
             raise InputError(
                 f"output {self.path}: another job is training in it", do="wait for that one, or give another output"
             ) from None
 
     def release(self) -> None:
         """Release the lock, if it is held."""
-        if self._lock.is_locked:
+        if self._lock.held:
             if self.finished:
-                Path(self._lock.lock_file).unlink(missing_ok=True)
+                self._lock.path.unlink(missing_ok=True)
             self._lock.release()
 
 

@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     if heartbeat.watched():
         _train_and_exit(options)
-    return _train(options) if rank is None else _watch(rank, options, arguments)
+    try:
+        return _train(options) if rank is None else _watch(rank, options, arguments)
+    except KeyboardInterrupt:  # before there is anything to save, or a second one
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

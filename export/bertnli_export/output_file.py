@@ -7,7 +7,6 @@ rename.
 from __future__ import annotations
 
 import errno
-import fcntl
 import gzip
 import os
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import sync
+from bertnli.common.locks import lock_descriptor
 
 
 class BusyError(InputError):
@@ -86,11 +86,9 @@ class PartialFile:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(self._fd, self.path)
         except BlockingIOError:
             raise self._busy() from None
-        except OSError:  # a file system without locks
-            pass
         if not self.path.exists() or not os.path.samestat(os.fstat(self._fd), self.path.stat()):
             raise self._busy()  # another process finished it after we opened it and before we locked it
 
