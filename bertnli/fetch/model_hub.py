@@ -87,7 +87,9 @@ def download_model(repo: str, folder: Path) -> str:
         with heartbeat.periodic(f"fetching {repo}"):
             snapshot = Path(huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=names))
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, error.strerror, huggingface_hub.constants.HF_HUB_CACHE) from error
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
             raise
         raise SourceError(first_line(error)) from error
     copy_model(snapshot, folder)

@@ -325,6 +325,26 @@ def test_a_full_disk_says_so_and_leaves_nothing_half(
     assert fetch("rows").read_bytes() == ROWS
 
 
+def test_the_disk_that_is_full_is_named(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:  # as shutil's own error has it
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+
+    path = fetch("rows")
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_link_or_copy", full)
+        with pytest.raises(
+            RunError, match=rf"no space left on the disk of {tmp_path}/to/.*; free some, or give another"
+        ):
+            fetch("rows", to=tmp_path / "to")
+    path.write_bytes(b"damaged")
+    given = tmp_path / "given.jsonl"
+    given.write_bytes(ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(RunError, match=rf"the disk of {cache_dir()}/.*; free some, or set BERTNLI_CACHE to"):
+            fetch("rows", source=str(given))
+
+
 def test_a_cache_that_cannot_be_written_is_an_input_error(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
