@@ -377,3 +377,11 @@ def test_predictor_gives_each_pair_its_own_logits_in_order(tmp_path: Path, monke
             torch.testing.assert_close(torch.from_numpy(found[row]), expected[0], atol=1e-5, rtol=0)
     assert len({tuple(row) for row in found.round(4).tolist()}) > 10
     assert TorchPredictor(source.build(), source.tokenizer, "cpu").logits([], []).shape == (0, 3)
+
+
+def test_shapes_alone_are_made_without_torchs_compiler(monkeypatch):
+    """On the meta device torch would load it for random numbers, for a second and more."""
+    monkeypatch.setattr(torch.nn.init, "normal_", None)  # calling it would fail
+    with torch.device("meta"):
+        model = PairClassifier(SMALL)
+    assert all(parameter.is_meta for parameter in model.parameters())
