@@ -13,7 +13,8 @@ import typer
 
 from bertnli.common import memory
 from bertnli.common.cores import spin_briefly
-from bertnli.common.errors import BertnliError, InputError, Interrupted
+from bertnli.common.errors import InputError, Interrupted, causes
+from bertnli.common.for_user import as_told
 from bertnli.common.installed import need
 from bertnli.common.signals import SIGNALS, meaning, not_ignored
 
@@ -463,18 +464,16 @@ def main() -> None:
         signal.signal(number, _interrupt)
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
-    except (BertnliError, Interrupted) as error:
-        if _debug():
+    except SystemExit as ended:  # typer's own, for a KeyboardInterrupt that a library has raised
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes(ended)):
+            sys.exit(128 + signal.SIGINT)
+        raise
+    except (Exception, Interrupted) as error:
+        told = as_told(error)
+        if told is None or _debug():
             raise
-        said = memory.shortage(error) or error
-        print(f"bertnli: {said}", file=sys.stderr)
-        sys.exit(said.exit_code)
-    except Exception as error:
-        short = memory.shortage(error)
-        if short is None or _debug():
-            raise
-        print(f"bertnli: {short}", file=sys.stderr)
-        sys.exit(short.exit_code)
+        print(f"bertnli: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
 
 
 def _interrupt(number: int, frame: object) -> None:

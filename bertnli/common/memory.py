@@ -6,9 +6,8 @@ import errno
 import mmap
 import re
 import resource
-from collections.abc import Iterator
 
-from bertnli.common.errors import BertnliError, RunError, first_line
+from bertnli.common.errors import BertnliError, RunError, causes, first_line
 
 # torch, ONNX Runtime, the dynamic linker and Python's threads, in their own words.
 _SHORT = re.compile(
@@ -35,7 +34,7 @@ def require(size: int) -> None:
 
 def shortage(error: BaseException) -> RunError | None:
     """The error for the user if `error`, or one that led to it, is that memory could not be allocated; else None."""
-    for cause in _chain(error):
+    for cause in causes(error):
         if _is_shortage(cause):
             limit = resource.getrlimit(resource.RLIMIT_AS)[0]
             limited = limit != resource.RLIM_INFINITY
@@ -56,13 +55,3 @@ def _is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(
         isinstance(error, (RuntimeError, ImportError, SystemError)) and _SHORT.search(str(error))
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__

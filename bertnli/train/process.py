@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bertnli.common import heartbeat, memory
 from bertnli.common.cores import spin_briefly, usable_cores
-from bertnli.common.errors import BertnliError, InputError, Interrupted, ReportedElsewhere
+from bertnli.common.errors import InputError, Interrupted, ReportedElsewhere
+from bertnli.common.for_user import as_told
 from bertnli.common.installed import need
 from bertnli.common.network import set_interfaces
 from bertnli.run.config import STALL_TIMEOUT
@@ -129,20 +130,14 @@ def _train(options: argparse.Namespace) -> int:
         if not heartbeat.watched():
             group.close()
         return 0
-    except (BertnliError, Interrupted) as error:
-        if options.debug:
+    except (Exception, Interrupted) as error:
+        told = as_told(error)
+        if told is None or options.debug:
             raise
-        silent = isinstance(error, ReportedElsewhere) or (isinstance(error, Interrupted) and group and group.rank)
+        silent = isinstance(told, ReportedElsewhere) or (isinstance(told, Interrupted) and group and group.rank)
         if not silent:
-            said = memory.shortage(error) or error
-            _to_stderr("\n".join([f"bertnli train: {said}", *getattr(error, "__notes__", [])]))
-        return error.exit_code
-    except Exception as error:
-        short = memory.shortage(error)
-        if short is None or options.debug:
-            raise
-        _to_stderr(f"bertnli train: {short}")
-        return short.exit_code
+            _to_stderr("\n".join([f"bertnli train: {told}", *getattr(error, "__notes__", [])]))
+        return told.exit_code
 
 
 def _share_the_host() -> None:

@@ -10,6 +10,7 @@ import errno
 import gzip
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import sync
 from bertnli.common.locks import lock_descriptor
+
+_PART = 1 << 22  # bytes read at once
 
 
 class BusyError(InputError):
@@ -47,7 +50,7 @@ class PartialFile:
         self._packing = packing
         self._final, self.path = Path(os.path.realpath(output)), partial_path(output)
         check_output(output, input)
-        self.size = 0 if resume_at is None else int(resume_at["bytes"])
+        self.size, self.crc32 = (0, 0) if resume_at is None else (int(resume_at["bytes"]), int(resume_at["crc32"]))
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if resume_at is None else 0), 0o666)
         except FileNotFoundError:
@@ -65,6 +68,8 @@ class PartialFile:
             found = os.fstat(self._fd).st_size
             if found < self.size:
                 raise self._lost(f"{found} bytes")
+            if resume_at is not None and self._checksum_of_file() != resume_at["crc32"]:
+                raise self._lost("other bytes than were written")
             with writing(self.path):
                 os.ftruncate(self._fd, self.size)
                 os.lseek(self._fd, self.size, os.SEEK_SET)
@@ -72,6 +77,13 @@ class PartialFile:
         except BaseException:
             self.close()
             raise
+
+    def _checksum_of_file(self) -> int:
+        """CRC-32 of its first `size` bytes."""
+        checksum, rest = 0, self.size
+        while rest and (part := os.pread(self._fd, min(rest, _PART), self.size - rest)):
+            checksum, rest = zlib.crc32(part, checksum), rest - len(part)
+        return checksum
 
     def _lost(self, found: str) -> InputError:
         return InputError(
@@ -98,6 +110,7 @@ class PartialFile:
         with writing(self.path):
             while rest:
                 written = os.write(self._fd, rest)
+                self.crc32 = zlib.crc32(rest[:written], self.crc32)
                 self.size += written
                 rest = rest[written:]
 
@@ -130,7 +143,7 @@ class StandardOutput:
 
     def __init__(self, packing: str) -> None:
         self._packing = packing
-        self.size = 0
+        self.size = self.crc32 = 0
 
     def append(self, data: bytes) -> None:
         data = _packed(data, self._packing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from bertnli_export.output_file import partial_path
 
 Fingerprint = Mapping[str, Mapping[str, Any]]  # part -> key -> value
 
-_VERSION = 1
+_VERSION = 2
 _RESTART = "start over and replace it with --restart"
 # What decides a finished output's content. Library versions and the device may change its last digits. They must not
 # change while it is being made, and do not matter afterwards.
@@ -62,6 +63,7 @@ class RunRecord:
         path = record_path(self.output)
         content = {"bertnli_score_record": _VERSION, **asdict(self)}
         del content["output"]  # the user may move the output together with its record
+        content["checksum"] = _checksum(content)
         try:
             write_text(path, json.dumps(content, indent=2) + "\n")
         except OSError as error:
@@ -107,8 +109,11 @@ def load(output: Path) -> RunRecord | None:
     path = record_path(output)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("bertnli_score_record") != _VERSION:
+        if content["bertnli_score_record"] != _VERSION:
             raise ValueError("of another version")
+        if content.pop("checksum") != _checksum(content):
+            raise ValueError("its checksum does not fit")
+        del content["bertnli_score_record"]
         record = RunRecord(**content | {"output": output, "counts": Counts(**content["counts"])})
         if record.counts.rows != (record.checkpoint or {"rows": 0})["rows"]:
             raise ValueError("its counts are not those of its checkpoint")
@@ -117,6 +122,10 @@ def load(output: Path) -> RunRecord | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: damaged, or not bertnli's ({error})", do="start over with --restart") from None
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def check_free(output: Path) -> None:

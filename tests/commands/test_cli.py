@@ -240,3 +240,11 @@ def test_a_signal_that_the_shell_has_us_ignore_stays_ignored(monkeypatch):
         for number, handler in before.items():
             signal.signal(number, handler)
     assert seen == [signal.SIG_IGN, cli._interrupt]
+
+
+def test_a_keyboard_interrupt_of_a_librarys_own_is_an_interrupt(tmp_path, command, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bertnli.fetch.resolve.fetch", interrupted)
+    assert command("fetch", "minilm").returncode == 130

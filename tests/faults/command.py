@@ -53,6 +53,7 @@ class Command:
 
     def __init__(self, folder: Path, *arguments: object, prepare: tuple[Prepare, tuple[object, ...]] | None = None):
         self._log, self._began = folder / "said.log", time.monotonic()
+        self._log.unlink(missing_ok=True)
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(_LIBRARIES)
         words = [str(argument) for argument in arguments]
@@ -63,15 +64,17 @@ class Command:
     def end(self, patience: float = PATIENCE) -> Ended:
         """Wait for its end. It may not hang, show a traceback, or fail without a message."""
         self._process.join(patience)
-        said = self._log.read_text(errors="replace") if self._log.exists() else ""
+        said = self._log.read_text(errors="replace") if self._log.exists() else None
         if self._process.exitcode is None:
             self._process.kill()
             raise AssertionError(f"it hangs; it said: {said}")
+        if said is None:  # killed before the command had begun, in Python's own start
+            return Ended(-signal.SIGKILL, "", 0.0)
         ended = Ended(self._process.exitcode, said, time.monotonic() - self._began)
         assert "Traceback" not in said, said
         assert ended.code in (0, 1, 2, 130, 143) or -ended.code in _SIGNALS, f"{ended.code}: {said}"
-        if ended.refused:
-            assert any(line.startswith("bertnli") for line in said.splitlines()), said
+        told = any(line.startswith("bertnli") for line in said.splitlines())
+        assert told or not ended.refused, f"{ended.code} without a message: {said}"
         return ended
 
     def kill(self, draw: random.Random, usual: float, note: Note) -> Ended:
