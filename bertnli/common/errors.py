@@ -5,6 +5,8 @@ Any other exception that reaches the command line is a bug and shows its traceba
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class BertnliError(Exception):
     """One message that tells the user what to do: what; found; expected; do.
@@ -56,6 +58,16 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int, what: str, *, do: str | None = None):
         super().__init__(what if do is None else f"{what}; {do}")
         self.exit_code = 128 + signal_number
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, the one that it was raised from or while handling, and so on."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def first_line(error: BaseException) -> str:

@@ -114,11 +114,18 @@ def read_json(file: Path) -> Any:
 
 
 def cache_dir() -> Path:
-    """BERTNLI_CACHE, or the user's cache folder for bertnli. It may not exist yet. Raises InputError for a bad path."""
+    """BERTNLI_CACHE, or the user's cache folder for bertnli. It may not exist yet. Raises InputError for a bad path, or
+    if there is no home folder."""
     import platformdirs
 
     chosen = os.environ.get("BERTNLI_CACHE")
     try:
-        return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("bertnli"))
-    except RuntimeError as error:
-        raise InputError("BERTNLI_CACHE", found=repr(chosen), expected=f"a folder ({error})") from error
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        folder = Path(platformdirs.user_cache_dir("bertnli"))
+    except RuntimeError:
+        folder = Path("~")
+    if not folder.is_absolute():  # older versions of platformdirs return ~ as it is
+        found = repr(chosen) if chosen else "neither it nor HOME, and this user has no home folder"
+        raise InputError("BERTNLI_CACHE", found=found, expected="a folder", do="set it to one that you can write")
+    return folder

@@ -7,9 +7,9 @@ rename.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,9 @@ from typing import Any
 
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import sync
+from bertnli.common.locks import lock_descriptor
+
+_PART = 1 << 22  # bytes read at once
 
 
 class BusyError(InputError):
@@ -45,7 +48,7 @@ class PartialFile:
     def __init__(self, output: str, input: str, resume_at: Mapping[str, Any] | None):
         self._final, self.path = Path(os.path.realpath(output)), partial_path(output)
         check_output(output, input)
-        self.size = 0 if resume_at is None else int(resume_at["bytes"])
+        self.size, self.crc32 = (0, 0) if resume_at is None else (int(resume_at["bytes"]), int(resume_at["crc32"]))
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if resume_at is None else 0), 0o666)
         except FileNotFoundError:
@@ -63,6 +66,8 @@ class PartialFile:
             found = os.fstat(self._fd).st_size
             if found < self.size:
                 raise self._lost(f"{found} bytes")
+            if resume_at is not None and self._checksum_of_file() != resume_at["crc32"]:
+                raise self._lost("other bytes than were written")
             with writing(self.path):
                 os.ftruncate(self._fd, self.size)
                 os.lseek(self._fd, self.size, os.SEEK_SET)
@@ -70,6 +75,13 @@ class PartialFile:
         except BaseException:
             self.close()
             raise
+
+    def _checksum_of_file(self) -> int:
+        """CRC-32 of its first `size` bytes."""
+        checksum, rest = 0, self.size
+        while rest and (part := os.pread(self._fd, min(rest, _PART), self.size - rest)):
+            checksum, rest = zlib.crc32(part, checksum), rest - len(part)
+        return checksum
 
     def _lost(self, found: str) -> InputError:
         return InputError(
@@ -84,11 +96,9 @@ class PartialFile:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(self._fd, self.path)
         except BlockingIOError:
             raise self._busy() from None
-        except OSError:  # a file system without locks
-            pass
         if not self.path.exists() or not os.path.samestat(os.fstat(self._fd), self.path.stat()):
             raise self._busy()  # another process finished it after we opened it and before we locked it
 
@@ -98,6 +108,7 @@ class PartialFile:
         with writing(self.path):
             while rest:
                 written = os.write(self._fd, rest)
+                self.crc32 = zlib.crc32(rest[:written], self.crc32)
                 self.size += written
                 rest = rest[written:]
 
@@ -129,7 +140,7 @@ class StandardOutput:
     """Standard output with the same methods; nothing has to be made durable."""
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size = self.crc32 = 0
 
     def append(self, data: bytes) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -69,6 +70,7 @@ class RunRecord:
         path = record_path(self.output)
         content = {"bertnli_score_record": _VERSION, **asdict(self)}
         del content["output"]  # the user may move the output together with its record
+        content["checksum"] = _checksum(content)
         try:
             write_text(path, json.dumps(content, indent=2) + "\n")
         except OSError as error:
@@ -114,8 +116,11 @@ def load(output: Path) -> RunRecord | None:
     path = record_path(output)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("bertnli_score_record") != _VERSION:
+        if content["bertnli_score_record"] != _VERSION:
             raise ValueError("of another version")
+        if content.pop("checksum") != _checksum(content):
+            raise ValueError("its checksum does not fit")
+        del content["bertnli_score_record"]
         counts = Counts(**content["counts"] | {"labels": LabelCounts(**content["counts"]["labels"])})
         record = RunRecord(**content | {"output": output, "counts": counts})
         if record.counts.rows != (record.checkpoint or {"rows": 0})["rows"]:
@@ -125,6 +130,10 @@ def load(output: Path) -> RunRecord | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: damaged, or not bertnli's ({error})", do="start over with --restart") from None
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def check_free(output: Path) -> None:

@@ -106,7 +106,7 @@ class Writer:
     def checkpoint(self) -> dict[str, int]:
         """Make what was written so far durable. Returns where it ends, as JSON for `open_writer(resume_at=…)`."""
         self._sink.sync()
-        return {"rows": self.rows, "bytes": self._sink.size}
+        return {"rows": self.rows, "bytes": self._sink.size, "crc32": self._sink.crc32}
 
     def finish(self) -> None:
         """Make the output durable and give it its final name, in one step."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import cache_dir
+from bertnli.common.files import cache_dir, existing_path
 from bertnli.common.installed import packages
 from bertnli.fetch.resolve import resolve, resolve_data
 from bertnli.run.config import RunConfig
@@ -186,8 +186,8 @@ def job_environment(environment: Mapping[str, str], env_file: str | None) -> dic
     variables["BERTNLI_CACHE"] = str(cache_dir())
     if env_file is not None or named is not None:
         return variables | envfile.read(str(env_file or named))
-    for path in (Path.home() / ".deepspeed_env", Path(".deepspeed_env")):
-        if path.is_file():
+    for path in map(existing_path, ("~/.deepspeed_env", ".deepspeed_env")):
+        if path is not None and path.is_file():
             variables |= envfile.read(path)
     return variables
 

@@ -1,13 +1,15 @@
-"""new_folder: complete and flushed when it has its name, or nothing at all."""
+"""new_folder: complete and flushed when it has its name, or nothing at all; and where the cache is."""
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
 
 from bertnli.common import files
-from bertnli.common.files import new_folder
+from bertnli.common.errors import InputError
+from bertnli.common.files import cache_dir, new_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -62,3 +64,19 @@ def test_of_two_at_once_the_last_one_wins(tmp_path):
         (first / "first").write_text("1")
         (last / "last").write_text("1")
     assert names(tmp_path) == ["final"] and names(tmp_path / "final") == ["last"]
+
+
+def test_without_a_home_folder_the_cache_has_to_be_named(monkeypatch):
+    def unknown(number: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "BERTNLI_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=r"BERTNLI_CACHE; found neither it nor HOME, and .*; set it to one that you"):
+        cache_dir()
+    monkeypatch.setenv("BERTNLI_CACHE", "~/cache")
+    with pytest.raises(InputError, match="BERTNLI_CACHE; found '~/cache'"):
+        cache_dir()
+    monkeypatch.setenv("BERTNLI_CACHE", "/shared/cache")
+    assert cache_dir() == Path("/shared/cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import signal
 import sys
@@ -203,6 +204,19 @@ def test_a_damaged_record_is_named(tmp_path, content) -> None:
     with pytest.raises(InputError, match=r"_out\.tsv\.run\.json: damaged, or not bertnli's.*--restart"):
         score(file, tmp_path / "out.tsv")
     score(file, tmp_path / "out.tsv", restart=True)
+
+
+def test_a_record_with_another_figure_is_damaged(tmp_path) -> None:
+    """Its rows decide where a resumed run goes on."""
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(3 * CHUNK))
+    with pytest.raises(Stop):
+        score(file, tmp_path / "out.tsv", progress=stop_after(2))
+    path = record_path(tmp_path / "out.tsv")
+    content = json.loads(path.read_text())
+    content["checkpoint"]["rows"] = content["counts"]["rows"] = CHUNK + 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"damaged, or not bertnli's \(its checksum does not fit\)"):
+        score(file, tmp_path / "out.tsv")
 
 
 def test_a_stop_by_signal_says_how_to_go_on(tmp_path) -> None:

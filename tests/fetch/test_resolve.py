@@ -202,15 +202,22 @@ def test_the_next_source_serves_when_one_fails(server: StandIn, capsys: pytest.C
     assert "HTTP 503" in captured.err
 
 
-@pytest.mark.parametrize("damage", ["shorter", "gone", "no receipt", "garbled receipt", "new checksum"])
+@pytest.mark.parametrize(
+    "damage", ["shorter", "flipped", "gone", "a pipe", "no receipt", "garbled receipt", "new checksum"]
+)
 def test_a_cache_that_is_not_whole_is_mended(server: StandIn, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fetch("rows")
     receipt = path.parent / "receipt.json"
     match damage:
         case "shorter":
             path.write_bytes(ROWS[:-1])
+        case "flipped":
+            path.write_bytes(ROWS[:-2] + b"?\n")
         case "gone":
             path.unlink()
+        case "a pipe":
+            path.unlink()
+            os.mkfifo(path)
         case "no receipt":
             receipt.unlink()
         case "garbled receipt":
@@ -316,6 +323,26 @@ def test_a_full_disk_says_so_and_leaves_nothing_half(
     assert visible() == []
     assert len(server.asked("/files/toy-data-1.0.tar.gz")) == 0  # another source would not make room
     assert fetch("rows").read_bytes() == ROWS
+
+
+def test_the_disk_that_is_full_is_named(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:  # as shutil's own error has it
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+
+    path = fetch("rows")
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_link_or_copy", full)
+        with pytest.raises(
+            RunError, match=rf"no space left on the disk of {tmp_path}/to/.*; free some, or give another"
+        ):
+            fetch("rows", to=tmp_path / "to")
+    path.write_bytes(b"damaged")
+    given = tmp_path / "given.jsonl"
+    given.write_bytes(ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(RunError, match=rf"the disk of {cache_dir()}/.*; free some, or set BERTNLI_CACHE to"):
+            fetch("rows", source=str(given))
 
 
 def test_a_cache_that_cannot_be_written_is_an_input_error(
