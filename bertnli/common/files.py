@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,9 +97,22 @@ def existing_path(name_or_path: str) -> Path | None:
         return None
 
 
+def kind_of(path: Path) -> str | None:
+    """`a file`, `a folder`, or what else it is: reading a pipe would wait for ever. None if there is nothing."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
 def read_map(file: Path) -> dict[str, Any]:
     """The JSON map in a file, or {} if there is no such file. Raises InputError that names the file for other JSON."""
-    content = read_json(file) if file.is_file() else {}
+    kind = kind_of(file)
+    if kind not in (None, "a file"):
+        raise InputError(str(file), found=kind, expected="a JSON file")
+    content = {} if kind is None else read_json(file)
     if not isinstance(content, dict):
         raise InputError(str(file), found=f"a JSON {type(content).__name__}", expected="a JSON map")
     return content

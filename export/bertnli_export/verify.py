@@ -45,6 +45,7 @@ def verify(
         None if data is None else open_set(os.fspath(data), columns, label_names=label_names, prefer_parse=reads_parse)
     )
     reference, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
+    reference.check_fits(len(bundle.labels), scorer.tokenizer, str(bundle.file(PARITY)))
     differences = compare(reference, scorer.session.logits, scorer.tokenizer.pad_id)
     differences.check(precision, f"{bundle.path} on {scorer.session.description}")
     if bundle.manifest.parity is None:

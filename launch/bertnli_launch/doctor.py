@@ -73,8 +73,10 @@ def about_this_machine(facts: Facts) -> Iterator[str]:
 
 def _scoring_device() -> str:
     from bertnli_export.devices import choose_device
+    from bertnli_export.runtime import check_runtime
 
     try:
+        check_runtime()
         return f"ONNX Runtime on {choose_device('auto')}"
     except InputError as error:
         return str(error)
