@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -25,8 +26,8 @@ __all__ = ["NotFetchedError", "cache_dir", "fetch", "resolve", "resolve_data", "
 class NotFetchedError(RunError):
     """All sources of a name failed; `reason` says why for each source, in one line."""
 
-    def __init__(self, what: str, reason: str):
-        super().__init__(what)
+    def __init__(self, what: str, reason: str, lines: Sequence[str]):
+        super().__init__(what, lines=lines)
         self.reason = reason
 
 
@@ -146,13 +147,15 @@ def _from_sources(entry: Entry, folder: Path) -> str:
             found="neither an existing path nor a model on the hub",
             expected=_names(entry.name),
         )
-    tried = "".join(f"\n  {source}: {error}" for source, error in failures)
     files = " or ".join(dict.fromkeys(archive.filename for archive in entry.archives))
     raise NotFetchedError(
-        f"{entry.name}: all sources failed:{tried}\n"
-        f"The same command tries again, and continues a download. If you already have {files or 'its folder'}: "
-        f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}\n"
-        "Without a network: fetch it on a machine that has one, into a BERTNLI_CACHE that this machine can read.",
+        f"{entry.name}: all sources failed:",
+        lines=[
+            *(f"  {source}: {error}" for source, error in failures),
+            f"The same command tries again, and continues a download. If you already have {files or 'its folder'}: "
+            f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}",
+            "Without a network: fetch it on a machine that has one, into a BERTNLI_CACHE that this machine can read.",
+        ],
         reason="; ".join(f"{source}: {error}" for source, error in failures),
     )
 

@@ -21,6 +21,7 @@ from bertnli.common import heartbeat
 from bertnli.common.cores import spin_briefly, usable_cores
 from bertnli.common.errors import BertnliError, InputError, Interrupted, ReportedElsewhere
 from bertnli.common.network import set_interfaces
+from bertnli.common.progress import say_lines
 from bertnli.run.config import STALL_TIMEOUT
 from bertnli.run.folder import RunFolder
 from bertnli.run.run_file import load_run
@@ -149,7 +150,8 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """A message, which may have several lines."""
+    say_lines(line)
 
 
 if __name__ == "__main__":
