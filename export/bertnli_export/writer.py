@@ -311,6 +311,7 @@ class _ParquetWriter(Writer):
 
         self._chunks.sync()
         joined = self._chunks.path.with_name(f"{self._chunks.path.name}.parquet")
+        joined.unlink(missing_ok=True)  # a killed run's, or a link, which would be followed
         group: list[pyarrow.RecordBatch] = []
         with (
             writing(joined),
