@@ -310,9 +310,8 @@ def _check_nothing_else(path: Path, manifest: Manifest) -> None:
             described = len(file.parts) == 1 and file.stem.upper() in _DESCRIPTIONS
             if file not in known and not described and not name.startswith("."):
                 raise InputError(
-                    f"{path / file}: not one of the bundle's files",
-                    found=f"{file} beside those that its {MANIFEST} names",
-                    do="remove it, or copy the bundle again",
+                    f"{path / file}: a file that the bundle's {MANIFEST} does not name",
+                    do="move it out of the bundle, or copy the bundle again",
                 )
 
 

@@ -91,6 +91,7 @@ class _Reader:
             if self._fields_left < 0:
                 raise ValueError(f"more than {_MOST_FIELDS:,} fields")
             key, at = self._varint(at)
+            key &= 0xFFFFFFFF  # as protobuf takes it
             wire_type, value = key & 7, 0
             if wire_type == _VARINT:
                 begin = at

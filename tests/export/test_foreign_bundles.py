@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,11 +17,14 @@ import pytest
 from bertnli_export.binding import BoundSession
 from bertnli_export.bundle import Bundle
 from bertnli_export.devices import CPU
+from bertnli_export.graph_file import check_graph
 from bertnli_export.parity import Reference
 from bertnli_export.scorer import Scorer
 from bertnli_export.scoring_setup import prepare
 from bertnli_export.session import DeviceError, Session
 from bertnli_export.verify import verify
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from bertnli.common import rust
@@ -166,6 +170,28 @@ def test_on_a_gpu_too(bundle, monkeypatch) -> None:
     ids = np.array([[2, 9, 3], [7, 9, 3]])
     with pytest.raises(DeviceError, match="Compress"):  # its result does not fit the buffer
         session.logits(ids, np.ones_like(ids), 0 * ids)
+
+
+@pytest.mark.parametrize("tag", [b"\x6a", b"\xea\x00", b"\xea\x80\x80\x00", b"\xea\x80\x80\x80\x10"])
+def test_a_field_is_known_by_every_number_that_protobuf_takes_for_its_own(bundle, tag) -> None:
+    """0x6a is field 13 of a tensor, external_data. A number may have more bytes than it needs, and in C++ too high ones."""
+    place = onnx.StringStringEntryProto(key="location", value="w").SerializeToString()
+    graph = onnx.GraphProto(name="g").SerializeToString()
+    odd = tag + bytes([len(place)]) + place
+    graph += b"\x2a" + bytes([len(odd)]) + odd  # field 5 of a graph, initializer
+    (bundle / "model.onnx").write_bytes(b"\x3a" + bytes([len(graph)]) + graph)  # field 7 of a model
+    with pytest.raises(InputError, match="weights in another file"):
+        check_graph(bundle / "model.onnx")
+
+
+@given(place=st.integers(0, 100_000), value=st.binary(max_size=8), cut=st.integers(0, 100_000))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_graph_file_holds_it_is_no_traceback(bundle, place, value, cut) -> None:
+    content = bytearray((tiny.bundle() / "model.onnx").read_bytes())
+    content[place : place + len(value)] = value
+    (bundle / "model.onnx").write_bytes(content[: len(content) - cut % len(content)])
+    with contextlib.suppress(InputError):
+        check_graph(bundle / "model.onnx")
 
 
 def test_a_graph_with_more_parts_than_any_of_ours_is_refused_at_once(bundle, monkeypatch) -> None:
@@ -378,7 +404,9 @@ def test_something_else_in_place_of_a_file(bundle, name, make, kind) -> None:
 def test_files_that_the_manifest_does_not_name_are_refused(bundle, name) -> None:
     (bundle / name).parent.mkdir(exist_ok=True)
     (bundle / name).write_text("{}")
-    with pytest.raises(InputError, match=rf"{name}: not one of the bundle's files.*remove it"):
+    with pytest.raises(
+        InputError, match=rf"{name}: a file that the bundle's manifest\.json does not name; move it out"
+    ):
         prepare(bundle, "cpu")
 
 
