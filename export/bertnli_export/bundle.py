@@ -139,18 +139,14 @@ class Bundle:
         path = Path(path)
         where = path / MANIFEST
         with _reading(path):
-            kind = kind_of(where)
-            if kind is None:
+            if kind_of(where) is None:
                 raise InputError(
                     f"{path}: not a bundle",
                     found=_contents(path),
                     expected=f"a folder with {MANIFEST}",
                     do="make one: bertnli export MODEL OUT",
                 )
-            if kind != "a file" or where.stat().st_size > _LARGEST_MANIFEST:
-                found = f"{where.stat().st_size:,} bytes" if kind == "a file" else kind
-                raise InputError(f"{where}: not a bundle's manifest", found=found, expected="a small file")
-            raw = where.read_bytes()
+            raw = _manifest_bytes(where)
             manifest = _parse_manifest(raw, where)
             for name, entry in manifest.files.items():
                 found = kind_of(path / name) or "no such file"
@@ -261,6 +257,16 @@ def _reading(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _manifest_bytes(where: Path) -> bytes:
+    """Raises InputError for a pipe, which would wait for ever, and for a file that is too large; and OSError."""
+    kind = kind_of(where)
+    if kind == "a file" and (size := where.stat().st_size) > _LARGEST_MANIFEST:
+        kind = f"{size:,} bytes"
+    if kind != "a file":
+        raise InputError(f"{where}: not a bundle's manifest", found=kind or "nothing there", expected="a small file")
+    return where.read_bytes()
+
+
 def _parse_manifest(raw: bytes, where: Path) -> Manifest:
     try:
         content = json.loads(raw)
@@ -360,7 +366,7 @@ def check_target(out: Path, *, force: bool = False) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        content = json.loads((out / MANIFEST).read_bytes())
+        content = json.loads(_manifest_bytes(out / MANIFEST))
         is_bundle = isinstance(content, dict) and content.get("format") == FORMAT
     except (OSError, ValueError, RecursionError):
         is_bundle = False
@@ -392,7 +398,7 @@ def update_manifest(path: Path, **about: Any) -> None:
     """
     where = path / MANIFEST
     with _reading(where):
-        manifest = _parse_manifest(where.read_bytes(), where)
+        manifest = _parse_manifest(_manifest_bytes(where), where)
     content = manifest.model_copy(update=about).model_dump(mode="json")
     try:
         write_text(where, _json(content))

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 from bertnli_export.binding import BoundSession
-from bertnli_export.bundle import Bundle
+from bertnli_export.bundle import Bundle, check_target, update_manifest
 from bertnli_export.devices import CPU
 from bertnli_export.graph_file import check_graph
 from bertnli_export.parity import Reference
@@ -174,7 +174,7 @@ def test_on_a_gpu_too(bundle, monkeypatch) -> None:
 
 @pytest.mark.parametrize("tag", [b"\x6a", b"\xea\x00", b"\xea\x80\x80\x00", b"\xea\x80\x80\x80\x10"])
 def test_a_field_is_known_by_every_number_that_protobuf_takes_for_its_own(bundle, tag) -> None:
-    """0x6a is field 13 of a tensor, external_data. A number may have more bytes than it needs, and in C++ too high ones."""
+    """0x6a is field 13 of a tensor, external_data. A number may have more bytes than it needs."""
     place = onnx.StringStringEntryProto(key="location", value="w").SerializeToString()
     graph = onnx.GraphProto(name="g").SerializeToString()
     odd = tag + bytes([len(place)]) + place
@@ -395,6 +395,15 @@ def test_something_else_in_place_of_a_file(bundle, name, make, kind) -> None:
     make(bundle / name)
     with pytest.raises(InputError, match=rf"{name}: .*found {kind}"):
         prepare(bundle, "cpu")
+
+
+def test_a_pipe_in_place_of_the_manifest_of_a_bundle_to_replace_or_calibrate(bundle) -> None:
+    (bundle / "manifest.json").unlink()
+    os.mkfifo(bundle / "manifest.json")
+    with pytest.raises(InputError, match="exists already"):
+        check_target(bundle, force=True)
+    with pytest.raises(InputError, match="found a named pipe"):
+        update_manifest(bundle, temperature=2.0)
 
 
 @pytest.mark.parametrize(
