@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from bertnli.common import exchange, files
 from bertnli.common.files import kind_of, new_folder, open_own, read_map, read_own, write_text
+from tests.conftest import environment
 
 
 def names(folder: Path) -> list[str]:
@@ -86,6 +90,22 @@ def test_the_next_one_clears_what_killed_ones_left_but_not_those_at_work(tmp_pat
         assert at_work.is_dir()
         final.rmdir()
     assert names(tmp_path) == sorted(["final", *(other.name for other in others)])
+
+
+def test_a_process_that_is_really_killed(tmp_path):
+    code = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from bertnli.common.files import new_folder
+        with new_folder(Path(sys.argv[1], "final"), unique=True) as partial:
+            (partial / "half").write_text("1")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run([sys.executable, "-c", code, tmp_path], env=environment())
+    assert killed.returncode == -signal.SIGKILL and len(names(tmp_path)) == 1
+    with new_folder(tmp_path / "final", unique=True):
+        pass
+    assert names(tmp_path) == ["final"]
 
 
 def test_on_a_file_system_without_locks_nothing_is_taken_for_dead(tmp_path, monkeypatch):
