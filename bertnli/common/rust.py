@@ -12,44 +12,42 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+class PanicError(Exception):
+    """A panic: a mistake in the library, which a damaged file can lead to."""
+
+
 def call(function: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
-    """Its result. Raises its errors as they are, and RuntimeError for a panic, whose stack is not printed.
+    """Its result. Raises its errors as they are, and PanicError for a panic, whose stack is not printed.
 
     For calls that load something: what other threads print to standard error meanwhile appears a moment later, or is
-    lost if the call panics.
+    lost if the call fails.
     """
     try:
-        with _printed_unless_it_panics():
+        with _printed_unless_it_fails():
             return function(*arguments, **options)
     except BaseException as error:
-        if is_panic(error):
-            raise RuntimeError(f"the library panicked: {error}") from None
+        # pyo3's class cannot be imported, and derives from BaseException alone.
+        if type(error).__name__ == "PanicException":
+            raise PanicError(f"the library panicked: {error}") from None
         raise
 
 
-def is_panic(error: BaseException) -> bool:
-    """Whether it is pyo3's PanicException, which cannot be imported and derives from BaseException alone."""
-    return type(error).__name__ == "PanicException"
-
-
 @contextmanager
-def _printed_unless_it_panics() -> Iterator[None]:
+def _printed_unless_it_fails() -> Iterator[None]:
     try:
         stderr = os.dup(2)
     except OSError:  # there is no standard error
         yield
         return
     with tempfile.TemporaryFile() as kept:
-        panicked = False
+        failed = True
         os.dup2(kept.fileno(), 2)
         try:
             yield
-        except BaseException as error:
-            panicked = is_panic(error)
-            raise
+            failed = False
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             kept.seek(0)
-            if not panicked and (text := kept.read()):
+            if not failed and (text := kept.read()):
                 os.write(2, text)

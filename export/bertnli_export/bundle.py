@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bertnli.common import rust
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import digest, kind_of, new_folder, read_map, write_text
 from bertnli.common.installed import __version__, installed
@@ -221,8 +222,15 @@ class Bundle:
         )
 
     def tokenizer(self) -> PairTokenizer:
-        """Raises InputError if it is not what the manifest says, or gives other ids than the one that the model was
-        exported with."""
+        """Raises InputError if it is damaged, is not what the manifest says, or gives other ids than the one that the
+        model was exported with."""
+        try:
+            return rust.call(self._tokenizer)
+        except rust.PanicError as error:
+            file = self.file(TOKENIZER)
+            raise InputError(f"{file}: damaged", found=str(error), do="export the model again") from None
+
+    def _tokenizer(self) -> PairTokenizer:
         tokenizer = PairTokenizer.from_folder(self.path)
         for key, found in (
             ("max_length", tokenizer.max_length),

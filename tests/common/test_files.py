@@ -192,6 +192,20 @@ def test_two_that_write_one_text_take_turns(tmp_path, monkeypatch):
     assert path.read_text() in whole and names(tmp_path) == ["record"]
 
 
+def test_a_temporary_file_that_another_process_has_published_meanwhile_is_not_written(tmp_path, monkeypatch):
+    real, lost = files.open_own, tmp_path / "lost"
+
+    def open_and_lose(path, flags):
+        descriptor = real(path, flags)
+        if not lost.exists():
+            path.rename(lost)
+        return descriptor
+
+    monkeypatch.setattr(files, "open_own", open_and_lose)
+    write_text(tmp_path / "record", "mine")
+    assert lost.read_text() == "" and (tmp_path / "record").read_text() == "mine"
+
+
 def test_one_that_stands_still_ends_the_wait(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_WAIT", 0)
     held = open_own(tmp_path / ".record.partial", os.O_RDWR | os.O_CREAT)
