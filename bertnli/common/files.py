@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.common import heartbeat
-from bertnli.common.errors import InputError
+from bertnli.common.errors import InputError, first_line
 from bertnli.common.exchange import exchange
 from bertnli.common.progress import say
 
@@ -223,9 +223,20 @@ def kind_of(path: Path) -> str | None:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
+def check_kinds(folder: Path) -> None:
+    """Raise InputError if a folder has anything but files and folders in it: reading a pipe would wait for ever."""
+    with contextlib.suppress(OSError):  # who reads it reports this
+        for path in folder.iterdir():
+            if (kind := kind_of(path)) not in (None, "a file", "a folder"):
+                raise InputError(str(path), found=kind, expected="a file", do="remove it")
+
+
 def read_map(file: Path) -> dict[str, Any]:
     """The JSON map in a file, or {} if there is no such file. Raises InputError that names the file for other JSON."""
-    kind = kind_of(file)
+    try:
+        kind = kind_of(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read", found=first_line(error), expected="JSON in UTF-8") from None
     if kind not in (None, "a file"):
         raise InputError(str(file), found=kind, expected="a JSON file")
     content = {} if kind is None else read_json(file)

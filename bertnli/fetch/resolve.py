@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import cache_dir, digest, existing_path, new_folder
+from bertnli.common.files import cache_dir, check_kinds, digest, existing_path, new_folder
 from bertnli.common.progress import megabytes, say
 from bertnli.fetch.cache import copy_to, downloads_dir, folder_of, is_complete, lock, write_receipt
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
@@ -55,9 +55,15 @@ class ResolvedModel(NamedTuple):
 
 
 def resolve_model(name_or_path: str) -> ResolvedModel:
-    """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes."""
+    """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes.
+
+    Also raises InputError if its folder has a pipe or a device in place of a file.
+    """
     entry = CATALOG.get(name_or_path)
-    return ResolvedModel(resolve(name_or_path, "model"), entry.arch if entry else None)
+    path = resolve(name_or_path, "model")
+    if path.is_dir():
+        check_kinds(path)
+    return ResolvedModel(path, entry.arch if entry else None)
 
 
 def resolve_data(name_or_path: str) -> str:

@@ -241,4 +241,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
     assert kind_of(tmp_path / "pipe") == "a named pipe"
     with pytest.raises(files.InputError, match="pipe; found a named pipe; expected a JSON file"):
         read_map(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(files.InputError, match="loop: cannot be read; found Too many levels of symbolic links"):
+        read_map(tmp_path / "loop")
     assert kind_of(tmp_path / "none") is None and read_map(tmp_path / "none") == {}
