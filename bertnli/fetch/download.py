@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from bertnli.common.files import digest, open_own, sync
+from bertnli.common.files import digest, sync
 from bertnli.common.progress import Update, megabytes, progress
 from bertnli.fetch.entry import SourceError
 
@@ -219,7 +219,9 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
                 part.drop()
                 raise SourceError(f"a different file: found {offered.size:,} bytes, expected {size:,}")
             part.write_note(offered)
-            with os.fdopen(open_own(part.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
+            if part.file.is_symlink():  # not ours: what it names would be written
+                part.file.unlink()
+            with part.file.open("ab") as file:
                 report(have, "", offered.size)
                 for chunk in response.iter_raw():
                     have += len(chunk)
