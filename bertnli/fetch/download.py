@@ -129,7 +129,11 @@ class _Part:
     @classmethod
     def of(cls, target: Path, url: str, *, checked: bool) -> _Part:
         file = target.with_name(target.name + ".part")
-        return cls(file, file.with_name(file.name + ".json"), hashlib.sha256(url.encode()).hexdigest(), checked)
+        note_file = file.with_name(file.name + ".json")
+        for path in (file, note_file):
+            if path.is_symlink():  # not ours: what it names would be written
+                path.unlink()
+        return cls(file, note_file, hashlib.sha256(url.encode()).hexdigest(), checked)
 
     def size(self) -> int:
         return self.file.stat().st_size if self.file.exists() else 0
@@ -219,8 +223,6 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
                 part.drop()
                 raise SourceError(f"a different file: found {offered.size:,} bytes, expected {size:,}")
             part.write_note(offered)
-            if part.file.is_symlink():  # not ours: what it names would be written
-                part.file.unlink()
             with part.file.open("ab") as file:
                 report(have, "", offered.size)
                 for chunk in response.iter_raw():

@@ -71,6 +71,16 @@ def test_a_file_appears_whole_and_alone(server: StandIn, target: Path, monkeypat
     assert only(target.parent) == ["file.bin"]
 
 
+def test_a_planted_link_is_not_followed(server: StandIn, target: Path) -> None:
+    for name in ("file.bin.part", "file.bin.part.json"):
+        (target.parent / f"victim of {name}").write_text("precious")
+        (target.parent / name).symlink_to(f"victim of {name}")
+    server.files["/f"] = Hosted(BODY)
+    download(server.url("/f"), target, limit=LIMIT, checksum=SHA256)
+    assert target.read_bytes() == BODY and not target.is_symlink()
+    assert {victim.read_text() for victim in target.parent.glob("victim*")} == {"precious"}
+
+
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_dropped_connection_is_taken_up_where_it_broke(server: StandIn, target: Path, reset: bool) -> None:
     server.files["/f"] = Hosted(BODY, cut_after=[100_000, 150_000], reset=reset)
