@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.common import heartbeat
+from bertnli.common.encodings import read_text
 from bertnli.common.errors import InputError, first_line
 from bertnli.common.exchange import exchange
 from bertnli.common.progress import say
@@ -248,7 +249,7 @@ def read_map(file: Path) -> dict[str, Any]:
 def read_json(file: Path) -> Any:
     """The JSON value in a file. Raises InputError that names the file if it cannot be read."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(read_text(file))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read", found=str(error), expected="JSON in UTF-8") from None
 

@@ -25,7 +25,7 @@ from bertnli.data.labelled import LabelledPairs, read_labelled
 from bertnli.data.pairs import PairFile
 from bertnli.data.tokenizer import PairTokenizer
 
-_FORMAT = 3  # part of the hash: increase it when the arrays change
+_FORMAT = 4  # part of the hash: increase it when the arrays change
 _CHUNK = 16_384  # pairs tokenised at once
 _ARRAYS: dict[str, np.dtype[Any]] = {
     "ids": np.dtype(np.uint16),  # [tokens], all pairs end to end; uint32 if the vocabulary has more than 65,536 tokens
@@ -41,8 +41,8 @@ _ARRAYS: dict[str, np.dtype[Any]] = {
 class Corpus:
     """The arrays above, memory-mapped read-only; `len` is the number of pairs.
 
-    about: `vocabulary` (number of token ids), `tokens`, and the rows that are not in it: `no_gold`, `bad`. sha256: of
-    the file that the corpus was made from.
+    about: `vocabulary` (number of token ids), `tokens`, and the rows that are not in it: `no_gold`, `bad`.
+    rows_by_label: see `LabelledPairs.rows_by_label`. sha256: of the file that the corpus was made from.
     """
 
     ids: NDArray[np.integer]
@@ -56,6 +56,7 @@ class Corpus:
     def __init__(self, folder: Path):
         about = json.loads((folder / "about.json").read_text())
         self.sha256: str = about.pop("sha256")
+        self.rows_by_label: dict[str, dict[str, int]] = about.pop("rows_by_label")
         self.about: dict[str, int] = about
         for name, dtype in _types(self.about["vocabulary"]).items():
             setattr(self, name, np.memmap(folder / name, dtype=dtype, mode="r"))
@@ -84,6 +85,7 @@ def prepare(
         "format": _FORMAT,
         "content": content,
         "name": Path(file.name).name,  # distinguishes the members of one archive
+        "dialect": str(file.dialect),
         "columns": [file.columns.premise, file.columns.hypothesis, file.columns.label],
         "tokenizer": tokenizer.fingerprint,
         "labels": list(labels),
@@ -112,7 +114,8 @@ def prepare(
 def _make(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, content: str) -> None:
     with new_folder(folder) as partial:
         about = _write(partial, labelled, tokenizer)
-        (partial / "about.json").write_text(json.dumps(about | {"sha256": content}))
+        more = {"sha256": content, "rows_by_label": labelled.rows_by_label()}
+        (partial / "about.json").write_text(json.dumps(about | more))
 
 
 def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> dict[str, int]:

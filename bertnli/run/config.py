@@ -9,9 +9,24 @@ import math
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator, with_config
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    with_config,
+)
+from pydantic_core import PydanticCustomError
 
+from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
+from bertnli.data.dialect import Dialect
+from bertnli.data.formats import format_of
+from bertnli.data.labels import check_doubled
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -31,31 +46,113 @@ class Holdout(Section):
     holdout: Positive
 
 
+def _as_text(names: Any) -> Any:
+    """YAML reads the keys of `{0: entailment}` as numbers; a label cell is text. Raises for the same label twice."""
+    if not isinstance(names, dict):
+        return names
+    if None in names:
+        raise PydanticCustomError("label", "null is no label; put it in quotes if you mean the text")
+    try:
+        check_doubled(map(str, names), "label names")
+    except InputError as error:
+        raise PydanticCustomError("label", "{reason}", {"reason": str(error)}) from None
+    return {str(cell): label for cell, label in names.items()}
+
+
+LabelNames = Annotated[dict[str, str], BeforeValidator(_as_text)]
+
+
+class ColumnsApart(Section):
+    """Column names of the training file and of the evaluation file."""
+
+    train: Columns = Columns()
+    eval: Columns = Columns()
+
+
+class LabelNamesApart(Section):
+    """Label names of the training file and of the evaluation file."""
+
+    train: LabelNames = {}
+    eval: LabelNames = {}
+
+
+def _columns_form(given: Any) -> str:
+    """Which of two forms the value has: one for both files, or apart: one under `train` and another under `eval`."""
+    names = given.keys() if isinstance(given, dict) else ()
+    return "apart" if isinstance(given, ColumnsApart) or "train" in names or "eval" in names else "together"
+
+
+def _label_names_form(given: Any) -> str:
+    """As `_columns_form`. A label may be called `train`, but its meaning is text."""
+    maps = isinstance(given, dict) and any(isinstance(given.get(key), dict) for key in ("train", "eval"))
+    return "apart" if isinstance(given, LabelNamesApart) or maps else "together"
+
+
+def _not_mixed(given: Any) -> Any:
+    apart = isinstance(given, dict) and any(isinstance(given.get(key), dict) for key in ("train", "eval"))
+    if apart and (others := given.keys() - {"train", "eval"}):
+        reason = f"put {', '.join(map(repr, sorted(map(str, others))))} under train: or eval:, or both"
+        raise PydanticCustomError("form", "{reason}", {"reason": reason})
+    return given
+
+
+File = Literal["train", "eval"]
+
+
 class Data(Section):
     train: str
     """A fetched name, or a path: .jsonl .tsv .csv .parquet, .gz or .zst of the text ones, SNLI's own .txt and .zip."""
     eval: str | Holdout | None = None
     """Rows evaluated during training: a name or path, `{holdout: N}` rows of train, or nothing."""
-    columns: Columns = Columns()
-    """Names of the input's columns; default: they are found by their usual names."""
-    label_names: dict[str, str] = {}
-    """Names of integer labels, such as `{0: entailment, 1: neutral, 2: contradiction}`."""
+    columns: Annotated[
+        Annotated[Columns, Tag("together")] | Annotated[ColumnsApart, Tag("apart")],
+        Discriminator(_columns_form),
+        BeforeValidator(_not_mixed),
+    ] = Columns()
+    """Names of the columns: `{premise: …, hypothesis: …, label: …}`; default: they are found by their usual names. If
+    the evaluation file has others than the training file: `{train: {hypothesis: claim}, eval: {label: verdict}}`."""
+    label_names: Annotated[
+        Annotated[LabelNames, Tag("together")] | Annotated[LabelNamesApart, Tag("apart")],
+        Discriminator(_label_names_form),
+        BeforeValidator(_not_mixed),
+    ] = {}
+    """What label cells mean, such as `{0: entailment, 1: neutral, 2: contradiction}`; `-` stands for no gold label. If
+    the files differ: `{train: {yes: entailment, no: contradiction}, eval: {0: entailment, 1: contradiction}}`."""
+    format: str | None = None
+    """The files' format (tsv, csv, jsonl, parquet), if it is not the one in their names. Like the next three keys, for
+    paths only, not for fetched names."""
+    delimiter: str | None = None
+    """What is between the cells of a text table: one character, or tab, comma, semicolon, pipe. Default: found."""
+    quoting: Literal["csv", "none"] | None = None
+    """csv: double quotes may enclose a cell; none: a quote is a character like any other. Default: found."""
+    header: bool = True
+    """Whether a text table begins with the names of its columns. Without them, columns are named 1, 2, …."""
     skip_bad_rows: bool = False
-    """Skip rows that cannot be used and print how many, instead of refusing the file."""
+    """Skip rows that cannot be read and print how many, instead of refusing the file. A row with a label that the model
+    does not have is not one of them."""
     max_train_pairs: Positive | None = None
     """Train on this many pairs, drawn by the seed."""
     hypothesis_only: bool | None = None
     """Train a baseline that sees no premise: all it learns is annotation artefacts (Poliak et al. 2018). Default: what
     the starting model was trained with (true only if that was such a baseline)."""
 
-    @model_validator(mode="before")
+    def columns_of(self, file: File) -> Columns:
+        return getattr(self.columns, file) if isinstance(self.columns, ColumnsApart) else self.columns
+
+    def label_names_of(self, file: File) -> dict[str, str]:
+        return getattr(self.label_names, file) if isinstance(self.label_names, LabelNamesApart) else self.label_names
+
+    @field_validator("format", "delimiter")
     @classmethod
-    def _names_of_numbers(cls, given: Any) -> Any:
-        # YAML reads the keys of `{0: entailment}` as numbers; a label cell is text.
-        names = given.get("label_names") if isinstance(given, dict) else None
-        if isinstance(names, dict):
-            return {**given, "label_names": {str(key): value for key, value in names.items()}}
-        return given
+    def _possible(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            Dialect(delimiter=value) if info.field_name == "delimiter" else format_of("", value)
+        return value
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the files are written, as far as these keys say it."""
+        return Dialect(self.format, self.delimiter, self.quoting, self.header)
 
 
 class Checkpointing(Section):
@@ -80,7 +177,8 @@ class RunConfig(Section):
     global_batch_size: Positive = 256
     """Pairs per optimizer step over all ranks, whatever the number of ranks."""
     micro_batch_tokens: Positive | None = None
-    """Tokens that a rank takes through the model at once. Default: 3072 on a CPU, 16,384 on a GPU."""
+    """Tokens that a rank takes through the model at once. Default: 3072 on a CPU; on a GPU up to 65,536, as
+    many as fit its free memory."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     schedule: Literal["linear", "constant"] = "linear"
     """After the warm-up: linear decay to 0 at the last step, or no decay."""
@@ -102,6 +200,9 @@ class RunConfig(Section):
     deterministic: bool = False
     """On a GPU, too, the same run gives the same weights to the last bit: torch's deterministic algorithms, which cost
     speed. On a CPU that is so without it."""
+    compile: Literal["auto", False] = False
+    """`auto`: torch.compile of the model's blocks on a GPU, which takes a minute at the start. It may pay for a small
+    model; it has not been measured yet. On a CPU nothing is compiled."""
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""

@@ -15,12 +15,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bertnli.common.errors import InputError
+from bertnli.data.columns import Columns
 from bertnli.data.labels import check_names
 from bertnli.run import deepspeed_config
-from bertnli.run.config import RunConfig
+from bertnli.run.config import ColumnsApart, LabelNamesApart, RunConfig
 from bertnli.run.mistakes import Contradiction, refuse
+from bertnli.run.names_as_text import keep_names_as_text
 
 _SECTIONS = ("data", "checkpoint")
+_UNIONS = (["eval"], ["columns"], ["label_names"])  # keys of data that have two forms
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's names for an unknown key
 _NO_MAP = ("model_type", "dataclass_type", "dict_type")
 
@@ -88,11 +91,13 @@ def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
     return content
 
 
-def _parse(text: str, where: str, mistakes: list[InputError]) -> Any:
-    """YAML's content. Keys given twice are added to `mistakes`."""
+def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str] = ()) -> Any:
+    """YAML's content, which stands at the key `path` of a run file. Keys given twice are added to `mistakes`."""
     try:
         loader = _StrictLoader(text)
-        content = loader.get_single_data()
+        node = loader.get_single_node()
+        keep_names_as_text(node, path)
+        content = None if node is None else loader.construct_document(node)
         json.dumps(content, default=str, skipkeys=True)  # ValueError for an alias inside its own anchor
     # PyYAML does not catch all of its own errors: odd timestamps and integers (ValueError), deep nesting, odd keys.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
@@ -106,8 +111,8 @@ def _override(content: dict[str, Any], assignment: str, mistakes: list[InputErro
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
-    value = _parse(text, f"--set {key}", mistakes)
-    *parents, last = key.strip().split(".")
+    *parents, last = path = key.strip().split(".")
+    value = _parse(text, f"--set {key}", mistakes, path)
     section: dict[str, Any] = content
     for parent in parents:
         below = section.get(parent)
@@ -149,10 +154,21 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
             check_names(config.labels, "labels")
         except InputError as error:
             yield Contradiction((), error)
+    if config.compile and config.zero_stage == 3:
+        clash = InputError(
+            "compile: auto does not go with zero_stage: 3, which replaces a block's weights while it runs",
+            do="set zero_stage: 2, or remove compile",
+        )
+        yield Contradiction(("compile", "zero_stage"), clash)
     for key in ("eval_every_steps", "keep_best", "early_stopping"):
         if getattr(config, key) and config.data.eval is None:
             do = "set data.eval: {holdout: 2000}, or a name or path"
             yield Contradiction(("data", "data.eval"), InputError(f"{key} needs data.eval", do=do))
+    for key, given in (("columns", config.data.columns), ("label_names", config.data.label_names)):
+        apart = isinstance(given, (ColumnsApart, LabelNamesApart)) and given.eval not in (Columns(), {})
+        if apart and not isinstance(config.data.eval, str):
+            do = f"set data.eval to a name or path, or give data.{key} without train: and eval:"
+            yield Contradiction(("data", "data.eval"), InputError(f"data.{key}.eval needs a file in data.eval", do=do))
 
 
 def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
@@ -171,7 +187,7 @@ def _path(problem: Any) -> list[str]:
     """The parts of the key that one of pydantic's errors is about."""
     path = [str(part) for part in problem["loc"]]
     # For a union pydantic adds the member's name (`data.eval.Holdout.holdout`), which is not in the file.
-    return [*path[:2], *path[3:]] if path[:2] == ["data", "eval"] else path
+    return [*path[:2], *path[3:]] if path[:1] == ["data"] and path[1:2] in _UNIONS else path
 
 
 def _key(problem: Any) -> str:
@@ -206,7 +222,11 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"key {key} is missing"
     found = repr(problem["input"])
-    message = "input should be a map of keys" if problem["type"] in _NO_MAP else problem["msg"].lower()
+    message = (
+        "input should be a map of keys"
+        if problem["type"] in _NO_MAP
+        else problem["msg"][:1].lower() + problem["msg"][1:]
+    )
     return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {message}"
 
 

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -144,7 +143,7 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
     if "eval_accuracy" in summary:
         print(f"held-out accuracy: {summary['eval_accuracy']:.4f} on {summary['eval_rows']:,} pairs")
     print(f"training: {summary['steps']} steps, {summary['pairs_per_second']:.1f} pairs/s")
-    print(f"next: bertnli eval {shlex.quote(summary['model'])} snli-test")
+    print(f"next: {summary['next']}")
     if as_json:
         print(json.dumps(summary))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import gzip
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -46,8 +45,7 @@ def check_output(output: str | os.PathLike[str], input: str) -> None:
 class PartialFile:
     """A file that only grows, under its partial name until it is published. It is locked while it is open."""
 
-    def __init__(self, output: str, packing: str, input: str, resume_at: Mapping[str, Any] | None):
-        self._packing = packing
+    def __init__(self, output: str, input: str, resume_at: Mapping[str, Any] | None):
         self._final, self.path = Path(os.path.realpath(output)), partial_path(output)
         check_output(output, input)
         self.size = 0 if resume_at is None else int(resume_at["bytes"])
@@ -98,8 +96,8 @@ class PartialFile:
             raise self._busy()  # another process finished it after we opened it and before we locked it
 
     def append(self, data: bytes) -> None:
-        """Write `data`, packed by itself, at the end."""
-        rest = memoryview(_packed(data, self._packing))
+        """Write `data` at the end."""
+        rest = memoryview(data)
         with writing(self.path):
             while rest:
                 written = os.write(self._fd, rest)
@@ -133,12 +131,10 @@ class PartialFile:
 class StandardOutput:
     """Standard output with the same methods; nothing has to be made durable."""
 
-    def __init__(self, packing: str) -> None:
-        self._packing = packing
+    def __init__(self) -> None:
         self.size = 0
 
     def append(self, data: bytes) -> None:
-        data = _packed(data, self._packing)
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -158,18 +154,6 @@ class StandardOutput:
     def publish(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-def _packed(data: bytes, packing: str) -> bytes:
-    """A gzip member or zstd frame of its own, without a file name or a date in it."""
-    if packing == "gz":
-        return gzip.compress(data, 6, mtime=0)
-    if packing == "zst":
-        import pyarrow
-
-        frame: bytes = pyarrow.Codec("zstd", compression_level=3).compress(data, asbytes=True)
-        return frame
-    return data
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from typing import Any
 
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import digest, read_own, write_text
+from bertnli_export.label_counts import LabelCounts
 from bertnli_export.output_file import partial_path
 
 Fingerprint = Mapping[str, Mapping[str, Any]]  # part -> key -> value
 
-_VERSION = 1
+_VERSION = 2
 _RESTART = "start over and replace it with --restart"
 # What decides a finished output's content. Library versions and the device may change its last digits. They must not
 # change while it is being made, and do not matter afterwards.
@@ -34,8 +35,14 @@ class Counts:
     rows: int = 0
     errors: int = 0
     truncated: int = 0
-    labelled: int = 0  # good rows whose gold label is one of the model's
-    correct: int = 0
+    labels: LabelCounts = field(default_factory=LabelCounts)
+
+    def add(self, other: Counts) -> None:
+        """The rows of `other`, which come after these."""
+        self.rows += other.rows
+        self.errors += other.errors
+        self.truncated += other.truncated
+        self.labels.add(other.labels)
 
 
 @dataclass
@@ -109,7 +116,8 @@ def load(output: Path) -> RunRecord | None:
         content = json.loads(read_own(path))
         if content.pop("bertnli_score_record") != _VERSION:
             raise ValueError("of another version")
-        record = RunRecord(**content | {"output": output, "counts": Counts(**content["counts"])})
+        counts = Counts(**content["counts"] | {"labels": LabelCounts(**content["counts"]["labels"])})
+        record = RunRecord(**content | {"output": output, "counts": counts})
         if record.counts.rows != (record.checkpoint or {"rows": 0})["rows"]:
             raise ValueError("its counts are not those of its checkpoint")
         return record

@@ -123,8 +123,8 @@ def test_a_name_that_tells_no_format_is_scored_with_format(command, tmp_path):
     assert (tmp_path / "scores.csv").read_text().startswith("premise,hypothesis,prediction,")
     assert score("pairs.tsv", "again.out", "--format", "jsonl").returncode == 0
     assert json.loads((tmp_path / "again.out").read_text())["premise"] == "A man runs."
-    idle = score("pairs.tsv", "third.tsv", "--format", "jsonl")
-    assert idle.returncode == 2 and "whose names tell it; omit --format" in idle.stderr
+    wrong = score("pairs.tsv", "third.tsv", "--format", "jsonl")
+    assert wrong.returncode == 2 and "looks like a text table" in wrong.stderr
     with zipfile.ZipFile(tmp_path / "pairs.zip", "w") as archive:
         archive.write(tmp_path / "pairs.dat")
     assert score("pairs.zip#pairs.dat", "member.csv", "--format", "tsv").returncode == 0

@@ -197,7 +197,7 @@ def test_the_input_is_never_written_over(tmp_path, name) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "null", '{"bertnli_score_record": 1}', '{"bertnli_score_record": 7}']
+    "content", ["", "{", "[]", "null", '{"bertnli_score_record": 2}', '{"bertnli_score_record": 7}']
 )
 def test_a_damaged_record_is_named(tmp_path, content) -> None:
     file = write(tmp_path / "in.tsv", tiny.snli_rows(5))

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
+from bertnli.data.columns import Columns
 from bertnli.run.config import Holdout, RunConfig
 from bertnli.run.run_file import load_run
 from bertnli.train import process
@@ -37,9 +38,55 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
     assert run.data.label_names == {"0": "entailment"}
 
 
+def test_labels_are_text_as_it_is_written(tmp_path):
+    """YAML reads yes, no, on and off as True and False, and 1.0 as a number. Column names are text, too."""
+    text = RUN.replace("eval:", "label_names: {yes: on, no: off, 1.0: no, 0x1: 2020-01-01, 010: y}, eval:")
+    run = load(tmp_path, text + "labels: [yes, no, 1]\n")
+    assert run.data.label_names == {"yes": "on", "no": "off", "1.0": "no", "0x1": "2020-01-01", "010": "y"}
+    assert run.labels == ("yes", "no", "1")
+    assert load(tmp_path, run.to_yaml()) == run
+    for key in ("data.label_names={yes: on}", "data={train: x, label_names: {yes: on}}", "data.label_names.yes=on"):
+        assert load(tmp_path, RUN, key).data.label_names == {"yes": "on"}
+    assert load(tmp_path, RUN, "labels=[yes, no]").labels == ("yes", "no")
+    assert load(tmp_path, RUN, "data.columns={premise: 0, label: yes}").data.columns == Columns("0", None, "yes")
+    assert load(tmp_path, RUN, "keep_best=yes", "data.skip_bad_rows=on").data.skip_bad_rows is True
+
+
+def test_columns_and_label_names_of_the_two_files(tmp_path):
+    text = RUN.replace("{holdout: 2000}", "dev.tsv")
+    both = load(tmp_path, text, "data.columns={hypothesis: claim}", "data.label_names={yes: entailment}").data
+    assert both.columns == both.columns_of("train") == both.columns_of("eval") == Columns(hypothesis="claim")
+    assert both.label_names == both.label_names_of("train") == both.label_names_of("eval") == {"yes": "entailment"}
+    apart = load(
+        tmp_path,
+        text,
+        "data.columns={train: {hypothesis: claim}, eval: {label: gold}}",
+        "data.label_names={train: {yes: entailment}, eval: {0: neutral}}",
+    )
+    assert apart.data.columns_of("train") == Columns(hypothesis="claim")
+    assert apart.data.columns_of("eval") == Columns(label="gold")
+    assert apart.data.label_names_of("train") == {"yes": "entailment"}
+    assert apart.data.label_names_of("eval") == {"0": "neutral"}
+    assert load(tmp_path, apart.to_yaml()) == apart
+    one = load(tmp_path, RUN, "data.columns.train.premise=note")  # without a file in data.eval
+    assert load(tmp_path, one.to_yaml()) == one and one.data.columns_of("eval") == Columns()
+    assert load(tmp_path, text, "data.label_names={train: entailment}").data.label_names_of("eval") == {
+        "train": "entailment"
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "sets", "expected"),
     [
+        (RUN, ("data.columns={train: {hypothesi: x}}",), "did you mean data.columns.train.hypothesis?"),
+        (RUN, ("data.columns={train: {label: x}, premise: y}",), "key data.columns: found"),
+        (RUN, ("data.columns={train: {label: x}, premise: y}",), "put 'premise' under train: or eval:"),
+        (RUN, ("data.label_names={eval: {a: b}, c: d}",), "put 'c' under train: or eval:"),
+        (RUN, ("data.columns.eval.label=x",), "data.columns.eval needs a file in data.eval"),
+        (RUN, ("data.label_names.eval={a: b}",), "data.label_names.eval needs a file in data.eval"),
+        (RUN, ("data.label_names={1: a, 1.0: b}",), "a label twice; found '1' and '1.0', which are the same label"),
+        (RUN, ("data.label_names={train: {yes: a, YES: b}}",), "a label twice; found 'yes' and 'YES'"),
+        (RUN, ("data.label_names={~: a}",), "null is no label; put it in quotes"),
         (RUN + "learnin_rate: 1\n", (), "unknown key learnin_rate; did you mean learning_rate?"),
         (RUN, ("data.skip_bad_row=true",), "unknown key data.skip_bad_row; did you mean data.skip_bad_rows?"),
         (RUN, ("checkpoint.every=3",), "did you mean checkpoint.every_steps?"),
@@ -49,6 +96,8 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
         (RUN, ("learning_rate=.nan",), "key learning_rate"),
         (RUN, ("max_steps=3",), "epochs or max_steps"),
         (RUN, ("epochs=null",), "epochs or max_steps"),
+        (RUN, ("compile=auto", "zero_stage=3"), "compile: auto does not go with zero_stage: 3"),
+        (RUN, ("compile=true",), "compile"),
         (RUN, ("zero_stage=4",), "key zero_stage: found 4"),
         (RUN, ("labels=[LABEL_0, LABEL_1]",), "placeholders"),
         (RUN, ("keep_best=true", "data.eval=null"), "keep_best needs data.eval; set data.eval: {holdout: 2000}"),

@@ -133,8 +133,12 @@ def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr(training, "_train", full)
-    with pytest.raises(RunError, match="rank 0: the GPU's memory is full; found CUDA out of memory; lower micro_batch"):
+    text = "rank 0: the GPU's memory is full; found CUDA out of memory; "
+    monkeypatch.setattr(training, "evaluate", full)
+    with pytest.raises(RunError, match=f"{text}end what else runs on it; the same command then goes on"):
+        train(run(), ranks)
+    monkeypatch.setattr(training, "accumulate", full)
+    with pytest.raises(RunError, match=f"{text}set micro_batch_tokens: 1536; the same command then goes on"):
         train(run(), ranks)
 
 
@@ -192,10 +196,10 @@ def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, precision, m
         started += 1
         if started == 10:
             raise CrashError
-        return real_assign(*arguments, **options)
+        return real_accumulate(*arguments, **options)
 
-    real_assign = training.assign_to_ranks
-    monkeypatch.setattr(training, "assign_to_ranks", crash_at_ten)
+    real_accumulate = training.accumulate
+    monkeypatch.setattr(training, "accumulate", crash_at_ten)
     with pytest.raises(CrashError):
         train(stopped, ranks)
     monkeypatch.undo()
