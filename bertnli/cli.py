@@ -547,7 +547,9 @@ def _mapping(option: str, given: str | None) -> dict[str, str]:
 
 def _say(line: str) -> None:
     """Print a line for the user that is no result."""
-    print(line, file=sys.stderr, flush=True)
+    from bertnli.common.progress import say
+
+    say(line)
 
 
 def _finish(summary: dict[str, Any], as_json: bool, file: Any = None) -> None:

@@ -174,7 +174,11 @@ class _Part:
     @classmethod
     def of(cls, target: Path, url: str, *, checked: bool) -> _Part:
         file = target.with_name(target.name + ".part")
-        return cls(file, file.with_name(file.name + ".json"), hashlib.sha256(url.encode()).hexdigest(), checked)
+        note_file = file.with_name(file.name + ".json")
+        for path in (file, note_file):
+            if path.is_symlink():  # not ours: what it names would be written
+                path.unlink()
+        return cls(file, note_file, hashlib.sha256(url.encode()).hexdigest(), checked)
 
     def size(self) -> int:
         return self.file.stat().st_size if self.file.exists() else 0

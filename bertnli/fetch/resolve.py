@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import cache_dir, digest, existing_path, new_folder
+from bertnli.common.files import cache_dir, check_kinds, digest, existing_path, new_folder
 from bertnli.common.progress import megabytes, say
 from bertnli.fetch.cache import copy_to, downloads_dir, folder_of, is_complete, lock, write_receipt
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
@@ -25,8 +26,8 @@ __all__ = ["NotFetchedError", "cache_dir", "check_name", "fetch", "resolve", "re
 class NotFetchedError(RunError):
     """All sources of a name failed; `reason` says why for each source, in one line."""
 
-    def __init__(self, what: str, reason: str):
-        super().__init__(what)
+    def __init__(self, what: str, reason: str, lines: Sequence[str]):
+        super().__init__(what, lines=lines)
         self.reason = reason
 
 
@@ -62,9 +63,15 @@ class ResolvedModel(NamedTuple):
 
 
 def resolve_model(name_or_path: str) -> ResolvedModel:
-    """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes."""
+    """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes.
+
+    Also raises InputError if its folder has a pipe or a device in place of a file.
+    """
     entry = CATALOG.get(name_or_path)
-    return ResolvedModel(resolve(name_or_path, "model"), entry.arch if entry else None)
+    path = resolve(name_or_path, "model")
+    if path.is_dir():
+        check_kinds(path)
+    return ResolvedModel(path, entry.arch if entry else None)
 
 
 def resolve_data(name_or_path: str) -> str:
@@ -164,13 +171,15 @@ def _from_sources(entry: Entry, folder: Path) -> str:
             found="neither an existing path nor a model on the hub",
             expected=_names(entry.name),
         )
-    tried = "".join(f"\n  {source}: {error}" for source, error in failures)
     files = " or ".join(dict.fromkeys(archive.filename for archive in entry.archives))
     raise NotFetchedError(
-        f"{entry.name}: all sources failed:{tried}\n"
-        f"The same command tries again, and continues a download. If you already have {files or 'its folder'}: "
-        f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}\n"
-        "Without a network: fetch it on a machine that has one, into a BERTNLI_CACHE that this machine can read.",
+        f"{entry.name}: all sources failed:",
+        lines=[
+            *(f"  {source}: {error}" for source, error in failures),
+            f"The same command tries again, and continues a download. If you already have {files or 'its folder'}: "
+            f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}",
+            "Without a network: fetch it on a machine that has one, into a BERTNLI_CACHE that this machine can read.",
+        ],
         reason="; ".join(f"{source}: {error}" for source, error in failures),
     )
 

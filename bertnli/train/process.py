@@ -22,6 +22,7 @@ from bertnli.common.errors import InputError, Interrupted, ReportedElsewhere
 from bertnli.common.for_user import as_told
 from bertnli.common.installed import need
 from bertnli.common.network import set_interfaces
+from bertnli.common.progress import say_lines
 from bertnli.run.config import STALL_TIMEOUT
 from bertnli.run.folder import RunFolder
 from bertnli.run.run_file import load_run
@@ -160,7 +161,8 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """A message, which may have several lines."""
+    say_lines(line)
 
 
 if __name__ == "__main__":

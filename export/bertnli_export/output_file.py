@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, RunError, first_line
-from bertnli.common.files import sync
+from bertnli.common.files import open_own, sync
 from bertnli.common.locks import lock_descriptor
 
 _PART = 1 << 22  # bytes read at once
@@ -33,8 +33,11 @@ def partial_path(output: str | os.PathLike[str]) -> Path:
 
 
 def check_output(output: str | os.PathLike[str], input: str) -> None:
-    """Raise InputError if `output` exists and is not a file, or if it or its partial file is the input."""
+    """Raise InputError if `output` exists and is not a file, if its partial file is a link, which somebody else must
+    have made, or if it or its partial file is the input."""
     final, partial = Path(output), partial_path(output)
+    if partial.is_symlink():
+        raise InputError(f"{partial}: a symbolic link, which is not followed", do="remove it, or give another OUTPUT")
     if final.exists() and not final.is_file():
         raise InputError(f"{output}: not a file", do="name one, or - for standard output")
     for path, what in ((final, "the output"), (partial, f"{partial.name}, its unfinished work,")):
@@ -50,7 +53,7 @@ class PartialFile:
         check_output(output, input)
         self.size, self.crc32 = (0, 0) if resume_at is None else (int(resume_at["bytes"]), int(resume_at["crc32"]))
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if resume_at is None else 0), 0o666)
+            self._fd = open_own(self.path, os.O_RDWR | (os.O_CREAT if resume_at is None else 0))
         except FileNotFoundError:
             if resume_at is None:
                 raise InputError(f"{output}: there is no folder {self.path.parent}", do="make it first") from None

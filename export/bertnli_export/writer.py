@@ -148,6 +148,7 @@ class _ParquetWriter(Writer):
         chunks_file, schema = self._sink, self.encoder.schema
         chunks_file.sync()
         joined = chunks_file.path.with_name(f"{chunks_file.path.name}.parquet")
+        joined.unlink(missing_ok=True)  # a killed run's, or a link, which would be followed
         group: list[pyarrow.RecordBatch] = []
         with (
             writing(joined),

@@ -23,6 +23,7 @@ from pathlib import Path
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import cache_dir, existing_path
 from bertnli.common.installed import packages
+from bertnli.common.progress import say_lines
 from bertnli.fetch.resolve import resolve, resolve_data
 from bertnli.run.config import RunConfig
 from bertnli.run.folder import RunFolder, steps_in
@@ -146,7 +147,7 @@ def _reachable(hosts: Hosts, environment: Mapping[str, str], least: int) -> Host
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):  # the terminal is gone
-        print(f"bertnli launch: {line}", file=sys.stderr, flush=True)
+        say_lines(f"bertnli launch: {line}")
 
 
 def needs(config: RunConfig, run_file: str) -> Needs:

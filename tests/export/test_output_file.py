@@ -302,3 +302,49 @@ def test_a_broken_pipe_is_one_clear_message(tmp_path: Path) -> None:
     assert process.wait() == 1
     assert lines[-1].startswith("standard output: the reader closed it before the end; write to a file")
     assert all(line.startswith("{") for line in lines[:-1])
+
+
+# --- links that somebody planted
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    make(tmp_path / "in" / "in.tsv")
+    return tmp_path / "in" / "in.tsv"
+
+
+def test_a_link_in_place_of_the_partial_file_is_refused(tmp_path, source) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "out.tsv.partial").symlink_to(victim)
+    for resume_at in (None, {"bytes": 0, "rows": 0}):
+        with pytest.raises(InputError, match=r"out\.tsv\.partial: a symbolic link, which is not followed; remove it"):
+            run(source, tmp_path / "out.tsv", resume_at=resume_at)
+    assert victim.read_text() == "precious"
+
+
+def test_a_link_that_comes_after_the_check_is_not_followed_either(tmp_path, source, monkeypatch) -> None:
+    monkeypatch.setattr("bertnli_export.output_file.check_output", lambda *_: None)
+    (tmp_path / "victim").write_text("precious")
+    for target in ("victim", "new"):
+        (tmp_path / "out.tsv.partial").symlink_to(tmp_path / target)
+        with pytest.raises(InputError, match=r"cannot be written .a symbolic link, which is not followed"):
+            run(source, tmp_path / "out.tsv")
+        (tmp_path / "out.tsv.partial").unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "victim"]
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_link_in_place_of_what_parquet_is_joined_in(tmp_path, source) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "out.parquet.partial.parquet").symlink_to(tmp_path / "victim")
+    run(source, tmp_path / "out.parquet")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert pq.read_table(tmp_path / "out.parquet").num_rows > 0 and not (tmp_path / "out.parquet").is_symlink()
+
+
+def test_a_pipe_in_place_of_the_partial_file_is_refused(tmp_path, source) -> None:
+    os.mkfifo(tmp_path / "out.tsv.partial")
+    with pytest.raises(InputError, match=r"out\.tsv\.partial: cannot be written \(not a file\)"):
+        run(source, tmp_path / "out.tsv")

@@ -108,6 +108,18 @@ def test_a_later_call_goes_on_from_the_part(server: StandIn, target: Path) -> No
     assert only(target.parent) == ["file.bin"]
 
 
+def test_a_planted_link_is_not_followed(server: StandIn, target: Path) -> None:
+    leave_part(server, target, 300_000)
+    victims = {}
+    for name in ("file.bin.part", "file.bin.part.json"):
+        victim = target.with_name(name).rename(target.with_name(f"victim {name}"))
+        target.with_name(name).symlink_to(victim)
+        victims[victim] = victim.read_bytes()
+    download(server.url("/f"), target, limit=LIMIT, checksum=SHA256)
+    assert target.read_bytes() == BODY and not target.is_symlink()
+    assert {victim: victim.read_bytes() for victim in victims} == victims
+
+
 def test_sigkill_in_the_middle_then_the_rest(server: StandIn, target: Path) -> None:
     server.files["/f"] = Hosted(BODY, bytes_per_second=400_000)
     call = "import sys, pathlib; from bertnli.fetch.download import download; "

@@ -27,7 +27,7 @@ from bertnli.fetch import download as download_module
 from bertnli.fetch import resolve as fetch_module
 from bertnli.fetch.catalog import CATALOG
 from bertnli.fetch.entry import Archive, Entry, Unpacked
-from bertnli.fetch.resolve import cache_dir, fetch, resolve
+from bertnli.fetch.resolve import cache_dir, fetch, resolve, resolve_model
 from tests.conftest import ROOT, SOURCES
 from tests.support.http_stand_in import Hosted, StandIn
 
@@ -530,6 +530,13 @@ def test_to_a_folder(server: StandIn, links: bool, tmp_path: Path, monkeypatch: 
     assert sorted(path.name for path in to.iterdir()) == ["rows.jsonl", "toy.model"]
     assert fetch("rows", to=to) == to / "rows.jsonl"  # the same again is no error
     assert fetch("toy.model", to=to) == to / "toy.model"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "README.md"])
+def test_a_pipe_in_place_of_a_models_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}; found a named pipe; expected a file; remove it"):
+        resolve_model(str(tmp_path))
 
 
 def test_to_never_overwrites(server: StandIn, tmp_path: Path) -> None:
