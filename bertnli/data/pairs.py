@@ -13,6 +13,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.arrow_values import holds_text, json_values
 from bertnli.data.columns import (
     PARSE_COLUMNS,
     Columns,
@@ -24,16 +25,8 @@ from bertnli.data.columns import (
     words_of_parse,
 )
 from bertnli.data.formats import Lines, Source, UnreadableError
-from bertnli.data.records import (
-    Record,
-    parquet_cells,
-    parquet_schema,
-    parquet_tables,
-    parse_csv,
-    parse_jsonl,
-    parse_tsv,
-    records,
-)
+from bertnli.data.parquet import parquet_schema, parquet_tables
+from bertnli.data.records import Record, parse_csv, parse_jsonl, parse_tsv, records
 
 if TYPE_CHECKING:
     import pyarrow
@@ -143,12 +136,9 @@ class PairFile:
         self.fields = fields
 
     def _check_types(self, schema: pyarrow.Schema) -> None:
-        import pyarrow.types as types
-
         for option, name in (("--premise", self.columns.premise), ("--hypothesis", self.columns.hypothesis)):
             kind = schema.field(name).type
-            text = kind.value_type if types.is_dictionary(kind) else kind
-            if not (types.is_string(text) or types.is_large_string(text)):
+            if not holds_text(kind):
                 raise InputError(
                     f"{self.name}: column {name!r}",
                     found=f"type {kind}",
@@ -187,7 +177,7 @@ class PairFile:
         if chunk.table is not None:
             names = chunk.table.schema.names
             try:
-                columns = [parquet_cells(column) for column in chunk.table.columns]
+                columns = [json_values(column) for column in chunk.table.columns]
             except UnreadableError as error:
                 raise RunError(f"{self.name}: {error}", do="remove that column, or write .parquet") from None
             return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
@@ -253,7 +243,7 @@ class PairFile:
         try:
             for table in parquet_tables(self.path, size, needed):
                 columns = [
-                    [None] * table.num_rows if name is None else parquet_cells(table.column(name), "surrogateescape")
+                    [None] * table.num_rows if name is None else json_values(table.column(name), "surrogateescape")
                     for name in wanted
                 ]
                 rows = [

@@ -3,7 +3,8 @@
 The added columns are `prediction`, a `p_<label>` for each label, `truncated` and `error`, with `--prefix` before each.
 If input and output have the same text format, the text of each record is copied byte for byte, and the added cells
 follow it. Between formats cells are converted: what is not text becomes JSON text in TSV and CSV, and every column of a
-text format becomes text in Parquet. Lines end with a line feed; probabilities have six decimals in every format.
+text format becomes text in Parquet. The cells of Parquet have forms that can be read back: see data/arrow_values.py.
+Lines end with a line feed; probabilities have six decimals in every format.
 
 `raw`, another added column, holds the complete record where the columns cannot: its text if it could not be parsed, a
 JSON object if it has keys beyond the header or, on the way to TSV, tabs or line ends in its cells (TSV has them as the
@@ -28,6 +29,7 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.data.formats import format_of
 from bertnli.data.pairs import Chunk, PairFile, Row
 from bertnli_export.output_file import PartialFile, StandardOutput, writing
+from bertnli_export.parquet_schema import key_values, storable, with_columns
 
 if TYPE_CHECKING:
     import pyarrow
@@ -257,8 +259,9 @@ class _ParquetWriter(Writer):
         fields = [pa.field(name, kind) for name, kind in zip(added, kinds, strict=True)]
         if raw is not None:
             fields.append(pa.field(raw, pa.string()))
-        metadata = None if file.schema is None else file.schema.metadata
+        metadata = with_columns(None if file.schema is None else file.schema.metadata, columns, fields)
         self._schema = pa.schema([*columns, *fields], metadata=metadata)
+        self._stored = storable(self._schema)
 
     def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
         import pyarrow as pa
@@ -280,13 +283,13 @@ class _ParquetWriter(Writer):
         if self._raw is not None:
             columns.append(raw)
         arrays = [
-            column if isinstance(column, pa.Array) else pa.array(column, field.type)
-            for column, field in zip(columns, self._schema, strict=True)
+            _as_type(column, field.type) if isinstance(column, pa.Array) else pa.array(column, field.type)
+            for column, field in zip(columns, self._stored, strict=True)
         ]
         stream = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.ipc.new_stream(stream, self._schema, options=options) as writer:
-            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        with pa.ipc.new_stream(stream, self._stored, options=options) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._stored))
         return stream.getvalue().to_pybytes()
 
     def _text_columns(self, chunk: Chunk) -> tuple[list[Any], list[str | None]]:
@@ -305,7 +308,7 @@ class _ParquetWriter(Writer):
         import pyarrow.parquet as pq
 
         def write_group() -> None:
-            table = pa.Table.from_batches(group, self._schema)
+            table = pa.Table.from_batches(group, self._stored)
             writer.write_table(table, row_group_size=table.num_rows)
             group.clear()
 
@@ -314,7 +317,7 @@ class _ParquetWriter(Writer):
         group: list[pyarrow.RecordBatch] = []
         with (
             writing(joined),
-            pq.ParquetWriter(joined, self._schema) as writer,
+            pq.ParquetWriter(joined, self._stored, store_schema=False) as writer,
             pa.OSFile(str(self._chunks.path)) as chunks,
         ):
             while chunks.tell() < self._chunks.size:
@@ -324,7 +327,12 @@ class _ParquetWriter(Writer):
                     write_group()
             if group:
                 write_group()
+            writer.add_key_value_metadata(key_values(self._schema))
         self._chunks.publish(joined)
+
+
+def _as_type(column: pyarrow.Array, kind: pyarrow.DataType) -> pyarrow.Array:
+    return column if column.type == kind else column.cast(kind)  # a cast to its own type breaks structs of nulls
 
 
 _WRITERS: dict[str, type[Writer]] = {
