@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bertnli.common import standard_streams
 from bertnli.common.cores import spin_briefly
 from bertnli.common.errors import BertnliError, InputError, Interrupted
 from bertnli.common.installed import need
@@ -138,6 +139,8 @@ def train(
         raise typer.Exit(process.main(arguments))
     from bertnli_launch import local
 
+    # Otherwise DeepSpeed's launcher guesses it and prints so, which is a traceback of its own on a full disk.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if devices else "cpu")
     raise typer.Exit(local.run(ranks, arguments))
 
 
@@ -446,11 +449,14 @@ def score(
 
 def main() -> None:
     """The console script. An error that the user can cause becomes one message and an exit code."""
+    standard_streams.protect()
     spin_briefly(os.environ)
     for number in not_ignored(SIGNALS):
         signal.signal(number, _interrupt)
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
+    except SystemExit as ending:  # typer always ends so, with a number
+        sys.exit(standard_streams.exit_code(int(ending.code or 0)))
     except (BertnliError, Interrupted) as error:
         if _debug():
             raise
