@@ -7,6 +7,7 @@ it cannot read a column of nanoseconds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -29,6 +30,22 @@ def parquet_schema(path: str) -> pyarrow.Schema:
         raise
     except Exception as error:  # damaged metadata makes Arrow raise many types
         raise UnreadableError(first_line(error)) from error
+
+
+def types_lost(path: str) -> dict[str, str]:
+    """The columns of a Parquet file whose types Arrow does not have, with these types. It keeps their values.
+
+    Raises UnreadableError.
+    """
+    try:
+        with _open(path) as file:
+            leaves = [file.schema.column(at) for at in range(len(file.schema))]
+    except Exception as error:
+        raise UnreadableError(first_line(error)) from error
+    kinds = {leaf.path: json.loads(leaf.logical_type.to_json()) for leaf in leaves}
+    lost = {path: kind["Type"] for path, kind in kinds.items() if kind["Type"] in ("Interval", "Enum", "BSON")}
+    in_utc = {path: "Time in UTC" for path, kind in kinds.items() if kind["Type"] == "Time" and kind["isAdjustedToUTC"]}
+    return lost | in_utc
 
 
 def parquet_tables(path: str, size: int, columns: Sequence[str] | None = None) -> Iterator[pyarrow.RecordBatch]:

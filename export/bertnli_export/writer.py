@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.progress import say
 from bertnli.data.formats import format_of
 from bertnli.data.pairs import Chunk, PairFile, Row
+from bertnli.data.parquet import types_lost
 from bertnli_export.output_file import PartialFile, StandardOutput, writing
 from bertnli_export.parquet_schema import key_values, storable, with_columns
 
@@ -262,6 +264,8 @@ class _ParquetWriter(Writer):
         metadata = with_columns(None if file.schema is None else file.schema.metadata, columns, fields)
         self._schema = pa.schema([*columns, *fields], metadata=metadata)
         self._stored = storable(self._schema)
+        for column, lost in types_lost(file.path).items() if file.schema is not None else ():
+            say(f"warning: {file.name}: column {column!r} has the same values in the output, but not the type {lost}")
 
     def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
         import pyarrow as pa

@@ -149,3 +149,15 @@ def test_int96_keeps_its_dates(folder: Path, column: Column) -> None:
         )
         in_numpy = pandas.read_parquet(folder / "out.parquet")["c0"].to_numpy()
         assert in_numpy.astype("datetime64[us]").tolist() == column.array.to_pylist()
+
+
+def test_types_that_arrow_lacks_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = "interval 3 days as span, timetz '01:02:03+02' as utc, time '01:02' as local"
+    duckdb.sql(f"copy (select 'a' as premise, 'b' as hypothesis, {drawn}) to '{folder}/a.parquet'")
+    run(folder / "a.parquet", folder / "out.parquet")
+    said = capsys.readouterr().err
+    assert "column 'span' has the same values in the output, but not the type Interval" in said
+    assert "column 'utc' has the same values in the output, but not the type Time in UTC" in said
+    assert said.count("warning") == 2
+    run(folder / "a.parquet", folder / "out.csv")
+    assert capsys.readouterr().err == ""
