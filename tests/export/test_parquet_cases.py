@@ -1,8 +1,9 @@
-"""Parquet files that Spark, Polars and pandas wrote, beside the repository in ../shared/cases: nothing in them changes."""
+"""Parquet files that Spark, Polars and pyarrow wrote, from beside the repository: scoring changes nothing in them."""
 
 from __future__ import annotations
 
 import json
+import os
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.support.writer_runs import HEAD, run
 
-CASES = ROOT.parent / "shared" / "cases"
+CASES = Path(os.environ.get("BERTNLI_TEST_DATA", ROOT.parent / "shared" / "data")).parent / "cases"
 SPARK = b"org.apache.spark.sql.parquet.row.metadata"
 DATES = [datetime(9999, 12, 31), datetime(1600, 1, 1)]
 OF_EVERY_TYPE: dict[str, list[Any]] = {
