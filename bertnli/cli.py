@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bertnli.common import memory
+from bertnli.common import memory, standard_streams
 from bertnli.common.cores import spin_briefly
 from bertnli.common.errors import InputError, Interrupted, causes
 from bertnli.common.for_user import as_told
@@ -164,6 +164,8 @@ def train(
         raise typer.Exit(process.main(arguments))
     from bertnli_launch import local
 
+    # Otherwise DeepSpeed's launcher guesses it and prints so, which is a traceback of its own on a full disk.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if devices else "cpu")
     raise typer.Exit(local.run(ranks, arguments))
 
 
@@ -513,15 +515,16 @@ def score(
 
 def main() -> None:
     """The console script. An error that the user can cause becomes one message and an exit code."""
+    standard_streams.protect()
     spin_briefly(os.environ)
     for number in not_ignored(SIGNALS):
         signal.signal(number, _interrupt)
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
-    except SystemExit as ended:  # typer's own, for a KeyboardInterrupt that a library has raised
+    except SystemExit as ended:  # typer always ends so, with a number, and for a KeyboardInterrupt of a library
         if any(isinstance(cause, KeyboardInterrupt) for cause in causes(ended)):
             sys.exit(128 + signal.SIGINT)
-        raise
+        sys.exit(standard_streams.exit_code(int(ended.code or 0)))
     except (Exception, Interrupted) as error:
         told = as_told(error)
         if told is None or _debug():

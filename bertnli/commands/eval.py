@@ -104,19 +104,24 @@ def evaluation(
             )
         if fitted is not None:
             found["calibration"] = vars(fitted)
-        if len(names) > 1:
+        if len(names) > 1:  # as they come: the next one may take long
             print(f"{one.name}:")
-        _print(found)
+            _print(found)
     _say_notes(sets if calibrate is None else [*sets, held_out], said)
     for unfetched, reason in skipped.items():
         print(f"{unfetched}: skipped, because it cannot be fetched: {reason}")
     if len(names) > 1:
         found = {"model": name, "evaluations": evaluations, "skipped": skipped}
-    if report is not None:
-        _write(report, name, evaluations, skipped)
-        write_file(report / "evaluation.json", json.dumps(found, indent=1))
-    if fitted is not None and keep is not None:  # last, so that the results exist even if this fails
-        keep(fitted)
+    try:
+        if report is not None:
+            _write(report, name, evaluations, skipped)
+            write_file(report / "evaluation.json", json.dumps(found, indent=1))
+        if fitted is not None and keep is not None:  # last, so that the results exist even if this fails
+            keep(fitted)
+    finally:
+        if len(names) == 1:
+            _print(found)
+    if fitted is not None and keep is not None:
         print(f"the temperature, {fitted.temperature:.4g}, is stored in {name}")
     return found
 

@@ -210,7 +210,7 @@ def existing_path(name_or_path: str) -> Path | None:
     try:
         path = Path(name_or_path).expanduser()
         return path if name_or_path and path.exists() else None
-    except (OSError, RuntimeError):  # too long for the file system, or "~user" without a home folder
+    except (OSError, RuntimeError, UnicodeError):  # too long, "~user" without a home, not in the locale's encoding
         return None
 
 

@@ -14,6 +14,7 @@ from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.arrow_values import holds_text, json_values
 from bertnli.data.class_names import class_names, class_of
 from bertnli.data.columns import (
     PARSE_COLUMNS,
@@ -29,16 +30,8 @@ from bertnli.data.columns import (
 )
 from bertnli.data.dialect import USUAL, Dialect, option
 from bertnli.data.formats import BLOCK, Ahead, Lines, Source, UnreadableError, end_of_line
-from bertnli.data.records import (
-    Record,
-    json_records,
-    parquet_cells,
-    parquet_schema,
-    parquet_tables,
-    parse_cells,
-    parse_jsonl,
-    table_records,
-)
+from bertnli.data.parquet import parquet_schema, parquet_tables
+from bertnli.data.records import Record, json_records, parse_cells, parse_jsonl, table_records
 from bertnli.data.sniffing import (
     Header,
     check_bytes,
@@ -254,12 +247,9 @@ class PairFile:
         self.fields = fields
 
     def _check_types(self, schema: pyarrow.Schema) -> None:
-        import pyarrow.types as types
-
         for column, name in (("--premise", self.columns.premise), ("--hypothesis", self.columns.hypothesis)):
             kind = schema.field(name).type
-            text = kind.value_type if types.is_dictionary(kind) else kind
-            if not (types.is_string(text) or types.is_large_string(text)):
+            if not holds_text(kind):
                 raise InputError(
                     f"{self.name}: column {name!r}",
                     found=f"type {kind}",
@@ -323,7 +313,7 @@ class PairFile:
         if chunk.table is not None:
             names = chunk.table.schema.names
             try:
-                columns = [parquet_cells(column) for column in chunk.table.columns]
+                columns = [json_values(column) for column in chunk.table.columns]
             except UnreadableError as error:
                 raise RunError(f"{self.name}: {error}", do="remove that column, or write .parquet") from None
             return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
@@ -451,7 +441,7 @@ class PairFile:
     def _table_rows(self, table: pyarrow.RecordBatch, first: int) -> Iterator[Row]:
         try:
             columns = [
-                [None] * table.num_rows if name is None else parquet_cells(table.column(name), "surrogateescape")
+                [None] * table.num_rows if name is None else json_values(table.column(name), "surrogateescape")
                 for name in (self.columns.premise, self.columns.hypothesis, self.columns.label)
             ]
         except UnreadableError as error:

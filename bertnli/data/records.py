@@ -1,4 +1,4 @@
-"""The records of a file: cells of text tables and JSON lines, Arrow tables of Parquet.
+"""The records of a text file: cells of text tables and JSON lines. (parquet.py reads Parquet.)
 
 A text record that cannot be parsed is also yielded, with its text and the fault; the next record is read as usual.
 Everything is a stream.
@@ -9,23 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
-from bertnli.common.errors import first_line
-from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError, decoded, split
-
-if TYPE_CHECKING:
-    import pyarrow
+from bertnli.data.formats import MAX_LINE, Lines, decoded, split
 
 MAX_QUOTED = 16 << 20  # characters; a CSV cell longer than this is taken for a quote that was never closed
 _MAX_LINES = 100  # a record that cannot be parsed is not taken to have more lines
 BLANK_LINE = "blank line"
 PART_OF_A_CELL = "part of a quoted cell that has line ends; --quoting csv (in a run file: data.quoting) reads it"
-
-_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 Record = tuple[str, Any, str | None]  # text, cells (list, or dict for JSONL; None if not parsed), the fault if any
 
@@ -211,93 +204,3 @@ def _shown(text: str) -> str:
         return ""
     except UnicodeEncodeError:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-# Parquet
-
-
-def parquet_schema(path: str | BinaryIO) -> pyarrow.Schema:
-    """The Arrow schema of a Parquet file. Raises UnreadableError."""
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.schema_arrow
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged metadata makes Arrow raise many types
-        raise UnreadableError(first_line(error)) from error
-
-
-def parquet_tables(
-    path: str | BinaryIO, size: int, columns: Sequence[str] | None = None
-) -> Iterator[pyarrow.RecordBatch]:
-    """The rows of a Parquet file in batches of exactly `size`, the last one shorter. Raises UnreadableError."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pending: list[pyarrow.RecordBatch] = []
-    rows = 0
-    try:
-        # Without pre_buffer, pages are read one by one, not complete row groups in advance.
-        with pq.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False) as file:
-            for batch in file.iter_batches(size, columns=columns):
-                while rows + batch.num_rows >= size:
-                    pending.append(batch.slice(0, size - rows))
-                    yield pa.concat_batches(pending)
-                    batch = batch.slice(size - rows)
-                    pending, rows = [], 0
-                if batch.num_rows:
-                    pending.append(batch)
-                    rows += batch.num_rows
-            if pending:
-                yield pa.concat_batches(pending)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise UnreadableError(first_line(error)) from error
-
-
-def parquet_cells(column: pyarrow.Array, errors: str = "backslashreplace") -> list[Any]:
-    """A column as JSON values. Dates, times, decimals and NaN become text; `errors` decodes bytes that are not UTF-8.
-
-    Raises UnreadableError for a type that cannot be written so.
-    """
-    import pyarrow as pa
-    import pyarrow.types as types
-
-    try:
-        if isinstance(column.type, pa.BaseExtensionType):
-            column = column.storage
-        if types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        kind = column.type
-        if types.is_string(kind) or types.is_large_string(kind):
-            try:
-                return column.to_pylist()
-            except UnicodeDecodeError:  # the file format does not enforce UTF-8
-                column = column.cast(pa.large_binary())
-                kind = column.type
-        if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
-            return [None if cell is None else cell.decode("utf-8", errors) for cell in column.to_pylist()]
-        if types.is_decimal(kind) or (types.is_temporal(kind) and not types.is_duration(kind)):
-            column = column.cast(pa.string())
-        elif types.is_duration(kind):
-            column = column.cast(pa.int64())  # in the column's own unit
-        cells = column.to_pylist()
-        if types.is_floating(kind) or types.is_nested(kind):
-            cells = [_as_json(cell) for cell in cells]
-        return cells
-    except (ValueError, TypeError, ArithmeticError, pa.ArrowException) as error:
-        raise UnreadableError(f"a column of type {column.type} cannot be text: {first_line(error)}") from error
-
-
-def _as_json(value: Any) -> Any:
-    """`value` with the numbers that JSON does not have (NaN, Infinity) as text, also inside lists and maps."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else _NOT_FINITE[str(value)]
-    if isinstance(value, list | tuple):  # a map's entries are pairs
-        return [_as_json(each) for each in value]
-    if isinstance(value, dict):
-        return {key: _as_json(each) for key, each in value.items()}
-    return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ class RunFolder:
 
     def check(self, config: RunConfig) -> None:
         """Raises InputError if the folder contains a finished run, a run with other settings, or other files."""
+        encoding = sys.getfilesystemencoding()
+        if encoding != "utf-8" and not str(self.path).isascii():  # TensorBoard, for one, encodes it as UTF-8
+            raise InputError(
+                f"output {self.path}: not a name of ASCII characters, in a locale whose encoding is {encoding}",
+                do="set PYTHONUTF8=1 in the environment, or give another output",
+            )
         if self.finished:
             raise InputError(
                 f"output {self.path}", found="a finished run", do="give another output, or remove the folder first"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bertnli.common import heartbeat, memory
+from bertnli.common import heartbeat, memory, standard_streams
 from bertnli.common.cores import spin_briefly, usable_cores
 from bertnli.common.errors import InputError, Interrupted, ReportedElsewhere
 from bertnli.common.for_user import as_told
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, or watch the process that does. Returns the exit code."""
+    standard_streams.protect()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     heartbeat.start()

@@ -10,11 +10,15 @@ import gzip
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import RunError
 from bertnli.data.dialect import USUAL
 from bertnli.data.pairs import Chunk, PairFile, Row
+from bertnli_export.parquet_schema import storable, with_columns
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _DECIMALS = 6
 
@@ -170,7 +174,10 @@ class _JsonEncoder(_TextEncoder):
 
 
 class ParquetEncoder(Encoder):
-    """Arrow streams, because an unfinished Parquet file cannot be continued: its index is at its end."""
+    """Arrow streams, because an unfinished Parquet file cannot be continued: its index is at its end.
+
+    schema: of the output. stored: the same with types that can be written.
+    """
 
     def _prepare(self) -> None:
         import pyarrow as pa
@@ -181,8 +188,9 @@ class ParquetEncoder(Encoder):
         fields = [pa.field(name, kind) for name, kind in zip(added, kinds, strict=True)]
         if self._raw is not None:
             fields.append(pa.field(self._raw, pa.string()))
-        metadata = None if file.schema is None else file.schema.metadata
+        metadata = with_columns(None if file.schema is None else file.schema.metadata, columns, fields)
         self.schema = pa.schema([*columns, *fields], metadata=metadata)
+        self.stored = storable(self.schema)
 
     def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
         import pyarrow as pa
@@ -204,13 +212,13 @@ class ParquetEncoder(Encoder):
         if self._raw is not None:
             columns.append(raw)
         arrays = [
-            column if isinstance(column, pa.Array) else pa.array(column, field.type)
-            for column, field in zip(columns, self.schema, strict=True)
+            _as_type(column, field.type) if isinstance(column, pa.Array) else pa.array(column, field.type)
+            for column, field in zip(columns, self.stored, strict=True)
         ]
         stream = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.ipc.new_stream(stream, self.schema, options=options) as writer:
-            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        with pa.ipc.new_stream(stream, self.stored, options=options) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.stored))
         return stream.getvalue().to_pybytes()
 
     def _text_columns(self, chunk: Chunk) -> tuple[list[Any], list[str | None]]:
@@ -222,6 +230,10 @@ class ParquetEncoder(Encoder):
             else:
                 raw.append(None if record.keys() <= self._fields else _text(_json(record)))
         return [[_text((record or {}).get(name)) for record in records] for name in self._file.fields], raw
+
+
+def _as_type(column: pyarrow.Array, kind: pyarrow.DataType) -> pyarrow.Array:
+    return column if column.type == kind else column.cast(kind)  # a cast to its own type breaks structs of nulls
 
 
 ENCODERS: dict[str, type[Encoder]] = {

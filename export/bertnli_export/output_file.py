@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bertnli.common import standard_streams
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import open_own, sync
 from bertnli.common.locks import lock_descriptor
@@ -143,12 +144,16 @@ class StandardOutput:
     """Standard output with the same methods; nothing has to be made durable."""
 
     def __init__(self) -> None:
+        if sys.stdout is None or standard_streams.failure() is not None:
+            raise InputError("standard output: it is closed", do="name a file, or redirect it to one")
         self.size = self.crc32 = 0
 
     def append(self, data: bytes) -> None:
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
+            if error := standard_streams.failure():
+                raise error
         except BrokenPipeError:
             raise RunError(
                 "standard output: the reader closed it before the end",

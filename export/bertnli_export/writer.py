@@ -4,8 +4,9 @@ The added columns are `prediction`, a `p_<label>` for each label, `truncated` an
 If input and output have the same text format, the text of each record is copied byte for byte, and the added cells
 follow it. Tables are always written with a header, and with tabs and no quoting (TSV) or as RFC 4180 says (CSV); cells
 of an input that is written in another way are converted. Between formats cells are converted too: what is not text
-becomes JSON text in TSV and CSV, and every column of a text format becomes text in Parquet. Lines end with a line feed;
-probabilities have six decimals in every format.
+becomes JSON text in TSV and CSV, and every column of a text format becomes text in Parquet. The cells of Parquet have
+forms that can be read back: see data/arrow_values.py. Lines end with a line feed; probabilities have six decimals in
+every format.
 
 `raw`, another added column, holds the complete record where the columns cannot: its text if it could not be parsed, a
 JSON object if it has keys beyond the header or, on the way to TSV, tabs or line ends in its cells (TSV has them as the
@@ -24,10 +25,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertnli.common.errors import InputError
+from bertnli.common.progress import say
 from bertnli.data.formats import format_of
 from bertnli.data.pairs import Chunk, PairFile
+from bertnli.data.parquet import types_lost
 from bertnli_export.encoders import ENCODERS, Encoder, ParquetEncoder, RowResult
 from bertnli_export.output_file import PartialFile, StandardOutput, writing
+from bertnli_export.parquet_schema import key_values
 
 __all__ = ["RowResult", "Writer", "open_writer"]
 
@@ -79,6 +83,9 @@ def open_writer(
         raise InputError("standard output", expected="TSV, CSV or JSON lines, from the first row")
     else:
         sink = StandardOutput()
+    if kind == "parquet" and file.schema is not None:
+        for column, lost in types_lost(file.path).items():
+            say(f"warning: {file.name}: column {column!r} has the same values in the output, but not the type {lost}")
     rows = 0 if resume_at is None else int(resume_at["rows"])
     return (_ParquetWriter if kind == "parquet" else Writer)(sink, rows, encoder)
 
@@ -140,19 +147,19 @@ class _ParquetWriter(Writer):
         import pyarrow.parquet as pq
 
         def write_group() -> None:
-            table = pa.Table.from_batches(group, schema)
+            table = pa.Table.from_batches(group, encoder.stored)
             writer.write_table(table, row_group_size=table.num_rows)
             group.clear()
 
         assert isinstance(self._sink, PartialFile) and isinstance(self.encoder, ParquetEncoder)
-        chunks_file, schema = self._sink, self.encoder.schema
+        chunks_file, encoder = self._sink, self.encoder
         chunks_file.sync()
         joined = chunks_file.path.with_name(f"{chunks_file.path.name}.parquet")
         joined.unlink(missing_ok=True)  # a killed run's, or a link, which would be followed
         group: list[pyarrow.RecordBatch] = []
         with (
             writing(joined),
-            pq.ParquetWriter(joined, schema) as writer,
+            pq.ParquetWriter(joined, encoder.stored, store_schema=False) as writer,
             pa.OSFile(str(chunks_file.path)) as chunks,
         ):
             while chunks.tell() < chunks_file.size:
@@ -162,4 +169,5 @@ class _ParquetWriter(Writer):
                     write_group()
             if group:
                 write_group()
+            writer.add_key_value_metadata(key_values(encoder.schema))
         chunks_file.publish(joined)

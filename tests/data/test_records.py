@@ -1,15 +1,13 @@
-"""Each record of TSV, CSV, JSON lines and Parquet is one row, good or bad."""
+"""Each record of TSV, CSV and JSON lines is one row, good or bad."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from bertnli.common.errors import InputError, RunError
+from bertnli.common.errors import RunError
 from bertnli.data import records
 from bertnli.data.pairs import PairFile, Row
 from tests.support.pair_files import (
@@ -230,54 +228,3 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     good = b"premise\thypothesis\n" + b"a\tb\n" * 100_000
     with pytest.raises(RunError, match=r"cannot be read beyond row \d+: a line is longer than 1 MiB"):
         rows_of(tmp_path, "a.tsv", good + b"x" * (3 << 20))
-
-
-# Parquet
-
-
-def test_parquet_accepts_every_kind_of_text(tmp_path: Path) -> None:
-    texts = ["a", None, "c"]
-    for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
-        table = pa.table({"premise": pa.array(texts, kind), "hypothesis": pa.array(["x", "y", " "], kind)})
-        pq.write_table(table, tmp_path / "a.parquet")
-        rows = list(PairFile(tmp_path / "a.parquet").rows())
-        assert [row.error for row in rows] == [None, "null premise", "empty hypothesis"]
-        assert rows[0].premise == "a"
-
-
-def test_parquet_labels_as_text(tmp_path: Path) -> None:
-    table = pa.table({"premise": ["a"] * 3, "hypothesis": ["b"] * 3})
-    for labels, expected in (
-        (pa.array([0, -1, None]), ["0", "-1", None]),
-        (pa.array([0.0, 2.0, None]), ["0", "2", None]),
-        (pa.array(["x", "", "y"]).dictionary_encode(), ["x", None, "y"]),
-        (pa.array([[1], None, []]), ["[1]", None, "[]"]),
-    ):
-        pq.write_table(table.append_column("label", labels), tmp_path / "a.parquet")
-        assert [row.label for row in PairFile(tmp_path / "a.parquet").rows()] == expected
-
-
-def test_parquet_column_of_another_type_is_refused(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"premise": ["a"], "hypothesis": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"column 'hypothesis'; found type int64; expected text; .*--hypothesis"):
-        PairFile(tmp_path / "a.parquet")
-
-
-def test_parquet_text_that_is_no_utf8_is_a_bad_row(tmp_path: Path) -> None:
-    broken = pa.array([b"good", b"bad\xff"]).view(pa.string())
-    pq.write_table(pa.table({"premise": broken, "hypothesis": ["b", "b"]}), tmp_path / "a.parquet")
-    rows = list(PairFile(tmp_path / "a.parquet").rows())
-    assert [row.error for row in rows] == [None, "the premise is not valid Unicode"]
-    assert [row.premise for row in rows] == ["good", None]
-
-
-def test_parquet_chunks_do_not_depend_on_row_groups(tmp_path: Path) -> None:
-    texts = [f"premise {number % 7}" for number in range(1000)]
-    table = pa.table({"premise": pa.array(texts).dictionary_encode(), "hypothesis": texts, "n": range(1000)})
-    for group in (1, 17, 1000):
-        pq.write_table(table, tmp_path / "a.parquet", row_group_size=group)
-        chunks = list(PairFile(tmp_path / "a.parquet").chunks(300))
-        assert [len(chunk.rows) for chunk in chunks] == [300, 300, 300, 100]
-        assert [row.number for chunk in chunks for row in chunk.rows] == list(range(1, 1001))
-        assert [row.premise for chunk in chunks for row in chunk.rows] == texts
-        assert [cell for chunk in chunks for cell in chunk.table.column("n").to_pylist()] == list(range(1000))  # type: ignore[union-attr]

@@ -264,14 +264,11 @@ def test_nested_parquet_values_are_json(tmp_path: Path) -> None:
 
 
 def test_parquet_column_that_has_no_form_as_text_is_refused(tmp_path: Path) -> None:
-    nested = pa.array([[1]], pa.list_(pa.timestamp("ns")))
-    pq.write_table(pa.table({"premise": ["a"], "hypothesis": ["b"], "odd": nested}), tmp_path / "a.parquet")
-    try:
+    odd = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["x", "x"])
+    pq.write_table(pa.table({"premise": ["a"], "hypothesis": ["b"], "odd": odd}), tmp_path / "a.parquet")
+    with pytest.raises(RunError, match="cannot be text: two fields have the same name; remove that column, or write"):
         run(tmp_path / "a.parquet", tmp_path / "out.jsonl")
-    except RunError as error:
-        assert "list<" in str(error) and "cannot be text" in str(error)
-    else:  # with pandas installed, Arrow can write it as text
-        assert "1970-01-01" in (tmp_path / "out.jsonl").read_text()
+    run(tmp_path / "a.parquet", tmp_path / "out.parquet")
 
 
 # --- names

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from bertnli.run.folder import read_metrics, step_folder, step_of, steps_in
+from bertnli.common.errors import InputError
+from bertnli.run.config import RunConfig
+from bertnli.run.folder import RunFolder, read_metrics, step_folder, step_of, steps_in
 
 
 def test_a_checkpoints_folder_is_named_by_its_step():
@@ -54,3 +57,12 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path, content, kept, damaged)
 
 def test_without_a_file_there_are_no_metrics(tmp_path):
     assert read_metrics(tmp_path / "none") == read_metrics(tmp_path) == []
+
+
+def test_a_folder_that_the_locale_cannot_name(tmp_path, monkeypatch):
+    config = RunConfig(model="m", data={"train": "t"}, output=str(tmp_path / "ausgäbe"), epochs=1)
+    RunFolder(config.output).check(config)
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    with pytest.raises(InputError, match=r"ausgäbe: not a name of ASCII characters, .* iso8859-1; set PYTHONUTF8=1"):
+        RunFolder(config.output).check(config)
+    RunFolder(tmp_path / "plain").check(config)
