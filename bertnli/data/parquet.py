@@ -109,8 +109,9 @@ def _watched(
                 # Where 64 bits of nanoseconds end, both wrap around in the same way.
                 if not batch.column(name).cast(nanoseconds.type, safe=False).equals(nanoseconds):
                     names.remove(name)
+                    file_name = path if isinstance(path, str) else path.name
                     say(
-                        f"warning: {path if isinstance(path, str) else path.name}: column {name!r} has INT96 times with nanoseconds; they are cut to "
+                        f"warning: {file_name}: column {name!r} has INT96 times with nanoseconds; they are cut to "
                         "microseconds, as Spark reads them"
                     )
             yield batch
