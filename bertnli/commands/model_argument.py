@@ -11,6 +11,7 @@ from bertnli.common import temperature
 from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
 from bertnli.common.installed import need
+from bertnli.common.progress import say
 from bertnli.fetch.resolve import resolve_model
 from bertnli.run.folder import result_of, run_of
 
@@ -48,7 +49,10 @@ def load(model: str, options: ModelOptions) -> Pretrained:
         options.refuse(model, "a run, whose run file")
         return load_run_model(path, warn=lambda line: print(line, file=sys.stderr))
     labels = None if options.labels is None else [name.strip() for name in options.labels.split(",")]
-    return pretrained.load(path, arch=options.arch or arch, labels=labels)
+    source = pretrained.load(path, arch=options.arch or arch, labels=labels)
+    for note in source.notes:
+        say(note)
+    return source
 
 
 def predictor(model: str, options: ModelOptions, device: str) -> Model:
