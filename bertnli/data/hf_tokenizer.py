@@ -98,7 +98,11 @@ class _Folder:
             self.saved.no_padding()
         unknown = str(tokens.named.get("unk_token", special_tokens.BERT_NAMES["unk_token"]))
         tokenizer = self._of_bert(unknown) if is_berts else self._as_it_is()
+        if is_berts and self.saved is not None:
+            special_tokens.check_saved(self.saved, tokens, str(self.stated_file))
         special_tokens.add(tokenizer, tokens, vocab_size)
+        if moved := special_tokens.moved(tokenizer, tokens):
+            self.notes.append(f"{self.path}: as in transformers, the token {', '.join(moved[:3])}")
         if is_berts:
             where = f"{self.saved_file if self.saved else self.path / 'vocab.txt'}"
             needed = [str(tokens.named.get(role, f"a {role}")) for role in special_tokens.NEEDED]

@@ -28,7 +28,7 @@ class SpecialTokens(NamedTuple):
 
     named: Mapping[str, AddedToken]
     further: list[AddedToken]
-    declared: list[AddedToken]
+    declared: Mapping[int, AddedToken]
 
 
 def read(
@@ -63,7 +63,7 @@ def read(
         special = {token.content for token in (*named.values(), *further)}
         declared = _added_tokens_json(folder / "added_tokens.json", special)
         declared |= {} if saved is None else saved.get_added_tokens_decoder()
-    return SpecialTokens(named, further, [declared[number] for number in sorted(declared)])
+    return SpecialTokens(named, further, dict(sorted(declared.items())))
 
 
 def add(tokenizer: Tokenizer, tokens: SpecialTokens, vocab_size: int | None) -> None:
@@ -74,8 +74,8 @@ def add(tokenizer: Tokenizer, tokens: SpecialTokens, vocab_size: int | None) -> 
     """
     present = tokenizer.get_added_tokens_decoder().values()
     known = {repr(token) for token in present}
-    new = [token for token in tokens.declared if repr(token) not in known]
-    contents = {token.content for token in (*present, *tokens.declared)}
+    new = [token for token in tokens.declared.values() if repr(token) not in known]
+    contents = {token.content for token in (*present, *tokens.declared.values())}
     size = tokenizer.get_vocab_size() + sum(tokenizer.token_to_id(token.content) is None for token in new)
     for role, token in [*tokens.named.items(), *(("", token) for token in tokens.further)]:
         is_unknown = tokenizer.token_to_id(token.content) is None
@@ -85,6 +85,31 @@ def add(tokenizer: Tokenizer, tokens: SpecialTokens, vocab_size: int | None) -> 
         new.append(token)
         size += is_unknown
     tokenizer.add_tokens(new)
+
+
+def moved(tokenizer: Tokenizer, tokens: SpecialTokens) -> list[str]:
+    """Tokens with another id than their files say, and both ids: transformers gives a new one the next free id."""
+    return [
+        f"{token.content} has the id {found}; its files say {number}"
+        for number, token in tokens.declared.items()
+        if (found := tokenizer.token_to_id(token.content)) != number
+    ]
+
+
+def check_saved(saved: Tokenizer, tokens: SpecialTokens, where: str) -> None:
+    """Raises InputError if tokenizer.json has an added token that nothing else names.
+
+    transformers 4.57 knows it, and 5 does not.
+    """
+    known = {token.content for token in (*tokens.named.values(), *tokens.further, *tokens.declared.values())}
+    only = [token.content for token in saved.get_added_tokens_decoder().values() if token.content not in known]
+    if only:
+        raise InputError(
+            f"{where}: key added_tokens_decoder",
+            found=f"no {' '.join(only[:5])}",
+            expected="every added token of tokenizer.json: transformers 4.57 reads them from there, 5 does not",
+            do="add them, or remove the key added_tokens_decoder so that tokenizer.json counts",
+        )
 
 
 def _added_tokens_json(file: Path, special: set[str]) -> dict[int, AddedToken]:

@@ -144,7 +144,8 @@ class PairTokenizer:
             tokenizer_files.check_tokens(vocabulary, [_PADDING[model]], where)
             pad_id = vocabulary[_PADDING[model]]
         self.pad_id = pad_id
-        self.vocab_size = 1 + max(vocabulary.values())  # all ids are below it; some may be unused
+        # All ids are below it; some may be unused. A blank line of vocab.txt makes an empty token, which no text has.
+        self.vocab_size = 1 + max(number for token, number in vocabulary.items() if token)
         # The file's template for a pair must be BERT's, because other programs that read the file use it.
         self.cls_id, self.sep_id, self.has_token_types = tokenizer_files.pair_template(tokenizer, where)
 

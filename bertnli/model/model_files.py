@@ -30,7 +30,9 @@ def open_files(path: Path) -> Files:
     except Exception as error:  # for a damaged archive zipfile raises errors of many types
         raise InputError(f"model {path}: cannot be read: {error}", expected="a folder or a d2l zip") from None
     if kind != "a zip":
-        raise InputError(f"model {path}", found=kind, expected="a folder or a d2l zip")
+        in_model = kind == "a file" and (path.parent / "config.json").is_file()
+        do = f"give its folder: {path.parent}" if in_model else None
+        raise InputError(f"model {path}", found=kind, expected="a folder or a d2l zip", do=do)
     files: Files = {}
     for member in members:
         name = PurePosixPath(member.filename).name

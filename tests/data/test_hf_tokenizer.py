@@ -174,6 +174,22 @@ def test_any_folder_of_berts_reads_as_in_transformers(files: dict[str, Any]) -> 
         assert_as_transformers(folder_of(Path(place), files))
 
 
+ALL_CLASSES = ("Bert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "SqueezeBert")
+
+
+@pytest.mark.parametrize("name", [f"{name}Tokenizer{fast}" for name in ALL_CLASSES for fast in ("", "Fast")])
+@pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json"])
+def test_every_class_that_reads_like_berts(name: str, place: str, tmp_path: Path) -> None:
+    saved = tokenizer_json({"lowercase": False}, BERTS)
+    saved.enable_truncation(8, direction="left")
+    files = {"config.json": config(), "tokenizer.json": saved, "tokenizer_config.json": {}}
+    files[place] |= {"tokenizer_class": name}
+    assert_as_transformers(folder_of(tmp_path, files))
+    pairs = PairTokenizer.from_folder(tmp_path)
+    assert pairs.settings.truncation_side == "left"
+    assert pairs.has_token_types is not name.startswith("Distil")
+
+
 # --- The other class: tokenizer.json as it is ------------------------------------------------------------------------
 
 
@@ -306,6 +322,47 @@ def test_the_maximum_length_is_the_models_own_and_said(
     kept = {"bertnli": {"max_length": 9, "truncation": "longest_first", "reads_parse": False}}
     ours = PairTokenizer.from_folder(folder_of(tmp_path, {"config.json": config(**kept)}))
     assert (ours.max_length, ours.notes) == (9, ())
+
+
+def test_added_tokens_that_only_tokenizer_json_has(tmp_path: Path) -> None:
+    """transformers 4.57 reads them, 5 does not: refused, and each fix works."""
+    saved = tokenizer_json({}, BERTS)
+    saved.add_tokens(["NEW"])
+    every = {str(VOCABULARY.index(name)): token(name, True) for name in BERTS}
+    files = {
+        "config.json": config(),
+        "tokenizer.json": saved,
+        "tokenizer_config.json": {"added_tokens_decoder": every},
+    }
+    with pytest.raises(InputError, match="key added_tokens_decoder; found no NEW; expected every added token"):
+        PairTokenizer.from_folder(folder_of(tmp_path, files))
+    for said in ({"added_tokens_decoder": every | {str(len(VOCABULARY)): token("NEW")}}, {}):
+        assert_as_transformers(folder_of(tmp_path, {"tokenizer_config.json": said}))
+
+
+def test_a_token_that_transformers_gives_another_id_is_said(tmp_path: Path) -> None:
+    number = len(VOCABULARY)
+    files = {
+        "config.json": config(),
+        "vocab.txt": "\n".join(VOCABULARY),
+        "added_tokens.json": {"NEW": number + 2},
+        "tokenizer_config.json": {"cls_token": token("[CLS]", True) | {"__type": "AddedToken"}},
+    }
+    assert_as_transformers(folder_of(tmp_path, files))
+    note = PairTokenizer.from_folder(tmp_path).notes[0]
+    assert f"the token NEW has the id {number}; its files say {number + 2}" in note
+
+
+@pytest.mark.parametrize("ending", ["", "\r\n", "\n\n"])
+def test_lines_of_a_vocabulary(ending: str, tmp_path: Path) -> None:
+    """Windows' line ends, no last one, or a blank last line, for which the model has no embedding."""
+    text = ("\r\n" if "\r" in ending else "\n").join(VOCABULARY) + ending
+    files = {"config.json": config(vocab_size=len(VOCABULARY)), "vocab.txt": ""}
+    folder_of(tmp_path, files)
+    (tmp_path / "vocab.txt").write_bytes(text.encode())
+    assert_as_transformers(tmp_path)
+    (tmp_path / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())  # a byte-order mark is no part of a token
+    assert PairTokenizer.from_folder(tmp_path).encode(["a"], ["e"]).ids[0] == VOCABULARY.index("[CLS]")
 
 
 def test_a_temperature_that_bertnli_kept_does_not_make_the_folder_its_own(tmp_path: Path) -> None:

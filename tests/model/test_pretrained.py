@@ -582,6 +582,8 @@ def test_paths_that_are_no_model(copy: Any, tmp_path: Path) -> None:
     assert "nothing there" in refused(tmp_path / "nowhere.zip")
     (tmp_path / "file").write_text("text")
     assert f"{tmp_path}/file; found a file" in refused(tmp_path / "file")
+    assert f"give its folder: {copy('encoder')}" in refused(tmp_path / "encoder" / "config.json")
+    shutil.rmtree(tmp_path / "encoder")
     assert str(tmp_path / ("x" * 300)) in refused(tmp_path / ("x" * 300))
     (tmp_path / "empty").mkdir()
     assert "expected config.json with model.safetensors" in refused(tmp_path / "empty")
