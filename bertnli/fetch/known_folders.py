@@ -42,8 +42,9 @@ def check(folder: Path) -> None:
         raise InputError(
             f"{folder}: a PEFT adapter, not a model",
             found=f"adapter_config.json, for {base}",
-            do="merge the two and save them: peft.AutoPeftModelForSequenceClassification.from_pretrained(FOLDER)"
-            ".merge_and_unload().save_pretrained(OUT), and the tokenizer into the same OUT",
+            do="merge the two: peft.AutoPeftModelForSequenceClassification"
+            f".from_pretrained({str(folder)!r}, num_labels=N)"
+            ".merge_and_unload().save_pretrained(OUT), N the number of labels, and put the tokenizer's files into OUT",
         )
     is_hf, is_d2l = "config.json" in names and names & set(_WEIGHTS), "vocab.json" in names
     if is_hf or (is_d2l and "config.json" not in names):

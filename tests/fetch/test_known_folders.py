@@ -37,7 +37,7 @@ COMMIT = "a" * 40
         (
             ("adapter_model.safetensors",),
             {"adapter_config__json": {"base_model_name_or_path": "bert-base-uncased"}},
-            ["a PEFT adapter", "for bert-base-uncased", "merge_and_unload"],
+            ["a PEFT adapter", "for bert-base-uncased", "from_pretrained('{folder}', num_labels=N).merge_and_unload"],
         ),
         (MODEL, {"adapter_config__json": {}}, ["a PEFT adapter"]),
         (
