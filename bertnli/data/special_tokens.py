@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,9 @@ class SpecialTokens(NamedTuple):
     named: Mapping[str, AddedToken]
     further: list[AddedToken]
     declared: Mapping[int, AddedToken]
+
+    def contents(self) -> set[str]:
+        return {token.content for token in (*self.named.values(), *self.further, *self.declared.values())}
 
 
 def read(
@@ -63,7 +67,17 @@ def read(
         special = {token.content for token in (*named.values(), *further)}
         declared = _added_tokens_json(folder / "added_tokens.json", special)
         declared |= {} if saved is None else saved.get_added_tokens_decoder()
-    return SpecialTokens(named, further, dict(sorted(declared.items())))
+    tokens = SpecialTokens(named, further, dict(sorted(declared.items())))
+    known = tokens.contents()
+    for key, value in content.items():
+        if key.endswith("_token") and key not in _ROLES and isinstance(value, str) and value not in known:
+            raise InputError(
+                f"{config}: key {key}",
+                found=repr(value)[:80],
+                expected="a token that is added elsewhere too: transformers 5 adds it by this key, 4.57 does not",
+                do=f"add it to additional_special_tokens, or remove {key}",
+            )
+    return tokens
 
 
 def add(tokenizer: Tokenizer, tokens: SpecialTokens, vocab_size: int | None) -> None:
@@ -101,7 +115,7 @@ def check_saved(saved: Tokenizer, tokens: SpecialTokens, where: str) -> None:
 
     transformers 4.57 knows it, and 5 does not.
     """
-    known = {token.content for token in (*tokens.named.values(), *tokens.further, *tokens.declared.values())}
+    known = tokens.contents()
     only = [token.content for token in saved.get_added_tokens_decoder().values() if token.content not in known]
     if only:
         raise InputError(
@@ -117,17 +131,18 @@ def _added_tokens_json(file: Path, special: set[str]) -> dict[int, AddedToken]:
     for content, number in read_map(file).items():
         if not isinstance(number, int):
             raise InputError(f"{file}: token {content!r}", found=repr(number)[:80], expected="its id")
-        tokens[number] = AddedToken(content, normalized=content not in special, special=content in special)
+        flags = {"normalized": content not in special, "special": content in special}
+        tokens[number] = _token({"content": content, **flags}, str(file))
     return tokens
 
 
 def _token(value: Any, where: str, special: bool = True) -> AddedToken:
-    if isinstance(value, str):
-        return AddedToken(value, special=special)
-    if isinstance(value, Mapping) and isinstance(value.get("content"), str):
-        flags = {"special": special} | {flag: value[flag] for flag in _FLAGS if flag in value}
-        if all(isinstance(flag, bool) for flag in flags.values()):
-            return AddedToken(value["content"], **flags)
+    """The token that a JSON value describes: its text, or a map with `content` and flags."""
+    fields = {"content": value} if isinstance(value, str) else value if isinstance(value, Mapping) else {}
+    flags = {"special": special} | {flag: fields[flag] for flag in _FLAGS if flag in fields}
+    if isinstance(fields.get("content"), str) and all(isinstance(flag, bool) for flag in flags.values()):
+        with contextlib.suppress(TypeError, UnicodeError):  # a lone surrogate is not Unicode
+            return AddedToken(fields["content"], **flags)
     raise InputError(where, found=repr(value)[:80], expected="a token, or a map with its content")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tempfile
@@ -258,6 +259,7 @@ AS_IT_IS = {"tokenizer_class": "PreTrainedTokenizerFast"}
         ({"cls_token": "[BOS]", "sep_token": "[EOS]"}, {}, ["found no [BOS] [EOS]"]),
         ({"added_tokens_decoder": {"one": token("NEW")}}, {}, ["key added_tokens_decoder"]),
         ({"added_tokens_decoder": {"3": "NEW"}, "mask_token": 1.5}, {}, ["key mask_token; found 1.5"]),
+        ({"image_token": "NEW"}, {}, ["key image_token; found 'NEW'", "additional_special_tokens"]),
         ({"extra_special_tokens": "NEW"}, {}, ["key extra_special_tokens; found 'NEW'"]),
         ({}, {"vocab_size": 20}, ["ids; found up to", "expected below 20"]),
     ],
@@ -269,6 +271,35 @@ def test_what_cannot_be_read_is_refused_by_name(
     with pytest.raises(InputError) as error:
         PairTokenizer.from_folder(folder_of(tmp_path, files))
     assert all(part in str(error.value) for part in named), str(error.value)
+
+
+KEYS = [
+    *("tokenizer_class", "auto_map", "do_lower_case", "strip_accents", "cls_token", "pad_token", "unk_token"),
+    *("added_tokens_decoder", "extra_special_tokens", "additional_special_tokens", "truncation_side", "NEW"),
+    *("model_max_length", "max_len", "model_input_names", "split_special_tokens", "image_token"),
+]
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["NEW", "[CLS]", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["content", "5", "x"]), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    file=st.sampled_from(["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]),
+    content=st.dictionaries(st.sampled_from(KEYS), json_values, max_size=3),
+    saved=st.booleans(),
+)
+def test_any_values_are_read_or_refused(file: str, content: dict[str, Any], saved: bool) -> None:
+    files = {"config.json": config(), "vocab.txt": "\n".join(VOCABULARY) + "\n", file: content}
+    files |= {"tokenizer.json": tokenizer_json({}, BERTS)} if saved else {}
+    with tempfile.TemporaryDirectory() as place, contextlib.suppress(InputError):
+        assert len(PairTokenizer.from_folder(folder_of(Path(place), files)).encode(["a NEW"], ["b"])) == 1
 
 
 @pytest.mark.parametrize(
