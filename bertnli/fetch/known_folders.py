@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,10 +81,9 @@ def check(folder: Path) -> None:
 
 def _pointers(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.stat().st_size < _LARGEST_POINTER:
-            with path.open("rb") as file:
-                if file.read(len(_LFS)) == _LFS:
-                    yield path
+        with contextlib.suppress(OSError):  # whoever needs the file says that it cannot be read
+            if path.is_file() and path.stat().st_size < _LARGEST_POINTER and path.read_bytes().startswith(_LFS):
+                yield path
 
 
 def _models_inside(folder: Path) -> Iterator[Path]:
