@@ -103,17 +103,17 @@ class _Folder:
         special_tokens.add(tokenizer, tokens, vocab_size)
         if moved := special_tokens.moved(tokenizer, tokens):
             self.notes.append(f"{self.path}: as in transformers, the token {', '.join(moved[:3])}")
+        vocabulary = tokenizer.get_vocab()
         if is_berts:
             where = f"{self.saved_file if self.saved else self.path / 'vocab.txt'}"
             needed = [str(tokens.named.get(role, f"a {role}")) for role in special_tokens.NEEDED]
-            tokenizer_files.check_tokens(tokenizer.get_vocab(), needed, where)
+            tokenizer_files.check_tokens(vocabulary, needed, where)
             _, first, separator = needed
             tokenizer_files.set_pair_template(tokenizer, first, separator, has_types=self.has_types())
             self._check_template(tokenizer)
         elif tokenizer_files.pair_template(tokenizer, str(self.saved_file)).has_types and not self.has_types():
             tokenizer_files.join_without_types(tokenizer, str(self.saved_file))
         pad = str(tokens.named.get("pad_token", special_tokens.BERT_NAMES["pad_token"]))
-        vocabulary = tokenizer.get_vocab()
         tokenizer_files.check_tokens(vocabulary, [pad], str(self.saved_file))
         return HfTokenizer(tokenizer, vocabulary[pad], side, self.max_length(), tuple(self.notes))
 
