@@ -12,7 +12,8 @@ pairs = [("A man is playing a guitar.", "A person makes music."), ("Two dogs run
 config = json.loads(Path("bundle/config.json").read_text())
 temperature = json.loads(Path("bundle/manifest.json").read_text())["temperature"]
 tokenizer = Tokenizer.from_file("bundle/tokenizer.json")
-tokenizer.enable_truncation(config["bertnli"]["max_length"])
+settings = config["bertnli"]
+tokenizer.enable_truncation(settings["max_length"], direction=settings.get("truncation_side", "right"))
 tokenizer.enable_padding(pad_id=config["pad_token_id"])
 session = onnxruntime.InferenceSession("bundle/model.onnx", providers=["CPUExecutionProvider"])
 

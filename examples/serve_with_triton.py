@@ -22,7 +22,8 @@ def scores(server: str, model: Path, pairs: list[tuple[str, str]]) -> list[dict[
     temperature = json.loads((model / "manifest.json").read_text())["temperature"]
     config = json.loads((model / "config.json").read_text())
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    tokenizer.enable_truncation(config["bertnli"]["max_length"])
+    settings = config["bertnli"]
+    tokenizer.enable_truncation(settings["max_length"], direction=settings.get("truncation_side", "right"))
     # Few different lengths, because Triton joins requests of the same length into one batch.
     tokenizer.enable_padding(pad_id=config["pad_token_id"], pad_to_multiple_of=16)
     encoded = tokenizer.encode_batch(pairs)

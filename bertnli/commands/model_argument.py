@@ -48,7 +48,10 @@ def load(model: str, options: ModelOptions) -> Pretrained:
         options.refuse(model, "a run, whose run file")
         return load_run_model(path, warn=say)
     labels = None if options.labels is None else [name.strip() for name in options.labels.split(",")]
-    return pretrained.load(path, arch=options.arch or arch, labels=labels)
+    source = pretrained.load(path, arch=options.arch or arch, labels=labels)
+    for note in source.notes:
+        say(note)
+    return source
 
 
 def predictor(model: str, options: ModelOptions, device: str) -> Model:

@@ -124,12 +124,12 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     as `LABEL_0`.
     """
     names = tuple(str(name) for name in names)
-    # A label name becomes part of a column name (`p_entailment`), so it must not have a tab or a line break.
-    if len(names) < 2 or len(set(names)) != len(names) or not all(n.strip() and n.isprintable() for n in names):
+    if not _are_usable(names):
         raise InputError(
             f"{where}: unusable label names",
             found=", ".join(repr(name) for name in names) or "none",
             expected="two or more different names, none of them empty",
+            do="give others in the same order with --labels (in a run file: labels)",
         )
     if _placeholders(names):
         raise InputError(
@@ -141,19 +141,22 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     return names
 
 
-def from_config(config: Mapping[str, object], where: str, override: Sequence[str] | None = None) -> tuple[str, ...]:
+def from_config(
+    config: Mapping[str, object], where: str, override: Sequence[str] | None = None, outputs: int | None = None
+) -> tuple[str, ...]:
     """The label names of a classifier, in its own order, from `id2label` of its Hugging Face config.
 
     override: names (`--labels`) for a model that has no names or only placeholders. It may repeat real names but not
-    change them, because another order would silently exchange the labels. Raises InputError if `id2label` is missing,
-    has gaps or placeholders, or does not agree with `override`.
+    change them, because another order would silently exchange the labels. outputs: of the classifier, if its weights
+    are known. Raises InputError if `id2label` is missing, has gaps or placeholders, names a label twice, or does not
+    agree with `override` or `outputs`.
     """
     where = f"{where}: key id2label"
     own = _in_order(config["id2label"], where) if config.get("id2label") is not None else None
-    if own is not None and len(own) == 1:
+    if (outputs or (None if own is None else len(own))) == 1:
         raise InputError(
             where,
-            found=f"{own[0]!r} alone",
+            found=f"{own[0]!r} alone" if own else "one output",
             expected="two or more labels",
             do="a model with one output computes a regression or a similarity; choose a classifier",
         )
@@ -162,11 +165,17 @@ def from_config(config: Mapping[str, object], where: str, override: Sequence[str
             raise InputError(
                 f"{where} is missing", do="give the names in the model's order with --labels (in a run file: labels)"
             )
-        return check_names(own, where)
+        names = check_names(own, where)
+        if outputs not in (None, len(names)):
+            raise InputError(where, found=", ".join(names), expected=f"{outputs} names, one for each of its outputs")
+        return names
     names = check_names(override, "--labels")
-    if own is not None and len(names) != len(own):
-        raise InputError("--labels", found=f"{len(names)} names", expected=f"{len(own)}, as many as {where} has")
-    if own is not None and not _placeholders(own) and names != own:
+    is_usable = own is not None and not _placeholders(own) and _are_usable(own)
+    count = outputs or (len(own) if own is not None else len(names))
+    if len(names) != count:
+        expected = f"{count}, as many as {where} has" if outputs is None else f"{count}, the number of its outputs"
+        raise InputError("--labels", found=f"{len(names)} names", expected=expected)
+    if own is not None and is_usable and names != own:
         raise InputError(
             "--labels",
             found=",".join(names),
@@ -177,9 +186,12 @@ def from_config(config: Mapping[str, object], where: str, override: Sequence[str
 
 
 def unnamed(config: Mapping[str, object], where: str) -> bool:
-    """Whether a classifier's config has no label names, or placeholders. Raises InputError for a damaged `id2label`."""
+    """Whether a classifier's config has no usable label names. Raises InputError for a damaged `id2label`."""
     given = config.get("id2label")
-    return given is None or _placeholders(_in_order(given, f"{where}: key id2label"))
+    if given is None:
+        return True
+    names = _in_order(given, f"{where}: key id2label")
+    return _placeholders(names) or not _are_usable(names)
 
 
 def _in_order(id2label: object, where: str) -> tuple[str, ...]:
@@ -192,6 +204,11 @@ def _in_order(id2label: object, where: str) -> tuple[str, ...]:
     if sorted(by_index) != list(range(len(by_index))):
         raise InputError(where, found=f"indices {', '.join(map(str, sorted(by_index)))}", expected="0, 1, 2, …")
     return tuple(by_index[index] for index in range(len(by_index)))
+
+
+def _are_usable(names: Sequence[str]) -> bool:
+    # A label name becomes part of a column name (`p_entailment`), so it must not have a tab or a line break.
+    return len(set(names)) == len(names) >= 2 and all(name.strip() and name.isprintable() for name in names)
 
 
 def _placeholders(names: Sequence[str]) -> bool:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from bertnli.common.errors import InputError, Interrupted
-from bertnli.data import tokenizer_files
+from bertnli.common.errors import InputError
+from bertnli.common.files import read_json, read_map
+from bertnli.data import hf_tokenizer, tokenizer_files
 from bertnli.data.truncation import TRUNCATIONS, Ints
 
 SPECIAL_TOKENS = 3  # in a pair: [CLS] p [SEP] h [SEP]
@@ -29,10 +30,8 @@ MIN_LENGTH = 5  # the special tokens and one token of each sentence
 MAX_CHARACTERS = 1 << 20  # the rest of a longer sentence is ignored: it would cost memory and time, and be truncated
 DEFAULT_LENGTH = 128
 _SENTENCES = 8192  # sentences that are encoded in one call, at most
-_SPECIAL = {  # by model type: the padding token, the first token and the separator
-    "WordPiece": ("[PAD]", "[CLS]", "[SEP]"),
-    "WordLevel": ("<pad>", "<cls>", "<sep>"),
-}
+_PADDING = {"WordPiece": "[PAD]", "WordLevel": "<pad>"}  # by model type, if config.json does not say
+_SIDES = ("right", "left")
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,16 @@ class TokenizerSettings:
     max_length: int  # tokens of a pair, special tokens included
     reads_parse: bool  # the model reads SNLI's binary-parse columns, as d2l's models do, not the raw sentences
     hypothesis_only: bool = False  # a baseline that sees no premise: [CLS] [SEP] hypothesis [SEP]
+    truncation_side: str = "right"  # where tokens of a sentence are cut off: at its end (right) or its beginning (left)
 
     def check(self, where: str, max_positions: int | None = None) -> None:
         """Raises InputError that names `where` for an impossible value, or a length above `max_positions`."""
         if not isinstance(self.truncation, str) or self.truncation not in TRUNCATIONS:
             raise InputError(f"{where}: truncation", found=repr(self.truncation), expected=" or ".join(TRUNCATIONS))
+        if self.truncation_side not in _SIDES:
+            raise InputError(
+                f"{where}: truncation_side", found=repr(self.truncation_side), expected=" or ".join(_SIDES)
+            )
         is_int = isinstance(self.max_length, int) and not isinstance(self.max_length, bool)
         if not is_int or self.max_length < MIN_LENGTH:
             expected = f"a whole number of tokens, {MIN_LENGTH} or more"
@@ -66,7 +70,8 @@ class Encoded:
 
     ids: NDArray[np.int32]  # [total_tokens], [CLS] p [SEP] h [SEP] of each pair
     lengths: NDArray[np.int32]  # [pairs], in tokens, special tokens included
-    first_segment: NDArray[np.int32]  # [pairs], tokens of [CLS] p [SEP], which have token type 0; the others have 1
+    # [pairs], tokens of type 0: [CLS] p [SEP], or all if the model has no token types. The others have type 1.
+    first_segment: NDArray[np.int32]
     truncated: NDArray[np.bool_]  # [pairs]
 
     def __len__(self) -> int:
@@ -110,38 +115,39 @@ class PairTokenizer:
     anywhere in a WordPiece sentence) and in d2l ("<sep>" as a word of its own).
     """
 
-    def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings, where: str):
-        """Raises InputError that names `where` (the file) if the tokenizer is not like BERT's."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        settings: TokenizerSettings,
+        where: str,
+        pad_id: int | None = None,
+        notes: tuple[str, ...] = (),
+    ):
+        """Raises InputError that names `where` (the file) if the tokenizer is not like BERT's.
+
+        pad_id: default: the id of [PAD] or <pad>. notes: what the user should know about how it was read.
+        """
         self.settings = settings
+        self.notes = notes
         self._tokenizer = tokenizer
         self._where = where
         tokenizer.no_truncation()  # published files may set a maximum length and padding
         tokenizer.no_padding()
         model = tokenizer_files.kind(tokenizer)
-        if model not in _SPECIAL:
-            raise InputError(f"{where}: model", found=model, expected=" or ".join(_SPECIAL))
-        special = (*_SPECIAL[model], tokenizer.model.unk_token)
-        lacking = [token for token in special[:-1] if tokenizer.token_to_id(token) is None]
-        if tokenizer.model.token_to_id(special[-1]) is None:  # the model does not use an added token as unk_token
-            lacking.append(special[-1])
-        if lacking:
-            raise InputError(f"{where}: vocabulary", found=f"no {' '.join(lacking)}", expected=" ".join(special))
+        if model not in _PADDING:
+            raise InputError(f"{where}: model", found=model, expected=" or ".join(_PADDING))
+        unknown = tokenizer.model.unk_token
+        if tokenizer.model.token_to_id(unknown) is None:  # the model does not use an added token as unk_token
+            raise InputError(f"{where}: vocabulary", found=f"no {unknown}", expected=unknown)
         vocabulary: dict[str, int] = tokenizer.get_vocab()
-        self.pad_id, self.cls_id, self.sep_id = (vocabulary[token] for token in _SPECIAL[model])
-        self.vocab_size = 1 + max(vocabulary.values())  # all ids are below it; some may be unused
-        self._check_template()
-
-    def _check_template(self) -> None:
-        """The file's template for a pair must be BERT's, because other programs that read the file use it."""
-        theirs = self._call(self._tokenizer.encode, "a", "b")
-        ours = pad_batch(self._encode_pairs(["a"], ["b"]), [0])
-        if theirs.ids != ours["input_ids"][0].tolist() or theirs.type_ids != ours["token_type_ids"][0].tolist():
-            _, first, separator = _SPECIAL[tokenizer_files.kind(self._tokenizer)]
-            raise InputError(
-                f"{self._where}: post_processor",
-                found=f"the pair (a, b) joined as {' '.join(theirs.tokens)}, token types {theirs.type_ids}",
-                expected=f"{first} a {separator}, token type 0, then b {separator}, token type 1",
-            )
+        if pad_id is None:
+            tokenizer_files.check_tokens(vocabulary, [_PADDING[model]], where)
+            pad_id = vocabulary[_PADDING[model]]
+        self.pad_id = pad_id
+        # All ids are below it; some may be unused. A blank line of vocab.txt makes an empty token, which no text has.
+        self.vocab_size = 1 + max(number for token, number in vocabulary.items() if token)
+        # The file's template for a pair must be BERT's, because other programs that read the file use it.
+        self.cls_id, self.sep_id, self.has_token_types = tokenizer_files.pair_template(tokenizer, where)
 
     @classmethod
     def from_folder(
@@ -154,35 +160,50 @@ class PairTokenizer:
         max_positions: int | None = None,
         vocab_size: int | None = None,
     ) -> PairTokenizer:
-        """The tokenizer of a model folder or bundle: tokenizer.json, else HF's vocab.txt, else d2l's vocab.json.
+        """The tokenizer of a model folder or bundle.
 
-        Each setting is the argument, else the value in config.json's key `bertnli`, else the default: 128 tokens, and
-        the truncation that the model's family uses. As in transformers, do_lower_case, strip_accents and
-        tokenize_chinese_chars in tokenizer_config.json override tokenizer.json. Default of `max_positions` and
-        `vocab_size`: the values in config.json. Raises InputError that names the file if there is no tokenizer, or it
-        is damaged or does not fit the model.
+        What bertnli wrote is read as it is; a folder that others made as transformers reads it (hf_tokenizer.py); d2l's
+        folder by its vocab.json. Each setting is the argument, else the value in config.json's key `bertnli`, else the
+        folder's own: for the maximum length model_max_length, or the number of positions. Default of `max_positions`
+        and `vocab_size`: the values in config.json. Raises InputError that names the file if there is no tokenizer, or
+        it is damaged or does not fit the model.
         """
         folder = Path(folder)
         config_file = folder / "config.json"
-        config = tokenizer_files.read_map(config_file)
+        config = read_map(config_file)
         max_positions = max_positions or _size(config, "max_position_embeddings", config_file)
         vocab_size = vocab_size or _size(config, "vocab_size", config_file)
-        file = next((folder / n for n in ("tokenizer.json", "vocab.txt", "vocab.json") if (folder / n).is_file()), None)
-        if file is None:
-            raise InputError(f"{folder}: no tokenizer", expected="tokenizer.json, vocab.txt or d2l's vocab.json in it")
-        tokenizer = tokenizer_files.read(file)
-
-        is_d2l = tokenizer_files.kind(tokenizer) == "WordLevel"
-        settings = TokenizerSettings(
-            truncation="d2l" if is_d2l else "longest_first",
-            max_length=min(DEFAULT_LENGTH, max_positions or DEFAULT_LENGTH),
-            reads_parse=is_d2l,
-        )
         kept = config.get("bertnli", {})
         if not isinstance(kept, dict):
             raise InputError(f"{config_file}: key bertnli", found=repr(kept), expected="a map")
+        file = next((folder / n for n in ("tokenizer.json", "vocab.txt", "vocab.json") if (folder / n).is_file()), None)
+        if file is None:
+            raise InputError(f"{folder}: no tokenizer", expected="tokenizer.json, vocab.txt or d2l's vocab.json in it")
+
+        side, own_length, pad_id, notes = "right", None, None, []
+        is_ours = file.name == "tokenizer.json" and ("max_length" in kept or config.get("model_type") == "d2l-bert")
+        if file.name == "vocab.json":
+            tokenizer = tokenizer_files.d2l(read_json(file), str(file))
+        elif is_ours:
+            tokenizer = tokenizer_files.load(file)
+            pad_id = _size(config, "pad_token_id", config_file, least=0)
+        else:
+            theirs = hf_tokenizer.read(folder, config, vocab_size)
+            tokenizer, pad_id, side = theirs.tokenizer, theirs.pad_id, theirs.truncation_side
+            own_length, notes = theirs.max_length, list(theirs.notes)
+
+        is_d2l = tokenizer_files.kind(tokenizer) == "WordLevel"
+        length, origin = _length(None if is_d2l else own_length, max_positions, is_d2l)
+        settings = TokenizerSettings(
+            truncation="d2l" if is_d2l else "longest_first",
+            max_length=length,
+            reads_parse=is_d2l,
+            truncation_side=side,
+        )
         settings = replace(settings, **{key: kept[key] for key in asdict(settings) if key in kept})
         settings.check(f"{config_file}: key bertnli", max_positions)
+        if max_length is None and "max_length" not in kept and origin:
+            notes.append(f"{folder}: of a pair up to {length} tokens are read, {origin}")
         if max_length is not None:
             settings = replace(settings, max_length=max_length)
         if truncation is not None:
@@ -191,7 +212,7 @@ class PairTokenizer:
             settings = replace(settings, hypothesis_only=hypothesis_only)
         settings.check(f"tokenizer of {folder}", max_positions)
 
-        pairs = cls(tokenizer, settings, str(file))
+        pairs = cls(tokenizer, settings, str(file), pad_id, tuple(notes))
         if vocab_size is not None and pairs.vocab_size > vocab_size:
             raise InputError(
                 f"{file}: ids",
@@ -233,12 +254,22 @@ class PairTokenizer:
             (folder / "tokenizer_config.json").write_text(content + "\n", encoding="utf-8")
 
     def _transformers_config(self) -> dict[str, Any]:
-        names = ("pad_token", "cls_token", "sep_token", "unk_token")
+        named = {
+            "cls_token": self._tokenizer.id_to_token(self.cls_id),
+            "sep_token": self._tokenizer.id_to_token(self.sep_id),
+            "unk_token": self._tokenizer.model.unk_token,
+        }
+        # transformers looks for named tokens in texts, so only those that the tokenizer looks for as well are named.
+        added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        special = {role: token for role, token in named.items() if token in added}
+        types = ["token_type_ids"] if self.has_token_types else []
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": self.max_length,
-            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-            **dict(zip(names, (*_SPECIAL["WordPiece"], self._tokenizer.model.unk_token), strict=True)),
+            "model_input_names": ["input_ids", *types, "attention_mask"],
+            "truncation_side": self.settings.truncation_side,
+            "pad_token": self._tokenizer.id_to_token(self.pad_id),
+            **special,
         }
 
     @property
@@ -258,13 +289,16 @@ class PairTokenizer:
         parts = [self.to_json(), self.settings.truncation, str(self.settings.max_length)]
         if self.settings.hypothesis_only:  # only then, so that the fingerprints in existing bundles stay valid
             parts.append("hypothesis only")
+        if self.settings.truncation_side != "right":
+            parts.append(self.settings.truncation_side)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def encode(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
         """Each pair as [CLS] premise [SEP] hypothesis [SEP], truncated to `max_length`, in the same order.
 
         With `hypothesis_only`, every premise is taken as empty: [CLS] [SEP] hypothesis [SEP]. Of a sentence longer than
-        `MAX_CHARACTERS` the rest is ignored, and its pair counts as truncated.
+        `MAX_CHARACTERS` the rest is ignored (at its end or its beginning, as `truncation_side` says), and its pair
+        counts as truncated.
 
         Raises InputError that names the pair if a sentence is not text or has a lone surrogate, which is not Unicode.
         """
@@ -288,14 +322,19 @@ class PairTokenizer:
         keep_p, keep_h = TRUNCATIONS[self.settings.truncation](len_p, len_h, room)
 
         # A pair consists of five ranges of the pool. The pool begins with the two special tokens.
-        starts = np.concatenate(([0], np.cumsum(np.minimum(lengths, room))))[:-1] + 2
+        pooled = np.minimum(lengths, room)
+        starts = np.concatenate(([0], np.cumsum(pooled)))[:-1] + 2
+        start_p, start_h = starts[sentence_p], starts[sentence_h]
+        if self._cuts_beginnings:
+            start_p, start_h = start_p + pooled[sentence_p] - keep_p, start_h + pooled[sentence_h] - keep_h
         one = np.ones_like(keep_p)
-        range_starts = np.stack([0 * one, starts[sentence_p], one, starts[sentence_h], one], axis=1)
+        range_starts = np.stack([0 * one, start_p, one, start_h, one], axis=1)
         range_lengths = np.stack([one, keep_p, one, keep_h, one], axis=1)
+        total = range_lengths.sum(axis=1, dtype=np.int32)
         return Encoded(
             ids=pool[_ranges(range_starts.ravel(), range_lengths.ravel())],
-            lengths=range_lengths.sum(axis=1, dtype=np.int32),
-            first_segment=(keep_p + 2).astype(np.int32),
+            lengths=total,
+            first_segment=(keep_p + 2).astype(np.int32) if self.has_token_types else total,
             truncated=(keep_p + keep_h < len_p + len_h) | too_long[sentence_p] | too_long[sentence_h],
         )
 
@@ -313,23 +352,21 @@ class PairTokenizer:
             # The library's results take a hundred bytes for each token, so only few exist at the same time.
             characters = np.cumsum([len(text) for text in sentences[begin : begin + _SENTENCES]])
             end = begin + max(1, int(np.searchsorted(characters, MAX_CHARACTERS, side="right")))
-            some = [text[:MAX_CHARACTERS] for text in sentences[begin:end]]
+            kept = slice(-MAX_CHARACTERS, None) if self._cuts_beginnings else slice(MAX_CHARACTERS)
+            some = [text[kept] for text in sentences[begin:end]]
             results = self._call(self._tokenizer.encode_batch_fast, some, add_special_tokens=False)
             lengths[begin:end] = [len(result) for result in results]
-            parts.append(np.fromiter(chain.from_iterable(result.ids[:room] for result in results), np.int32))
+            kept = slice(-room, None) if self._cuts_beginnings else slice(room)
+            parts.append(np.fromiter(chain.from_iterable(result.ids[kept] for result in results), np.int32))
             begin = end
         return np.concatenate(parts), lengths
 
     def _call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Call a method of the library. Raises InputError if it fails, which a damaged tokenizer.json makes it do."""
-        try:
-            return method(*arguments, **options)
-        except BaseException as error:  # Exception, or a Rust panic, which is a BaseException
-            if isinstance(error, TypeError | KeyboardInterrupt | Interrupted):
-                raise
-            raise InputError(
-                f"{self._where}: cannot encode text", found=str(error), expected="a tokenizer like BERT's"
-            ) from None
+        return tokenizer_files.call(method, self._where, *arguments, **options)
+
+    @property
+    def _cuts_beginnings(self) -> bool:
+        return self.settings.truncation_side == "left"
 
 
 def _refuse(premises: Sequence[object], hypotheses: Sequence[object]) -> None:
@@ -345,8 +382,18 @@ def _refuse(premises: Sequence[object], hypotheses: Sequence[object]) -> None:
                 raise InputError(f"{name} of pair {pair}", found=found, expected="Unicode text") from None
 
 
-def _size(config: Mapping[str, Any], key: str, file: Path) -> int | None:
+def _length(own: int | None, max_positions: int | None, is_d2l: bool) -> tuple[int, str]:
+    """The maximum length of a model whose files bertnli did not write, and where it comes from, for a note."""
+    if is_d2l or (max_positions is None and own is None):
+        return min(DEFAULT_LENGTH, max_positions or DEFAULT_LENGTH), ""  # 128: the book's
+    if own is not None and MIN_LENGTH <= own <= (max_positions or own):
+        return own, "its model_max_length"
+    assert max_positions is not None or own is not None
+    return max_positions or DEFAULT_LENGTH, "as many as it has position embeddings"
+
+
+def _size(config: Mapping[str, Any], key: str, file: Path, least: int = 1) -> int | None:
     value = config.get(key)
-    if value is not None and (not isinstance(value, int) or value < 1):
-        raise InputError(f"{file}: key {key}", found=repr(value), expected="a whole number above 0")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise InputError(f"{file}: key {key}", found=repr(value), expected=f"a whole number of {least} or more")
     return value

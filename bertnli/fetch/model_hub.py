@@ -19,6 +19,7 @@ from bertnli.common import heartbeat
 from bertnli.common.errors import first_line
 from bertnli.common.files import cache_dir
 from bertnli.common.progress import say
+from bertnli.fetch import known_folders
 from bertnli.fetch.download import check
 from bertnli.fetch.entry import NoSuchModelError, SourceError
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 10.0
 
 _BESIDE_WEIGHTS = re.compile(
-    r"config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)"
+    r"config\.json|adapter_config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)"
     r"|README\.md|LICENSE(\.\w+)?"
 )
 # One file, or numbered shards with their index. The pickled form is used only if there is no other.
@@ -45,7 +46,11 @@ def wanted(names: list[str]) -> list[str]:
 
 
 def copy_model(source: Path, folder: Path) -> None:
-    """Copy the files that a BERT loader needs. Raises SourceError if `source` has no weights or no config.json."""
+    """Copy the files that a BERT loader needs.
+
+    Raises SourceError if `source` has no weights or no config.json, InputError for what is known by sight.
+    """
+    known_folders.check(source)
     names = wanted(sorted(path.name for path in source.iterdir() if path.is_file()))
     if "config.json" not in names or not any(name.endswith((".safetensors", ".bin")) for name in names):
         raise SourceError(

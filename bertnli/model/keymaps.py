@@ -7,12 +7,14 @@ and one of another shape are errors that name it; no key is skipped.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from bertnli.common.errors import InputError
+from bertnli.model import tensor_files
 from bertnli.model.classifier import ModelConfig, PairClassifier
 
 # Our module (`{i}`: a block's number) -> theirs. Several are stacked along the output axis, as query, key and value.
@@ -47,23 +49,52 @@ _KEYS = {
         "classifier": ("output",),
     },
 }
-# Heads of the pretraining tasks, and buffers: known but not used.
-_UNUSED = {"bert": re.compile(r"cls\..+|(bert\.)?embeddings\.position_ids"), "d2l": re.compile(r"(mlm|nsp)\..+")}
+# Heads of the pretraining tasks, buffers, and TinyBERT's layers for its distillation: known but not used.
+_UNUSED = {
+    "bert": re.compile(r"cls\..+|(bert\.)?embeddings\.(position_ids|token_type_ids)|fit_dense(s\.\d+)?\.(weight|bias)"),
+    "d2l": re.compile(r"(mlm|nsp)\..+"),
+}
 
 # The modules that a pretrained encoder may lack: the classifier, and with it the pooler (BertForMaskedLM has neither).
 _HEADS = {"bert": ("classifier", "pooler"), "d2l": ("classifier",)}
 
 
+def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without what wrappers add to the names: `_orig_mod.` (torch.compile), and `module.` before all (DDP).
+
+    A name stays as it is if another tensor has the plain one.
+    """
+    names = {name: name.replace("_orig_mod.", "") for name in tensors}
+    if names and all(name.startswith("module.") for name in names.values()):
+        names = {name: plain.removeprefix("module.") for name, plain in names.items()}
+    times = Counter(names.values())
+    return {names[name] if times[names[name]] == 1 else name: tensor for name, tensor in tensors.items()}
+
+
 def has_classifier(tensors: Mapping[str, Tensor], family: str) -> bool:
     """Whether their tensors include any of the classifier layer."""
-    return any(name.startswith(f"{_KEYS[family]['classifier'][0]}.") for name in tensors)
+    return any(_is_of_classifier(name, family) for name in tensors)
+
+
+def outputs(tensors: Mapping[str, Tensor], family: str) -> int | None:
+    """The number of the classifier's outputs; None if there is none."""
+    weight = tensors.get(f"{_KEYS[family]['classifier'][0]}.weight")
+    return weight.shape[0] if weight is not None and weight.dim() == 2 and len(weight) else None
+
+
+def without_classifier(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not _is_of_classifier(name, family)}
+
+
+def _is_of_classifier(name: str, family: str) -> bool:
+    return name.startswith(f"{_KEYS[family]['classifier'][0]}.")
 
 
 def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str, do: str) -> dict[str, Tensor]:
     """Their tensors under our names, fp32, with every key and shape accounted for.
 
     `config` gives the sizes. The heads in `_HEADS` may be missing. Raises InputError that names `where`, the keys and
-    what to `do`.
+    what to `do`, also for values that are not finite.
     """
     # In checkpoints converted from TensorFlow (bert-base-uncased) the norms' parameters are called gamma and beta.
     modern = {name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name) for name in tensors}
@@ -86,6 +117,14 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
         for name in names:
             del ours[name], theirs[name]
 
+    empty = [key for key, tensor in found.items() if not tensor.numel()]
+    if empty:
+        raise InputError(
+            f"{where}: weights without values, as ZeRO-3 leaves them on one rank",
+            found=f"{len(empty)} such tensors, {empty[0]} among them",
+            do="make the weights from the DeepSpeed checkpoint beside them (the folder with global_step…): "
+            "python -m deepspeed.utils.zero_to_fp32 CHECKPOINT OUT",
+        )
     shapes = {key.removeprefix(prefix): like.shape for key, like in to_foreign(ours, config).items()}
     problems = [
         *_list("missing", [key for key in shapes if key not in found]),
@@ -110,6 +149,7 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
             expected=f"a {config.family} model of {config.num_layers} layers and hidden size {config.hidden_size}",
             do=do,
         )
+    tensor_files.check_finite({key: found[key] for key in shapes}, where)
     return {
         name: torch.cat([found[key].float() for key in theirs[name]]).reshape(like.shape) for name, like in ours.items()
     }

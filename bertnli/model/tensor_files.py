@@ -48,6 +48,19 @@ def parse(content: bytes, where: str) -> dict[str, Tensor]:
     return tensors
 
 
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises InputError that names `where` and the keys if a weight is NaN or infinite."""
+    # The smallest and the largest value are NaN if any is: one pass over the weights, without a copy.
+    wild = [name for name, tensor in tensors.items() if not torch.stack(torch.aminmax(tensor)).isfinite().all()]
+    if wild:
+        more = f" and {len(wild) - 1} more" if wild[1:] else ""
+        raise InputError(
+            f"{where}: weights that are not finite",
+            found=f"NaN or infinity in {wild[0]}{more}",
+            do="take a checkpoint from before the training diverged, or fetch the model again",
+        )
+
+
 def save(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file with the umask's permissions (the library's own allow its owner alone).
 

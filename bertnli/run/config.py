@@ -230,7 +230,7 @@ class RunConfig(Section):
     dropout: Fraction | None = None
     """Replaces every dropout probability of the model. Default: the model's own."""
     max_length: Annotated[int, Field(ge=5)] | None = None
-    """Tokens of a pair, special tokens included; longer pairs are truncated. Default: the model's own, or else 128."""
+    """Tokens of a pair, special tokens included; longer pairs are truncated. Default: the model's own."""
     truncation: Literal["longest_first", "d2l", "proportional"] | None = None
     """Default: the model's own rule."""
 

@@ -16,7 +16,7 @@ from bertnli.data.labelled import RowsByLabel
 from bertnli.evaluation.data_sets import open_set
 from bertnli.fetch.entry import Kind
 from bertnli.fetch.resolve import check_name, resolve_model
-from bertnli.model import pretrained
+from bertnli.model import pretrained, tensor_files
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import File, Holdout, RunConfig
 from bertnli.run.folder import result_of, run_of, step_of
@@ -70,6 +70,7 @@ def load_starting_model(config: RunConfig) -> Pretrained:
         path,
         arch=config.arch or arch,
         labels=config.labels,
+        new_classifier=True,
         max_length=config.max_length,
         truncation=config.truncation,
         hypothesis_only=config.data.hypothesis_only,
@@ -174,4 +175,5 @@ def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:
     source = load_starting_model(load_run(run.run_file))
     prefix = "weight/"
     weights = {name[len(prefix) :]: tensor for name, tensor in found.state.items() if name.startswith(prefix)}
+    tensor_files.check_finite(weights, str(path))
     return replace(source, state=weights, sha256=found.sha256, temperature=1.0)

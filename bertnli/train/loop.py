@@ -77,6 +77,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         if group.rank == 0:
             folder.claim(config, say)
 
+    for note in source.notes:
+        say(note)
     if not source.has_classifier:
         say(f"{config.model} has no classifier: a new one is initialised, for {', '.join(source.config.labels)}")
     torch.use_deterministic_algorithms(config.deterministic)

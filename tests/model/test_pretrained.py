@@ -162,8 +162,16 @@ def old_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         old_names,
         lambda tensors: tensors | {"cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"]},
         lambda tensors: {n.removeprefix("bert."): t for n, t in old_names(tensors).items()},
+        lambda tensors: {f"_orig_mod.{n}": t for n, t in tensors.items()},
+        lambda tensors: {n.replace("bert.encoder.", "bert.encoder._orig_mod."): t for n, t in tensors.items()},
+        lambda tensors: {f"module._orig_mod.{n}": t for n, t in tensors.items()},
+        lambda tensors: tensors | {"bert.embeddings.token_type_ids": torch.zeros(1, 64, dtype=torch.long)},
+        lambda tensors: tensors | {"fit_dense.weight": torch.ones(8, 32), "fit_denses.3.bias": torch.ones(8)},
     ],
-    ids=["as it is", "gamma, beta, buffers and heads", "tied weights", "without the prefix"],
+    ids=[
+        *("as it is", "gamma, beta, buffers and heads", "tied weights", "without the prefix", "torch.compile"),
+        *("part of it compiled", "DistributedDataParallel", "another buffer", "TinyBERT's"),
+    ],
 )
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_other_names_for_the_same_weights(change: Any, file: str, copy: Any) -> None:
@@ -176,6 +184,147 @@ def test_other_names_for_the_same_weights(change: Any, file: str, copy: Any) -> 
     else:
         torch.save(tensors, folder / file)
     assert same_state(pretrained.load(folder), before)
+
+
+def split(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    """The weights in two files with an index, as transformers splits large ones."""
+    stem, suffix = name.split(".")
+    placed = {key: f"{stem}-0000{at % 2 + 1}-of-00002.{suffix}" for at, key in enumerate(sorted(tensors))}
+    for shard in set(placed.values()):
+        part = {key: tensors[key] for key in tensors if placed[key] == shard}
+        if suffix == "safetensors":
+            safetensors.torch.save_file(part, folder / shard)
+        else:
+            torch.save(part, folder / shard)
+    (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+
+
+FORMS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_the_weights_are_those_that_transformers_loads(first: int, copy: Any) -> None:
+    """Each form holds other weights; the others beside it are named, because they may be older."""
+    folder = copy("hf")
+    tensors = weights_of(folder)
+    (folder / "model.safetensors").unlink()
+    for number, form in enumerate(FORMS[first:], first):
+        marked = tensors | {"classifier.bias": torch.full((3,), float(number))}
+        if form.endswith(".index.json"):
+            split(folder, form.removesuffix(".index.json"), marked)
+        elif form == "model.safetensors":
+            write_weights(folder, marked)
+        else:
+            torch.save(marked, folder / form)
+    source = pretrained.load(folder)
+    theirs = transformers.BertForSequenceClassification.from_pretrained(folder)
+    assert theirs.classifier.bias.tolist() == source.state["classifier.bias"].tolist() == [float(first)] * 3
+    assert len(source.sha256) == 64
+    [note] = source.notes if FORMS[first + 1 :] else ["".join(source.notes)]
+    assert all(form in note for form in FORMS[first:]) or not FORMS[first + 1 :]
+    assert f"{FORMS[first]} is read" in note or not note
+
+
+def test_weights_in_several_files_that_do_not_fit_together(copy: Any, made: Path) -> None:
+    folder = copy("hf")
+    tensors = weights_of(folder)
+    (folder / "model.safetensors").unlink()
+    split(folder, "model.safetensors", tensors)
+    whole = pretrained.load(folder)
+    assert same_state(whole, pretrained.load(made / "hf"))
+    index = folder / "model.safetensors.index.json"
+    placed = json.loads(index.read_text())["weight_map"]
+    one, two = sorted(set(placed.values()))
+    for changed, message in (
+        ({**placed, "more": one}, "keys that its files do not have; found more"),
+        ({**placed, "more": "../hf/model.safetensors"}, "files that it names are missing; found no ../hf/model"),
+        ({}, "not an index"),
+        ([one], "not an index"),
+    ):
+        index.write_text(json.dumps({"weight_map": changed}))
+        assert f"{index}: {message}" in refused(folder)
+    index.write_text(json.dumps({"weight_map": placed}))
+    safetensors.torch.save_file({KEY: tensors[KEY]}, folder / "extra.safetensors")
+    index.write_text(json.dumps({"weight_map": placed | {KEY: "extra.safetensors"}}))
+    assert f"key {KEY}; found the same key in another" in refused(folder)
+    index.write_text(json.dumps({"weight_map": placed}))
+    (folder / two).write_bytes((folder / two).read_bytes()[:-9])
+    assert f"{two}: damaged" in refused(folder)
+    (folder / two).unlink()
+    assert f"files that it names are missing; found no {two}" in refused(folder)
+
+
+@pytest.mark.parametrize("wild", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["hf", "encoder", "book"])
+def test_weights_that_are_not_finite_are_refused(wild: float, name: str, copy: Any) -> None:
+    def change(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        key = next(key for key in tensors if key.endswith((KEY.removeprefix("bert."), "blks.0.attention.W_k.weight")))
+        tensors[key].view(-1)[5] = wild
+        return tensors
+
+    folder = copy(name)
+    weights(change)(folder)
+    message = refused(folder, arch="bert.small" if name == "book" else None)
+    assert "weights that are not finite; found NaN or infinity in " in message
+
+
+def test_what_zero_3_leaves_on_one_rank_is_named(copy: Any) -> None:
+    folder = copy("hf")
+    weights(lambda t: {key: torch.empty(0) if "encoder" in key else tensor for key, tensor in t.items()})(folder)
+    message = refused(folder)
+    assert "ZeRO-3" in message and "32 such tensors" in message and "deepspeed.utils.zero_to_fp32" in message
+
+
+def test_labels_of_another_number_start_a_new_classifier(copy: Any) -> None:
+    """Three labels to two: for training alone, and said."""
+    folder = copy("hf")
+    source = pretrained.load(folder, labels=["no", "yes"], new_classifier=True)
+    assert source.config.labels == ("no", "yes")
+    assert not source.has_classifier
+    assert "the model's classifier has 3 outputs: a new one takes its place, for no, yes" in source.notes
+    assert source.build().classifier.weight.shape[0] == 2
+    trained = pretrained.load(folder, labels=list(SNLI_ORDER), new_classifier=True)
+    assert trained.has_classifier and same_state(trained, pretrained.load(folder))
+    assert "--labels; found 2 names; expected 3, the number of its outputs" in refused(folder, labels=["no", "yes"])
+    assert "the model's own names in its own order" in refused(folder, labels=["a", "b", "c"], new_classifier=True)
+    reader = copy("reader")
+    source = pretrained.load(reader, arch="bert.small", labels=["no", "yes"], new_classifier=True)
+    assert not source.has_classifier and len(source.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("id2label", "more"),
+    [
+        ({"0": "LABEL_0", "1": "LABEL_1"}, {"num_labels": 3}),
+        ({"0": "no", "1": "yes", "2": "yes"}, {}),
+        ({"0": "no", "1": " ", "2": "yes"}, {}),
+        (..., {}),
+    ],
+    ids=["two placeholders for three outputs", "a name twice", "a blank name", "no names"],
+)
+def test_three_labels_name_the_outputs_whatever_unusable_names_the_config_has(
+    id2label: Any, more: dict[str, Any], copy: Any
+) -> None:
+    folder = copy("hf")
+    change_config(folder, id2label=id2label, **more)
+    assert "--labels" in refused(folder)
+    assert pretrained.load(folder, labels=["a", "b", "c"]).config.labels == ("a", "b", "c")
+    assert "labels" in pretrained.missing_options(folder)
+    assert "found 2 names; expected 3" in refused(folder, labels=["a", "b"])
+
+
+def test_names_for_other_outputs_than_there_are(copy: Any) -> None:
+    folder = copy("hf")
+    change_config(folder, id2label={"0": "no", "1": "yes"})
+    assert "key id2label; found no, yes; expected 3 names" in refused(folder)
+
+
+def test_the_tokenizer_is_refused_before_the_weights_are_read(copy: Any) -> None:
+    folder = copy("hf")
+    change_config(folder, tokenizer_class="BertJapaneseTokenizer", bertnli=...)
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    assert "'BertJapaneseTokenizer'" in refused(folder)
 
 
 def test_safetensors_come_before_a_pickle(copy: Any) -> None:
@@ -264,9 +413,11 @@ WEIGHTS: list[tuple[Callable[[Tensors], Tensors], list[str]]] = [
     (lambda t: t | {KEY: torch.ones(32, 31)}, [f"misshapen: {KEY} (32, 31) instead of (32, 32)"]),
     (lambda t: t | {KEY: t[KEY].reshape(1, 32, 32)}, [f"misshapen: {KEY} (1, 32, 32)"]),
     (lambda t: t | {KEY: t[KEY].char()}, ["not floating-point", f"{KEY} (torch.int8)"]),
-    (lambda t: t | {"classifier.weight": torch.ones(2, 32)}, ["classifier.weight (2, 32) instead of (3, 32)"]),
+    (lambda t: t | {"classifier.weight": torch.ones(3, 31)}, ["classifier.weight (3, 31) instead of (3, 32)"]),
+    (lambda t: t | {"bert.embeddings.token_type": torch.zeros(1, 64)}, ["unknown: bert.embeddings.token_type"]),
     (roberta, ["unknown: classifier.dense.bias", "missing: embeddings.word_embeddings.weight"]),
-    (lambda t: {f"module.{n}": v for n, v in t.items()}, ["unknown: module.bert.", "missing: "]),
+    (lambda t: {f"net.{n}": v for n, v in t.items()}, ["unknown: net.bert.", "missing: "]),
+    (lambda t: t | {f"_orig_mod.{KEY}": t[KEY]}, [f"unknown: _orig_mod.{KEY}"]),
     (lambda t: {}, ["missing: embeddings.word_embeddings.weight"]),
 ]
 D2L_WEIGHTS: list[tuple[Callable[[Tensors], Tensors], list[str]]] = [
@@ -297,6 +448,11 @@ CONFIGS: list[tuple[dict[str, Any], list[str]]] = [
     ({"layer_norm_eps": float("nan")}, ["key layer_norm_eps", "nan"]),
     ({"hidden_dropout_prob": 1.5}, ["key hidden_dropout_prob", "1.5"]),
     ({"type_vocab_size": 1}, ["key type_vocab_size"]),
+    ({"architectures": ["BertForTokenClassification"]}, ["key architectures", "'BertForTokenClassification'"]),
+    ({"architectures": ["BertForQuestionAnswering"]}, ["key architectures", "a sequence classifier or an encoder"]),
+    ({"architectures": ["BertForMultipleChoice"]}, ["key architectures", "BertForSequenceClassification"]),
+    ({"auto_map": {"AutoModelForSequenceClassification": "mine.Net"}}, ["key auto_map", "mine.Net", "runs no code"]),
+    ({"transformers_weights": "other.safetensors"}, ["key transformers_weights", "other.safetensors"]),
     ({"position_embedding_type": "relative_key"}, ["key position_embedding_type", "'relative_key'"]),
     ({"is_decoder": True}, ["key is_decoder", "True"]),
     ({"problem_type": "regression"}, ["key problem_type", "'regression'"]),
@@ -401,7 +557,7 @@ REFUSED: list[tuple[str, Damage, list[str]]] = [
     (
         "hf",
         gone("model.safetensors", then=file("model.safetensors.index.json", b"{}")),
-        ["model.safetensors.index.json: weights in several files"],
+        ["model.safetensors.index.json: not an index", "weight_map"],
     ),
     ("book", more_words, [D2L_UNFIT, "encoder.token_embedding.weight (", "vocab.json"]),
     ("book", weights(lambda t: t | {PLACES: torch.ones(1, 4, 256)}), ["", "max_length"]),
@@ -426,6 +582,8 @@ def test_paths_that_are_no_model(copy: Any, tmp_path: Path) -> None:
     assert "nothing there" in refused(tmp_path / "nowhere.zip")
     (tmp_path / "file").write_text("text")
     assert f"{tmp_path}/file; found a file" in refused(tmp_path / "file")
+    assert f"give its folder: {copy('encoder')}" in refused(tmp_path / "encoder" / "config.json")
+    shutil.rmtree(tmp_path / "encoder")
     assert str(tmp_path / ("x" * 300)) in refused(tmp_path / ("x" * 300))
     (tmp_path / "empty").mkdir()
     assert "expected config.json with model.safetensors" in refused(tmp_path / "empty")

@@ -164,3 +164,31 @@ def test_all_unknown_names_are_reported_at_once(tmp_path: Path) -> None:
     ]
     for known in (str(tmp_path / "rows.tsv"), f"{tmp_path}/rows.tsv#member", "snli-dev"):
         assert "\n" not in said(train="snli-100k", eval=known)  # nothing is fetched
+
+
+def test_how_a_model_of_others_was_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.hf_folder(tmp_path / "model", max_length=None)
+    (folder / "pytorch_model.bin").write_bytes(b"an older one")
+    source = model_argument.load(str(folder), model_argument.ModelOptions())
+    said = capsys.readouterr().err.splitlines()
+    assert said == list(source.notes)
+    assert said[0] == f"{folder}: model.safetensors is read, and not pytorch_model.bin beside it"
+    assert f"{folder}: of a pair up to {source.tokenizer.max_length} tokens are read" in said[1]
+
+
+def test_a_run_may_have_other_labels_than_the_classifier_that_it_starts_from(tmp_path: Path) -> None:
+    folder = tiny.hf_folder(tmp_path / "model")
+    config = validate_run(
+        {
+            "model": str(folder),
+            "data": {"train": "pairs.tsv"},
+            "output": str(tmp_path / "run"),
+            "epochs": 1,
+            "labels": ["no", "yes"],
+        },
+        "it",
+    )
+    source = load_starting_model(config)
+    assert not source.has_classifier
+    assert source.build().classifier.weight.shape[0] == 2
+    assert "3 outputs: a new one takes its place, for no, yes" in source.notes[0]
