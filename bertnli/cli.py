@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from bertnli.common import memory
 from bertnli.common.cores import spin_briefly
-from bertnli.common.errors import BertnliError, InputError, Interrupted
+from bertnli.common.errors import InputError, Interrupted, causes
+from bertnli.common.for_user import as_told
 from bertnli.common.installed import need
-from bertnli.common.signals import SIGNALS, not_ignored
+from bertnli.common.signals import SIGNALS, meaning, not_ignored
 
 app = typer.Typer(
     help="Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.",
@@ -133,19 +135,27 @@ def train(
     run_file: Annotated[str, typer.Argument(metavar="RUN.yaml")],
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one for each device.")] = None,
+    local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune on this machine as the run file says. The same command resumes a run that was stopped."""
     from bertnli.run.run_file import load_run
+    from bertnli.watch import rank_env
 
     load_run(run_file, sets or [])  # reports mistakes in the run file before torch is loaded
     need("torch", "train")
-    import torch
+    need("deepspeed", "train")
+    if ranks is None and rank_env.is_rank(os.environ):  # a launcher has started this command as one of several
+        ranks = 1
+    else:
+        rank_env.leave_job(os.environ)
+        memory.require(1100)
+        import torch
 
-    devices = torch.cuda.device_count()
-    ranks = ranks or max(1, devices)
-    if devices and ranks > devices:
-        raise InputError("--ranks", found=str(ranks), expected=f"at most {devices}, the number of GPUs")
+        devices = torch.cuda.device_count()
+        ranks = ranks or max(1, devices)
+        if devices and ranks > devices:
+            raise InputError("--ranks", found=str(ranks), expected=f"at most {devices}, the number of GPUs")
     arguments = [run_file, *(part for assignment in sets or [] for part in ("--set", assignment))]
     arguments += ["--json"] * as_json + ["--debug"] * _debug()
     if ranks == 1:
@@ -264,6 +274,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and more. MODEL may be a checkpoint, a Hugging Face folder or an ONNX bundle."""
+    memory.require(512)
     from bertnli.commands import model_argument
     from bertnli.commands.eval import NamedModel, evaluation
     from bertnli.data.dialect import Dialect
@@ -325,6 +336,7 @@ def export(
 ) -> None:
     """Export a checkpoint to an ONNX bundle with fused attention. If the parity check fails, no bundle is left."""
     need("onnxscript", "export")
+    memory.require(1200)
     from bertnli_export.build import export_bundle
 
     from bertnli.commands import model_argument
@@ -443,6 +455,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score a file: each input row has one output row, in order. The same command resumes after a kill."""
+    memory.require(200)
     from bertnli.common.progress import progress
     from bertnli.data.dialect import Dialect, usual
     from bertnli.data.formats import says_format
@@ -505,15 +518,20 @@ def main() -> None:
         signal.signal(number, _interrupt)
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
-    except (BertnliError, Interrupted) as error:
-        if _debug():
+    except SystemExit as ended:  # typer's own, for a KeyboardInterrupt that a library has raised
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes(ended)):
+            sys.exit(128 + signal.SIGINT)
+        raise
+    except (Exception, Interrupted) as error:
+        told = as_told(error)
+        if told is None or _debug():
             raise
-        print(f"bertnli: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        print(f"bertnli: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
 
 
 def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted(number, "interrupted")
+    raise Interrupted(meaning(number), "interrupted")
 
 
 def _debug() -> bool:
@@ -529,7 +547,9 @@ def _mapping(option: str, given: str | None) -> dict[str, str]:
 
 def _say(line: str) -> None:
     """Print a line for the user that is no result."""
-    print(line, file=sys.stderr, flush=True)
+    from bertnli.common.progress import say
+
+    say(line)
 
 
 def _finish(summary: dict[str, Any], as_json: bool, file: Any = None) -> None:

@@ -89,7 +89,7 @@ def run(out: Path) -> dict[str, Any]:
 def _bertnli(*arguments: str) -> dict[str, Any]:
     """Run one bertnli command in a process of its own, as a user does. Returns its summary."""
     print(f"\n$ bertnli {shlex.join(arguments)}", flush=True)
-    code, output = run_child([sys.executable, "-m", "bertnli.cli", *arguments, "--json"], capture=True)
+    code, output = run_child([sys.executable, "-P", "-m", "bertnli.cli", *arguments, "--json"], capture=True)
     lines = output.splitlines()
     if code:
         print(output, end="", flush=True)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bertnli.common.errors import InputError
-from bertnli.common.progress import progress
+from bertnli.common.progress import progress, say
 from bertnli.common.temperature import Calibration
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
@@ -126,7 +125,7 @@ def _say_notes(sets: Sequence[LabelledSet], said: set[str]) -> None:
     """Print how the files are read, as far as it is not `said` yet."""
     for note in (note for one in sets for note in one.file.notes):
         if note not in said:
-            print(note, file=sys.stderr)
+            say(note)
             said.add(note)
 
 
@@ -168,7 +167,7 @@ def _fitted(model: Model, held_out: LabelledSet, measured: LabelledSet, skip_bad
 def _print(found: Mapping[str, Any]) -> None:
     print("\n".join([*summary.lines(found), *notes(found)]))
     if warning := summary.label_order_warning(found):
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}")
 
 
 def _write(folder: Path, name: str, evaluations: Mapping[str, dict[str, Any]], skipped: Mapping[str, str]) -> None:

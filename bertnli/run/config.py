@@ -6,6 +6,10 @@ run_file.py reads it and reports its mistakes.
 from __future__ import annotations
 
 import math
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -27,6 +31,7 @@ from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
 from bertnli.data.labels import check_doubled
 
+Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 STALL_TIMEOUT = 300.0  # seconds
@@ -34,6 +39,40 @@ STALL_TIMEOUT = 300.0  # seconds
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_as_meant(cls, given: Any, about: ValidationInfo) -> Any:
+        # pydantic takes true for 1. YAML 1.1 reads 1e3 as text.
+        kinds = _kinds(cls.model_fields[about.field_name or ""].annotation)
+        if isinstance(given, bool) and bool not in kinds:
+            expected = "a number" if kinds & {int, float} else "text" if str in kinds else "no truth value"
+            raise PydanticCustomError(
+                "truth_value", f"YAML reads yes, no, on, off, true and false as truth values; expected {expected}"
+            )
+        if isinstance(given, str) and "\0" in given:
+            raise PydanticCustomError("nul", "a NUL character is in no name or path")
+        return _read_exponent(given) if int in kinds else given
+
+
+def _read_exponent(given: Any) -> Any:
+    """The number for text such as 5e8, which YAML 1.1 takes for text; in maps and lists too. All else as it is."""
+    if isinstance(given, Mapping):
+        return {key: _read_exponent(value) for key, value in given.items()}
+    if isinstance(given, list):
+        return [_read_exponent(value) for value in given]
+    if isinstance(given, str) and re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]{1,2}", given):
+        number = float(given)
+        return int(number) if number.is_integer() else number
+    return given
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a field admits, and those of a Literal's values: {int, NoneType} for `Positive | None`."""
+    if typing.get_origin(annotation) is Literal:
+        return {type(value) for value in typing.get_args(annotation)}
+    members = typing.get_args(annotation)
+    return {kind for member in members for kind in _kinds(member)} if members else {annotation}
 
 
 with_config(ConfigDict(extra="forbid"))(Columns)  # unknown keys are refused in every section
@@ -100,9 +139,9 @@ _DIALECT = ("format", "delimiter", "quoting", "header")  # fields of Dialect
 
 
 class Data(Section):
-    train: str
+    train: Text
     """A fetched name, or a path: .jsonl .tsv .csv .parquet, .gz or .zst of the text ones, SNLI's own .txt and .zip."""
-    eval: str | Holdout | None = None
+    eval: Text | Holdout | None = None
     """Rows evaluated during training: a name or path, `{holdout: N}` rows of train, or nothing."""
     columns: Annotated[
         Annotated[Columns, Tag("together")] | Annotated[ColumnsApart, Tag("apart")],
@@ -173,15 +212,16 @@ class Checkpointing(Section):
 
 
 class RunConfig(Section):
-    model: str
+    model: Text
     """The model to start from: a fetched name, an HF-format folder, a d2l folder or zip, a hub id."""
     arch: Literal["bert.small", "bert.base"] | None = None
     """For d2l weights given as a path, because their files do not contain the number of heads."""
     labels: tuple[str, ...] | None = None
     """Label names in the order of a new classifier, or of one whose config has LABEL_0, …. Default: SNLI's."""
     data: Data
-    output: str
-    """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/."""
+    output: Text
+    """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/. `~` is the home
+    folder."""
 
     epochs: Positive | None = None
     max_steps: Positive | None = None
@@ -227,6 +267,25 @@ class RunConfig(Section):
     (watch/watcher.py)."""
     deepspeed: dict[str, Any] = {}
     """DeepSpeed's own keys, merged with ours. One that contradicts ours, or cannot work here, is an error."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_in_one_text(cls, given: Any) -> Any:
+        # as the commands' --labels has them
+        return [name.strip() for name in given.split(",")] if isinstance(given, str) and "," in given else given
+
+    @field_validator("deepspeed", mode="before")
+    @classmethod
+    def _numbers_of_deepspeed(cls, given: Any) -> Any:
+        return _read_exponent(given)
+
+    @field_validator("output")
+    @classmethod
+    def _from_home(cls, given: str) -> str:
+        try:
+            return str(Path(given).expanduser()) if given.startswith("~") else given
+        except RuntimeError:
+            raise PydanticCustomError("no_home", "the home folder is not known here: write the whole path") from None
 
     def steps_per_epoch(self, pairs: int) -> int:
         """Optimizer steps of an epoch over `pairs` pairs; the last one may have fewer pairs."""

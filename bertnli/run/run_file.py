@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,36 +16,16 @@ from pydantic import BaseModel, ValidationError
 from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.data.labels import check_names
-from bertnli.run import deepspeed_config
+from bertnli.run import deepspeed_config, strict_yaml
 from bertnli.run.config import ColumnsApart, LabelNamesApart, RunConfig
 from bertnli.run.mistakes import Contradiction, refuse
-from bertnli.run.names_as_text import keep_names_as_text
 
 _SECTIONS = ("data", "checkpoint")
 _UNIONS = (["eval"], ["columns"], ["label_names"])  # keys of data that have two forms
-_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's names for an unknown key
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")  # pydantic's names for an unknown key
+_OWN = "x-"  # begins the keys that hold what the file itself merges: `x-base: &base {…}`, `<<: *base`
+_OWN_WORDS = ("truth_value", "no_home", "nul", "label", "form")  # the errors of config.py itself
 _NO_MAP = ("model_type", "dataclass_type", "dict_type")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Finds what YAML forbids and PyYAML accepts: a key twice in a map. `doubled` lists them; the first one counts."""
-
-    def __init__(self, text: str):
-        super().__init__(text)
-        self.doubled: list[str] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        first: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
-        for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if isinstance(key, (list, dict)):
-                raise yaml.YAMLError(f"line {line}: a list or map as a key")
-            if key in first:
-                self.doubled.append(f"line {line}: the key {key!r} a second time")
-            first.setdefault(key, (key_node, value_node))
-        node.value = list(first.values())
-        return super().construct_mapping(node, deep)
 
 
 def load_run(path: str | Path, sets: Sequence[str] = ()) -> RunConfig:
@@ -88,22 +67,19 @@ def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
     content = _parse(text, where, mistakes)
     if not isinstance(content, dict):
         raise InputError(where, found=type(content).__name__, expected="a map of keys (model: …, data: …)")
-    return content
+    return {key: value for key, value in content.items() if not str(key).startswith(_OWN)}
 
 
 def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str] = ()) -> Any:
-    """YAML's content, which stands at the key `path` of a run file. Keys given twice are added to `mistakes`."""
+    """YAML's content, which stands at the key `path` of a run file. What can be read and is not meant, such as a key
+    given twice, is added to `mistakes`."""
     try:
-        loader = _StrictLoader(text)
-        node = loader.get_single_node()
-        keep_names_as_text(node, path)
-        content = None if node is None else loader.construct_document(node)
-        json.dumps(content, default=str, skipkeys=True)  # ValueError for an alias inside its own anchor
-    # PyYAML does not catch all of its own errors: odd timestamps and integers (ValueError), deep nesting, odd keys.
+        content, found = strict_yaml.parse(text, path)
+    # PyYAML does not catch all of its own errors: odd integers (ValueError), deep nesting, odd keys.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="fix it there") from None
-    mistakes += [InputError(f"{where}: {twice}", do="remove one of the two") for twice in loader.doubled]
+    mistakes += [InputError(f"{where}: {mistake}") for mistake in found]
     return content
 
 
@@ -125,6 +101,7 @@ def _override(content: dict[str, Any], assignment: str, mistakes: list[InputErro
 def _validated(content: Mapping[str, Any], where: str, mistakes: list[InputError]) -> RunConfig:
     """The run of `content`. Raises InputError if there are `mistakes` already, or if it finds others."""
     wrong: set[str] = set()
+    content = _with_text_keys(content)
     try:
         config = RunConfig.model_validate(content)
     except ValidationError as error:
@@ -144,6 +121,13 @@ def _validated(content: Mapping[str, Any], where: str, mistakes: list[InputError
     ]
     refuse(mistakes, where)
     return config
+
+
+def _with_text_keys(given: Any) -> Any:
+    """YAML's other keys, such as numbers, as text, so that they are reported as unknown keys. Not those of labels."""
+    if not isinstance(given, Mapping):
+        return given
+    return {str(key): value if key == "label_names" else _with_text_keys(value) for key, value in given.items()}
 
 
 def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
@@ -173,13 +157,13 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
 
 def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
     """`content` with the `wrong` keys at their defaults, so that other mistakes can be found as well."""
-    right: dict[str, Any] = {"model": "", "output": "", "data": {}}  # keys without a default
+    right: dict[str, Any] = {"model": "-", "output": "-", "data": {}}  # keys without a default
     for name, value in content.items():
         if name in _SECTIONS and isinstance(value, dict):
             right[name] = {key: inner for key, inner in value.items() if f"{name}.{key}" not in wrong}
         elif name not in wrong:
             right[name] = value
-    right["data"].setdefault("train", "")
+    right["data"].setdefault("train", "-")
     return right
 
 
@@ -205,12 +189,13 @@ def _of_another_member(problem: Any) -> bool:
     path, given = [str(part) for part in problem["loc"]], problem["input"]
     if path[:2] != ["data", "eval"]:
         return False
-    return isinstance(given, dict) if path[2:] == ["str"] else problem["type"] == "model_type"
+    return isinstance(given, dict) if path[2:3] not in ([], ["Holdout"]) else problem["type"] == "model_type"
 
 
 def _nearest(key: str) -> str:
     """The known key that is most like an unknown one; empty if no key is like it."""
-    return next(iter(difflib.get_close_matches(key, _known_keys(RunConfig), n=1, cutoff=0.5)), "")
+    others = [known for known in _known_keys(RunConfig) if not key.startswith(f"{known}.")]
+    return next(iter(difflib.get_close_matches(key, others, n=1, cutoff=0.5)), "")
 
 
 def _explain(problem: Any) -> str:
@@ -218,16 +203,30 @@ def _explain(problem: Any) -> str:
     key = _key(problem)
     if problem["type"] in _UNKNOWN:
         near = _nearest(key)
+        if isinstance(problem["input"], Mapping) and near not in (*_SECTIONS, "deepspeed") and "." not in key:
+            return f"unknown key {key}; if it is only there to be merged, call it {_OWN}{key}"
         return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
     if problem["type"] == "missing":
         return f"key {key} is missing"
     found = repr(problem["input"])
-    message = (
-        "input should be a map of keys"
-        if problem["type"] in _NO_MAP
-        else problem["msg"][:1].lower() + problem["msg"][1:]
-    )
-    return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {message}"
+    return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {_expected(problem)}"
+
+
+def _expected(problem: Any) -> str:
+    kind, given = problem["type"], problem["input"]
+    if _key(problem) == "data.eval" and kind == "string_type":
+        return "input should be a name or path, or {holdout: N}"
+    if kind in _NO_MAP:
+        return "input should be a map of keys"
+    if kind == "tuple_type":
+        return "input should be a list: [one, another]"
+    if kind == "string_type" and isinstance(given, (int, float)):
+        return "input should be text: put it in quotes"
+    if kind == "string_type":
+        return "input should be one text" + (", not a list" if isinstance(given, list) else "")
+    if kind == "string_too_short":
+        return "input should be text that is not empty"
+    return str(problem["msg"] if kind in _OWN_WORDS else problem["msg"].lower())
 
 
 def _known_keys(section: Any, prefix: str = "") -> list[str]:

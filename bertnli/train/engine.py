@@ -28,8 +28,8 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from bertnli.common.errors import InputError, ReportedElsewhere, RunError
-from bertnli.common.network import free_port
+from bertnli.common.errors import InputError, ReportedElsewhere, RunError, first_line
+from bertnli.common.network import free_port, with_port
 from bertnli.model.attention import copy_async
 from bertnli.train.allocator import keep_freed_memory
 from bertnli.train.pending_sum import PendingSum
@@ -51,19 +51,21 @@ class ProcessGroup:
     """
 
     def __init__(self) -> None:
-        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         if "RANK" not in os.environ:
-            os.environ.update(alone, MASTER_PORT=str(free_port()))
+            os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+        if os.environ["WORLD_SIZE"] == "1":  # nobody else is to be met, at whatever address the environment has
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         cuda = torch.cuda.is_available()
         if cuda:
             gpu = _own_gpu(self.local_rank, torch.cuda.device_count())
             os.environ["LOCAL_RANK"] = str(gpu)  # DeepSpeed takes the GPU of that number
-        deepspeed.init_distributed(
-            dist_backend="nccl" if cuda else "gloo",
-            auto_mpi_discovery="OMPI_COMM_WORLD_RANK" in os.environ,
-            verbose=False,
-        )
+        with _named_failures():
+            deepspeed.init_distributed(
+                dist_backend="nccl" if cuda else "gloo",
+                auto_mpi_discovery="OMPI_COMM_WORLD_RANK" in os.environ,
+                verbose=False,
+            )
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.device = torch.device("cuda", gpu) if cuda else torch.device("cpu")
         if cuda:
@@ -134,6 +136,26 @@ class ProcessGroup:
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """torch.distributed's errors when this process joins the others, as errors for the user."""
+    address = with_port(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    try:
+        yield
+    except torch.distributed.DistError as error:
+        if "EADDRINUSE" in str(error):
+            raise InputError(
+                f"MASTER_PORT {os.environ['MASTER_PORT']}, where rank 0 waits for the other ranks",
+                found="another process has this port",
+                do="set MASTER_PORT to a free port, the same for all ranks (bertnli launch: --master-port)",
+            ) from None
+        raise RunError(
+            f"rank {os.environ['RANK']} cannot join the other ranks at {address}",
+            found=first_line(error),
+            do="make sure that MASTER_ADDR is rank 0's host, and that every host reaches that port",
+        ) from None
 
 
 def _own_gpu(local_rank: int, count: int) -> int:

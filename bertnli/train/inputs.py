@@ -14,11 +14,13 @@ from bertnli.data.batches import Indices
 from bertnli.data.corpus import Corpus, prepare, split_holdout
 from bertnli.data.labelled import RowsByLabel
 from bertnli.evaluation.data_sets import open_set
-from bertnli.fetch.resolve import resolve_model
+from bertnli.fetch.entry import Kind
+from bertnli.fetch.resolve import check_name, resolve_model
 from bertnli.model import pretrained
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import File, Holdout, RunConfig
 from bertnli.run.folder import result_of, run_of, step_of
+from bertnli.run.mistakes import refuse
 from bertnli.run.run_file import load_run
 from bertnli.train import checkpoint
 
@@ -45,6 +47,20 @@ class TrainingData:
                 "tokens": source.tokenizer.tokens(ids),
                 "ids": ids,
             }
+
+
+def check_names(config: RunConfig) -> None:
+    """Raises one InputError for all names in the run file that are neither known nor paths, before any is fetched."""
+    named: list[tuple[str, Kind]] = [(config.model, "model"), (config.data.train, "dataset")]
+    if isinstance(config.data.eval, str):
+        named.append((config.data.eval, "dataset"))
+    mistakes = []
+    for name, kind in dict.fromkeys(named):
+        try:
+            check_name(name, kind)
+        except InputError as error:
+            mistakes.append(error)
+    refuse(mistakes, "run file")
 
 
 def load_starting_model(config: RunConfig) -> Pretrained:

@@ -35,8 +35,8 @@ from bertnli.train import checkpoint
 from bertnli.train.checkpoint import Saver, TrainerState
 from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
 from bertnli.train.flops import matmul_peak, needed_flop
-from bertnli.train.inputs import TrainingData, load_data, load_starting_model
-from bertnli.train.metrics_log import MetricsLog, RecentSteps
+from bertnli.train.inputs import TrainingData, check_names, load_data, load_starting_model
+from bertnli.train.metrics_log import MetricsLog, RecentSteps, check_installed
 from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, measure_on_gpu
 from bertnli.train.next_command import next_command
 from bertnli.train.pending_sum import PendingSum
@@ -68,6 +68,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         folder.check(config)
         precision = resolve_precision(config.precision, group.device)
         settings = deepspeed_config(config, precision, group.world, parse_settings)
+        check_names(config)
+        if group.rank == 0:
+            check_installed(config)
         source = load_starting_model(config)
         data = load_data(config, source, say)
     with group.agree():
@@ -124,7 +127,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         f"ZeRO-{config.zero_stage}, {group.world} x {group.device.type}"
     )
     [peak] = group.sum([matmul_peak(model_config.hidden_size, model_config.intermediate_size, precision, group.device)])
-    metrics = MetricsLog(folder, state.steps, config.tensorboard) if group.rank == 0 else None
+    metrics = MetricsLog(folder, state.steps, config.tensorboard, say) if group.rank == 0 else None
     recent = RecentSteps(lambda tokens, pairs: needed_flop(model_config, tokens, pairs) / peak)
 
     def save_checkpoint() -> None:

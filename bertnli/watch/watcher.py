@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bertnli.common.errors import InputError
+from bertnli.common.progress import say_lines
 from bertnli.watch.child import ChildProcess
 from bertnli.watch.ending import PREFIX, Ending
 from bertnli.watch.link import GRACE_PERIOD, Hub, Link, Spoke
@@ -89,7 +90,7 @@ def _report(rank: Rank, outcome: Ending, logs: Path | None, *, shown: bool) -> N
     if outcome.code == 0 or (rank.number != 0 and not (outcome.rank == 0 and outcome.kind == "lost")):
         return
     for line in describe(outcome, logs, shown=shown):
-        print(line, file=sys.stderr, flush=True)
+        say_lines(line)
 
 
 def describe(outcome: Ending, logs: Path | None, *, shown: bool) -> list[str]:

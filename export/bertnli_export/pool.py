@@ -25,6 +25,7 @@ from typing import Any
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import BertnliError, RunError
+from bertnli.common.progress import say
 from bertnli.common.signals import exit_text
 from bertnli.data.pairs import RawChunk
 from bertnli_export.codec import Codec, ScoredChunk
@@ -222,7 +223,7 @@ class Pool:
                 do="fix this, then give the same command again, without --restart",
             )
         self._waiting.extendleft(reversed(worker.tasks))
-        print(f"bertnli: {cause}; its rows go to another worker", file=sys.stderr, flush=True)
+        say(f"bertnli: {cause}; its rows go to another worker")
 
 
 def _send(worker: _Worker, message: Any) -> None:

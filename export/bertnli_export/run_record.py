@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, RunError, first_line
-from bertnli.common.files import digest, write_text
+from bertnli.common.files import digest, read_own, write_text
 from bertnli_export.label_counts import LabelCounts
 from bertnli_export.output_file import partial_path
 
@@ -69,6 +70,7 @@ class RunRecord:
         path = record_path(self.output)
         content = {"bertnli_score_record": _VERSION, **asdict(self)}
         del content["output"]  # the user may move the output together with its record
+        content["checksum"] = _checksum(content)
         try:
             write_text(path, json.dumps(content, indent=2) + "\n")
         except OSError as error:
@@ -113,9 +115,12 @@ def load(output: Path) -> RunRecord | None:
     """The record beside `output`, if there is one. Raises InputError if it is damaged."""
     path = record_path(output)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("bertnli_score_record") != _VERSION:
+        content = json.loads(read_own(path))
+        if content["bertnli_score_record"] != _VERSION:
             raise ValueError("of another version")
+        if content.pop("checksum") != _checksum(content):
+            raise ValueError("its checksum does not fit")
+        del content["bertnli_score_record"]
         counts = Counts(**content["counts"] | {"labels": LabelCounts(**content["counts"]["labels"])})
         record = RunRecord(**content | {"output": output, "counts": counts})
         if record.counts.rows != (record.checkpoint or {"rows": 0})["rows"]:
@@ -124,7 +129,13 @@ def load(output: Path) -> RunRecord | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged, or not bertnli's ({error})", do="start over with --restart") from None
+        raise InputError(
+            f"{path}: damaged, or not bertnli's ({first_line(error)})", do="start over with --restart"
+        ) from None
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def check_free(output: Path) -> None:
@@ -132,7 +143,7 @@ def check_free(output: Path) -> None:
     partial = partial_path(output)
     for path in (output, partial):
         # An empty partial file is that of a run which was killed before it had a record.
-        if os.path.lexists(path) and not (path is partial and path.stat().st_size == 0):
+        if os.path.lexists(path) and not (path is partial and path.lstat().st_size == 0):
             raise InputError(f"{path}: exists, and no record says that bertnli made it", do=_RESTART)
 
 

@@ -49,6 +49,7 @@ def verify(
         options: dict[str, Any] = {"label_names": label_names, "dialect": dialect, "prefer_parse": reads_parse}
         given = open_set(os.fspath(data), columns, **options)
     reference, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
+    reference.check_fits(len(bundle.labels), scorer.tokenizer, str(bundle.file(PARITY)))
     differences = compare(reference, scorer.session.logits, scorer.tokenizer.pad_id)
     differences.check(precision, f"{bundle.path} on {scorer.session.description}")
     if bundle.manifest.parity is None:

@@ -106,7 +106,7 @@ class Writer:
     def checkpoint(self) -> dict[str, int]:
         """Make what was written so far durable. Returns where it ends, as JSON for `open_writer(resume_at=…)`."""
         self._sink.sync()
-        return {"rows": self.rows, "bytes": self._sink.size}
+        return {"rows": self.rows, "bytes": self._sink.size, "crc32": self._sink.crc32}
 
     def finish(self) -> None:
         """Make the output durable and give it its final name, in one step."""
@@ -148,6 +148,7 @@ class _ParquetWriter(Writer):
         chunks_file, schema = self._sink, self.encoder.schema
         chunks_file.sync()
         joined = chunks_file.path.with_name(f"{chunks_file.path.name}.parquet")
+        joined.unlink(missing_ok=True)  # a killed run's, or a link, which would be followed
         group: list[pyarrow.RecordBatch] = []
         with (
             writing(joined),

@@ -406,3 +406,11 @@ def test_the_predictor_takes_smaller_batches_where_the_gpu_is_full(
         RunError, match="the GPU's memory is full; found CUDA out of memory; end what else runs on it, or"
     ):
         predictor.logits(*texts)
+
+
+def test_shapes_alone_are_made_without_torchs_compiler(monkeypatch):
+    """On the meta device torch would load it for random numbers, for a second and more."""
+    monkeypatch.setattr(torch.nn.init, "normal_", None)  # calling it would fail
+    with torch.device("meta"):
+        model = PairClassifier(SMALL)
+    assert all(parameter.is_meta for parameter in model.parameters())

@@ -76,6 +76,42 @@ def test_columns_and_label_names_of_the_two_files(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("added", "key", "value"),
+    [
+        ("x-shared: &s {keep: 7}\ncheckpoint: {<<: *s, every_steps: 9}\n", "checkpoint", {"keep": 7, "every_steps": 9}),
+        ("checkpoint: {keep: 7, <<: {keep: 8, every_steps: 9}}\n", "checkpoint", {"keep": 7, "every_steps": 9}),
+        # the merged map is built after the map that it is merged into
+        (
+            "x-a: {b: &b {<<: {keep: 1}, keep: 2}}\ncheckpoint: {<<: *b}\n",
+            "checkpoint",
+            {"keep": 2, "every_steps": 200},
+        ),
+        ("x-a: &a {seed: 5}\n<<: [*a, {seed: 6, warmup: 0.5}]\n", "seed", 5),
+        ("x-a: &a {seed: 5}\n<<: [*a, {seed: 6, warmup: 0.5}]\n", "warmup", 0.5),
+        ("labels: yes sir, maybe, never\n", "labels", ("yes sir", "maybe", "never")),
+        ("seed: 1e3\n", "seed", 1000),
+        (
+            "deepspeed: {zero_optimization: {reduce_bucket_size: 5e8}}\n",
+            "deepspeed",
+            {"zero_optimization": {"reduce_bucket_size": 500_000_000}},
+        ),
+        ("keep_best: on\n", "keep_best", True),
+        ("tensorboard: 0\n", "tensorboard", False),
+        ("arch: ~\n", "arch", None),
+    ],
+)
+def test_what_is_meant_is_taken(tmp_path, added, key, value):
+    assert load(tmp_path, RUN + added).model_dump()[key] == value
+
+
+def test_output_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert load(tmp_path, RUN, "output=~/runs/x").output == "/home/ann/runs/x"
+    assert load(tmp_path, RUN, "output=2024-01-01").output == "2024-01-01"
+    assert load(tmp_path, RUN, "output=a~b").output == "a~b"
+
+
+@pytest.mark.parametrize(
     ("text", "sets", "expected"),
     [
         (RUN, ("data.columns={train: {hypothesi: x}}",), "did you mean data.columns.train.hypothesis?"),
@@ -113,12 +149,40 @@ def test_columns_and_label_names_of_the_two_files(tmp_path):
         (RUN + "epochs: 3\n", (), "line 5: the key 'epochs' a second time"),
         ("- a\n- b\n", (), "expected a map of keys"),
         ("a: [", (), "not a YAML file that can be read"),
-        ("a: 2020-13-45\n", (), "not a YAML file that can be read"),
-        (RUN + "deepspeed: &a {x: *a}\n", (), "not a YAML file that can be read: Circular reference"),
+        ("a: !!int x\n", (), "not a YAML file that can be read"),
+        (RUN + "deepspeed: &a {x: *a}\n", (), "can be read: line 5: an alias inside its own anchor"),
+        (RUN + "deepspeed: &a {<<: *a}\n", (), "can be read: line 5: an alias inside its own anchor"),
+        (RUN + "labels: !!set {a, b}\n", (), "not a YAML file that can be read"),  # its order is random
+        (RUN + "seed: 010\n", (), "line 5: YAML reads 010 as 8; write 8, or write it without the 0 in front"),
+        (RUN + "stall_timeout: 5:00\n", (), "line 5: YAML reads 5:00 as 300; write 300, or write it in quotes"),
+        (RUN + "<<: {seed: 1}\n<<: {seed: 2}\n", (), "line 6: the key << a second time; merge several maps with"),
+        (RUN + "checkpoint: {<<: {keep: 1, keep: 2}}\n", (), "line 5: the key 'keep' a second time"),
+        (RUN + "yes: 1\n", (), "unknown key True"),
+        (RUN + "1: 1\n", (), "unknown key 1"),
+        (RUN.replace("train:", "2: 1, train:"), (), "unknown key data.2"),
+        (RUN + "base: &b {keep: 1}\ncheckpoint: *b\n", (), "unknown key base; if it is only there to be merged, call"),
+        (RUN, ("epochs=yes",), "key epochs: found True; YAML reads yes, no, on, off, true and false as truth values"),
+        (RUN, ("zero_stage=true",), "key zero_stage: found True; YAML reads yes"),
+        (RUN, ("data.eval={holdout: true}",), "key data.eval.holdout: found True; YAML reads yes"),
+        (RUN, ("data.eval=yes",), "key data.eval: found True; YAML reads yes"),
+        (
+            RUN,
+            ("deepspeed.zero_optimization.reduce_bucket_size=on",),
+            "reduce_bucket_size; found True; expected a numb",
+        ),
+        (RUN, ("deepspeed.gradient_clipping=true",), "deepspeed.gradient_clipping; found True; expected a number"),
+        (RUN, ("output=~",), "key output: found None; input should be one text"),
+        (RUN, ("output=3",), "key output: found 3; input should be text: put it in quotes"),
+        (RUN, ("output=",), "key output: found None; input should be one text"),
+        (RUN, ("output=''",), "key output: found ''; input should be text that is not empty"),
+        (RUN, ('output="a\\0b"',), "key output: found 'a\\x00b'; a NUL character is in no name or path"),
+        (RUN, ("output=~nobody-of-that-name/x",), "the home folder is not known here: write the whole path"),
+        (RUN, ("data.train=[a, b]",), "key data.train: found ['a', 'b']; input should be one text, not a list"),
+        (RUN, ("labels=entailment",), "key labels: found 'entailment'; input should be a list: [one, another]"),
         (RUN.replace("epochs", "epoch"), (), "unknown key epoch; did you mean epochs?"),
         (RUN.replace("model:", "modle:"), (), "unknown key modle; did you mean model?"),
         (RUN.replace("train:", "trian:"), (), "unknown key data.trian; did you mean data.train?"),
-        (RUN, ("data.eval=3",), "key data.eval: found 3; input should be a valid string"),
+        (RUN, ("data.eval=3",), "key data.eval: found 3; input should be a name or path, or {holdout: N}"),
         (RUN, ("data.eval={holdout: 0}",), "key data.eval.holdout: found 0; input should be greater than 0"),
         (RUN, ("data.eval={holdot: 5}",), "unknown key data.eval.holdot; did you mean data.eval.holdout?"),
         (RUN, ("data=3", "keep_best=true"), "key data: found 3; input should be a map of keys"),
