@@ -65,7 +65,7 @@ def training(folder: Path) -> None:
 
 def scoring(folder: Path) -> None:
     (folder / "in.tsv").touch()
-    PartialFile(str(folder / "out.tsv"), "", str(folder / "in.tsv"), None).close()
+    PartialFile(str(folder / "out.tsv"), str(folder / "in.tsv"), None).close()
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
