@@ -20,7 +20,7 @@ class Dialect:
     quote is a character like any other. header: whether the first record has the names of the columns; else they are
     1, 2, ….
 
-    Raises InputError for a delimiter or quoting that cannot be.
+    Raises InputError for a format, delimiter or quoting that cannot be.
     """
 
     format: str | None = None
@@ -29,6 +29,8 @@ class Dialect:
     header: bool = True
 
     def __post_init__(self) -> None:
+        if self.format is not None:
+            format_of("", self.format)
         if self.delimiter is not None:
             one = _NAMES.get(self.delimiter.lower(), self.delimiter)
             if len(one) != 1 or one in '"\r\n\0':

@@ -29,7 +29,6 @@ from pydantic_core import PydanticCustomError
 from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
-from bertnli.data.formats import format_of
 from bertnli.data.labels import check_doubled
 
 Text = Annotated[str, Field(min_length=1)]
@@ -136,6 +135,7 @@ def _not_mixed(given: Any) -> Any:
 
 
 File = Literal["train", "eval"]
+_DIALECT = ("format", "delimiter", "quoting", "header")  # fields of Dialect
 
 
 class Data(Section):
@@ -157,14 +157,14 @@ class Data(Section):
     ] = {}
     """What label cells mean, such as `{0: entailment, 1: neutral, 2: contradiction}`; `-` stands for no gold label. If
     the files differ: `{train: {yes: entailment, no: contradiction}, eval: {0: entailment, 1: contradiction}}`."""
-    format: str | None = None
-    """The files' format (tsv, csv, jsonl, parquet), if it is not the one in their names. Like the next three keys, for
-    paths only, not for fetched names."""
-    delimiter: str | None = None
+    format: str | dict[File, str] | None = None
+    """The files' format (tsv, csv, jsonl, parquet), if it is not the one in their names. This and the next three keys
+    are for paths, not for fetched names; if the files differ: `{train: …, eval: …}`."""
+    delimiter: str | dict[File, str] | None = None
     """What is between the cells of a text table: one character, or tab, comma, semicolon, pipe. Default: found."""
-    quoting: Literal["csv", "none"] | None = None
+    quoting: str | dict[File, str] | None = None
     """csv: double quotes may enclose a cell; none: a quote is a character like any other. Default: found."""
-    header: bool = True
+    header: bool | dict[File, bool] = True
     """Whether a text table begins with the names of its columns. Without them, columns are named 1, 2, …."""
     skip_bad_rows: bool = False
     """Skip rows that cannot be read and print how many, instead of refusing the file. A row with a label that the model
@@ -181,17 +181,28 @@ class Data(Section):
     def label_names_of(self, file: File) -> dict[str, str]:
         return getattr(self.label_names, file) if isinstance(self.label_names, LabelNamesApart) else self.label_names
 
-    @field_validator("format", "delimiter")
-    @classmethod
-    def _possible(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None:
-            Dialect(delimiter=value) if info.field_name == "delimiter" else format_of("", value)
-        return value
+    def dialect_of(self, file: File) -> Dialect:
+        """How a file is written, as far as these keys say it."""
+        told: dict[str, Any] = {name: getattr(self, name) for name in _DIALECT}
+        of_file = {name: given.get(file) if isinstance(given, dict) else given for name, given in told.items()}
+        return Dialect(**{name: given for name, given in of_file.items() if given is not None})
 
-    @property
-    def dialect(self) -> Dialect:
-        """How the files are written, as far as these keys say it."""
-        return Dialect(self.format, self.delimiter, self.quoting, self.header)
+    @field_validator(*_DIALECT, mode="before")
+    @classmethod
+    def _possible(cls, given: Any, about: ValidationInfo) -> Any:
+        name = about.field_name or ""
+        apart = given if isinstance(given, dict) else {"train": given}
+        if not apart or apart.keys() - {"train", "eval"}:
+            raise PydanticCustomError("form", "expected one value, or one under train: and another under eval:")
+        for value in apart.values():
+            if value is not None and not isinstance(value, bool if name == "header" else str):
+                expected = "true or false" if name == "header" else "text"
+                raise PydanticCustomError("form", "expected {expected}", {"expected": expected})
+            try:
+                Dialect(**{name: value})  # type: ignore[arg-type]
+            except InputError as error:
+                raise PydanticCustomError("dialect", "{reason}", {"reason": str(error)}) from None
+        return given
 
 
 class Checkpointing(Section):

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from bertnli.common.encodings import read_text
 from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.data.labels import check_names
@@ -61,8 +62,8 @@ def _added_to(mistakes: list[InputError]) -> Iterator[None]:
 
 def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{where}: {error}", expected="a readable YAML file in UTF-8") from None
     content = _parse(text, where, mistakes)
     if not isinstance(content, dict):

@@ -85,7 +85,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             name,
             config.data.columns_of(file),
             label_names=config.data.label_names_of(file),
-            dialect=config.data.dialect,
+            dialect=config.data.dialect_of(file),
             prefer_parse=source.tokenizer.settings.reads_parse,
         )
         corpus = prepare(

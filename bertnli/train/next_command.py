@@ -15,15 +15,19 @@ def next_command(model: str, labels: Sequence[str], config: RunConfig) -> str:
     if all(LabelTable(labels).index(label) >= 0 for label in SNLI_ORDER):
         return shlex.join(["bertnli", "eval", model, "snli-test"])
     if isinstance(config.data.eval, str):
+        dialect = config.data.dialect_of("eval")
         columns, names = config.data.columns_of("eval"), config.data.label_names_of("eval")
         given = {
             "--premise": columns.premise,
             "--hypothesis": columns.hypothesis,
             "--label": columns.label,
             "--label-names": format_label_names(names) if names else None,
+            "--format": dialect.format,
+            "--delimiter": "tab" if dialect.delimiter == "\t" else dialect.delimiter,
+            "--quoting": dialect.quoting,
         }
         options = [part for option, value in given.items() if value for part in (option, value)]
-        more = ["--skip-bad-rows"] if config.data.skip_bad_rows else []
+        more = ["--no-header"] * (not dialect.header) + ["--skip-bad-rows"] * config.data.skip_bad_rows
         return shlex.join(["bertnli", "eval", model, config.data.eval, *options, *more])
     classes = CATALOG["hans"].schema.classes
     table = LabelTable(tuple(dict.fromkeys(classes.values())), classes)

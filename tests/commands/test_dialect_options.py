@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bertnli.common.errors import InputError
 from bertnli.data.dialect import Dialect
@@ -98,13 +99,32 @@ def test_a_corpus_belongs_to_a_dialect(folder: Path, tmp_path: Path) -> None:
     assert tokens[0] == tokens[2] > tokens[1]
 
 
+def test_the_two_files_may_be_written_in_two_ways(folder: Path, tmp_path: Path) -> None:
+    for name in ("bare.tsv", "carets.csv"):
+        (tmp_path / name).write_text(FILES[name][0])
+    data = {
+        "train": str(tmp_path / "bare.tsv"),
+        "eval": str(tmp_path / "carets.csv"),
+        "header": {"train": False},
+        "delimiter": {"eval": "^"},
+    }
+    content = {"model": str(folder / "start"), "output": str(tmp_path / "run"), "max_steps": 1, "data": data}
+    config = validate_run(content, "test")
+    assert validate_run(yaml.safe_load(config.to_yaml()), "test") == config
+    read = load_data(config, load_starting_model(config), lambda line: None)
+    assert (len(read.corpus), len(read.evaluation)) == (len(ROWS), len(ROWS))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"delimiter": "ab"}, r"key data\.delimiter: found 'ab'; .*one character, or tab"),
         ({"quoting": "all"}, r"key data\.quoting: found 'all'"),
         ({"format": "xlsx"}, r"key data\.format: found 'xlsx'; .*tsv, csv, jsonl"),
-        ({"header": "maybe"}, r"key data\.header"),
+        ({"header": "maybe"}, r"key data\.header: found 'maybe'; expected true or false"),
+        ({"delimiter": 5}, r"key data\.delimiter: found 5; expected text"),
+        ({"quoting": {"test": "csv"}}, r"key data\.quoting: found .*; expected one value, or one under train:"),
+        ({"quoting": {"train": "all"}}, r"key data\.quoting: found .*; .*expected csv or none"),
     ],
 )
 def test_wrong_keys_are_refused_with_the_run_file(keys: dict[str, Any], message: str) -> None:

@@ -13,10 +13,12 @@ from bertnli_launch import envfile, hostfile
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import read_json
+from bertnli.run.run_file import load_run
 
 READERS: dict[str, tuple[Callable[[Path], Any], str, Any]] = {
     "hosts": (hostfile.read, "gpu-1 slots=2\n", {"gpu-1": (0, 1)}),
     ".deepspeed_env": (envfile.read, 'NAME="é"\n', {"NAME": "é"}),
+    "run.yaml": (lambda path: load_run(path).output, "model: m\noutput: é\nmax_steps: 1\ndata: {train: a.tsv}\n", "é"),
     "vocab.json": (read_json, '["é"]\n', ["é"]),
 }
 

@@ -28,6 +28,7 @@ TWO = [("A man, tall, eats.", "A man eats.", None), ('The sign says "no entry".'
 EXCEL = 'premise\thypothesis\r\n"A man, tall, eats."\tA man eats.\r\n"The sign says ""no entry""."\tNobody enters.\r\n'
 QUOTED_ONLY = 'premise\thypothesis\n"I see, sir."\tHe agrees.\n'
 BARE = 'premise\thypothesis\n"I see, sir."\tHe agrees.\nHe said "no".\tHe spoke.\n"Well\tnothing "\n'
+MAC_LINES = '{"premise": "a", "hypothesis": "b"}\r{"premise": "c", "hypothesis": "d"}\r'
 ROWS_OF_TWO = [("a", "b", None), ("c", "d", None)]
 
 
@@ -60,6 +61,7 @@ def written(delimiter: str, rows: list[tuple[str, ...]], quoting: int = csv.QUOT
         ("sep.csv", "sep=;\r\npremise;hypothesis\r\na;b\r\nc;d\r\n", ROWS_OF_TWO, None),
         ("mac.tsv", "premise\thypothesis\ra\tb\rc\td\r", ROWS_OF_TWO, "carriage returns"),
         ("mac.csv", "premise,hypothesis\ra,b\rc,d", ROWS_OF_TWO, "carriage returns"),
+        ("mac.jsonl", MAC_LINES, ROWS_OF_TWO, "carriage returns"),
         ("mac.csv", "premise,hypothesis\ra,b\rc,d\r\n", ROWS_OF_TWO, "carriage returns"),
         ("lines.tsv", 'premise\thypothesis\n"a\n1"\tb\nc\td\n', [("a\n1", "b", None), ("c", "d", None)], "row 1 has"),
         ("tabs.tsv", 'premise\thypothesis\nc\td\n"a\tb"\tc\n', [("c", "d", None), ("a\tb", "c", None)], "row 2 has"),

@@ -35,6 +35,14 @@ COLUMNS = {"train": {"premise": "note"}, "eval": {"hypothesis": "a claim", "labe
                 *("--label-names", '1=yes,"no, never=no"', "--skip-bad-rows"),
             ],
         ),
+        (
+            ("yes", "no"),
+            {"eval": "dev.txt", "header": {"eval": False}, "delimiter": "tab", "quoting": "csv", "format": "csv"},
+            [
+                *("eval", "my runs/model", "dev.txt", "--format", "csv", "--delimiter", "tab", "--quoting", "csv"),
+                "--no-header",
+            ],
+        ),
     ],
 )
 def test_it_works_for_the_runs_labels(labels: tuple[str, ...], data: dict[str, Any], words: list[str]) -> None:
