@@ -32,6 +32,7 @@ from bertnli.common.gpus import find_gpus
 from bertnli.common.installed import __version__, installed
 from bertnli.common.installed import packages as our_packages
 from bertnli.common.network import addresses, chosen_interface, source_address
+from bertnli.watch import key as keys
 from bertnli.watch.rank_env import JOB
 
 MARK = "bertnli-probe: "  # begins every answer; login scripts also write to standard output
@@ -152,6 +153,15 @@ def read(path: str, content: str) -> dict[str, Any]:
         if time.monotonic() > deadline:
             return {"problem": problem}
         time.sleep(0.2)
+
+
+def write_key(path: str, secret: str) -> dict[str, Any]:
+    """Write a job's key, for this user alone. It stays for the ranks."""
+    try:
+        keys.write_key(Path(path), keys.Key(bytes.fromhex(secret)))
+        return {}
+    except OSError as error:
+        return {"problem": error.strerror or str(error)}
 
 
 def remove(path: str) -> dict[str, Any]:
@@ -286,7 +296,8 @@ def _free_port(above: int) -> int | None:
     return None
 
 
-ACTIONS = {act.__name__: act for act in (facts, write, read, remove, source, listen, connect, clock, signal_job)}
+_ACTS = (facts, write, read, write_key, remove, source, listen, connect, clock, signal_job)
+ACTIONS = {act.__name__: act for act in _ACTS}
 
 
 def main() -> None:
