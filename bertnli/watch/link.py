@@ -152,7 +152,7 @@ class Hub(Link):
     async def open(self) -> None:
         if self.rank.world > 1:
             self._server = await self._listen()
-        if self._key_file is not None:
+        if self._key_file is not None and (self._server is not None or self.rank.job is not None):
             self.key = self._publish(self._key_file)
         self._checking = self._start(self._check_ranks())
 

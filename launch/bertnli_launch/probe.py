@@ -266,9 +266,12 @@ def _serve_token(listening: socket.socket, token: str) -> None:
 
     def serve() -> None:
         while True:
-            visitor, _ = listening.accept()
-            with visitor:
-                visitor.sendall(token.encode())
+            try:
+                visitor, _ = listening.accept()
+                with visitor:
+                    visitor.sendall(token.encode())
+            except OSError:  # of that visitor, or too many at once
+                time.sleep(0.1)
 
     threading.Thread(target=serve, daemon=True).start()
 
