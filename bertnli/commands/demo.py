@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 from bertnli.common.errors import BertnliError
 from bertnli.common.files import digest, write_text
+from bertnli.common.safe_path import safe_path
 from bertnli.common.signals import run_child
 from bertnli.report import report
 from bertnli.report.licences import notes_about
@@ -89,7 +91,8 @@ def run(out: Path) -> dict[str, Any]:
 def _bertnli(*arguments: str) -> dict[str, Any]:
     """Run one bertnli command in a process of its own, as a user does. Returns its summary."""
     print(f"\n$ bertnli {shlex.join(arguments)}", flush=True)
-    code, output = run_child([sys.executable, "-P", "-m", "bertnli.cli", *arguments, "--json"], capture=True)
+    command = [sys.executable, "-m", "bertnli.cli", *arguments, "--json"]
+    code, output = run_child(command, environment=safe_path(os.environ), capture=True)
     lines = output.splitlines()
     if code:
         print(output, end="", flush=True)

@@ -23,7 +23,6 @@ from bertnli.common.for_user import as_told
 from bertnli.common.installed import need
 from bertnli.common.network import set_interfaces
 from bertnli.common.progress import say_lines
-from bertnli.run.config import STALL_TIMEOUT
 from bertnli.run.folder import RunFolder
 from bertnli.run.run_file import load_run
 from bertnli.watch.rank_env import local_world_size, set_rank_variables
@@ -72,29 +71,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _watch(rank: Rank, options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from bertnli.watch.watcher import watch
+    from bertnli.watch.watcher import refuse, watch
 
-    logs, stall_timeout, refused = None, STALL_TIMEOUT, None
     try:
         with contextlib.chdir(options.directory):
             config = load_run(options.run_file, options.sets)
             RunFolder(config.output).check(config)
-            logs, stall_timeout = RunFolder(config.output).logs.absolute(), config.stall_timeout
-            refused = _unwritable(logs)
+            logs = RunFolder(config.output).logs.absolute()
+        _make(logs)
     except InputError as error:
-        refused = error
+        return refuse(rank, error)
     except OSError as error:
-        refused = InputError(f"--directory {options.directory}: {error.strerror}", do="name one that every host has")
+        problem = f"--directory {options.directory}: {error.strerror}"
+        return refuse(rank, InputError(problem, do="name one that every host has"))
     trainer = [sys.executable, "-m", "bertnli.train.process", *arguments]
-    return watch(rank, trainer, logs, stall_timeout, refused)
+    return watch(rank, trainer, logs, config.stall_timeout)
 
 
-def _unwritable(logs: Path) -> InputError | None:
+def _make(logs: Path) -> None:
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return InputError(f"output {logs.parent}: cannot be written", found=error.strerror, do="give another output")
-    return None
+        raise InputError(
+            f"output {logs.parent}: cannot be written", found=error.strerror, do="give another output"
+        ) from None
 
 
 def _train_and_exit(options: argparse.Namespace) -> NoReturn:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import psutil
 
 from bertnli.common import heartbeat
+from bertnli.common.safe_path import safe_path
 from bertnli.common.signals import meaning, not_ignored
 from bertnli.watch.ending import Ending
 
@@ -52,7 +53,7 @@ class ChildProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=[writing],
-                env={**os.environ, heartbeat.VARIABLE: f"{writing}:{os.getpid()}", "PYTHONUNBUFFERED": "1"},
+                env={**safe_path(os.environ), heartbeat.VARIABLE: f"{writing}:{os.getpid()}", "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # so that Ctrl-C on a terminal reaches it only through us
             )
             os.close(writing)

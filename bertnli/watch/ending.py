@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
 
 from bertnli.common.signals import exit_text
 
 PREFIX = "bertnli train: "
 """Begins each message that bertnli itself prints in training."""
 
-_MAX_TEXT = 6000  # characters of a rank's error that are kept
+# Bytes of a rank's error that are kept. As JSON each may take six, and a line of the link holds 65,536 (channel.py).
+_MAX_TEXT = 8000
 _TAIL_LINES = 10  # lines that are kept of output without an error
 
 # What the other ranks print when a peer is gone: messages of gloo, NCCL and the rendezvous about a broken connection.
@@ -28,6 +31,10 @@ _HINTS = {
 }
 
 
+CHECKED = ConfigDict(extra="forbid")  # for __pydantic_config__ of what arrives from another process
+HostName = Annotated[str, Field(max_length=255)]
+
+
 @dataclass(frozen=True)
 class Ending:
     """How one rank ended.
@@ -37,11 +44,13 @@ class Ending:
     progress) or `lost` (no message from its watcher).
     """
 
-    rank: int
-    host: str
-    code: int
-    how: str
-    text: str = ""
+    __pydantic_config__ = CHECKED
+
+    rank: Annotated[int, Field(ge=0)]
+    host: HostName
+    code: Annotated[int, Field(ge=0, le=255)]
+    how: Annotated[str, Field(max_length=1000)]
+    text: Annotated[str, Field(max_length=_MAX_TEXT)] = ""
     kind: Literal["ended", "stalled", "lost"] = "ended"
 
     @classmethod
@@ -67,8 +76,10 @@ class Ending:
         """Whether this failure is only the effect of another rank's failure: its error is a broken connection."""
         return self.failed and bool(_PEER_LOST.search(self.text))
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def unexplained(self) -> bool:
+        """Whether another rank tells why: of a peer failure, or of a refusal (2) without a message of bertnli."""
+        return self.peer_failure or (self.code == 2 and PREFIX not in self.text)
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.host} {self.how}"
@@ -79,7 +90,7 @@ def root_cause(endings: Iterable[Ending]) -> Ending:
 
     One that is not a peer failure comes first; of ranks that refuse their input (2), the one that printed why.
     """
-    return min(endings, key=lambda ending: (ending.peer_failure, ending.code == 2 and PREFIX not in ending.text))
+    return min(endings, key=lambda ending: (ending.peer_failure, ending.unexplained))
 
 
 def error_text(output: str) -> str:
@@ -87,5 +98,10 @@ def error_text(output: str) -> str:
     lines = output.rstrip().splitlines()
     for number in range(len(lines) - 1, -1, -1):
         if lines[number].startswith(("Traceback (most recent call last)", PREFIX, "Fatal Python error")):
-            return "\n".join(lines[number:])[-_MAX_TEXT:]
-    return "\n".join(lines[-_TAIL_LINES:])[-_MAX_TEXT:]
+            return _end_of("\n".join(lines[number:]))
+    return _end_of("\n".join(lines[-_TAIL_LINES:]))
+
+
+def _end_of(text: str) -> str:
+    """The last bytes that are kept, without a character that the cut goes through."""
+    return text.encode(errors="replace")[-_MAX_TEXT:].decode(errors="ignore")

@@ -12,8 +12,6 @@ DeepSpeed itself reads OpenMPI's only through the mpi4py package, and does not r
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import socket
 import zlib
@@ -38,16 +36,20 @@ ephemeral ports, which begin at 32768."""
 
 
 class Rank:
-    """This rank, from the variables that `set_rank_variables` has set or checked."""
+    """This rank, from the variables that `set_rank_variables` has set or checked.
+
+    all_here: whether all ranks of the job run on this host. port: where rank 0's watcher listens, and the others expect
+    it; 0 if it chooses a port, because all are here and none is named.
+    """
 
     def __init__(self, environment: Mapping[str, str]):
         self.number, self.world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        self.local = int(environment.get("LOCAL_RANK") or 0)
         self.host = socket.gethostname()
         self.job = environment.get(JOB)
-        self.master, self.port = environment["MASTER_ADDR"], watch_port(environment)
-        # Two jobs that use one port by mistake do not take each other's ranks for their own.
-        common = json.dumps([self.job, environment["MASTER_PORT"], self.world])
-        self.token = hashlib.sha256(common.encode()).hexdigest()[:16]
+        self.master, self.master_port = environment["MASTER_ADDR"], environment["MASTER_PORT"]
+        self.all_here = local_world_size(environment) == self.world
+        self.port = watch_port(environment) if environment.get(PORT) or not self.all_here else 0
 
 
 def watch_port(environment: Mapping[str, str]) -> int:

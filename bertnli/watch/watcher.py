@@ -10,7 +10,6 @@ itself.
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,39 +18,39 @@ from bertnli.common.errors import InputError
 from bertnli.common.progress import say_lines
 from bertnli.watch.child import ChildProcess
 from bertnli.watch.ending import PREFIX, Ending
+from bertnli.watch.key import Key
 from bertnli.watch.link import GRACE_PERIOD, Hub, Link, Spoke
 from bertnli.watch.rank_env import Rank
-
-MARK = "bertnli-ending: "
-"""Begins the line of standard error in which a watcher tells `bertnli launch` how the job ended: a JSON object."""
+from bertnli.watch.report import Report, to_line
 
 
-def watch(
-    rank: Rank, command: Sequence[str], logs: Path | None, stall_timeout: float, refused: InputError | None = None
-) -> int:
+def watch(rank: Rank, command: Sequence[str], logs: Path, stall_timeout: float) -> int:
     """Run `command`, the training process of `rank`, until the job has ended on every host. Returns the exit code.
 
-    logs: a folder; the process's output goes to rank-N.log in it. stall_timeout: in seconds. refused: why this rank
-    cannot start (then `logs` is None); the job ends with it.
+    logs: a folder that all ranks share; the process's output goes to rank-N.log in it. stall_timeout: in seconds.
     """
-    return asyncio.run(_watch(rank, command, logs, stall_timeout, refused))
+    return asyncio.run(_watch(rank, command, logs, stall_timeout))
 
 
-async def _watch(
-    rank: Rank, command: Sequence[str], logs: Path | None, stall_timeout: float, refused: InputError | None
-) -> int:
+def refuse(rank: Rank, error: InputError) -> int:
+    """End a rank that cannot start. Returns the exit code.
+
+    It does not know the run's folder, or cannot write there, so it has no key and is on no link. As all ranks read the
+    same run file, each ends by itself; the first one of each host prints why.
+    """
+    if rank.local == 0:
+        print(f"{PREFIX}{error}", file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+async def _watch(rank: Rank, command: Sequence[str], logs: Path, stall_timeout: float) -> int:
     child = ChildProcess(rank.number, rank.host)
-    link: Link = (Spoke if rank.number else Hub)(rank, stall_timeout, child)
+    link: Link = (Spoke if rank.number else Hub)(rank, stall_timeout, child, logs)
     try:
         await link.open()
-        own: Ending | None
-        if refused is not None:
-            own = Ending(rank.number, rank.host, refused.exit_code, "was refused", f"{PREFIX}{refused}")
-        else:
-            assert logs is not None
-            own = await _run_child(child, command, logs / f"rank-{rank.number}.log", link)
+        own = await _run_child(child, command, logs / f"rank-{rank.number}.log", link)
         outcome = await link.finish(own)
-        _report(rank, outcome, logs, shown=child.started and rank.number == outcome.rank == 0)
+        _report(rank, outcome, logs, link.key, shown=child.started and rank.number == outcome.rank == 0)
         return outcome.code
     except InputError as error:  # of the link itself
         print(f"{PREFIX}{error}", file=sys.stderr)
@@ -78,14 +77,13 @@ async def _run_child(child: ChildProcess, command: Sequence[str], log: Path, lin
     return None
 
 
-def _report(rank: Rank, outcome: Ending, logs: Path | None, *, shown: bool) -> None:
+def _report(rank: Rank, outcome: Ending, logs: Path, key: Key | None, *, shown: bool) -> None:
     """Print how the job ended: on rank 0, or on a rank that has lost it. `shown`: the error is on the terminal already.
 
-    Under `bertnli launch` every rank prints a line for it to read instead.
+    Under `bertnli launch` every rank that has the job's key prints a line for it to read instead.
     """
-    if rank.job is not None:
-        report = {"ending": outcome.to_json(), "reported_by": rank.number, "shown": shown}
-        print(MARK + json.dumps(report), file=sys.stderr, flush=True)
+    if rank.job is not None and key is not None:
+        print(to_line(Report(outcome, rank.number, shown), key.secret), file=sys.stderr, flush=True)
         return
     if outcome.code == 0 or (rank.number != 0 and not (outcome.rank == 0 and outcome.kind == "lost")):
         return
@@ -93,13 +91,12 @@ def _report(rank: Rank, outcome: Ending, logs: Path | None, *, shown: bool) -> N
         say_lines(line)
 
 
-def describe(outcome: Ending, logs: Path | None, *, shown: bool) -> list[str]:
+def describe(outcome: Ending, logs: Path, *, shown: bool) -> list[str]:
     """Lines for the user: which rank ended the job and how, its error, and where its output is."""
     lines = [] if shown or not outcome.text else [outcome.text]
     if outcome.failed:
         lines.insert(0, f"{PREFIX}{outcome}")
-        if logs is not None:
-            lines.append(f"{PREFIX}the ranks' output is in {logs}; the same command goes on from the last checkpoint")
+        lines.append(f"{PREFIX}the ranks' output is in {logs}; the same command goes on from the last checkpoint")
     elif outcome.code != 2 and not outcome.text.startswith(PREFIX):
         lines = [f"{PREFIX}{outcome} before its first step; the same command starts it again"]
     return lines

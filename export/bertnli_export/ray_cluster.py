@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from typing import Any
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.progress import say
+from bertnli.common.safe_path import safe_path
 from bertnli.common.signals import SIGNALS
 from bertnli_export.devices import CPU, Device
 
@@ -49,7 +50,8 @@ def connected(address: str) -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **start)
+            with _no_working_folder():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **start)
         except Exception as error:  # Ray's errors at the start have no common class
             raise InputError(
                 f"--ray {address}: Ray does not start",
@@ -64,6 +66,22 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def _no_working_folder() -> Iterator[None]:
+    """In the block, Ray starts workers without the working folder in their path, which it would add."""
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    os.environ.update(safe_path(os.environ))
+    try:
+        with chdir("/"):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def _probe(address: str) -> None:
     """Connect in another process first: without an answer, `ray.init` may wait for minutes and cannot be stopped."""
     what = f"--ray {address}: no cluster answers"
@@ -75,7 +93,11 @@ def _probe(address: str) -> None:
         if colon:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         probed = subprocess.run(
-            [sys.executable, "-c", _PROBE, address], capture_output=True, text=True, timeout=CONNECT_SECONDS
+            [sys.executable, "-c", _PROBE, address],
+            env=safe_path(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=CONNECT_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise InputError(what, found=f"no answer in {CONNECT_SECONDS} seconds", do=do) from None

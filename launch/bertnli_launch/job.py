@@ -13,7 +13,6 @@ import os
 import shlex
 import shutil
 import sys
-import sysconfig
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,13 +21,14 @@ from pathlib import Path
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import cache_dir, existing_path
-from bertnli.common.installed import packages
 from bertnli.common.progress import say_lines
+from bertnli.common.safe_path import safe_path
 from bertnli.fetch.resolve import resolve, resolve_data
 from bertnli.run.config import RunConfig
 from bertnli.run.folder import RunFolder, steps_in
 from bertnli.run.run_file import load_run
 from bertnli.watch.ending import Ending
+from bertnli.watch.key import key_file_of, new_key
 from bertnli.watch.rank_env import JOB
 from bertnli_launch import envfile, hostfile, shell
 from bertnli_launch.hostfile import Hosts
@@ -103,10 +103,14 @@ def launch(
         if dry_run:
             print(as_script(commands(job, files)))
             return 0
+        key, secret = key_file_of(RunFolder(config.output).logs.absolute(), name), new_key().secret
+        _write_key(key, secret, first=next(iter(hosts)), environment=environment)
         try:
-            ending, shown, stopped = run_attempt(commands(job, files), hosts, environment, name, _say)
+            ending, shown, stopped = run_attempt(commands(job, files), hosts, environment, name, secret, _say)
         finally:
             shutil.rmtree(files, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                key.unlink(missing_ok=True)  # where rank 0's watcher was killed; this host has the folder, too
         for line in _report(ending, shown, RunFolder(config.output)):
             _say(line)
         if not ending.failed or stopped or not restarts:
@@ -114,6 +118,18 @@ def launch(
         restarts -= 1
         hosts = _reachable(hosts, environment, len(hosts) if min_hosts is None else min_hosts)
         _say(f"starting again on {', '.join(hosts)}; {restarts} restarts are left after this one")
+
+
+def _write_key(path: Path, secret: bytes, *, first: str, environment: Mapping[str, str]) -> None:
+    """Give the ranks the job's key, in a file on their shared storage. Raises RunError.
+
+    It goes through a probe's standard input: command lines, and variables on them, can be read by every user of a host.
+    """
+    with RemoteHosts([first], environment) as remotes:
+        answer = remotes.ask("write_key", {first: {"path": str(path), "secret": secret.hex()}}).get(first, {})
+        problem = answer.get("problem") or next((problem for _, problem in remotes.problems), None)
+    if problem is not None:
+        raise RunError(f"{first}: the job's key cannot be written to {path}", found=problem)
 
 
 def _report(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
@@ -178,12 +194,8 @@ def job_environment(environment: Mapping[str, str], env_file: str | None) -> dic
 
     env_file: default: the files that DeepSpeed reads: DS_ENV_FILE, or .deepspeed_env in the home folder and here.
     """
-    variables = envfile.passed_on(environment)
+    variables = safe_path(envfile.passed_on(environment))
     named = variables.pop("DS_ENV_FILE", None)
-    site = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
-    sources = [str(folder) for folder in dict.fromkeys(package.parent for package in packages()) if folder not in site]
-    if sources:  # run from its source
-        variables["PYTHONPATH"] = os.pathsep.join([*sources, *filter(None, [variables.get("PYTHONPATH")])])
     variables["BERTNLI_CACHE"] = str(cache_dir())
     if env_file is not None or named is not None:
         return variables | envfile.read(str(env_file or named))

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.network import free_port
+from bertnli.common.safe_path import safe_path
 from bertnli.common.signals import run_child
-from bertnli.watch.rank_env import PORT
+from bertnli.watch.rank_env import JOB, PORT
 
 
 def run(ranks: int, arguments: Sequence[str]) -> int:
@@ -32,7 +33,10 @@ def run(ranks: int, arguments: Sequence[str]) -> int:
     if ranks > cores:
         print(f"bertnli train: {ranks} ranks share {cores} CPU cores, and will wait for each other", file=sys.stderr)
     # Signals go to the ranks. The launcher would kill them after 30 s, even in the middle of a step or a checkpoint.
-    code, _ = run_child(command, environment={**os.environ, PORT: str(free_port())}, to_children=True)
+    environment = safe_path(os.environ)
+    for of_another_job in (PORT, JOB):
+        environment.pop(of_another_job, None)
+    code, _ = run_child(command, environment=environment, to_children=True)
     killed_by = 256 - code  # if a signal kills a watcher, the launcher exits with minus the signal's number
     return 128 + killed_by if killed_by in range(1, 32) else code
 

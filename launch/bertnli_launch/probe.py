@@ -32,6 +32,7 @@ from bertnli.common.gpus import find_gpus
 from bertnli.common.installed import __version__, installed
 from bertnli.common.installed import packages as our_packages
 from bertnli.common.network import addresses, chosen_interface, source_address
+from bertnli.watch import key as keys
 from bertnli.watch.rank_env import JOB
 
 MARK = "bertnli-probe: "  # begins every answer; login scripts also write to standard output
@@ -154,6 +155,15 @@ def read(path: str, content: str) -> dict[str, Any]:
         time.sleep(0.2)
 
 
+def write_key(path: str, secret: str) -> dict[str, Any]:
+    """Write a job's key, for this user alone. It stays for the ranks."""
+    try:
+        keys.write_key(Path(path), keys.Key(bytes.fromhex(secret)))
+        return {}
+    except OSError as error:
+        return {"problem": error.strerror or str(error)}
+
+
 def remove(path: str) -> dict[str, Any]:
     Path(path).unlink(missing_ok=True)
     return {}
@@ -256,9 +266,12 @@ def _serve_token(listening: socket.socket, token: str) -> None:
 
     def serve() -> None:
         while True:
-            visitor, _ = listening.accept()
-            with visitor:
-                visitor.sendall(token.encode())
+            try:
+                visitor, _ = listening.accept()
+                with visitor:
+                    visitor.sendall(token.encode())
+            except OSError:  # of that visitor, or too many at once
+                time.sleep(0.1)
 
     threading.Thread(target=serve, daemon=True).start()
 
@@ -286,7 +299,8 @@ def _free_port(above: int) -> int | None:
     return None
 
 
-ACTIONS = {act.__name__: act for act in (facts, write, read, remove, source, listen, connect, clock, signal_job)}
+_ACTS = (facts, write, read, write_key, remove, source, listen, connect, clock, signal_job)
+ACTIONS = {act.__name__: act for act in _ACTS}
 
 
 def main() -> None:

@@ -1,14 +1,14 @@
 """One attempt at a job: start its commands, wait for its end, and make sure that nothing of it is left on any host.
 
-The ranks' watchers (watch/watcher.py) end a job that fails, and report how on standard error, which is read here. What
-is still running after a grace period is killed over ssh, by the job's name in its processes' environment. (DeepSpeed's
-own runner never gets SIGINT or SIGTERM: it would kill processes by a pattern, on all hosts, also those of another job.)
+The ranks' watchers (watch/watcher.py) end a job that fails, and report how on standard error, which is read here. A
+report is signed with the job's key, which no output contains (watch/report.py). What is still running after a grace
+period is killed over ssh, by the job's name in its processes' environment. (DeepSpeed's own runner never gets SIGINT or
+SIGTERM: it would kill processes by a pattern, on all hosts, also those of another job.)
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,15 +19,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from bertnli.common.signals import SIGNALS, meaning, not_ignored
 from bertnli.watch.ending import Ending
-from bertnli.watch.watcher import MARK
+from bertnli.watch.report import Report, from_line
 from bertnli_launch.hostfile import Hosts
 from bertnli_launch.remote import RemoteHosts
 
 _GRACE_PERIOD = 10.0  # seconds; once a job has ended on one host, the other hosts have this time to end it themselves
+_REFUSED = 2  # the exit code of ranks that were refused before they had the job's key, and have printed why
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,18 @@ class Command:
     host: str | None
 
 
-@dataclass(frozen=True)
-class _Report:
-    """A watcher's report of the job's ending. rank: the watcher's. shown: rank 0 has printed the error already."""
-
-    ending: Ending
-    rank: int
-    shown: bool
-
-
 def run_attempt(
-    commands: Sequence[Command], hosts: Hosts, environment: Mapping[str, str], name: str, say: Callable[[str], None]
+    commands: Sequence[Command],
+    hosts: Hosts,
+    environment: Mapping[str, str],
+    name: str,
+    secret: bytes,
+    say: Callable[[str], None],
 ) -> tuple[Ending, bool, bool]:
     """Run the commands of the job `name` to its end. Returns (ending, error already shown, stopped by a signal).
 
     The last is true also if the signal came while the job was already failing. environment: for reaching the hosts.
+    secret: of the job's key, which its watchers have, too.
     SIGINT, SIGTERM and SIGHUP stop the job with a checkpoint; a second one kills it.
     """
     events: SimpleQueue[Any] = SimpleQueue()
@@ -74,7 +72,7 @@ def run_attempt(
     with _signals_to(events.put) as received:
         try:
             for command in commands:
-                processes.append(_start(command, next(iter(hosts)), events.put))
+                processes.append(_start(command, next(iter(hosts)), secret, events.put))
             ending, shown = _wait(events, len(commands), hosts, stop, say)
             finished = ending.code == 0
         finally:  # also after an exception: processes on other hosts do not end with this one
@@ -101,7 +99,7 @@ def _wait(
             event = events.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
         except Empty:
             break
-        if isinstance(event, _Report):
+        if isinstance(event, Report):
             reports.append(event)
         elif isinstance(event, signal.Signals):
             if stopped_by:
@@ -132,7 +130,7 @@ def signal_job(
 
 
 def _outcome(
-    reports: Sequence[_Report], codes: Mapping[str | None, int], hosts: Hosts, stopped_by: int
+    reports: Sequence[Report], codes: Mapping[str | None, int], hosts: Hosts, stopped_by: int
 ) -> tuple[Ending, bool]:
     """Rank 0's report counts first, then that of a rank that has lost it, then the exit code of ssh or DeepSpeed."""
     for report in sorted(reports, key=lambda report: (report.rank != 0, report.ending.kind == "lost")):
@@ -144,13 +142,13 @@ def _outcome(
         if host is not None and code:
             rank = sum(len(slots) for slots in list(hosts.values())[: list(hosts).index(host)])
             how = f"is gone: its ssh connection ended with exit code {code}"
-            return Ending(rank, host, code if code > 0 else 1, how, kind="lost"), False
+            return Ending(rank, host, code if code > 0 else 1, how, kind="lost"), code == _REFUSED
     code = next((code for code in codes.values() if code > 0), 1)  # never 0: no rank has reported that the run finished
     how = f"reported nothing, and the launcher ended with exit code {code}"
-    return Ending(0, next(iter(hosts)), code, how), False
+    return Ending(0, next(iter(hosts)), code, how), code == _REFUSED
 
 
-def _start(command: Command, first: str, put: Callable[[Any], None]) -> subprocess.Popen[str]:
+def _start(command: Command, first: str, secret: bytes, put: Callable[[Any], None]) -> subprocess.Popen[str]:
     """Start a command. Threads print its output and put reports, and at last its end, into the queue of events."""
     for path, text in command.files.items():
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -167,7 +165,7 @@ def _start(command: Command, first: str, put: Callable[[Any], None]) -> subproce
         start_new_session=True,  # so that Ctrl-C on a terminal reaches it only through us
     )
     readers = [
-        threading.Thread(target=_read_output, args=(source, target, command.host, first, put), daemon=True)
+        threading.Thread(target=_read_output, args=(source, target, command.host, first, secret, put), daemon=True)
         for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
     ]
 
@@ -181,23 +179,24 @@ def _start(command: Command, first: str, put: Callable[[Any], None]) -> subproce
     return process
 
 
-def _read_output(source: IO[str], target: IO[str], host: str | None, first: str, put: Callable[[Any], None]) -> None:
+def _read_output(
+    source: IO[str], target: TextIO, host: str | None, first: str, secret: bytes, put: Callable[[Any], None]
+) -> None:
     """Print output line by line, with the host's name before lines of other hosts than `first`; pick out reports."""
+    encoding = target.encoding or "utf-8"
     for line in source:
-        _, mark, text = line.partition(MARK)
-        if mark:
-            with contextlib.suppress(ValueError):
-                report = json.loads(text)
-                put(_Report(Ending(**report["ending"]), report["reported_by"], report["shown"]))
-                continue
+        if report := from_line(line, secret):
+            put(report)
+            continue
         if "] [launch.py:" in line:  # log lines of DeepSpeed's per-host launcher
             continue
         if host is None:  # pdsh has put the host's name before the line
             line = line.removeprefix(f"{first}: ")
         elif host != first:
             line = f"{host}: {line}"
-        with contextlib.suppress(OSError):  # the job runs, and reports are read, when nobody reads our output any more
-            target.write(line)
+        # The job runs, and reports are read, when nobody reads our output any more.
+        with contextlib.suppress(OSError, ValueError):
+            target.write(line.encode(encoding, "backslashreplace").decode(encoding))
             target.flush()
 
 

@@ -173,7 +173,7 @@ def start(folder: Path, output: Path, address: str, *options: str) -> subprocess
     process = subprocess.Popen(
         list(map(str, command)),
         env=environment(**RAY_ENVIRONMENT),
-        cwd=output.parent,  # Ray lets workers import from there, too
+        cwd=output.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from bertnli_launch import job
 from bertnli_launch.hostfile import Hosts
 from bertnli_launch.preflight import PreflightResult
+from bertnli_launch.supervisor import Command
 
-from bertnli.common.errors import InputError
+from bertnli.common.errors import InputError, RunError
 from bertnli.common.network import free_port
 from bertnli.run.folder import RunFolder
 from bertnli.run.run_file import load_run
 from bertnli.watch.ending import Ending
+from bertnli.watch.key import Key, read_key
 from tests.conftest import SOURCES
 from tests.support import fake_ssh, tiny
 
@@ -160,6 +165,39 @@ def test_the_launcher_is_what_is_there(monkeypatch, tmp_path):
         job.choose_launcher("rsh")
     (tmp_path / "pdsh").touch(0o755)
     assert job.choose_launcher(None) == "pdsh"
+
+
+@pytest.mark.parametrize("launcher", ["ssh", "pdsh"])
+def test_the_jobs_key_is_on_no_command_line(two_hosts, run_file, tmp_path, monkeypatch, launcher):
+    """It is in a file of the output folder, for this user alone, as long as the job runs."""
+    seen = []
+    (tmp_path / "bin" / "pdsh").touch(0o755)
+
+    def attempt(
+        started: Sequence[Command], hosts: Hosts, environment: dict[str, str], name: str, secret: bytes, say: Any
+    ):
+        (file,) = Path("runs/x/logs").iterdir()
+        seen.append((file, secret))
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600 and name in file.name
+        assert read_key(file) == Key(secret) and len(secret) == 32
+        for one in started:
+            words = [*one.argv, *one.environment.values(), *one.files.values()]
+            assert not any(secret.hex() in word for word in words) and any(name in word for word in words)
+        return Ending(0, "a", 1, "ended with exit code 1"), True, False
+
+    monkeypatch.setattr(job, "run_attempt", attempt)
+    options = {"include": "a:0@b", "port": free_port(), "launcher": launcher}
+    assert job.launch(run_file, hosts_file=two_hosts, restarts=1, **options) == 1
+    assert len(seen) == len({secret for _, secret in seen}) == 2  # each attempt has its own
+    assert not any(file.exists() for file, _ in seen)
+
+
+def test_a_key_that_cannot_be_written_starts_nothing(two_hosts, run_file, monkeypatch):
+    monkeypatch.setattr(job, "run_attempt", lambda *_: pytest.fail("the job was started"))
+    Path("runs/x").mkdir(parents=True)
+    Path("runs/x/logs").touch()
+    with pytest.raises(RunError, match=r"a: the job's key cannot be written to .*/runs/x/logs/.key-\w+; found "):
+        job.launch(run_file, hosts_file=two_hosts, include="a:0@b", port=free_port())
 
 
 @pytest.mark.parametrize(("asked", "attempts"), [(False, 3), (True, 1)])

@@ -59,6 +59,14 @@ def test_ranks_get_the_devices_that_the_user_chose(started, monkeypatch, visible
     assert started.devices == devices
 
 
+def test_ranks_import_nothing_from_here_and_are_no_other_jobs(started, monkeypatch):
+    monkeypatch.setenv("BERTNLI_JOB", "another")
+    monkeypatch.setenv("BERTNLI_WATCH_PORT", "19500")
+    assert local.run(2, ["run.yaml"]) == 0
+    assert started.environment["PYTHONSAFEPATH"] == "1"
+    assert not {"BERTNLI_JOB", "BERTNLI_WATCH_PORT"} & started.environment.keys()
+
+
 def test_too_few_cores_are_a_warning(started, monkeypatch, capfd):
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
     assert local.run(8, ["run.yaml"]) == 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+import struct
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,19 @@ def test_a_master_answers_on_addresses_of_both_kinds(monkeypatch, master):
     answer = probe.listen(network.GLOO, master, [port], "token")
     assert "problem" not in answer, answer
     assert probe.connect(master, [(master, port), answer["to"]], "token") == {"problems": [None, None]}
+
+
+def test_a_visitor_that_breaks_off_leaves_a_port_open_to_the_next(monkeypatch):
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: threads.append(failed.thread))
+    answer = probe.listen(network.GLOO, "127.0.0.1", [], "token")
+    for _ in range(20):
+        with socket.create_connection(tuple(answer["to"])) as visitor:
+            visitor.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # a reset when it is closed
+    with socket.create_connection(tuple(answer["to"])) as visitor:
+        assert visitor.recv(100) == b"token" and not threads
 
 
 def test_an_address_with_its_port():

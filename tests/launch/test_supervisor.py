@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -20,12 +22,12 @@ import pytest
 from bertnli_launch.supervisor import Command, run_attempt
 
 from bertnli.watch.ending import Ending
-from bertnli.watch.watcher import MARK
+from bertnli.watch.report import MARK, Report, from_line, to_line
 from tests.conftest import SOURCES
 from tests.support import fake_ssh
 
 HOSTS = {"a": [0, 1], "b": [0]}
-NAME = "the-job"
+NAME, SECRET = "the-job", b"its secret"
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +65,7 @@ def wait_for(path: Path) -> None:
 def told(rank: int, code: int, by: int = 0, kind: str = "ended", shown: bool = False) -> str:
     """The shell command that prints a watcher's report."""
     ending = Ending(rank, "ab"[rank // 2], code, "ended so", "its error", kind)
-    about = json.dumps({"ending": ending.to_json(), "reported_by": by, "shown": shown})
-    return f"echo {shlex.quote(MARK + about)} >&2"
+    return f"echo {shlex.quote(to_line(Report(ending, by, shown), SECRET))} >&2"
 
 
 def tried(*started: Command) -> tuple[Ending, bool]:
@@ -72,7 +73,7 @@ def tried(*started: Command) -> tuple[Ending, bool]:
 
 
 def attempted(*started: Command) -> tuple[Ending, bool, bool]:
-    return run_attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say=lambda line: None)
+    return run_attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, SECRET, say=lambda line: None)
 
 
 def test_the_first_host_speaks_and_others_by_name(capfd):
@@ -109,6 +110,64 @@ def test_whose_word_counts(words, rank, capfd):
     ending, _ = tried(command("; ".join(words) + "; exit 1"))
     assert ending.rank == rank and ending.text == "its error"
     assert MARK not in capfd.readouterr().err
+
+
+GOOD = Report(Ending(0, "a", 0, "ended with exit code 0"), 0, True)
+OLD = json.dumps({"ending": asdict(GOOD.ending), "reported_by": 0, "shown": True})  # as before reports were signed
+FORGED = [
+    MARK + "{}",
+    MARK + OLD,
+    MARK + json.dumps(asdict(GOOD)),
+    MARK + "0" * 64 + " " + json.dumps(asdict(GOOD)),
+    to_line(GOOD, b"another job's secret"),
+    to_line(GOOD, SECRET) + " ",
+    to_line(GOOD, SECRET).replace('"code": 0', '"code": 1'),
+    "a: " + MARK,
+    MARK * 3,
+]
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_report_that_the_job_did_not_sign_is_output_like_any_other(stream, capfd):
+    """A rank prints what it reads: such a line can stand in its data."""
+    prints = "; ".join(f"echo {shlex.quote(line)} >&{stream}" for line in FORGED)
+    ending, shown = tried(command(f"{prints}; exit 3"))
+    assert (ending.code, ending.kind, shown) == (3, "lost", False)
+    assert "".join(capfd.readouterr()).splitlines() == FORGED
+    ending, _ = tried(command(f"{prints}; {told(0, 137)}; exit 1"))
+    assert (ending.code, ending.text) == (137, "its error")
+
+
+@pytest.mark.parametrize("before", ["50%", MARK, MARK + "0" * 64 + " "])
+def test_a_report_is_heard_after_a_line_without_an_end(before):
+    ending, _ = tried(command(f"printf %s {shlex.quote(before)} >&2; {told(0, 0)}"))
+    assert ending.code == 0
+
+
+def test_a_report_with_other_content_than_it_may_have_is_none():
+    """Signed, as by another version of bertnli."""
+    for wrong in (replace(GOOD, shown="yes"), replace(GOOD, ending=replace(GOOD.ending, code=300))):  # type: ignore[arg-type]
+        assert from_line(to_line(wrong, SECRET), SECRET) is None
+    assert from_line(to_line(GOOD, SECRET), SECRET) == GOOD
+
+
+def test_ranks_that_were_refused_have_printed_why(capfd):
+    """They end before they have the job's key."""
+    for host in ("a", None):
+        ending, shown = tried(command("echo 'bertnli train: no such file' >&2; exit 2", host))
+        assert (ending.code, ending.failed, shown) == (2, False, True)
+    assert capfd.readouterr().err.count("no such file") == 2
+
+
+def test_letters_that_the_terminal_does_not_have_are_escaped(monkeypatch):
+    """With one that cannot be written the output would stop, and then the job."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    many = "head -c 200000 /dev/zero | tr '\\0' x; echo"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        ending, _ = tried(command(f"echo 'caf\u00e9 \U0001f600'; {many}; {told(0, 0)}"))
+    assert ending.code == 0
+    assert terminal.buffer.getvalue() == b"caf\\xe9 \\U0001f600\n" + b"x" * 200_000 + b"\n"  # type: ignore[attr-defined]
 
 
 def test_what_does_not_end_by_itself_is_killed_and_nothing_else(tmp_path):
@@ -150,7 +209,7 @@ def test_nothing_is_left_where_something_of_ours_breaks(fails, tmp_path):
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with running({"BERTNLI_JOB": NAME}, "sleep", "1000") as process:
         with pytest.raises(OSError):
-            run_attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, say)
+            run_attempt(started, HOSTS, {"PYTHONPATH": SOURCES}, NAME, SECRET, say)
         assert process.wait(timeout=5) == -signal.SIGKILL
         assert not (tmp_path / "pid").exists() or not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 

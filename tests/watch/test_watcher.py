@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
+import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from bertnli.common import heartbeat, locks
@@ -27,112 +27,7 @@ from bertnli.watch.child import ChildProcess
 from bertnli.watch.link import Hub
 from bertnli.watch.rank_env import Rank, watch_port
 from tests.conftest import environment
-
-HOST = socket.gethostname()
-WATCH = (  # the watcher's program, with its times shortened
-    "import os, sys; from pathlib import Path\n"
-    "from bertnli.watch import link; from bertnli.watch.rank_env import Rank; from bertnli.watch.watcher import watch\n"
-    "script, logs, stall_timeout, times = sys.argv[1:]\n"
-    "link.HEARTBEAT, link.CAUSE_WAIT, link.PEER_CAUSE_WAIT, link.GRACE_PERIOD = map(float, times.split())\n"
-    "sys.exit(watch(Rank(os.environ), [sys.executable, '-c', script], Path(logs), float(stall_timeout)))"
-)
-TRAINING = (  # begins each training process
-    "import os, re, signal, subprocess, sys, time\n"
-    "from pathlib import Path\n"
-    "from bertnli.common.heartbeat import beat, start\n"
-    "start()\n"
-    "def wait_for(file, line=''):\n"
-    "    path = Path(os.environ['BERTNLI_TEST'], file)\n"
-    "    while not path.exists() or not re.search('^' + line, path.read_text(), re.M): time.sleep(0.02)\n"
-    "def meet():\n"
-    "    for rank in range(int(os.environ['WORLD_SIZE'])): wait_for(f'logs/rank-{rank}.log', 'ready')\n"
-    "print('ready', file=sys.stderr, flush=True)\n"
-)
-WAITS = "while True: time.sleep(0.1)\n"  # as in a collective operation: no progress
-MOVES = "while True: beat('step'); time.sleep(0.1)\n"
-
-
-@functools.cache
-def slowdown() -> float:
-    """1 on a quiet machine; on a busy one, how many times longer it takes to start a process."""
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import bertnli.watch.watcher"], env=environment(), check=True)
-    return max(1.0, (time.monotonic() - started) / 0.4)
-
-
-class Job:
-    """Watchers of `scripts`, one for each rank, as a launcher would start them.
-
-    heartbeat, stall: the seconds between two messages, and the stall timeout. stalls: whether the job has that timeout,
-    or one that it never reaches.
-    """
-
-    def __init__(self, folder: Path, scripts: list[str], stalls: bool = False, world: int | None = None):
-        self.logs = folder / "logs"
-        self.variables = {
-            "WORLD_SIZE": str(world or len(scripts)),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": "29500",
-            "BERTNLI_WATCH_PORT": str(free_port()),
-            "BERTNLI_TEST": str(folder),  # in all processes that the job starts
-        }
-        self.heartbeat, self.stall = 0.2 * slowdown(), 2.0 * slowdown()
-        self.times = " ".join(str(seconds * slowdown()) for seconds in (0.2, 0.2, 1.5, 2.0))
-        self.folder, self.stall_timeout = folder, self.stall if stalls else 60.0
-        self.watchers = [self.start(number, script) for number, script in enumerate(scripts)]
-
-    def start(self, number: int, script: str) -> subprocess.Popen[str]:
-        arguments = [TRAINING + script, str(self.logs), str(self.stall_timeout), self.times]
-        return subprocess.Popen(
-            [sys.executable, "-c", WATCH, *arguments],
-            env=environment(RANK=str(number), **self.variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def ends(self, within: float = 45) -> tuple[list[int], list[str]]:
-        """Exit codes, and each watcher's standard error. Nothing that the job has started is left."""
-        deadline = time.monotonic() + within
-        both = [watcher.communicate(timeout=max(0.1, deadline - time.monotonic())) for watcher in self.watchers]
-        self.out, said = [out for out, _ in both], [err for _, err in both]
-        time.sleep(0.1)
-        assert not self.processes()
-        return [watcher.returncode for watcher in self.watchers], said
-
-    def processes(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                ours = process.environ().get("BERTNLI_TEST") == str(self.folder)
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-    def linked(self) -> None:
-        """Wait until all training processes run, and the hub has heard from all watchers."""
-        port = int(self.variables["BERTNLI_WATCH_PORT"])
-        for rank in range(len(self.watchers)):
-            self.training(rank)
-        for watcher in self.watchers[1:]:
-            connections = psutil.Process(watcher.pid).net_connections
-            wait_until(lambda: any(one.raddr and one.raddr.port == port for one in connections()))  # noqa: B023
-        time.sleep(2 * self.heartbeat)
-
-    def training(self, rank: int, line: str = "ready") -> psutil.Process:
-        """The training process of a rank, once its log has the line."""
-        log = self.logs / f"rank-{rank}.log"
-        wait_until(lambda: log.exists() and line in log.read_text().splitlines())
-        return psutil.Process(self.watchers[rank].pid).children()[0]
-
-
-def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+from tests.support.watched import HOST, MOVES, WAITS, Job, wait_until
 
 
 @pytest.fixture
@@ -140,8 +35,10 @@ def job(tmp_path):
     made: list[Job] = []
 
     def make(*scripts: str, **options: Any) -> Job:
-        made.append(Job(tmp_path, list(scripts), **options))
-        return made[0]
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Job(folder, list(scripts), **options))
+        return made[-1]
 
     yield make
     for one in made:
@@ -152,7 +49,7 @@ def job(tmp_path):
 def test_a_job_that_finishes(job):
     made = job("print('out 0'); print('err 0', file=sys.stderr)", "time.sleep(0.5); print('out 1')")
     codes, said = made.ends()
-    assert codes == [0, 0]
+    assert codes == [0, 0], said
     assert made.out == ["out 0\n", ""] and "err 0" in said[0] and said[1] == ""
     assert "out 0" in (made.logs / "rank-0.log").read_text() and "out 1" in (made.logs / "rank-1.log").read_text()
 
@@ -332,6 +229,70 @@ def test_a_stranger_at_the_port_is_ignored(job):
             assert link.recv(100) == b""  # nothing is sent, and the connection is closed
     (made.folder / "over").touch()
     assert made.ends()[0] == [0, 0]
+
+
+OVER = "wait_for('over')"
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["ranks of one host", "one port for both"])
+def test_two_jobs_on_one_master_port_both_finish(job, here):
+    """Where all ranks are on one host their watchers choose a port. Otherwise the second job waits for that port."""
+    port = None if here else str(free_port())
+    same = {"LOCAL_WORLD_SIZE": "2" if here else "1", "BERTNLI_WATCH_PORT": port}
+    first = job(OVER, OVER, variables=same)
+    for rank in (0, 1):
+        first.training(rank)
+    second = job(OVER, OVER, variables=same)
+    for rank in (0, 1) if here else (1,):
+        second.training(rank)
+    time.sleep(4 * first.heartbeat)
+    for made in (first, second):
+        (made.folder / "over").touch()
+        codes, said = made.ends()
+        assert codes == [0, 0], said
+
+
+def test_a_thousand_idle_connections_shut_no_rank_out(job):
+    """Rank 0's watcher may have 1,024 files open."""
+    needed, (soft, hard) = 1300, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < needed:
+        pytest.skip(f"this user may open only {hard} files")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+
+    made = job(OVER, world=2, preexec_fn=limit)
+    made.training(0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    try:
+        with contextlib.ExitStack() as idle:
+            address = ("127.0.0.1", int(made.variables["BERTNLI_WATCH_PORT"]))
+            for _ in range(1100):
+                idle.enter_context(socket.create_connection(address))
+            made.watchers.append(made.start(1, OVER))
+            made.linked()
+            (made.folder / "over").touch()
+            codes, said = made.ends()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert codes == [0, 0] and said == ["ready\n", ""]
+
+
+def test_last_words_of_many_bytes_end_every_rank(job):
+    codes, said = job("raise SystemExit('bertnli train: ' + chr(0x1F600) * 6000)", MOVES).ends()
+    assert codes == [1, 1] and said[0].endswith("goes on from the last checkpoint\n")
+
+
+def test_the_key_is_in_no_command_line_and_no_environment(job):
+    made = job(OVER, OVER)
+    made.linked()
+    (key,) = made.logs.glob(".key-*")
+    secret = json.loads(key.read_text())["secret"]
+    assert len(made.processes()) == 4
+    for process in made.processes():
+        assert secret not in " ".join(process.cmdline()) and secret not in process.environ().values()
+    (made.folder / "over").touch()
+    assert made.ends()[0] == [0, 0] and not key.exists()
 
 
 def test_a_taken_port_is_an_error_with_its_fix(monkeypatch):
