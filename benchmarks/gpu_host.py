@@ -80,12 +80,16 @@ def main() -> int:
                 *over,
                 flush=True,
             )
-    if options.out:
-        from benchmarks.machine import describe
-
-        record = {"what": "over stub CUDA libraries: no GPU", **describe(), "command": "python -m benchmarks.gpu_host"}
-        options.out.write_text(json.dumps({**record, "cases": rows}, indent=1) + "\n")
+            if options.out:  # after each case: all of them take a quarter of an hour
+                save(options.out, rows)
     return 1 if missed else 0
+
+
+def save(path: Path, rows: dict[str, dict[str, Any]]) -> None:
+    from benchmarks.machine import describe
+
+    record = {"what": "over stub CUDA libraries: no GPU", **describe(), "command": "python -m benchmarks.gpu_host"}
+    path.write_text(json.dumps({**record, "cases": rows}, indent=1) + "\n")
 
 
 def limits(case: Case) -> dict[str, float]:
