@@ -40,10 +40,18 @@ PLACES_OF_OPTIONS_OF_OTHERS = (
     "bertnli/train/process.py",
 )
 """They start DeepSpeed's launcher, and the process of a rank, whose options users do not give."""
-WORDS_OF_OTHERS = {
+WORDS_OF_OTHERS = {  # what looks like a key of a run file, and is a key or a name of another program
     *("add_cross_attention", "is_decoder", "model_type", "position_embedding_type", "problem_type"),  # in config.json
     *("model.save_pretrained", "max_shard_size"),  # transformers
-    *("torch_autocast", "lower_precision_safe_modules", "torch.nn"),  # DeepSpeed
+    *(
+        "torch_autocast",
+        "lower_precision_safe_modules",
+        "torch.nn",
+        "deepspeed.utils.zero_to_fp32",
+        "global_step",
+    ),  # DeepSpeed
+    *("tokenizer_class", "added_tokens_decoder", "extra_special_tokens", "additional_special_tokens"),  # in HF's files
+    *("transformers_weights", "num_labels"),
 }
 VARIABLES_OF_OTHERS = {"MASTER_ADDR", "MASTER_PORT"}
 
@@ -132,7 +140,11 @@ def unknown_keys(place: str, text: str) -> set[str]:
 def unknown_words(place: str, text: str) -> set[str]:
     """Words such as `micro_batch_tokens` and `checkpoint.keep`, in advice only."""
     words = re.findall(r"(?<![\w./-])[a-z][a-z0-9]*(?:[_.][a-z0-9_]+)+(?![\w(-])", text)
-    return {w for w in words if w not in KEYS | WORDS_OF_OTHERS and Path(w).suffix not in (".json", ".txt", ".html")}
+    return {
+        w
+        for w in words
+        if w not in KEYS | WORDS_OF_OTHERS and Path(w).suffix not in (".json", ".txt", ".html", ".safetensors")
+    }
 
 
 def wrong_values(place: str, text: str) -> set[str]:
