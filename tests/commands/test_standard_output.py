@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports and trainings take long, and other tests do them."""
-    done = {"model": "ü…", "bundle": "ü…", "steps": 1, "pairs_per_second": 1.0}
+    done = {"model": "ü…", "bundle": "ü…", "steps": 1, "pairs_per_second": 1.0, "next": "it"}
     monkeypatch.setattr(build, "export_bundle", lambda *_, **__: done)
     monkeypatch.setattr(loop, "train", lambda *_, **__: done)
     monkeypatch.setattr(loop, "ProcessGroup", lambda: SimpleNamespace(rank=0, close=lambda: None))
@@ -115,4 +115,4 @@ def test_the_report_is_written_and_the_temperature_kept_before_anything_is_print
 def test_scores_for_a_standard_output_that_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(InputError, match="standard output: it is closed; name a file"):
-        StandardOutput("")
+        StandardOutput()
