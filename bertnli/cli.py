@@ -520,7 +520,7 @@ def main() -> None:
     for number in not_ignored(SIGNALS):
         signal.signal(number, _interrupt)
     try:
-        app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
+        app([_from_home(argument) for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
     except SystemExit as ended:  # typer always ends so, with a number, and for a KeyboardInterrupt of a library
         if any(isinstance(cause, KeyboardInterrupt) for cause in causes(ended)):
             sys.exit(128 + signal.SIGINT)
@@ -531,6 +531,14 @@ def main() -> None:
             raise
         print(f"bertnli: {told}", file=sys.stderr)
         sys.exit(told.exit_code)
+
+
+def _from_home(argument: str) -> str:
+    """`--to=~/data` as it is meant: shells replace a ~ only at the beginning of a word."""
+    option, equals, value = argument.partition("=")
+    if not (option.startswith("--") and value.startswith("~")):
+        return argument
+    return option + equals + os.path.expanduser(value)  # noqa: PTH111  # it leaves what it cannot replace
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -1,6 +1,7 @@
 """The keys of a run file, which specifies a training run completely: each with its type, default and meaning.
 
-run_file.py reads it and reports its mistakes.
+run_file.py reads it and reports its mistakes. Keys that begin with `x-` are the file's own, to be merged elsewhere:
+`x-base: &base {…}`, then `<<: *base`.
 """
 
 from __future__ import annotations

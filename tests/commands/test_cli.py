@@ -248,3 +248,16 @@ def test_a_keyboard_interrupt_of_a_librarys_own_is_an_interrupt(tmp_path, comman
 
     monkeypatch.setattr("bertnli.fetch.resolve.fetch", interrupted)
     assert command("fetch", "minilm").returncode == 130
+
+
+def test_a_home_folder_in_an_options_value_is_meant(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    for given, meant in {
+        "--to=~/data": "--to=/home/ann/data",
+        "--report=~": "--report=/home/ann",
+        "--to=a~b": "--to=a~b",
+        "output=~/x": "output=~/x",
+        "~/x": "~/x",
+        "--from=~nobody-of-that-name/x": "--from=~nobody-of-that-name/x",
+    }.items():
+        assert cli._from_home(given) == meant
