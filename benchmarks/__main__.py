@@ -27,13 +27,14 @@ from benchmarks.long_row import long_row
 from benchmarks.memory import memory
 from benchmarks.ranks import ranks
 from benchmarks.score_memory import score_memory
+from benchmarks.score_processes import ROWS, score_processes
 from benchmarks.start_up import start_up
 from benchmarks.table import table, tables
 from bertnli.common.errors import BertnliError
 
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
-SCORING = ("scoring-base", "long-row", "start-up", "score-memory")
+SCORING = ("scoring-base", "long-row", "start-up", "score-memory", "score-processes")
 FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "evidence")
 SETS = (*FULL, "gpu")
 
@@ -102,6 +103,8 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
         yield start_up(folder, sets.MODEL, sets.TEST_DATA, effort.starts, _say)
     elif name == "score-memory":
         yield score_memory(folder, sets.MODEL, sets.TEST_DATA, effort.score_rows, _say)
+    elif name == "score-processes":
+        yield score_processes(folder, sets.MODEL, sets.TEST_DATA, ROWS, _say)
     elif name == "tokenise":
         yield sets.tokenise(folder, effort, _say)
     elif name == "ranks":

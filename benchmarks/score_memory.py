@@ -21,12 +21,12 @@ from benchmarks.start_up import score_command
 from benchmarks.work import Work
 from bertnli.common.errors import RunError
 
-_TINY = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+TINY = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
 
 
 def score_memory(folder: Path, model: str, data: str, sizes: Sequence[int], say: Say) -> dict[str, Any]:
     """Score each number of rows in `sizes`: those of `data`, repeated."""
-    given = work.scoring(folder, str(work.random_model(folder, model, _TINY)), data, 10_000)
+    given = work.scoring(folder, str(work.random_model(folder, model, TINY)), data, 10_000)
     BertnliScore(given).load()
     bundle = folder / "bundle-fp32"
     model_bytes = (bundle / "model.onnx").stat().st_size
@@ -43,7 +43,7 @@ def score_memory(folder: Path, model: str, data: str, sizes: Sequence[int], say:
         "name": "score-memory",
         "kind": "score-memory",
         **machine.describe(),
-        "work": {"rows_from": data, "rows": max(sizes), "batch_size": 0, "model": {"random": _TINY}},
+        "work": {"rows_from": data, "rows": max(sizes), "batch_size": 0, "model": {"random": TINY}},
         "model_mib": mib(model_bytes),
         "sizes": found,
         "growth": {kind: large[kind] / small[kind] for kind in large},

@@ -17,48 +17,43 @@ from benchmarks.harness import stopwatch
 def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
     """The stages of a `Scorer` on a labelled file without bad rows: read, tokenise, pad, copy (only to a GPU), model,
     write."""
+    from bertnli_export.codec import Codec
     from bertnli_export.scorer import CHUNK, Submitted, padded_batches
-    from bertnli_export.stages import Task
-    from bertnli_export.writer import RowResult, open_writer
+    from bertnli_export.writer import open_writer
 
     from bertnli.data.pairs import PairFile
 
     device = scorer.session.device
     file = PairFile(str(rows), prefer_parse=scorer.tokenizer.settings.reads_parse)
     found = {}
-    with stopwatch() as seconds:
-        chunks = list(file.chunks(CHUNK[device.kind]))
-    found["read"] = seconds()
-    tasks = [Task(chunk, list(range(len(chunk.rows)))) for chunk in chunks]
-    with stopwatch() as seconds:
-        encoded = [scorer.tokenizer.encode(task.premises, task.hypotheses) for task in tasks]
-    found["tokenise"] = seconds()
-    with stopwatch() as seconds:
-        batches = [list(padded_batches(part, scorer.tokenizer.pad_id, device)) for part in encoded]
-    found["pad"] = seconds()
-    if device.kind == "cuda":
+    with tempfile.TemporaryDirectory() as folder, open_writer(f"{folder}/out.jsonl", file, scorer.labels) as writer:
+        codec = Codec(file, scorer.labels, writer.encoder)
         with stopwatch() as seconds:
-            _copy(array for part in batches for _, inputs in part for array in inputs)
-        found["copy"] = seconds()
-    scorer.session.submit(batches[0][0][1]).result()  # buffers and kernels are there
-    with stopwatch() as seconds:
-        begun = [
-            Submitted(part.truncated, [(places, scorer.session.submit(inputs)) for places, inputs in cut])
-            for part, cut in zip(encoded, batches, strict=True)
-        ]
-        judged = [scorer.collect(part) for part in begun]
-    found["model"] = seconds()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        stopwatch() as seconds,
-        open_writer(Path(folder) / "scores.jsonl", file, scorer.labels) as writer,
-    ):
-        for chunk, part in zip(chunks, judged, strict=True):
-            columns = (column.tolist() for column in part)
-            results = [RowResult(scorer.labels[best], row, cut, None) for best, row, cut in zip(*columns, strict=True)]
-            writer.write(chunk, results)
-        writer.finish()
-    found["write"] = seconds()
+            tasks = [codec.parse(chunk) for chunk in file.raw_chunks(CHUNK[device.kind])]
+        found["read"] = seconds()
+        with stopwatch() as seconds:
+            encoded = [scorer.tokenizer.encode(task.premises, task.hypotheses) for task in tasks]
+        found["tokenise"] = seconds()
+        with stopwatch() as seconds:
+            batches = [list(padded_batches(part, scorer.tokenizer.pad_id, device)) for part in encoded]
+        found["pad"] = seconds()
+        if device.kind == "cuda":
+            with stopwatch() as seconds:
+                _copy(array for part in batches for _, inputs in part for array in inputs)
+            found["copy"] = seconds()
+        scorer.session.submit(batches[0][0][1]).result()  # buffers and kernels are there
+        with stopwatch() as seconds:
+            begun = [
+                Submitted(part.truncated, [(places, scorer.session.submit(inputs)) for places, inputs in cut])
+                for part, cut in zip(encoded, batches, strict=True)
+            ]
+            judged = [scorer.collect(part) for part in begun]
+        found["model"] = seconds()
+        with stopwatch() as seconds:
+            for task, part in zip(tasks, judged, strict=True):
+                writer.append(codec.encode(task, part).data, len(task.chunk.rows))
+            writer.finish()
+        found["write"] = seconds()
     return found
 
 

@@ -27,6 +27,7 @@ _TITLES = {
     "start-up": "Start-up",
     "memory": "Memory of training",
     "score-memory": "Memory of scoring",
+    "score-processes": "CPU time of scoring's processes",
     "tokenise": "Tokenising",
     "ranks": "Tokens of the ranks",
     "long-row": "One long row among the others",
@@ -182,6 +183,16 @@ def _score_memory(result: Json) -> list[str]:
     return lines
 
 
+def _score_processes(result: Json) -> list[str]:
+    lines = grid(
+        ("format", "main process, pairs per second of CPU time", "main process, us a pair", "workers, us a pair")
+    )
+    for one in result["formats"]:
+        rate = _three_digits(one["main_pairs_per_second"])
+        lines.append(f"| {one['format']} | {rate} | {one['main_seconds']:.2f} | {one['worker_seconds']:.1f} |")
+    return [*lines, "", "The model takes no time; the workers parse, tokenise, batch and encode."]
+
+
 def _tokenise(result: Json) -> list[str]:
     lines = grid(("how", "seconds, median (min to max)", "pairs/s", "peak memory"))
     for peer in _rated(result, "pairs"):
@@ -299,6 +310,7 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "long-row": _long_row,
     "start-up": _start_up,
     "score-memory": _score_memory,
+    "score-processes": _score_processes,
     "tokenise": _tokenise,
     "ranks": _ranks,
     "memory": _memory,

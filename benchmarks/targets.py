@@ -108,6 +108,12 @@ def _score_memory(result: Json) -> Iterator[Target]:
     yield Target(what, result["growth"]["rss"], 1.1, at_most=True)
 
 
+def _score_processes(result: Json) -> Iterator[Target]:
+    for one in result["formats"]:
+        what = f"main process, {one['format']}, pairs per second of CPU time"
+        yield Target(what, one["main_pairs_per_second"], 150_000, "{:,.0f}")
+
+
 def _gpu_training(result: Json) -> Iterator[Target]:
     for peer in result["peers"]:
         if peer["name"] == "bertnli":
@@ -176,6 +182,7 @@ _OF_KIND: dict[str, Callable[[Json], Iterator[Target]]] = {
     "long-row": _long_row,
     "start-up": _start_up,
     "score-memory": _score_memory,
+    "score-processes": _score_processes,
     "gpu-training": _gpu_training,
     "gpu-scoring": _gpu_scoring,
     "tokenise": _tokenise,

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from bertnli.common import memory
 from bertnli.common.cores import spin_briefly
-from bertnli.common.errors import BertnliError, InputError, Interrupted
+from bertnli.common.errors import InputError, Interrupted, causes
+from bertnli.common.for_user import as_told
 from bertnli.common.installed import need
-from bertnli.common.signals import SIGNALS, not_ignored
+from bertnli.common.signals import SIGNALS, meaning, not_ignored
 
 app = typer.Typer(
     help="Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.",
@@ -37,6 +39,22 @@ Label = Annotated[str | None, typer.Option(help="Name of the label column.")]
 LabelNames = Annotated[
     str | None,
     typer.Option(metavar="CELL=LABEL,…", help="What label cells mean, such as 0=entailment,1=neutral,2=contradiction."),
+]
+Format = Annotated[
+    str | None, typer.Option(help="tsv, csv, jsonl or parquet: the files' format, if it is not the one in their names.")
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(metavar="CHARACTER", help="Between the cells of a text table; also tab, semicolon. Default: found."),
+]
+Quoting = Annotated[
+    str | None,
+    typer.Option(
+        metavar="csv|none", help="Whether double quotes enclose cells of a text table, or are text. Default: found."
+    ),
+]
+NoHeader = Annotated[
+    bool, typer.Option("--no-header", help="The text table has no header; its columns are 1, 2, and so on.")
 ]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Skip rows that cannot be used, and count them.")]
 
@@ -117,19 +135,27 @@ def train(
     run_file: Annotated[str, typer.Argument(metavar="RUN.yaml")],
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one for each device.")] = None,
+    local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune on this machine as the run file says. The same command resumes a run that was stopped."""
     from bertnli.run.run_file import load_run
+    from bertnli.watch import rank_env
 
     load_run(run_file, sets or [])  # reports mistakes in the run file before torch is loaded
     need("torch", "train")
-    import torch
+    need("deepspeed", "train")
+    if ranks is None and rank_env.is_rank(os.environ):  # a launcher has started this command as one of several
+        ranks = 1
+    else:
+        rank_env.leave_job(os.environ)
+        memory.require(1100)
+        import torch
 
-    devices = torch.cuda.device_count()
-    ranks = ranks or max(1, devices)
-    if devices and ranks > devices:
-        raise InputError("--ranks", found=str(ranks), expected=f"at most {devices}, the number of GPUs")
+        devices = torch.cuda.device_count()
+        ranks = ranks or max(1, devices)
+        if devices and ranks > devices:
+            raise InputError("--ranks", found=str(ranks), expected=f"at most {devices}, the number of GPUs")
     arguments = [run_file, *(part for assignment in sets or [] for part in ("--set", assignment))]
     arguments += ["--json"] * as_json + ["--debug"] * _debug()
     if ranks == 1:
@@ -237,6 +263,10 @@ def evaluate(
     hypothesis: Hypothesis = None,
     label: Label = None,
     label_names: LabelNames = None,
+    format: Format = None,
+    delimiter: Delimiter = None,
+    quoting: Quoting = None,
+    no_header: NoHeader = False,
     skip_bad_rows: SkipBadRows = False,
     shuffle_premises: Annotated[
         bool, typer.Option("--shuffle-premises", help="Control: shuffle the premises over the rows.")
@@ -244,9 +274,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and more. MODEL may be a checkpoint, a Hugging Face folder or an ONNX bundle."""
+    memory.require(512)
     from bertnli.commands import model_argument
     from bertnli.commands.eval import NamedModel, evaluation
+    from bertnli.data.dialect import Dialect
     from bertnli.data.pairs import Columns
+
+    dialect = Dialect(format, delimiter, quoting, not no_header)
 
     keep = None if calibrate is None else model_argument.temperature_writer(model)
     options, other = model_argument.ModelOptions(arch, labels), None
@@ -262,6 +296,7 @@ def evaluate(
         against=other,
         columns=Columns(premise, hypothesis, label),
         label_names=_mapping("--label-names", label_names),
+        dialect=dialect,
         skip_bad_rows=skip_bad_rows,
         shuffle_premises=shuffle_premises,
         report=report,
@@ -287,6 +322,10 @@ def export(
     hypothesis: Hypothesis = None,
     label: Label = None,
     label_names: LabelNames = None,
+    format: Format = None,
+    delimiter: Delimiter = None,
+    quoting: Quoting = None,
+    no_header: NoHeader = False,
     arch: Arch = None,
     labels: Labels = None,
     allow_unfused: Annotated[
@@ -297,23 +336,27 @@ def export(
 ) -> None:
     """Export a checkpoint to an ONNX bundle with fused attention. If the parity check fails, no bundle is left."""
     need("onnxscript", "export")
+    memory.require(1200)
     from bertnli_export.build import export_bundle
 
     from bertnli.commands import model_argument
+    from bertnli.data.dialect import Dialect
     from bertnli.data.pairs import Columns
     from bertnli.evaluation.data_sets import open_set
     from bertnli.report import licences
 
-    if verify is None and (premise or hypothesis or label or label_names):
-        raise InputError(
-            "--premise, --hypothesis, --label, --label-names", found="no --verify", do="give --verify DATA too"
-        )
+    dialect = Dialect(format, delimiter, quoting, not no_header)
+    if verify is None and (premise or hypothesis or label or label_names or dialect != Dialect()):
+        options = "--premise, --hypothesis, --label, --label-names, --format, --delimiter, --quoting, --no-header"
+        raise InputError(options, found="no --verify", do="give --verify DATA too")
     names = _mapping("--label-names", label_names)
     source = model_argument.load(model, model_argument.ModelOptions(arch, labels))
     rows = None
     if verify is not None:
         columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse
-        rows = open_set(verify, columns, label_names=names, prefer_parse=reads_parse)
+        rows = open_set(verify, columns, label_names=names, dialect=dialect, prefer_parse=reads_parse)
+        for note in rows.file.notes:
+            _say(note)
     summary = export_bundle(
         source,
         out,
@@ -337,24 +380,32 @@ def verify(
     hypothesis: Hypothesis = None,
     label: Label = None,
     label_names: LabelNames = None,
+    format: Format = None,
+    delimiter: Delimiter = None,
+    quoting: Quoting = None,
+    no_header: NoHeader = False,
     skip_bad_rows: SkipBadRows = False,
     as_json: Json = False,
 ) -> None:
     """Check a bundle on this machine. Its files and its logits must be as when it was exported."""
     from bertnli_export.verify import verify as check
 
+    from bertnli.data.dialect import Dialect
     from bertnli.data.pairs import Columns
 
-    if data is None and (premise or hypothesis or label or label_names or skip_bad_rows):
-        options = "--premise, --hypothesis, --label, --label-names, --skip-bad-rows"
-        raise InputError(options, found="no --data", do="give --data too")
+    dialect = Dialect(format, delimiter, quoting, not no_header)
+    if data is None and (premise or hypothesis or label or label_names or skip_bad_rows or dialect != Dialect()):
+        options = "--premise, --hypothesis, --label, --label-names, --skip-bad-rows, --format, --delimiter, --quoting, "
+        raise InputError(f"{options}--no-header", found="no --data", do="give --data too")
     summary = check(
         bundle,
         data,
         device=device,
         columns=Columns(premise, hypothesis, label),
         label_names=_mapping("--label-names", label_names),
+        dialect=dialect,
         skip_bad_rows=skip_bad_rows,
+        say=_say,
     )
     _finish(summary, as_json)
 
@@ -385,8 +436,15 @@ def score(
     label: Label = None,
     prefix: Annotated[str, typer.Option(help="Prefix for the names of the added columns.")] = "",
     format: Annotated[
-        str | None, typer.Option(help="tsv, csv or jsonl, if the name of INPUT or OUTPUT does not tell it, such as -.")
+        str | None,
+        typer.Option(
+            help="tsv, csv, jsonl or parquet: of INPUT or OUTPUT if its name does not tell it, such as -; of INPUT if "
+            "both names do, but INPUT's is wrong."
+        ),
     ] = None,
+    delimiter: Delimiter = None,
+    quoting: Quoting = None,
+    no_header: NoHeader = False,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -397,10 +455,15 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score a file: each input row has one output row, in order. The same command resumes after a kill."""
+    memory.require(200)
     from bertnli.common.progress import progress
+    from bertnli.data.dialect import Dialect, usual
+    from bertnli.data.formats import says_format
     from bertnli.data.pairs import Columns
+    from bertnli.fetch.catalog import lookup_unless_path
     from bertnli.fetch.resolve import resolve_data
 
+    dialect = Dialect(None if ray is None else format, delimiter, quoting, not no_header)
     options: dict[str, Any] = {
         "device": device,
         "temperature": temperature,
@@ -408,26 +471,29 @@ def score(
         "restart": restart,
         "columns": Columns(premise, hypothesis, label),
         "prefix": prefix,
+        "dialect": dialect,
     }
     if ray is not None:
         need("ray", "ray")
         from bertnli_export.distributed import find_partitions, score_partitions
 
-        if devices is not None or workers != 1 or format is not None:
-            raise InputError("--ray", found="also --devices, --workers or --format", do="omit those")
+        if devices is not None or workers != 1:
+            raise InputError("--ray", found="also --devices or --workers", do="omit those")
         partitions = find_partitions(input, output)
         with progress("partitions", len(partitions)) as show:
             summary = score_partitions(bundle, partitions, output, ray, progress=show, **options)
+        for note in summary.get("notes", ()):
+            _say(note)
         return _finish(summary, as_json)
 
     from bertnli_export.score import score_file
 
-    from bertnli.data.formats import says_format
-
     read = input if input == "-" else resolve_data(input)
+    if read != "-" and lookup_unless_path(input) is not None:
+        options["dialect"] = usual(str(read))
     read_as, write_as = (None if format is None or says_format(name) else format for name in (read, output))
     if format is not None and read_as is write_as is None:
-        raise InputError("--format", found=f"{input} and {output}, whose names tell it", do="omit --format")
+        read_as = format
     with progress("rows") as show:
         summary = score_file(
             bundle,
@@ -438,6 +504,7 @@ def score(
             input_format=read_as,
             output_format=write_as,
             progress=show,
+            say=_say,
             **options,
         )
     # If the scores go to standard output, the summary goes to standard error.
@@ -451,15 +518,20 @@ def main() -> None:
         signal.signal(number, _interrupt)
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
-    except (BertnliError, Interrupted) as error:
-        if _debug():
+    except SystemExit as ended:  # typer's own, for a KeyboardInterrupt that a library has raised
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes(ended)):
+            sys.exit(128 + signal.SIGINT)
+        raise
+    except (Exception, Interrupted) as error:
+        told = as_told(error)
+        if told is None or _debug():
             raise
-        print(f"bertnli: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        print(f"bertnli: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
 
 
 def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted(number, "interrupted")
+    raise Interrupted(meaning(number), "interrupted")
 
 
 def _debug() -> bool:
@@ -468,10 +540,16 @@ def _debug() -> bool:
 
 def _mapping(option: str, given: str | None) -> dict[str, str]:
     """The value of an option such as `a=b,c=d`."""
-    parts = [part.partition("=") for part in (given or "").split(",") if part.strip()]
-    if wrong := [cell for cell, equals, label in parts if not (cell.strip() and equals and label.strip())]:
-        raise InputError(option, found=wrong[0], expected="CELL=LABEL, several separated by commas")
-    return {cell.strip(): label.strip() for cell, _, label in parts}
+    from bertnli.data.labels import parse_label_names
+
+    return parse_label_names(option, given)
+
+
+def _say(line: str) -> None:
+    """Print a line for the user that is no result."""
+    from bertnli.common.progress import say
+
+    say(line)
 
 
 def _finish(summary: dict[str, Any], as_json: bool, file: Any = None) -> None:

@@ -43,7 +43,7 @@ SOURCES = os.pathsep.join(str(package.parent) for package in PACKAGES)  # as PYT
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # pytest-xdist's workers inherit the name, and so does a pytest that a test starts: only who chose it removes the bundle.
+    # xdist's workers inherit the name, and so does a pytest that a test starts: only who chose it removes the bundle.
     if tiny.RUN not in os.environ:
         os.environ[tiny.RUN] = uuid.uuid4().hex[:8]
         config.add_cleanup(tiny.remove_bundle)

@@ -41,10 +41,10 @@ class PlainLoop(Loop):
         from bertnli.data.corpus import prepare
         from bertnli.data.pairs import PairFile
         from bertnli.model import pretrained
-        from bertnli.train.loop import MICRO_BATCH_TOKENS
+        from bertnli.train.micro_batch_size import CPU_TOKENS, MOST
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.micro_tokens = self.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device.type]
+        self.micro_tokens = self.micro_batch_tokens or (CPU_TOKENS if self.device.type == "cpu" else MOST)
         source = pretrained.load(self.work.model, max_length=MAX_LENGTH)
         self.corpus = prepare(PairFile(str(self.work.head(pairs))), source.tokenizer, source.config.labels)
         config = source.config if dropout is None else source.config.with_dropout(dropout)

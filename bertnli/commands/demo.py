@@ -82,7 +82,7 @@ def run(out: Path) -> dict[str, Any]:
         "scores": str(scores),
         "report": str(folder.report),
     }
-    _write_report(folder, summary, evaluation, exported)
+    _write_report(folder, summary, training, evaluation, exported)
     _save(folder.path / "demo.json", summary)
     _print_table(summary)
     return summary
@@ -118,7 +118,11 @@ def _save(path: Path, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_report(
-    folder: RunFolder, summary: dict[str, Any], evaluation: dict[str, Any], exported: dict[str, Any]
+    folder: RunFolder,
+    summary: dict[str, Any],
+    training: dict[str, Any],
+    evaluation: dict[str, Any],
+    exported: dict[str, Any],
 ) -> None:
     """Write the run's report again, with the results on the test split and of scoring."""
     low, high = evaluation["accuracy_interval"]
@@ -134,6 +138,7 @@ def _write_report(
         },
         metrics=read_metrics(folder.metrics_file),
         evaluations={"snli-test": evaluation},
+        rows_by_label=training.get("rows_by_label", {}),
         provenance={**{name: summary[name] for name in ("model", "bundle", "scores")}, **provenance()},
         notes=notes_about(MODEL, DATA),
     )

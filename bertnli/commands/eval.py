@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bertnli.common.errors import InputError
-from bertnli.common.progress import progress
+from bertnli.common.progress import progress, say
 from bertnli.common.temperature import Calibration
 from bertnli.data.columns import Columns
+from bertnli.data.dialect import Dialect
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.evaluation.calibrate import calibrate as fit_temperature
 from bertnli.evaluation.data_sets import LabelledSet, expanded, open_all, open_set
@@ -55,6 +55,7 @@ def evaluation(
     against: NamedModel | None = None,
     columns: Columns | None = None,
     label_names: Mapping[str, str] | None = None,
+    dialect: Dialect | None = None,
     skip_bad_rows: bool = False,
     shuffle_premises: bool = False,
     report: Path | None = None,
@@ -62,7 +63,8 @@ def evaluation(
     """Measure `model`, which the user calls `name`, on all sets of `data`, and print the results.
 
     calibrate: held-out rows to fit a temperature on; `keep` is called with it when everything else has succeeded.
-    label_names: text of a label cell -> label. report: a folder for report.html and evaluation.json.
+    label_names: text of a label cell -> label. dialect: of all files. report: a folder for report.html and
+    evaluation.json.
 
     Returns the result of `LabelledSet.measure` for one set; for several sets, `model`, `evaluations` (name -> result)
     and `skipped` (name -> reason). Raises InputError and RunError as `open_set`, `LabelledSet.measure` and
@@ -73,14 +75,18 @@ def evaluation(
         option = "--calibrate" if calibrate else "--against"
         raise InputError(option, found=f"{len(names)} data sets", expected="one", do="give one DATA")
     settings = model.tokenizer.settings
-    open_ = partial(open_set, columns=columns, label_names=label_names, shuffle_premises=shuffle_premises)
+    read = partial(open_set, columns=columns, label_names=label_names, dialect=dialect)
+    open_ = partial(read, shuffle_premises=shuffle_premises)
     sets, skipped = open_all(names, partial(open_, prefer_parse=settings.reads_parse))
+    said: set[str] = set()
+    _say_notes(sets, said)
     if report is not None:
         _make_folder(report)
     other = None if against is None else _compared(against, sets[0], open_)
     fitted = None
     if calibrate is not None:
-        held_out = open_set(calibrate, columns, label_names=label_names, prefer_parse=settings.reads_parse)
+        held_out = read(calibrate, prefer_parse=settings.reads_parse)
+        _say_notes([held_out], said)
         fitted = _fitted(model, held_out, sets[0], skip_bad_rows)
         model.temperature = fitted.temperature
     if len(sets) > 1:  # `measure` checks a single one
@@ -101,6 +107,7 @@ def evaluation(
         if len(names) > 1:
             print(f"{one.name}:")
         _print(found)
+    _say_notes(sets if calibrate is None else [*sets, held_out], said)
     for unfetched, reason in skipped.items():
         print(f"{unfetched}: skipped, because it cannot be fetched: {reason}")
     if len(names) > 1:
@@ -112,6 +119,14 @@ def evaluation(
         keep(fitted)
         print(f"the temperature, {fitted.temperature:.4g}, is stored in {name}")
     return found
+
+
+def _say_notes(sets: Sequence[LabelledSet], said: set[str]) -> None:
+    """Print how the files are read, as far as it is not `said` yet."""
+    for note in (note for one in sets for note in one.file.notes):
+        if note not in said:
+            say(note)
+            said.add(note)
 
 
 def _make_folder(report: Path) -> None:
@@ -152,7 +167,7 @@ def _fitted(model: Model, held_out: LabelledSet, measured: LabelledSet, skip_bad
 def _print(found: Mapping[str, Any]) -> None:
     print("\n".join([*summary.lines(found), *notes(found)]))
     if warning := summary.label_order_warning(found):
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}")
 
 
 def _write(folder: Path, name: str, evaluations: Mapping[str, dict[str, Any]], skipped: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,6 +10,7 @@ from bertnli.common import temperature
 from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
 from bertnli.common.installed import need
+from bertnli.common.progress import say
 from bertnli.fetch.resolve import resolve_model
 from bertnli.run.folder import result_of, run_of
 
@@ -46,7 +46,7 @@ def load(model: str, options: ModelOptions) -> Pretrained:
     path, arch = resolve_model(model)
     if run_of(path) is not None:
         options.refuse(model, "a run, whose run file")
-        return load_run_model(path, warn=lambda line: print(line, file=sys.stderr))
+        return load_run_model(path, warn=say)
     labels = None if options.labels is None else [name.strip() for name in options.labels.split(",")]
     return pretrained.load(path, arch=options.arch or arch, labels=labels)
 

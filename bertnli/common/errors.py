@@ -5,11 +5,17 @@ Any other exception that reaches the command line is a bug and shows its traceba
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bertnli.common.printable import printable
+
 
 class BertnliError(Exception):
     """One message that tells the user what to do: what; found; expected; do.
 
-    what: names the file, row or key. The other parts are omitted if they would only repeat it.
+    what: names the file, row or key. The other parts are omitted if they would only repeat it. lines: more lines below
+    it. Each part and each line is made `printable`, as it may have text from elsewhere.
     """
 
     exit_code = 1
@@ -21,6 +27,7 @@ class BertnliError(Exception):
         found: str | None = None,
         expected: str | None = None,
         do: str | None = None,
+        lines: Sequence[str] = (),
     ):
         parts = [what]
         if found is not None:
@@ -29,7 +36,18 @@ class BertnliError(Exception):
             parts.append(f"expected {expected}")
         if do is not None:
             parts.append(do)
-        super().__init__("; ".join(parts))
+        super().__init__("\n".join(["; ".join(map(printable, parts)), *map(printable, lines)]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a worker process, which sends it whole: it is not made printable again, and keeps its lines."""
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(kind: type[BertnliError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> BertnliError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 class InputError(BertnliError, ValueError):
@@ -54,8 +72,18 @@ class Interrupted(BaseException):
     """
 
     def __init__(self, signal_number: int, what: str, *, do: str | None = None):
-        super().__init__(what if do is None else f"{what}; {do}")
+        super().__init__(printable(what if do is None else f"{what}; {do}"))
         self.exit_code = 128 + signal_number
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, the one that it was raised from or while handling, and so on."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from bertnli.common.printable import printable
 from bertnli.common.signals import die_with_parent
 
 VARIABLE = "BERTNLI_HEARTBEAT"
@@ -43,7 +44,7 @@ def beat(phase: str, *, waiting: bool = False) -> None:
     """Send a heartbeat: the process has reached `phase` (a few words). `waiting`: only other ranks can delay it."""
     if _pipe is not None:
         with contextlib.suppress(OSError):
-            os.write(_pipe, f"{'waiting' if waiting else 'working'} {phase}\n".encode())
+            os.write(_pipe, f"{'waiting' if waiting else 'working'} {printable(phase, 200)}\n".encode())
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from bertnli.common import heartbeat
+from bertnli.common.printable import printable, printable_lines
 
 _LINE_EVERY = 10.0  # seconds between two lines in a log
 
@@ -38,13 +39,15 @@ def progress(
         if in_bytes:  # without the name, so that the bar fits into 80 columns
             counted = (rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn())
         else:
-            counted = (what, rich.BarColumn(), rich.MofNCompleteColumn(), rich.TextColumn("{task.fields[note]}"))
+            named = rich.TextColumn("{task.description}", markup=False)  # a [ in a name is no markup
+            noted = rich.TextColumn("{task.fields[note]}", markup=False)
+            counted = (named, rich.BarColumn(), rich.MofNCompleteColumn(), noted)
         with rich.Progress(*counted, rich.TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total, completed=start, note="")
+            task = bar.add_task(printable(what), total=total, completed=start, note="")
 
             def move(done: int, note: str, total: int | None = total) -> None:
                 heartbeat.beat(f"{what} {done}")
-                bar.update(task, completed=done, note=note, total=total)
+                bar.update(task, completed=done, note=printable(note), total=total)
 
             yield move
     else:
@@ -68,8 +71,13 @@ def progress(
 
 
 def say(text: str) -> None:
-    """Print one line for the user on standard error; standard output is for the summary."""
-    sys.stderr.write(text + "\n")
+    """Print one line for the user on standard error; standard output is for the summary. It is made `printable`."""
+    say_lines(printable(text))
+
+
+def say_lines(text: str) -> None:
+    """`say` for a text with lines of its own, such as an error."""
+    sys.stderr.write(printable_lines(text) + "\n")
     sys.stderr.flush()
 
 

@@ -1,4 +1,5 @@
-"""Ctrl-C and a scheduler's SIGTERM: noted until the state can be saved, or passed on to a child process."""
+"""Ctrl-C, a scheduler's SIGTERM and a terminal's SIGHUP: noted until the state can be saved, or passed on to a child
+process. SIGHUP, of a connection that broke, counts as SIGTERM everywhere, unless nohup has it ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -23,15 +24,21 @@ def not_ignored(numbers: Iterable[int]) -> list[int]:
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
+def meaning(number: int) -> signal.Signals:
+    """SIGTERM for SIGHUP, and for SIGUSR1, which Slurm users often ask for; else the signal itself."""
+    return signal.SIGTERM if number in (signal.SIGHUP, signal.SIGUSR1) else signal.Signals(number)
+
+
 class StopRequest:
-    """In the block SIGINT and SIGTERM are only noted in `signal` (0: none came). A second SIGINT interrupts at once."""
+    """In the block SIGNALS are only noted in `signal`, by their meaning (0: none came). A second SIGINT interrupts at
+    once."""
 
     def __init__(self) -> None:
         self.signal = 0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in SIGNALS:
+        for number in (signal.SIGINT, signal.SIGTERM, *not_ignored([signal.SIGHUP])):
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -42,7 +49,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = meaning(number)
 
 
 def exit_text(code: int) -> str:
@@ -79,9 +86,9 @@ def run_child(
         with contextlib.suppress(psutil.Error):
             child = psutil.Process(process.pid)
             for receiver in (to_children and child.children()) or [child]:
-                receiver.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+                receiver.send_signal(meaning(number))
 
-    previous = {number: signal.signal(number, pass_on) for number in not_ignored((*SIGNALS, signal.SIGHUP))}
+    previous = {number: signal.signal(number, pass_on) for number in not_ignored(SIGNALS)}
     try:
         output, _ = process.communicate()
     finally:

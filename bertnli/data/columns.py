@@ -25,23 +25,26 @@ class Columns:
     label: str | None = None
 
 
-def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_parse: bool = False) -> Columns:
-    """The columns of the pair, and of the label if there is one, found in `fields` by name; case is ignored.
+def find_columns(
+    fields: Sequence[str], wanted: Columns, where: str, *, prefer_parse: bool = False, hint: str = ""
+) -> Columns:
+    """The columns of the pair, and of the label if there is one, found by name, without case and outer blanks.
 
     prefer_parse: take SNLI's binary-parse columns if the file has them. Raises InputError that lists the columns found
-    and says how to name them.
+    and says how to name them; `hint` is what else may help.
     """
-    by_lower = {name.casefold(): name for name in reversed(fields)}
+    hint = hint and f"; {hint}"
+    by_lower = {name.strip().casefold(): name for name in reversed(fields)}
 
     def find(name: str) -> str | None:
-        return name if name in fields else by_lower.get(name.casefold())
+        return name if name in fields else by_lower.get(name.strip().casefold())
 
     def given(name: str, option: str) -> str:
         if (found := find(name)) is None:
             raise InputError(
                 f"{where}: no column {name!r}",
                 found=f"columns {listed(fields)}",
-                do=f"fix {option} (in a run file: data.columns)",
+                do=f"fix {option} (in a run file: data.columns, with train: and eval: in it if these differ){hint}",
             )
         return found
 
@@ -64,7 +67,7 @@ def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_p
             f"{where}: no columns with the sentence pairs",
             found=f"columns {listed(fields)}",
             expected=" or ".join("/".join(names) for names in PAIR_COLUMNS),
-            do="name them with --premise and --hypothesis (in a run file: data.columns)",
+            do=f"name them with --premise and --hypothesis (in a run file: data.columns){hint}",
         )
     if premise == hypothesis:  # every sentence would be scored against itself
         raise InputError(
@@ -75,6 +78,20 @@ def find_columns(fields: Sequence[str], wanted: Columns, where: str, *, prefer_p
     if wanted.label is not None:
         return Columns(premise, hypothesis, given(wanted.label, "--label"))
     return Columns(premise, hypothesis, next(filter(None, map(find, LABEL_COLUMNS)), None))
+
+
+def numbered_columns(fields: Sequence[str], where: str) -> Columns:
+    """The columns of a table without a header, whose fields are 1, 2, …: premise, hypothesis and, if it has three,
+    label. Raises InputError if it has another number of columns."""
+    if len(fields) not in (2, 3):
+        raise InputError(
+            f"{where}: no header",
+            found="1 column" if len(fields) == 1 else f"{len(fields)} columns",
+            expected="two or three: premise, hypothesis, label",
+            do="say which is which, such as --premise 2 --hypothesis 3 --label 1 (in a run file: data.columns), "
+            "or what is between the cells with --delimiter (in a run file: data.delimiter)",
+        )
+    return Columns(*fields)
 
 
 def words_of_parse(parse: Any) -> Any:
@@ -117,6 +134,27 @@ def is_text(value: Any) -> bool:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
         return False
+
+
+class HeaderRows:
+    """Recognises headers among the rows of a text table; tables that were put into one file have them.
+
+    words: cells that a header may have. If neither sentence of a row is one of them, the row is not a header.
+    """
+
+    def __init__(self, fields: Sequence[str], columns: Columns):
+        self._fields = [name.casefold() for name in fields]
+        pairs = (*PAIR_COLUMNS, ((columns.premise or "").casefold(), (columns.hypothesis or "").casefold()))
+        self._pairs = [frozenset(names) for names in pairs]
+        known = {name for names in (*pairs, LABEL_COLUMNS) for name in names}
+        self.words = frozenset(fields) | known | {name.title() for name in known} | {name.upper() for name in known}
+
+    def kind(self, cells: Sequence[str]) -> str | None:
+        """`same` for the header of the file once more, `other` for one of other columns, None for a row."""
+        names = [cell.strip('\ufeff"').casefold() for cell in cells]
+        if names == self._fields:
+            return "same"
+        return "other" if any(pair <= set(names) for pair in self._pairs) else None
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:

@@ -3,13 +3,18 @@
 A corpus is a folder of flat arrays in the cache. Its name is a hash of everything that its content depends on: the
 bytes of the file, the columns, the tokenizer, the labels. It is written into a temporary folder and then renamed, under
 a lock. So a killed process leaves nothing incomplete, and of two jobs that need the same corpus only one makes it.
+Its record, about.json, has the size and checksum of every array and one of its own. They are compared whenever a corpus
+is opened, and one that was damaged since is made anew.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,15 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common import heartbeat
-from bertnli.common.errors import InputError
+from bertnli.common.errors import InputError, first_line
 from bertnli.common.files import cache_dir, digest, new_folder
 from bertnli.common.locks import held
+from bertnli.common.progress import say
 from bertnli.data.labelled import LabelledPairs, read_labelled
 from bertnli.data.pairs import PairFile
 from bertnli.data.tokenizer import PairTokenizer
 
-_FORMAT = 3  # part of the hash: increase it when the arrays change
+_FORMAT = 4  # part of the hash: increase it when the arrays change
 _CHUNK = 16_384  # pairs tokenised at once
+_ABOUT = "about.json"
 _ARRAYS: dict[str, np.dtype[Any]] = {
     "ids": np.dtype(np.uint16),  # [tokens], all pairs end to end; uint32 if the vocabulary has more than 65,536 tokens
     "offsets": np.dtype(np.int64),  # [pairs], where a pair's tokens begin
@@ -41,8 +48,9 @@ _ARRAYS: dict[str, np.dtype[Any]] = {
 class Corpus:
     """The arrays above, memory-mapped read-only; `len` is the number of pairs.
 
-    about: `vocabulary` (number of token ids), `tokens`, and the rows that are not in it: `no_gold`, `bad`. sha256: of
-    the file that the corpus was made from.
+    about: `vocabulary` (number of token ids), `tokens`, and the rows that are not in it: `no_gold`, `bad`.
+    rows_by_label: see `LabelledPairs.rows_by_label`. sha256: of the file that the corpus was made from. Raises
+    `DamagedError` if the folder's files are not those that `_make` left.
     """
 
     ids: NDArray[np.integer]
@@ -54,14 +62,19 @@ class Corpus:
     premises: NDArray[np.uint64]
 
     def __init__(self, folder: Path):
-        about = json.loads((folder / "about.json").read_text())
-        self.sha256: str = about.pop("sha256")
-        self.about: dict[str, int] = about
+        about = _read_record(folder)
+        self.sha256: str = about["sha256"]
+        self.rows_by_label: dict[str, dict[str, int]] = about["rows_by_label"]
+        self.about: dict[str, int] = {name: about[name] for name in ("vocabulary", "tokens", "no_gold", "bad")}
         for name, dtype in _types(self.about["vocabulary"]).items():
             setattr(self, name, np.memmap(folder / name, dtype=dtype, mode="r"))
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+
+class DamagedError(Exception):
+    """A corpus on disk is not as it was made; the text says which file of it."""
 
 
 def prepare(
@@ -75,7 +88,7 @@ def prepare(
     """The corpus of `file`, from the cache or made now. Several processes may call this at the same time.
 
     Raises InputError as `read_labelled` does for bad rows (unless `skip_bad_rows`) and for labels; for a pipe, because
-    the file is read twice; and if the cache does not have the corpus and cannot be written.
+    the file is read twice; and if the cache does not have the corpus, or a damaged one, and cannot be written.
     """
     if not Path(file.path).is_file():
         raise InputError(f"{file.name} is a pipe, but must be read twice", do="write it to a file first")
@@ -84,6 +97,7 @@ def prepare(
         "format": _FORMAT,
         "content": content,
         "name": Path(file.name).name,  # distinguishes the members of one archive
+        "dialect": str(file.dialect),
         "columns": [file.columns.premise, file.columns.hypothesis, file.columns.label],
         "tokenizer": tokenizer.fingerprint,
         "labels": list(labels),
@@ -92,35 +106,76 @@ def prepare(
     }
     key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir() / "corpora" / key
-    # A folder of that name is complete. It may be another user's, whose lock we cannot take.
-    if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with held(folder.with_suffix(".lock"), "waiting for another preparation of the corpus"):
-                if not folder.is_dir():
-                    labelled = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
-                    _make(folder, labelled, tokenizer, content)
-        except OSError as error:
-            raise InputError(
-                f"{folder}: cannot be written",
-                found=error.strerror or str(error),
-                do="free space, or set BERTNLI_CACHE to a folder that you can write",
-            ) from None
-    return Corpus(folder)
+    corpus = _opened(folder)  # without the lock, which we cannot take if it is another user's
+    if corpus is not None:
+        return corpus
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with held(folder.with_suffix(".lock"), "waiting for another preparation of the corpus"):
+            corpus = _opened(folder, warn=say)
+            if corpus is None:
+                labelled = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
+                _make(folder, labelled, tokenizer, content)
+                corpus = Corpus(folder)
+            return corpus
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = f"{folder}: the disk of {cache_dir()} is full" if full else f"{folder}: cannot be written"
+        raise InputError(
+            what,
+            found=error.strerror or str(error),
+            do="free space, or set BERTNLI_CACHE to a folder that you can write" + " on another disk" * full,
+        ) from None
+
+
+def _opened(folder: Path, warn: Callable[[str], None] = lambda line: None) -> Corpus | None:
+    """The corpus in `folder`; None if there is none, or a damaged one, of which `warn` is told."""
+    try:
+        return Corpus(folder) if os.path.lexists(folder) else None
+    except DamagedError as damage:
+        warn(f"{folder}: {damage}; this corpus is made anew")
+        return None
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """The content of about.json, after every file was compared with it. Raises DamagedError."""
+    record = folder / _ABOUT
+    try:
+        about = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+        if not isinstance(about, dict) or about.pop("checksum", None) != _checksum(about):
+            raise DamagedError(f"{_ABOUT} is missing or damaged")
+        if about["name"] != folder.name:
+            raise DamagedError(f"{_ABOUT} is of another corpus")
+        for name, (size, sha256) in about["files"].items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size or digest(path) != sha256:
+                raise DamagedError(f"{name} is missing or damaged")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"it cannot be read: {first_line(error)}") from None
+    return about
+
+
+def _checksum(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _make(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, content: str) -> None:
-    with new_folder(folder) as partial:
-        about = _write(partial, labelled, tokenizer)
-        (partial / "about.json").write_text(json.dumps(about | {"sha256": content}))
+    """Write the corpus and its record, in place of what is there. content: sha256 of the file that it is made from."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    with new_folder(folder, replace=True) as partial:
+        about: dict[str, Any] = {"name": folder.name, "sha256": content, **_write(partial, labelled, tokenizer)}
+        about["rows_by_label"] = labelled.rows_by_label()
+        about["files"] = {path.name: [path.stat().st_size, digest(path)] for path in partial.iterdir()}
+        (partial / _ABOUT).write_text(json.dumps(about | {"checksum": _checksum(about)}), encoding="utf-8")
 
 
 def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> dict[str, int]:
-    """Write the arrays into `folder`. Returns the content of about.json."""
+    """Write the arrays into `folder`. Returns what `Corpus.about` has."""
     types = _types(tokenizer.vocab_size)
-    streams = {name: (folder / name).open("wb") for name in types}
-    try:
-        tokens = 0
+    tokens = 0
+    with ExitStack() as opened:
+        streams = {name: opened.enter_context((folder / name).open("wb")) for name in types}
         pairs = iter(labelled)
         while chunk := list(islice(pairs, _CHUNK)):
             heartbeat.beat(f"tokenising after {tokens:,} tokens")
@@ -137,10 +192,8 @@ def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> d
             }
             tokens += len(encoded.ids)
             for name, values in arrays.items():
-                np.asarray(values).astype(types[name]).tofile(streams[name])
-    finally:
-        for stream in streams.values():
-            stream.close()
+                # not tofile, which does not say that the disk is full
+                streams[name].write(np.ascontiguousarray(values).astype(types[name]).data)
     return {"vocabulary": tokenizer.vocab_size, "tokens": tokens, "no_gold": labelled.no_gold, "bad": labelled.bad}
 
 

@@ -1,30 +1,43 @@
 """File formats by file name, decompressed bytes, and text lines.
 
-`Source` yields the decompressed bytes of a file, a zip member or standard input; `Lines` splits them into text lines.
-Both are streams: the largest object in memory is one line.
+`Source` yields the decompressed bytes of a file, a zip member or standard input; `Ahead` lets others look at the first
+of them; `Lines` splits them into text lines. All are streams: the largest object in memory is one line.
 """
 
 from __future__ import annotations
 
 import codecs
-import gzip
 import os
+import shlex
 import stat
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from bertnli.common.errors import InputError, first_line
+from bertnli.common.errors import BertnliError, InputError, first_line
+from bertnli.data.gunzip import Gunzip
+from bertnli.data.same_file import SameFile
 
 BLOCK = 256 << 10  # bytes of one read call
 MAX_LINE = 64 << 20  # bytes; a file with a longer line is not a text file, and memory is needed for the model
 
-_KINDS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_KINDS = {
+    ".tsv": "tsv",
+    ".txt": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
 _PACKINGS = {".gz": "gz", ".zst": "zst"}
-_EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson (also with .gz or .zst) or .parquet"
+_UNPACKERS = {"gz": "gzip -dc", "zst": "zstd -dc"}
+_EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson, .json (also with .gz or .zst) or .parquet"
 
 
 class UnreadableError(Exception):
@@ -44,11 +57,13 @@ def format_of(name: str, given: str | None = None) -> Format:
     kind, packing = _split(name if given is None else "." + given.lstrip("."))
     if kind is None:
         if given is not None:
-            raise InputError("--format", found=repr(given), expected="tsv, csv, jsonl or parquet")
+            raise InputError(
+                "--format (in a run file: data.format)", found=repr(given), expected="tsv, csv, jsonl or parquet"
+            )
         raise InputError(
             f"{name}: unknown format",
             expected=_EXPECTED,
-            do="rename it, or (to score it) give its format with --format",
+            do="rename it, or give its format with --format (in a run file: data.format)",
         )
     packing = packing or _split(name)[1]
     if kind == "parquet" and packing:
@@ -83,38 +98,74 @@ def _split(name: str) -> tuple[str | None, str]:
 class Source:
     """The decompressed bytes of one input: a file, a zip member (`archive.zip#member`) or standard input (`-`).
 
-    Raises InputError if the file does not exist, is empty or is a folder, if its format is unknown, or if the name fits
-    no member of the archive, or several.
+    Raises InputError if the file does not exist, is a folder, or is empty where its format has a header, if its
+    format is unknown, or if the name fits no member of the archive, or several.
     """
 
     def __init__(self, path: str | os.PathLike[str], format: str | None = None):
         self.name = os.fspath(path)  # as messages show it
         self.path, self.member = self.name, ""
+        self._file: SameFile | None = None
+        self.notes: list[str] = []  # what the user should know about the bytes read so far
         if self.name == "-":
             if format is None:
                 raise InputError("standard input has no file name that tells its format", do="give it with --format")
             self.format, self.rereadable = format_of("", format), False
         else:
             self.path, fragment = _split_member(self.name)
-            self.rereadable = _check_file(self.path)
+            status = _check_file(self.path)
+            self.rereadable = stat.S_ISREG(status.st_mode)
             if self.path.lower().endswith(".zip"):
                 self.member = _zip_member(self.path, fragment, format)
                 self.name = f"{self.path}#{self.member}"
             self.format = format_of(self.member or self.path, format)
+            if self.rereadable:
+                self._file = SameFile(self.path, self.name, status)
+                if status.st_size == 0 and self.format != Format("jsonl", ""):  # every other format has a header
+                    raise empty(self.path)
         if self.format.kind == "parquet" and (self.member or not self.rereadable):
             raise InputError(f"{self.name}: Parquet needs random access", expected="a regular file")
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes, in blocks of at least one byte. Raises UnreadableError."""
+        """The bytes, in blocks of at least one byte. Raises UnreadableError, and RunError as `open_file` does."""
         try:
             with ExitStack() as stack:
                 read = self._open(stack)
                 while block := read(BLOCK):
                     yield block
-        except MemoryError:
+        except (MemoryError, BertnliError):
             raise
         except Exception as error:  # decoders raise many types for damaged bytes
             raise UnreadableError(first_line(error)) from error
+
+    def piped(self, command: str, ending: str = "") -> str:
+        """A shell command that writes the decompressed bytes through `command` into a new file beside this one, which
+        is named like this one with `.new` before the ending, or with another `ending`."""
+        if self.path == "-":
+            return f"{command} |"
+        path, stages = shlex.quote(self.path), []
+        if self.member:
+            stages.append(f"unzip -p {path} {shlex.quote(self.member)}")
+        if self.format.packing:
+            stages.append(_UNPACKERS[self.format.packing] + ("" if stages else f" {path}"))
+        stages.append(command + ("" if stages else f" < {path}"))
+        inner = PurePosixPath(self.member or self.path)
+        if self.format.packing and inner.suffix.lower() in _PACKINGS:
+            inner = inner.with_suffix("")
+        new = PurePosixPath(self.path).with_name(f"{inner.stem}.new{ending or inner.suffix}")
+        return f"{' | '.join(stages)} > {shlex.quote(str(new))}"
+
+    def open_file(self) -> BinaryIO:
+        """The file, the archive for a member, or the pipe. Raises RunError if it is not the file that was found."""
+        return Path(self.path).open("rb") if self._file is None else self._file.open()
+
+    def check_unchanged(self) -> None:
+        """Raise RunError if the file has changed since this object was made. A pipe is not looked at."""
+        if self._file is not None:
+            self._file.check()
+
+    def _note_rest(self) -> None:
+        self.notes = [f"warning: {self.name}: what follows its gzip data is no gzip data and is left out, as by gunzip"]
 
     def _open(self, stack: ExitStack) -> Callable[[int], bytes]:
         raw: Any
@@ -123,18 +174,23 @@ class Source:
             # down at that time.
             raw = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
             os.set_blocking(0, True)  # in non-blocking mode "no data yet" looks like the end of the file
-        elif self.member:
-            raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(self.path)).open(self.member))
         else:
-            raw = stack.enter_context(Path(self.path).open("rb"))  # noqa: SIM115
+            raw = stack.enter_context(self.open_file())
+            if self.member:
+                raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(raw)).open(self.member))
         # read1 returns what is decoded so far, before it reaches damaged bytes; read would lose it
         if self.format.packing == "gz":
-            return stack.enter_context(gzip.GzipFile(fileobj=raw)).read1
+            return Gunzip(raw, self._note_rest).read1
         if self.format.packing == "zst":
             import pyarrow
 
             return stack.enter_context(pyarrow.CompressedInputStream(raw, "zstd")).read
         return getattr(raw, "read1", raw.read)
+
+
+def empty(name: str) -> InputError:
+    """For a file without a byte."""
+    return InputError(f"{name}: the file is empty", do="check the program that wrote it")
 
 
 def _split_member(name: str) -> tuple[str, str]:
@@ -143,8 +199,8 @@ def _split_member(name: str) -> tuple[str, str]:
     return (name, "") if at < 0 or os.path.lexists(name) else (name[: at + 4], name[at + 5 :])
 
 
-def _check_file(path: str) -> bool:
-    """Whether `path` is a regular file; a named pipe, for example, can be read only once."""
+def _check_file(path: str) -> os.stat_result:
+    """What the system says of `path`. Only a regular file, unlike a named pipe, can be read more than once."""
     try:
         status = Path(path).stat()
     except FileNotFoundError:
@@ -153,9 +209,7 @@ def _check_file(path: str) -> bool:
         raise InputError(f"{path!r}: cannot be read ({first_line(error)})", do="make it readable") from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: is a folder", expected="a file of sentence pairs")
-    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-        raise InputError(f"{path}: the file is empty", do="check the program that wrote it")
-    return stat.S_ISREG(status.st_mode)
+    return status
 
 
 def _zip_member(path: str, fragment: str, format: str | None) -> str:
@@ -185,6 +239,8 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
     as_json = [name for name in found if name.lower().endswith(".jsonl")]
     if len(stems) == 1 and len(as_json) == 1:
         return as_json[0]
+    if len(found) > 1:  # .json is also the name of what only describes the data
+        found = [name for name in found if not name.lower().endswith(".json")] or found
     if len(found) != 1:
         listed = ", ".join(found or readable) or "no file that can be read"
         raise InputError(
@@ -196,47 +252,82 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
     return found[0]
 
 
-class Lines:
-    """The text lines of a source, split at line feeds only, without their line ends.
+class Ahead:
+    """The blocks of a source, once. Those at its start can be looked at before they are read.
 
-    Bytes that are not UTF-8 become surrogate escapes, and `undecodable` is True from the first of them on. A carriage
-    return before a line feed belongs to the line end. With `keep_returns` it stays in the line (for CSV, where a line
-    may end inside a cell). Raises UnreadableError, and InputError for UTF-16.
+    If the bytes are damaged, UnreadableError is raised when their place is reached by reading.
     """
 
-    def __init__(self, source: Source, *, keep_returns: bool = False):
-        self.source, self.keep_returns = source, keep_returns
+    def __init__(self, blocks: Iterator[bytes]):
+        self._blocks, self._waiting = blocks, deque[bytes]()
+        self._seen, self._has_line_end = bytearray(), False
+        self._error: UnreadableError | None = None
+        self._ended = False
+
+    def look(self, size: int) -> bytes:
+        """The first `size` bytes, or more, with a complete first line; fewer if the source ends or is damaged there."""
+        while not self._ended and (len(self._seen) < size or not self._has_line_end) and len(self._seen) <= MAX_LINE:
+            try:
+                block = next(self._blocks, b"")
+            except UnreadableError as error:
+                self._error, block = error, b""
+            self._ended = not block
+            self._seen += block
+            self._has_line_end = self._has_line_end or b"\n" in block or b"\r" in block
+            if block:
+                self._waiting.append(block)
+        if self._error and not self._has_line_end:
+            raise self._error
+        return bytes(self._seen)
+
+    @property
+    def all_seen(self) -> bool:
+        """Whether `look` saw all bytes of the source."""
+        return self._ended and self._error is None
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._seen = bytearray()
+        while self._waiting:
+            yield self._waiting.popleft()
+        if self._error:
+            raise self._error
+        if not self._ended:
+            yield from self._blocks
+
+
+class Lines:
+    """The text lines of UTF-8 blocks, split at line feeds only, without their line ends and the byte-order mark.
+
+    Bytes that are not UTF-8 become surrogate escapes, and `undecodable` is True from the first of them on. A carriage
+    return before a line feed belongs to the line end. With `keep_returns` it stays in the line (for quoted cells, in
+    which a line may end). With `returns_end` a carriage return alone ends a line too. Raises UnreadableError.
+    """
+
+    def __init__(self, blocks: Iterable[bytes], *, keep_returns: bool = False, returns_end: bool = False):
+        self._blocks, self._keep_returns, self._returns_end = blocks, keep_returns, returns_end
         self.undecodable = False
 
     def __iter__(self) -> Iterator[str]:
-        first = True
-        for data in self._complete_lines():
-            if first:
-                first = False
-                if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    raise InputError(
-                        f"{self.source.name}: UTF-16 text", expected="UTF-8", do="convert it: iconv -t UTF-8"
-                    )
-                data = data.removeprefix(codecs.BOM_UTF8)
-                if not data:
-                    return
-            try:
-                text = data.decode()
-            except UnicodeDecodeError:
-                self.undecodable = True
-                text = data.decode("utf-8", "surrogateescape")
-            if not self.keep_returns:
-                text = text.replace("\r\n", "\n")
-                if not text.endswith("\n"):
-                    text = text.removesuffix("\r")
-            yield from text.removesuffix("\n").split("\n")
+        for data in self.pieces():
+            text, undecodable = decoded(data)
+            self.undecodable |= undecodable
+            yield from split(text, keep_returns=self._keep_returns)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes of the lines, some complete ones at a time, for `decoded` and `split`. Raises as iterating does."""
+        pieces = self._complete_lines()
+        for data in chain([next(pieces, b"").removeprefix(codecs.BOM_UTF8)], pieces):
+            if data:
+                yield data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if self._returns_end else data
 
     def _complete_lines(self) -> Iterator[bytes]:
-        """The source's bytes in pieces of complete lines."""
+        """The blocks' bytes in pieces of complete lines."""
         pending: list[bytes] = []
         length = 0
-        for block in self.source.blocks():
+        for block in self._blocks:
             cut = block.rfind(b"\n") + 1
+            if self._returns_end:  # the last byte may be the first half of a CR LF
+                cut = max(cut, block.rfind(b"\r", 0, -1) + 1)
             if cut:
                 pending.append(block[:cut])
                 yield b"".join(pending)
@@ -247,3 +338,30 @@ class Lines:
                 raise UnreadableError(f"a line is longer than {MAX_LINE >> 20} MiB")
         if rest := b"".join(pending):
             yield rest
+
+
+def decoded(data: bytes) -> tuple[str, bool]:
+    """Text of UTF-8, and whether some bytes are not UTF-8: those become surrogate escapes."""
+    try:
+        return data.decode(), False
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "surrogateescape"), True
+
+
+def split(text: str, *, keep_returns: bool = False) -> list[str]:
+    """The lines of `text`, which are complete ones, without their line ends (see `Lines`)."""
+    if not keep_returns:
+        text = text.replace("\r\n", "\n")
+    if text.endswith("\n"):
+        text = text[:-1]
+    elif not keep_returns:
+        text = text.removesuffix("\r")
+    return text.split("\n")
+
+
+def end_of_line(data: bytes, lines: int) -> int:
+    """Where line number `lines` ends, its line feed included, in `data` that has so many."""
+    end = 0
+    for _ in range(lines):
+        end = data.find(b"\n", end) + 1 or len(data)
+    return end

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bertnli.common.errors import InputError
 from bertnli.data.columns import LABEL_COLUMNS, listed
+from bertnli.data.formats import empty
 from bertnli.data.labels import UNKNOWN, WITHOUT_GOLD, LabelTable
-from bertnli.data.pairs import PairFile
+from bertnli.data.pairs import PairFile, Row
+from bertnli.data.records import BLANK_LINE
+from bertnli.data.unknown_labels import UnknownLabels
 
+RowsByLabel = Mapping[str, Mapping[str, int]]
+"""label -> what becomes of its rows (`used`, `left out`, …) -> number of rows.
+
+For rows without a label there are these two names instead."""
+NO_GOLD_ROWS, UNREADABLE_ROWS = "without a gold label", "bad, without a known label"
 _FIRST_BAD = 5  # bad rows that a message lists
 
 
@@ -24,8 +32,8 @@ class LabelledPair(NamedTuple):
 class LabelledPairs:
     """The rows of a file that have a gold label, as a stream, with counts of all rows read so far.
 
-    read = used + no_gold + bad. no_gold: the annotators did not agree (gold label `-` or -1). first_bad: the first
-    five bad rows, as (row number, reason).
+    read = used + no_gold + bad + the rows with unknown labels. no_gold: the label is `-`, -1 or empty. first_bad: the
+    first five bad rows, as (row number, reason).
     """
 
     def __init__(self, file: PairFile, table: LabelTable, labels: Sequence[str], skip_bad_rows: bool):
@@ -36,28 +44,39 @@ class LabelledPairs:
     def _reset(self) -> None:
         self.read = self.used = self.no_gold = self.bad = 0
         self.first_bad: list[tuple[int, str]] = []
+        self._used, self._bad = Counter[int](), Counter[int]()  # by the index of the label
+        self._unknown = UnknownLabels()
 
     def __iter__(self) -> Iterator[LabelledPair]:
-        """The pairs in order. Without `skip_bad_rows` the first bad row ends them; later rows are only counted.
+        """The pairs in order. The first unknown label ends them, and without `skip_bad_rows` the first bad row; later
+        rows are only counted.
 
-        Raises InputError at the end of the file if it has bad rows that are not skipped, or no row that can be used.
-        Raises RunError if the file is damaged.
+        Raises at the end of the file UnknownLabelsError, also with `skip_bad_rows`: a label is a class, and the rest
+        would be another task; InputError if it has bad rows that are not skipped, or no row that can be used. Raises
+        RunError if the file is damaged.
         """
         self._reset()
         table, skip = self._table, self.skip_bad_rows
-        for row in self.file.rows():
+        for row in _without_blank_end(self.file.rows()):
             self.read += 1
             index = table.index(row.label)
-            if index == WITHOUT_GOLD:
+            if index == WITHOUT_GOLD and (row.error is None or row.label is not None):
                 self.no_gold += 1
-            elif row.error is None and index != UNKNOWN:
-                self.used += 1
-                if skip or not self.bad:
-                    yield LabelledPair(row.premise, row.hypothesis, index, row.number)  # type: ignore[arg-type]
-            else:
+            elif row.error is not None:
                 self.bad += 1
+                self._bad[index if row.label is not None else UNKNOWN] += 1
                 if len(self.first_bad) < _FIRST_BAD:
-                    self.first_bad.append((row.number, row.error or self._label_fault(row.label)))
+                    self.first_bad.append((row.number, row.error))
+            elif index == UNKNOWN:
+                self._unknown.add(str(row.label), row.number)
+            else:
+                self.used += 1
+                self._used[index] += 1
+                if (skip or not self.bad) and not self._unknown:
+                    yield LabelledPair(row.premise, row.hypothesis, index, row.number)  # type: ignore[arg-type]
+        if self._unknown:
+            used = {label: self._used[index] for index, label in enumerate(self.labels) if self._used[index]}
+            raise self._unknown.error(self.file.name, self.file.columns.label, self.labels, used)
         examples = "; ".join(f"row {number}: {reason}" for number, reason in self.first_bad)
         if self.bad and not skip:
             raise InputError(
@@ -73,15 +92,28 @@ class LabelledPairs:
                 expected="pairs with a label",
             )
 
-    def _label_fault(self, label: str | None) -> str:
-        if label is None:
-            return "no label"
-        advice = ""
-        if re.fullmatch(r"\s*[+-]?\d+\s*", label):
-            names = ",".join(f"{index}={name}" for index, name in enumerate(self.labels))
-            advice = f"; say what the numbers mean, such as --label-names {names} (in a run file: data.label_names)"
-        shown = label if len(label) <= 40 else label[:40] + "…"
-        return f"label {shown!r}, expected {', '.join(self.labels)}{advice}"
+    def rows_by_label(self) -> dict[str, dict[str, int]]:
+        """For each label, and for rows without one: how many rows are `used`, and how many `left out`."""
+        found = {
+            label: {"used": self._used[index], "left out": self._bad[index]} for index, label in enumerate(self.labels)
+        }
+        for name, rows in ((NO_GOLD_ROWS, self.no_gold), (UNREADABLE_ROWS, self._bad[UNKNOWN])):
+            if rows:
+                found[name] = {"used": 0, "left out": rows}
+        return found
+
+
+def _without_blank_end(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows without the blank lines at the end of the file, and without the empty rows that spreadsheets leave."""
+    first, blank = None, 0
+    for row in rows:
+        if row.error is not None and (row.error == BLANK_LINE or (row.raw and not row.raw.strip('\t,;| "'))):
+            first, blank = first or row, blank + 1
+            continue
+        if first is not None:
+            yield from (first._replace(number=first.number + after) for after in range(blank))
+            first, blank = None, 0
+        yield row
 
 
 def read_labelled(
@@ -93,12 +125,14 @@ def read_labelled(
 ) -> LabelledPairs:
     """The rows of `file` whose label is one of `labels`, in order, each label as an index into `labels`.
 
-    Labels are compared without case and outer blanks. Rows with the gold label `-` (or -1) are skipped and counted.
+    Labels are compared as `label_key` says. Rows without a gold label (`-`, -1, empty) are skipped and counted.
     label_names (data.label_names in a run file): translates label cells, for example {"0": "entailment"}, to one of
     `labels` or `-`.
 
     Raises InputError if the file has no label column, or `label_names` has a value that is not one of `labels`.
     """
+    if not file.fields:
+        raise empty(file.name)
     if file.columns.label is None:
         raise InputError(
             f"{file.name}: no label column",

@@ -7,8 +7,10 @@ contradiction, neutral, entailment. No code here assumes one of these orders.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bertnli.common.errors import InputError
 
@@ -16,27 +18,79 @@ SNLI_ORDER = ("entailment", "neutral", "contradiction")
 D2L_ORDER = ("entailment", "contradiction", "neutral")
 NO_GOLD = "-"  # SNLI marks a pair whose annotators did not agree so (Bowman et al. 2015, section 2.2)
 
-# In place of a label's index: the annotators did not agree; the model does not have the label.
+# In place of a label's index: the row has none, for example because the annotators did not agree; the model does not
+# have the label.
 WITHOUT_GOLD, UNKNOWN = -2, -1
 
 _PLACEHOLDER = re.compile(r"LABEL_\d+", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
+_REMEMBERED = 10_000  # texts of label cells; a column with more of them does not hold labels
 
 
 def label_key(text: str) -> str:
-    """The form of a label in which two spellings are compared: without case and outer blanks."""
-    return text.strip().casefold()
+    """The form in which two spellings of a label are compared: without case and outer blanks; 1.0 and +1 are 1."""
+    key = text.strip().casefold()
+    number = number_in(key)
+    return str(int(number)) if number is not None and number.is_integer() else key
+
+
+def number_in(text: str) -> float | None:
+    """The number that the text of a label cell is, if it is one: `1`, `-1.0`, `1.000e+00`."""
+    text = text.strip().casefold()
+    number = float(text) if _NUMBER.fullmatch(text) else None
+    return number if number is not None and abs(number) < 2**53 else None  # larger integers would be rounded
+
+
+def check_doubled(cells: Iterable[str], where: str) -> None:
+    """Raise InputError if two of the `cells`, the keys of label names, are the same label: `0` and `0.0`."""
+    seen: dict[str, str] = {}
+    for cell in cells:
+        key = label_key(cell)
+        if (first := seen.get(key)) is not None:
+            raise InputError(
+                f"{where}: a label twice",
+                found=repr(cell) if first == cell else f"{first!r} and {cell!r}, which are the same label",
+                do="remove one of the two",
+            )
+        seen[key] = cell
+
+
+def parse_label_names(option: str, given: str | None) -> dict[str, str]:
+    """The value of an option such as `0=entailment,1=neutral`; {} for None. A part with a comma may stand in quotes.
+
+    Raises InputError for a part that is no CELL=LABEL, and for a cell that occurs twice.
+    """
+    parts = next(csv.reader([given or ""], skipinitialspace=True), [])
+    pairs = [part.rpartition("=") for part in parts if part.strip()]
+    if wrong := ["".join(pair) for pair in pairs if not all(map(str.strip, pair))]:
+        raise InputError(option, found=wrong[0], expected="CELL=LABEL, several separated by commas")
+    check_doubled([cell for cell, _, _ in pairs], option)
+    return {cell.strip(): label.strip() for cell, _, label in pairs}
+
+
+def format_label_names(names: Mapping[str, str]) -> str:
+    """The value of `--label-names` that `parse_label_names` reads back to `names`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow([f"{cell}={label}" for cell, label in names.items()])
+    return text.getvalue()
 
 
 class LabelTable:
-    """Maps the text of a label cell to the index of the label in a model's order. Case and outer blanks are ignored."""
+    """Maps the text of a label cell to the index of the label in a model's order.
+
+    Cells are compared by `label_key`. `true` and `false` are 1 and 0, unless they have a meaning of their own.
+    """
 
     def __init__(self, labels: Sequence[str], names: Mapping[str, str] | None = None, *, strict: bool = True):
         """labels: of the model, in its order. names: text of a cell -> label or `-` (--label-names, data.label_names).
 
         Raises InputError if `names` has a label that the model does not have; if not `strict`, those cells are UNKNOWN.
         """
-        self._index = {NO_GOLD: WITHOUT_GOLD, "-1": WITHOUT_GOLD}
-        self._index |= {label_key(label): index for index, label in enumerate(labels)}
+        self._index = {NO_GOLD: WITHOUT_GOLD, "-1": WITHOUT_GOLD, "": WITHOUT_GOLD}
+        keys = [label_key(label) for label in labels]
+        self._index |= {key: index for index, key in enumerate(keys) if keys.count(key) == 1}
+        # By the cell's own text. It saves most of the time of a row, and tells `A` and `a` apart if a model has both.
+        self._cells = {label: index for index, label in enumerate(labels) if keys.count(keys[index]) > 1}
         known = dict(self._index)
         for cell, name in (names or {}).items():
             index = known.get(label_key(name), UNKNOWN)
@@ -47,10 +101,20 @@ class LabelTable:
                     expected=f"one of {', '.join(labels)}, or {NO_GOLD}",
                 )
             self._index[label_key(str(cell))] = index  # a caller's keys may be integers
+        for boolean, number in (("true", "1"), ("false", "0")):  # JSON and Parquet have booleans
+            if number in self._index:
+                self._index.setdefault(boolean, self._index[number])
 
     def index(self, cell: str | None) -> int:
-        """The index of the label; WITHOUT_GOLD for `-` and -1; UNKNOWN for any other text and for an empty cell."""
-        return self._index.get(label_key(cell), UNKNOWN) if cell else UNKNOWN
+        """The index of the label; WITHOUT_GOLD for `-`, -1 and an empty cell; UNKNOWN for any other text."""
+        if cell is None:
+            return WITHOUT_GOLD
+        found = self._cells.get(cell)
+        if found is None:
+            found = self._index.get(label_key(cell), UNKNOWN)
+            if len(self._cells) < _REMEMBERED:
+                self._cells[cell] = found
+        return found
 
 
 def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:

@@ -1,45 +1,59 @@
 """Sentence-pair files, read row by row: each record of a file is one row, good or bad, in order.
 
 `PairFile` finds the columns and yields `Row`s in `Chunk`s of fixed size. A row that cannot be used keeps its number and
-says why.
+says why. Reading is in two steps, so that another process can do the second one: `raw_chunks`, and `parse`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.class_names import class_names, class_of
 from bertnli.data.columns import (
     PARSE_COLUMNS,
     Columns,
+    HeaderRows,
     fault_of,
     find_columns,
     is_text,
     label_text,
     listed,
+    numbered_columns,
     words_of_parse,
 )
-from bertnli.data.formats import Lines, Source, UnreadableError
+from bertnli.data.dialect import USUAL, Dialect, option
+from bertnli.data.formats import BLOCK, Ahead, Lines, Source, UnreadableError, end_of_line
 from bertnli.data.records import (
     Record,
+    json_records,
     parquet_cells,
     parquet_schema,
     parquet_tables,
-    parse_csv,
+    parse_cells,
     parse_jsonl,
-    parse_tsv,
-    records,
+    table_records,
+)
+from bertnli.data.sniffing import (
+    Header,
+    check_bytes,
+    check_json,
+    find_header,
+    looks_written,
+    quoting_of,
+    returns_end_lines,
 )
 
 if TYPE_CHECKING:
     import pyarrow
 
 _PROBE = 1000  # the columns must be in one of so many JSON lines
-_ROWS = 4096  # Parquet rows that are read at once if the caller gives no number
+_ROWS = 4096  # rows of Parquet and JSON lines that are read at once if the caller gives no number
 # A line of SNLI's and MultiNLI's .txt may end before these columns: most pairs have one annotator, not five.
 _ANNOTATORS = ("label2", "label3", "label4", "label5")
 
@@ -50,10 +64,23 @@ class Row(NamedTuple):  # a NamedTuple is created three times as fast as a froze
     number: int  # 1-based; the header is not counted
     premise: str | None
     hypothesis: str | None
-    label: str | None  # text of the label cell; None if it is null or blank, or if there is no label column
+    label: (
+        str | None
+    )  # text of the label cell, or the name that the file's metadata gives its number; None if it is null
+    # or blank, or if there is no label column
     error: str | None  # why this pair cannot be used, in one short sentence; None for a good row
     raw: str  # text formats: the record's text without its line end; Parquet: ""
     parsed: bool  # False if the record could not be split into cells
+
+
+@dataclass(frozen=True, slots=True)
+class RawChunk:
+    """Consecutive records as `PairFile.parse` takes them. `first`: the number of the first row; `size`: rows."""
+
+    first: int
+    size: int
+    records: bytes | list[Row] | pyarrow.RecordBatch
+    """JSON lines: the lines themselves; TSV and CSV: the rows; Parquet: an Arrow batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +94,15 @@ class Chunk:
 class PairFile:
     """A file of sentence pairs. Its columns are found and checked when it is opened; its rows are a stream.
 
-    path: a file, `archive.zip#member`, or `-` for standard input (with `format`). prefer_parse: take SNLI's
+    path: a file, `archive.zip#member`, or `-` for standard input (with `format`). dialect: how a text table is
+    written, as far as the user says it; its format counts if `format` is None. prefer_parse: take SNLI's
     binary-parse columns, without their parentheses, if the file has them; the d2l book does so. A file can be read
     several times, a pipe only once.
 
     Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found; `fields`,
-    all column names in order (JSONL: of the first object that has the columns); `header`, the text of the header (TSV,
-    CSV); `schema` (Parquet).
+    all column names in order (JSONL: of the first object that has the columns; none if there are no rows); `header`,
+    the text of the header (TSV, CSV); `schema` (Parquet); `class_names`, what the numbers 0, 1, … in the label column
+    mean, if the file says it.
 
     Raises InputError if the file is missing or empty, if its format or encoding is unknown, or if columns are missing.
     """
@@ -84,68 +113,150 @@ class PairFile:
         *,
         columns: Columns | None = None,
         format: str | None = None,
+        dialect: Dialect | None = None,
         prefer_parse: bool = False,
     ):
-        self._source = Source(path, format)
+        self._told = dialect or Dialect()
+        self._source = Source(path, format or self._told.format)
         self.name, self.path, self.format = self._source.name, self._source.path, self._source.format.kind
         self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
         self.header = ""
         self.schema: pyarrow.Schema | None = None
-        self._opened: Iterator[Record] | None = None  # the records, until they are read for the first time
+        self.class_names: tuple[str, ...] = ()
+        self._notes: list[str] = []
+        self._late_note: str | None = None
+        self._returns_end = False
+        self._table: Header | None = None  # of a text table
+        self._stream: Ahead | None = None  # until the rows are read for the first time
+        self._opened: Iterator[bytes] | None = None  # the same for JSON lines: pieces of complete ones
+        if self.format not in USUAL and not self._told.is_like(Dialect()):
+            kind = "Parquet" if self.format == "parquet" else "JSON lines"
+            raise InputError(
+                "--delimiter, --quoting, --no-header (in a run file: data.delimiter, data.quoting, data.header)",
+                found=f"{self.name}, which is {kind}",
+                expected="a text table",
+                do="omit them",
+            )
         try:
             if self.format == "parquet":
-                self.schema = parquet_schema(self.path)
+                with self._source.open_file() as opened:
+                    self.schema = parquet_schema(opened)
                 self._resolve(self.schema.names)
                 self._check_types(self.schema)
+                self.class_names = class_names(self.schema, self.columns.label)
             else:
-                self._opened = self._open()
+                self._look()
         except UnreadableError as error:
             raise InputError(f"{self.name}: cannot be read: {error}", do="get the file again, or fix it") from None
         self._from_parse = prefer_parse and (self.columns.premise or "").casefold() == PARSE_COLUMNS[0]
 
+    @property
+    def dialect(self) -> Dialect | None:
+        """How the text table is written; None for other formats. Waits for the first block of a pipe."""
+        self._decide_quoting()
+        return self._table and self._table.dialect
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about how the file is read, a line each. It may have more lines after reading."""
+        return [*self._notes, *self._source.notes, *([self._late_note] if self._late_note else [])]
+
     # The columns
 
-    def _open(self) -> Iterator[Record]:
-        """The records of a text format after its header."""
-        found = records(Lines(self._source, keep_returns=self.format == "csv"), self.format)
+    def _look(self) -> None:
+        """Find the columns at the start of a text file. Of a pipe only a line is waited for."""
+        self._stream = stream = Ahead(self._source.blocks())
+        head = stream.look(BLOCK if self._source.rereadable else 1)
+        check_bytes(head, self._source)
+        self._returns_end = returns_end_lines(head)
+        if self._returns_end:
+            self._notes.append(f"note: {self.name}: its lines end with carriage returns alone")
         if self.format == "jsonl":
-            return self._probe(found)
-        self.header, cells, fault = next(found, ("", None, "the file is empty"))
-        if cells is None:
-            raise InputError(f"{self.name}: unusable header: {fault}", expected="column names in the first line")
-        self._resolve(cells)
-        return found
+            check_json(head, stream.all_seen, self._source, self._has_pairs)
+            self._opened, self._stream = self._probe(self._lines_of_json()), None
+            return
+        self._table = found = find_header(head, self._told, self._source, self._has_pairs, self._returns_end)
+        self.header = found.text
+        self._resolve(found.fields, found.hint)
+        if found.note:
+            self._notes.append(found.note)
+        if not self._told.header and self._wanted == Columns():
+            names = [f"column {name} is the {role}" for role, name in asdict(self.columns).items() if name]
+            self._notes.append(f"note: {self.name}: {', '.join(names)}")
+        if self._source.rereadable:
+            self._decide_quoting()
 
-    def _probe(self, found: Iterator[Record]) -> Iterator[Record]:
-        """Find the columns in the first JSON object that has them. Returns all records, the first ones included."""
+    def _has_pairs(self, fields: Sequence[str]) -> bool:
+        try:
+            # Without a header the wanted names are numbers.
+            find_columns(fields, self._wanted if self._told.header else Columns(), "", prefer_parse=self._prefer_parse)
+        except InputError:
+            return False
+        return True
+
+    def _decide_quoting(self) -> None:
+        """Look at the rows of the first block, if the header did not show whether quotes are text."""
+        if self._table is None or self._table.decided or self._stream is None:
+            return
+        head = self._stream.look(BLOCK)
+        complete = self._stream.all_seen
+        quoting, note = quoting_of(head, complete, self._table, self._widths(), self._source, self._returns_end)
+        dialect = replace(self._table.dialect, quoting=quoting)
+        self._table = self._table._replace(dialect=dialect, decided=True)
+        if note:
+            self._notes.append(note)
+
+    def _json_pieces(self) -> Iterator[bytes]:
+        """The lines of a JSON lines file, some complete ones at a time, from the beginning."""
+        found, self._opened = self._opened, None
+        return found or self._probe(self._lines_of_json())
+
+    def _lines_of_json(self) -> Iterator[bytes]:
+        return Lines(self._blocks(), returns_end=self._returns_end).pieces()
+
+    def _blocks(self) -> Iterable[bytes]:
+        """The blocks that were looked at and what follows, or those of a file that is read again."""
+        stream, self._stream = self._stream, None
+        if stream is None and not self._source.rereadable:
+            raise InputError(f"{self.name}: a pipe can be read only once", do="write it to a file first")
+        return self._source.blocks() if stream is None else stream
+
+    def _probe(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Find the columns in the first JSON object that has them. Returns all pieces, the first ones included."""
+        pieces, again = tee(pieces)
+        found = chain.from_iterable(map(json_records, pieces))
         probed, first_error = [], None
         for record in islice(found, _PROBE):
             probed.append(record)
             if record[1] is not None:
                 try:
                     self._resolve(list(record[1]))
-                    return chain(probed, found)
+                    return again
                 except InputError as error:
                     first_error = first_error or error
-        if not probed:
-            raise InputError(f"{self.name}: the file is empty", do="check the program that wrote it")
+        if not probed:  # JSON lines without a line are a file without a row
+            self.fields, self.columns = list[str](), self._wanted
+            return again
         raise first_error or InputError(
             f"{self.name}: no JSON object in the first {len(probed)} lines",
             found=f"line 1: {probed[0][2]}",
             expected='one object in each line, such as {"premise": "…", "hypothesis": "…"}',
         )
 
-    def _resolve(self, fields: list[str]) -> None:
-        twice = sorted({name for name in fields if fields.count(name) > 1})
+    def _resolve(self, fields: list[str], hint: str = "") -> None:
+        twice = sorted(name for name, times in Counter(fields).items() if times > 1)
         if twice:
             raise InputError(f"{self.name}: two columns have the same name", found=listed(twice), do="rename one")
-        self.columns = find_columns(fields, self._wanted, self.name, prefer_parse=self._prefer_parse)
+        if not self._told.header and self._wanted == Columns():
+            self.columns = numbered_columns(fields, self.name)
+        else:
+            self.columns = find_columns(fields, self._wanted, self.name, prefer_parse=self._prefer_parse, hint=hint)
         self.fields = fields
 
     def _check_types(self, schema: pyarrow.Schema) -> None:
         import pyarrow.types as types
 
-        for option, name in (("--premise", self.columns.premise), ("--hypothesis", self.columns.hypothesis)):
+        for column, name in (("--premise", self.columns.premise), ("--hypothesis", self.columns.hypothesis)):
             kind = schema.field(name).type
             text = kind.value_type if types.is_dictionary(kind) else kind
             if not (types.is_string(text) or types.is_large_string(text)):
@@ -153,7 +264,7 @@ class PairFile:
                     f"{self.name}: column {name!r}",
                     found=f"type {kind}",
                     expected="text",
-                    do=f"name another with {option} (in a run file: data.columns)",
+                    do=f"name another with {column} (in a run file: data.columns)",
                 )
 
     # The rows
@@ -163,21 +274,46 @@ class PairFile:
 
         Raises RunError that names the last row read if the file is damaged.
         """
+        return map(self.parse, self.raw_chunks(size))
+
+    def raw_chunks(self, size: int) -> Iterator[RawChunk]:
+        """`chunks` before `parse`."""
         if self.format == "parquet":
-            yield from self._parquet_chunks(size, None)
+            yield from self._tables(size, None)
+        elif self.format == "jsonl":
+            yield from self._lines(size)
         else:
-            rows = self._text_rows()
+            rows = self._text_rows()  # one after another: what a row is may depend on those above
             while chunk := list(islice(rows, size)):
-                yield Chunk(chunk, None)
+                yield RawChunk(chunk[0].number, len(chunk), chunk)
+
+    def parse(self, raw: RawChunk) -> Chunk:
+        """The rows of a chunk. A copy of this object in another process can do it as well."""
+        if isinstance(raw.records, bytes):
+            return Chunk(list(self._json_rows(json_records(raw.records), raw.first)), None)
+        if isinstance(raw.records, list):
+            return Chunk(raw.records, None)
+        return Chunk(list(self._table_rows(raw.records, raw.first)), raw.records)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which does not go on with reading where this one is."""
+        return self.__dict__ | {"_opened": None, "_stream": None}
 
     def rows(self) -> Iterator[Row]:
         """The rows one by one. Raises as `chunks` does."""
         if self.format == "parquet":
             needed = [name for name in (self.columns.premise, self.columns.hypothesis, self.columns.label) if name]
-            for chunk in self._parquet_chunks(_ROWS, needed):
-                yield from chunk.rows
+            for raw in self._tables(_ROWS, needed):
+                yield from self.parse(raw).rows
+        elif self.format == "jsonl":
+            for raw in self._lines(_ROWS):
+                yield from self.parse(raw).rows
         else:
             yield from self._text_rows()
+
+    def check_unchanged(self) -> None:
+        """Raise RunError if the file is not as it was when this object was made. A pipe is not looked at."""
+        self._source.check_unchanged()
 
     def values(self, chunk: Chunk) -> list[dict[str, Any] | None]:
         """The complete records of a chunk, by column name; None for a record that was not parsed.
@@ -193,28 +329,75 @@ class PairFile:
             return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
         if self.format == "jsonl":
             return [parse_jsonl(row.raw)[0] if row.parsed else None for row in chunk.rows]
-        parse = parse_csv if self.format == "csv" else parse_tsv
+        dialect = self.dialect or Dialect()
+        delimiter, quoted = dialect.delimiter or "", dialect.quoted
+        records = [parse_cells(row.raw, delimiter, quoted) if row.parsed else None for row in chunk.rows]
         # strict=False: some lines of SNLI have fewer cells
-        return [dict(zip(self.fields, parse(row.raw), strict=False)) if row.parsed else None for row in chunk.rows]
+        return [None if cells is None else dict(zip(self.fields, cells, strict=False)) for cells in records]
 
     def _text_rows(self) -> Iterator[Row]:
-        found, self._opened = self._opened, None
-        if found is None:
-            if not self._source.rereadable:
-                raise InputError(f"{self.name}: a pipe can be read only once", do="write it to a file first")
-            found = self._open()
-        yield from self._json_rows(found) if self.format == "jsonl" else self._delimited_rows(found)
+        self._decide_quoting()
+        assert self._table is not None
+        dialect = self._table.dialect
+        lines = Lines(self._blocks(), keep_returns=dialect.quoted, returns_end=self._returns_end)
+        found = table_records(lines, dialect.delimiter or "", dialect.quoted)
+        for _ in islice(found, self._table.before):
+            pass
+        yield from self._delimited_rows(found, dialect)
 
-    def _delimited_rows(self, found: Iterable[Record]) -> Iterator[Row]:
-        premise_at, hypothesis_at, label_at = (
+    def _lines(self, size: int) -> Iterator[RawChunk]:
+        """JSON lines, `size` at a time; no line is looked into."""
+        first, count = 1, 0  # the first row of the next chunk; its lines so far
+        pending: list[bytes] = []
+        try:
+            for piece in self._json_pieces():
+                lines = piece.count(b"\n") + (not piece.endswith(b"\n"))
+                while count + lines >= size:
+                    end = end_of_line(piece, size - count)
+                    yield RawChunk(first, size, b"".join([*pending, piece[:end]]))
+                    piece, lines = piece[end:], count + lines - size
+                    first, count, pending = first + size, 0, []
+                pending.append(piece)
+                count += lines
+        except UnreadableError as error:
+            raise self._damaged(first - 1 + count, error) from None
+        if count:
+            yield RawChunk(first, count, b"".join(pending))
+
+    def _tables(self, size: int, needed: list[str] | None) -> Iterator[RawChunk]:
+        first = 1
+        try:
+            with self._source.open_file() as opened:
+                for table in parquet_tables(opened, size, needed):
+                    yield RawChunk(first, table.num_rows, table)
+                    first += table.num_rows
+        except UnreadableError as error:
+            raise self._damaged(first - 1, error) from None
+
+    def _places(self) -> tuple[int, int, int]:
+        """The places of premise, hypothesis and label in a row's cells; -1 for no label."""
+        premise, hypothesis, label = (
             -1 if name is None else self.fields.index(name)
             for name in (self.columns.premise, self.columns.hypothesis, self.columns.label)
         )
+        return premise, hypothesis, label
+
+    def _widths(self) -> tuple[int, int]:
+        """The least and the most cells of a row."""
         most = least = len(self.fields)
         if self.format == "tsv":
-            while least > 1 + max(premise_at, hypothesis_at, label_at) and self.fields[least - 1] in _ANNOTATORS:
+            while least > 1 + max(self._places()) and self.fields[least - 1] in _ANNOTATORS:
                 least -= 1
+        return least, most
+
+    def _delimited_rows(self, found: Iterable[Record], dialect: Dialect) -> Iterator[Row]:
+        premise_at, hypothesis_at, label_at = self._places()
+        least, most = self._widths()
+        headers = HeaderRows(self.fields, self.columns)
+        words, below_other = headers.words, 0
+        look_for_quotes = self._told.quoting is None and not dialect.quoted
         as_it_is, number = not self._from_parse, 0
+        first_written = written = 0
         try:
             for number, (raw, cells, fault) in enumerate(found, 1):  # after the loop: the last row
                 if cells is None:
@@ -224,6 +407,14 @@ class PairFile:
                 else:
                     premise, hypothesis = cells[premise_at], cells[hypothesis_at]
                     label = cells[label_at] if label_at >= 0 else None
+                    if premise in words or hypothesis in words or below_other:
+                        kind = headers.kind(cells)
+                        below_other = {"same": 0, "other": number, None: below_other}[kind]
+                        if kind or below_other:
+                            yield Row(number, None, None, None, _header_fault(kind, below_other), raw, False)
+                            continue
+                    if look_for_quotes and '"' in raw and any(map(looks_written, (premise, hypothesis))):
+                        written, first_written = written + 1, first_written or number
                     if as_it_is and premise.strip() and hypothesis.strip() and "\0" not in raw:
                         if label is not None and not label.strip():
                             label = None
@@ -232,38 +423,41 @@ class PairFile:
                         yield self._row(number, premise, hypothesis, label, raw)
         except UnreadableError as error:
             raise self._damaged(number, error) from None
+        if written and not any(note.startswith("warning") for note in self._notes):
+            found_in = f"{written} {'row' if written == 1 else 'rows'} (the first is row {first_written})"
+            self._late_note = (
+                f"warning: {self.name}: cells of {found_in} are in quotes as pandas and Excel write them, "
+            )
+            self._late_note += (
+                f"and are read with the quotes; if they only enclose cells, give {option('quoting', 'csv')}"
+            )
 
-    def _json_rows(self, found: Iterable[Record]) -> Iterator[Row]:
-        premise, hypothesis, label = self.columns.premise, self.columns.hypothesis, self.columns.label
-        number = 0
-        try:
-            for number, (raw, cells, fault) in enumerate(found, 1):
-                if cells is None:
-                    yield Row(number, None, None, None, fault, raw, False)
-                else:
-                    row = self._row(number, cells.get(premise), cells.get(hypothesis), cells.get(label), raw)
-                    missing = [name for name in (premise, hypothesis) if name not in cells] if row.error else None
-                    yield row._replace(error=f"no key {missing[0]!r}") if missing else row
-        except UnreadableError as error:
-            raise self._damaged(number, error) from None
+    def _json_rows(self, found: Iterable[Record], first: int) -> Iterator[Row]:
+        premise_key, hypothesis_key, label_key = self.columns.premise, self.columns.hypothesis, self.columns.label
+        for number, (raw, cells, fault) in enumerate(found, first):
+            if cells is None:
+                yield Row(number, None, None, None, fault, raw, False)
+                continue
+            premise, hypothesis, label = cells.get(premise_key), cells.get(hypothesis_key), cells.get(label_key)
+            # Without an escape there is no NUL character and no half of a surrogate pair in the texts.
+            as_it_is = type(premise) is type(hypothesis) is str and "\\u" not in raw and not self._from_parse
+            if as_it_is and premise.strip() and hypothesis.strip():
+                yield Row(number, premise, hypothesis, label_text(label), None, raw, True)
+                continue
+            row = self._row(number, premise, hypothesis, label, raw)
+            missing = [key for key in (premise_key, hypothesis_key) if key not in cells] if row.error else None
+            yield row._replace(error=f"no key {missing[0]!r}") if missing else row
 
-    def _parquet_chunks(self, size: int, needed: list[str] | None) -> Iterator[Chunk]:
-        number = 0
-        wanted = (self.columns.premise, self.columns.hypothesis, self.columns.label)
+    def _table_rows(self, table: pyarrow.RecordBatch, first: int) -> Iterator[Row]:
         try:
-            for table in parquet_tables(self.path, size, needed):
-                columns = [
-                    [None] * table.num_rows if name is None else parquet_cells(table.column(name), "surrogateescape")
-                    for name in wanted
-                ]
-                rows = [
-                    self._row(number + at, premise, hypothesis, label, "")
-                    for at, (premise, hypothesis, label) in enumerate(zip(*columns, strict=True), 1)
-                ]
-                number += len(rows)
-                yield Chunk(rows, table)
+            columns = [
+                [None] * table.num_rows if name is None else parquet_cells(table.column(name), "surrogateescape")
+                for name in (self.columns.premise, self.columns.hypothesis, self.columns.label)
+            ]
         except UnreadableError as error:
-            raise self._damaged(number, error) from None
+            raise self._damaged(first - 1, error) from None
+        for number, (premise, hypothesis, label) in enumerate(zip(*columns, strict=True), first):
+            yield self._row(number, premise, hypothesis, label, "")
 
     def _damaged(self, number: int, error: UnreadableError) -> RunError:
         return RunError(f"{self.name}: cannot be read beyond row {number}: {error}", do="get the file again, or fix it")
@@ -274,4 +468,13 @@ class PairFile:
         error = fault_of("premise", premise) or fault_of("hypothesis", hypothesis)
         if error:
             premise, hypothesis = (text if is_text(text) else None for text in (premise, hypothesis))
-        return Row(number, premise, hypothesis, label_text(label), error, raw, True)
+        text = label_text(label)
+        if self.class_names:
+            text = class_of(text, self.class_names)
+        return Row(number, premise, hypothesis, text, error, raw, True)
+
+
+def _header_fault(kind: str | None, below_other: int) -> str:
+    if kind == "same":
+        return "a second header; the file may be several that were put together"
+    return f"{'a' if kind else f'below a (row {below_other})'} header with other columns; split the file there"

@@ -1,4 +1,4 @@
-"""The records of a file: cells of TSV, CSV and JSON lines, Arrow tables of Parquet.
+"""The records of a file: cells of text tables and JSON lines, Arrow tables of Parquet.
 
 A text record that cannot be parsed is also yielded, with its text and the fault; the next record is read as usual.
 Everything is a stream.
@@ -12,41 +12,50 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bertnli.common.errors import first_line
-from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError
+from bertnli.data.formats import BLOCK, MAX_LINE, Lines, UnreadableError, decoded, split
 
 if TYPE_CHECKING:
     import pyarrow
 
 MAX_QUOTED = 16 << 20  # characters; a CSV cell longer than this is taken for a quote that was never closed
+_MAX_LINES = 100  # a record that cannot be parsed is not taken to have more lines
+BLANK_LINE = "blank line"
+PART_OF_A_CELL = "part of a quoted cell that has line ends; --quoting csv (in a run file: data.quoting) reads it"
 
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 Record = tuple[str, Any, str | None]  # text, cells (list, or dict for JSONL; None if not parsed), the fault if any
 
 
-def records(lines: Lines, kind: str) -> Iterator[Record]:
-    """The records of a text format: (text, cells or None if it could not be parsed, the fault or None)."""
-    if kind == "csv":
-        yield from _csv_records(lines)
-        return
-    as_json = kind == "jsonl"
-    for line in lines:
+def json_records(data: bytes) -> Iterator[Record]:
+    """The records of complete lines of JSON: (text, object or None if it could not be parsed, the fault or None)."""
+    text, undecodable = decoded(data)
+    for line in split(text):
         if not line:
-            yield "", None, "blank line"
-        elif lines.undecodable and (shown := _shown(line)):
+            yield "", None, BLANK_LINE
+        elif undecodable and (shown := _shown(line)):
             yield shown, None, "not valid UTF-8"
-        elif as_json:
-            yield line, *parse_jsonl(line)
         else:
-            yield line, line.split("\t"), None
+            yield line, *parse_jsonl(line)
 
 
-def parse_tsv(text: str) -> list[str]:
-    """The cells of a TSV record. There is no quoting."""
-    return text.split("\t")
+def table_records(lines: Lines, delimiter: str, quoted: bool) -> Iterator[Record]:
+    """The records of a text table: (text, cells or None if it could not be parsed, the fault or None).
+
+    quoted: cells may be in double quotes, as in RFC 4180; `lines` must keep carriage returns. Otherwise a quote is a
+    character like any other.
+    """
+    return _quoted_records(lines, delimiter) if quoted else _plain_records(lines, delimiter)
+
+
+def parse_cells(text: str, delimiter: str, quoted: bool) -> list[str]:
+    """The cells of a record that `table_records` could parse."""
+    if not quoted or ('"' not in text and "\r" not in text):
+        return text.split(delimiter)
+    return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
 
 
 def parse_jsonl(text: str) -> tuple[dict[str, Any] | None, str | None]:
@@ -64,7 +73,16 @@ def parse_jsonl(text: str) -> tuple[dict[str, Any] | None, str | None]:
     return value, None
 
 
-_decode = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
+
+
+def _decode(text: str) -> Any:
+    """As `json.loads`, in two thirds of its time where no white space stands around the value."""
+    try:
+        value, end = _decoder.raw_decode(text)
+    except json.JSONDecodeError:
+        return _decoder.decode(text)  # there is some, or this raises the error
+    return value if end == len(text) else _decoder.decode(text)
 
 
 def json_type(value: object) -> str:
@@ -73,23 +91,67 @@ def json_type(value: object) -> str:
     return names.get(type(value), "an object")
 
 
-def parse_csv(text: str) -> list[str]:
-    """The cells of a CSV record that `records` could parse."""
-    if '"' not in text and "\r" not in text:
-        return text.split(",")
-    return next(csv.reader(io.StringIO(text, newline=""), strict=True))
+def _plain_records(lines: Lines, delimiter: str) -> Iterator[Record]:
+    """Each line is a record, unless it is clearly a part of a quoted cell that has line ends."""
+    source = iter(lines)
+    width = 0  # cells of the first record
+    for line in source:
+        cells = line.split(delimiter)
+        if len(cells) == width and not lines.undecodable:
+            yield line, cells, None
+        else:
+            yield from _odd_lines(line, source, lines, delimiter, width)
+            width = width or len(cells)
 
 
-def _csv_records(lines: Lines) -> Iterator[Record]:
+def _odd_lines(line: str, source: Iterator[str], lines: Lines, delimiter: str, width: int) -> Iterator[Record]:
+    """The record of a line with another number of cells than `width`, and of those below that were looked at for it."""
+    waiting = deque([line])
+    while waiting:
+        line = waiting.popleft()
+        if not line:
+            yield "", None, BLANK_LINE
+            continue
+        cells = line.split(delimiter)
+        if len(cells) < width and line.count('"') % 2:  # it may open a quote, which a line below closes
+            taken = [line]
+            while (
+                len(taken) < _MAX_LINES and (below := waiting.popleft() if waiting else next(source, None)) is not None
+            ):
+                taken.append(below)
+                if below.count('"') % 2:
+                    break
+            if _is_broken_up(taken, delimiter, width):
+                yield from ((_shown(part) or part, None, PART_OF_A_CELL) for part in taken)
+                continue
+            waiting.extendleft(reversed(taken[1:]))
+        if lines.undecodable and (shown := _shown(line)):
+            yield shown, None, "not valid UTF-8"
+        else:
+            yield line, cells, None
+
+
+def _is_broken_up(lines: Sequence[str], delimiter: str, width: int) -> bool:
+    """Whether the lines together are one record of `width` cells with quoted cells."""
+    try:
+        return len(lines) > 1 and len(parse_cells("\n".join(lines), delimiter, quoted=True)) == width
+    except csv.Error:
+        return False
+
+
+def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
     """RFC 4180 by Python's csv reader, one record at a time, so that a bad record does not affect the next one.
 
-    If a record cannot be parsed, only its first physical line becomes a bad record, and reading continues with the
-    second line. As in Python's reader, a quote inside an unquoted cell is an ordinary character.
+    If a record cannot be parsed and its lines look like records themselves, only its first line becomes a bad record,
+    and reading continues with the second line. As in Python's reader, a quote inside an unquoted cell is an ordinary
+    character.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE + MAX_QUOTED))  # of the process; default: 131,072
     source = iter(lines)
     put_back: deque[str] = deque()
     taken: list[str] = []
+    width = 0  # cells of the first record
+    opened = False  # whether a record above opened a quote that the next quote may close
 
     def physical_lines() -> Iterator[str]:
         length = quotes = 0
@@ -106,31 +168,40 @@ def _csv_records(lines: Lines) -> Iterator[Record]:
         cells, fault = None, None
         text = line.removesuffix("\r")
         if not text:
-            fault = "blank line"
+            fault = BLANK_LINE
         elif '"' not in text and "\r" not in text:
-            cells = text.split(",")
+            cells = text.split(delimiter)
         else:
             put_back.appendleft(line)
             taken.clear()
             try:
-                cells = next(csv.reader(physical_lines(), strict=True))
+                cells = next(csv.reader(physical_lines(), delimiter=delimiter, strict=True))
                 text = "\n".join(taken).removesuffix("\r")
                 if text.endswith("\r"):  # a reader would take it for a line end
                     cells, fault = None, "a carriage return inside an unquoted cell"
+                elif opened and text.count('"') % 2:
+                    cells, fault = None, "a quote that may end a cell of a row above"
+                opened = opened and line.count('"') % 2 == 0
             except csv.Error as error:
-                fault = _csv_fault(str(error))
-                put_back.extendleft(reversed(taken[1:]))
+                fault = _csv_fault(str(error), text)
+                closed = not str(error).startswith("unexpected end") and 1 < len(taken) <= _MAX_LINES
+                if closed and any(each.count(delimiter) != width - 1 for each in taken):
+                    text = "\n".join(taken).removesuffix("\r")  # its lines are no records
+                else:
+                    put_back.extendleft(reversed(taken[1:]))
+                    opened = len(taken) > 1
         if lines.undecodable and (shown := _shown(text)):
             text, cells, fault = shown, None, "not valid UTF-8"
+        width = width or len(cells or ())
         yield text, cells, fault
 
 
-def _csv_fault(message: str) -> str:
+def _csv_fault(message: str, text: str) -> str:
     if message.startswith("unexpected end"):
         return "a quote is opened and never closed"
     if message.startswith("new-line"):
         return "a carriage return inside an unquoted cell"
-    return f"not CSV: {message}"
+    return f"not CSV: {message}" + (" (quotes are doubled in CSV, not escaped)" if '\\"' in text else "")
 
 
 def _shown(text: str) -> str:
@@ -145,7 +216,7 @@ def _shown(text: str) -> str:
 # Parquet
 
 
-def parquet_schema(path: str) -> pyarrow.Schema:
+def parquet_schema(path: str | BinaryIO) -> pyarrow.Schema:
     """The Arrow schema of a Parquet file. Raises UnreadableError."""
     import pyarrow.parquet as pq
 
@@ -158,7 +229,9 @@ def parquet_schema(path: str) -> pyarrow.Schema:
         raise UnreadableError(first_line(error)) from error
 
 
-def parquet_tables(path: str, size: int, columns: Sequence[str] | None = None) -> Iterator[pyarrow.RecordBatch]:
+def parquet_tables(
+    path: str | BinaryIO, size: int, columns: Sequence[str] | None = None
+) -> Iterator[pyarrow.RecordBatch]:
     """The rows of a Parquet file in batches of exactly `size`, the last one shorter. Raises UnreadableError."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from bertnli.common import rust
 from bertnli.common.errors import InputError
 from bertnli.common.files import read_json, read_map
 from bertnli.data import penn_treebank
@@ -36,7 +37,7 @@ def read(file: Path) -> Tokenizer:
         if file.name == "vocab.txt":
             tokenizer = _bert(models.WordPiece.read_file(str(file)))
         else:
-            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+            tokenizer = rust.call(Tokenizer.from_str, file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise InputError(f"{file}: damaged", found=str(error), expected="a tokenizer like BERT's") from None
     if kind(tokenizer) == "WordPiece":

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import existing_path
+from bertnli.data.class_names import by_class
 from bertnli.data.columns import Columns
+from bertnli.data.dialect import Dialect, usual
 from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.pairs import PairFile
+from bertnli.data.unknown_labels import UnknownLabelsError
 from bertnli.evaluation.accuracy_by_column import AccuracyByColumn
 from bertnli.evaluation.evaluate import ComparedModel, Predictor, check_labelled_rows, evaluate
-from bertnli.evaluation.merged_classes import MergedClasses
+from bertnli.evaluation.merged_classes import MergedClasses, two_classes
 from bertnli.evaluation.shuffled_premises import SEED, ShuffledPremises
 from bertnli.fetch import catalog
 from bertnli.fetch.entry import DataSetSchema
@@ -59,15 +63,24 @@ class LabelledSet:
         if against is not None:
             against = against._replace(predictor=self._merged(against.predictor))
         tables = [AccuracyByColumn(self.file, column, predictor.labels) for column in self.schema.slices]
-        evaluation = evaluate(
-            predictor,
-            self.file,
-            skip_bad_rows=skip_bad_rows,
-            label_names=self.schema.label_names,
-            against=against,
-            also=[table.add for table in tables],
-            progress=progress,
-        )
+        try:
+            evaluation = evaluate(
+                predictor,
+                self.file,
+                skip_bad_rows=skip_bad_rows,
+                label_names=self.schema.label_names,
+                against=against,
+                also=[table.add for table in tables],
+                progress=progress,
+            )
+        except UnknownLabelsError as error:
+            return self._in_two_classes(predictor.labels, error).measure(
+                predictor,
+                reads_premises=reads_premises,
+                skip_bad_rows=skip_bad_rows,
+                against=against,
+                progress=progress,
+            )
         if tables:
             found["by_column"] = {table.column: table.to_json() for table in tables}
         return evaluation.to_json() | found
@@ -75,14 +88,25 @@ class LabelledSet:
     def check(self, predictor: Predictor, skip_bad_rows: bool = False) -> None:
         """Raise the errors that `measure` raises for the set's rows, without scoring them."""
         labels = self._merged(predictor).labels
-        check_labelled_rows(self.file, labels, skip_bad_rows, self.schema.label_names)
+        try:
+            check_labelled_rows(self.file, labels, skip_bad_rows, self.schema.label_names)
+        except UnknownLabelsError as error:
+            self._in_two_classes(labels, error).check(predictor, skip_bad_rows)
 
     def _merged(self, predictor: Predictor) -> Predictor:
         """The predictor itself, or `MergedClasses` of it if the set has other classes than the model's labels."""
-        table = LabelTable(tuple(self.schema.classes.values()))
-        if not self.schema.classes or all(table.index(label) != UNKNOWN for label in predictor.labels):
+        classes = self.schema.classes or two_classes(predictor.labels, self.schema.label_names.values()) or {}
+        table = LabelTable(tuple(classes.values()))
+        if not classes or all(table.index(label) != UNKNOWN for label in predictor.labels):
             return predictor
-        return MergedClasses(predictor, self.schema.classes, self.name)
+        return MergedClasses(predictor, classes, self.name)
+
+    def _in_two_classes(self, labels: Sequence[str], error: UnknownLabelsError) -> LabelledSet:
+        """The set, with its two classes if these explain the unknown labels. Raises the error again if not."""
+        classes = two_classes(labels, [*error.unknown, *error.used]) if Path(self.file.path).is_file() else None
+        if classes is None:
+            raise error
+        return replace(self, schema=replace(self.schema, classes=classes))
 
 
 def open_set(
@@ -90,17 +114,18 @@ def open_set(
     columns: Columns | None = None,
     *,
     label_names: Mapping[str, str] | None = None,
+    dialect: Dialect | None = None,
     prefer_parse: bool = False,
     shuffle_premises: bool = False,
 ) -> LabelledSet:
     """The file at that path, or the data set of that name, which is fetched if needed.
 
     columns, label_names (text of a label cell -> label): from the user; they override those of the catalogue.
-    prefer_parse: see `PairFile`. Raises as `fetch.resolve` and `PairFile` do.
+    dialect: of a file; sets of the catalogue are read as their format says. prefer_parse: see `PairFile`. Raises as
+    `fetch.resolve` and `PairFile` do, and InputError for label names that contradict the file's own.
     """
     entry = catalog.lookup_unless_path(name)
     schema = entry.schema if entry is not None else DataSetSchema()
-    schema = replace(schema, label_names={**schema.label_names, **(label_names or {})})
     path = resolve_data(name)
     given = columns or Columns()  # by the user
     wanted = Columns(
@@ -109,7 +134,11 @@ def open_set(
         given.label or schema.columns.label,
     )
     kind = ShuffledPremises if shuffle_premises else PairFile
-    return LabelledSet(name, kind(path, columns=wanted, prefer_parse=prefer_parse), schema)
+    if entry is not None:
+        dialect = usual(str(path))
+    file = kind(path, columns=wanted, dialect=dialect, prefer_parse=prefer_parse)
+    names = by_class({**schema.label_names, **(label_names or {})}, file.class_names, file.name)
+    return LabelledSet(name, file, replace(schema, label_names=names))
 
 
 def expanded(names: Sequence[str]) -> list[str]:

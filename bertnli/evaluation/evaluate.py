@@ -7,7 +7,6 @@ same way. metrics.py has the metrics.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,9 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bertnli.common.errors import InputError, RunError
-from bertnli.data.labelled import LabelledPair, LabelledPairs, read_labelled
-from bertnli.data.labels import NO_GOLD, UNKNOWN, LabelTable
+from bertnli.common.errors import RunError
+from bertnli.data.labelled import LabelledPair, LabelledPairs, RowsByLabel, read_labelled
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import Comparison
 from bertnli.evaluation.example_predictions import ExamplePrediction, ExamplePredictions
@@ -60,8 +58,9 @@ class Evaluation:
     temperature: float  # the logits were divided by it
     metrics: ClassificationMetrics
     without_temperature: ClassificationMetrics | None  # of the undivided logits; None if the temperature is 1
-    no_gold_rows: int  # skipped, because the annotators did not agree on a label
+    no_gold_rows: int  # skipped, because they have no label, or the annotators did not agree
     bad_rows: int  # skipped by skip_bad_rows
+    rows_by_label: RowsByLabel  # from `LabelledPairs.rows_by_label`
     right: Sequence[ExamplePrediction]  # the least confident right predictions, spread over the labels
     wrong: Sequence[ExamplePrediction]  # the most confident mistakes, spread over the kinds of mistake
     slices: Mapping[str, Any]  # from `Slices.to_json`
@@ -83,6 +82,7 @@ class Evaluation:
             "swapped_labels": order and {"labels": list(order[0]), "accuracy": order[1]},
             "no_gold_rows": self.no_gold_rows,
             "bad_rows": self.bad_rows,
+            "rows_by_label": self.rows_by_label,
             "examples": {
                 "right": [example.to_json() for example in self.right],
                 "wrong": [example.to_json() for example in self.wrong],
@@ -111,8 +111,8 @@ def evaluate(
     number of pairs done and of all pairs (None for a pipe, whose rows cannot be counted before they are scored).
 
     Raises InputError before the first pair is scored: for bad rows (unless they are skipped), for a file without a
-    labelled row, for labels that the model does not know, and if the model to compare with has other labels. Raises
-    RunError if a score is not a finite number.
+    labelled row, for labels that the model does not have (UnknownLabelsError), and if the model to compare with has
+    other labels. Of a pipe's rows it raises them after that. Raises RunError if a score is not a finite number.
     """
     pairs, total = check_labelled_rows(file, predictor.labels, skip_bad_rows, label_names)
     temperature = predictor.temperature
@@ -153,6 +153,7 @@ def evaluate(
         without_temperature=without,
         no_gold_rows=pairs.no_gold,
         bad_rows=pairs.bad,
+        rows_by_label=pairs.rows_by_label(),
         right=chosen.right(),
         wrong=chosen.wrong(),
         slices=slices.to_json(),
@@ -171,8 +172,6 @@ def check_labelled_rows(
     pairs = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
     if not Path(file.path).is_file():
         return pairs, None
-    if skip_bad_rows:
-        _refuse_unknown_labels(file, labels, label_names or {})
     return pairs, sum(1 for _ in pairs)
 
 
@@ -194,19 +193,3 @@ def logits_in_batches(
                 do="check the training loss, or score in fp32",
             )
         yield rows, logits, np.array([pair.label for pair in rows], np.int64)
-
-
-def _refuse_unknown_labels(file: PairFile, labels: Sequence[str], label_names: Mapping[str, str]) -> None:
-    """Raise InputError for labels that the model does not have. --skip-bad-rows must not skip all rows of a class: the
-    rest would be a different, easier task."""
-    table = LabelTable(labels, label_names)
-    found = Counter(row.label.strip() for row in file.rows() if row.label and not row.error)
-    unknown = {label: count for label, count in found.most_common() if table.index(label) == UNKNOWN}
-    if unknown:
-        shown = ", ".join(f"{label[:40]!r} ({count} rows)" for label, count in list(unknown.items())[:10])
-        raise InputError(
-            f"{file.name}: labels that the model does not know",
-            found=shown + ("" if len(unknown) <= 10 else f" and {len(unknown) - 10} more"),
-            expected=", ".join(labels),
-            do=f"map each to one of the model's labels with --label-names, or to {NO_GOLD!r} to skip its rows",
-        )

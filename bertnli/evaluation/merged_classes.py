@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.data.labels import LabelTable
+from bertnli.data.labels import NO_GOLD, LabelTable, label_key
 from bertnli.evaluation.evaluate import Predictor
 
 
@@ -53,3 +54,21 @@ class MergedClasses:
         logits = self._predictor.logits(premises, hypotheses).astype(np.float64) / self._predictor.temperature
         merged = [np.logaddexp.reduce(logits[:, indices], axis=1) for indices in self._indices]
         return np.stack(merged, axis=1).astype(np.float32)
+
+
+def two_classes(labels: Sequence[str], of_data: Iterable[str]) -> dict[str, str] | None:
+    """Label of a model -> class, for a model with the three labels of NLI and a data set with two classes: entailment
+    and `not_entailment` (RTE, QNLI) or `non-entailment` (HANS). None for any other model or data set.
+
+    labels: of the model; of_data: all labels that the data set has, or that its label names give.
+    """
+    of_model = {label_key(label): label for label in labels}
+    others = {label_key(label): label for label in of_data}
+    for key in ("entailment", NO_GOLD):
+        others.pop(key, None)
+    if set(of_model) != {"entailment", "neutral", "contradiction"} or len(others) != 1:
+        return None
+    [(key, other)] = others.items()
+    if re.sub(r"[\W_]", "", key) not in ("notentailment", "nonentailment"):
+        return None
+    return {label: label if key == "entailment" else other for key, label in of_model.items()}

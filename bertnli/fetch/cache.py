@@ -37,17 +37,21 @@ def folder_of(entry: Entry) -> Path:
 
 
 def is_complete(entry: Entry) -> bool:
-    """Whether the cache has all its files: in the sizes of the receipt, and with the catalogue's current checksums."""
+    """Whether the cache has all its files, as the receipt and the catalogue's current checksums describe them."""
     folder = folder_of(entry)
     try:
         recorded = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == file["size"] for name, file in recorded.items()) and all(
+        return all(_is_as_recorded(folder / name, file) for name, file in recorded.items()) and all(
             name in recorded
             and checksum in (None, f"sha256:{recorded[name]['sha256']}", recorded[name].get("verified"))
             for name, checksum in entry.files.items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
+
+
+def _is_as_recorded(path: Path, file: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == file["size"] and digest(path) == file["sha256"]
 
 
 @contextmanager

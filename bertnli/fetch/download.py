@@ -11,12 +11,14 @@ import json
 import os
 import re
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from bertnli.common.errors import InputError, first_line
 from bertnli.common.files import digest, sync
 from bertnli.common.progress import Update, megabytes, progress
 from bertnli.fetch.entry import SourceError
@@ -29,6 +31,8 @@ SILENCE_SECONDS = 30.0  # a connection that sends no byte for so long counts as 
 FRUITLESS_TRIES = 5  # give a URL up after so many tries in a row without progress; after two if it never answered
 FIRST_PAUSE = 0.5  # seconds before the next try; doubled each time
 WORTHWHILE = 65_536  # a broken try counts as progress if it adds so many bytes
+
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def redact(url: str) -> str:
@@ -51,11 +55,52 @@ def check(path: Path, checksum: str) -> None:
         )
 
 
-def new_client() -> httpx2.Client:
-    """An HTTP client with timeouts. Proxies and certificates come from the usual environment variables."""
+def new_client(transport: httpx2.BaseTransport | None = None) -> httpx2.Client:
+    """An HTTP client with timeouts. Proxies and certificates come from the usual environment variables.
+
+    Raises InputError if they cannot be used.
+    """
     import httpx2
 
-    return httpx2.Client(timeout=timeouts(), follow_redirects=True)
+    with usable_settings():
+        client = httpx2.Client(timeout=timeouts(), follow_redirects=True, transport=transport)
+    client.event_hooks = {"response": [refuse_downgrade]}
+    return client
+
+
+@contextmanager
+def usable_settings(pip_proxy: str | None = None) -> Iterator[None]:
+    """While an HTTP client is made: InputError for a proxy of a kind that it does not support, or certificates that are
+    not there, with the variable that names them. pip_proxy: the proxy of pip's settings."""
+    import httpx2
+
+    try:
+        yield
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        named = {name: value for name in _PROXIES if (value := os.environ.get(name) or os.environ.get(name.lower()))}
+        named |= {"pip's setting proxy": pip_proxy} if pip_proxy else {}
+        raise InputError(
+            " and ".join(named) or "the proxy",
+            found=", ".join(map(redact, named.values())) or first_line(error),
+            expected="a proxy that this program supports: http://HOST:PORT or https://HOST:PORT",
+            do="correct or unset it; for socks5:// first: pip install socksio",
+        ) from None
+    except OSError as error:
+        name = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
+        raise InputError(
+            name,
+            found=f"{os.environ.get(name, 'nothing')} ({first_line(error)})",
+            expected="certificates in PEM format",
+            do="correct or unset it",
+        ) from None
+
+
+def refuse_downgrade(response: httpx2.Response) -> None:
+    """A client's hook: raises SourceError if an https:// URL is redirected to http://, where anybody can change it."""
+    if response.has_redirect_location and response.request.url.scheme == "https":
+        following = response.request.url.join(response.headers["location"])
+        if following.scheme != "https":
+            raise SourceError(f"redirected from https to an unprotected address, {redact(str(following))}")
 
 
 def timeouts() -> httpx2.Timeout:
@@ -129,7 +174,11 @@ class _Part:
     @classmethod
     def of(cls, target: Path, url: str, *, checked: bool) -> _Part:
         file = target.with_name(target.name + ".part")
-        return cls(file, file.with_name(file.name + ".json"), hashlib.sha256(url.encode()).hexdigest(), checked)
+        note_file = file.with_name(file.name + ".json")
+        for path in (file, note_file):
+            if path.is_symlink():  # not ours: what it names would be written
+                path.unlink()
+        return cls(file, note_file, hashlib.sha256(url.encode()).hexdigest(), checked)
 
     def size(self) -> int:
         return self.file.stat().st_size if self.file.exists() else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import shutil
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from bertnli.common import heartbeat
 from bertnli.common.errors import first_line
+from bertnli.common.files import cache_dir
 from bertnli.common.progress import say
 from bertnli.fetch.download import check
 from bertnli.fetch.entry import NoSuchModelError, SourceError
@@ -59,6 +61,8 @@ def download_model(repo: str, folder: Path) -> str:
 
     Raises SourceError if the hub does not give them, OSError if they cannot be written.
     """
+    if not os.path.expanduser("~").startswith("/"):  # noqa: PTH111  # no home folder: its cache goes beside ours
+        os.environ.setdefault("HF_HOME", str(cache_dir() / "huggingface"))
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -83,7 +87,9 @@ def download_model(repo: str, folder: Path) -> str:
         with heartbeat.periodic(f"fetching {repo}"):
             snapshot = Path(huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=names))
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, error.strerror, huggingface_hub.constants.HF_HUB_CACHE) from error
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
             raise
         raise SourceError(first_line(error)) from error
     copy_model(snapshot, folder)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import getproxies, proxy_bypass
 
-from bertnli.fetch.download import download, redact, timeouts
+from bertnli.fetch.download import download, redact, refuse_downgrade, timeouts, usable_settings
 from bertnli.fetch.entry import Archive, SourceError
 
 if TYPE_CHECKING:
@@ -114,20 +114,22 @@ def _client(settings: dict[str, str]) -> Iterator[PyPIClient]:
 
     trusted = settings.get("trusted-host", "").split()
     proxy = settings.get("proxy") or None
-    # PyPIClient ignores the proxy for a trusted host; pip does not.
-    unverified = {
-        f"{scheme}://{host}": httpx2.HTTPTransport(verify=False, proxy=proxy or _environment_proxy(scheme, host))
-        for scheme in ("http", "https")
-        for host in trusted
-    }
-    client = PyPIClient(
-        trusted_hosts=trusted,
-        verify=_authority(settings),
-        timeout=timeouts(),
-        proxy=proxy,
-        mounts=unverified,
-        follow_redirects=True,
-    )
+    with usable_settings(proxy):
+        # PyPIClient ignores the proxy for a trusted host; pip does not.
+        unverified = {
+            f"{scheme}://{host}": httpx2.HTTPTransport(verify=False, proxy=proxy or _environment_proxy(scheme, host))
+            for scheme in ("http", "https")
+            for host in trusted
+        }
+        client = PyPIClient(
+            trusted_hosts=trusted,
+            verify=_authority(settings),
+            timeout=timeouts(),
+            proxy=proxy,
+            mounts=unverified,
+            follow_redirects=True,
+        )
+    client.event_hooks = {"response": [*client.event_hooks["response"], refuse_downgrade]}
     indexes = [place["url"] for place in _places(settings) if place["type"] == "index"]
     client.auth = MultiDomainBasicAuth(prompting=sys.stdin.isatty(), index_urls=indexes)
     with client:

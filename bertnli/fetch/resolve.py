@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import cache_dir, digest, existing_path, new_folder
+from bertnli.common.files import cache_dir, check_kinds, digest, existing_path, new_folder
 from bertnli.common.progress import megabytes, say
 from bertnli.fetch.cache import copy_to, downloads_dir, folder_of, is_complete, lock, write_receipt
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
@@ -19,14 +20,14 @@ from bertnli.fetch.model_hub import copy_model, download_model
 from bertnli.fetch.package_index import download_archive
 from bertnli.fetch.unpack import unpack
 
-__all__ = ["NotFetchedError", "cache_dir", "fetch", "resolve", "resolve_data", "resolve_model"]
+__all__ = ["NotFetchedError", "cache_dir", "check_name", "fetch", "resolve", "resolve_data", "resolve_model"]
 
 
 class NotFetchedError(RunError):
     """All sources of a name failed; `reason` says why for each source, in one line."""
 
-    def __init__(self, what: str, reason: str):
-        super().__init__(what)
+    def __init__(self, what: str, reason: str, lines: Sequence[str]):
+        super().__init__(what, lines=lines)
         self.reason = reason
 
 
@@ -39,11 +40,19 @@ def resolve(name_or_path: str, kind: Kind) -> Path:
     path = existing_path(name_or_path)
     if path is not None:
         return path
-    entry = lookup(name_or_path)
-    if entry is None or entry.kind != kind:
-        found = f"the name of a {entry.kind}" if entry else "neither an existing path nor a known name"
-        raise InputError(f"{kind} {name_or_path!r}", found=found, expected=f"a path, {_names(name_or_path, kind)}")
+    check_name(name_or_path, kind)
     return fetch(name_or_path)
+
+
+def check_name(name_or_path: str, kind: Kind) -> None:
+    """Raises InputError as `resolve` does for a name that is unknown, and fetches nothing."""
+    if existing_path(name_or_path) is not None:
+        return
+    name = name_or_path.partition("#")[0] if kind == "dataset" else name_or_path
+    entry = lookup(name)
+    if existing_path(name) is None and (entry is None or entry.kind != kind):
+        found = f"the name of a {entry.kind}" if entry else "neither an existing path nor a known name"
+        raise InputError(f"{kind} {name!r}", found=found, expected=f"a path, {_names(name, kind)}")
 
 
 class ResolvedModel(NamedTuple):
@@ -54,9 +63,15 @@ class ResolvedModel(NamedTuple):
 
 
 def resolve_model(name_or_path: str) -> ResolvedModel:
-    """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes."""
+    """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes.
+
+    Also raises InputError if its folder has a pipe or a device in place of a file.
+    """
     entry = CATALOG.get(name_or_path)
-    return ResolvedModel(resolve(name_or_path, "model"), entry.arch if entry else None)
+    path = resolve(name_or_path, "model")
+    if path.is_dir():
+        check_kinds(path)
+    return ResolvedModel(path, entry.arch if entry else None)
 
 
 def resolve_data(name_or_path: str) -> str:
@@ -88,14 +103,21 @@ def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Pa
         else:
             with lock(name):
                 if not is_complete(entry):  # another process may have just fetched it
+                    if folder_of(entry).exists():
+                        say(f"{name}: {folder_of(entry)} is damaged or out of date; it is fetched again")
                     with new_folder(folder_of(entry), replace=True) as folder:
                         origin = _from_given(entry, source, folder) if source else _from_sources(entry, folder)
                         write_receipt(entry, folder, origin)
                     _delete_unneeded_archives(entry)
         path = folder_of(entry) if entry.kind == "model" else folder_of(entry) / next(iter(entry.files))
-        return path if to is None else copy_to(path, to)
     except OSError as error:
         raise _disk_error(entry, error) from error
+    if to is None:
+        return path
+    try:
+        return copy_to(path, to)
+    except OSError as error:
+        raise _disk_error(entry, error, to) from error
 
 
 def _names(name: str, kind: Kind | None = None) -> str:
@@ -106,15 +128,18 @@ def _names(name: str, kind: Kind | None = None) -> str:
     return (f"perhaps {' or '.join(close)}" if close else f"one of {', '.join(known)}") + hub
 
 
-def _disk_error(entry: Entry, error: OSError) -> InputError | RunError:
-    where = Path(error.filename or cache_dir())
-    in_cache = where.is_relative_to(cache_dir())  # otherwise it is the path of --from or --to
+def _disk_error(entry: Entry, error: OSError, to: Path | None = None) -> InputError | RunError:
+    """to: the folder that was written, if it is not the cache."""
+    # A copy's error has two names: the source's, and the one that could not be written.
+    where = Path(error.filename2 or error.filename or to or cache_dir())
+    in_cache = where.is_relative_to(cache_dir())  # otherwise it is the path of --from or --to, or of the hub's cache
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         need = f"; unpacked it takes about {megabytes(entry.size)}" if entry.size else ""
-        other = ", or set BERTNLI_CACHE to a folder on another disk" if in_cache else ""
+        variable = "BERTNLI_CACHE" if in_cache else "HF_HOME"
+        other = "give another --to" if to is not None else f"set {variable} to a folder on another disk"
         return RunError(
             f"{entry.name}: no space left on the disk of {where}{need}",
-            do=f"free some{other}, and run the same command again",
+            do=f"free some, or {other}, and run the same command again",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
         fix = "set BERTNLI_CACHE to a folder that you can write" if in_cache else "give another path"
@@ -146,13 +171,15 @@ def _from_sources(entry: Entry, folder: Path) -> str:
             found="neither an existing path nor a model on the hub",
             expected=_names(entry.name),
         )
-    tried = "".join(f"\n  {source}: {error}" for source, error in failures)
     files = " or ".join(dict.fromkeys(archive.filename for archive in entry.archives))
     raise NotFetchedError(
-        f"{entry.name}: all sources failed:{tried}\n"
-        f"The same command tries again, and continues a download. If you already have {files or 'its folder'}: "
-        f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}\n"
-        "Without a network: fetch it on a machine that has one, into a BERTNLI_CACHE that this machine can read.",
+        f"{entry.name}: all sources failed:",
+        lines=[
+            *(f"  {source}: {error}" for source, error in failures),
+            f"The same command tries again, and continues a download. If you already have {files or 'its folder'}: "
+            f"bertnli fetch {entry.name} --from {'FILE_OR_URL' if files else 'FOLDER'}",
+            "Without a network: fetch it on a machine that has one, into a BERTNLI_CACHE that this machine can read.",
+        ],
         reason="; ".join(f"{source}: {error}" for source, error in failures),
     )
 

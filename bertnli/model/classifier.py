@@ -97,14 +97,21 @@ D2L_ARCHITECTURES = {
 """The book's two models, by name, because their files do not contain the number of heads: a wrong one would load."""
 
 
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """On the meta device there is nothing to fill: torch would only load its compiler for it, which takes 1.4 s."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Embeddings(nn.Module):
     """The sum of token, position and segment embeddings: `[…]` ids to `[…, hidden_size]`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.token = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size)
-        self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.token = Embedding(config.vocab_size, config.hidden_size)
+        self.position = Embedding(config.max_positions, config.hidden_size)
+        self.segment = Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.embedding_dropout)
 
@@ -187,7 +194,7 @@ class PairClassifier(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.labels))
-        if config.initializer_range is not None:
+        if config.initializer_range is not None and not self.pooler.weight.is_meta:
             for head in (self.pooler, self.classifier):
                 nn.init.normal_(head.weight, std=config.initializer_range)
                 nn.init.zeros_(head.bias)

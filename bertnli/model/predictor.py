@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bertnli.common.errors import InputError
+from bertnli.common.errors import InputError, RunError
 from bertnli.data.batches import batches_by_length, pack
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.model.attention import EVAL_BATCH_TOKENS, to_device
@@ -29,15 +29,29 @@ class TorchPredictor:
         if device == "cuda" and not there:
             raise InputError("--device cuda", found="no GPU that torch can use", do="give --device cpu")
         self.device = torch.device("cuda" if there and device != "cpu" else "cpu")
+        self._batch_tokens = EVAL_BATCH_TOKENS[self.device.type]  # halved where the GPU is full
         self.model = model.to(self.device).eval()
         self.tokenizer, self.temperature = tokenizer, temperature
         self.labels = model.config.labels
 
     @torch.inference_mode()
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
-        """Logits `[pairs, labels]` in the order of the pairs, not divided by the temperature."""
+        """Logits `[pairs, labels]` in the order of the pairs, not divided by the temperature.
+
+        Raises RunError if the GPU has no memory for one pair.
+        """
         encoded = self.tokenizer.encode(premises, hypotheses)
         result = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
-        for indices in batches_by_length(encoded.lengths, EVAL_BATCH_TOKENS[self.device.type]):
-            result[indices] = self.model(*to_device(pack(encoded, indices), self.device)).float().cpu().numpy()
-        return result
+        while True:
+            try:
+                for indices in batches_by_length(encoded.lengths, self._batch_tokens):
+                    result[indices] = self.model(*to_device(pack(encoded, indices), self.device)).float().cpu().numpy()
+                return result
+            except torch.OutOfMemoryError as error:
+                if self._batch_tokens <= encoded.lengths.max():
+                    raise RunError(
+                        "the GPU's memory is full",
+                        found=str(error).partition(". ")[0],
+                        do="end what else runs on it, or give --device cpu",
+                    ) from None
+            self._batch_tokens //= 2

@@ -7,8 +7,6 @@ busy for 110 ms in a step that takes a GPU some 13 ms. `torch.nn.attention.varle
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -58,6 +56,5 @@ def attention(
     return mixed.squeeze(0)
 
 
-@cache
 def _runs_flash(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from bertnli.data.labelled import RowsByLabel
 from bertnli.fetch.catalog import lookup_unless_path
 from bertnli.fetch.entry import HubModel
 from bertnli.report import licences
@@ -29,13 +30,14 @@ def write_model_card(
     data: Sequence[str],
     settings: Mapping[str, object],
     evaluations: Mapping[str, Json] = {},
+    rows_by_label: Mapping[str, RowsByLabel] = {},
     provenance: Mapping[str, str] = {},
 ) -> None:
     """Write `folder`/README.md, with the front matter that the model hub reads.
 
     base_model, data: as in the run file, so names of the catalogue, hub ids or paths. settings: the hyper-parameters,
     by their names in the run file. hypothesis_only: the model sees no premise. evaluations: data set -> results
-    (`to_json`). provenance: see `provenance()`.
+    (`to_json`). rows_by_label: of each data file. provenance: see `provenance()`.
 
     Raises RunError if the file cannot be written.
     """
@@ -77,6 +79,7 @@ def write_model_card(
         data=data,
         settings=settings,
         evaluations=evaluations,
+        rows_by_label=rows_by_label,
         provenance=provenance,
         notes=notes_about(base_model, [*data, *(one for one in evaluations if lookup_unless_path(one, "dataset"))]),
     )

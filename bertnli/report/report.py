@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bertnli.data.labelled import RowsByLabel
 from bertnli.evaluation import slices
 from bertnli.report import charts, summary
 from bertnli.report.rendering import Json, templates, write_file
@@ -21,14 +22,15 @@ def write_report(
     figures: Mapping[str, str],
     metrics: Sequence[Json] = (),
     evaluations: Mapping[str, Json] = {},
+    rows_by_label: Mapping[str, RowsByLabel] = {},
     provenance: Mapping[str, str] = {},
     notes: Sequence[str] = (),
 ) -> None:
     """Write one self-contained HTML file, complete or not at all.
 
     figures: name -> text, shown first. metrics: rows of metrics.jsonl, drawn as curves. evaluations: data set -> result
-    of `Evaluation.to_json` or `ClassificationMetrics.to_json`. provenance: see `provenance()`. notes: licences and
-    disclosures (`notes_about`); URLs in them become links.
+    of `Evaluation.to_json` or `ClassificationMetrics.to_json`. rows_by_label: of each data file.
+    provenance: see `provenance()`. notes: licences and disclosures (`notes_about`); URLs in them become links.
 
     Raises RunError if the file cannot be written.
     """
@@ -42,6 +44,7 @@ def write_report(
         label_order_warning=summary.label_order_warning,
         slice_titles=slices.TITLES,
         evaluations=evaluations,
+        rows_by_label=rows_by_label,
         provenance=provenance,
         notes=notes,
     )

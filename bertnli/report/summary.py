@@ -24,6 +24,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The results of `Evaluation.to_json`."""
     low, high = found["accuracy_interval"]
     yield f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows"
+    left_out = {label: rows["left out"] for label, rows in found["rows_by_label"].items() if rows["left out"]}
+    if left_out:
+        yield "  rows left out: " + ", ".join(f"{rows:,} {label}" for label, rows in left_out.items())
     yield f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s"
     yield f"calibration: ECE {found['ece']:.4f}; Brier score {found['brier']:.4f}"
     if found["temperature"] != 1:

@@ -6,13 +6,33 @@ run_file.py reads it and reports its mistakes.
 from __future__ import annotations
 
 import math
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator, with_config
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    with_config,
+)
+from pydantic_core import PydanticCustomError
 
+from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
+from bertnli.data.dialect import Dialect
+from bertnli.data.formats import format_of
+from bertnli.data.labels import check_doubled
 
+Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 STALL_TIMEOUT = 300.0  # seconds
@@ -20,6 +40,40 @@ STALL_TIMEOUT = 300.0  # seconds
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_as_meant(cls, given: Any, about: ValidationInfo) -> Any:
+        # pydantic takes true for 1. YAML 1.1 reads 1e3 as text.
+        kinds = _kinds(cls.model_fields[about.field_name or ""].annotation)
+        if isinstance(given, bool) and bool not in kinds:
+            expected = "a number" if kinds & {int, float} else "text" if str in kinds else "no truth value"
+            raise PydanticCustomError(
+                "truth_value", f"YAML reads yes, no, on, off, true and false as truth values; expected {expected}"
+            )
+        if isinstance(given, str) and "\0" in given:
+            raise PydanticCustomError("nul", "a NUL character is in no name or path")
+        return _read_exponent(given) if int in kinds else given
+
+
+def _read_exponent(given: Any) -> Any:
+    """The number for text such as 5e8, which YAML 1.1 takes for text; in maps and lists too. All else as it is."""
+    if isinstance(given, Mapping):
+        return {key: _read_exponent(value) for key, value in given.items()}
+    if isinstance(given, list):
+        return [_read_exponent(value) for value in given]
+    if isinstance(given, str) and re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]{1,2}", given):
+        number = float(given)
+        return int(number) if number.is_integer() else number
+    return given
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a field admits, and those of a Literal's values: {int, NoneType} for `Positive | None`."""
+    if typing.get_origin(annotation) is Literal:
+        return {type(value) for value in typing.get_args(annotation)}
+    members = typing.get_args(annotation)
+    return {kind for member in members for kind in _kinds(member)} if members else {annotation}
 
 
 with_config(ConfigDict(extra="forbid"))(Columns)  # unknown keys are refused in every section
@@ -31,31 +85,113 @@ class Holdout(Section):
     holdout: Positive
 
 
+def _as_text(names: Any) -> Any:
+    """YAML reads the keys of `{0: entailment}` as numbers; a label cell is text. Raises for the same label twice."""
+    if not isinstance(names, dict):
+        return names
+    if None in names:
+        raise PydanticCustomError("label", "null is no label; put it in quotes if you mean the text")
+    try:
+        check_doubled(map(str, names), "label names")
+    except InputError as error:
+        raise PydanticCustomError("label", "{reason}", {"reason": str(error)}) from None
+    return {str(cell): label for cell, label in names.items()}
+
+
+LabelNames = Annotated[dict[str, str], BeforeValidator(_as_text)]
+
+
+class ColumnsApart(Section):
+    """Column names of the training file and of the evaluation file."""
+
+    train: Columns = Columns()
+    eval: Columns = Columns()
+
+
+class LabelNamesApart(Section):
+    """Label names of the training file and of the evaluation file."""
+
+    train: LabelNames = {}
+    eval: LabelNames = {}
+
+
+def _columns_form(given: Any) -> str:
+    """Which of two forms the value has: one for both files, or apart: one under `train` and another under `eval`."""
+    names = given.keys() if isinstance(given, dict) else ()
+    return "apart" if isinstance(given, ColumnsApart) or "train" in names or "eval" in names else "together"
+
+
+def _label_names_form(given: Any) -> str:
+    """As `_columns_form`. A label may be called `train`, but its meaning is text."""
+    maps = isinstance(given, dict) and any(isinstance(given.get(key), dict) for key in ("train", "eval"))
+    return "apart" if isinstance(given, LabelNamesApart) or maps else "together"
+
+
+def _not_mixed(given: Any) -> Any:
+    apart = isinstance(given, dict) and any(isinstance(given.get(key), dict) for key in ("train", "eval"))
+    if apart and (others := given.keys() - {"train", "eval"}):
+        reason = f"put {', '.join(map(repr, sorted(map(str, others))))} under train: or eval:, or both"
+        raise PydanticCustomError("form", "{reason}", {"reason": reason})
+    return given
+
+
+File = Literal["train", "eval"]
+
+
 class Data(Section):
-    train: str
+    train: Text
     """A fetched name, or a path: .jsonl .tsv .csv .parquet, .gz or .zst of the text ones, SNLI's own .txt and .zip."""
-    eval: str | Holdout | None = None
+    eval: Text | Holdout | None = None
     """Rows evaluated during training: a name or path, `{holdout: N}` rows of train, or nothing."""
-    columns: Columns = Columns()
-    """Names of the input's columns; default: they are found by their usual names."""
-    label_names: dict[str, str] = {}
-    """Names of integer labels, such as `{0: entailment, 1: neutral, 2: contradiction}`."""
+    columns: Annotated[
+        Annotated[Columns, Tag("together")] | Annotated[ColumnsApart, Tag("apart")],
+        Discriminator(_columns_form),
+        BeforeValidator(_not_mixed),
+    ] = Columns()
+    """Names of the columns: `{premise: …, hypothesis: …, label: …}`; default: they are found by their usual names. If
+    the evaluation file has others than the training file: `{train: {hypothesis: claim}, eval: {label: verdict}}`."""
+    label_names: Annotated[
+        Annotated[LabelNames, Tag("together")] | Annotated[LabelNamesApart, Tag("apart")],
+        Discriminator(_label_names_form),
+        BeforeValidator(_not_mixed),
+    ] = {}
+    """What label cells mean, such as `{0: entailment, 1: neutral, 2: contradiction}`; `-` stands for no gold label. If
+    the files differ: `{train: {yes: entailment, no: contradiction}, eval: {0: entailment, 1: contradiction}}`."""
+    format: str | None = None
+    """The files' format (tsv, csv, jsonl, parquet), if it is not the one in their names. Like the next three keys, for
+    paths only, not for fetched names."""
+    delimiter: str | None = None
+    """What is between the cells of a text table: one character, or tab, comma, semicolon, pipe. Default: found."""
+    quoting: Literal["csv", "none"] | None = None
+    """csv: double quotes may enclose a cell; none: a quote is a character like any other. Default: found."""
+    header: bool = True
+    """Whether a text table begins with the names of its columns. Without them, columns are named 1, 2, …."""
     skip_bad_rows: bool = False
-    """Skip rows that cannot be used and print how many, instead of refusing the file."""
+    """Skip rows that cannot be read and print how many, instead of refusing the file. A row with a label that the model
+    does not have is not one of them."""
     max_train_pairs: Positive | None = None
     """Train on this many pairs, drawn by the seed."""
     hypothesis_only: bool | None = None
     """Train a baseline that sees no premise: all it learns is annotation artefacts (Poliak et al. 2018). Default: what
     the starting model was trained with (true only if that was such a baseline)."""
 
-    @model_validator(mode="before")
+    def columns_of(self, file: File) -> Columns:
+        return getattr(self.columns, file) if isinstance(self.columns, ColumnsApart) else self.columns
+
+    def label_names_of(self, file: File) -> dict[str, str]:
+        return getattr(self.label_names, file) if isinstance(self.label_names, LabelNamesApart) else self.label_names
+
+    @field_validator("format", "delimiter")
     @classmethod
-    def _names_of_numbers(cls, given: Any) -> Any:
-        # YAML reads the keys of `{0: entailment}` as numbers; a label cell is text.
-        names = given.get("label_names") if isinstance(given, dict) else None
-        if isinstance(names, dict):
-            return {**given, "label_names": {str(key): value for key, value in names.items()}}
-        return given
+    def _possible(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            Dialect(delimiter=value) if info.field_name == "delimiter" else format_of("", value)
+        return value
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the files are written, as far as these keys say it."""
+        return Dialect(self.format, self.delimiter, self.quoting, self.header)
 
 
 class Checkpointing(Section):
@@ -65,22 +201,24 @@ class Checkpointing(Section):
 
 
 class RunConfig(Section):
-    model: str
+    model: Text
     """The model to start from: a fetched name, an HF-format folder, a d2l folder or zip, a hub id."""
     arch: Literal["bert.small", "bert.base"] | None = None
     """For d2l weights given as a path, because their files do not contain the number of heads."""
     labels: tuple[str, ...] | None = None
     """Label names in the order of a new classifier, or of one whose config has LABEL_0, …. Default: SNLI's."""
     data: Data
-    output: str
-    """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/."""
+    output: Text
+    """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/. `~` is the home
+    folder."""
 
     epochs: Positive | None = None
     max_steps: Positive | None = None
     global_batch_size: Positive = 256
     """Pairs per optimizer step over all ranks, whatever the number of ranks."""
     micro_batch_tokens: Positive | None = None
-    """Tokens that a rank takes through the model at once. Default: 3072 on a CPU, 16,384 on a GPU."""
+    """Tokens that a rank takes through the model at once. Default: 3072 on a CPU; on a GPU up to 65,536, as
+    many as fit its free memory."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     schedule: Literal["linear", "constant"] = "linear"
     """After the warm-up: linear decay to 0 at the last step, or no decay."""
@@ -102,6 +240,9 @@ class RunConfig(Section):
     deterministic: bool = False
     """On a GPU, too, the same run gives the same weights to the last bit: torch's deterministic algorithms, which cost
     speed. On a CPU that is so without it."""
+    compile: Literal["auto", False] = False
+    """`auto`: torch.compile of the model's blocks on a GPU, which takes a minute at the start. It may pay for a small
+    model; it has not been measured yet. On a CPU nothing is compiled."""
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""
@@ -115,6 +256,25 @@ class RunConfig(Section):
     (watch/watcher.py)."""
     deepspeed: dict[str, Any] = {}
     """DeepSpeed's own keys, merged with ours. One that contradicts ours, or cannot work here, is an error."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_in_one_text(cls, given: Any) -> Any:
+        # as the commands' --labels has them
+        return [name.strip() for name in given.split(",")] if isinstance(given, str) and "," in given else given
+
+    @field_validator("deepspeed", mode="before")
+    @classmethod
+    def _numbers_of_deepspeed(cls, given: Any) -> Any:
+        return _read_exponent(given)
+
+    @field_validator("output")
+    @classmethod
+    def _from_home(cls, given: str) -> str:
+        try:
+            return str(Path(given).expanduser()) if given.startswith("~") else given
+        except RuntimeError:
+            raise PydanticCustomError("no_home", "the home folder is not known here: write the whole path") from None
 
     def steps_per_epoch(self, pairs: int) -> int:
         """Optimizer steps of an epoch over `pairs` pairs; the last one may have fewer pairs."""

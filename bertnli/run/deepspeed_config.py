@@ -57,6 +57,16 @@ KNOWN_KEYS = {
     "zero_optimization.offload_param": "buffer_count buffer_size device max_in_cpu nvme_path pin_memory",
 }
 
+# Keys that take numbers. DeepSpeed's parser takes true for 1 there.
+NUMBERS = """
+    allgather_bucket_size buffer_count buffer_size cpuadam_cores_perc gradient_accumulation_steps gradient_clipping
+    gradient_predivide_factor hysteresis initial_scale_power loss_scale loss_scale_window max_in_cpu
+    max_live_parameters max_reuse_distance min_loss_scale model_persistence_threshold module_granularity_threshold
+    param_persistence_threshold prefetch_bucket_size ratio reduce_bucket_size stage stage3_max_live_parameters
+    stage3_max_reuse_distance stage3_model_persistence_threshold stage3_module_granularity_threshold
+    stage3_param_persistence_threshold stage3_prefetch_bucket_size steps_per_print sub_group_size train_batch_size
+    train_micro_batch_size_per_gpu zero_hpz_partition_size"""
+
 # Keys whose value is set by keys of the run file.
 DECIDED_BY = {
     "bf16": "precision",
@@ -140,12 +150,12 @@ def contradictions(config: RunConfig) -> Iterator[Contradiction]:
     """
     ours = _ours(config)
     for key, value in _walk(config.deepspeed):
-        found = _name_mistake(key, value) or _contradiction(key, value, ours, config)
+        found = _mistake(key, value) or _contradiction(key, value, ours, config)
         if found is not None:
             yield found
 
 
-def _name_mistake(key: str, value: Any) -> Contradiction | None:
+def _mistake(key: str, value: Any) -> Contradiction | None:
     section, _, name = key.rpartition(".")
     known = KNOWN_KEYS.get(section, "").split()
     if known and name not in known:
@@ -154,6 +164,8 @@ def _name_mistake(key: str, value: Any) -> Contradiction | None:
         return Contradiction((), InputError(f"unknown key deepspeed.{key}", do=do))
     if key in KNOWN_KEYS and not _is_section(value):
         return Contradiction((), InputError(f"deepspeed.{key}", found=repr(value), expected="a map of keys"))
+    if name in NUMBERS.split() and isinstance(value, bool):
+        return Contradiction((), InputError(f"deepspeed.{key}", found=repr(value), expected="a number"))
     return None
 
 
@@ -276,19 +288,22 @@ def _check_with(parse: Callable[[dict[str, Any]], object], settings: dict[str, A
     try:
         parse(settings)
     except ValidationError as error:
-        problem = error.errors()[0]
-        path = [str(part) for part in problem["loc"]]
-        # DeepSpeed has a pydantic model for each section; its error does not contain the section's name in the file.
-        holders = [name for name, value in settings.items() if path and _is_section(value) and path[0] in value]
-        path = path if not holders or path[0] in settings else [holders[0], *path]
-        raise InputError(
-            f"deepspeed.{'.'.join(path)}".rstrip("."), found=repr(problem["input"]), expected=problem["msg"].lower()
-        ) from None
+        refuse([_refused(problem, settings) for problem in error.errors()], "run file")
     except Exception as error:  # of any type; it is about what the user added, because ours alone is accepted
         said = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             "deepspeed: DeepSpeed does not accept it", found=said, do="change or remove that key"
         ) from None
+
+
+def _refused(problem: Any, settings: Mapping[str, Any]) -> InputError:
+    """One of the errors of DeepSpeed's parser, which has a pydantic model for each section."""
+    path = [str(part) for part in problem["loc"]]
+    # The error does not contain the section's name in the file.
+    holders = [name for name, value in settings.items() if path and _is_section(value) and path[0] in value]
+    path = path if not holders or path[0] in settings else [holders[0], *path]
+    name = f"deepspeed.{'.'.join(path)}".rstrip(".")
+    return InputError(name, found=repr(problem["input"]), expected=problem["msg"].lower())
 
 
 def _is_section(value: Any) -> bool:

@@ -7,17 +7,15 @@ is refused, with the keys that differ.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from bertnli.common.errors import InputError
 from bertnli.common.files import write_text
-from bertnli.common.locks import acquire
+from bertnli.common.locks import Lock
 from bertnli.run.config import RunConfig
 from bertnli.run.run_file import load_run
 
@@ -38,7 +36,7 @@ class RunFolder:
         self.logs = self.path / "logs"  # of ranks that a launcher started; made before the run is
         self.report = self.path / "report.html"
         self.model = self.path / "model"
-        self._lock = FileLock(self.path / ".lock")
+        self._lock = Lock(self.path / ".lock")
 
     @property
     def finished(self) -> bool:
@@ -53,7 +51,7 @@ class RunFolder:
             )
         if not self.run_file.exists():
             if self.path.exists() and (
-                not self.path.is_dir() or set(self.path.iterdir()) - {self.logs, Path(self._lock.lock_file)}
+                not self.path.is_dir() or set(self.path.iterdir()) - {self.logs, self._lock.path}
             ):
                 raise InputError(f"output {self.path}", found="other files", expected="a new or empty folder")
             return
@@ -102,18 +100,17 @@ class RunFolder:
     def _hold(self, say: Callable[[str], None]) -> None:
         waiting = f"output {self.path}: another job is in it; waiting {_PATIENCE:.0f} s for its end"
         try:
-            with suppress(NotImplementedError):  # a file system without locks
-                acquire(self._lock, waiting, say, _PATIENCE)
-        except Timeout:
+            self._lock.acquire(waiting, say, _PATIENCE)
+        except TimeoutError:
             raise InputError(
                 f"output {self.path}: another job is training in it", do="wait for that one, or give another output"
             ) from None
 
     def release(self) -> None:
         """Release the lock, if it is held."""
-        if self._lock.is_locked:
+        if self._lock.held:
             if self.finished:
-                Path(self._lock.lock_file).unlink(missing_ok=True)
+                self._lock.path.unlink(missing_ok=True)
             self._lock.release()
 
 
@@ -151,12 +148,24 @@ def result_of(path: Path) -> Path | None:
     return run.model if run is not None and run.path == path and run.finished else None
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; [] if there is no file. A last line that a kill cut short is omitted."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+def read_metrics(path: Path, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+    """The rows of a metrics file; [] if there is no file. Lines that are no rows are left out, and `warn` is told how
+    many; but not of a last line that a kill cut short."""
+    if not path.is_file():
+        return []
+    *lines, last = path.read_bytes().split(b"\n")
+    rows = [_metrics_row(line) for line in (*lines, last)]
+    if damaged := rows[:-1].count(None):
+        warn(f"{path}: {damaged} damaged lines are left out")
+    return [row for row in rows if row is not None]
+
+
+def _metrics_row(line: bytes) -> dict[str, Any] | None:
+    """A line's figures by name, `step` among them; None if it is no such line."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    return row if all(type(figure) in (int, float) and math.isfinite(figure) for figure in row.values()) else None

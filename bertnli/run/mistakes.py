@@ -20,5 +20,5 @@ def refuse(mistakes: Sequence[InputError], where: str) -> None:
     if len(mistakes) == 1:
         raise mistakes[0]
     if mistakes:
-        lines = [f"\n  {str(mistake).removeprefix(f'{where}: ')}" for mistake in mistakes]
-        raise InputError(f"{where}: {len(mistakes)} mistakes" + "".join(lines))
+        lines = [f"  {str(mistake).removeprefix(f'{where}: ')}" for mistake in mistakes]
+        raise InputError(f"{where}: {len(mistakes)} mistakes", lines=lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,35 +14,18 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bertnli.common.errors import InputError
+from bertnli.data.columns import Columns
 from bertnli.data.labels import check_names
-from bertnli.run import deepspeed_config
-from bertnli.run.config import RunConfig
+from bertnli.run import deepspeed_config, strict_yaml
+from bertnli.run.config import ColumnsApart, LabelNamesApart, RunConfig
 from bertnli.run.mistakes import Contradiction, refuse
 
 _SECTIONS = ("data", "checkpoint")
-_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's names for an unknown key
+_UNIONS = (["eval"], ["columns"], ["label_names"])  # keys of data that have two forms
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")  # pydantic's names for an unknown key
+_OWN = "x-"  # begins the keys that hold what the file itself merges: `x-base: &base {…}`, `<<: *base`
+_OWN_WORDS = ("truth_value", "no_home", "nul", "label", "form")  # the errors of config.py itself
 _NO_MAP = ("model_type", "dataclass_type", "dict_type")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Finds what YAML forbids and PyYAML accepts: a key twice in a map. `doubled` lists them; the first one counts."""
-
-    def __init__(self, text: str):
-        super().__init__(text)
-        self.doubled: list[str] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        first: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
-        for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if isinstance(key, (list, dict)):
-                raise yaml.YAMLError(f"line {line}: a list or map as a key")
-            if key in first:
-                self.doubled.append(f"line {line}: the key {key!r} a second time")
-            first.setdefault(key, (key_node, value_node))
-        node.value = list(first.values())
-        return super().construct_mapping(node, deep)
 
 
 def load_run(path: str | Path, sets: Sequence[str] = ()) -> RunConfig:
@@ -85,20 +67,19 @@ def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
     content = _parse(text, where, mistakes)
     if not isinstance(content, dict):
         raise InputError(where, found=type(content).__name__, expected="a map of keys (model: …, data: …)")
-    return content
+    return {key: value for key, value in content.items() if not str(key).startswith(_OWN)}
 
 
-def _parse(text: str, where: str, mistakes: list[InputError]) -> Any:
-    """YAML's content. Keys given twice are added to `mistakes`."""
+def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str] = ()) -> Any:
+    """YAML's content, which stands at the key `path` of a run file. What can be read and is not meant, such as a key
+    given twice, is added to `mistakes`."""
     try:
-        loader = _StrictLoader(text)
-        content = loader.get_single_data()
-        json.dumps(content, default=str, skipkeys=True)  # ValueError for an alias inside its own anchor
-    # PyYAML does not catch all of its own errors: odd timestamps and integers (ValueError), deep nesting, odd keys.
+        content, found = strict_yaml.parse(text, path)
+    # PyYAML does not catch all of its own errors: odd integers (ValueError), deep nesting, odd keys.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="fix it there") from None
-    mistakes += [InputError(f"{where}: {twice}", do="remove one of the two") for twice in loader.doubled]
+    mistakes += [InputError(f"{where}: {mistake}") for mistake in found]
     return content
 
 
@@ -106,8 +87,8 @@ def _override(content: dict[str, Any], assignment: str, mistakes: list[InputErro
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
-    value = _parse(text, f"--set {key}", mistakes)
-    *parents, last = key.strip().split(".")
+    *parents, last = path = key.strip().split(".")
+    value = _parse(text, f"--set {key}", mistakes, path)
     section: dict[str, Any] = content
     for parent in parents:
         below = section.get(parent)
@@ -120,6 +101,7 @@ def _override(content: dict[str, Any], assignment: str, mistakes: list[InputErro
 def _validated(content: Mapping[str, Any], where: str, mistakes: list[InputError]) -> RunConfig:
     """The run of `content`. Raises InputError if there are `mistakes` already, or if it finds others."""
     wrong: set[str] = set()
+    content = _with_text_keys(content)
     try:
         config = RunConfig.model_validate(content)
     except ValidationError as error:
@@ -141,6 +123,13 @@ def _validated(content: Mapping[str, Any], where: str, mistakes: list[InputError
     return config
 
 
+def _with_text_keys(given: Any) -> Any:
+    """YAML's other keys, such as numbers, as text, so that they are reported as unknown keys. Not those of labels."""
+    if not isinstance(given, Mapping):
+        return given
+    return {str(key): value if key == "label_names" else _with_text_keys(value) for key, value in given.items()}
+
+
 def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
     if (config.epochs is None) == (config.max_steps is None):
         yield Contradiction(("epochs", "max_steps"), InputError("give epochs or max_steps, one of them"))
@@ -149,21 +138,32 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
             check_names(config.labels, "labels")
         except InputError as error:
             yield Contradiction((), error)
+    if config.compile and config.zero_stage == 3:
+        clash = InputError(
+            "compile: auto does not go with zero_stage: 3, which replaces a block's weights while it runs",
+            do="set zero_stage: 2, or remove compile",
+        )
+        yield Contradiction(("compile", "zero_stage"), clash)
     for key in ("eval_every_steps", "keep_best", "early_stopping"):
         if getattr(config, key) and config.data.eval is None:
             do = "set data.eval: {holdout: 2000}, or a name or path"
             yield Contradiction(("data", "data.eval"), InputError(f"{key} needs data.eval", do=do))
+    for key, given in (("columns", config.data.columns), ("label_names", config.data.label_names)):
+        apart = isinstance(given, (ColumnsApart, LabelNamesApart)) and given.eval not in (Columns(), {})
+        if apart and not isinstance(config.data.eval, str):
+            do = f"set data.eval to a name or path, or give data.{key} without train: and eval:"
+            yield Contradiction(("data", "data.eval"), InputError(f"data.{key}.eval needs a file in data.eval", do=do))
 
 
 def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
     """`content` with the `wrong` keys at their defaults, so that other mistakes can be found as well."""
-    right: dict[str, Any] = {"model": "", "output": "", "data": {}}  # keys without a default
+    right: dict[str, Any] = {"model": "-", "output": "-", "data": {}}  # keys without a default
     for name, value in content.items():
         if name in _SECTIONS and isinstance(value, dict):
             right[name] = {key: inner for key, inner in value.items() if f"{name}.{key}" not in wrong}
         elif name not in wrong:
             right[name] = value
-    right["data"].setdefault("train", "")
+    right["data"].setdefault("train", "-")
     return right
 
 
@@ -171,7 +171,7 @@ def _path(problem: Any) -> list[str]:
     """The parts of the key that one of pydantic's errors is about."""
     path = [str(part) for part in problem["loc"]]
     # For a union pydantic adds the member's name (`data.eval.Holdout.holdout`), which is not in the file.
-    return [*path[:2], *path[3:]] if path[:2] == ["data", "eval"] else path
+    return [*path[:2], *path[3:]] if path[:1] == ["data"] and path[1:2] in _UNIONS else path
 
 
 def _key(problem: Any) -> str:
@@ -189,12 +189,13 @@ def _of_another_member(problem: Any) -> bool:
     path, given = [str(part) for part in problem["loc"]], problem["input"]
     if path[:2] != ["data", "eval"]:
         return False
-    return isinstance(given, dict) if path[2:] == ["str"] else problem["type"] == "model_type"
+    return isinstance(given, dict) if path[2:3] not in ([], ["Holdout"]) else problem["type"] == "model_type"
 
 
 def _nearest(key: str) -> str:
     """The known key that is most like an unknown one; empty if no key is like it."""
-    return next(iter(difflib.get_close_matches(key, _known_keys(RunConfig), n=1, cutoff=0.5)), "")
+    others = [known for known in _known_keys(RunConfig) if not key.startswith(f"{known}.")]
+    return next(iter(difflib.get_close_matches(key, others, n=1, cutoff=0.5)), "")
 
 
 def _explain(problem: Any) -> str:
@@ -202,12 +203,30 @@ def _explain(problem: Any) -> str:
     key = _key(problem)
     if problem["type"] in _UNKNOWN:
         near = _nearest(key)
+        if isinstance(problem["input"], Mapping) and near not in (*_SECTIONS, "deepspeed") and "." not in key:
+            return f"unknown key {key}; if it is only there to be merged, call it {_OWN}{key}"
         return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
     if problem["type"] == "missing":
         return f"key {key} is missing"
     found = repr(problem["input"])
-    message = "input should be a map of keys" if problem["type"] in _NO_MAP else problem["msg"].lower()
-    return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {message}"
+    return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {_expected(problem)}"
+
+
+def _expected(problem: Any) -> str:
+    kind, given = problem["type"], problem["input"]
+    if _key(problem) == "data.eval" and kind == "string_type":
+        return "input should be a name or path, or {holdout: N}"
+    if kind in _NO_MAP:
+        return "input should be a map of keys"
+    if kind == "tuple_type":
+        return "input should be a list: [one, another]"
+    if kind == "string_type" and isinstance(given, (int, float)):
+        return "input should be text: put it in quotes"
+    if kind == "string_type":
+        return "input should be one text" + (", not a list" if isinstance(given, list) else "")
+    if kind == "string_too_short":
+        return "input should be text that is not empty"
+    return str(problem["msg"] if kind in _OWN_WORDS else problem["msg"].lower())
 
 
 def _known_keys(section: Any, prefix: str = "") -> list[str]:

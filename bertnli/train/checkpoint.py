@@ -217,7 +217,7 @@ class TrainerState:
     steps: optimizer steps done. pairs, seconds: trained so far; seconds of training steps alone, without start-up and
     evaluation. best_accuracy, best_step: of the best evaluation so far (step 0: no evaluation yet). not_better:
     evaluations in a row that were not better. inputs: sha256 of the starting weights and the data, by their keys in
-    the run file.
+    the run file. fitting_tokens: of a micro-batch, if they were found by the GPU's memory; otherwise 0.
     """
 
     steps: int = 0
@@ -227,6 +227,7 @@ class TrainerState:
     best_step: int = 0
     not_better: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict)
+    fitting_tokens: int = 0
 
     @classmethod
     def of(cls, steps: int, progress: Mapping[str, Any]) -> TrainerState:

@@ -28,9 +28,11 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from bertnli.common.errors import InputError, ReportedElsewhere, RunError
-from bertnli.common.network import free_port
+from bertnli.common.errors import InputError, ReportedElsewhere, RunError, first_line
+from bertnli.common.network import free_port, with_port
+from bertnli.model.attention import copy_async
 from bertnli.train.allocator import keep_freed_memory
+from bertnli.train.pending_sum import PendingSum
 
 # DeepSpeed's CPU collectives are a C++ extension that is compiled at first use. Without a compiler the job fails; with
 # one the first run takes minutes, and a kill during the build leaves a lock that later runs wait for without end. gloo
@@ -49,19 +51,21 @@ class ProcessGroup:
     """
 
     def __init__(self) -> None:
-        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         if "RANK" not in os.environ:
-            os.environ.update(alone, MASTER_PORT=str(free_port()))
+            os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+        if os.environ["WORLD_SIZE"] == "1":  # nobody else is to be met, at whatever address the environment has
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         cuda = torch.cuda.is_available()
         if cuda:
             gpu = _own_gpu(self.local_rank, torch.cuda.device_count())
             os.environ["LOCAL_RANK"] = str(gpu)  # DeepSpeed takes the GPU of that number
-        deepspeed.init_distributed(
-            dist_backend="nccl" if cuda else "gloo",
-            auto_mpi_discovery="OMPI_COMM_WORLD_RANK" in os.environ,
-            verbose=False,
-        )
+        with _named_failures():
+            deepspeed.init_distributed(
+                dist_backend="nccl" if cuda else "gloo",
+                auto_mpi_discovery="OMPI_COMM_WORLD_RANK" in os.environ,
+                verbose=False,
+            )
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.device = torch.device("cuda", gpu) if cuda else torch.device("cpu")
         if cuda:
@@ -88,12 +92,25 @@ class ProcessGroup:
                 do="start fewer ranks on each host",
             )
 
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all ranks, in float64. Waits for the device and for all ranks."""
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+    def start_sum(self, on_device: Tensor, on_host: Sequence[float] = ()) -> PendingSum:
+        """Each value summed over all ranks, in float64: those of `on_device`, `[values]`, then those of `on_host`.
+
+        A GPU is not waited for; on a CPU all ranks are.
+        """
+        zeros = [0.0] * len(on_device)
+        total = copy_async(torch.tensor([*zeros, *on_host], dtype=torch.float64), self.device)
+        total[: len(on_device)] += on_device
         if self.world > 1:
             dist.all_reduce(total)
-        return total.tolist()
+        return PendingSum(total)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all ranks, in float64. Waits for the device and for all ranks."""
+        return self.start_sum(torch.empty(0, device=self.device), values).read()[0]
+
+    def gather(self, value: float) -> list[float]:
+        """The value of each rank, by rank. Waits for the device and for all ranks."""
+        return self.sum([value if rank == self.rank else 0.0 for rank in range(self.world)])
 
     def barrier(self) -> None:
         """Returns when every rank has called it."""
@@ -112,13 +129,33 @@ class ProcessGroup:
             yield
         except InputError as found:
             error = found
-        failed = self.sum([float(error is not None and rank == self.rank) for rank in range(self.world)])
+        failed = self.gather(float(error is not None))
         if any(failed):
             raise error if error is not None and not any(failed[: self.rank]) else ReportedElsewhere("by another rank")
 
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """torch.distributed's errors when this process joins the others, as errors for the user."""
+    address = with_port(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    try:
+        yield
+    except torch.distributed.DistError as error:
+        if "EADDRINUSE" in str(error):
+            raise InputError(
+                f"MASTER_PORT {os.environ['MASTER_PORT']}, where rank 0 waits for the other ranks",
+                found="another process has this port",
+                do="set MASTER_PORT to a free port, the same for all ranks (bertnli launch: --master-port)",
+            ) from None
+        raise RunError(
+            f"rank {os.environ['RANK']} cannot join the other ranks at {address}",
+            found=first_line(error),
+            do="make sure that MASTER_ADDR is rank 0's host, and that every host reaches that port",
+        ) from None
 
 
 def _own_gpu(local_rank: int, count: int) -> int:
@@ -234,6 +271,14 @@ class Engine:
                 f"fp16: the gradients overflow at the smallest loss scale, {self._lowest_scale:g}",
                 do="lower learning_rate, or set precision: bf16 or fp32; give a new output",
             )
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What DeepSpeed allocates in the first backward pass, to sum gradients over the ranks in."""
+        elements = getattr(self._optimizer, "reduce_bucket_size", None)  # ZeRO-1 to 3: of two buffers
+        if elements is not None:
+            return 2 * 4 * elements
+        return 4 * sum(parameter.numel() for parameter in self._engine.module.parameters()) * (self.group.world > 1)
 
     @property
     def skipped_steps(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import numpy as np
 from bertnli.common.errors import InputError
 from bertnli.data.batches import Indices
 from bertnli.data.corpus import Corpus, prepare, split_holdout
+from bertnli.data.labelled import RowsByLabel
 from bertnli.evaluation.data_sets import open_set
-from bertnli.fetch.resolve import resolve_model
+from bertnli.fetch.entry import Kind
+from bertnli.fetch.resolve import check_name, resolve_model
 from bertnli.model import pretrained
 from bertnli.model.pretrained import Pretrained
-from bertnli.run.config import Holdout, RunConfig
+from bertnli.run.config import File, Holdout, RunConfig
 from bertnli.run.folder import result_of, run_of, step_of
+from bertnli.run.mistakes import refuse
 from bertnli.run.run_file import load_run
 from bertnli.train import checkpoint
 
@@ -31,6 +34,7 @@ class TrainingData:
     evaluation_corpus: Corpus
     evaluation: Indices
     sha256: Mapping[str, str]  # of the data files, by their keys in the run file
+    rows_by_label: Mapping[str, RowsByLabel]  # by data file, with its key in the run file
 
     def rows(self, chosen: Indices, source: Pretrained) -> Iterator[dict[str, Any]]:
         """Training pairs for a user to inspect: row in the data file, label, tokens and their ids."""
@@ -43,6 +47,20 @@ class TrainingData:
                 "tokens": source.tokenizer.tokens(ids),
                 "ids": ids,
             }
+
+
+def check_names(config: RunConfig) -> None:
+    """Raises one InputError for all names in the run file that are neither known nor paths, before any is fetched."""
+    named: list[tuple[str, Kind]] = [(config.model, "model"), (config.data.train, "dataset")]
+    if isinstance(config.data.eval, str):
+        named.append((config.data.eval, "dataset"))
+    mistakes = []
+    for name, kind in dict.fromkeys(named):
+        try:
+            check_name(name, kind)
+        except InputError as error:
+            mistakes.append(error)
+    refuse(mistakes, "run file")
 
 
 def load_starting_model(config: RunConfig) -> Pretrained:
@@ -61,11 +79,12 @@ def load_starting_model(config: RunConfig) -> Pretrained:
 def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None]) -> TrainingData:
     """The run's pairs, tokenised and divided. Raises InputError for unusable files or sizes that do not fit."""
 
-    def corpus_of(name: str) -> Corpus:
+    def corpus_of(name: str, file: File) -> Corpus:
         chosen = open_set(
             name,
-            config.data.columns,
-            label_names=config.data.label_names,
+            config.data.columns_of(file),
+            label_names=config.data.label_names_of(file),
+            dialect=config.data.dialect,
             prefer_parse=source.tokenizer.settings.reads_parse,
         )
         corpus = prepare(
@@ -75,11 +94,14 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             skip_bad_rows=config.data.skip_bad_rows,
             label_names=chosen.schema.label_names,
         )
+        used = ", ".join(f"{corpus.rows_by_label[label]['used']:,} {label}" for label in source.config.labels)
         skipped = f"{corpus.about['no_gold']:,} rows without a gold label and {corpus.about['bad']:,} bad rows skipped"
-        say(f"{name}: {len(corpus):,} labelled pairs; {skipped}")
+        for note in chosen.file.notes:
+            say(note)
+        say(f"{name}: {len(corpus):,} labelled pairs ({used}); {skipped}")
         return corpus
 
-    corpus = corpus_of(config.data.train)
+    corpus = corpus_of(config.data.train, "train")
     sha256 = {"data.train": corpus.sha256}
     train, evaluation_corpus, evaluation = np.arange(len(corpus)), corpus, np.arange(0)
     if isinstance(config.data.eval, Holdout):
@@ -92,7 +114,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
                 expected="fewer, so that some pairs are left for training",
             ) from None
     elif config.data.eval is not None:
-        evaluation_corpus = corpus_of(config.data.eval)
+        evaluation_corpus = corpus_of(config.data.eval, "eval")
         sha256["data.eval"] = evaluation_corpus.sha256
         evaluation = np.arange(len(evaluation_corpus))
     wanted = config.data.max_train_pairs or len(train)
@@ -104,7 +126,26 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         )
     if wanted < len(train):
         train = np.random.default_rng([config.seed, 1]).choice(train, wanted, replace=False)
-    return TrainingData(corpus, train, evaluation_corpus, evaluation, sha256)
+    held_out = evaluation if evaluation_corpus is corpus else evaluation[:0]
+    of_training = _rows_by_label(corpus, source.config.labels, train, held_out)
+    rows_by_label = {f"data.train: {config.data.train}": of_training}
+    if evaluation_corpus is not corpus:
+        rows_by_label[f"data.eval: {config.data.eval}"] = evaluation_corpus.rows_by_label
+    for label in source.config.labels:
+        if not of_training[label]["trained on"]:
+            say(f"warning: {config.data.train}: no row to train on has the label {label}")
+    return TrainingData(corpus, train, evaluation_corpus, evaluation, sha256, rows_by_label)
+
+
+def _rows_by_label(corpus: Corpus, labels: Sequence[str], train: Indices, held_out: Indices) -> RowsByLabel:
+    """The rows of the training file by label: how many are trained on, held out for evaluation, and left out."""
+    uses = [np.bincount(corpus.labels[chosen], minlength=len(labels)).tolist() for chosen in (train, held_out)]
+    used = dict(zip(labels, zip(*uses, strict=True), strict=True))
+    found = {}
+    for label, rows in corpus.rows_by_label.items():
+        trained, held = used.get(label, (0, 0))
+        found[label] = {"trained on": trained, "held out": held, "left out": sum(rows.values()) - trained - held}
+    return found
 
 
 def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +23,10 @@ from bertnli.common.errors import Interrupted, RunError
 from bertnli.common.files import write_text
 from bertnli.common.progress import progress
 from bertnli.common.signals import StopRequest
-from bertnli.data.batches import Indices, Stream, assign_to_ranks, batches_by_length, pack
-from bertnli.data.corpus import Corpus
+from bertnli.data.batches import Indices, Stream, batches_by_length, pack
 from bertnli.evaluation.metrics import ClassificationMetrics
-from bertnli.model.attention import EVAL_BATCH_TOKENS, copy_async, to_device
+from bertnli.model.attention import EVAL_BATCH_TOKENS, to_device
+from bertnli.model.compiled import can_compile, compile_blocks
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import deepspeed_config
@@ -32,11 +35,16 @@ from bertnli.train import checkpoint
 from bertnli.train.checkpoint import Saver, TrainerState
 from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
 from bertnli.train.flops import matmul_peak, needed_flop
-from bertnli.train.inputs import TrainingData, load_data, load_starting_model
-from bertnli.train.metrics_log import MetricsLog, RecentSteps
+from bertnli.train.inputs import TrainingData, check_names, load_data, load_starting_model
+from bertnli.train.metrics_log import MetricsLog, RecentSteps, check_installed
+from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, measure_on_gpu
+from bertnli.train.next_command import next_command
+from bertnli.train.pending_sum import PendingSum
 from bertnli.train.result import write_result
+from bertnli.train.steps import Step, Steps
 
-MICRO_BATCH_TOKENS = {"cpu": 3072, "cuda": 16_384}
+STEPS_AHEAD = {"cpu": 0, "cuda": 1}
+"""Steps that the host launches before it reads the sums of an earlier one. A CPU computes them at once."""
 
 
 def train(config: RunConfig, group: ProcessGroup, say: Callable[[str], None]) -> dict[str, Any]:
@@ -49,11 +57,7 @@ def train(config: RunConfig, group: ProcessGroup, say: Callable[[str], None]) ->
     try:
         return _train(config, folder, group, say)
     except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"rank {group.rank}: the GPU's memory is full",
-            found=str(error).partition(". ")[0],
-            do="lower micro_batch_tokens; the same command then goes on from the last checkpoint",
-        ) from None
+        raise gpu_is_full(error, group, "end what else runs on it") from None
     finally:
         folder.release()
 
@@ -64,6 +68,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         folder.check(config)
         precision = resolve_precision(config.precision, group.device)
         settings = deepspeed_config(config, precision, group.world, parse_settings)
+        check_names(config)
+        if group.rank == 0:
+            check_installed(config)
         source = load_starting_model(config)
         data = load_data(config, source, say)
     with group.agree():
@@ -76,13 +83,21 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
-    engine = Engine(source.build(model_config), settings, config.weight_decay, group)
+    model = source.build(model_config)
+    peaks: dict[int, int] = {}
+    if config.micro_batch_tokens is None and group.device.type == "cuda":
+        peaks = measure_on_gpu(model, data.corpus, data.train, precision, group.device)
+    if config.compile and group.device.type == "cuda":
+        if can_compile():
+            compile_blocks(model)
+        else:
+            say("compile: auto: torch has no Triton for this GPU, so nothing is compiled")
+    engine = Engine(model, settings, config.weight_decay, group)
     source = source.without_weights()  # the engine has its own
 
     stream = Stream(len(data.train), config.global_batch_size, config.seed)
     total_steps = config.total_steps(len(data.train))
     eval_every = config.eval_every_steps or config.steps_per_epoch(len(data.train))
-    micro_tokens = config.micro_batch_tokens or MICRO_BATCH_TOKENS[group.device.type]
 
     state = TrainerState(inputs={"model": source.sha256, **data.sha256})
     resumed = checkpoint.newest(folder.checkpoints, warn=say)
@@ -98,12 +113,21 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             f"rank {group.rank} would go on from step {state.steps}, other ranks from another step",
             do=f"make sure that every host reads the same {folder.checkpoints}",
         )
+    micro_tokens = config.micro_batch_tokens or CPU_TOKENS
+    if peaks:
+        fitting = fitting_tokens(peaks, free_memory(group.device) - engine.buffer_bytes)
+        # As before, if it still fits: how a step is cut decides which random numbers its dropout takes.
+        micro_tokens = int(min(group.gather(min(fitting, state.fitting_tokens or fitting))))
+        state.fitting_tokens = micro_tokens
+    # Without gradients a batch takes far less memory than in training.
+    eval_tokens = min(EVAL_BATCH_TOKENS[group.device.type], max(micro_tokens, 2048))
     say(
         f"{len(data.train):,} pairs to train on, {len(data.evaluation):,} to evaluate on; {total_steps} steps of "
-        f"{config.global_batch_size} pairs, {precision}, ZeRO-{config.zero_stage}, {group.world} x {group.device.type}"
+        f"{config.global_batch_size} pairs in micro-batches of up to {micro_tokens:,} tokens, {precision}, "
+        f"ZeRO-{config.zero_stage}, {group.world} x {group.device.type}"
     )
     [peak] = group.sum([matmul_peak(model_config.hidden_size, model_config.intermediate_size, precision, group.device)])
-    metrics = MetricsLog(folder, state.steps, config.tensorboard) if group.rank == 0 else None
+    metrics = MetricsLog(folder, state.steps, config.tensorboard, say) if group.rank == 0 else None
     recent = RecentSteps(lambda tokens, pairs: needed_flop(model_config, tokens, pairs) / peak)
 
     def save_checkpoint() -> None:
@@ -123,66 +147,94 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         saver.wait()
         group.barrier()
 
+    def make_step(number: int) -> Step:
+        return Step.of(
+            data.corpus, data.train[stream.step(number)], group.rank, group.world, micro_tokens, group.device
+        )
+
+    launched: deque[LaunchedStep] = deque()
+    clock = time.perf_counter()  # when the step before the next one to be finished was over
+
+    def finish_step() -> int:
+        """Wait for the sums of the first step in `launched` and report them. Returns the signal to stop, or 0.
+
+        Signals are summed over the ranks too, so that all of them stop after the same step.
+        """
+        nonlocal clock
+        step = launched.popleft()
+        (loss, correct, interrupted, terminated), over = step.sums.read()
+        took, clock = over - clock, over
+        pairs, assignment = step.step.pairs, step.step.assignment
+        state.pairs += len(pairs)
+        state.seconds += took
+        if not math.isfinite(loss):
+            finish_saving()
+            raise non_finite_loss(loss, step.number, pairs, data, source, folder, group)
+        recent.add(loss, correct, len(pairs), int(assignment.tokens.sum()), took)
+        if metrics is not None:
+            metrics.add(
+                step.number,
+                **recent.last(),
+                learning_rate=step.learning_rate,
+                **({"imbalance": assignment.imbalance} if group.world > 1 else {}),
+                **step.loss_scale,
+            )
+        show(step.number, str(recent))
+        return signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
+
     tally = None
+    ahead = STEPS_AHEAD[group.device.type]
     with (
         StopRequest() as stop,
         Saver(folder.checkpoints, config.checkpoint.keep) as saver,
         progress("step", total_steps, quiet=group.rank != 0, start=state.steps) as show,
+        Steps(make_step, group.device, ahead=ahead > 0) as steps,
     ):
         while state.steps < total_steps and not (config.early_stopping and state.not_better >= config.early_stopping):
-            started = time.perf_counter()
             # All that is random in a step follows from seed, step and rank, so a resumed run repeats it exactly.
             torch.manual_seed(np.random.SeedSequence([config.seed, state.steps, group.rank]).generate_state(1)[0])
-            chosen = data.train[stream.step(state.steps)]
+            step = steps[state.steps]
             engine.train()
-            assignment = assign_to_ranks(chosen, data.corpus.lengths, group.world)
-            micro_batches = assignment.micro_batches(group.rank, micro_tokens)
-            loss_sum, correct = accumulate(engine, data.corpus, micro_batches, chosen, group.device)
+            try:
+                loss_and_correct = accumulate(engine, step)
+            except torch.OutOfMemoryError as error:
+                raise gpu_is_full(error, group, f"set micro_batch_tokens: {max(1, micro_tokens // 2)}") from None
             heartbeat.beat(f"step {state.steps + 1}", waiting=group.world > 1)
             learning_rate = config.learning_rate_at(state.steps, total_steps)
             engine.step(learning_rate)
-
-            # The one wait of a step for the device and for every rank. Signals are summed too: all ranks stop together.
-            loss_total, correct_total, interrupted, terminated = group.sum(
-                [loss_sum.item(), correct.item(), stop.signal == 2, stop.signal == 15]
-            )
-            took = time.perf_counter() - started
             state.steps += 1
-            state.pairs += len(chosen)
-            state.seconds += took
-            if not math.isfinite(loss_total):
-                finish_saving()
-                raise non_finite_loss(loss_total, state.steps, chosen, data, source, folder, group)
-            recent.add(loss_total, correct_total, len(chosen), int(assignment.tokens.sum()), took)
-            if metrics is not None:
-                metrics.add(
-                    state.steps,
-                    **recent.last(),
-                    learning_rate=learning_rate,
-                    **({"imbalance": assignment.imbalance} if group.world > 1 else {}),
-                    **engine.loss_scale_metrics(),
-                )
-            show(state.steps, str(recent))
+            sums = group.start_sum(loss_and_correct, [stop.signal == signal.SIGINT, stop.signal == signal.SIGTERM])
+            launched.append(LaunchedStep(state.steps, step, learning_rate, engine.loss_scale_metrics(), sums))
 
+            # The one wait of a step for the device and for every rank. On a GPU it is for the step before this one, so
+            # that this one is computed while the next is launched; before anything is saved or evaluated, for all.
             last = state.steps == total_steps
-            better = False
-            if len(data.evaluation) and (last or state.steps % eval_every == 0):
-                tally = evaluate(engine, group, data, source.config.labels)
+            evaluating = len(data.evaluation) > 0 and (last or state.steps % eval_every == 0)
+            due = state.steps % config.checkpoint.every_steps == 0
+            stopping = 0
+            while launched and (last or evaluating or due or stopping or len(launched) > ahead):
+                stopping = finish_step() or stopping
+            if last:
+                stopping = 0
+
+            if evaluating:
+                tally = evaluate(engine, group, data, source.config.labels, eval_tokens)
                 better = state.record_evaluation(tally.accuracy)
+                due = due or (better and config.keep_best)
                 say(f"step {state.steps}: held-out accuracy {tally.accuracy:.4f}, loss {tally.loss:.4f}")
                 if metrics is not None:
                     metrics.add(state.steps, eval_accuracy=tally.accuracy, eval_loss=tally.loss)
-            stopping = (interrupted or terminated) and not last
-            due = state.steps % config.checkpoint.every_steps == 0 or (better and config.keep_best)
             if last or stopping or due:
                 save_checkpoint()
             if stopping:
                 finish_saving()
                 raise Interrupted(
-                    2 if interrupted else 15,
+                    stopping,
                     f"stopped after step {state.steps} of {total_steps}; a checkpoint is in {folder.checkpoints}",
                     do="the same command goes on from it",
                 )
+            if not launched:
+                clock = time.perf_counter()  # evaluation and checkpoints are not part of a step's time
 
     if state.steps < total_steps:
         say(f"stopped early: {state.not_better} evaluations in a row were not better than step {state.best_step}'s")
@@ -191,7 +243,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         engine.load_state(checkpoint.read(folder.checkpoints, state.best_step).state, state.best_step)
         tally = None
     if tally is None and len(data.evaluation):  # also if the run was killed between its last step and this line
-        tally = evaluate(engine, group, data, source.config.labels)
+        tally = evaluate(engine, group, data, source.config.labels, eval_tokens)
     weights = engine.weights()
     summary = {
         "output": str(folder.path),
@@ -202,6 +254,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         "ranks": group.world,
         **({"best_step": state.best_step} if config.keep_best else {}),
         **({"eval_accuracy": tally.accuracy, "eval_rows": tally.rows} if tally is not None else {}),
+        "rows_by_label": data.rows_by_label,
+        "next": next_command(str(folder.model), source.config.labels, config),
     }
     if metrics is not None:
         metrics.close()
@@ -210,28 +264,42 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     return summary
 
 
-def accumulate(
-    engine: Engine, corpus: Corpus, micro_batches: list[Indices], chosen: Indices, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class LaunchedStep:
+    """A step that a GPU may still be computing. number: counted from 1. sums: loss, correct predictions, SIGINT and
+    SIGTERM, over all ranks."""
+
+    number: int
+    step: Step
+    learning_rate: float
+    loss_scale: dict[str, float]
+    sums: PendingSum
+
+
+def accumulate(engine: Engine, step: Step) -> torch.Tensor:
     """Add the gradients of this rank's micro-batches to those of the step.
 
-    Each micro-batch's summed loss is divided by the number of pairs in the whole step (`chosen`), not in the
-    micro-batch. So the sum over micro-batches and ranks is the gradient of the step's mean loss, however it is cut.
-    Returns this rank's summed loss and number of correct predictions, still on the device.
+    Each micro-batch's summed loss is divided by the number of pairs in the whole step, not in the micro-batch. So the
+    sum over micro-batches and ranks is the gradient of the step's mean loss, however it is cut. Returns this rank's
+    summed loss and number of correct predictions, `[2]`, still on the device.
     """
-    loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    for indices in micro_batches:
+    sums = []
+    for micro_batch in step.micro_batches:
         heartbeat.beat("training")
-        # A rank without pairs still takes part in collective operations, with a pair that counts 0.
-        counted = float(len(indices) > 0)
-        indices = indices if counted else chosen[:1]
-        labels = copy_async(torch.from_numpy(corpus.labels[indices].astype(np.int64)), device)
-        logits = engine(*to_device(pack(corpus, indices), device)).float()
-        loss = F.cross_entropy(logits, labels, reduction="sum") * counted
-        engine.backward(loss / len(chosen))
-        loss_sum += loss.detach()
-        correct += (logits.argmax(dim=1) == labels).sum() * counted
-    return loss_sum, correct
+        logits = engine(*micro_batch.inputs).float()
+        loss = F.cross_entropy(logits, micro_batch.labels, reduction="sum") * float(micro_batch.counts)
+        engine.backward(loss / len(step.pairs))
+        correct = (logits.detach().argmax(dim=1) == micro_batch.labels).sum() * micro_batch.counts
+        sums.append(torch.stack([loss.detach(), correct]))
+    return torch.stack(sums).sum(dim=0)
+
+
+def gpu_is_full(error: torch.OutOfMemoryError, group: ProcessGroup, do: str) -> RunError:
+    return RunError(
+        f"rank {group.rank}: the GPU's memory is full",
+        found=str(error).partition(". ")[0],
+        do=f"{do}; the same command then goes on from the last checkpoint",
+    )
 
 
 def non_finite_loss(
@@ -254,12 +322,14 @@ def non_finite_loss(
 
 
 @torch.no_grad()
-def evaluate(engine: Engine, group: ProcessGroup, data: TrainingData, labels: tuple[str, ...]) -> ClassificationMetrics:
+def evaluate(
+    engine: Engine, group: ProcessGroup, data: TrainingData, labels: tuple[str, ...], batch_tokens: int
+) -> ClassificationMetrics:
     """The metrics of all evaluation pairs: each pair is evaluated once, on one of the ranks."""
     engine.eval()
     tally = ClassificationMetrics(labels)
     corpus, indices = data.evaluation_corpus, data.evaluation
-    batches = batches_by_length(corpus.lengths[indices], EVAL_BATCH_TOKENS[group.device.type])
+    batches = batches_by_length(corpus.lengths[indices], batch_tokens)
     rounds = math.ceil(len(batches) / group.world)  # ZeRO-3: every rank must run the model equally often
     for number in range(group.rank, rounds * group.world, group.world):
         heartbeat.beat("evaluation")

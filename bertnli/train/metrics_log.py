@@ -4,27 +4,65 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import util
 from typing import Any
 
-from bertnli.common.errors import RunError
+from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import write_text
+from bertnli.run.config import RunConfig
 from bertnli.run.folder import RunFolder, read_metrics
+from bertnli.run.mistakes import refuse
+
+# What records metrics: its key in the run file -> its package.
+_RECORDERS = {
+    "tensorboard": "tensorboard",
+    "deepspeed.tensorboard": "tensorboard",
+    "deepspeed.wandb": "wandb",
+    "deepspeed.comet": "comet_ml",
+}
+
+
+def check_installed(config: RunConfig) -> None:
+    """Raises InputError for what is asked to record metrics and is not installed. On the rank that records them."""
+    asked = {"tensorboard": config.tensorboard}
+    asked |= {f"deepspeed.{name}": _enabled(section) for name, section in config.deepspeed.items()}
+    missing = []
+    for key, package in _RECORDERS.items():
+        if asked.get(key) and util.find_spec(package) is None:
+            off = f"{key}: false" if key == "tensorboard" else f"{key}.enabled: false"
+            missing.append(
+                InputError(f"{key} needs {package}, which is not installed", do=f"pip install {package}, or set {off}")
+            )
+    refuse(missing, "run file")
+
+
+def _enabled(section: Any) -> bool:
+    return isinstance(section, Mapping) and section.get("enabled") not in (None, False)
 
 
 class MetricsLog:
     """`metrics.jsonl`, one JSON object a line, and optionally the same metrics for TensorBoard."""
 
-    def __init__(self, folder: RunFolder, steps: int, tensorboard: bool):
-        """`steps`: optimizer steps already done. Lines of later steps, from before a kill, are removed."""
-        counting = [row for row in read_metrics(folder.metrics_file) if row["step"] <= steps]
-        write_text(folder.metrics_file, "".join(json.dumps(row) + "\n" for row in counting))
-        self._file = folder.metrics_file.open("a")
-        self._board: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, folder: RunFolder, steps: int, tensorboard: bool, warn: Callable[[str], None]):
+        """`steps`: optimizer steps already done. Lines of later steps, from before a kill, are removed.
 
-            self._board = SummaryWriter(str(folder.tensorboard), purge_step=steps + 1)
+        `warn` is told of damaged lines. Raises RunError if a file of it cannot be written.
+        """
+        self._board: Any = None
+        try:
+            counting = [row for row in read_metrics(folder.metrics_file, warn) if row["step"] <= steps]
+            write_text(folder.metrics_file, "".join(json.dumps(row) + "\n" for row in counting))
+            self._file = folder.metrics_file.open("a")
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(folder.tensorboard), purge_step=steps + 1)
+        except OSError as error:
+            raise RunError(
+                f"{error.filename2 or error.filename or folder.metrics_file}: cannot be written: {error.strerror}",
+                do="move it away, or make room, and give the same command again",
+            ) from None
 
     def add(self, step: int, **figures: float) -> None:
         """Write one line. Raises RunError if the disk is full or fails."""

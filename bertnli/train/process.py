@@ -10,17 +10,19 @@ import argparse
 import contextlib
 import json
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bertnli.common import heartbeat
+from bertnli.common import heartbeat, memory
 from bertnli.common.cores import spin_briefly, usable_cores
-from bertnli.common.errors import BertnliError, InputError, Interrupted, ReportedElsewhere
+from bertnli.common.errors import InputError, Interrupted, ReportedElsewhere
+from bertnli.common.for_user import as_told
+from bertnli.common.installed import need
 from bertnli.common.network import set_interfaces
+from bertnli.common.progress import say_lines
 from bertnli.run.folder import RunFolder
 from bertnli.run.run_file import load_run
 from bertnli.watch.rank_env import local_world_size, set_rank_variables
@@ -39,15 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         set_rank_variables(os.environ)
         if "RANK" in os.environ and not heartbeat.watched():
-            from bertnli.watch.rank_env import Rank
+            from bertnli.watch.rank_env import Rank, note_of_rank
 
             rank = Rank(os.environ)
+            if note := note_of_rank(os.environ):
+                _to_stderr(f"bertnli train: {note}")
     except InputError as error:
         _to_stderr(f"bertnli train: {error}")
         return error.exit_code
     if heartbeat.watched():
         _train_and_exit(options)
-    return _train(options) if rank is None else _watch(rank, options, arguments)
+    try:
+        return _train(options) if rank is None else _watch(rank, options, arguments)
+    except KeyboardInterrupt:  # before there is anything to save, or a second one
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--directory", default=".", help="change to this folder first: relative paths start there")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--local_rank", type=int, default=0, help="from the deepspeed launcher; LOCAL_RANK is used")
+    # from DeepSpeed's launcher and from torch.distributed.launch
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="ignored: LOCAL_RANK is used")
     return parser
 
 
@@ -108,6 +116,9 @@ def _train(options: argparse.Namespace) -> int:
         os.chdir(options.directory)
         config = load_run(options.run_file, options.sets)
         _share_the_host()
+        need("torch", "train")
+        need("deepspeed", "train")
+        memory.require(1100)  # what torch, DeepSpeed and their threads take, before any weight
         if config.deterministic:  # cuBLAS reads it when it starts; torch refuses deterministic products without it
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         from bertnli.train.loop import ProcessGroup, train  # torch takes seconds to load
@@ -119,13 +130,14 @@ def _train(options: argparse.Namespace) -> int:
         if not heartbeat.watched():
             group.close()
         return 0
-    except (BertnliError, Interrupted) as error:
-        if options.debug:
+    except (Exception, Interrupted) as error:
+        told = as_told(error)
+        if told is None or options.debug:
             raise
-        silent = isinstance(error, ReportedElsewhere) or (isinstance(error, Interrupted) and group and group.rank)
+        silent = isinstance(told, ReportedElsewhere) or (isinstance(told, Interrupted) and group and group.rank)
         if not silent:
-            _to_stderr("\n".join([f"bertnli train: {error}", *getattr(error, "__notes__", [])]))
-        return error.exit_code
+            _to_stderr("\n".join([f"bertnli train: {told}", *getattr(error, "__notes__", [])]))
+        return told.exit_code
 
 
 def _share_the_host() -> None:
@@ -143,13 +155,14 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
     if "eval_accuracy" in summary:
         print(f"held-out accuracy: {summary['eval_accuracy']:.4f} on {summary['eval_rows']:,} pairs")
     print(f"training: {summary['steps']} steps, {summary['pairs_per_second']:.1f} pairs/s")
-    print(f"next: bertnli eval {shlex.quote(summary['model'])} snli-test")
+    print(f"next: {summary['next']}")
     if as_json:
         print(json.dumps(summary))
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """A message, which may have several lines."""
+    say_lines(line)
 
 
 if __name__ == "__main__":

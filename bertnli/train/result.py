@@ -59,6 +59,7 @@ def write_result(
             data=data,
             settings={**settings, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
             evaluations=evaluations,
+            rows_by_label=summary["rows_by_label"],
             provenance=origin,
         )
         figures = {
@@ -73,6 +74,7 @@ def write_result(
             figures=figures,
             metrics=read_metrics(folder.metrics_file),
             evaluations=evaluations,
+            rows_by_label=summary["rows_by_label"],
             provenance={"model": str(folder.model), **origin},
             notes=notes_about(config.model, data),
         )

@@ -17,6 +17,7 @@ import psutil
 
 from bertnli.common import heartbeat
 from bertnli.common.safe_path import safe_path
+from bertnli.common.signals import meaning, not_ignored
 from bertnli.watch.ending import Ending
 
 _STDERR_KEPT = 64 * 1024  # bytes at the end of its standard error, from which its error is taken
@@ -40,8 +41,7 @@ class ChildProcess:
     async def run(self, command: Sequence[str], log_file: Path) -> Ending:
         """Run `command` until it ends or this task is cancelled. Its output goes to the file; rank 0's also to ours.
 
-        SIGINT and SIGTERM that this process gets are passed on to it. So is SIGUSR1, which Slurm users often ask for,
-        as SIGTERM.
+        Signals that this process gets are passed on to it: SIGINT and SIGTERM, SIGHUP and SIGUSR1 as SIGTERM.
         """
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab", buffering=0) as log:
@@ -60,7 +60,7 @@ class ChildProcess:
             os.set_blocking(reading, False)
             loop = asyncio.get_running_loop()
             loop.add_reader(reading, self._read_heartbeats, reading)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *not_ignored([signal.SIGHUP])):
                 loop.add_signal_handler(number, self.stop, number)
             assert self._process.stdout is not None and self._process.stderr is not None
             copies = [
@@ -92,7 +92,7 @@ class ChildProcess:
         if number == signal.SIGINT == self._stopped_by:
             self._process.kill()
         elif not self._stopped_by:
-            self._stopped_by = signal.SIGTERM if number == signal.SIGUSR1 else number
+            self._stopped_by = meaning(number)
             self._process.send_signal(self._stopped_by)
 
     async def kill(self) -> None:

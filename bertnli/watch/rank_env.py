@@ -25,6 +25,11 @@ PORT = "BERTNLI_WATCH_PORT"
 JOB = "BERTNLI_JOB"
 """The variable that holds the job's name, in all its processes, if `bertnli launch` started them."""
 
+_JOINS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
+_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", JOB)
+_ALONE = "to train on this machine alone, unset RANK; for a job leave the launcher's variables as they are"
+
 FIRST_PORT, PORTS = 20_000, 9_000
 """Where the master listens if nothing says it. Both these and the watchers' ports, 10,000 lower, are below Linux's
 ephemeral ports, which begin at 32768."""
@@ -69,8 +74,8 @@ def set_rank_variables(environment: MutableMapping[str, str]) -> None:
     """Set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT if srun or mpirun started this
     process as one of several. Call it before anything reads them.
 
-    If RANK is set, torchrun, DeepSpeed or the user has set them all, and they are only checked. Otherwise this process
-    is a rank if
+    If RANK is set, torchrun, DeepSpeed or the user has set them all, and they are only checked. Otherwise what is left
+    of them from another job is removed, and this process is a rank if
     * OMPI_COMM_WORLD_SIZE, from mpirun, is greater than 1; or
     * SLURM_STEP_NUM_TASKS, from srun, is greater than 1. (A shell of salloc and the script of sbatch do not have it,
       but they have SLURM_NTASKS, and the script has SLURM_PROCID. In salloc's shell, if that is a step (srun --pty), it
@@ -81,9 +86,7 @@ def set_rank_variables(environment: MutableMapping[str, str]) -> None:
     use two ports. Raises InputError if a variable is missing or contradicts another.
     """
     if "RANK" in environment:
-        for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
-            _number(name, environment)
-        _text("MASTER_ADDR", environment)
+        _check(environment)
         return
     # mpirun goes first: in a Slurm job it starts a helper on each node with srun, and ranks inherit Slurm's variables.
     if _several("OMPI_COMM_WORLD_SIZE", environment):
@@ -97,6 +100,7 @@ def set_rank_variables(environment: MutableMapping[str, str]) -> None:
         here = _tasks_here(environment, world)
         master, job = _slurm_master(environment)
     else:
+        leave_job(environment)
         return
     if not (rank < world and local_rank < here <= world):
         found = f"rank {rank} of {world}, on its host {local_rank} of {here}"
@@ -105,6 +109,43 @@ def set_rank_variables(environment: MutableMapping[str, str]) -> None:
     environment["LOCAL_RANK"], environment["LOCAL_WORLD_SIZE"] = str(local_rank), str(here)
     environment.setdefault("MASTER_ADDR", master)
     environment.setdefault("MASTER_PORT", str(FIRST_PORT + job % PORTS))
+    _check(environment)
+
+
+def leave_job(environment: MutableMapping[str, str]) -> None:
+    """Remove what makes a process a rank: left over from another job, or not meant, as `--ranks` was given."""
+    for name in _JOINS:
+        environment.pop(name, None)
+
+
+def is_rank(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher, or the user, has made this process a rank. Raises as `set_rank_variables` does."""
+    copy = dict(environment)
+    set_rank_variables(copy)
+    return "RANK" in copy
+
+
+def note_of_rank(environment: Mapping[str, str]) -> str | None:
+    """What a rank that no launcher has started is told first, as its variables may be left over from another job."""
+    if environment["WORLD_SIZE"] == "1" or any(name in environment for name in _LAUNCHERS):
+        return None
+    rank, world, master, port = (environment[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return f"RANK is set: this is rank {rank} of {world}, with its master at {master}, port {port}; {_ALONE}"
+
+
+def _check(environment: Mapping[str, str]) -> None:
+    """Raises InputError if the variables of a rank contradict each other."""
+    rank, world, port = (_number(name, environment) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    _text("MASTER_ADDR", environment)
+    if rank >= world:
+        raise InputError("RANK", found=f"{rank} with WORLD_SIZE {world}", expected="less than WORLD_SIZE", do=_ALONE)
+    if not 1 <= port <= 65535:
+        raise InputError("MASTER_PORT", found=str(port), expected="a port, 1 to 65535", do="correct it for all ranks")
+    local = {name: _number(name, environment) for name in ("LOCAL_RANK", *_LOCAL_SIZES) if name in environment}
+    for name in _LOCAL_SIZES:
+        if not local.get("LOCAL_RANK", 0) < local.get(name, world) <= world:
+            found = f"{local[name]} with LOCAL_RANK {local.get('LOCAL_RANK', 0)} and WORLD_SIZE {world}"
+            raise InputError(name, found=found, do=_ALONE)
 
 
 def _openmpi_master(environment: Mapping[str, str], *, one_host: bool) -> tuple[str, int]:
@@ -166,7 +207,7 @@ def _several(name: str, environment: Mapping[str, str]) -> bool:
 def _number(name: str, environment: Mapping[str, str]) -> int:
     text = _text(name, environment)
     if not re.fullmatch(r"[0-9]+", text):
-        raise InputError(name, found=repr(text), expected="a number", do="do not set it yourself")
+        raise InputError(name, found=repr(text), expected="a number", do=_ALONE)
     return int(text)
 
 
@@ -174,6 +215,6 @@ def _text(name: str, environment: Mapping[str, str]) -> str:
     if name not in environment:
         raise InputError(
             f"{name} is not set, but the launcher's other variables are",
-            do="leave the launcher's own variables as they are, or set RANK and all others that torchrun sets",
+            do=f"{_ALONE}, or set all that torchrun sets",
         )
     return environment[name]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bertnli.common.errors import InputError
+from bertnli.common.progress import say_lines
 from bertnli.watch.child import ChildProcess
 from bertnli.watch.ending import PREFIX, Ending
 from bertnli.watch.key import Key
@@ -38,7 +39,7 @@ def refuse(rank: Rank, error: InputError) -> int:
     same run file, each ends by itself; the first one of each host prints why.
     """
     if rank.local == 0:
-        print(f"{PREFIX}{error}", file=sys.stderr, flush=True)
+        say_lines(f"{PREFIX}{error}")
     return error.exit_code
 
 
@@ -87,7 +88,7 @@ def _report(rank: Rank, outcome: Ending, logs: Path, key: Key | None, *, shown: 
     if outcome.code == 0 or (rank.number != 0 and not (outcome.rank == 0 and outcome.kind == "lost")):
         return
     for line in describe(outcome, logs, shown=shown):
-        print(line, file=sys.stderr, flush=True)
+        say_lines(line)
 
 
 def describe(outcome: Ending, logs: Path, *, shown: bool) -> list[str]:

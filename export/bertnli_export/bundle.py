@@ -22,16 +22,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bertnli.common import rust
 from bertnli.common.errors import InputError, RunError, first_line
-from bertnli.common.files import digest, new_folder, write_text
+from bertnli.common.files import digest, kind_of, new_folder, read_map, write_text
 from bertnli.common.installed import __version__, installed
-from bertnli.data.labels import check_names
-from bertnli.data.tokenizer import PairTokenizer
+from bertnli.data.labels import check_names, from_config
+from bertnli.data.tokenizer import MIN_LENGTH, PairTokenizer
 from bertnli_export.devices import Device
+from bertnli_export.runtime import OLDEST
 
 FORMAT, FORMAT_VERSION = "bertnli-bundle", 2
 MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
@@ -41,14 +43,26 @@ MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
     "parity.npz",
     "manifest.json",
 )
+LABELS = "labels.txt"  # of Triton's layout
 
 # The kinds of device that each precision's graph runs on. The packed attention of fp16 has a kernel for CUDA only. int8
 # products are for the CPU: CUDA runs them as well, but slowly.
 DEVICE_KINDS: dict[str, tuple[str, ...]] = {"fp32": ("cpu", "cuda"), "fp16": ("cuda",), "int8": ("cpu",)}
 
 
+# What a folder may hold beside the files of its manifest: hidden ones (.gitattributes, .cache), and a description.
+_DESCRIPTIONS = ("README", "LICENSE", "LICENCE", "NOTICE")
+
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+_Difference = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_LARGEST_MANIFEST = 1 << 24  # bytes
+_LARGEST = {MODEL: 2**31, TOKENIZER: 2**28, PARITY: 2**26}  # bytes; protobuf's limit, and far more than is ever needed
+_LARGEST_OTHER = 2**24
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class FileEntry(_Section):
@@ -59,9 +73,9 @@ class FileEntry(_Section):
 class Attention(_Section):
     """The attention operators counted in the graph."""
 
-    fused: int = Field(ge=0)
-    layers: int = Field(ge=1)
-    operators: dict[str, int]  # "Attention": 6; one of another domain as "com.microsoft::MultiHeadAttention"
+    fused: _Count
+    layers: int = Field(ge=1, le=10_000)
+    operators: dict[str, _Count]  # "Attention": 6; one of another domain as "com.microsoft::MultiHeadAttention"
 
 
 class Origin(_Section):
@@ -77,27 +91,28 @@ class Origin(_Section):
 class Parity(_Section):
     """How far the bundle's logits are from the checkpoint's in fp32, on the host that made it or first verified it."""
 
-    pairs: int
-    batch_sizes: list[int]
-    lengths: tuple[int, int]  # shortest and longest pair, in tokens
-    max_logit_difference: float
-    max_company_difference: float  # batch invariance: of a pair's logits alone from those in a batch with others
-    label_flips: int
-    max_logit_difference_allowed: float | None
-    label_flips_allowed: float  # as a fraction of the real rows
+    pairs: _Count
+    batch_sizes: list[_Count]
+    lengths: tuple[_Count, _Count]  # shortest and longest pair, in tokens
+    max_logit_difference: _Difference
+    max_company_difference: _Difference  # batch invariance: of a pair's logits alone from those in a batch with others
+    label_flips: _Count
+    max_logit_difference_allowed: _Difference | None
+    label_flips_allowed: _Fraction  # of the real rows
     device: str
     data: str | None = None  # the file the real rows came from
-    accuracy: dict[str, float] | None = None  # of "checkpoint" and "bundle", on the labelled rows of the data
-    labelled_rows: int = 0
+    accuracy: dict[str, _Fraction] | None = None  # of "checkpoint" and "bundle", on the labelled rows of the data
+    labelled_rows: _Count = 0
 
 
 class Manifest(_Section):
     format: Literal["bertnli-bundle"] = "bertnli-bundle"
     format_version: int
     precision: Literal["fp32", "fp16", "int8"]
-    opset: int
+    opset: int = Field(ge=1, le=1000)
+    onnxruntime: str = Field(default=OLDEST, pattern=r"^\d{1,9}(\.\d{1,9}){1,3}$")  # the oldest that may open it
     labels: tuple[str, ...]
-    max_length: int
+    max_length: int = Field(ge=MIN_LENGTH, le=1_000_000)
     truncation: str
     lower_case: bool
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # divides the logits before the softmax
@@ -119,26 +134,28 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, unverified: bool = False) -> Bundle:
-        """Raises InputError if there is no bundle at `path`, if it is damaged or cannot be read, if another version of
-        bertnli wrote it, and if its parity was never checked, unless `unverified` is given."""
+        """Raises InputError if there is no bundle at `path`, if it is damaged, cannot be read or has other files than
+        its manifest, if another version of bertnli wrote it, and if its parity was never checked, unless `unverified`
+        is given."""
         path = Path(path)
         where = path / MANIFEST
         with _reading(path):
-            try:
-                raw = where.read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
+            if kind_of(where) is None:
                 raise InputError(
                     f"{path}: not a bundle",
                     found=_contents(path),
                     expected=f"a folder with {MANIFEST}",
                     do="make one: bertnli export MODEL OUT",
-                ) from None
+                )
+            raw = _manifest_bytes(where)
             manifest = _parse_manifest(raw, where)
             for name, entry in manifest.files.items():
-                size = (path / name).stat().st_size if (path / name).is_file() else None
-                if size != entry.size:
-                    found = "no such file" if size is None else f"{size:,} bytes"
+                found = kind_of(path / name) or "no such file"
+                if found == "a file":
+                    found = f"{(path / name).stat().st_size:,} bytes"
+                if found != f"{entry.size:,} bytes":
                     raise _damaged(path / name, found, f"{entry.size:,} bytes")
+            _check_nothing_else(path, manifest)
         if manifest.parity is None and not unverified:
             raise InputError(
                 f"{path}: was never compared with its checkpoint, because the host that made it could not run it",
@@ -169,6 +186,28 @@ class Bundle:
             if found != entry.sha256:
                 raise _damaged(self.path / name, f"SHA-256 {found}", entry.sha256)
 
+    def check_config(self) -> None:
+        """Raise InputError unless config.json and Triton's labels.txt, which other programs read, name the manifest's
+        labels."""
+        where = self.file(CONFIG)
+        config = read_map(where)
+        found = {f"{where}: key id2label": from_config(config, str(where))}
+        if isinstance(indices := config.get("label2id"), dict):
+            right = indices == {name: index for index, name in enumerate(self.labels)}
+            found[f"{where}: key label2id"] = self.labels if right else tuple(f"{k}: {v}" for k, v in indices.items())
+        for name in self.manifest.files:
+            if Path(name).name == LABELS:
+                text = (self.path / name).read_text(encoding="utf-8", errors="replace")
+                found[str(self.path / name)] = tuple(text.splitlines())
+        for place, labels in found.items():
+            if labels != self.labels:
+                raise InputError(
+                    f"{place}: other labels, or another order, than in {MANIFEST}",
+                    found=", ".join(labels),
+                    expected=", ".join(self.labels),
+                    do="do not use the bundle; export the model again",
+                )
+
     def check_device(self, device: Device) -> None:
         """Raise InputError if its precision does not run on `device`."""
         precision = self.manifest.precision
@@ -183,8 +222,28 @@ class Bundle:
         )
 
     def tokenizer(self) -> PairTokenizer:
-        """Raises InputError if it gives other ids than the one that the model was exported with."""
+        """Raises InputError if it is damaged, is not what the manifest says, or gives other ids than the one that the
+        model was exported with."""
+        try:
+            return rust.call(self._tokenizer)
+        except rust.PanicError as error:
+            file = self.file(TOKENIZER)
+            raise InputError(f"{file}: damaged", found=str(error), do="export the model again") from None
+
+    def _tokenizer(self) -> PairTokenizer:
         tokenizer = PairTokenizer.from_folder(self.path)
+        for key, found in (
+            ("max_length", tokenizer.max_length),
+            ("truncation", tokenizer.settings.truncation),
+            ("lower_case", tokenizer.lower_case),
+        ):
+            if found != getattr(self.manifest, key):
+                raise InputError(
+                    f"{self.path / MANIFEST}: key {key}",
+                    found=str(getattr(self.manifest, key)),
+                    expected=f"{found}, as the other files have it",
+                    do="export the model again",
+                )
         if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
             raise InputError(
                 f"{self.path}: its tokenizer gives other ids than the one it was exported with",
@@ -206,6 +265,16 @@ def _reading(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _manifest_bytes(where: Path) -> bytes:
+    """Raises InputError for a pipe, which would wait for ever, and for a file that is too large; and OSError."""
+    kind = kind_of(where)
+    if kind == "a file" and (size := where.stat().st_size) > _LARGEST_MANIFEST:
+        kind = f"{size:,} bytes"
+    if kind != "a file":
+        raise InputError(f"{where}: not a bundle's manifest", found=kind or "nothing there", expected="a small file")
+    return where.read_bytes()
+
+
 def _parse_manifest(raw: bytes, where: Path) -> Manifest:
     try:
         content = json.loads(raw)
@@ -225,19 +294,39 @@ def _parse_manifest(raw: bytes, where: Path) -> Manifest:
             + "export the model again with this one",
         )
     try:
-        manifest = Manifest.model_validate(content)
+        manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"]) or "content"
         found = repr(problem["input"])[:60]
-        raise InputError(f"{where}: key {key}", found=found, expected=problem["msg"].lower()) from None
+        raise InputError(f"{where}: key {key}"[:200], found=found, expected=problem["msg"].lower()) from None
     check_names(manifest.labels, f"{where}: key labels")
     missing = {MODEL, TOKENIZER, CONFIG, PARITY} - {Path(name).name for name in manifest.files}
     strange = [name for name in manifest.files if Path(name).is_absolute() or ".." in Path(name).parts]
     if missing or strange:
         found = ", ".join(strange) or f"no {', '.join(sorted(missing))}"
         raise InputError(f"{where}: key files", found=found, do="export the model again")
+    for name, entry in manifest.files.items():
+        largest = _LARGEST.get(Path(name).name, _LARGEST_OTHER)
+        if entry.size > largest:
+            found, expected = f"{entry.size:,} bytes", f"{largest:,} at most"
+            raise InputError(f"{where}: key files.{name}", found=found, expected=expected, do="export the model again")
     return manifest
+
+
+def _check_nothing_else(path: Path, manifest: Manifest) -> None:
+    """Raise InputError if the folder has files that are not in its manifest: programs that open it might read them."""
+    known = {Path(name) for name in (*manifest.files, MANIFEST)}
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = (Path(folder) / name).relative_to(path)
+            described = len(file.parts) == 1 and file.stem.upper() in _DESCRIPTIONS
+            if file not in known and not described and not name.startswith("."):
+                raise InputError(
+                    f"{path / file}: a file that the bundle's {MANIFEST} does not name",
+                    do="move it out of the bundle, or copy the bundle again",
+                )
 
 
 def _damaged(file: Path, found: str, expected: str) -> InputError:
@@ -285,7 +374,7 @@ def check_target(out: Path, *, force: bool = False) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        content = json.loads((out / MANIFEST).read_bytes())
+        content = json.loads(_manifest_bytes(out / MANIFEST))
         is_bundle = isinstance(content, dict) and content.get("format") == FORMAT
     except (OSError, ValueError, RecursionError):
         is_bundle = False
@@ -317,7 +406,7 @@ def update_manifest(path: Path, **about: Any) -> None:
     """
     where = path / MANIFEST
     with _reading(where):
-        manifest = _parse_manifest(where.read_bytes(), where)
+        manifest = _parse_manifest(_manifest_bytes(where), where)
     content = manifest.model_copy(update=about).model_dump(mode="json")
     try:
         write_text(where, _json(content))

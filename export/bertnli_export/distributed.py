@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertnli.common.errors import BertnliError, InputError, Interrupted, RunError, first_line
+from bertnli.data.dialect import Dialect
 from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns
 from bertnli_export.bundle import Bundle, versions
 from bertnli_export.devices import DEVICES, Device
+from bertnli_export.label_counts import LabelCounts
 from bertnli_export.output_file import BusyError
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, name_of, ray_reason
 from bertnli_export.score import VERSIONS, Progress, score_file
@@ -38,6 +40,7 @@ NODE_SECONDS = 120
 """So long a node may take to check the bundle and the folders. The first check starts a Python process there."""
 BUSY_SECONDS = 120
 """So long a worker waits for another that still holds its partition, such as one whose death is not noticed yet."""
+_NOTES = 10  # of how partitions are read, so many are shown
 ATTEMPTS = 5
 """So many workers may die while they score one partition. Then it counts as failed, because it may be the cause."""
 
@@ -165,6 +168,7 @@ def score_partitions(
     restart: bool = False,
     columns: Columns | None = None,
     prefix: str = "",
+    dialect: Dialect | None = None,
     temperature: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -177,10 +181,10 @@ def score_partitions(
     The same call continues with what is unfinished. If a partition fails, the others are finished all the same, except
     with `strict`, which stops at the first failure.
 
-    Returns the summary: `output`; `rows`, `errors`, `truncated`, `labelled` and `accuracy` as in `score_file`;
-    `device`; `partitions`; `nodes`, the number of those that scored any; `load_seconds`, the longest of a worker;
-    `pairs_per_second`: rows of this run, from assigning the first partition to the last result, without loading;
-    `already_finished`.
+    Returns the summary: `output`; `rows`, `errors`, `truncated`, `labelled` and `accuracy` or `no_accuracy` as in
+    `score_file`; `device`; `partitions`; `nodes`, the number of those that scored any; `load_seconds`, the longest
+    of a worker; `pairs_per_second`: rows of this run, from assigning the first partition to the last result,
+    without loading; `already_finished`; `notes`, the first ones on how partitions are read, if there are any.
 
     Raises InputError if no cluster answers, or if a node lacks the versions, the bundle or the folders; RunError if
     partitions failed, each named with its node (InputError if all of these have a wrong input); Interrupted, with
@@ -196,7 +200,7 @@ def score_partitions(
         opened.check_device(chosen)
         each, threads = ("GPU", 1) if chosen.kind == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
         workers = sum(int(node["Resources"][each]) // threads for node in nodes)
-        options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix}
+        options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix, "dialect": dialect}
         job = _Job(str(opened.path), opened.sha256, versions(VERSIONS), chosen, threads, temperature, options)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -231,19 +235,22 @@ def score_partitions(
         _raise_failures(results, partitions)
 
     parts = [result.summary for result in results.values()]
-    labelled = sum(part.get("labelled", 0) for part in parts)
-    correct = sum(round(part.get("labelled", 0) * part.get("accuracy", 0)) for part in parts)
+    labels = LabelCounts()
+    for part in parts:
+        labels.add(LabelCounts.of_summary(part))
+    notes = [note for part in parts for note in part.get("notes", ())][:_NOTES]
     load_seconds = max(part["load_seconds"] for part in parts)
     return {
         "output": os.fspath(output),
         **{name: sum(part[name] for part in parts) for name in ("rows", "errors", "truncated")},
-        **({"labelled": labelled, "accuracy": correct / labelled} if labelled else {}),
+        **labels.summary(),
         "device": chosen.kind,
         "partitions": len(parts),
         "nodes": len(nodes_used),
         "load_seconds": load_seconds,
         "pairs_per_second": rows / (seconds - load_seconds),
         "already_finished": all(part["already_finished"] for part in parts),
+        **({"notes": notes} if notes else {}),
     }
 
 

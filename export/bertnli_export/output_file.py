@@ -7,17 +7,19 @@ rename.
 from __future__ import annotations
 
 import errno
-import fcntl
-import gzip
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, RunError, first_line
-from bertnli.common.files import sync
+from bertnli.common.files import open_own, sync
+from bertnli.common.locks import lock_descriptor
+
+_PART = 1 << 22  # bytes read at once
 
 
 class BusyError(InputError):
@@ -31,8 +33,11 @@ def partial_path(output: str | os.PathLike[str]) -> Path:
 
 
 def check_output(output: str | os.PathLike[str], input: str) -> None:
-    """Raise InputError if `output` exists and is not a file, or if it or its partial file is the input."""
+    """Raise InputError if `output` exists and is not a file, if its partial file is a link, which somebody else must
+    have made, or if it or its partial file is the input."""
     final, partial = Path(output), partial_path(output)
+    if partial.is_symlink():
+        raise InputError(f"{partial}: a symbolic link, which is not followed", do="remove it, or give another OUTPUT")
     if final.exists() and not final.is_file():
         raise InputError(f"{output}: not a file", do="name one, or - for standard output")
     for path, what in ((final, "the output"), (partial, f"{partial.name}, its unfinished work,")):
@@ -43,13 +48,12 @@ def check_output(output: str | os.PathLike[str], input: str) -> None:
 class PartialFile:
     """A file that only grows, under its partial name until it is published. It is locked while it is open."""
 
-    def __init__(self, output: str, packing: str, input: str, resume_at: Mapping[str, Any] | None):
-        self._packing = packing
+    def __init__(self, output: str, input: str, resume_at: Mapping[str, Any] | None):
         self._final, self.path = Path(os.path.realpath(output)), partial_path(output)
         check_output(output, input)
-        self.size = 0 if resume_at is None else int(resume_at["bytes"])
+        self.size, self.crc32 = (0, 0) if resume_at is None else (int(resume_at["bytes"]), int(resume_at["crc32"]))
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if resume_at is None else 0), 0o666)
+            self._fd = open_own(self.path, os.O_RDWR | (os.O_CREAT if resume_at is None else 0))
         except FileNotFoundError:
             if resume_at is None:
                 raise InputError(f"{output}: there is no folder {self.path.parent}", do="make it first") from None
@@ -65,6 +69,8 @@ class PartialFile:
             found = os.fstat(self._fd).st_size
             if found < self.size:
                 raise self._lost(f"{found} bytes")
+            if resume_at is not None and self._checksum_of_file() != resume_at["crc32"]:
+                raise self._lost("other bytes than were written")
             with writing(self.path):
                 os.ftruncate(self._fd, self.size)
                 os.lseek(self._fd, self.size, os.SEEK_SET)
@@ -72,6 +78,13 @@ class PartialFile:
         except BaseException:
             self.close()
             raise
+
+    def _checksum_of_file(self) -> int:
+        """CRC-32 of its first `size` bytes."""
+        checksum, rest = 0, self.size
+        while rest and (part := os.pread(self._fd, min(rest, _PART), self.size - rest)):
+            checksum, rest = zlib.crc32(part, checksum), rest - len(part)
+        return checksum
 
     def _lost(self, found: str) -> InputError:
         return InputError(
@@ -86,20 +99,19 @@ class PartialFile:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(self._fd, self.path)
         except BlockingIOError:
             raise self._busy() from None
-        except OSError:  # a file system without locks
-            pass
         if not self.path.exists() or not os.path.samestat(os.fstat(self._fd), self.path.stat()):
             raise self._busy()  # another process finished it after we opened it and before we locked it
 
     def append(self, data: bytes) -> None:
-        """Write `data`, packed by itself, at the end."""
-        rest = memoryview(_packed(data, self._packing))
+        """Write `data` at the end."""
+        rest = memoryview(data)
         with writing(self.path):
             while rest:
                 written = os.write(self._fd, rest)
+                self.crc32 = zlib.crc32(rest[:written], self.crc32)
                 self.size += written
                 rest = rest[written:]
 
@@ -130,12 +142,10 @@ class PartialFile:
 class StandardOutput:
     """Standard output with the same methods; nothing has to be made durable."""
 
-    def __init__(self, packing: str) -> None:
-        self._packing = packing
-        self.size = 0
+    def __init__(self) -> None:
+        self.size = self.crc32 = 0
 
     def append(self, data: bytes) -> None:
-        data = _packed(data, self._packing)
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -155,18 +165,6 @@ class StandardOutput:
     def publish(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-def _packed(data: bytes, packing: str) -> bytes:
-    """A gzip member or zstd frame of its own, without a file name or a date in it."""
-    if packing == "gz":
-        return gzip.compress(data, 6, mtime=0)
-    if packing == "zst":
-        import pyarrow
-
-        frame: bytes = pyarrow.Codec("zstd", compression_level=3).compress(data, asbytes=True)
-        return frame
-    return data
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertnli.common.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.data.columns import listed
 from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.tokenizer import Encoded, PairTokenizer, pad_batch
@@ -34,6 +34,9 @@ BATCH_SIZES = (1, 2, 3, 32)
 ROWS = 2000
 """The gate at an export takes the first so many rows of the data that it is given. If 1% of the labels change and no
 accuracy is lost, 1,000 rows would still show a loss of half a percentage point in 6% of all cases, 2,000 rows in 1%."""
+
+_LARGEST_REFERENCE = 1 << 26  # bytes; ours have less than a hundredth
+_MOST_PAIRS = 10_000
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,51 @@ class Reference:
 
     @classmethod
     def load(cls, file: Path) -> Reference:
-        """Raises InputError if the file is damaged."""
+        """Raises InputError if the file is damaged, or has arrays that do not fit each other."""
         try:
             with np.load(file, allow_pickle=False) as arrays:
+                if sum(entry.file_size for entry in arrays.zip.infolist()) > _LARGEST_REFERENCE:
+                    raise ValueError(f"unpacked more than {_LARGEST_REFERENCE:,} bytes")
                 logits, mixed = arrays["logits"], int(arrays["mixed"])
                 parts = {name: arrays[name] for name in ("ids", "lengths", "first_segment", "truncated")}
+            loaded = cls(Encoded(**parts), logits, mixed)
+            loaded._check()
         except Exception as error:  # numpy, zipfile and zlib each have their own
-            raise InputError(f"{file}: damaged ({error})", do="export the model again") from None
-        return cls(Encoded(**parts), logits, mixed)
+            raise InputError(f"{file}: damaged ({first_line(error)})", do="export the model again") from None
+        return loaded
+
+    def _check(self) -> None:
+        """Raise ValueError for arrays that `save` would not write."""
+        encoded, pairs = self.encoded, len(self.encoded)
+        per_pair = (encoded.lengths, encoded.first_segment, encoded.truncated)
+        fits = (
+            all(array.shape == (pairs,) for array in per_pair)
+            and all(array.dtype.kind == "i" for array in (encoded.ids, *per_pair[:2]))
+            and 0 < self.mixed <= pairs <= _MOST_PAIRS
+            and encoded.lengths.min() > 0
+            and encoded.ids.shape == (int(encoded.lengths.sum(dtype=np.int64)),)
+            and self.logits.dtype == np.float32
+            and self.logits.ndim == 2
+            and len(self.logits) == pairs
+            and np.isfinite(self.logits).all()
+        )
+        if not fits:
+            raise ValueError("its arrays do not fit each other")
+
+    def check_fits(self, labels: int, tokenizer: PairTokenizer, where: str) -> None:
+        """Raise InputError that names `where` if it is of a model with other labels, another length or vocabulary."""
+        ids = self.encoded.ids
+        for what, found, expected in (
+            ("labels", self.logits.shape[1], labels),
+            ("tokens of a pair", int(self.encoded.lengths.max()), tokenizer.max_length),
+            ("ids", int(ids.max()), tokenizer.vocab_size - 1),
+        ):
+            if found > expected or (what == "labels" and found < expected):
+                raise InputError(
+                    f"{where}: {what}", found=f"{found:,}", expected=f"{expected:,}", do="export the model again"
+                )
+        if ids.min() < 0:
+            raise InputError(f"{where}: ids", found=f"{ids.min():,}", expected="0 or more", do="export the model again")
 
 
 def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:

@@ -1,9 +1,9 @@
 """Scoring in several worker processes: one for each GPU, or several that share the cores of the CPU.
 
-This process reads and writes. A worker tokenises and runs one task at a time and has the next one queued, which hides
-the time that messages take. A task goes to a worker that has room; results come out in order. The tasks of a worker
-that dies go to the others. Even a single GPU has a process of its own: reading and writing 40,000 pairs a second leaves
-too little of one Python interpreter for it.
+This process reads and writes; JSON lines it only cuts into chunks. A worker does all the rest for one chunk, called a
+task here, and has the next one queued, which hides the time that messages take. A task goes to a worker that has room;
+results come out in order. The tasks of a worker that dies go to the others. Even a single GPU has a process of its own,
+because writing and waiting for the disk would hold it up.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from typing import Any
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import BertnliError, RunError
+from bertnli.common.progress import say
 from bertnli.common.signals import exit_text
+from bertnli.data.pairs import RawChunk
+from bertnli_export.codec import Codec, ScoredChunk
 from bertnli_export.devices import Device
-from bertnli_export.scorer import Scores
 from bertnli_export.scoring_setup import ScoringSetup
 from bertnli_export.session import DeviceError
-from bertnli_export.stages import Task
 
 _WORKER = "bertnli_export.worker"
 _TASKS_EACH = 2  # of a worker: one runs, one is being tokenised
@@ -44,6 +45,7 @@ class _Worker:
     link: Connection
     tasks: deque[int] = field(default_factory=deque)  # numbers of the tasks it has, in the order it does them
     device_error: str = ""  # if it has sent one before it died
+    is_ending: bool = False  # it has sent another error, which is the result of its task, and ends
 
 
 class Pool:
@@ -71,29 +73,34 @@ class Pool:
             self.close()
             raise
 
-    def score(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Scores], None, None]:
-        """See `stages.ScoringEngine`. Also raises RunError if no worker is left, or if a task has ended two of them."""
+    def score(self, chunks: Iterator[RawChunk], codec: Codec) -> Generator[ScoredChunk, None, None]:
+        """See `stages.ScoringEngine`. It can be called once.
+
+        Also raises RunError if no worker is left, or if a task has ended two of them.
+        """
         # How many tasks are in memory at most: a slow one stops the reader.
         window = Semaphore(_TASKS_EACH * len(self._workers) + 2)
-        known: dict[int, Task] = {}
-        done: dict[int, Scores] = {}
+        known: dict[int, RawChunk] = {}
+        done: dict[int, ScoredChunk | BertnliError] = {}
         is_read, fault, first = False, None, 0
         stopped = Event()
 
         def read() -> None:
             try:
-                while window.acquire() and not stopped.is_set() and (task := next(tasks, None)) is not None:
-                    self._events.put((None, task))
+                while window.acquire() and not stopped.is_set() and (chunk := next(chunks, None)) is not None:
+                    self._events.put((None, chunk))
                 self._events.put((None, None))
             except BaseException as error:
                 self._events.put((None, error))
 
+        for worker in self._workers:
+            _send(worker, codec)
         Thread(target=read, daemon=True).start()  # never joined: it may be waiting for standard input
         try:
             while not is_read or known:
                 worker, message = self._events.get()
                 if worker is None:
-                    if isinstance(message, Task):
+                    if isinstance(message, RawChunk):
                         number = first + len(known)
                         known[number] = message
                         self._waiting.append(number)
@@ -101,15 +108,17 @@ class Pool:
                         is_read, fault = True, message
                 elif message is None:
                     self._remove_dead(worker, known)
-                elif isinstance(message, BertnliError):
-                    raise message
                 else:
-                    number, done[number] = message
-                    worker.tasks.remove(number)
+                    number = worker.tasks.popleft()
+                    done[number] = message
                     self._suspects.pop(number, None)
+                    worker.is_ending = isinstance(message, BertnliError)
                 self._assign(known)
                 while first in done:
-                    yield known.pop(first), done.pop(first)
+                    del known[first]
+                    if isinstance(scored := done.pop(first), BertnliError):
+                        raise scored
+                    yield scored
                     window.release()
                     first += 1
         finally:
@@ -140,8 +149,7 @@ class Pool:
         theirs.close()
         worker = _Worker(name, process, Connection(ours.detach()))
         self._workers.append(worker)
-        with suppress(OSError):  # if it is dead, _listen notices
-            worker.link.send((setup, threads))
+        _send(worker, (setup, threads))
         Thread(target=self._listen, args=[worker], daemon=True).start()
 
     def _listen(self, worker: _Worker) -> None:
@@ -169,7 +177,7 @@ class Pool:
         kinds = Counter(loaded[worker] for worker in self._workers)
         self.description = " + ".join(f"{number} x {kind}" if number > 1 else kind for kind, number in kinds.items())
 
-    def _assign(self, known: dict[int, Task]) -> None:
+    def _assign(self, known: dict[int, RawChunk]) -> None:
         """Send waiting tasks to workers that have room."""
         while self._waiting:
             number = self._waiting[0]
@@ -177,20 +185,21 @@ class Pool:
             if self._room(worker, number) < 1:
                 return
             worker.tasks.append(self._waiting.popleft())
-            with suppress(OSError):  # if it is dead, _listen notices
-                worker.link.send((number, known[number].premises, known[number].hypotheses))
+            _send(worker, known[number])
 
     def _room(self, worker: _Worker, number: int) -> int:
         """How many tasks like `number` the worker can take.
 
         A task of a dead worker goes to a worker that has no other, so that it is clear which task is the cause.
         """
-        if not self._suspects.keys().isdisjoint(worker.tasks):
+        if worker.is_ending or not self._suspects.keys().isdisjoint(worker.tasks):
             return 0
         return (1 if number in self._suspects else _TASKS_EACH) - len(worker.tasks)
 
-    def _remove_dead(self, worker: _Worker, known: dict[int, Task]) -> None:
+    def _remove_dead(self, worker: _Worker, known: dict[int, RawChunk]) -> None:
         """Let the tasks of a dead worker wait for others. Raises RunError if it was the last or a task is the cause."""
+        if worker.is_ending:
+            return  # the run ends with the error that it has sent
         _shut_down(worker.link)
         _wait_or_kill(worker.process, seconds=5)  # it has closed the link, so it is about to end
         code = worker.process.returncode
@@ -201,9 +210,9 @@ class Pool:
         for number in worker.tasks:
             self._suspects[number] = self._suspects.get(number, 0) + 1
             if self._suspects[number] >= _MAX_DEATHS:
-                rows = known[number].chunk.rows
+                first, size = known[number].first, known[number].size
                 raise RunError(
-                    f"rows {rows[0].number} to {rows[-1].number}: {_MAX_DEATHS} workers died while they scored them",
+                    f"rows {first} to {first + size - 1}: {_MAX_DEATHS} workers died while they scored them",
                     found=cause,
                     do="look at these rows; what is done is kept",
                 )
@@ -214,7 +223,12 @@ class Pool:
                 do="fix this, then give the same command again, without --restart",
             )
         self._waiting.extendleft(reversed(worker.tasks))
-        print(f"bertnli: {cause}; its rows go to another worker", file=sys.stderr, flush=True)
+        say(f"bertnli: {cause}; its rows go to another worker")
+
+
+def _send(worker: _Worker, message: Any) -> None:
+    with suppress(OSError):  # if it is dead, _listen notices
+        worker.link.send(message)
 
 
 def _shut_down(link: Connection) -> None:

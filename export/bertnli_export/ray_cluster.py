@@ -16,6 +16,7 @@ from typing import Any
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import InputError, RunError, first_line
+from bertnli.common.progress import say
 from bertnli.common.safe_path import safe_path
 from bertnli.common.signals import SIGNALS
 from bertnli_export.devices import CPU, Device
@@ -131,7 +132,7 @@ def _watched_head(address: str) -> Iterator[None]:
                         found=str(error),
                         do="start the cluster and give the same command again, without --restart: what is done is kept",
                     )
-                    print(f"bertnli: {lost}", file=sys.stderr, flush=True)
+                    say(f"bertnli: {lost}")
                     os._exit(lost.exit_code)
 
     thread = threading.Thread(target=watch, daemon=True)

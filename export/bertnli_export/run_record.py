@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, RunError, first_line
-from bertnli.common.files import digest, write_text
+from bertnli.common.files import digest, read_own, write_text
+from bertnli_export.label_counts import LabelCounts
 from bertnli_export.output_file import partial_path
 
 Fingerprint = Mapping[str, Mapping[str, Any]]  # part -> key -> value
 
-_VERSION = 1
+_VERSION = 2
 _RESTART = "start over and replace it with --restart"
 # What decides a finished output's content. Library versions and the device may change its last digits. They must not
 # change while it is being made, and do not matter afterwards.
@@ -34,8 +36,14 @@ class Counts:
     rows: int = 0
     errors: int = 0
     truncated: int = 0
-    labelled: int = 0  # good rows whose gold label is one of the model's
-    correct: int = 0
+    labels: LabelCounts = field(default_factory=LabelCounts)
+
+    def add(self, other: Counts) -> None:
+        """The rows of `other`, which come after these."""
+        self.rows += other.rows
+        self.errors += other.errors
+        self.truncated += other.truncated
+        self.labels.add(other.labels)
 
 
 @dataclass
@@ -62,6 +70,7 @@ class RunRecord:
         path = record_path(self.output)
         content = {"bertnli_score_record": _VERSION, **asdict(self)}
         del content["output"]  # the user may move the output together with its record
+        content["checksum"] = _checksum(content)
         try:
             write_text(path, json.dumps(content, indent=2) + "\n")
         except OSError as error:
@@ -106,17 +115,27 @@ def load(output: Path) -> RunRecord | None:
     """The record beside `output`, if there is one. Raises InputError if it is damaged."""
     path = record_path(output)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("bertnli_score_record") != _VERSION:
+        content = json.loads(read_own(path))
+        if content["bertnli_score_record"] != _VERSION:
             raise ValueError("of another version")
-        record = RunRecord(**content | {"output": output, "counts": Counts(**content["counts"])})
+        if content.pop("checksum") != _checksum(content):
+            raise ValueError("its checksum does not fit")
+        del content["bertnli_score_record"]
+        counts = Counts(**content["counts"] | {"labels": LabelCounts(**content["counts"]["labels"])})
+        record = RunRecord(**content | {"output": output, "counts": counts})
         if record.counts.rows != (record.checkpoint or {"rows": 0})["rows"]:
             raise ValueError("its counts are not those of its checkpoint")
         return record
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged, or not bertnli's ({error})", do="start over with --restart") from None
+        raise InputError(
+            f"{path}: damaged, or not bertnli's ({first_line(error)})", do="start over with --restart"
+        ) from None
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def check_free(output: Path) -> None:
@@ -124,7 +143,7 @@ def check_free(output: Path) -> None:
     partial = partial_path(output)
     for path in (output, partial):
         # An empty partial file is that of a run which was killed before it had a record.
-        if os.path.lexists(path) and not (path is partial and path.stat().st_size == 0):
+        if os.path.lexists(path) and not (path is partial and path.lstat().st_size == 0):
             raise InputError(f"{path}: exists, and no record says that bertnli made it", do=_RESTART)
 
 

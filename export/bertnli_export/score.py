@@ -6,7 +6,6 @@ bytes of the output depend on the input only, and not on when the run was interr
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,20 +16,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bertnli.common.errors import Interrupted, RunError
+from bertnli.common.errors import InputError, Interrupted, RunError
 from bertnli.common.files import digest
+from bertnli.data.dialect import USUAL, Dialect
 from bertnli.data.formats import format_of
-from bertnli.data.labels import LabelTable
 from bertnli.data.pairs import Columns, PairFile
 from bertnli_export.bundle import versions
+from bertnli_export.codec import Codec
 from bertnli_export.devices import CPU, Device, choose_devices
 from bertnli_export.output_file import check_output
 from bertnli_export.pool import Pool
-from bertnli_export.run_record import Counts, RunRecord, check_free, resume
-from bertnli_export.scorer import CHUNK, NOT_FINITE, Score, Scorer, Scores
+from bertnli_export.run_record import RunRecord, check_free, resume
+from bertnli_export.scorer import CHUNK, NOT_FINITE, Score, Scorer
 from bertnli_export.scoring_setup import ScoringSetup, prepare
-from bertnli_export.stages import InProcess, ScoringEngine, Task
-from bertnli_export.writer import RowResult, Writer, open_writer
+from bertnli_export.stages import InProcess, ScoringEngine
+from bertnli_export.writer import Writer, open_writer
 
 __all__ = ["Score", "Scorer", "score_file"]
 
@@ -57,23 +57,27 @@ def score_file(
     prefix: str = "",
     input_format: str | None = None,
     output_format: str | None = None,
+    dialect: Dialect | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
-    """Score every row of `input` into `output`. Columns and formats: see `pairs.PairFile` and writer.py.
+    """Score every row of `input` into `output`. Columns, formats and dialects: see `pairs.PairFile` and writer.py.
 
     The same call resumes a run that was stopped or killed, and does nothing if its output is finished; with `restart`
     it starts over. A run from a pipe, or with `-` as output, cannot be resumed. `strict` stops at the first bad row,
     which otherwise keeps its place with the reason. On the CPU `workers` processes share the cores. Of several GPUs all
     are used, or those that `gpus` lists ("0,1"). The output does not depend on the number of workers. `temperature`: as
-    for `Scorer`. If `bundle` is a `Scorer`, it is used on its own device and stays open.
+    for `Scorer`. If `bundle` is a `Scorer`, it is used on its own device and stays open. `say` gets a line for each
+    thing to know about how the input is read.
 
-    Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` if rows have gold labels;
-    `device`, `load_seconds`; `pairs_per_second` (rows of this run, from opening the input to closing the output,
-    without loading); `resumed_at`, the rows done before; `already_finished`; `worker_deaths`, if there were any.
+    Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` if rows have gold labels
+    (`no_accuracy` if the model does not know all of them, see label_counts.py); `device`, `load_seconds`;
+    `pairs_per_second` (rows of this run, from opening the input to closing the output, without loading); `resumed_at`,
+    the rows done before; `already_finished`; `notes`, the lines that `say` gets, and `worker_deaths`, if there are any.
 
-    Raises InputError for what is wrong before the start; RunError if the input is damaged, if `strict` finds a bad row,
-    or if the output cannot be written; Interrupted, with advice on how to continue.
+    Raises InputError for what is wrong before the start, and if `strict` finds a bad row; RunError if the input is
+    damaged or changes meanwhile, or if the output cannot be written; Interrupted, with advice on how to continue.
     """
     began = time.perf_counter()
     load: Callable[[], ScoringEngine]
@@ -86,10 +90,14 @@ def score_file(
     load_seconds = time.perf_counter() - began
 
     began = time.perf_counter()
-    file = PairFile(input, columns=columns, format=input_format, prefer_parse=setup.tokenizer.settings.reads_parse)
+    reads_parse = setup.tokenizer.settings.reads_parse
+    file = PairFile(input, columns=columns, format=input_format, dialect=dialect, prefer_parse=reads_parse)
+    said = len(file.notes)
+    for note in file.notes:
+        say(note)
     run = _open_record(output, file, setup, prefix, output_format, restart)
     if strict and run.counts.errors:
-        raise RunError(
+        raise InputError(
             f"{output}: an earlier run, without --strict, skipped {run.counts.errors} bad rows",
             do="see the column error, or start over with --restart",
         )
@@ -105,24 +113,28 @@ def score_file(
         place: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
         with closing(engine), _advice_on_stop(run), open_writer(output, file, setup.bundle.labels, **place) as writer:
             run.save()
-            _score_rows(engine, file, setup, writer, run, strict, progress, checkpoint_seconds)
+            codec = Codec(file, setup.bundle.labels, writer.encoder)
+            size = CHUNK[setup.device.kind]
+            _score_rows(engine, codec, size, writer, run, strict, progress, checkpoint_seconds)
             writer.finish()
         deaths = engine.deaths
     seconds = time.perf_counter() - began
+    for note in file.notes[said:]:
+        say(note)
 
     counts = run.counts
-    labelled = {"labelled": counts.labelled, "accuracy": counts.correct / counts.labelled} if counts.labelled else {}
     summary = {
         "output": os.fspath(output),
         "rows": counts.rows,
         "errors": counts.errors,
         "truncated": counts.truncated,
-        **labelled,
+        **counts.labels.summary(),
         "device": setup.device.kind,
         "load_seconds": load_seconds,
         "pairs_per_second": (counts.rows - resumed_at) / seconds,
         "resumed_at": resumed_at,
         "already_finished": False,
+        **({"notes": file.notes} if file.notes else {}),
         **({"worker_deaths": deaths} if deaths else {}),
     }
     run.finish(summary)
@@ -149,12 +161,15 @@ def _open_record(
         if not (to_stdout or restart):
             check_free(Path(output))
         return RunRecord(None, {})
+    input_digest = digest(Path(file.path))
+    file.check_unchanged()  # it is the file that `file` has opened
     fingerprint = {
         "bundle": {"sha256": setup.bundle.sha256},
-        "input": {"sha256": digest(Path(file.path)), "member": file.name.removeprefix(file.path)},
+        "input": {"sha256": input_digest, "member": file.name.removeprefix(file.path)},
         "options": {
             **asdict(file.columns),
             "format": file.format,
+            **_dialect_option(file),
             "output format": ".".join(filter(None, format_of(os.fspath(output), output_format))),
             "prefix": prefix,
             "temperature": setup.temperature,
@@ -163,6 +178,13 @@ def _open_record(
         "versions": versions(VERSIONS),
     }
     return RunRecord(Path(output), fingerprint) if restart else resume(Path(output), fingerprint)
+
+
+def _dialect_option(file: PairFile) -> dict[str, str]:
+    """How a text table is written, if not as its format says; so the records of most files do not have it."""
+    dialect = file.dialect
+    usual = dialect is None or (dialect.header and dialect.is_like(USUAL[file.format]))
+    return {} if usual else {"table": str(dialect)}
 
 
 @contextmanager
@@ -184,67 +206,44 @@ def _advice_on_stop(run: RunRecord) -> Iterator[None]:
 
 def _score_rows(
     engine: ScoringEngine,
-    file: PairFile,
-    setup: ScoringSetup,
+    codec: Codec,
+    size: int,
     writer: Writer,
     run: RunRecord,
     strict: bool,
     progress: Progress | None,
     checkpoint_seconds: float,
 ) -> None:
-    """Score and write the rows that are not in `run` yet. At the end all are durable, and its state is `complete`."""
+    """Score and write the rows that are not in `run` yet, in chunks of `size`.
+
+    At the end all are durable, and its state is `complete`.
+    """
+
+    def checkpoint() -> None:
+        """Keep what is done, if it is that of the input that the record names."""
+        codec.file.check_unchanged()
+        run.checkpoint = writer.checkpoint()
+        run.save()
+
     began = last = time.monotonic()
     before = run.counts.rows
-    tasks = _tasks(file, CHUNK[setup.device.kind], before)
-    with closing(engine.score(tasks)) as items:
-        for task, scores in items:
-            results = _row_results(task, scores, setup.bundle.labels, run.counts)
-            if strict:
-                _refuse_bad_rows(file.name, task, results)
-            writer.write(task.chunk, results)
+    done = -(-before // size)  # chunks; rounded up: the last one may be shorter
+    with closing(engine.score(islice(codec.file.raw_chunks(size), done, None), codec)) as chunks:
+        for chunk in chunks:
+            if strict and chunk.first_bad is not None:
+                number, reason = chunk.first_bad
+                raise (RunError if reason == NOT_FINITE else InputError)(
+                    f"{codec.file.name}: row {number}: {reason}",
+                    do="fix it, or omit --strict: the column error then marks such rows",
+                )
+            writer.append(chunk.data, chunk.counts.rows)
+            run.counts.add(chunk.counts)
             now = time.monotonic()
             if progress is not None:
                 rate = (run.counts.rows - before) / (now - began)
                 progress(run.counts.rows, f"{rate:,.0f} pairs/s on {engine.description}")
             if now - last >= checkpoint_seconds:
-                run.checkpoint, last = writer.checkpoint(), now
-                run.save()
-    run.checkpoint, run.state = writer.checkpoint(), "complete"
-    run.save()
-
-
-def _tasks(file: PairFile, size: int, rows_done: int) -> Iterator[Task]:
-    """The file's chunks of `size` rows after those that are done. Raises RunError for a damaged file."""
-    skip = -(-rows_done // size)  # rounded up: the last chunk may be shorter
-    for chunk in islice(file.chunks(size), skip, None):
-        yield Task(chunk, [index for index, row in enumerate(chunk.rows) if row.error is None])
-
-
-def _refuse_bad_rows(name: str, task: Task, results: Sequence[RowResult]) -> None:
-    """Raise RunError for the first row that cannot be scored, or whose scores are not finite."""
-    for row, result in zip(task.chunk.rows, results, strict=True):
-        if result.error is not None:
-            raise RunError(
-                f"{name}: row {row.number}: {result.error}",
-                do="fix it, or omit --strict: the column error then marks such rows",
-            )
-
-
-def _row_results(task: Task, scores: Scores, labels: Sequence[str], counts: Counts) -> list[RowResult]:
-    """The results of all rows of the chunk; adds them to `counts`."""
-    rows = task.chunk.rows
-    table = LabelTable(labels)
-    results = [RowResult(None, None, False, row.error) for row in rows]
-    for at, index, probabilities, truncated in zip(task.good, *(part.tolist() for part in scores), strict=True):
-        if math.isnan(probabilities[0]):
-            results[at] = RowResult(None, None, False, NOT_FINITE)
-            continue
-        results[at] = RowResult(labels[index], probabilities, truncated, None)
-        gold = table.index(rows[at].label)
-        if gold >= 0:
-            counts.labelled += 1
-            counts.correct += gold == index
-        counts.truncated += truncated
-    counts.rows += len(rows)
-    counts.errors += sum(result.error is not None for result in results)
-    return results
+                checkpoint()
+                last = now
+    run.state = "complete"
+    checkpoint()

@@ -9,6 +9,7 @@ for score in scorer.score([("A man eats.", "A person eats.")]):
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -109,6 +110,14 @@ class Scorer:
                 f"{self.bundle.path}: labels",
                 found=str(len(self.labels)),
                 expected=f"{self.session.outputs}, as many as the graph has outputs",
+            )
+        said = self.session.metadata.get("bertnli.labels")
+        if said is not None and said != json.dumps(self.labels):
+            raise InputError(
+                f"{self.bundle.path}: other labels, or another order, than in its graph's own metadata",
+                found=json.dumps(self.labels),
+                expected=said,
+                do="do not use the bundle; export the model again",
             )
 
     @property

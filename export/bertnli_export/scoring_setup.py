@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bertnli.common.errors import InputError
 from bertnli_export.devices import Device, choose_device
+from bertnli_export.runtime import check_runtime
 
 if TYPE_CHECKING:
     from bertnli.data.tokenizer import PairTokenizer
@@ -37,13 +38,16 @@ def prepare(
     device: as `choose_device` takes it, or one that was chosen already. temperature: by default the bundle's own.
     unverified: accept a bundle that was never compared with its checkpoint.
 
-    Raises InputError if the bundle is damaged or was never verified, if the device cannot be used or does not run the
+    Raises InputError if the bundle is damaged, contradicts itself or was never verified, if ONNX Runtime is too old, if
+    the device cannot be used or does not run the
     bundle's precision, or if the temperature is not above 0.
     """
     from bertnli_export.bundle import Bundle  # it loads pydantic: `from bertnli import Scorer` stays light
 
     bundle = Bundle.open(path, unverified=unverified)
+    check_runtime(bundle.manifest.onnxruntime, str(bundle.path))
     bundle.check_files()
+    bundle.check_config()
     chosen = device if isinstance(device, Device) else choose_device(device)
     bundle.check_device(chosen)
     return ScoringSetup(bundle, bundle.tokenizer(), chosen, choose_temperature(bundle, temperature))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,9 @@ from bertnli.common.cores import usable_cores
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli_export.binding import BoundSession
 from bertnli_export.devices import Device, no_cuda, preload_cuda
+from bertnli_export.graph_file import check_graph
 from bertnli_export.interface import INPUTS, OUTPUT
+from bertnli_export.runtime import check_runtime
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -36,14 +39,17 @@ class Session:
     batch, they would wait for each other at every operator. On two idle cores that is no slower, but on busy ones it
     takes 1.45 times the CPU time.
 
-    Attributes: `device`; `description`, the device as a user reads it; `outputs`, the number of labels.
+    Attributes: `device`; `description`, the device as a user reads it; `outputs`, the number of labels; `metadata`, the
+    graph's own.
     """
 
     def __init__(self, model: Path, device: Device, *, threads: int | None = None):
         """`threads` of the CPU, by default one for each core that the process may use.
 
-        Raises InputError if the device cannot be used, or if `model` is not the graph of a bundle.
+        Raises InputError if the device cannot be used, if `model` is not the graph of a bundle, or if it fails on a
+        first small batch.
         """
+        self._model = model
         self.device, threads = device, threads or usable_cores()
         on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
         self.description = on_cpu if device.kind == "cpu" else f"CUDA GPU {device.device_id}"
@@ -51,6 +57,8 @@ class Session:
         self.outputs = _check_interface(self._session, model)
         self._bound = BoundSession(self._session, device, self.outputs) if device.kind == "cuda" else None
         self._threads = ThreadPoolExecutor(threads if self._bound is None else 1)
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self._try_out()
 
     def submit(self, inputs: Sequence[NDArray[np.int64]]) -> Future[NDArray[np.float32]]:
         """`logits` as a future, so that the device goes from one batch to the next without waiting for the caller."""
@@ -66,7 +74,10 @@ class Session:
         attention_mask: NDArray[np.int64],
         token_type_ids: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        """One padded batch, each input `[batch, length]`, to `[batch, labels]`. Raises DeviceError."""
+        """One padded batch, each input `[batch, length]`, to `[batch, labels]`.
+
+        Raises DeviceError, and InputError if the graph gives another shape.
+        """
         values = (input_ids, attention_mask, token_type_ids)
         try:
             if self._bound is not None:
@@ -78,16 +89,40 @@ class Session:
             raise DeviceError(
                 f"ONNX Runtime failed on a batch of {shape} ({self.description}): {first_line(error)}"
             ) from error
+        expected = (len(input_ids), self.outputs)
+        if result.shape != expected:  # numpy would take one row for the scores of all
+            raise InputError(
+                f"{self._model}: gives scores of another shape than its batch",
+                found=str(result.shape),
+                expected=str(expected),
+                do="do not use it; export the model again",
+            )
         return result
+
+    def _try_out(self) -> None:
+        """Run a first small batch. What fails on a CPU is the graph; on a GPU it may be the device."""
+        ids = np.zeros((2, 5), np.int64)
+        try:
+            self.logits(ids, np.ones_like(ids), ids)
+        except DeviceError as error:
+            if self.device.kind == "cuda":
+                raise
+            raise InputError(
+                f"{self._model}: cannot be run: {error}", do="do not use it; export the model again"
+            ) from error
 
 
 def _open_session(model: Path, device: Device) -> onnxruntime.InferenceSession:
     import onnxruntime as ort
 
+    check_runtime()
+    check_graph(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
+    # No file is below a device: a second barrier behind `check_graph`. Before 1.31 it is one for models in memory only.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.kind == "cuda":
         preload_cuda(ort)

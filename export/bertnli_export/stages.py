@@ -1,51 +1,35 @@
 """Scoring in stages over bounded queues, so that the device never waits for reading or tokenising.
 
-A `Task` is one chunk of the input. On the CPU a thread of this process reads and tokenises while the model runs; on
-GPUs `pool.Pool` does the same with a process for each device. Either way tasks come out scored, in order, and only a
-few of them are in memory at any moment.
+On the CPU a thread of this process reads, parses and tokenises while the model runs; with several devices `pool.Pool`
+has a process for each of them, which does the same. Either way chunks come out scored, in order, and only a few of them
+are in memory at any moment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import Protocol, TypeVar
 
-from bertnli.data.pairs import Chunk
-from bertnli_export.scorer import Scorer, Scores
+from bertnli.data.pairs import RawChunk
+from bertnli_export.codec import Codec, ScoredChunk, Task
+from bertnli_export.scorer import Scorer, Submitted
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A chunk, and the indices of its rows that can be scored."""
-
-    chunk: Chunk
-    good: list[int]
-
-    @property
-    def premises(self) -> list[str]:
-        return [self.chunk.rows[index].premise or "" for index in self.good]
-
-    @property
-    def hypotheses(self) -> list[str]:
-        return [self.chunk.rows[index].hypothesis or "" for index in self.good]
-
-
 class ScoringEngine(Protocol):
-    """What scores tasks. `description` of its devices is for users; `deaths` counts worker processes that died."""
+    """What scores chunks. `description` of its devices is for users; `deaths` counts worker processes that died."""
 
     description: str
     deaths: int
 
-    def score(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Scores], None, None]:
-        """Every task with the scores of its good rows, in order.
+    def score(self, chunks: Iterator[RawChunk], codec: Codec) -> Generator[ScoredChunk, None, None]:
+        """Every chunk with its scores, in order.
 
-        If creating a task raises, the results of the earlier tasks are yielded first.
+        If one cannot be read, parsed or encoded, the error is raised after the earlier ones are yielded.
         """
 
     def close(self) -> None:
@@ -61,11 +45,15 @@ class InProcess:
         """`keep_open`: `close` leaves the scorer open, because the caller goes on with it."""
         self._scorer, self._keep_open, self.description = scorer, keep_open, scorer.session.description
 
-    def score(self, tasks: Iterator[Task]) -> Generator[tuple[Task, Scores], None, None]:
-        submitted = ((task, self._scorer.submit(task.premises, task.hypotheses)) for task in tasks)
-        with closing(prefetched(submitted)) as items:
+    def score(self, chunks: Iterator[RawChunk], codec: Codec) -> Generator[ScoredChunk, None, None]:
+        with closing(prefetched(self._submit(chunks, codec))) as items:
             for task, batches in items:
-                yield task, self._scorer.collect(batches)
+                yield codec.encode(task, self._scorer.collect(batches))
+
+    def _submit(self, chunks: Iterator[RawChunk], codec: Codec) -> Iterator[tuple[Task, Submitted]]:
+        for chunk in chunks:
+            task = codec.parse(chunk)
+            yield task, self._scorer.submit(task.premises, task.hypotheses)
 
     def close(self) -> None:
         if not self._keep_open:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertnli_export.bundle import MODEL
+from bertnli_export.bundle import LABELS, MODEL
 from bertnli_export.interface import INPUTS, OUTPUT
 
 NAME = "nli"  # of the model's folder in the model repository
@@ -37,7 +37,7 @@ def arrange_files(folder: Path, labels: Sequence[str], precision: str) -> None:
     """Make a Triton model of the files of a bundle that is being written."""
     (folder / "1").mkdir()
     (folder / MODEL).rename(folder / "1" / MODEL)
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     (folder / "config.pbtxt").write_text(config(len(labels), precision), encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ input [
 {inputs}
 ]
 output [
-  {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {labels} ] label_filename: "labels.txt" }}
+  {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {labels} ] label_filename: "{LABELS}" }}
 ]
 dynamic_batching {{ max_queue_delay_microseconds: {_MAX_DELAY} }}
 instance_group [ {{ count: 1 kind: {_KIND[precision]} }} ]

@@ -6,10 +6,11 @@ It needs neither the checkpoint nor torch, because the bundle holds the pairs of
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bertnli.data.columns import Columns
+from bertnli.data.dialect import Dialect
 from bertnli.evaluation.data_sets import open_set
 from bertnli_export.bundle import PARITY, update_manifest
 from bertnli_export.parity import Differences, Reference, compare, to_parity
@@ -24,15 +25,17 @@ def verify(
     device: str = "auto",
     columns: Columns | None = None,
     label_names: Mapping[str, str] | None = None,
+    dialect: Dialect | None = None,
     skip_bad_rows: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Compare a bundle's files with its manifest, and its logits on `device` with the checkpoint's; accuracy on `data`.
 
     If the parity could not be checked where the bundle was made, it is written into the manifest now, and from then on
     the bundle can be used for scoring.
 
-    data: a labelled file, or the name of a fetched one. columns, label_names, skip_bad_rows: see
-    `labelled.read_labelled`.
+    data: a labelled file, or the name of a fetched one. columns, label_names, dialect, skip_bad_rows: see
+    `data_sets.open_set` and `labelled.read_labelled`. `say` gets a line for each thing to know about how it is read.
 
     Returns `bundle`, `device`, `precision`, `pairs`, `max_logit_difference`, `max_company_difference` (batch
     invariance), `label_flips`, and with data `accuracy` and `rows`. Raises InputError for a damaged bundle, bad data or
@@ -41,10 +44,12 @@ def verify(
     scorer = Scorer.from_setup(prepare(path, device, unverified=True))
     bundle = scorer.bundle
     reads_parse = scorer.tokenizer.settings.reads_parse
-    given = (
-        None if data is None else open_set(os.fspath(data), columns, label_names=label_names, prefer_parse=reads_parse)
-    )
+    given = None
+    if data is not None:
+        options: dict[str, Any] = {"label_names": label_names, "dialect": dialect, "prefer_parse": reads_parse}
+        given = open_set(os.fspath(data), columns, **options)
     reference, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
+    reference.check_fits(len(bundle.labels), scorer.tokenizer, str(bundle.file(PARITY)))
     differences = compare(reference, scorer.session.logits, scorer.tokenizer.pad_id)
     differences.check(precision, f"{bundle.path} on {scorer.session.description}")
     if bundle.manifest.parity is None:
@@ -58,5 +63,7 @@ def verify(
     }
     if given is not None:
         found = given.measure(scorer, skip_bad_rows=skip_bad_rows)
+        for note in given.file.notes:
+            say(note)
         summary |= {"accuracy": found["accuracy"], "rows": found["rows"]}
     return summary

@@ -1,8 +1,8 @@
 """A worker process of `pool.Pool`: `python -m bertnli_export.worker FD`, where FD is its end of the link to the pool.
 
-It receives a `ScoringSetup` and a number of threads, and answers with a description of its device. Then it answers each
-(number, premises, hypotheses) with (number, `Scores`). After a BertnliError it sends that and ends. It also ends when
-the link does, so it never outlives the process at the other end. Signals are left to that process.
+It receives a `ScoringSetup` and a number of threads, and answers with a description of its device. Then it receives a
+`Codec`, and answers each `RawChunk` with its `ScoredChunk`, in order. After a BertnliError it sends that and ends. It
+also ends when the link does, so it never outlives the process at the other end. Signals are left to that process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
 from contextlib import closing
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -21,7 +20,7 @@ from typing import Any
 from bertnli.common.errors import BertnliError
 from bertnli.common.signals import SIGNALS
 from bertnli_export.scorer import Scorer
-from bertnli_export.stages import prefetched
+from bertnli_export.stages import InProcess
 
 
 def main() -> None:
@@ -41,17 +40,13 @@ def _serve(link: Connection) -> None:
     messages: SimpleQueue[Any] = SimpleQueue()  # unbounded; the pool sends few at a time
     Thread(target=_receive, args=[link, messages], daemon=True).start()
     setup, threads = messages.get()
-    scorer = Scorer.from_setup(setup, threads=threads)
-    _send(link, scorer.session.description)
-
-    def submitted() -> Iterator[tuple[int, Any]]:
-        while True:
-            number, premises, hypotheses = messages.get()
-            yield number, scorer.submit(premises, hypotheses)
-
-    with closing(prefetched(submitted())) as items:
-        for number, batches in items:
-            _send(link, (number, scorer.collect(batches)))
+    engine = InProcess(Scorer.from_setup(setup, threads=threads))
+    _send(link, engine.description)
+    # A thread that parses or encodes hands over to the one that feeds the device after this time, not after 5 ms.
+    sys.setswitchinterval(0.0005)
+    with closing(engine.score(iter(messages.get, None), codec=messages.get())) as scored:
+        for chunk in scored:
+            _send(link, chunk)
 
 
 def _receive(link: Connection, messages: SimpleQueue[Any]) -> None:

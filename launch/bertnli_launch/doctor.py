@@ -11,6 +11,7 @@ from typing import Any
 from bertnli.common.errors import InputError
 from bertnli.common.files import cache_dir
 from bertnli.common.installed import installed
+from bertnli.common.printable import printable
 from bertnli_launch import hostfile, job, probe
 from bertnli_launch.preflight import Facts, Needs, on_gpus, preflight
 
@@ -35,7 +36,7 @@ def doctor(
     if hosts_file is None:
         found = probe.facts(output=str(cache_dir()))
         for line in about_this_machine(found):
-            print(line)
+            print(printable(line))
     else:
         hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
         result = preflight(hosts, Needs(), job.job_environment(os.environ, env_file), master=master, port=port)
@@ -45,6 +46,7 @@ def doctor(
 
         opened = Bundle.open(bundle)
         opened.check_files()
+        opened.check_config()
         print(f"bundle {bundle}: complete; {len(opened.manifest.files)} files have the checksums of its manifest")
         found["bundle"] = str(bundle)
     return found
@@ -73,8 +75,10 @@ def about_this_machine(facts: Facts) -> Iterator[str]:
 
 def _scoring_device() -> str:
     from bertnli_export.devices import choose_device
+    from bertnli_export.runtime import check_runtime
 
     try:
+        check_runtime()
         return f"ONNX Runtime on {choose_device('auto')}"
     except InputError as error:
         return str(error)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from bertnli.common.encodings import read_text
 from bertnli.common.errors import InputError
 from bertnli.common.installed import need
 
@@ -38,8 +39,8 @@ def read(path: str | Path) -> dict[str, str]:
     from dotenv.parser import parse_stream
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"env file {path}: {error}", expected="a text file with lines of NAME=VALUE") from None
     variables = {}
     for binding in parse_stream(io.StringIO(text)):

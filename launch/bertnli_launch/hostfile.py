@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from bertnli.common.encodings import read_text
 from bertnli.common.errors import InputError
 
 # Host -> the slots to use on it, in the order of the hostfile; the first host runs rank 0. A slot is a GPU's number on
@@ -28,8 +29,8 @@ def read(path: str | Path) -> dict[str, tuple[int, ...]]:
     Raises InputError, with the line's number and text, for anything else, for a host named twice, or if there is none.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise InputError(
             f"hostfile {path}: {error}", expected=f"a text file with a line for each host: {_LINE}"
         ) from None

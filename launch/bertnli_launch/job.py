@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import cache_dir
+from bertnli.common.files import cache_dir, existing_path
+from bertnli.common.progress import say_lines
 from bertnli.common.safe_path import safe_path
 from bertnli.fetch.resolve import resolve, resolve_data
 from bertnli.run.config import RunConfig
@@ -162,7 +163,7 @@ def _reachable(hosts: Hosts, environment: Mapping[str, str], least: int) -> Host
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):  # the terminal is gone
-        print(f"bertnli launch: {line}", file=sys.stderr, flush=True)
+        say_lines(f"bertnli launch: {line}")
 
 
 def needs(config: RunConfig, run_file: str) -> Needs:
@@ -198,8 +199,8 @@ def job_environment(environment: Mapping[str, str], env_file: str | None) -> dic
     variables["BERTNLI_CACHE"] = str(cache_dir())
     if env_file is not None or named is not None:
         return variables | envfile.read(str(env_file or named))
-    for path in (Path.home() / ".deepspeed_env", Path(".deepspeed_env")):
-        if path.is_file():
+    for path in map(existing_path, ("~/.deepspeed_env", ".deepspeed_env")):
+        if path is not None and path.is_file():
             variables |= envfile.read(path)
     return variables
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from bertnli.common.errors import InputError
 from bertnli.common.network import GLOO, NCCL, with_port
+from bertnli.common.printable import printable_lines
 from bertnli.watch.rank_env import PORT, watch_port
 from bertnli_launch.hostfile import Hosts
 from bertnli_launch.remote import RemoteHost, RemoteHosts
@@ -83,11 +84,11 @@ def preflight(
             ports = [port, watch_port({**environment, "MASTER_PORT": str(port)})]
             interfaces = _check_network(remotes, facts, master, ports)
     problems = sorted(remotes.problems, key=lambda problem: list(hosts).index(problem[0]))
-    show(_table(hosts, facts, skews, interfaces, problems))
+    show(printable_lines(_table(hosts, facts, skews, interfaces, problems)))
     if problems:
         raise InputError(
-            f"preflight: {len(problems)} problem{'s' * (len(problems) > 1)}; nothing was started"
-            + "".join(f"\n  {host}: {problem}" for host, problem in problems)
+            f"preflight: {len(problems)} problem{'s' * (len(problems) > 1)}; nothing was started",
+            lines=[f"  {host}: {problem}" for host, problem in problems],
         )
     assert master is not None
     return PreflightResult(master, facts)

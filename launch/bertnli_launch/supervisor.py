@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, TextIO
 
-from bertnli.common.signals import not_ignored
+from bertnli.common.signals import SIGNALS, meaning, not_ignored
 from bertnli.watch.ending import Ending
 from bertnli.watch.report import Report, from_line
 from bertnli_launch.hostfile import Hosts
@@ -29,7 +29,6 @@ from bertnli_launch.remote import RemoteHosts
 
 _GRACE_PERIOD = 10.0  # seconds; once a job has ended on one host, the other hosts have this time to end it themselves
 _REFUSED = 2  # the exit code of ranks that were refused before they had the job's key, and have printed why
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def _wait(
         elif isinstance(event, signal.Signals):
             if stopped_by:
                 break
-            stopped_by = signal.SIGINT if event == signal.SIGINT else signal.SIGTERM
+            stopped_by = meaning(event)
             stop(stopped_by)
             say(f"{event.name}: the ranks are told to save a checkpoint and end; a second signal kills them")
         else:
@@ -210,7 +209,7 @@ def _signals_to(put: Callable[[signal.Signals], None]) -> Iterator[list[signal.S
         received.append(signal.Signals(number))
         put(received[-1])
 
-    previous = {number: signal.signal(number, note) for number in not_ignored(_SIGNALS)}
+    previous = {number: signal.signal(number, note) for number in not_ignored(SIGNALS)}
     try:
         yield received
     finally:

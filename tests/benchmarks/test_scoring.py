@@ -29,6 +29,7 @@ from benchmarks.peers.peak import MatrixPeak
 from benchmarks.peers.pipeline import TransformersPipeline
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring, by_length
 from benchmarks.score_memory import score_memory
+from benchmarks.score_processes import score_processes
 from benchmarks.start_up import start_up
 from benchmarks.table import table
 from benchmarks.targets import targets
@@ -438,6 +439,8 @@ def test_the_other_sets_targets() -> None:
     assert verdicts("start-up", seconds=seconds, torch_modules=3)[2] is False
     sizes = [{"rows": 10, "above_model_mib": 100}, {"rows": 100, "above_model_mib": 1025}]
     assert verdicts("score-memory", sizes=sizes, growth={"rss": 1.05}) == [False, True]
+    formats = [{"format": "jsonl", "main_pairs_per_second": rate} for rate in (149_000, 151_000)]
+    assert verdicts("score-processes", formats=formats) == [False, True]
 
 
 # --- one tiny run of each set ----------------------------------------------------------------------------------------
@@ -476,6 +479,18 @@ def test_memory_of_scoring_is_watched_to_the_end(rows: Path, model: Path, folder
     assert result["growth"]["rss"] == pytest.approx(large["peak_mib"]["rss"] / small["peak_mib"]["rss"])
     assert list(folder.glob("rows-*")) == []
     assert "| 3,000 |" in table(result)
+
+
+def test_cpu_time_of_scorings_processes(rows: Path, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bertnli_export.scorer import CHUNK
+
+    monkeypatch.setitem(CHUNK, "cuda", 100)
+    result = score_processes(folder, str(model), str(rows), 400, lambda line: None)
+    assert [one["format"] for one in result["formats"]] == ["jsonl", "tsv", "csv", "parquet"]
+    for one in result["formats"]:
+        assert one["main_pairs_per_second"] == pytest.approx(1e6 / one["main_seconds"])
+    assert list(folder.glob("rows*")) == list(folder.glob("scores*")) == []
+    assert "| parquet |" in table(result)
 
 
 def test_a_run_that_fails_has_no_figures(tmp_path: Path) -> None:

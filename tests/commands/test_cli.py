@@ -123,8 +123,8 @@ def test_a_name_that_tells_no_format_is_scored_with_format(command, tmp_path):
     assert (tmp_path / "scores.csv").read_text().startswith("premise,hypothesis,prediction,")
     assert score("pairs.tsv", "again.out", "--format", "jsonl").returncode == 0
     assert json.loads((tmp_path / "again.out").read_text())["premise"] == "A man runs."
-    idle = score("pairs.tsv", "third.tsv", "--format", "jsonl")
-    assert idle.returncode == 2 and "whose names tell it; omit --format" in idle.stderr
+    wrong = score("pairs.tsv", "third.tsv", "--format", "jsonl")
+    assert wrong.returncode == 2 and "looks like a text table" in wrong.stderr
     with zipfile.ZipFile(tmp_path / "pairs.zip", "w") as archive:
         archive.write(tmp_path / "pairs.dat")
     assert score("pairs.zip#pairs.dat", "member.csv", "--format", "tsv").returncode == 0
@@ -190,7 +190,7 @@ def test_a_signal_is_told_as_one_wherever_it_comes(tmp_path, model, data, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(call, interrupted)
     monkeypatch.setattr(sys, "argv", ["bertnli", *(bundle if word == "BUNDLE" else word for word in arguments)])
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in cli.SIGNALS}
     try:
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -213,7 +213,7 @@ def wait_until_caught(pid: int, number: int) -> None:
     raise AssertionError("no handler was set")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_signals_have_their_own_codes(tmp_path, number, code):
     """Interrupted while it waits for standard input: one line, no traceback."""
     command = [sys.executable, "-m", "bertnli.cli", "score", str(tiny.bundle()), "-", "-", "--format", "tsv"]
@@ -221,7 +221,7 @@ def test_signals_have_their_own_codes(tmp_path, number, code):
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, **streams)
     process.stdin.write("premise\thypothesis\n")
     process.stdin.flush()
-    wait_until_caught(process.pid, signal.SIGTERM)  # Python itself has a handler for SIGINT from the start
+    wait_until_caught(process.pid, cli.SIGNALS[-1])  # Python itself has a handler for SIGINT from the start
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
@@ -232,10 +232,19 @@ def test_a_signal_that_the_shell_has_us_ignore_stays_ignored(monkeypatch):
     """As it has a script's `bertnli … &` do with Ctrl-C, which is for the script alone."""
     seen = []
     monkeypatch.setattr(cli, "app", lambda *_, **__: seen.extend(map(signal.getsignal, (2, 15))))
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in cli.SIGNALS}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         cli.main()
     finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
     assert seen == [signal.SIG_IGN, cli._interrupt]
+
+
+def test_a_keyboard_interrupt_of_a_librarys_own_is_an_interrupt(tmp_path, command, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bertnli.fetch.resolve.fetch", interrupted)
+    assert command("fetch", "minilm").returncode == 130

@@ -34,7 +34,7 @@ def rows(tmp_path: Path) -> str:
 def test_every_set_is_looked_through_before_one_is_scored(rows: str, tmp_path: Path) -> None:
     bad = write(tmp_path / "bad.tsv", [*random_rows(2), ("neutrall", [0, 0, 0])]).name
     model = reader()
-    with pytest.raises(InputError, match=r"bad\.tsv: 1 bad row of 3; found row 3: label 'neutrall'.*--skip-bad-rows"):
+    with pytest.raises(InputError, match=r"bad\.tsv: labels .* row 3: label 'neutrall'.*--label-names"):
         evaluation("m", model, [rows, bad])
     assert model.calls == []
     with pytest.raises(InputError, match="neither an existing path nor a known name"):
@@ -108,8 +108,8 @@ def test_labels_that_are_numbers_are_given_names(command: Run, tmp_path: Path) -
 
     refused = eval_("numbered.jsonl")
     assert refused.returncode == 2
+    assert all(part in refused.stderr for part in ("--label-names", "0=LABEL", "1=LABEL", "2=LABEL"))
     advised = "--label-names 0=entailment,1=neutral,2=contradiction"
-    assert advised in refused.stderr
     expected, found = (
         json.loads(done.stdout.splitlines()[-1])
         for done in (eval_("named.jsonl"), eval_("numbered.jsonl", *advised.split()))
@@ -117,3 +117,5 @@ def test_labels_that_are_numbers_are_given_names(command: Run, tmp_path: Path) -
     assert found["confusion"] == expected["confusion"] and found["rows"] == expected["rows"] < 60
     with pytest.raises(InputError, match="--label-names; found 0entailment; expected CELL=LABEL"):
         cli._mapping("--label-names", "1=neutral,0entailment")
+    twice = eval_("numbered.jsonl", "--label-names", "0=entailment,1=neutral,0=contradiction")
+    assert twice.returncode == 2 and "--label-names: a label twice; found '0'" in twice.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bertnli.common.signals import StopRequest
 from tests.conftest import environment
 
 NOTES = (  # NAME CODE: writes the number of the signal that it gets into the file NAME, and ends with CODE
@@ -101,3 +102,26 @@ def test_before_it_has_started_any_the_launcher_itself_is_told(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 143
     assert (tmp_path / "noted").read_text() == "15"
+
+
+@pytest.mark.parametrize(
+    ("sent", "noted"),
+    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGTERM)],
+)
+def test_a_request_to_stop_is_noted_and_a_hang_up_as_sigterm(sent, noted):
+    before = signal.getsignal(sent)
+    with StopRequest() as stop:
+        assert stop.signal == 0
+        signal.raise_signal(sent)
+        assert stop.signal == noted
+    assert signal.getsignal(sent) == before
+
+
+def test_a_hang_up_that_nohup_has_us_ignore_is_not_noted():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signal == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bertnli.common.errors import InputError
+from bertnli.data import sniffing
 from bertnli.data.pairs import Columns, PairFile
 from tests.support.pair_files import (
     pairs_of,
@@ -116,3 +117,24 @@ def test_parse_columns_are_read_as_the_book_does(tmp_path: Path) -> None:
     assert rows[0].premise == "This church choir sings to the masses ."
     assert rows[1].error == "empty premise"
     assert pairs_of(rows_of(tmp_path, "a.txt", text))[0] == ("A", "B", None)
+
+
+class Counted(str):
+    """A name that counts how often it is compared with another one."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_the_work_for_a_wide_table_is_linear_in_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("premise,hypothesis\na,b\n")
+    file = PairFile(tmp_path / "a.csv")
+    names = [Counted(name) for name in ("premise", "hypothesis", *(f"column{number}" for number in range(2000)), " ")]
+    Counted.compared = 0
+    file._resolve(sniffing._named(names))
+    assert Counted.compared < 10 * len(names)
+    assert file.fields[-1] == "column 2003"

@@ -6,11 +6,14 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -79,6 +82,102 @@ def test_bad_rows_leave_nothing_behind(tmp_path, tokenizer, own_cache):
         prepare(PairFile(path), tokenizer, LABELS)
     assert folders(own_cache) == []
     assert prepare(PairFile(path), tokenizer, LABELS, skip_bad_rows=True).about["bad"] == 1
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def changed_record(folder: Path, **changes: object) -> None:
+    path = folder / "about.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def swap(folder: Path) -> None:
+    (folder / "labels").rename(folder / "other")
+    (folder / "lengths").rename(folder / "labels")
+    (folder / "other").rename(folder / "lengths")
+
+
+def replaced(path: Path, put: Callable[[Path], object]) -> None:
+    path.unlink()
+    put(path)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flipped labels": lambda folder: flip(folder / "labels"),
+    "flipped ids": lambda folder: flip(folder / "ids"),
+    "another label each": lambda folder: (folder / "labels").write_bytes(bytes((folder / "labels").stat().st_size)),
+    "truncated": lambda folder: os.truncate(folder / "offsets", 100),
+    "empty": lambda folder: os.truncate(folder / "lengths", 0),
+    "longer": lambda folder: os.truncate(folder / "rows", 100_000),
+    "removed": lambda folder: (folder / "premises").unlink(),
+    "swapped": swap,
+    "a folder for a file": lambda folder: replaced(folder / "ids", Path.mkdir),
+    "a pipe for a file": lambda folder: replaced(folder / "ids", os.mkfifo),
+    "a link to nothing": lambda folder: replaced(folder / "labels", lambda path: path.symlink_to("nothing")),
+    "no record": lambda folder: (folder / "about.json").unlink(),
+    "an empty record": lambda folder: os.truncate(folder / "about.json", 0),
+    "half a record": lambda folder: os.truncate(folder / "about.json", 50),
+    "no UTF-8": lambda folder: (folder / "about.json").write_bytes(b"\xff\xfe"),
+    "no map": lambda folder: (folder / "about.json").write_text("[1]"),
+    "deep": lambda folder: (folder / "about.json").write_text("[" * 100_000),
+    "another vocabulary": lambda folder: changed_record(folder, vocabulary=100_000),
+    "other counts": lambda folder: changed_record(folder, no_gold=7),
+    "no files": lambda folder: changed_record(folder, files={}),
+    "a pipe for the record": lambda folder: replaced(folder / "about.json", os.mkfifo),
+    "nothing in it": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
+    "a file for the folder": lambda folder: (shutil.rmtree(folder), folder.write_bytes(b"x")),
+    "a link for the folder": lambda folder: (shutil.rmtree(folder), folder.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_corpus_is_made_anew(kind, tmp_path, tokenizer, own_cache, capsys, monkeypatch):
+    path = write_rows(tmp_path / "a.jsonl", tiny.snli_rows(50))
+
+    def arrays(corpus: Corpus) -> dict[str, bytes]:
+        return {name: getattr(corpus, name).tobytes() for name in corpora._ARRAYS}
+
+    first = prepare(PairFile(path), tokenizer, LABELS)
+    right = arrays(first)
+    [folder] = folders(own_cache)
+    DAMAGE[kind](folder)
+    again = prepare(PairFile(path), tokenizer, LABELS)
+    assert arrays(again) == right and again.about == first.about
+    assert f"{folder}: " in (said := capsys.readouterr().err) and said.endswith("this corpus is made anew\n")
+    monkeypatch.setattr(corpora, "_write", None)  # calling it would fail
+    assert arrays(prepare(PairFile(path), tokenizer, LABELS)) == right
+    assert sorted(entry.name for entry in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
+
+
+def test_a_corpus_of_another_name_is_not_taken(tmp_path, tokenizer, own_cache):
+    path = write_rows(tmp_path / "a.jsonl", tiny.snli_rows(50))
+    right = prepare(PairFile(path), tokenizer, LABELS).labels.tolist()
+    [folder] = folders(own_cache)
+    assert prepare(PairFile(path), tokenizer, LABELS[::-1]).labels.tolist() != right
+    [other] = set(folders(own_cache)) - {folder}
+    shutil.rmtree(folder)
+    other.rename(folder)
+    assert prepare(PairFile(path), tokenizer, LABELS).labels.tolist() == right
+
+
+def test_a_full_disk_is_named(tmp_path, tokenizer, own_cache, monkeypatch):
+    path = write_rows(tmp_path / "a.jsonl", tiny.snli_rows(50))
+
+    @contextmanager
+    def new_folder(*arguments: object, **options: object) -> Iterator[Path]:
+        with corpora_new_folder(*arguments, **options) as partial:
+            (partial / "ids").symlink_to("/dev/full")
+            yield partial
+
+    corpora_new_folder = corpora.new_folder
+    monkeypatch.setattr(corpora, "new_folder", new_folder)
+    with pytest.raises(InputError, match=rf"the disk of {own_cache} is full; found No space left.*on another disk"):
+        prepare(PairFile(path), tokenizer, LABELS)
+    assert folders(own_cache) == []
 
 
 def prepare_and_report(path: Path, folder: Path, cache: Path, queue: multiprocessing.Queue) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from bertnli.common.errors import InputError
+from bertnli.common.errors import BertnliError, InputError
 from bertnli.data.formats import says_format
+from bertnli.data.labelled import read_labelled
 from bertnli.data.pairs import PairFile
 from tests.support.pair_files import (
     PAIRS,
@@ -62,6 +63,25 @@ def test_several_packed_parts_are_one_file(tmp_path: Path) -> None:
         assert pairs_of(rows) == [("a", "b", None), ("c", "d", None)]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b""),
+        ("a.jsonl", b"\xef\xbb\xbf"),
+        ("a.jsonl.zst", pack(b"", ".zst")),
+        ("a.ndjson.gz", pack(b"", ".gz")),
+        ("a.tsv", b"premise\thypothesis\n"),
+        ("a.csv", b"premise,hypothesis"),
+    ],
+)
+def test_a_file_of_no_rows(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    file = PairFile(tmp_path / name)
+    assert list(file.rows()) == list(file.rows()) == list(file.chunks(3)) == []
+    with pytest.raises(InputError, match=r"the file is empty|no label column"):
+        list(read_labelled(file, ["entailment", "neutral"]))
+
+
 def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
     assert pairs_of(rows_of(tmp_path, "data.dat", "premise,hypothesis\na,b\n", format="csv")) == [("a", "b", None)]
     packed = gzip.compress(b"premise,hypothesis\na,b\n")
@@ -75,11 +95,11 @@ def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
         ("a.xlsx", b"x", {}, r"a\.xlsx: unknown format; expected \.tsv"),
         ("tsv", b"x", {}, "unknown format"),
         ("a.gz", b"x", {}, "unknown format"),
-        ("a.tsv", b"x", {"format": "xml"}, "--format; found 'xml'"),
+        ("a.tsv", b"x", {"format": "xml"}, r"--format .*; found 'xml'"),
         ("a.tsv", b"", {}, "the file is empty"),
         ("a.tsv.gz", gzip.compress(b"", mtime=0), {}, "the file is empty"),
         ("a.csv", b"\xef\xbb\xbf", {}, "the file is empty"),
-        ("a.jsonl.zst", pack(b"", ".zst"), {}, "the file is empty"),
+        ("a.jsonl.gz", b"", {}, "the file is empty"),
         ("a.tsv", "premise\thypothesis\n".encode("utf-16"), {}, "UTF-16 text; expected UTF-8"),
         ("a.csv.gz", gzip.compress(b"\xfe\xff\0p", mtime=0), {}, "UTF-16 text"),
         ("a.parquet.gz", b"x", {}, "its own compression"),
@@ -87,7 +107,7 @@ def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
         ("a.tsv", b"premise\thypothesis\xff\n", {}, "unusable header: not valid UTF-8"),
         ("a.csv", b'premise,"hypothesis\n', {}, "unusable header: a quote is opened and never closed"),
         ("a.tsv", b"a\tpremise\ta\n", {}, "two columns have the same name; found 'a'"),
-        ("a.jsonl", b"premise\thypothesis\na\tb\n", {}, "no JSON object in the first 2 lines"),
+        ("a.jsonl", b"a\tc\na\tb\n", {}, "no JSON object in the first 2 lines"),
         ("a.parquet", b"PAR1 but not really PAR1", {}, "a.parquet: cannot be read"),
         ("a.zip", b"PK\x03\x04 but not really", {}, "not a zip archive"),
         ("a.tsv.gz", b"not gzip", {}, r"a\.tsv\.gz: cannot be read"),
@@ -270,3 +290,45 @@ def test_zip_without_readable_member_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_whose_name_holds_a_fragment_is_a_file(tmp_path: Path) -> None:
     assert pairs_of(rows_of(tmp_path, "a.zip#b.tsv", "premise\thypothesis\na\tb\n")) == [("a", "b", None)]
+
+
+# --- gzip
+
+
+MEMBERS = gzip.compress(b"premise\thypothesis\na\tb\n") + gzip.compress(b"c\td\n")
+
+
+@pytest.mark.parametrize("rest", [b"x", b"\x1f", b"\0\0junk", b"junk" * 100_000], ids=["x", "1f", "zeros", "long"])
+def test_what_follows_gzip_data_is_left_out_and_told(tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(MEMBERS + rest)
+    file = PairFile(path)
+    for _ in range(2):
+        assert [row.premise for row in file.rows()] == ["a", "c"]
+    assert file.notes == [f"warning: {path}: what follows its gzip data is no gzip data and is left out, as by gunzip"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"junk" + MEMBERS, "Not a gzipped file"),
+        (MEMBERS[:-1], "ended before the end-of-stream marker"),
+        (MEMBERS + MEMBERS[:20], "ended before the end-of-stream marker"),
+        (MEMBERS[:-6] + b"\xff\xff" + MEMBERS[-4:], "CRC check failed"),
+        (MEMBERS[:-2] + b"\xff\xff", "Incorrect length of data"),
+    ],
+    ids=["no gzip", "cut", "a member cut", "checksum", "length"],
+)
+def test_damaged_gzip_data_is_an_error(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(data)
+    with pytest.raises(BertnliError, match=message):
+        list(PairFile(path).rows())
+
+
+def test_zeros_after_gzip_data_are_padding(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(MEMBERS + bytes(1000))
+    file = PairFile(path)
+    assert [row.premise for row in file.rows()] == ["a", "c"]
+    assert not file.notes

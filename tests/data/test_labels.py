@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
-from bertnli.data.labels import check_names, from_config
+from bertnli.data.labels import (
+    LabelTable,
+    check_doubled,
+    check_names,
+    format_label_names,
+    from_config,
+    label_key,
+    number_in,
+    parse_label_names,
+)
 
 MNLI = {"0": "contradiction", "1": "neutral", "2": "entailment"}
 PLACEHOLDERS = {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
@@ -109,3 +118,62 @@ def test_whatever_stands_there_names_or_an_input_error(id2label: Any, override: 
     except InputError:
         return
     assert len(set(names)) == len(names) >= 2
+
+
+# The text of label cells
+
+
+@pytest.mark.parametrize(
+    ("cell", "key"),
+    [
+        *((one, "1") for one in ("1", "1.0", " 1.00 ", "+1", "1.", "01", "1e0", "1.000000000000000000e+00")),
+        *((one, "-1") for one in ("-1", "-1.0", "-01.")),
+        *((one, "0") for one in ("0", "0.0", "-0.0", ".0")),
+        *((one, one.casefold()) for one in ("1.5", "Neutral", "1_0", "1,0", "NaN", "inf", "-", "١", "9" * 5000)),
+    ],
+)
+def test_numbers_are_the_same_label_in_every_form(cell: str, key: str) -> None:
+    assert label_key(cell) == key == label_key(key)
+
+
+@given(st.integers(-(10**9), 10**9), st.sampled_from(["{}", "{}.0", " {}.", "{}e0", "{}.000"]))
+def test_every_integer_has_one_key(number: int, form: str) -> None:
+    assert label_key(form.format(number)) == str(number) and number_in(form.format(number)) == number
+
+
+def test_booleans_are_numbers_unless_they_are_labels() -> None:
+    numbers = LabelTable(("a", "b"), {"0": "a", "1": "b"})
+    assert [numbers.index(cell) for cell in ("true", "False", "1.0")] == [1, 0, 1]
+    labels = LabelTable(("true", "false"))
+    assert [labels.index(cell) for cell in ("True", "false", "1", "0")] == [0, 1, -1, -1]
+    assert LabelTable(("a", "b"), {"1": "b", "true": "a"}).index("true") == 0
+
+
+def test_minus_one_and_nothing_are_no_gold_label_unless_they_have_a_name() -> None:
+    table = LabelTable(("a", "b"))
+    assert [table.index(cell) for cell in ("-1", "-1.0", "-", "", " ", None)] == [-2] * 6
+    assert LabelTable(("a", "b"), {"-1": "b"}).index("-1.0") == 1
+
+
+def test_labels_that_differ_in_case_alone_are_told_apart() -> None:
+    table = LabelTable(("A", "a", "1", "1.0", "b"))
+    assert [table.index(cell) for cell in ("A", "a", " a", "1", "1.0", "1.00", "B")] == [0, 1, -1, 2, 3, -1, 4]
+
+
+@pytest.mark.parametrize("cells", [("0", "0"), ("0", "0.0"), ("Yes", "yes ")])
+def test_a_label_twice_is_refused(cells: tuple[str, str]) -> None:
+    with pytest.raises(InputError, match="--label-names: a label twice"):
+        check_doubled(cells, "--label-names")
+    with pytest.raises(InputError, match="--label-names: a label twice"):
+        parse_label_names("--label-names", ",".join(f"{cell}=a" for cell in cells))
+
+
+_LABELS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1).filter(
+    lambda text: text == text.strip()
+)
+
+
+@given(st.dictionaries(_LABELS, _LABELS.filter(lambda label: "=" not in label), min_size=1))
+def test_label_names_are_read_as_they_are_written(names: dict[str, str]) -> None:
+    if len({label_key(cell) for cell in names}) == len(names):
+        assert parse_label_names("--label-names", format_label_names(names)) == names

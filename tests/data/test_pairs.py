@@ -124,3 +124,57 @@ def test_snli_as_the_book_reads_it(shared_data: Path) -> None:
     plain = [row.premise for row in PairFile(path).rows()]
     same = sum(a.replace(" ", "") == b.replace(" ", "") for a, b in zip(plain, (r.premise for r in rows), strict=True))  # type: ignore[union-attr]
     assert same > 9000, "the same words but for the parser's own spellings of quotes and brackets"
+
+
+# --- a file that changes while it is read
+
+TABLE = "premise,hypothesis\n" + "a,b\n" * 50
+
+
+def _later(path: Path) -> None:
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+def _replaced(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.replace(path)
+
+
+CHANGES = {
+    "cut": (lambda path: os.truncate(path, 30), "30 bytes, at first"),
+    "written": (_later, "that a program has written to it"),
+    "replaced by its like": (_replaced, "another file of this name"),
+    "gone": (Path.unlink, "No such file"),
+}
+
+
+@pytest.mark.parametrize(("change", "found"), CHANGES.values(), ids=CHANGES)
+def test_a_file_that_changes_is_told(tmp_path: Path, change: Callable[[Path], None], found: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(TABLE)
+    file = PairFile(path)
+    file.check_unchanged()
+    change(path)
+    with pytest.raises(RunError, match=rf"a\.csv: was changed while it was read; found .*{found}.*; start again"):
+        file.check_unchanged()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.zip", "a.parquet"])
+def test_another_file_is_not_read_in_place_of_the_first(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({"premise": ["a"], "hypothesis": ["b"]}), path)
+    elif name == "a.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.csv", TABLE)
+    else:
+        path.write_bytes(gzip.compress(TABLE.encode()) if name.endswith(".gz") else TABLE.encode())
+    file = PairFile(path)
+    first = list(file.rows())
+    assert list(file.rows()) == first
+    _replaced(path)
+    with pytest.raises(RunError, match="was changed while it was read; found another file"):
+        list(file.rows())

@@ -120,9 +120,17 @@ def test_csv_rows(tmp_path: Path) -> None:
     assert pairs_of(rows)[1] == ('He is 5" tall', "b", "neutral")
 
 
-def test_csv_record_that_fails_in_its_second_line_costs_one_line(tmp_path: Path) -> None:
+def test_csv_record_that_fails_in_its_second_line_is_one_bad_row(tmp_path: Path) -> None:
+    """Its second line looks like a row, but is half of one."""
     rows = rows_of(tmp_path, "a.csv", 'premise,hypothesis\n"a\nb" c,d\ne,f\n')
-    assert [(row.raw, row.parsed) for row in rows] == [('"a', False), ('b" c,d', True), ("e,f", True)]
+    assert [(row.raw, row.parsed) for row in rows] == [('"a\nb" c,d', False), ("e,f", True)]
+
+
+def test_csv_quote_that_is_never_closed_costs_one_line(tmp_path: Path) -> None:
+    lines = ['"open,b', "c,d", '"e,f', 'g" x,h', "i,j"]
+    rows = rows_of(tmp_path, "a.csv", "premise,hypothesis\n" + "\n".join(lines) + "\n")
+    assert [row.raw for row in rows] == lines
+    assert [row.number for row in rows if row.error] == [1, 3, 4], "row 4 may be the end of row 3"
 
 
 def test_csv_quote_left_open_too_long_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +138,7 @@ def test_csv_quote_left_open_too_long_costs_one_line(tmp_path: Path, monkeypatch
     lines = ['"open,b', *[f"premise {number},hypothesis" for number in range(500)], 'close",d', "e,f"]
     rows = rows_of(tmp_path, "a.csv", "premise,hypothesis\n" + "\n".join(lines) + "\n")
     assert [row.raw for row in rows] == lines
-    assert [row.number for row in rows if row.error] == [1]
+    assert [row.number for row in rows if row.error] == [1, 502], "row 502 may be the end of row 1"
 
 
 def test_csv_record_with_bytes_that_are_no_utf8_is_one_bad_row(tmp_path: Path) -> None:

@@ -106,12 +106,12 @@ def test_the_rows_it_is_measured_on_are_refused(tmp_path: Path) -> None:
             calibrate(Reader(), given(same), apart_from=given(file))
 
 
-def test_a_bad_row_of_either_file_is_found_before_anything_is_scored(tmp_path: Path) -> None:
+def test_an_unknown_label_of_either_file_is_found_before_anything_is_scored(tmp_path: Path) -> None:
     good = write(tmp_path / "good.tsv", [("neutral", [0, 1, 0])] * 5)
     bad = write(tmp_path / "bad.tsv", [("neutral", [0, 1, 0]), ("neutrall", [0, 1, 0])])
     predictor = Reader()
     for held_out, test in ((good, bad), (bad, good)):
-        with pytest.raises(InputError, match=r"bad\.tsv: 1 bad row of 2; found row 2: label 'neutrall'"):
+        with pytest.raises(InputError, match=r"bad\.tsv: labels .*'neutrall' \(1 row\); the first in row 2"):
             calibrate(predictor, given(held_out), apart_from=given(test))
     assert predictor.calls == []
 

@@ -361,3 +361,40 @@ def test_eval_of_one_keeps_its_form(evaluated: Callable[..., str]) -> None:
     found = json.loads(evaluated("snli-dev", "--json").splitlines()[-1])
     assert found["rows"] == 3 and "accuracy" in found and "evaluations" not in found
     assert not {"premises", "classes", "by_column"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_names"),
+    [
+        (("entailment", "not_entailment"), {}),
+        (("Entailment", "non-entailment"), {}),
+        (("0", "1"), {"0": "entailment", "1": "not_entailment"}),
+        (("yes", "not entailment"), {"yes": "entailment"}),
+    ],
+)
+def test_a_file_with_two_classes_is_measured_by_two(
+    tmp_path: Path, labels: tuple[str, str], label_names: dict[str, str]
+) -> None:
+    """As RTE and QNLI are, for a model with three labels: not_entailment is neutral or contradiction."""
+    subjects = ("actor", "judge", "actor")
+    lines = [f"The {who} saw it .\tIt was seen .\t{labels[who == 'actor']}\n" for who in subjects]
+    (tmp_path / "rte.tsv").write_text("premise\thypothesis\tlabel\n" + "".join(lines))
+    given = open_set(str(tmp_path / "rte.tsv"), label_names=label_names)
+    for order in (LABELS, ("contradiction", "entailment", "neutral")):
+        found = given.measure(hans_model(order), against=ComparedModel("other", hans_model(LABELS), given.file))
+        given.check(hans_model(order))
+        assert found["rows"] == 3 and found["accuracy"] == pytest.approx(2 / 3) == found["against"]["accuracy"]
+        [other] = [name for name in found["labels"] if name.casefold() != "entailment"]
+        assert f"{other}: the sum of the probabilities of " in "".join(notes(found))
+
+
+@pytest.mark.parametrize(
+    "labels", [("entailment", "unrelated"), ("neutral", "not_entailment"), ("entailment", "neutral", "not_entailment")]
+)
+def test_other_classes_are_not_guessed(tmp_path: Path, labels: Sequence[str]) -> None:
+    lines = [f"The actor saw it .\tIt was seen .\t{label}\n" for label in labels]
+    (tmp_path / "a.tsv").write_text("premise\thypothesis\tlabel\n" + "".join(lines))
+    model = hans_model(LABELS)
+    for act in (open_set(str(tmp_path / "a.tsv")).measure, open_set(str(tmp_path / "a.tsv")).check):
+        with pytest.raises(InputError, match="labels that the model does not know"):
+            act(model)

@@ -161,11 +161,17 @@ def test_a_long_sentence_is_cut_in_the_examples(tmp_path: Path) -> None:
     assert len(example.premise) < 1000 and example.premise.endswith("…")
 
 
-def test_a_bad_row_at_the_end_is_found_before_anything_is_scored(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.tsv", [*random_rows(30), ("entialment", [1, 0, 0])])
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [("premise\t \tneutral", r"row 31: empty hypothesis"), ("p\tx\tentialment", r"row 31: label 'entialment'")],
+)
+def test_a_row_at_the_end_is_found_before_anything_is_scored(tmp_path: Path, last: str, message: str) -> None:
+    path = tmp_path / "a.tsv"
+    write(path, random_rows(30))
+    path.write_text(f"{path.read_text()}{last}\n")
     predictor = Reader()
-    with pytest.raises(InputError, match=r"row 31: label 'entialment'"):
-        evaluate(predictor, file, batch=4)
+    with pytest.raises(InputError, match=message):
+        evaluate(predictor, PairFile(path), batch=4)
     assert predictor.calls == []
 
 
@@ -179,7 +185,14 @@ def test_skipping_bad_rows_counts_them_but_never_skips_a_label(tmp_path: Path) -
         evaluate(predictor, PairFile(path), skip_bad_rows=True)
     assert predictor.calls == []
     left_out = evaluate(predictor, PairFile(path), skip_bad_rows=True, label_names={"neutral": "-"})
-    assert left_out.no_gold_rows == sum(gold == "neutral" for gold, _ in random_rows(30))
+    neutral = sum(gold == "neutral" for gold, _ in random_rows(30))
+    assert left_out.no_gold_rows == neutral
+    assert left_out.to_json()["rows_by_label"] == {
+        "entailment": {"used": left_out.metrics.confusion[1].sum(), "left out": 0},
+        "contradiction": {"used": left_out.metrics.confusion[0].sum(), "left out": 0},
+        "without a gold label": {"used": 0, "left out": neutral},
+        "bad, without a known label": {"used": 0, "left out": 1},
+    }
 
 
 def test_numbered_labels_are_translated(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bertnli.common.errors import InputError
 from bertnli.common.files import digest
 from tests.support import tiny
-from tests.support.bundles import edit_manifest, note_new_content
+from tests.support.bundles import edit_config, edit_manifest, note_new_content
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_what_is_no_bundle(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "name"), [("read_bytes", "manifest.json"), ("is_file", "config.json"), ("open", "model.onnx")]
+    ("method", "name"), [("read_bytes", "manifest.json"), ("stat", "config.json"), ("open", "model.onnx")]
 )
 def test_what_may_not_be_read_is_one_message(bundle, monkeypatch, method, name) -> None:
     real = getattr(Path, method)
@@ -141,7 +141,7 @@ def test_no_manifest_ends_in_a_traceback(bundle, data, value) -> None:
 
 def test_another_tokenizer_is_refused(bundle) -> None:
     file = bundle / "tokenizer.json"
-    file.write_text(file.read_text().replace('"lowercase": true', '"lowercase": false'))
+    file.write_text(file.read_text().replace('"strip_accents": null', '"strip_accents": false'))
     note_new_content(bundle, "tokenizer.json")
     with pytest.raises(InputError, match="other ids than the one it was exported with"):
         Scorer(bundle, "cpu")
@@ -149,6 +149,7 @@ def test_another_tokenizer_is_refused(bundle) -> None:
 
 def test_a_graph_with_another_number_of_labels_is_refused(bundle) -> None:
     edit_manifest(bundle, lambda content: content.update(labels=["a", "b"]))
+    edit_config(bundle, lambda content: content.update(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}))
     with pytest.raises(InputError, match="labels; found 2; expected 3"):
         Scorer(bundle, "cpu")
 

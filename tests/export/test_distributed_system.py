@@ -357,7 +357,7 @@ def test_partitions_that_fail_are_named_and_the_others_finished(tmp_path, head, 
 
 
 def test_strict_stops_at_a_bad_row(parts, tmp_path, head) -> None:
-    said = score(parts / "in" / "nested", tmp_path / "out", head, "--strict", code=1)
+    said = score(parts / "in" / "nested", tmp_path / "out", head, "--strict", code=2)
     assert "small.tsv on node first" in said and "row 8: empty hypothesis" in said and "--strict" in said
     assert not (tmp_path / "out" / "small.tsv").exists()
 

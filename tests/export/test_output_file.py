@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ def test_a_checkpoint_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with open_writer(tmp_path / "out.tsv", file, LABELS) as writer:
         writer.write(next(file.chunks(2)), [RowResult(None, None, False, "x")] * 2)
         state = writer.checkpoint()
-    assert state == {"rows": 2, "bytes": partial_path(tmp_path / "out.tsv").stat().st_size}
+    written = partial_path(tmp_path / "out.tsv").read_bytes()
+    assert state == {"rows": 2, "bytes": len(written), "crc32": zlib.crc32(written)}
     assert synced[-1] == state["bytes"]
 
 
@@ -141,6 +143,27 @@ def test_lost_work_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unfinished work is lost; found nothing"):
         run(tmp_path / "a.tsv", tmp_path / "out.tsv", resume_at=state)
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv.gz", ".parquet"])
+def test_damaged_work_is_not_published(tmp_path: Path, suffix: str) -> None:
+    make(tmp_path / "a.tsv")
+    out = tmp_path / f"out{suffix}"
+    run(tmp_path / "a.tsv", out)
+    right = out.read_bytes()
+    out.unlink()
+    state = run(tmp_path / "a.tsv", out, stop=2)
+    partial = partial_path(out)
+    whole = bytearray(partial.read_bytes())
+    for place in (0, len(whole) // 2, state["bytes"] - 1):
+        damaged = whole.copy()
+        damaged[place] ^= 4
+        partial.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"work is lost; found other bytes than were written; .*--restart"):
+            run(tmp_path / "a.tsv", out, resume_at=state)
+    partial.write_bytes(whole + b"of a chunk that was not finished")
+    run(tmp_path / "a.tsv", out, resume_at=state)
+    assert out.read_bytes() == right
 
 
 def test_two_writers_of_one_output(tmp_path: Path) -> None:
@@ -187,7 +210,7 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ("/dev/null", {"format": "tsv"}, "not a file; name one, or - for standard output"),
         ("-", {}, "--format"),
         ("-", {"format": "parquet"}, "expected TSV, CSV or JSON lines"),
-        ("-", {"format": "tsv", "resume_at": {"rows": 1, "bytes": 1}}, "from the first row"),
+        ("-", {"format": "tsv", "resume_at": {"rows": 1, "bytes": 1, "crc32": 1}}, "from the first row"),
     ):
         with pytest.raises(InputError, match=message):
             open_writer(output, file, LABELS, **options)
@@ -279,3 +302,49 @@ def test_a_broken_pipe_is_one_clear_message(tmp_path: Path) -> None:
     assert process.wait() == 1
     assert lines[-1].startswith("standard output: the reader closed it before the end; write to a file")
     assert all(line.startswith("{") for line in lines[:-1])
+
+
+# --- links that somebody planted
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    make(tmp_path / "in" / "in.tsv")
+    return tmp_path / "in" / "in.tsv"
+
+
+def test_a_link_in_place_of_the_partial_file_is_refused(tmp_path, source) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "out.tsv.partial").symlink_to(victim)
+    for resume_at in (None, {"bytes": 0, "rows": 0}):
+        with pytest.raises(InputError, match=r"out\.tsv\.partial: a symbolic link, which is not followed; remove it"):
+            run(source, tmp_path / "out.tsv", resume_at=resume_at)
+    assert victim.read_text() == "precious"
+
+
+def test_a_link_that_comes_after_the_check_is_not_followed_either(tmp_path, source, monkeypatch) -> None:
+    monkeypatch.setattr("bertnli_export.output_file.check_output", lambda *_: None)
+    (tmp_path / "victim").write_text("precious")
+    for target in ("victim", "new"):
+        (tmp_path / "out.tsv.partial").symlink_to(tmp_path / target)
+        with pytest.raises(InputError, match=r"cannot be written .a symbolic link, which is not followed"):
+            run(source, tmp_path / "out.tsv")
+        (tmp_path / "out.tsv.partial").unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "victim"]
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_link_in_place_of_what_parquet_is_joined_in(tmp_path, source) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "out.parquet.partial.parquet").symlink_to(tmp_path / "victim")
+    run(source, tmp_path / "out.parquet")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert pq.read_table(tmp_path / "out.parquet").num_rows > 0 and not (tmp_path / "out.parquet").is_symlink()
+
+
+def test_a_pipe_in_place_of_the_partial_file_is_refused(tmp_path, source) -> None:
+    os.mkfifo(tmp_path / "out.tsv.partial")
+    with pytest.raises(InputError, match=r"out\.tsv\.partial: cannot be written \(not a file\)"):
+        run(source, tmp_path / "out.tsv")

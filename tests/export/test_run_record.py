@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import shutil
 import signal
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bertnli_export import run_record
 from bertnli_export import score as score_module
 from bertnli_export.run_record import RunRecord, record_path
 from bertnli_export.score import score_file
@@ -195,7 +198,7 @@ def test_the_input_is_never_written_over(tmp_path, name) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "null", '{"bertnli_score_record": 1}', '{"bertnli_score_record": 7}']
+    "content", ["", "{", "[]", "null", '{"bertnli_score_record": 2}', '{"bertnli_score_record": 7}']
 )
 def test_a_damaged_record_is_named(tmp_path, content) -> None:
     file = write(tmp_path / "in.tsv", tiny.snli_rows(5))
@@ -203,6 +206,19 @@ def test_a_damaged_record_is_named(tmp_path, content) -> None:
     with pytest.raises(InputError, match=r"_out\.tsv\.run\.json: damaged, or not bertnli's.*--restart"):
         score(file, tmp_path / "out.tsv")
     score(file, tmp_path / "out.tsv", restart=True)
+
+
+def test_a_record_with_another_figure_is_damaged(tmp_path) -> None:
+    """Its rows decide where a resumed run goes on."""
+    file = write(tmp_path / "in.tsv", tiny.snli_rows(3 * CHUNK))
+    with pytest.raises(Stop):
+        score(file, tmp_path / "out.tsv", progress=stop_after(2))
+    path = record_path(tmp_path / "out.tsv")
+    content = json.loads(path.read_text())
+    content["checkpoint"]["rows"] = content["counts"]["rows"] = CHUNK + 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"damaged, or not bertnli's \(its checksum does not fit\)"):
+        score(file, tmp_path / "out.tsv")
 
 
 def test_a_stop_by_signal_says_how_to_go_on(tmp_path) -> None:
@@ -241,3 +257,22 @@ def test_a_record_that_cannot_be_written_is_one_message_and_resumable(tmp_path, 
     assert score(file, tmp_path / "out.tsv")["resumed_at"] == CHUNK
     score(file, tmp_path / "whole.tsv")
     assert (tmp_path / "out.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+
+
+@pytest.mark.parametrize("plant", [lambda path, victim: path.symlink_to(victim), lambda path, _: os.mkfifo(path)])
+def test_a_link_or_a_pipe_in_place_of_the_record_is_not_read(tmp_path, plant) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text('{"bertnli_score_record": 1}')
+    path = record_path(tmp_path / "out.tsv")
+    plant(path, victim)
+    with pytest.raises(InputError, match=r"out\.tsv\.run\.json: damaged, or not bertnli's .*--restart"):
+        run_record.load(tmp_path / "out.tsv")
+    RunRecord(tmp_path / "out.tsv", {}).save()  # what --restart does
+    assert run_record.load(tmp_path / "out.tsv") is not None
+    assert victim.read_text() == '{"bertnli_score_record": 1}'
+
+
+def test_a_link_to_nothing_in_place_of_the_partial_file(tmp_path) -> None:
+    (tmp_path / "out.tsv.partial").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"out\.tsv\.partial: exists, and no record says that bertnli made it"):
+        run_record.check_free(tmp_path / "out.tsv")

@@ -104,7 +104,7 @@ def test_bad_rows_of_delimited_files_keep_their_place(tmp_path, name, content, e
     found = read(tmp_path / "out.jsonl")
     assert [bool(row["error"]) for row in found] == [False, *[True] * errors, False]
     assert (summary["rows"], summary["errors"]) == (errors + 2, errors)
-    with pytest.raises(RunError, match=r"row 2: blank line"):
+    with pytest.raises(InputError, match=r"row 2: blank line"):
         score(tmp_path / f"in.{name}", tmp_path / "strict.jsonl", strict=True)
 
 
@@ -123,17 +123,33 @@ def test_a_file_of_bad_rows_only(tmp_path) -> None:
     assert score(tmp_path / "none.tsv", tmp_path / "none.out.tsv")["rows"] == 0
 
 
+@pytest.mark.parametrize("name", ["jsonl", "jsonl.gz", "jsonl.zst", "tsv", "csv.gz", "parquet"])
+def test_a_file_of_no_rows_is_one_and_so_is_what_is_made_of_it(tmp_path, name, scorer) -> None:
+    (tmp_path / "zero.jsonl").touch()
+    first, second = tmp_path / f"first.{name}", tmp_path / "second.csv"
+    assert score(tmp_path / "zero.jsonl", first)["rows"] == 0
+    assert score(tmp_path / "zero.jsonl", first)["already_finished"]
+    if name.startswith("jsonl"):
+        assert score(first, second)["rows"] == 0
+        assert second.read_text() == ("prediction,p_entailment,p_neutral,p_contradiction,truncated,error,raw\n")
+        # a partition on Ray: the same, with a Scorer that is kept
+        assert score_file(scorer, first, tmp_path / "out.parquet")["rows"] == 0
+    else:  # it has a header, and no columns of sentences
+        with pytest.raises(InputError, match="no columns with the sentence pairs; found columns 'prediction'"):
+            score(first, second)
+
+
 def test_strict_stops_at_the_first_bad_row_and_shows_nothing(tmp_path) -> None:
     rows = tiny.snli_rows(2 * CHUNK)
     rows[CHUNK + 10]["sentence1"] = ""
     rows[CHUNK + 20]["sentence1"] = ""
     file = write(tmp_path / "in.jsonl", rows)
-    with pytest.raises(RunError, match=rf"row {CHUNK + 11}: empty premise; .*--strict"):
+    with pytest.raises(InputError, match=rf"row {CHUNK + 11}: empty premise; .*--strict"):
         score(file, tmp_path / "out.jsonl", strict=True)
     assert not (tmp_path / "out.jsonl").exists()
     summary = score(file, tmp_path / "out.jsonl")
     assert (summary["resumed_at"], summary["rows"], summary["errors"]) == (CHUNK, 2 * CHUNK, 2)
-    with pytest.raises(RunError, match="skipped 2 bad rows"):
+    with pytest.raises(InputError, match="skipped 2 bad rows"):
         score(file, tmp_path / "out.jsonl", strict=True)
 
 

@@ -104,7 +104,11 @@ def test_a_closed_session_drops_what_has_not_started(monkeypatch) -> None:
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path) -> None:
-    (tmp_path / MODEL).write_bytes(b"junk")
+    for content in (b"", b"junk", b"\x0b", b"\x08" + b"\xff" * 20):
+        (tmp_path / MODEL).write_bytes(content)
+        with pytest.raises(InputError, match=r"model\.onnx: not an ONNX graph; .*export it again"):
+            Session(tmp_path / MODEL, CPU)
+    (tmp_path / MODEL).write_bytes(b"\x08\x0a")  # a version, and no graph
     with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime cannot load it: .*export it again"):
         Session(tmp_path / MODEL, CPU)
 

@@ -18,7 +18,9 @@ import httpx2
 import pytest
 
 from bertnli.common import heartbeat
+from bertnli.common.errors import InputError
 from bertnli.fetch import download as module
+from bertnli.fetch import package_index
 from bertnli.fetch.download import download, redact
 from bertnli.fetch.entry import SourceError
 from tests.support.http_stand_in import Hosted, StandIn
@@ -104,6 +106,18 @@ def test_a_later_call_goes_on_from_the_part(server: StandIn, target: Path) -> No
     assert target.read_bytes() == BODY
     assert ranges(server) == [f"bytes={have}-"]
     assert only(target.parent) == ["file.bin"]
+
+
+def test_a_planted_link_is_not_followed(server: StandIn, target: Path) -> None:
+    leave_part(server, target, 300_000)
+    victims = {}
+    for name in ("file.bin.part", "file.bin.part.json"):
+        victim = target.with_name(name).rename(target.with_name(f"victim {name}"))
+        target.with_name(name).symlink_to(victim)
+        victims[victim] = victim.read_bytes()
+    download(server.url("/f"), target, limit=LIMIT, checksum=SHA256)
+    assert target.read_bytes() == BODY and not target.is_symlink()
+    assert {victim: victim.read_bytes() for victim in victims} == victims
 
 
 def test_sigkill_in_the_middle_then_the_rest(server: StandIn, target: Path) -> None:
@@ -361,3 +375,70 @@ def test_a_bar_on_a_terminal(server: StandIn, target: Path, monkeypatch: pytest.
     download(server.url("/f"), target, limit=LIMIT)
     assert "512.0/512.0 kB" in terminal.getvalue()
     assert "of 0.5 MB" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("client", ["ours", "the index's"])
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "HTTPS_PROXY",
+            "socks5://me:secret@proxy:1080",
+            "HTTPS_PROXY; found socks5://proxy:1080; .*: pip install socksio",
+        ),
+        (
+            "all_proxy",
+            "socks4://proxy:1",
+            "ALL_PROXY; found socks4://proxy:1; expected a proxy that this program supports",
+        ),
+        ("http_proxy", "ftp://proxy", "HTTP_PROXY; found ftp://proxy; .*; correct or unset it"),
+        ("HTTPS_PROXY", "http://[::bad", "HTTPS_PROXY; found a malformed URL"),
+        ("SSL_CERT_FILE", "/none.pem", r"SSL_CERT_FILE; found /none.pem \(No such file or directory\); .* unset it"),
+        (
+            "SSL_CERT_FILE",
+            "/etc/hostname",
+            r"SSL_CERT_FILE; found /etc/hostname \(.*; expected certificates in PEM format",
+        ),
+    ],
+)
+def test_a_proxy_or_certificate_that_cannot_be_used_is_named(client, variable, value, said, monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=said) as raised:
+        if client == "ours":
+            module.new_client()
+        else:
+            with package_index._client({}):
+                pass
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("location", "refused"),
+    [
+        ("http://other/f?token=1", "http://other/f"),
+        ("https://other/f", ""),
+        ("/f", ""),
+        ("file:///etc/passwd", "file:/"),
+    ],
+)
+def test_https_is_not_left_by_a_redirect(location, refused, target):
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/start":
+            return httpx2.Response(302, headers={"location": location})
+        return httpx2.Response(200, content=iter([BODY]))
+
+    with module.new_client(httpx2.MockTransport(answer)) as client:
+        if refused:
+            with pytest.raises(SourceError, match=f"redirected from https to an unprotected address, {refused}"):
+                download("https://host/start", target, limit=LIMIT, client=client)
+            assert "token" not in refused and not target.exists()
+        else:
+            download("https://host/start", target, limit=LIMIT, client=client)
+            assert target.read_bytes() == BODY
+
+
+def test_the_index_is_not_left_for_http_either():
+    with package_index._client({}) as client:
+        assert module.refuse_downgrade in client.event_hooks["response"]

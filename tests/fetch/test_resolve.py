@@ -27,7 +27,7 @@ from bertnli.fetch import download as download_module
 from bertnli.fetch import resolve as fetch_module
 from bertnli.fetch.catalog import CATALOG
 from bertnli.fetch.entry import Archive, Entry, Unpacked
-from bertnli.fetch.resolve import cache_dir, fetch, resolve
+from bertnli.fetch.resolve import cache_dir, fetch, resolve, resolve_model
 from tests.conftest import ROOT, SOURCES
 from tests.support.http_stand_in import Hosted, StandIn
 
@@ -202,15 +202,22 @@ def test_the_next_source_serves_when_one_fails(server: StandIn, capsys: pytest.C
     assert "HTTP 503" in captured.err
 
 
-@pytest.mark.parametrize("damage", ["shorter", "gone", "no receipt", "garbled receipt", "new checksum"])
+@pytest.mark.parametrize(
+    "damage", ["shorter", "flipped", "gone", "a pipe", "no receipt", "garbled receipt", "new checksum"]
+)
 def test_a_cache_that_is_not_whole_is_mended(server: StandIn, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fetch("rows")
     receipt = path.parent / "receipt.json"
     match damage:
         case "shorter":
             path.write_bytes(ROWS[:-1])
+        case "flipped":
+            path.write_bytes(ROWS[:-2] + b"?\n")
         case "gone":
             path.unlink()
+        case "a pipe":
+            path.unlink()
+            os.mkfifo(path)
         case "no receipt":
             receipt.unlink()
         case "garbled receipt":
@@ -316,6 +323,26 @@ def test_a_full_disk_says_so_and_leaves_nothing_half(
     assert visible() == []
     assert len(server.asked("/files/toy-data-1.0.tar.gz")) == 0  # another source would not make room
     assert fetch("rows").read_bytes() == ROWS
+
+
+def test_the_disk_that_is_full_is_named(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:  # as shutil's own error has it
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+
+    path = fetch("rows")
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_link_or_copy", full)
+        with pytest.raises(
+            RunError, match=rf"no space left on the disk of {tmp_path}/to/.*; free some, or give another"
+        ):
+            fetch("rows", to=tmp_path / "to")
+    path.write_bytes(b"damaged")
+    given = tmp_path / "given.jsonl"
+    given.write_bytes(ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(RunError, match=rf"the disk of {cache_dir()}/.*; free some, or set BERTNLI_CACHE to"):
+            fetch("rows", source=str(given))
 
 
 def test_a_cache_that_cannot_be_written_is_an_input_error(
@@ -503,6 +530,13 @@ def test_to_a_folder(server: StandIn, links: bool, tmp_path: Path, monkeypatch: 
     assert sorted(path.name for path in to.iterdir()) == ["rows.jsonl", "toy.model"]
     assert fetch("rows", to=to) == to / "rows.jsonl"  # the same again is no error
     assert fetch("toy.model", to=to) == to / "toy.model"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "README.md"])
+def test_a_pipe_in_place_of_a_models_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}; found a named pipe; expected a file; remove it"):
+        resolve_model(str(tmp_path))
 
 
 def test_to_never_overwrites(server: StandIn, tmp_path: Path) -> None:

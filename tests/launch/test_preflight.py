@@ -141,7 +141,9 @@ def looked_at(needs: Needs | None = None, *, names: str = "ab", port: int | None
             show=shown.append,
         )
     except InputError as error:
-        raise InputError(f"{shown[0]}\n{error}") from error
+        raise InputError(
+            shown[0].splitlines()[0], lines=[*shown[0].splitlines()[1:], *str(error).splitlines()]
+        ) from error
     finally:
         alive = [child for child in psutil.Process().children(True) if child.status() != psutil.STATUS_ZOMBIE]
         assert not [child for child in alive if "bertnli_launch.probe" in command_line(child)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
+from bertnli.common.errors import RunError
 from bertnli.data.labels import SNLI_ORDER
 from bertnli.model import dropout, pretrained, varlen
 from bertnli.model.attention import Packed, Padded
@@ -377,3 +379,38 @@ def test_predictor_gives_each_pair_its_own_logits_in_order(tmp_path: Path, monke
             torch.testing.assert_close(torch.from_numpy(found[row]), expected[0], atol=1e-5, rtol=0)
     assert len({tuple(row) for row in found.round(4).tolist()}) > 10
     assert TorchPredictor(source.build(), source.tokenizer, "cpu").logits([], []).shape == (0, 3)
+
+
+def test_the_predictor_takes_smaller_batches_where_the_gpu_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = pretrained.load(tiny.hf_folder(tmp_path / "model"))
+    texts = [[row[name] for row in tiny.snli_rows(60)] for name in ("sentence1", "sentence2")]
+    expected = TorchPredictor(source.build(), source.tokenizer, "cpu").logits(*texts)
+    predictor, tried = TorchPredictor(source.build(), source.tokenizer, "cpu"), []
+    forward, room = predictor.model.forward, 300
+
+    def with_little_memory(input_ids, *inputs):
+        tried.append(len(input_ids))
+        if len(input_ids) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return forward(input_ids, *inputs)
+
+    monkeypatch.setattr(predictor.model, "forward", with_little_memory)
+    np.testing.assert_allclose(predictor.logits(*texts), expected, atol=1e-5)
+    tried.clear()
+    predictor.logits(*texts)
+    assert max(tried) <= room  # it remembers
+    room = 5
+    with pytest.raises(
+        RunError, match="the GPU's memory is full; found CUDA out of memory; end what else runs on it, or"
+    ):
+        predictor.logits(*texts)
+
+
+def test_shapes_alone_are_made_without_torchs_compiler(monkeypatch):
+    """On the meta device torch would load it for random numbers, for a second and more."""
+    monkeypatch.setattr(torch.nn.init, "normal_", None)  # calling it would fail
+    with torch.device("meta"):
+        model = PairClassifier(SMALL)
+    assert all(parameter.is_meta for parameter in model.parameters())

@@ -20,6 +20,7 @@ from bertnli.model import varlen
 from bertnli.model.attention import to_device
 from bertnli.model.classifier import ModelConfig, PairClassifier
 from bertnli.train.loop import accumulate
+from bertnli.train.steps import MicroBatch, Step
 
 META = torch.device("meta")
 LENGTHS = (5, 7, 9, 12, 12, 20)
@@ -91,10 +92,11 @@ def dtype(request) -> Iterator[torch.dtype]:
 def test_a_training_step_waits_for_nothing(dtype, sizes, shape):
     model, pairs = meta_model(dtype, **sizes, **shape).train(), corpus()
     everything = np.arange(len(LENGTHS))
-    micro_batches = [everything, everything[:1], everything[:0]]  # the last: a rank without pairs of its own
+    cut = [everything, everything[:1], everything[:0]]  # the last: a rank without pairs of its own
     with Operators() as operators:
-        loss, correct = accumulate(Engine(model), pairs, micro_batches, everything, META)
-    assert loss.device == correct.device == META and loss.shape == correct.shape == ()
+        micro_batches = [MicroBatch.of(pairs, one, everything[:1], META) for one in cut]
+        sums = accumulate(Engine(model), Step(everything, None, micro_batches))
+    assert (sums.device, sums.shape) == (META, (2,))
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
         assert (parameter.grad.shape, parameter.grad.dtype) == (parameter.shape, dtype), name

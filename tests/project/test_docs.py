@@ -1,11 +1,14 @@
-"""docs/errors.md says what the code does: the exit codes, and the example of a message."""
+"""docs/ says what the code does: exit codes, the example of a message, a run file with columns and labels."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 
 from bertnli.common.errors import InputError, Interrupted, RunError
+from bertnli.data.labels import parse_label_names
+from bertnli.run.run_file import load_run
 from tests.conftest import ROOT
 from tests.support import pages
 
@@ -23,3 +26,15 @@ def test_the_example_is_what_the_command_prints(bertnli, tmp_path):
     done = bertnli("score", "bundle", "pairs.tsv", "scores.tsv")
     assert done.returncode == 2
     assert pages.blocks(PAGE, "") == [done.stderr]
+
+
+def test_columns_and_labels_of_your_own(tmp_path):
+    page = ROOT / "docs" / "labels.md"
+    [block] = pages.blocks(page, "yaml")
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\n{block}")
+    run = load_run(tmp_path / "run.yaml").data
+    assert run.label_names_of("train") == {"yes": "entailment", "maybe": "neutral", "no": "contradiction"}
+    assert (run.columns_of("train").label, run.columns_of("eval").label) == ("verdict", "gold_label")
+    names = ("yes=entailment,maybe=neutral,no=contradiction", '"no, never=neutral"')
+    assert all(text in page.read_text() for text in (f"--label-names {names[0]}", shlex.quote(names[1])))
+    assert [len(parse_label_names("--label-names", text)) for text in names] == [3, 1]

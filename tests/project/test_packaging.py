@@ -6,10 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from bertnli_export.runtime import OLDEST
 
 from tests.conftest import PACKAGES, ROOT, environment
 from tests.support import tiny
@@ -33,6 +35,13 @@ def run(*command: object, **options) -> str:
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_floor_of_onnx_runtime_is_the_one_that_bundles_name():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["gpu"]]
+    floors = {need.split(";")[0].rpartition(">=")[2].strip() for need in needed if need.startswith("onnxruntime")}
+    assert floors == {OLDEST}
 
 
 def test_holds_every_file_of_the_packages(wheel):

@@ -51,6 +51,10 @@ def evaluation(labels: Sequence[str] = LABELS, text: str = "A man eats.") -> dic
         **metrics.to_json(),
         "no_gold_rows": 176,
         "bad_rows": 3,
+        "rows_by_label": {
+            "entailment": {"used": 16, "left out": 2},
+            "without a gold label": {"used": 0, "left out": 1234},
+        },
         "examples": {"right": [{**example, "gold": labels[0]}] * 10, "wrong": [example] * 10},
         "seconds": 20.0,
         "pairs_per_second": 365.9,
@@ -183,6 +187,7 @@ def test_the_page_says_what_it_was_given(full: str) -> None:
     low, high = one["accuracy_interval"]
     assert f"Accuracy {one['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%}) on 7,318 rows." in text
     assert "176 rows without a gold label, 3 unusable rows." in text
+    assert "label used left out entailment 16 2 without a gold label 0 1,234" in text
     precision = one["per_class"]["neutral"]["precision"]
     assert f"neutral {precision:.1%} 76.0% {one['per_class']['neutral']['f1']:.1%} 3,219" in text
     assert "Expected calibration error 9.8%" in text and "Brier score 0.300" in text
@@ -393,6 +398,17 @@ def test_the_card_is_one_that_the_hub_reads(tmp_path: Path) -> None:
     assert "| 2 | contradiction |" in text and r"| learning\_rate | 0.0001 |" in text
     assert "CC BY-SA 4.0" in text and "Apache-2.0" in text
     assert "trained on sentence pairs that include SNLI and MNLI" in " ".join(text.split())
+
+
+def test_report_and_card_show_the_rows_that_training_used_and_left_out(tmp_path: Path) -> None:
+    rows = {"data.train: <a|b>": {"x|y": {"trained on": 7000, "held out": 60, "left out": 3}}}
+    page = Page(written(tmp_path, rows_by_label=rows))
+    text = " ".join(text for _, text in page.texts)
+    assert "data.train: <a|b>" in text and "label trained on held out left out x|y 7,000 60 3" in text
+    assert "Rows by label" in page.text("h2") and all("scope" in header for header in page.all("th"))
+    found = card(tmp_path, rows_by_label=rows).text
+    assert "## Rows by label\n\ndata.train: &lt;a\\|b&gt;\n\n| label | trained on | held out | left out |\n" in found
+    assert "\n| --- | ---: | ---: | ---: |\n| x\\|y | 7,000 | 60 | 3 |\n" in found
 
 
 def test_a_d2l_card_says_that_transformers_cannot_load_it(tmp_path: Path) -> None:

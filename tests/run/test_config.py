@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
+from bertnli.data.columns import Columns
 from bertnli.run.config import Holdout, RunConfig
 from bertnli.run.run_file import load_run
 from bertnli.train import process
@@ -37,9 +38,91 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
     assert run.data.label_names == {"0": "entailment"}
 
 
+def test_labels_are_text_as_it_is_written(tmp_path):
+    """YAML reads yes, no, on and off as True and False, and 1.0 as a number. Column names are text, too."""
+    text = RUN.replace("eval:", "label_names: {yes: on, no: off, 1.0: no, 0x1: 2020-01-01, 010: y}, eval:")
+    run = load(tmp_path, text + "labels: [yes, no, 1]\n")
+    assert run.data.label_names == {"yes": "on", "no": "off", "1.0": "no", "0x1": "2020-01-01", "010": "y"}
+    assert run.labels == ("yes", "no", "1")
+    assert load(tmp_path, run.to_yaml()) == run
+    for key in ("data.label_names={yes: on}", "data={train: x, label_names: {yes: on}}", "data.label_names.yes=on"):
+        assert load(tmp_path, RUN, key).data.label_names == {"yes": "on"}
+    assert load(tmp_path, RUN, "labels=[yes, no]").labels == ("yes", "no")
+    assert load(tmp_path, RUN, "data.columns={premise: 0, label: yes}").data.columns == Columns("0", None, "yes")
+    assert load(tmp_path, RUN, "keep_best=yes", "data.skip_bad_rows=on").data.skip_bad_rows is True
+
+
+def test_columns_and_label_names_of_the_two_files(tmp_path):
+    text = RUN.replace("{holdout: 2000}", "dev.tsv")
+    both = load(tmp_path, text, "data.columns={hypothesis: claim}", "data.label_names={yes: entailment}").data
+    assert both.columns == both.columns_of("train") == both.columns_of("eval") == Columns(hypothesis="claim")
+    assert both.label_names == both.label_names_of("train") == both.label_names_of("eval") == {"yes": "entailment"}
+    apart = load(
+        tmp_path,
+        text,
+        "data.columns={train: {hypothesis: claim}, eval: {label: gold}}",
+        "data.label_names={train: {yes: entailment}, eval: {0: neutral}}",
+    )
+    assert apart.data.columns_of("train") == Columns(hypothesis="claim")
+    assert apart.data.columns_of("eval") == Columns(label="gold")
+    assert apart.data.label_names_of("train") == {"yes": "entailment"}
+    assert apart.data.label_names_of("eval") == {"0": "neutral"}
+    assert load(tmp_path, apart.to_yaml()) == apart
+    one = load(tmp_path, RUN, "data.columns.train.premise=note")  # without a file in data.eval
+    assert load(tmp_path, one.to_yaml()) == one and one.data.columns_of("eval") == Columns()
+    assert load(tmp_path, text, "data.label_names={train: entailment}").data.label_names_of("eval") == {
+        "train": "entailment"
+    }
+
+
+@pytest.mark.parametrize(
+    ("added", "key", "value"),
+    [
+        ("x-shared: &s {keep: 7}\ncheckpoint: {<<: *s, every_steps: 9}\n", "checkpoint", {"keep": 7, "every_steps": 9}),
+        ("checkpoint: {keep: 7, <<: {keep: 8, every_steps: 9}}\n", "checkpoint", {"keep": 7, "every_steps": 9}),
+        # the merged map is built after the map that it is merged into
+        (
+            "x-a: {b: &b {<<: {keep: 1}, keep: 2}}\ncheckpoint: {<<: *b}\n",
+            "checkpoint",
+            {"keep": 2, "every_steps": 200},
+        ),
+        ("x-a: &a {seed: 5}\n<<: [*a, {seed: 6, warmup: 0.5}]\n", "seed", 5),
+        ("x-a: &a {seed: 5}\n<<: [*a, {seed: 6, warmup: 0.5}]\n", "warmup", 0.5),
+        ("labels: yes sir, maybe, never\n", "labels", ("yes sir", "maybe", "never")),
+        ("seed: 1e3\n", "seed", 1000),
+        (
+            "deepspeed: {zero_optimization: {reduce_bucket_size: 5e8}}\n",
+            "deepspeed",
+            {"zero_optimization": {"reduce_bucket_size": 500_000_000}},
+        ),
+        ("keep_best: on\n", "keep_best", True),
+        ("tensorboard: 0\n", "tensorboard", False),
+        ("arch: ~\n", "arch", None),
+    ],
+)
+def test_what_is_meant_is_taken(tmp_path, added, key, value):
+    assert load(tmp_path, RUN + added).model_dump()[key] == value
+
+
+def test_output_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert load(tmp_path, RUN, "output=~/runs/x").output == "/home/ann/runs/x"
+    assert load(tmp_path, RUN, "output=2024-01-01").output == "2024-01-01"
+    assert load(tmp_path, RUN, "output=a~b").output == "a~b"
+
+
 @pytest.mark.parametrize(
     ("text", "sets", "expected"),
     [
+        (RUN, ("data.columns={train: {hypothesi: x}}",), "did you mean data.columns.train.hypothesis?"),
+        (RUN, ("data.columns={train: {label: x}, premise: y}",), "key data.columns: found"),
+        (RUN, ("data.columns={train: {label: x}, premise: y}",), "put 'premise' under train: or eval:"),
+        (RUN, ("data.label_names={eval: {a: b}, c: d}",), "put 'c' under train: or eval:"),
+        (RUN, ("data.columns.eval.label=x",), "data.columns.eval needs a file in data.eval"),
+        (RUN, ("data.label_names.eval={a: b}",), "data.label_names.eval needs a file in data.eval"),
+        (RUN, ("data.label_names={1: a, 1.0: b}",), "a label twice; found '1' and '1.0', which are the same label"),
+        (RUN, ("data.label_names={train: {yes: a, YES: b}}",), "a label twice; found 'yes' and 'YES'"),
+        (RUN, ("data.label_names={~: a}",), "null is no label; put it in quotes"),
         (RUN + "learnin_rate: 1\n", (), "unknown key learnin_rate; did you mean learning_rate?"),
         (RUN, ("data.skip_bad_row=true",), "unknown key data.skip_bad_row; did you mean data.skip_bad_rows?"),
         (RUN, ("checkpoint.every=3",), "did you mean checkpoint.every_steps?"),
@@ -49,6 +132,8 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
         (RUN, ("learning_rate=.nan",), "key learning_rate"),
         (RUN, ("max_steps=3",), "epochs or max_steps"),
         (RUN, ("epochs=null",), "epochs or max_steps"),
+        (RUN, ("compile=auto", "zero_stage=3"), "compile: auto does not go with zero_stage: 3"),
+        (RUN, ("compile=true",), "compile"),
         (RUN, ("zero_stage=4",), "key zero_stage: found 4"),
         (RUN, ("labels=[LABEL_0, LABEL_1]",), "placeholders"),
         (RUN, ("keep_best=true", "data.eval=null"), "keep_best needs data.eval; set data.eval: {holdout: 2000}"),
@@ -64,12 +149,40 @@ def test_resolved_run_file_reads_back_equal(tmp_path):
         (RUN + "epochs: 3\n", (), "line 5: the key 'epochs' a second time"),
         ("- a\n- b\n", (), "expected a map of keys"),
         ("a: [", (), "not a YAML file that can be read"),
-        ("a: 2020-13-45\n", (), "not a YAML file that can be read"),
-        (RUN + "deepspeed: &a {x: *a}\n", (), "not a YAML file that can be read: Circular reference"),
+        ("a: !!int x\n", (), "not a YAML file that can be read"),
+        (RUN + "deepspeed: &a {x: *a}\n", (), "can be read: line 5: an alias inside its own anchor"),
+        (RUN + "deepspeed: &a {<<: *a}\n", (), "can be read: line 5: an alias inside its own anchor"),
+        (RUN + "labels: !!set {a, b}\n", (), "not a YAML file that can be read"),  # its order is random
+        (RUN + "seed: 010\n", (), "line 5: YAML reads 010 as 8; write 8, or write it without the 0 in front"),
+        (RUN + "stall_timeout: 5:00\n", (), "line 5: YAML reads 5:00 as 300; write 300, or write it in quotes"),
+        (RUN + "<<: {seed: 1}\n<<: {seed: 2}\n", (), "line 6: the key << a second time; merge several maps with"),
+        (RUN + "checkpoint: {<<: {keep: 1, keep: 2}}\n", (), "line 5: the key 'keep' a second time"),
+        (RUN + "yes: 1\n", (), "unknown key True"),
+        (RUN + "1: 1\n", (), "unknown key 1"),
+        (RUN.replace("train:", "2: 1, train:"), (), "unknown key data.2"),
+        (RUN + "base: &b {keep: 1}\ncheckpoint: *b\n", (), "unknown key base; if it is only there to be merged, call"),
+        (RUN, ("epochs=yes",), "key epochs: found True; YAML reads yes, no, on, off, true and false as truth values"),
+        (RUN, ("zero_stage=true",), "key zero_stage: found True; YAML reads yes"),
+        (RUN, ("data.eval={holdout: true}",), "key data.eval.holdout: found True; YAML reads yes"),
+        (RUN, ("data.eval=yes",), "key data.eval: found True; YAML reads yes"),
+        (
+            RUN,
+            ("deepspeed.zero_optimization.reduce_bucket_size=on",),
+            "reduce_bucket_size; found True; expected a numb",
+        ),
+        (RUN, ("deepspeed.gradient_clipping=true",), "deepspeed.gradient_clipping; found True; expected a number"),
+        (RUN, ("output=~",), "key output: found None; input should be one text"),
+        (RUN, ("output=3",), "key output: found 3; input should be text: put it in quotes"),
+        (RUN, ("output=",), "key output: found None; input should be one text"),
+        (RUN, ("output=''",), "key output: found ''; input should be text that is not empty"),
+        (RUN, ('output="a\\0b"',), "key output: found 'a\\x00b'; a NUL character is in no name or path"),
+        (RUN, ("output=~nobody-of-that-name/x",), "the home folder is not known here: write the whole path"),
+        (RUN, ("data.train=[a, b]",), "key data.train: found ['a', 'b']; input should be one text, not a list"),
+        (RUN, ("labels=entailment",), "key labels: found 'entailment'; input should be a list: [one, another]"),
         (RUN.replace("epochs", "epoch"), (), "unknown key epoch; did you mean epochs?"),
         (RUN.replace("model:", "modle:"), (), "unknown key modle; did you mean model?"),
         (RUN.replace("train:", "trian:"), (), "unknown key data.trian; did you mean data.train?"),
-        (RUN, ("data.eval=3",), "key data.eval: found 3; input should be a valid string"),
+        (RUN, ("data.eval=3",), "key data.eval: found 3; input should be a name or path, or {holdout: N}"),
         (RUN, ("data.eval={holdout: 0}",), "key data.eval.holdout: found 0; input should be greater than 0"),
         (RUN, ("data.eval={holdot: 5}",), "unknown key data.eval.holdot; did you mean data.eval.holdout?"),
         (RUN, ("data=3", "keep_best=true"), "key data: found 3; input should be a map of keys"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
 import pytest
 
 from bertnli.common.errors import InputError
 from bertnli.run.config import RunConfig
-from bertnli.run.deepspeed_config import DECIDED_BY, KNOWN_KEYS, NOT_HERE, STAGES, deepspeed_config
+from bertnli.run.deepspeed_config import DECIDED_BY, KNOWN_KEYS, NOT_HERE, NUMBERS, STAGES, deepspeed_config
 from bertnli.run.run_file import validate_run
 from tests.support.runs import on_ranks
 
@@ -216,10 +217,18 @@ def test_known_keys_are_those_that_deepspeed_reads(parser):
         "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
     }.items():
         aliases = {field.alias for field in model.model_fields.values() if field.alias}
+        numbers = {name for name, field in model.model_fields.items() if _takes_numbers(field.annotation)}
+        assert numbers <= set(NUMBERS.split())
         assert set(KNOWN_KEYS[section].split()) == set(model.model_fields) | aliases
 
 
+def _takes_numbers(annotation: Any) -> bool:
+    members = typing.get_args(annotation) or (annotation,)
+    return bool not in members and bool({int, float} & set(members))
+
+
 def test_rules_are_about_keys_that_exist():
+    assert set(NUMBERS.split()) <= {name for keys in KNOWN_KEYS.values() for name in keys.split()}
     for key in {**DECIDED_BY, **NOT_HERE, **STAGES}:
         section, _, name = key.rpartition(".")
         assert name in KNOWN_KEYS[section].split(), key

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from bertnli.run.folder import step_folder, step_of, steps_in
+import pytest
+
+from bertnli.run.folder import read_metrics, step_folder, step_of, steps_in
 
 
 def test_a_checkpoints_folder_is_named_by_its_step():
@@ -22,3 +25,32 @@ def test_steps_are_in_order_and_only_those_that_have_a_folder(tmp_path):
     for other in ("step-200", "step-by-step", ".step-00000009.partial"):
         (tmp_path / other).mkdir()
     assert steps_in(tmp_path) == [5, 7, 30, 200, 1000]
+
+
+ROWS = [{"step": step, "loss": 1.0 / step} for step in range(1, 6)]
+LINES = [json.dumps(row).encode() for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("content", "kept", "damaged"),
+    [
+        (b"\n".join(LINES) + b"\n", [1, 2, 3, 4, 5], 0),
+        (b"", [], 0),
+        (b"\n".join(LINES)[:-9], [1, 2, 3, 4], 0),  # a kill cut the last one short
+        (b"\n".join([*LINES[:2], b"\xff\xfe\x00", *LINES[2:], b""]), [1, 2, 3, 4, 5], 1),
+        (b"\n".join([b'"a"', b"[1]", b"3", b"null", *LINES, b""]), [1, 2, 3, 4, 5], 4),
+        (b"\n".join([b'{"loss": 1.0}', b'{"step": "1"}', b'{"step": 1.5}', *LINES, b""]), [1, 2, 3, 4, 5], 3),
+        (b"\n".join([b'{"step": 1, "loss": "high"}', b'{"step": 1, "loss": 1e999}', *LINES[1:], b""]), [2, 3, 4, 5], 2),
+        (b"\n".join([b"[" * 100_000, b"1" * 10_000, *LINES, b""]), [1, 2, 3, 4, 5], 2),
+        (bytes(1000) + b"\n" + b"\n".join(LINES), [1, 2, 3, 4, 5], 1),
+    ],
+)
+def test_damaged_lines_of_metrics_are_left_out(tmp_path, content, kept, damaged):
+    path, said = tmp_path / "metrics.jsonl", []
+    path.write_bytes(content)
+    assert read_metrics(path, said.append) == [row for row in ROWS if row["step"] in kept]
+    assert said == ([f"{path}: {damaged} damaged lines are left out"] if damaged else [])
+
+
+def test_without_a_file_there_are_no_metrics(tmp_path):
+    assert read_metrics(tmp_path / "none") == read_metrics(tmp_path) == []

@@ -1,4 +1,4 @@
-"""What tests of bundles share: the tiny bundle's graph, changes to a manifest, rows to verify with."""
+"""What tests of bundles share: the tiny bundle's graph, changes to a bundle's files, rows to verify with."""
 
 from __future__ import annotations
 
@@ -25,6 +25,23 @@ def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
+
+
+def edit_config(bundle: Path, change: Callable[[dict], object]) -> None:
+    """Change config.json, and its checksum in the manifest."""
+    file = bundle / "config.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    note_new_content(bundle, file.name)
+
+
+def edit_graph(bundle: Path, change: Callable[[onnx.ModelProto], object]) -> None:
+    """Change the graph, and its checksum in the manifest."""
+    graph = onnx.load(bundle / "model.onnx")
+    change(graph)
+    (bundle / "model.onnx").write_bytes(graph.SerializeToString())
+    note_new_content(bundle, "model.onnx")
 
 
 def note_new_content(bundle: Path, name: str) -> None:

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from bertnli.common.locks import held
 
 RUN = "BERTNLI_TEST_RUN"
 """Names this run of the tests, in its environment: its worker processes share one bundle."""
@@ -194,7 +194,7 @@ def bundle() -> Path:
     It is made in a process of its own: the one that asks may have replaced parts of what exports, for a test.
     """
     folder = Path(tempfile.gettempdir(), f"tiny-bundle-{os.environ[RUN]}")
-    with FileLock(folder.with_suffix(".lock")):
+    with held(folder.with_suffix(".lock"), "waiting for the tiny bundle"):
         if not (folder / "bundle").is_dir():
             command = [sys.executable, "-m", __name__, str(folder)]
             env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

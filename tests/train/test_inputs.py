@@ -18,7 +18,7 @@ from bertnli.report import licences
 from bertnli.report.licences import LicenceInfo
 from bertnli.run.folder import run_of
 from bertnli.run.run_file import validate_run
-from bertnli.train.inputs import load_run_model, load_starting_model
+from bertnli.train.inputs import check_names, load_run_model, load_starting_model
 from tests.conftest import Run
 from tests.support import tiny
 from tests.support.runs import run_files, same, train
@@ -145,3 +145,22 @@ def test_a_runs_licence_is_that_of_its_start(finished: Path, trained: Path, tmp_
     (start / "config.json").write_text(json.dumps(content | {"bertnli": {**content["bertnli"], "licence": "mine"}}))
     for path in (finished, finished / "checkpoints" / "step-00000012"):
         assert licences.of_model(str(path)) == LicenceInfo("mine")
+
+
+def test_all_unknown_names_are_reported_at_once(tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").touch()
+
+    def said(**data: Any) -> str:
+        with pytest.raises(InputError) as raised:
+            check_names(validate_run({"model": "minilmm", "data": data, "output": "o", "epochs": 1}, "run.yaml"))
+        return str(raised.value)
+
+    several = said(train="snli-100", eval="snli-devel#a.tsv").splitlines()
+    assert [line.split(";")[0] for line in several] == [
+        "run file: 3 mistakes",
+        "  model 'minilmm'",
+        "  dataset 'snli-100'",
+        "  dataset 'snli-devel'",
+    ]
+    for known in (str(tmp_path / "rows.tsv"), f"{tmp_path}/rows.tsv#member", "snli-dev"):
+        assert "\n" not in said(train="snli-100k", eval=known)  # nothing is fetched

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.run.folder import RunFolder, read_metrics
-from bertnli.run.run_file import load_run
+from bertnli.run.run_file import load_run, validate_run
 from bertnli.train import loop as training
+from bertnli.train import metrics_log
 from bertnli.train.metrics_log import MetricsLog
 from bertnli.train.process import main
 from tests.conftest import environment
@@ -123,18 +125,59 @@ def test_a_run_goes_on_only_with_the_files_it_started_with(tmp_path, run, ranks)
 def test_a_full_disk_is_reported(tmp_path, run):
     folder = RunFolder(tmp_path / "run")
     folder.claim(load_run(run()))
-    metrics = MetricsLog(folder, 0, tensorboard=False)
+    metrics = MetricsLog(folder, 0, tensorboard=False, warn=print)
     metrics._file = Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(RunError, match="cannot be written: No space left on device; make room and give the same"):
         metrics.add(1, loss=1.0)
+
+
+def test_metrics_that_cannot_be_written_are_reported(tmp_path, run):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(load_run(run()))
+    folder.metrics_file.mkdir()
+    with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written: Is a directory; move it away"):
+        MetricsLog(folder, 0, tensorboard=False, warn=print)
+
+
+@pytest.mark.parametrize(
+    ("keys", "missing", "said"),
+    [
+        ({}, "tensorboard", "tensorboard needs tensorboard, which is not installed; pip install tensorboard, or set"),
+        ({"tensorboard": False}, "tensorboard", ""),
+        (
+            {"deepspeed": {"wandb": {"enabled": True}}},
+            "wandb",
+            "wandb needs wandb, .*set deepspeed.wandb.enabled: false",
+        ),
+        ({"deepspeed": {"wandb": {"enabled": False}}}, "wandb", ""),
+        ({"deepspeed": {"comet": {"enabled": True}}}, "comet_ml", "deepspeed.comet needs comet_ml"),
+        ({"deepspeed": {"csv_monitor": {"enabled": True}}}, "csv", ""),
+    ],
+)
+def test_what_is_asked_to_record_metrics_and_missing_is_refused(monkeypatch, keys, missing, said):
+    monkeypatch.setattr(metrics_log.util, "find_spec", lambda name: None if name == missing else name)
+    config = validate_run({"model": "m", "data": {"train": "t"}, "output": "o", "epochs": 1, **keys}, "run.yaml")
+    with pytest.raises(InputError, match=said) if said else nullcontext():
+        metrics_log.check_installed(config)
+
+
+def test_it_is_refused_before_the_weights_are_loaded(run, ranks, monkeypatch):
+    monkeypatch.setattr(training, "check_installed", lambda config: (_ for _ in ()).throw(InputError("missing")))
+    monkeypatch.setattr(training, "load_starting_model", None)  # calling it would fail
+    with pytest.raises(InputError, match="missing"):
+        train(run(), ranks)
 
 
 def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr(training, "_train", full)
-    with pytest.raises(RunError, match="rank 0: the GPU's memory is full; found CUDA out of memory; lower micro_batch"):
+    text = "rank 0: the GPU's memory is full; found CUDA out of memory; "
+    monkeypatch.setattr(training, "evaluate", full)
+    with pytest.raises(RunError, match=f"{text}end what else runs on it; the same command then goes on"):
+        train(run(), ranks)
+    monkeypatch.setattr(training, "accumulate", full)
+    with pytest.raises(RunError, match=f"{text}set micro_batch_tokens: 1536; the same command then goes on"):
         train(run(), ranks)
 
 
@@ -192,15 +235,17 @@ def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, precision, m
         started += 1
         if started == 10:
             raise CrashError
-        return real_assign(*arguments, **options)
+        return real_accumulate(*arguments, **options)
 
-    real_assign = training.assign_to_ranks
-    monkeypatch.setattr(training, "assign_to_ranks", crash_at_ten)
+    real_accumulate = training.accumulate
+    monkeypatch.setattr(training, "accumulate", crash_at_ten)
     with pytest.raises(CrashError):
         train(stopped, ranks)
     monkeypatch.undo()
     monkeypatch.setenv("BERTNLI_CACHE", str(tmp_path / "cache"))
     assert not (tmp_path / "stopped" / "model").exists()
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    metrics.write_bytes(b'\xff\x00\n[1]\n{"loss": 2.0}\n' + metrics.read_bytes())  # damage does not stop the run
     train(stopped, ranks)
     assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))

@@ -60,16 +60,16 @@ def test_fp16_goes_on_with_the_scaler_as_it_was(tmp_path, run, ranks, fp16_on_cp
     train(run("straight", **keys), ranks)
     stopped = run("stopped", **keys)
     calls = 0
-    real_assign = training.assign_to_ranks
+    real_accumulate = training.accumulate
 
     def crash(*arguments):
         nonlocal calls
         calls += 1
         if calls == 7:
             raise RuntimeError("crash")
-        return real_assign(*arguments)
+        return real_accumulate(*arguments)
 
-    monkeypatch.setattr(training, "assign_to_ranks", crash)
+    monkeypatch.setattr(training, "accumulate", crash)
     with pytest.raises(RuntimeError, match="crash"):
         train(stopped, ranks)
     train(stopped, ranks)

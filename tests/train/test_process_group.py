@@ -1,16 +1,18 @@
-"""Which GPU a rank takes, and that no two ranks take one."""
+"""Which GPU a rank takes, and that no two ranks take one; a port that another process has."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
 
-from bertnli.common.errors import InputError
+from bertnli.common.errors import InputError, RunError
 from bertnli.common.network import free_port
-from bertnli.train import engine
+from bertnli.train import engine, process
 from tests.conftest import environment
 
 JOIN = """
@@ -80,3 +82,21 @@ def test_two_ranks_do_not_share_a_gpu(ids, said):
         for rank, gpu_id in enumerate(ids)
     ]
     assert [rank.communicate(timeout=120)[0].splitlines()[-1] for rank in ranks] == said
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name, value in {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+            monkeypatch.setenv(name, value)
+        said = f"MASTER_PORT {port}, .*another process has this port; set MASTER_PORT"
+        with pytest.raises(InputError, match=said), engine._named_failures():
+            torch.distributed.TCPStore("127.0.0.1", port, is_master=True)
+    said = rf"rank 0 cannot join the other ranks at 127\.0\.0\.1:{port}"
+    with pytest.raises(RunError, match=said), engine._named_failures():
+        torch.distributed.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=0.1))
+
+
+def test_each_launchers_option_for_the_rank_on_this_host_is_accepted():
+    for option in ("--local_rank=1", "--local-rank=1"):  # DeepSpeed's, torch.distributed.launch's
+        assert process._parser().parse_args([option, "run.yaml"]).run_file == "run.yaml"

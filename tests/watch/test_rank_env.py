@@ -11,7 +11,7 @@ import socket
 import pytest
 
 from bertnli.common.errors import InputError
-from bertnli.watch.rank_env import first_host, local_world_size, set_rank_variables
+from bertnli.watch.rank_env import first_host, is_rank, leave_job, local_world_size, note_of_rank, set_rank_variables
 
 JOB = {"SLURM_JOB_ID": "71", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2"}
 SALLOC = {**JOB, "SLURM_NTASKS": "4", "SLURM_TASKS_PER_NODE": "2(x2)"}
@@ -119,6 +119,49 @@ def test_not_one_of_several_or_told_already(environment):
     after = dict(environment)
     set_rank_variables(after)
     assert after == environment
+
+
+STALE = {"WORLD_SIZE": "8", "LOCAL_RANK": "x", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "gone", "MASTER_PORT": "abc"}
+
+
+def test_what_another_job_left_is_removed():
+    left = {**STALE, "HOME": "/root"}
+    assert not is_rank(left) and left.keys() == {*STALE, "HOME"}
+    set_rank_variables(left)
+    assert left == {"HOME": "/root"}
+    left = {**STALE, "RANK": "3"}
+    leave_job(left)
+    assert left == {}
+    assert is_rank(SRUN) and is_rank(TORCHRUN) and not is_rank({})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"RANK": "2"}, "RANK; found 2 with WORLD_SIZE 2; expected less than WORLD_SIZE; .*alone, unset RANK"),
+        ({"RANK": ""}, "RANK; found ''; expected a number; .*alone, unset RANK"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE; found 'two'; expected a number"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT; found 70000; expected a port, 1 to 65535"),
+        ({"MASTER_PORT": "abc"}, "MASTER_PORT; found 'abc'; expected a number"),
+        ({"LOCAL_RANK": "a"}, "LOCAL_RANK; found 'a'; expected a number"),
+        ({"LOCAL_WORLD_SIZE": "8"}, "LOCAL_WORLD_SIZE; found 8 with LOCAL_RANK 1 and WORLD_SIZE 2; .*unset RANK"),
+        ({"LOCAL_SIZE": "1"}, "LOCAL_SIZE; found 1 with LOCAL_RANK 1"),
+    ],
+)
+def test_a_rank_that_cannot_be(change, message):
+    with pytest.raises(InputError, match=message):
+        set_rank_variables({**TORCHRUN, **change})
+    if "MASTER_PORT" in change:
+        with pytest.raises(InputError, match=message):
+            set_rank_variables({**SRUN, **change})
+
+
+def test_a_rank_without_a_launcher_is_told_so():
+    note = "RANK is set: this is rank 1 of 2, with its master at 10.0.0.1, port 29500; to train on this machine alone"
+    assert str(note_of_rank(TORCHRUN)).startswith(note)
+    for launched in ({"TORCHELASTIC_RUN_ID": "a"}, {"CROSS_RANK": "0"}, SRUN, MPIRUN, {"BERTNLI_JOB": "a"}):
+        assert note_of_rank({**TORCHRUN, **launched}) is None
+    assert note_of_rank({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}) is None
 
 
 @pytest.mark.parametrize("environment", [SRUN, TWO_HOSTS])

@@ -182,7 +182,9 @@ STOPS = (  # as the training loop does
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)], ids=lambda x: str(x)
+    ("sent", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143), (signal.SIGHUP, 143)],
+    ids=lambda x: str(x),
 )
 def test_a_signal_reaches_the_training_process_and_the_job_ends_as_stopped(job, sent, code):
     """In the real loop rank 1 gets the request from rank 0. Here it ends a moment after rank 0."""

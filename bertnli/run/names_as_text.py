@@ -1,0 +1,39 @@
+"""Names of labels and columns in a run file are text as written: YAML reads `yes` as True, `1.0` and `0` as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import yaml
+
+_PLACES = (("labels",), ("data", "label_names"), ("data", "columns"))
+_TAG = "tag:yaml.org,2002:"
+_NO_TEXT = {_TAG + name for name in ("bool", "int", "float", "timestamp")}
+
+
+def keep_names_as_text(node: yaml.Node | None, path: Sequence[str] = ()) -> None:
+    """Make the names below `node` text, keys and values alike, before YAML gives them values.
+
+    path: the run file's key that has the node; () for the whole file.
+    """
+    if any(tuple(path[: len(place)]) == place for place in _PLACES):
+        _as_text(node)
+    elif isinstance(node, yaml.MappingNode) and any(place[: len(path)] == tuple(path) for place in _PLACES):
+        for key, value in node.value:
+            if key.tag == _TAG + "merge":  # `<<`: the keys of other maps
+                for one in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    keep_names_as_text(one, path)
+            elif isinstance(key, yaml.ScalarNode):
+                keep_names_as_text(value, [*path, key.value])
+
+
+def _as_text(node: yaml.Node | None) -> None:
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NO_TEXT:
+        node.tag = _TAG + "str"
+    elif isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            _as_text(each)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            _as_text(key)
+            _as_text(value)

@@ -1,0 +1,32 @@
+"""The command that a finished run names: one that works for the run's own labels."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from bertnli.data.labels import SNLI_ORDER, LabelTable, format_label_names
+from bertnli.fetch.catalog import CATALOG
+from bertnli.run.config import RunConfig
+
+
+def next_command(model: str, labels: Sequence[str], config: RunConfig) -> str:
+    """For the model folder `model` with these `labels`: its evaluation on rows that have such labels, or its export."""
+    if all(LabelTable(labels).index(label) >= 0 for label in SNLI_ORDER):
+        return shlex.join(["bertnli", "eval", model, "snli-test"])
+    if isinstance(config.data.eval, str):
+        columns, names = config.data.columns_of("eval"), config.data.label_names_of("eval")
+        given = {
+            "--premise": columns.premise,
+            "--hypothesis": columns.hypothesis,
+            "--label": columns.label,
+            "--label-names": format_label_names(names) if names else None,
+        }
+        options = [part for option, value in given.items() if value for part in (option, value)]
+        more = ["--skip-bad-rows"] if config.data.skip_bad_rows else []
+        return shlex.join(["bertnli", "eval", model, config.data.eval, *options, *more])
+    classes = CATALOG["hans"].schema.classes
+    table = LabelTable(tuple(dict.fromkeys(classes.values())), classes)
+    if {table.index(label) for label in labels} == {0, 1}:
+        return shlex.join(["bertnli", "eval", model, "hans"])
+    return shlex.join(["bertnli", "export", model, f"{model}-bundle"])

@@ -1,0 +1,95 @@
+"""The steps of a rank, in order: each one's pairs and micro-batches, on the device before it needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertnli.data.batches import Assignment, Indices, assign_to_ranks, pack
+from bertnli.data.corpus import Corpus
+from bertnli.model.attention import Packed, copy_async, to_device
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """inputs: the model's three. labels: int64 `[pairs]`. counts: False for the pair of a rank that has none."""
+
+    inputs: tuple[Tensor, Tensor, Packed]
+    labels: Tensor
+    counts: bool
+
+    @classmethod
+    def of(cls, corpus: Corpus, indices: Indices, instead: Indices, device: torch.device) -> MicroBatch:
+        """The pairs at `indices`. A rank without pairs still takes part in every collective operation: it takes the
+        pair `instead`, which does not count."""
+        counts = len(indices) > 0
+        indices = indices if counts else instead
+        labels = torch.from_numpy(corpus.labels[indices].astype(np.int64))
+        return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts)
+
+    def tensors(self) -> list[Tensor]:
+        """All its tensors on the device."""
+        ids, token_types, layout = self.inputs
+        return [ids, token_types, layout.positions, layout.cu_seqlens, self.labels]
+
+
+@dataclass(frozen=True)
+class Step:
+    """pairs: int64 `[pairs]`, indices of the step's pairs on all ranks. assignment: to the ranks. micro_batches: of
+    this rank."""
+
+    pairs: Indices
+    assignment: Assignment
+    micro_batches: list[MicroBatch]
+
+    @classmethod
+    def of(cls, corpus: Corpus, pairs: Indices, rank: int, world: int, micro_tokens: int, device: torch.device) -> Step:
+        assignment = assign_to_ranks(pairs, corpus.lengths, world)
+        cut = assignment.micro_batches(rank, micro_tokens)
+        return cls(pairs, assignment, [MicroBatch.of(corpus, one, pairs[:1], device) for one in cut])
+
+
+class Steps:
+    """`make(number)` for one step after the other, as a context manager.
+
+    ahead: make the next step on a side thread while the device computes this one; for a GPU, which would wait for it
+    otherwise. Its copies are on a stream of their own. On a CPU the thread would take the cores from the computation.
+    """
+
+    def __init__(self, make: Callable[[int], Step], device: torch.device, ahead: bool):
+        self._make = make
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps") if ahead else None
+        self._next: tuple[int, Future[Step]] | None = None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __getitem__(self, number: int) -> Step:
+        """Step `number`, counted from 0."""
+        if self._thread is None:
+            return self._make(number)
+        made, future = self._next or (-1, None)
+        step = future.result() if future is not None and made == number else self._on_its_stream(number)
+        if self._copies is not None:
+            computing = torch.cuda.current_stream()
+            computing.wait_stream(self._copies)
+            for micro_batch in step.micro_batches:
+                for tensor in micro_batch.tensors():
+                    tensor.record_stream(computing)  # its memory is not given to a later copy before it was read
+        self._next = number + 1, self._thread.submit(self._on_its_stream, number + 1)
+        return step
+
+    def _on_its_stream(self, number: int) -> Step:
+        with torch.cuda.stream(self._copies):  # None: nothing changes
+            return self._make(number)
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)

@@ -1,0 +1,279 @@
+"""The rows of the output in each format: the input's record unchanged, then the scores.
+
+An encoder makes the bytes of a whole chunk, which do not depend on the chunks before it: text, packed by itself (a gzip
+member or a zstd frame), or for Parquet an Arrow stream. It can be pickled, so any process can do it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from bertnli.common.errors import RunError
+from bertnli.data.dialect import USUAL
+from bertnli.data.pairs import Chunk, PairFile, Row
+
+_DECIMALS = 6
+
+
+class RowResult(NamedTuple):  # made three times as fast as a frozen dataclass
+    """The scores of one row, or the reason why it has none. With an `error`, the other fields are ignored."""
+
+    prediction: str | None
+    probabilities: Sequence[float] | None  # in the model's order of labels; finite
+    truncated: bool
+    error: str | None
+
+
+class Encoder(ABC):
+    """Chunks of `file` in the format `kind`. `added`: the names of the columns that follow the input's own; `raw`: of
+    the column for records that the columns cannot hold, if there is one. packing: "", gz or zst."""
+
+    def __init__(self, file: PairFile, added: Sequence[str], raw: str | None, kind: str, packing: str):
+        self._file, self._added, self._raw, self._kind, self._packing = file, added, raw, kind, packing
+        self._fields = frozenset(file.fields)
+        dialect = file.dialect
+        self._same_format = kind == file.format and (dialect is None or dialect.is_like(USUAL[kind]))
+        self._prepare()
+
+    def header(self) -> bytes:
+        """What comes before the first row."""
+        return b""
+
+    def encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
+        """A chunk with a result for every row. Raises RunError for values that the format cannot hold."""
+        if len(scored) != len(chunk.rows):
+            raise ValueError(f"{len(scored)} results for {len(chunk.rows)} rows")
+        return self._encode(chunk, scored)
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make what is the same for all rows."""
+
+    @abstractmethod
+    def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes: ...
+
+
+class _TextEncoder(Encoder):
+    def header(self) -> bytes:
+        return self._bytes(self._header())  # also if empty: a .gz without rows still has a gzip header
+
+    def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
+        records = [None] * len(scored) if self._same_format else self._file.values(chunk)
+        return self._bytes("".join(map(self._line, chunk.rows, records, scored)))
+
+    def _bytes(self, text: str) -> bytes:
+        # Half a surrogate pair, from a \\ud800 in JSON, is the only thing that is not UTF-8: written as in the JSON.
+        return _packed(text.encode("utf-8", "backslashreplace"), self._packing)
+
+    @abstractmethod
+    def _header(self) -> str: ...
+
+    @abstractmethod
+    def _line(self, row: Row, record: dict[str, Any] | None, result: RowResult) -> str:
+        """The output's record. `record`: the input's; None if its text is copied or could not be parsed."""
+
+
+class _DelimitedEncoder(_TextEncoder):
+    """TSV and CSV."""
+
+    def _prepare(self) -> None:
+        self._separator, self._cell = ("\t", _tsv_cell) if self._kind == "tsv" else (",", _csv_cell)
+        self._empty_cells = self._separator * (len(self._file.fields) - 1)
+        places = len(self._added) - 3
+        self._good_cells = self._separator.join(["%s", *[f"%.{_DECIMALS}f"] * places, "%s", ""])
+        self._error_cells = self._separator.join(["", *[""] * places, "false", "%s"])
+
+    def _header(self) -> str:
+        own = [self._file.header] if self._same_format else list(map(self._cell, self._file.fields))
+        return self._separator.join([*own, *map(self._cell, [*self._added, self._raw or ""])]) + "\n"
+
+    def _line(self, row: Row, record: dict[str, Any] | None, result: RowResult) -> str:
+        raw = ""
+        if self._same_format and row.parsed:
+            own = row.raw
+            if self._separator == "\t":  # lines of SNLI's own files may have fewer cells
+                own += "\t" * (len(self._empty_cells) - own.count("\t"))
+        elif record is not None:
+            cells = [_text(record.get(name)) or "" for name in self._file.fields]
+            written = [self._cell(cell) for cell in cells]
+            own = self._separator.join(written)
+            if not record.keys() <= self._fields or (self._separator == "\t" and written != cells):
+                raw = self._cell(_json(record))
+        else:
+            own, raw = self._empty_cells, self._cell(row.raw)
+        if error := result.error or row.error:
+            added = self._error_cells % self._cell(error)
+        else:
+            truncated = "true" if result.truncated else "false"
+            added = self._good_cells % (self._cell(result.prediction or ""), *(result.probabilities or ()), truncated)
+        return f"{own}{self._separator}{added}{self._separator}{raw}\n"
+
+
+class _JsonEncoder(_TextEncoder):
+    """JSON lines."""
+
+    def _prepare(self) -> None:
+        self._empty_cells = "{" + ", ".join(f"{_json(name)}: null" for name in self._file.fields)
+        self._keys = [_json(name) for name in self._added]
+        self._labels = _Memo(_json)
+        prediction, *probabilities, truncated, error = (key.replace("%", "%%") for key in self._keys)
+        numbers = [f"{key}: %.{_DECIMALS}f" for key in probabilities]
+        nulls = [f"{key}: null" for key in (prediction, *probabilities)]
+        self._good_cells = ", ".join([f"{prediction}: %s", *numbers, f"{truncated}: %s", f"{error}: null"])
+        self._error_cells = ", ".join([*nulls, f"{truncated}: false", f"{error}: %s"])
+
+    def _header(self) -> str:
+        return ""
+
+    def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
+        if self._same_format:
+            self._check_keys([row for row in chunk.rows if row.parsed])
+        return super()._encode(chunk, scored)
+
+    def _line(self, row: Row, record: dict[str, Any] | None, result: RowResult) -> str:
+        raw = ""
+        if self._same_format and row.parsed:
+            own = row.raw.rstrip()[:-1]
+        elif record is not None:
+            own = _json(record)[:-1]
+        else:
+            own, raw = self._empty_cells, f", {_json(self._raw)}: {_json(row.raw)}"
+        if error := result.error or row.error:
+            added = self._error_cells % _json(error)
+        else:
+            truncated = "true" if result.truncated else "false"
+            added = self._good_cells % (self._labels[result.prediction], *(result.probabilities or ()), truncated)
+        comma = ", " if '"' in own else ""  # not after {
+        return f"{own}{comma}{added}{raw}}}\n"
+
+    def _check_keys(self, rows: Sequence[Row]) -> None:
+        """`open_writer` checked the keys of the first object, but any row may have others.
+
+        Raises RunError for a key that is the name of an added column.
+        """
+        signs = [*self._keys, "\\u00"]  # a key may be written in escapes
+        together = "\n".join([row.raw for row in rows])
+        signs = [sign for sign in signs if sign in together]
+        for row in rows if signs else ():
+            if any(sign in row.raw for sign in signs):
+                [record] = self._file.values(Chunk([row], None))
+                for name in (record or {}).keys() & set(self._added):
+                    raise RunError(
+                        f"{self._file.name}: row {row.number}: key {name!r} has the name of a column that the output "
+                        "adds",
+                        do="start over with other names for the added columns: --restart --prefix nli_",
+                    )
+
+
+class ParquetEncoder(Encoder):
+    """Arrow streams, because an unfinished Parquet file cannot be continued: its index is at its end."""
+
+    def _prepare(self) -> None:
+        import pyarrow as pa
+
+        file, added = self._file, self._added
+        columns = [pa.field(name, pa.string()) for name in file.fields] if file.schema is None else [*file.schema]
+        kinds = [pa.string(), *[pa.float64()] * (len(added) - 3), pa.bool_(), pa.string()]
+        fields = [pa.field(name, kind) for name, kind in zip(added, kinds, strict=True)]
+        if self._raw is not None:
+            fields.append(pa.field(self._raw, pa.string()))
+        metadata = None if file.schema is None else file.schema.metadata
+        self.schema = pa.schema([*columns, *fields], metadata=metadata)
+
+    def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
+        import pyarrow as pa
+
+        columns: list[Any]
+        raw: list[str | None] = []
+        if chunk.table is not None:
+            columns = list(chunk.table.columns)
+        else:
+            columns, raw = self._text_columns(chunk)
+        errors = [result.error or row.error for row, result in zip(chunk.rows, scored, strict=True)]
+        good = [None if error else result for error, result in zip(errors, scored, strict=True)]
+        columns.append([result and result.prediction for result in good])
+        probabilities = [result and result.probabilities for result in good]
+        for at in range(len(self._added) - 3):
+            columns.append([each and round(float(each[at]), _DECIMALS) for each in probabilities])
+        columns.append([result is not None and result.truncated for result in good])
+        columns.append([_text(error) for error in errors])
+        if self._raw is not None:
+            columns.append(raw)
+        arrays = [
+            column if isinstance(column, pa.Array) else pa.array(column, field.type)
+            for column, field in zip(columns, self.schema, strict=True)
+        ]
+        stream = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.ipc.new_stream(stream, self.schema, options=options) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        return stream.getvalue().to_pybytes()
+
+    def _text_columns(self, chunk: Chunk) -> tuple[list[Any], list[str | None]]:
+        raw: list[str | None] = []
+        records = self._file.values(chunk)
+        for row, record in zip(chunk.rows, records, strict=True):
+            if record is None:
+                raw.append(row.raw)
+            else:
+                raw.append(None if record.keys() <= self._fields else _text(_json(record)))
+        return [[_text((record or {}).get(name)) for record in records] for name in self._file.fields], raw
+
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "tsv": _DelimitedEncoder,
+    "csv": _DelimitedEncoder,
+    "jsonl": _JsonEncoder,
+    "parquet": ParquetEncoder,
+}
+
+
+def _packed(data: bytes, packing: str) -> bytes:
+    """A gzip member or zstd frame of its own, without a file name or a date in it."""
+    if packing == "gz":
+        return gzip.compress(data, 6, mtime=0)
+    if packing == "zst":
+        import pyarrow
+
+        frame: bytes = pyarrow.Codec("zstd", compression_level=3).compress(data, asbytes=True)
+        return frame
+    return data
+
+
+def _text(value: object) -> str | None:
+    """A cell as text that can be written as UTF-8; a value that is not a string as JSON; null as None."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else _json(value)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+class _Memo(dict[Any, str]):
+    """The values of a function, each computed once."""
+
+    def __init__(self, function: Callable[[Any], str]):
+        super().__init__()
+        self._function = function
+
+    def __missing__(self, key: Any) -> str:
+        self[key] = value = self._function(key)
+        return value
+
+
+_json = json.JSONEncoder(ensure_ascii=False, default=str).encode  # `json.dumps` would make an encoder each time
+
+
+def _tsv_cell(text: str) -> str:
+    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _csv_cell(text: str) -> str:
+    if '"' in text:
+        text = text.replace('"', '""')
+    elif "," not in text and "\n" not in text and "\r" not in text:
+        return text
+    return f'"{text}"'

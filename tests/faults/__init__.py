@@ -1,0 +1,1 @@
+"""Trials that kill commands at random moments and damage their files: `python -m tests.faults` (see __main__.py)."""
