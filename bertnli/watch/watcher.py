@@ -39,7 +39,7 @@ def refuse(rank: Rank, error: InputError) -> int:
     same run file, each ends by itself; the first one of each host prints why.
     """
     if rank.local == 0:
-        print(f"{PREFIX}{error}", file=sys.stderr, flush=True)
+        say_lines(f"{PREFIX}{error}")
     return error.exit_code
 
 
