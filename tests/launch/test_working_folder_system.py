@@ -60,11 +60,10 @@ def bertnli(folder: Path, *arguments: str, **variables: str) -> subprocess.Compl
 LAUNCH = ("launch", "run.yaml", "--hostfile", "hosts", "--launcher", "ssh", "--master-port")
 
 
-def test_a_job_and_a_folder_on_ray(crowded):
+def test_ranks_and_workers_of_ray(crowded):
     for arguments in (
         ("train", "run.yaml", "--ranks", "2"),
         ("score", str(tiny.bundle()), "pairs.jsonl", "scores", "--ray", "local"),
-        (*LAUNCH, str(free_port()), "--set", "output=again"),
     ):
         done = bertnli(crowded, *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -90,4 +89,5 @@ def test_a_job_that_prints_reports_of_its_own_has_failed_as_it_did(crowded, tmp_
     done = bertnli(crowded, *LAUNCH, str(free_port()), PYTHONPATH=f"{tmp_path / 'site'}:{SOURCES}")
     assert done.returncode == 3, done.stdout + done.stderr
     assert done.stderr.count("bertnli launch: rank ") == 1 and f"{MARK}{{}}" in done.stderr
+    assert "of the working folder was run" not in done.stdout + done.stderr
     assert not list((crowded / "run" / "logs").glob(".key-*"))
