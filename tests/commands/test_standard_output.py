@@ -52,7 +52,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports and trainings take long, and other tests do them."""
     done = {"model": "ü…", "bundle": "ü…", "steps": 1, "pairs_per_second": 1.0, "next": "it"}
-    monkeypatch.delenv("RANK", raising=False)  # of a process group that another test has joined: it would be watched
     monkeypatch.setattr(build, "export_bundle", lambda *_, **__: done)
     monkeypatch.setattr(loop, "train", lambda *_, **__: done)
     monkeypatch.setattr(loop, "ProcessGroup", lambda: SimpleNamespace(rank=0, close=lambda: None))

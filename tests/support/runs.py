@@ -29,9 +29,12 @@ from tests.support import tiny
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[training.ProcessGroup]:
     """One process group for all runs of a module: a process can join only one."""
+    before = dict(os.environ)
     joined = training.ProcessGroup()
     yield joined
     joined.close()
+    for name in os.environ.keys() - before.keys():  # RANK and the like: a later test would be taken for a rank
+        del os.environ[name]
 
 
 @pytest.fixture
