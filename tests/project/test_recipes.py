@@ -67,13 +67,6 @@ def test_minilm_discloses_what_it_was_trained_on():
         assert "SNLI and MNLI" in text and "never saw them" in text
 
 
-@pytest.fixture(scope="module")
-def ranks():
-    joined = training.ProcessGroup()
-    yield joined
-    joined.close()
-
-
 @pytest.mark.parametrize("name", PROMISED)
 def test_trains(tmp_path, ranks, monkeypatch, name):
     """Two steps with a small model of the same kind."""
