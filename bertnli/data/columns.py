@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bertnli.common.encodings import with_escapes
 from bertnli.common.errors import InputError
 from bertnli.data.records import json_type
 
@@ -107,9 +108,7 @@ def label_text(value: Any) -> str | None:
         value = int(value)
     if value is None or value != value:  # NaN: pandas writes a missing number so
         return None
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    if not text.isascii():
-        text = text.encode(errors="backslashreplace").decode()
+    text = with_escapes(value if isinstance(value, str) else json.dumps(value, default=str))
     return text if text.strip() else None
 
 
