@@ -10,6 +10,7 @@ from typing import Any
 
 from bertnli.common.encodings import with_escapes
 from bertnli.common.errors import InputError
+from bertnli.common.printable import shortened
 from bertnli.data.records import json_type
 
 PAIR_COLUMNS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text", "text_pair"))
@@ -158,5 +159,5 @@ class HeaderRows:
 
 def listed(names: Sequence[str], most: int = 20) -> str:
     """Names for a message. Long names, and a long list, are shortened."""
-    shown = [repr(name if len(name) <= 40 else name[:40] + "…") for name in names[:most]]
+    shown = [repr(shortened(name, 40)) for name in names[:most]]
     return (", ".join(shown) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")

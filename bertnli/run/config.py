@@ -85,7 +85,8 @@ class Holdout(Section):
 
 
 def _as_text(names: Any) -> Any:
-    """YAML reads the keys of `{0: entailment}` as numbers; a label cell is text. Raises for the same label twice."""
+    """Label cells are text. A run file's are already (names_as_text.py); a dict from Python may have numbers. Raises for
+    the same label twice."""
     if not isinstance(names, dict):
         return names
     if None in names:
