@@ -78,7 +78,7 @@ def new_folder(final: Path, *, replace: bool = False, unique: bool = False) -> I
         if not (replace and os.path.lexists(final)):
             partial.rename(final)
         elif not exchange(partial, final):
-            say(f"{final}: this file system cannot exchange folders, so for a moment there is none of this name")
+            say(f"{final}: this file system cannot exchange folders, so for a moment there is no folder of this name")
             final.rename(outdated)
             partial.rename(final)
             _remove(outdated)

@@ -46,7 +46,7 @@ def lock_descriptor(descriptor: int, path: Path) -> None:
     if error is not None and device not in _told:
         _told.add(device)
         say_line(
-            f"{path}: its file system has no locks ({error.strerror}); bertnli goes on, but nothing keeps a second "
+            f"{path}: its file system has no locks ({error.strerror}); bertnli continues, but nothing keeps a second "
             "command away from the same files: start only one"
         )
 

@@ -81,7 +81,7 @@ def test_without_locks_the_work_goes_on_and_it_is_said_once(
     work(tmp_path)
     work(tmp_path)
     said = capsys.readouterr().err
-    assert said.count(f"its file system has no locks ({os.strerror(number)}); bertnli goes on") == 1
+    assert said.count(f"its file system has no locks ({os.strerror(number)}); bertnli continues") == 1
     assert len(said.splitlines()) == 1
 
 
