@@ -216,7 +216,7 @@ def kind_of(path: Path) -> str | None:
 
 def check_kinds(folder: Path) -> None:
     """Raise InputError if a folder has anything but files and folders in it: reading a pipe would wait for ever."""
-    with contextlib.suppress(OSError):  # who reads it reports this
+    with contextlib.suppress(OSError):  # the code that reads the folder reports this
         for path in folder.iterdir():
             if (kind := kind_of(path)) not in (None, "a file", "a folder"):
                 raise InputError(str(path), found=kind, expected="a file", do="remove it")
