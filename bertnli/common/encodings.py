@@ -1,4 +1,4 @@
-"""The encoding of text that others wrote: UTF-8 with or without a byte-order mark; other ones are named."""
+"""The encoding of text: UTF-8 with or without a byte-order mark is read, and others are named; escapes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def wide_encoding(head: bytes) -> str | None:
     marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
     zeros = {"".join("-0"[byte == 0] for byte in head[at : at + 4]) for at in range(0, min(len(head) - 3, 32), 4)}
     return marked or (_ZERO_BYTES.get(zeros.pop()) if len(zeros) == 1 else None)
+
+
+def with_escapes(text: str, encoding: str = "utf-8") -> str:
+    """`text` with escapes (`\\udcff`) in place of what the encoding does not have; UTF-8 has no lone surrogates."""
+    return text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def read_text(path: str | Path) -> str:

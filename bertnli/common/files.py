@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from bertnli.common import heartbeat
 from bertnli.common.encodings import read_text
 from bertnli.common.errors import InputError, first_line
 from bertnli.common.exchange import exchange
+from bertnli.common.locks import try_lock
 from bertnli.common.progress import say
 
 # Bytes that are read and hashed in one call, which releases the GIL. Large parts: the thread waits less often for the
@@ -78,7 +78,7 @@ def new_folder(final: Path, *, replace: bool = False, unique: bool = False) -> I
         if not (replace and os.path.lexists(final)):
             partial.rename(final)
         elif not exchange(partial, final):
-            say(f"{final}: this file system cannot exchange folders, so for a moment there is none of this name")
+            say(f"{final}: this file system cannot exchange folders, so for a moment there is no folder of this name")
             final.rename(outdated)
             partial.rename(final)
             _remove(outdated)
@@ -96,8 +96,7 @@ def _make_partial(final: Path, unique: bool) -> tuple[Path, int]:
         partial.mkdir()
         with contextlib.suppress(FileNotFoundError):  # another process took it for one of a dead process
             descriptor = os.open(partial, _FOLDER)
-            _lock(descriptor)
-            if _is_at(descriptor, partial):
+            if _take(descriptor, partial):
                 return partial, descriptor
             os.close(descriptor)
     raise OSError(errno.EAGAIN, "other processes remove what is made here", str(final.parent))
@@ -114,29 +113,20 @@ def _remove_left(final: Path) -> None:
         except OSError:  # gone, or not ours
             continue
         try:
-            if _lock(descriptor):
+            if try_lock(descriptor) is None:  # without locks it may be another process's
                 _remove(path)
+        except BlockingIOError:
+            pass
         finally:
             os.close(descriptor)
 
 
-def _lock(descriptor: int, without_locks: bool = False) -> bool:
-    """Lock an open file or folder until it is closed, which the death of a process does too. False if another process
-    holds it. without_locks: the result on a file system that has none."""
+def _take(descriptor: int, path: Path) -> bool:
+    """Lock what is open until it is closed. False if another process holds it, or if `path` names another file now."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return without_locks
-    return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether `path` is still the name of what is open."""
-    try:
+        try_lock(descriptor)
         return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
+    except (BlockingIOError, FileNotFoundError):
         return False
 
 
@@ -173,7 +163,7 @@ def _open_alone(path: Path) -> int:
     for _ in range(_TRIES):
         descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
         # Another process may hold it, or may have renamed it since it was opened.
-        if _lock(descriptor, without_locks=True) and _is_at(descriptor, path):
+        if _take(descriptor, path):
             os.ftruncate(descriptor, 0)
             return descriptor
         os.close(descriptor)
@@ -226,7 +216,7 @@ def kind_of(path: Path) -> str | None:
 
 def check_kinds(folder: Path) -> None:
     """Raise InputError if a folder has anything but files and folders in it: reading a pipe would wait for ever."""
-    with contextlib.suppress(OSError):  # who reads it reports this
+    with contextlib.suppress(OSError):  # the code that reads the folder reports this
         for path in folder.iterdir():
             if (kind := kind_of(path)) not in (None, "a file", "a folder"):
                 raise InputError(str(path), found=kind, expected="a file", do="remove it")

@@ -20,27 +20,35 @@ from bertnli.common.progress import say as say_line
 
 _INTERVAL = 1.0  # seconds between two heartbeats of a process that waits
 _POLL = 0.05  # seconds between two tries
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# EBADF: NFS locks only what is open for writing, which a folder never is.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 _told: set[int] = set()  # file systems, by their device number, of which the user was told
 
 
-def lock_descriptor(descriptor: int, path: Path) -> None:
-    """Lock an open file. It is released when the file is closed. Raises BlockingIOError if another process has it.
+def try_lock(descriptor: int) -> OSError | None:
+    """Lock an open file or folder, without waiting. It is released when it is closed, also by a process's death.
 
-    On a file system without locks it returns, and the user is told once.
+    Returns the error of a file system without locks, else None. Raises BlockingIOError if another process has the lock.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        device = os.fstat(descriptor).st_dev
-        if device not in _told:
-            _told.add(device)
-            say_line(
-                f"{path}: its file system has no locks ({error.strerror}); bertnli goes on, but nothing keeps a second "
-                "command away from the same files: start only one"
-            )
+        return error
+    return None
+
+
+def lock_descriptor(descriptor: int, path: Path) -> None:
+    """Lock an open file as `try_lock` does. On a file system without locks it returns, and the user is told once."""
+    error = try_lock(descriptor)
+    device = os.fstat(descriptor).st_dev
+    if error is not None and device not in _told:
+        _told.add(device)
+        say_line(
+            f"{path}: its file system has no locks ({error.strerror}); bertnli continues, but nothing keeps a second "
+            "command away from the same files: start only one"
+        )
 
 
 class Lock:

@@ -31,6 +31,11 @@ def printable(text: str, most: int = MOST) -> str:
     return f"{begin[: most - last - 1]}…{end[-last:]}"
 
 
+def shortened(text: str, most: int) -> str:
+    """`text`, or its first `most` characters and `…`; for names and values in the middle of a line."""
+    return text if len(text) <= most else text[:most] + "…"
+
+
 def printable_lines(text: str) -> str:
     """The lines of `text`, each `printable`; for what has lines of its own, such as a traceback."""
     return "\n".join(map(printable, text.splitlines()))

@@ -97,7 +97,7 @@ def failure() -> OSError | None:
 def exit_code(code: int) -> int:
     """The exit code of a command that would end with `code`: 1 instead of 0 if what it printed is lost.
 
-    Says so on standard error. Who closes the pipe has what he wants, and who closes standard output wants nothing.
+    Says so on standard error. A reader that closes the pipe has read enough, and nobody reads a closed descriptor.
     """
     error = failure()
     if code or error is None or error.errno in (errno.EPIPE, errno.EBADF):

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bertnli.common.encodings import with_escapes
 from bertnli.common.errors import InputError
+from bertnli.common.printable import shortened
 from bertnli.data.records import json_type
 
 PAIR_COLUMNS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text", "text_pair"))
@@ -107,9 +109,7 @@ def label_text(value: Any) -> str | None:
         value = int(value)
     if value is None or value != value:  # NaN: pandas writes a missing number so
         return None
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    if not text.isascii():
-        text = text.encode(errors="backslashreplace").decode()
+    text = with_escapes(value if isinstance(value, str) else json.dumps(value, default=str))
     return text if text.strip() else None
 
 
@@ -159,5 +159,5 @@ class HeaderRows:
 
 def listed(names: Sequence[str], most: int = 20) -> str:
     """Names for a message. Long names, and a long list, are shortened."""
-    shown = [repr(name if len(name) <= 40 else name[:40] + "…") for name in names[:most]]
+    shown = [repr(shortened(name, 40)) for name in names[:most]]
     return (", ".join(shown) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")

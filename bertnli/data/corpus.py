@@ -133,7 +133,7 @@ def _opened(folder: Path, warn: Callable[[str], None] = lambda line: None) -> Co
     try:
         return Corpus(folder) if os.path.lexists(folder) else None
     except DamagedError as damage:
-        warn(f"{folder}: {damage}; this corpus is made anew")
+        warn(f"{folder}: {damage}; this corpus is made again")
         return None
 
 

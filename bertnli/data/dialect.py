@@ -62,7 +62,7 @@ USUAL = {"tsv": Dialect(delimiter="\t", quoting="none"), "csv": Dialect(delimite
 
 
 def usual(name: str) -> Dialect | None:
-    """The dialect that a file's name says; None for a format that is no text table."""
+    """The dialect that a file's name says; None for a format that is not a text table."""
     return USUAL.get(format_of(name).kind)
 
 

@@ -165,7 +165,8 @@ class Source:
             self._file.check()
 
     def _note_rest(self) -> None:
-        self.notes = [f"warning: {self.name}: what follows its gzip data is no gzip data and is left out, as by gunzip"]
+        what = "what follows its gzip data is not gzip data and is left out, as gunzip does"
+        self.notes = [f"warning: {self.name}: {what}"]
 
     def _open(self, stack: ExitStack) -> Callable[[int], bytes]:
         raw: Any

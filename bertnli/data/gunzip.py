@@ -1,4 +1,4 @@
-"""Gzip data as gunzip reads it: one member after another; what follows the last one and is no member is left out."""
+"""Gzip data as gunzip reads it: one member after another. Other bytes after the last member are left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAGIC = b"\x1f\x8b"
 
 
 class Gunzip:
-    """Decompresses `raw`, a binary file. `on_rest` is called if bytes that are no gzip data follow the last member."""
+    """Decompresses `raw`, a binary file. `on_rest` is called if other bytes follow the last member."""
 
     def __init__(self, raw: Any, on_rest: Callable[[], None]):
         self._raw, self._on_rest = raw, on_rest
@@ -26,7 +26,7 @@ class Gunzip:
         try:
             return b"" if self._file is None else self._file.read1(size)
         except gzip.BadGzipFile as error:
-            # The same error for a file that is no gzip data at all, so its first bytes decide.
+            # A file without any gzip data gives the same error, so its first bytes decide.
             if self._start != _MAGIC or not str(error).startswith("Not a gzipped file"):
                 raise
             self._file = None

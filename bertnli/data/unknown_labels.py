@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from bertnli.common.errors import InputError
+from bertnli.common.printable import shortened
 from bertnli.data.labels import format_label_names, number_in
 
 _MOST = 1000  # different labels that are counted
@@ -55,12 +56,12 @@ class UnknownLabels:
         elif len(rows) > _SHOWN or any(len(label) > _LONGEST for label in rows):
             what, do = f"{file}: column {column!r} has labels that the model does not know", _ANOTHER_COLUMN
         shown = ", ".join(
-            f"{_cut(label)!r} ({count} {'row' if count == 1 else 'rows'})"
+            f"{shortened(label, _LONGEST)!r} ({count} {'row' if count == 1 else 'rows'})"
             for label, count in list(rows.items())[:_SHOWN]
         )
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         row, label = self._first
-        found = f"{shown}{more}; the first in row {row}: label {_cut(label)!r}"
+        found = f"{shown}{more}; the first in row {row}: label {shortened(label, _LONGEST)!r}"
         return UnknownLabelsError(what, rows, used, found=found, expected=", ".join(labels), do=do)
 
 
@@ -83,7 +84,3 @@ def _name_them(unknown: list[str], used: list[str]) -> str:
 def _yaml(value: object) -> str:
     """On one line. JSON is YAML too, and its quotes keep `yes` and `no` text."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def _cut(label: str) -> str:
-    return label if len(label) <= _LONGEST else label[:_LONGEST] + "…"

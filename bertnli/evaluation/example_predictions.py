@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertnli.common.printable import shortened
 from bertnli.data.labelled import LabelledPair
 from bertnli.evaluation.metrics import Floats, log_softmax
 
@@ -77,13 +78,9 @@ def example_prediction(
     """predicted: index of the label. log_probabilities: `[labels]`."""
     return ExamplePrediction(
         row=pair.number,
-        premise=_shorten(pair.premise),
-        hypothesis=_shorten(pair.hypothesis),
+        premise=shortened(pair.premise, _SHOWN),
+        hypothesis=shortened(pair.hypothesis, _SHOWN),
         gold=labels[pair.label],
         predicted=labels[predicted],
         probabilities=dict(zip(labels, np.exp(log_probabilities).tolist(), strict=True)),
     )
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

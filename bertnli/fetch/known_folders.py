@@ -1,4 +1,4 @@
-"""Folders that are known by sight and are no model that can be read, each with what to do."""
+"""Folders that bertnli recognises but cannot read as a model, each with what to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OTHER_PROGRAMS = {  # a file of weights: whose it is, and how to get BERT's fro
 
 
 def check(folder: Path) -> None:
-    """Raises InputError with the way out if the folder is none of a model, but one of these."""
+    """Raise InputError, with what to do, if the folder is one of these and not a model."""
     names = {entry.name for entry in folder.iterdir()}
     if pointer := next(_pointers(folder), None):
         raise InputError(
@@ -81,7 +81,7 @@ def check(folder: Path) -> None:
 
 def _pointers(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        with contextlib.suppress(OSError):  # whoever needs the file says that it cannot be read
+        with contextlib.suppress(OSError):  # the code that needs the file reports this
             if path.is_file() and path.stat().st_size < _LARGEST_POINTER and path.read_bytes().startswith(_LFS):
                 yield path
 

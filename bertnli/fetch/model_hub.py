@@ -48,7 +48,7 @@ def wanted(names: list[str]) -> list[str]:
 def copy_model(source: Path, folder: Path) -> None:
     """Copy the files that a BERT loader needs.
 
-    Raises SourceError if `source` has no weights or no config.json, InputError for what is known by sight.
+    Raises SourceError if `source` has no weights or no config.json, InputError for what known_folders.py recognises.
     """
     known_folders.check(source)
     names = wanted(sorted(path.name for path in source.iterdir() if path.is_file()))

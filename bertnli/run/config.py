@@ -52,7 +52,7 @@ class Section(BaseModel):
                 "truth_value", f"YAML reads yes, no, on, off, true and false as truth values; expected {expected}"
             )
         if isinstance(given, str) and "\0" in given:
-            raise PydanticCustomError("nul", "a NUL character is in no name or path")
+            raise PydanticCustomError("nul", "a name or path cannot have a NUL character")
         return _read_exponent(given) if int in kinds else given
 
 
@@ -86,11 +86,12 @@ class Holdout(Section):
 
 
 def _as_text(names: Any) -> Any:
-    """YAML reads the keys of `{0: entailment}` as numbers; a label cell is text. Raises for the same label twice."""
+    """Label cells are text. A run file's are so already (names_as_text.py); a dict from Python may have numbers. Raises
+    for the same label twice."""
     if not isinstance(names, dict):
         return names
     if None in names:
-        raise PydanticCustomError("label", "null is no label; put it in quotes if you mean the text")
+        raise PydanticCustomError("label", "null is not a label; put it in quotes if you mean the text")
     try:
         check_doubled(map(str, names), "label names")
     except InputError as error:

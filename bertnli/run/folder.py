@@ -156,7 +156,7 @@ def result_of(path: Path) -> Path | None:
 
 
 def read_metrics(path: Path, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
-    """The rows of a metrics file; [] if there is no file. Lines that are no rows are left out, and `warn` is told how
+    """The rows of a metrics file; [] if there is no file. Other lines are left out, and `warn` is told how
     many; but not of a last line that a kill cut short."""
     if not path.is_file():
         return []

@@ -30,7 +30,7 @@ from bertnli.model import tensor_files
 from bertnli.run.folder import step_folder, steps_in
 
 _STATE, _ABOUT, _SUMS = "state.safetensors", "checkpoint.json", "SHA256SUMS"
-_RESUME = "give the same command again: it goes on from the last good checkpoint"
+_RESUME = "give the same command again: it continues from the last good checkpoint"
 _MAKE_ROOM = f"make room and {_RESUME}"
 
 

@@ -112,7 +112,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         say(f"going on from step {state.steps} of {total_steps}")
     if group.sum([state.steps])[0] != state.steps * group.world:
         raise RunError(
-            f"rank {group.rank} would go on from step {state.steps}, other ranks from another step",
+            f"rank {group.rank} would continue from step {state.steps}, other ranks from another step",
             do=f"make sure that every host reads the same {folder.checkpoints}",
         )
     micro_tokens = config.micro_batch_tokens or CPU_TOKENS
@@ -233,7 +233,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
                 raise Interrupted(
                     stopping,
                     f"stopped after step {state.steps} of {total_steps}; a checkpoint is in {folder.checkpoints}",
-                    do="the same command goes on from it",
+                    do="the same command continues from it",
                 )
             if not launched:
                 clock = time.perf_counter()  # evaluation and checkpoints are not part of a step's time
@@ -300,7 +300,7 @@ def gpu_is_full(error: torch.OutOfMemoryError, group: ProcessGroup, do: str) -> 
     return RunError(
         f"rank {group.rank}: the GPU's memory is full",
         found=str(error).partition(". ")[0],
-        do=f"{do}; the same command then goes on from the last checkpoint",
+        do=f"{do}; the same command then continues from the last checkpoint",
     )
 
 

@@ -72,7 +72,7 @@ class MetricsLog:
         except OSError as error:
             raise RunError(
                 f"{self._file.name}: cannot be written: {error.strerror}",
-                do="make room and give the same command again: it goes on from the last good checkpoint",
+                do="make room and give the same command again: it continues from the last good checkpoint",
             ) from None
         if self._board is not None:
             for name, value in figures.items():

@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             rank = Rank(os.environ)
             if note := note_of_rank(os.environ):
-                _to_stderr(f"bertnli train: {note}")
+                say_lines(f"bertnli train: {note}")
     except InputError as error:
-        _to_stderr(f"bertnli train: {error}")
+        say_lines(f"bertnli train: {error}")
         return error.exit_code
     if heartbeat.watched():
         _train_and_exit(options)
@@ -125,7 +125,7 @@ def _train(options: argparse.Namespace) -> int:
         from bertnli.train.loop import ProcessGroup, train  # torch takes seconds to load
 
         group = ProcessGroup()
-        summary = train(config, group, say=_to_stderr if group.rank == 0 else lambda line: None)
+        summary = train(config, group, say=say_lines if group.rank == 0 else lambda line: None)
         if group.rank == 0:
             _print_summary(summary, options.json)
         if not heartbeat.watched():
@@ -137,7 +137,7 @@ def _train(options: argparse.Namespace) -> int:
             raise
         silent = isinstance(told, ReportedElsewhere) or (isinstance(told, Interrupted) and group and group.rank)
         if not silent:
-            _to_stderr("\n".join([f"bertnli train: {told}", *getattr(error, "__notes__", [])]))
+            say_lines("\n".join([f"bertnli train: {told}", *getattr(error, "__notes__", [])]))
         return told.exit_code
 
 
@@ -159,11 +159,6 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
     print(f"next: {summary['next']}")
     if as_json:
         print(json.dumps(summary))
-
-
-def _to_stderr(line: str) -> None:
-    """A message, which may have several lines."""
-    say_lines(line)
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ class Hub(Link):
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection. It is a spoke's once a message has come that is signed for this very connection.
 
-        Until then it is a stranger, who gets some seconds, and less if there are many: the oldest one has to go. The
+        Until then it is a stranger, which gets some seconds, and less if there are many: the oldest one is closed. The
         first connection of a rank stays its only one.
         """
         self._strangers[writer] = None

@@ -96,7 +96,7 @@ def describe(outcome: Ending, logs: Path, *, shown: bool) -> list[str]:
     lines = [] if shown or not outcome.text else [outcome.text]
     if outcome.failed:
         lines.insert(0, f"{PREFIX}{outcome}")
-        lines.append(f"{PREFIX}the ranks' output is in {logs}; the same command goes on from the last checkpoint")
+        lines.append(f"{PREFIX}the ranks' output is in {logs}; the same command continues from the last checkpoint")
     elif outcome.code != 2 and not outcome.text.startswith(PREFIX):
         lines = [f"{PREFIX}{outcome} before its first step; the same command starts it again"]
     return lines

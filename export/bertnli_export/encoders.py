@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bertnli.common.encodings import with_escapes
 from bertnli.common.errors import RunError
 from bertnli.data.dialect import USUAL
 from bertnli.data.pairs import Chunk, PairFile, Row
@@ -260,8 +261,7 @@ def _text(value: object) -> str | None:
     """A cell as text that can be written as UTF-8; a value that is not a string as JSON; null as None."""
     if value is None:
         return None
-    text = value if isinstance(value, str) else _json(value)
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    return with_escapes(value if isinstance(value, str) else _json(value))
 
 
 class _Memo(dict[Any, str]):

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bertnli.common.printable import shortened
+
 _KEPT = 100  # different unknown labels that are counted; a column with more of them does not hold labels
 _SHOWN = 5
 _LONGEST = 40  # characters
@@ -26,8 +28,7 @@ class LabelCounts:
     unknown_labels: dict[str, int] = field(default_factory=dict)
 
     def add_unknown(self, label: str, rows: int = 1) -> None:
-        label = label.strip()
-        label = label if len(label) <= _LONGEST else label[:_LONGEST] + "…"
+        label = shortened(label.strip(), _LONGEST)
         self.unknown += rows
         if label in self.unknown_labels or len(self.unknown_labels) < _KEPT:
             self.unknown_labels[label] = self.unknown_labels.get(label, 0) + rows

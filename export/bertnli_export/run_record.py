@@ -17,6 +17,7 @@ from typing import Any
 
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import digest, read_own, write_text
+from bertnli.common.printable import shortened
 from bertnli_export.label_counts import LabelCounts
 from bertnli_export.output_file import partial_path
 
@@ -176,4 +177,4 @@ def resume(output: Path, fingerprint: Fingerprint) -> RunRecord:
 
 def _shortened(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 20 else text[:12] + "…"
+    return text if len(text) <= 20 else shortened(text, 12)

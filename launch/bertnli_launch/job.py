@@ -74,7 +74,7 @@ def launch(
     """Check the run file and every host, then run the job to its end. Returns the exit code.
 
     more: further arguments for `bertnli.train`. dry_run: only print the commands. restarts: how often a job that fails
-    is started again; it goes on from its last checkpoint, on the hosts that still answer, if they are `min_hosts` or
+    is started again; it continues from its last checkpoint, on the hosts that still answer, if they are `min_hosts` or
     more (default: all). A job that a signal has stopped is not started again. Raises InputError for every problem that
     is found before anything starts.
     """
@@ -133,12 +133,12 @@ def _write_key(path: Path, secret: bytes, *, first: str, environment: Mapping[st
 
 
 def _report(ending: Ending, shown: bool, folder: RunFolder) -> list[str]:
-    """Lines for the user: the rank that ended the job, its error, and the command that goes on."""
+    """Lines for the user: the rank that ended the job, its error, and the command that continues the run."""
     if ending.code == 0:
         return []
     again = shlex.join(["bertnli", *sys.argv[1:]])
     steps = steps_in(folder.checkpoints)
-    since = f"goes on from step {steps[-1]}" if steps else "starts from the beginning, as there is no checkpoint"
+    since = f"continues from step {steps[-1]}" if steps else "starts from the beginning, as there is no checkpoint"
     if ending.failed:
         return [
             str(ending),

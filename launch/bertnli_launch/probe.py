@@ -262,7 +262,7 @@ def _open(port: int) -> socket.socket:
 
 
 def _serve_token(listening: socket.socket, token: str) -> None:
-    """Send the token to whoever connects, as long as this process lives."""
+    """Send the token to every program that connects, as long as this process lives."""
 
     def serve() -> None:
         while True:

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, TextIO
 
+from bertnli.common.encodings import with_escapes
 from bertnli.common.signals import SIGNALS, meaning, not_ignored
 from bertnli.watch.ending import Ending
 from bertnli.watch.report import Report, from_line
@@ -183,7 +184,6 @@ def _read_output(
     source: IO[str], target: TextIO, host: str | None, first: str, secret: bytes, put: Callable[[Any], None]
 ) -> None:
     """Print output line by line, with the host's name before lines of other hosts than `first`; pick out reports."""
-    encoding = target.encoding or "utf-8"
     for line in source:
         if report := from_line(line, secret):
             put(report)
@@ -196,7 +196,7 @@ def _read_output(
             line = f"{host}: {line}"
         # The job runs, and reports are read, when nobody reads our output any more.
         with contextlib.suppress(OSError, ValueError):
-            target.write(line.encode(encoding, "backslashreplace").decode(encoding))
+            target.write(with_escapes(line, target.encoding or "utf-8"))
             target.flush()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from bertnli_launch import envfile, hostfile
 
+from bertnli.common.encodings import with_escapes
 from bertnli.common.errors import InputError
 from bertnli.common.files import read_json
 from bertnli.run.run_file import load_run
@@ -47,3 +48,17 @@ def test_a_null_in_short_text_is_no_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"1\0")
     with pytest.raises(InputError, match="cannot be read; found Extra data"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "shown"),
+    [
+        ("é 日本", "utf-8", "é 日本"),
+        ("a\udcff", "utf-8", r"a\udcff"),
+        ("é 日", "latin-1", r"é \u65e5"),
+        ("é", "ascii", r"\xe9"),
+    ],
+)
+def test_what_an_encoding_does_not_have_is_escaped(text: str, encoding: str, shown: str) -> None:
+    assert with_escapes(text, encoding) == shown
+    shown.encode(encoding)

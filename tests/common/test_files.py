@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
 import signal
@@ -130,13 +131,29 @@ def test_on_a_file_system_without_locks_nothing_is_taken_for_dead(tmp_path, monk
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     left = _left_by_a_killed_process(tmp_path / "final")
     with new_folder(tmp_path / "final", unique=True) as partial:
         (partial / "a").write_text("1")
     assert left.is_dir() and names(tmp_path / "final") == ["a"]
     write_text(tmp_path / "text", "1")
     assert (tmp_path / "text").read_text() == "1"
+
+
+def test_a_new_folder_that_another_process_clears_at_this_moment_is_not_used(tmp_path, monkeypatch):
+    locked: list[int] = []
+
+    def held_by_another_at_first(descriptor):
+        locked.append(descriptor)
+        if len(locked) == 1:
+            raise BlockingIOError
+
+    monkeypatch.setattr(files, "try_lock", held_by_another_at_first)
+    with new_folder(tmp_path / "final", unique=True) as partial:
+        (other,) = set(tmp_path.iterdir()) - {partial}
+        other.rmdir()
+        (partial / "a").write_text("1")
+    assert names(tmp_path / "final") == ["a"]
 
 
 @pytest.mark.parametrize("unique", [False, True])
@@ -227,7 +244,7 @@ def test_a_temporary_file_that_another_process_has_published_meanwhile_is_not_wr
 def test_one_that_stands_still_ends_the_wait(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_WAIT", 0)
     held = open_own(tmp_path / ".record.partial", os.O_RDWR | os.O_CREAT)
-    files.fcntl.flock(held, files.fcntl.LOCK_EX)
+    fcntl.flock(held, fcntl.LOCK_EX)
     with pytest.raises(OSError, match="another process is writing it"):
         write_text(tmp_path / "record", "1")
     os.close(held)

@@ -147,7 +147,7 @@ def test_a_damaged_corpus_is_made_anew(kind, tmp_path, tokenizer, own_cache, cap
     DAMAGE[kind](folder)
     again = prepare(PairFile(path), tokenizer, LABELS)
     assert arrays(again) == right and again.about == first.about
-    assert f"{folder}: " in (said := capsys.readouterr().err) and said.endswith("this corpus is made anew\n")
+    assert f"{folder}: " in (said := capsys.readouterr().err) and said.endswith("this corpus is made again\n")
     monkeypatch.setattr(corpora, "_write", None)  # calling it would fail
     assert arrays(prepare(PairFile(path), tokenizer, LABELS)) == right
     assert sorted(entry.name for entry in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]

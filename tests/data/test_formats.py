@@ -305,7 +305,8 @@ def test_what_follows_gzip_data_is_left_out_and_told(tmp_path: Path, rest: bytes
     file = PairFile(path)
     for _ in range(2):
         assert [row.premise for row in file.rows()] == ["a", "c"]
-    assert file.notes == [f"warning: {path}: what follows its gzip data is no gzip data and is left out, as by gunzip"]
+    what = "what follows its gzip data is not gzip data and is left out, as gunzip does"
+    assert file.notes == [f"warning: {path}: {what}"]
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def last(said: str, name: str) -> str:
     """The report at the end of standard error; it is about rank and host `name`."""
     found = re.search(rf"^bertnli launch: {name} .*\Z", said, re.MULTILINE | re.DOTALL)
     assert found, said
-    assert re.search(r"^bertnli launch: goes on from step \d+: bertnli launch 'run me\.yaml' ", said, re.MULTILINE), (
+    assert re.search(r"^bertnli launch: continues from step \d+: bertnli launch 'run me\.yaml' ", said, re.MULTILINE), (
         said
     )
     return found[0]
@@ -209,7 +209,7 @@ def test_ctrl_c_saves_a_checkpoint_and_says_so(two, work, tmp_path, another_job,
     assert code == 130, said
     kept = re.search(rf"stopped after step (\d+) of {STEPS}; a checkpoint is in", said)
     assert kept, said
-    assert f"bertnli launch: stopped; goes on from step {kept[1]}: bertnli launch" in said
+    assert f"bertnli launch: stopped; continues from step {kept[1]}: bertnli launch" in said
     assert not ours(two["a"]) and not ours(two["b"])
     again = bertnli(two["a"], work, *job.command)
     assert again.returncode == 0, again.stderr

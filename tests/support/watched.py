@@ -95,8 +95,7 @@ class Job:
         deadline = time.monotonic() + within
         both = [watcher.communicate(timeout=max(0.1, deadline - time.monotonic())) for watcher in self.watchers]
         self.out, said = [out for out, _ in both], [err for _, err in both]
-        time.sleep(0.1)
-        assert not self.processes()
+        wait_until(lambda: not self.processes())
         return [watcher.returncode for watcher in self.watchers], said
 
     def processes(self) -> list[psutil.Process]:

@@ -174,10 +174,10 @@ def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
 
     text = "rank 0: the GPU's memory is full; found CUDA out of memory; "
     monkeypatch.setattr(training, "evaluate", full)
-    with pytest.raises(RunError, match=f"{text}end what else runs on it; the same command then goes on"):
+    with pytest.raises(RunError, match=f"{text}end what else runs on it; the same command then continues"):
         train(run(), ranks)
     monkeypatch.setattr(training, "accumulate", full)
-    with pytest.raises(RunError, match=f"{text}set micro_batch_tokens: 1536; the same command then goes on"):
+    with pytest.raises(RunError, match=f"{text}set micro_batch_tokens: 1536; the same command then continues"):
         train(run(), ranks)
 
 
@@ -347,7 +347,7 @@ def test_a_scheduler_stops_it_and_the_same_command_goes_on(tmp_path, run, ranks)
     wait_for_step(tmp_path / "run", 3)
     process.terminate()
     process.join(120)
-    assert process.exitcode == 143 and "the same command goes on" in stderr.read_text()
+    assert process.exitcode == 143 and "the same command continues" in stderr.read_text()
     goes_on_from_where_it_stopped(path, ranks)
 
 
@@ -357,7 +357,7 @@ def test_ctrl_c_stops_two_ranks_and_the_same_command_goes_on(tmp_path, run, rank
     wait_for_step(tmp_path / "run", 3)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130 and "the same command goes on" in stderr, stderr
+    assert process.returncode == 130 and "the same command continues" in stderr, stderr
     goes_on_from_where_it_stopped(path, ranks)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,9 +168,7 @@ def test_steps_come_in_order_and_a_fault_comes_where_its_step_is_asked_for():
             assert steps[7] == 7  # another than the next
 
 
-def test_a_rank_without_pairs_takes_one_that_does_not_count(tmp_path, run, ranks):
-    from types import SimpleNamespace
-
+def test_a_rank_without_pairs_takes_one_that_does_not_count():
     corpus = SimpleNamespace(
         lengths=np.array([6, 4], np.uint16),
         offsets=np.array([0, 6]),

@@ -280,7 +280,7 @@ def test_a_thousand_idle_connections_shut_no_rank_out(job):
 
 def test_last_words_of_many_bytes_end_every_rank(job):
     codes, said = job("raise SystemExit('bertnli train: ' + chr(0x1F600) * 6000)", MOVES).ends()
-    assert codes == [1, 1] and said[0].endswith("goes on from the last checkpoint\n")
+    assert codes == [1, 1] and said[0].endswith("continues from the last checkpoint\n")
 
 
 def test_the_key_is_in_no_command_line_and_no_environment(job):
