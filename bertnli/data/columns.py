@@ -80,6 +80,26 @@ def find_columns(
     return Columns(premise, hypothesis, next(filter(None, map(find, LABEL_COLUMNS)), None))
 
 
+def not_read(fields: Sequence[str], wanted: Columns, found: Columns) -> list[str]:
+    """For each role that the user named no column for, and for which `fields` have two: what is taken, and what not."""
+    by_lower = {name.strip().casefold(): name for name in reversed(fields)}
+    notes, read = list[str](), {found.premise, found.hypothesis}
+    others = [pair for names in PAIR_COLUMNS if all(pair := [by_lower.get(name) for name in names]) and read - {*pair}]
+    if wanted.premise is None and wanted.hypothesis is None and others:
+        rest = "; ".join(listed([name for name in pair if name]) for pair in others)
+        notes.append(
+            f"the pairs are in {found.premise!r} and {found.hypothesis!r}, and not in {rest}; "
+            "name others with --premise and --hypothesis (in a run file: data.columns)"
+        )
+    labels = [name for name in map(by_lower.get, LABEL_COLUMNS) if name and name != found.label]
+    if wanted.label is None and labels:
+        notes.append(
+            f"the labels are in {found.label!r}, and not in {listed(labels)}; "
+            "name another with --label (in a run file: data.columns.label)"
+        )
+    return notes
+
+
 def numbered_columns(fields: Sequence[str], where: str) -> Columns:
     """The columns of a table without a header, whose fields are 1, 2, …: premise, hypothesis and, if it has three,
     label. Raises InputError if it has another number of columns."""

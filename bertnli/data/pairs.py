@@ -25,11 +25,12 @@ from bertnli.data.columns import (
     is_text,
     label_text,
     listed,
+    not_read,
     numbered_columns,
     words_of_parse,
 )
 from bertnli.data.dialect import USUAL, Dialect, option
-from bertnli.data.formats import BLOCK, Ahead, Lines, Source, UnreadableError, end_of_line
+from bertnli.data.formats import BLOCK, DOUBLED_RETURN, RETURN, Ahead, Lines, Source, UnreadableError, end_of_line
 from bertnli.data.parquet import parquet_schema, parquet_tables
 from bertnli.data.records import Record, json_records, parse_cells, parse_jsonl, table_records
 from bertnli.data.sniffing import (
@@ -37,15 +38,19 @@ from bertnli.data.sniffing import (
     check_bytes,
     check_json,
     find_header,
+    line_end,
     looks_written,
+    note_of_blanks,
+    note_of_encoding,
+    note_of_widths,
     quoting_of,
-    returns_end_lines,
 )
 
 if TYPE_CHECKING:
     import pyarrow
 
 _PROBE = 1000  # the columns must be in one of so many JSON lines
+_ENDS = {RETURN: "carriage returns alone", DOUBLED_RETURN: "two carriage returns and a line feed"}
 _ROWS = 4096  # rows of Parquet and JSON lines that are read at once if the caller gives no number
 # A line of SNLI's and MultiNLI's .txt may end before these columns: most pairs have one annotator, not five.
 _ANNOTATORS = ("label2", "label3", "label4", "label5")
@@ -118,7 +123,7 @@ class PairFile:
         self.class_names: tuple[str, ...] = ()
         self._notes: list[str] = []
         self._late_note: str | None = None
-        self._returns_end = False
+        self._end = b"\n"
         self._table: Header | None = None  # of a text table
         self._stream: Ahead | None = None  # until the rows are read for the first time
         self._opened: Iterator[bytes] | None = None  # the same for JSON lines: pieces of complete ones
@@ -161,18 +166,22 @@ class PairFile:
         self._stream = stream = Ahead(self._source.blocks())
         head = stream.look(BLOCK if self._source.rereadable else 1)
         check_bytes(head, self._source)
-        self._returns_end = returns_end_lines(head)
-        if self._returns_end:
-            self._notes.append(f"note: {self.name}: its lines end with carriage returns alone")
+        self._end = line_end(head)
+        if self._end in _ENDS:
+            self._notes.append(f"note: {self.name}: its lines end with {_ENDS[self._end]}")
+        if note := note_of_encoding(head, stream.all_seen, self._source):
+            self._notes.append(note)
         if self.format == "jsonl":
             check_json(head, stream.all_seen, self._source, self._has_pairs)
             self._opened, self._stream = self._probe(self._lines_of_json()), None
             return
-        self._table = found = find_header(head, self._told, self._source, self._has_pairs, self._returns_end)
+        self._table = found = find_header(head, self._told, self._source, self._has_pairs, self._end)
         self.header = found.text
         self._resolve(found.fields, found.hint)
-        if found.note:
-            self._notes.append(found.note)
+        most = self._widths()[1]
+        sniffed = (found, self._source, self._end)
+        notes = [found.note, note_of_widths(head, *sniffed, most), note_of_blanks(head, *sniffed)]
+        self._notes += filter(None, notes)
         if not self._told.header and self._wanted == Columns():
             names = [f"column {name} is the {role}" for role, name in asdict(self.columns).items() if name]
             self._notes.append(f"note: {self.name}: {', '.join(names)}")
@@ -193,7 +202,7 @@ class PairFile:
             return
         head = self._stream.look(BLOCK)
         complete = self._stream.all_seen
-        quoting, note = quoting_of(head, complete, self._table, self._widths(), self._source, self._returns_end)
+        quoting, note = quoting_of(head, complete, self._table, self._widths(), self._source, self._end)
         dialect = replace(self._table.dialect, quoting=quoting)
         self._table = self._table._replace(dialect=dialect, decided=True)
         if note:
@@ -205,7 +214,7 @@ class PairFile:
         return found or self._probe(self._lines_of_json())
 
     def _lines_of_json(self) -> Iterator[bytes]:
-        return Lines(self._blocks(), returns_end=self._returns_end).pieces()
+        return Lines(self._blocks(), end=self._end).pieces()
 
     def _blocks(self) -> Iterable[bytes]:
         """The blocks that were looked at and what follows, or those of a file that is read again."""
@@ -244,7 +253,13 @@ class PairFile:
             self.columns = numbered_columns(fields, self.name)
         else:
             self.columns = find_columns(fields, self._wanted, self.name, prefer_parse=self._prefer_parse, hint=hint)
+            for note in not_read(fields, self._wanted, self.columns):
+                self._note(f"note: {self.name}: {note}")
         self.fields = fields
+
+    def _note(self, note: str) -> None:
+        if note not in self._notes:  # JSON lines that are read again are looked at again
+            self._notes.append(note)
 
     def _check_types(self, schema: pyarrow.Schema) -> None:
         for column, name in (("--premise", self.columns.premise), ("--hypothesis", self.columns.hypothesis)):
@@ -329,7 +344,7 @@ class PairFile:
         self._decide_quoting()
         assert self._table is not None
         dialect = self._table.dialect
-        lines = Lines(self._blocks(), keep_returns=dialect.quoted, returns_end=self._returns_end)
+        lines = Lines(self._blocks(), keep_returns=dialect.quoted, end=self._end)
         found = table_records(lines, dialect.delimiter or "", dialect.quoted)
         for _ in islice(found, self._table.before):
             pass
