@@ -383,6 +383,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     end=st.sampled_from(["\n", "\r\n"]),
     mark=st.sampled_from(["", "\ufeff"]),
 )
+@example(rows=[(";\t\n", ";")], name="a.tsv", delimiter="\t", quoting=csv.QUOTE_MINIMAL, end="\n", mark="")
 @example(rows=[('"a"', "b")], name="a.tsv", delimiter="\t", quoting=csv.QUOTE_MINIMAL, end="\n", mark="")
 @example(rows=[("a\nb", "c"), ('x"', "y")], name="a.tsv", delimiter="\t", quoting=csv.QUOTE_MINIMAL, end="\n", mark="")
 def test_what_a_writer_of_csv_wrote_comes_back(
@@ -391,6 +392,9 @@ def test_what_a_writer_of_csv_wrote_comes_back(
     path = folder / name
     path.write_text(mark + written(delimiter, [("premise", "hypothesis"), *rows], quoting, end), newline="")
     file = PairFile(path)
+    if any("--quoting csv" in note for note in file.notes if note.startswith("warning")):  # it can be meant in two ways
+        assert any("\n" in cell for row in rows for cell in row), "lines of a cell look like rows"
+        file = PairFile(path, dialect=Dialect(quoting="csv"))
     assert [(row.premise, row.hypothesis) for row in file.rows()] == rows
     shows = quoting == csv.QUOTE_ALL or any(char in cell for row in rows for cell in row for char in '"\n' + delimiter)
     assert file.dialect == Dialect(None, delimiter, "csv") or not shows
