@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from bertnli.common.errors import InputError
@@ -82,16 +83,19 @@ def find_columns(
 
 def not_read(fields: Sequence[str], wanted: Columns, found: Columns) -> list[str]:
     """For each role that the user named no column for, and for which `fields` have two: what is taken, and what not."""
-    by_lower = {name.strip().casefold(): name for name in reversed(fields)}
-    notes, read = list[str](), {found.premise, found.hypothesis}
-    others = [pair for names in PAIR_COLUMNS if all(pair := [by_lower.get(name) for name in names]) and read - {*pair}]
+    by_lower: dict[str, list[str]] = {}
+    for name in fields:
+        by_lower.setdefault(name.strip().casefold(), []).append(name)
+    chosen, notes = [found.premise or "", found.hypothesis or ""], list[str]()
+    pairs = (names for names in PAIR_COLUMNS if all(name in by_lower for name in names))
+    keys = chain(*pairs, (name.strip().casefold() for name in chosen))
+    others = [name for key in keys for name in by_lower[key] if name not in chosen]
     if wanted.premise is None and wanted.hypothesis is None and others:
-        rest = "; ".join(listed([name for name in pair if name]) for pair in others)
         notes.append(
-            f"the pairs are in {found.premise!r} and {found.hypothesis!r}, and not in {rest}; "
+            f"the pairs are in {listed(chosen)}, and not in {listed([*dict.fromkeys(others)])}; "
             "name others with --premise and --hypothesis (in a run file: data.columns)"
         )
-    labels = [name for name in map(by_lower.get, LABEL_COLUMNS) if name and name != found.label]
+    labels = [name for key in LABEL_COLUMNS for name in by_lower.get(key, ()) if name != found.label]
     if wanted.label is None and labels:
         notes.append(
             f"the labels are in {found.label!r}, and not in {listed(labels)}; "

@@ -17,6 +17,7 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.data.arrow_values import holds_text, json_values
 from bertnli.data.class_names import class_names, class_of
 from bertnli.data.columns import (
+    LABEL_COLUMNS,
     PARSE_COLUMNS,
     Columns,
     HeaderRows,
@@ -178,15 +179,17 @@ class PairFile:
         self._table = found = find_header(head, self._told, self._source, self._has_pairs, self._end)
         self.header = found.text
         self._resolve(found.fields, found.hint)
-        most = self._widths()[1]
-        sniffed = (found, self._source, self._end)
-        notes = [found.note, note_of_widths(head, *sniffed, most), note_of_blanks(head, *sniffed)]
-        self._notes += filter(None, notes)
+        if found.note:
+            self._notes.append(found.note)
         if not self._told.header and self._wanted == Columns():
             names = [f"column {name} is the {role}" for role, name in asdict(self.columns).items() if name]
             self._notes.append(f"note: {self.name}: {', '.join(names)}")
         if self._source.rereadable:
             self._decide_quoting()
+        if self._table.decided:
+            sniffed = (self._table, self._source, self._end)
+            notes = note_of_widths(head, *sniffed, self._widths()[1]), note_of_blanks(head, *sniffed)
+            self._notes += filter(None, notes)
 
     def _has_pairs(self, fields: Sequence[str]) -> bool:
         try:
@@ -444,6 +447,8 @@ class PairFile:
                 yield Row(number, None, None, None, fault, raw, False)
                 continue
             premise, hypothesis, label = cells.get(premise_key), cells.get(hypothesis_key), cells.get(label_key)
+            if label is None and label_key and self._late_note is None and label_key not in cells:
+                self._late_note = self._note_of_another_label(number, cells)
             # Without an escape there is no NUL character and no half of a surrogate pair in the texts.
             as_it_is = type(premise) is type(hypothesis) is str and "\\u" not in raw and not self._from_parse
             if as_it_is and premise.strip() and hypothesis.strip():
@@ -452,6 +457,13 @@ class PairFile:
             row = self._row(number, premise, hypothesis, label, raw)
             missing = [key for key in (premise_key, hypothesis_key) if key not in cells] if row.error else None
             yield row._replace(error=f"no key {missing[0]!r}") if missing else row
+
+    def _note_of_another_label(self, number: int, cells: dict[str, Any]) -> str | None:
+        """What to say of a JSON object without the label's key if it has one of another name."""
+        if not (others := [name for name in cells if name.strip().casefold() in LABEL_COLUMNS]):
+            return None
+        missing = f"has no {self.columns.label!r}, and so no label, but {listed(others)}"
+        return f"warning: {self.name}: row {number} {missing}; the file may be several that were put together"
 
     def _table_rows(self, table: pyarrow.RecordBatch, first: int) -> Iterator[Row]:
         try:

@@ -149,10 +149,12 @@ def test_the_work_for_a_wide_table_is_linear_in_its_columns(tmp_path: Path) -> N
         (
             "sentence1,sentence2,text,text_pair",
             Columns(),
-            ["in 'sentence1' and 'sentence2', and not in 'text"],
+            ["in 'sentence1', 'sentence2', and not in 'text', 'text_pair';"],
         ),
         ("sentence1,sentence2,premise,hypothesis", Columns("premise", "hypothesis"), []),
         ("premise,hypothesis,text", Columns(), []),
+        ("premise,hypothesis,Label,label", Columns(), ["the labels are in 'label', and not in 'Label'"]),
+        ("Premise,premise,hypothesis", Columns(), ["are in 'premise', 'hypothesis', and not in 'Premise';"]),
         ("sentence1,sentence2,label1,gold_label", Columns(), []),
     ],
 )
@@ -164,3 +166,13 @@ def test_columns_that_are_not_read_are_said(tmp_path: Path, fields: str, wanted:
         file = PairFile(path, columns=wanted)
         assert len(list(file.rows())) == len(list(file.rows())) == 1
         assert len(file.notes) == len(notes) and all(map(str.__contains__, file.notes, notes))
+
+
+def test_a_label_under_another_key_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"gold_label": "neutral"}, {"other": "x"}, {"label": "neutral"}, {"label": "neutral"}]
+    path.write_text("".join(json.dumps({"premise": "a", "hypothesis": "b", **row}) + "\n" for row in rows))
+    file = PairFile(path)
+    assert [row.label for row in file.rows()] == ["neutral", None, None, None]
+    [note] = file.notes
+    assert "row 3 has no 'gold_label', and so no label, but 'label'" in note
