@@ -38,6 +38,12 @@ _KINDS = {
 }
 _PACKINGS = {".gz": "gz", ".zst": "zst"}
 _UNPACKERS = {"gz": "gzip -dc", "zst": "zstd -dc"}
+_SHEET, _TABLE, _PACKED = "save the sheet as CSV UTF-8", "write the table as .parquet or .jsonl", "decompress it"
+_OTHERS = {  # endings of formats that are not read, and what to do
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), _SHEET),
+    **dict.fromkeys((".arrow", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".npy", ".xml", ".yaml"), _TABLE),
+    **dict.fromkeys((".bz2", ".xz", ".7z", ".rar", ".tar", ".tgz"), _PACKED),
+}
 _EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson, .json (also with .gz or .zst) or .parquet"
 
 
@@ -119,6 +125,8 @@ class Source:
             if self.path.lower().endswith(".zip"):
                 self.member = _zip_member(self.path, fragment, format)
                 self.name = f"{self.path}#{self.member}"
+            if format is None and (do := _OTHERS.get(PurePosixPath(self.path.lower()).suffix)):
+                raise InputError(f"{self.name}: a format that is not read", expected=_EXPECTED, do=do)
             self.format = format_of(self.member or self.path, format)
             if self.rereadable:
                 self._file = SameFile(self.path, self.name, status)

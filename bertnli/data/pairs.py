@@ -33,12 +33,13 @@ from bertnli.data.columns import (
 from bertnli.data.dialect import USUAL, Dialect, option
 from bertnli.data.formats import BLOCK, DOUBLED_RETURN, RETURN, Ahead, Lines, Source, UnreadableError, end_of_line
 from bertnli.data.parquet import parquet_schema, parquet_tables
-from bertnli.data.records import Record, json_records, parse_cells, parse_jsonl, table_records
+from bertnli.data.records import NOT_UTF8, Record, json_records, parse_cells, parse_jsonl, table_records
 from bertnli.data.sniffing import (
     Header,
     check_bytes,
     check_json,
     find_header,
+    from_windows,
     line_end,
     looks_written,
     note_of_blanks,
@@ -246,6 +247,7 @@ class PairFile:
             f"{self.name}: no JSON object in the first {len(probed)} lines",
             found=f"line 1: {probed[0][2]}",
             expected='one object in each line, such as {"premise": "…", "hypothesis": "…"}',
+            do=from_windows(self._source) if probed[0][2] == NOT_UTF8 else None,
         )
 
     def _resolve(self, fields: list[str], hint: str = "") -> None:

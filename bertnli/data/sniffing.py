@@ -80,11 +80,12 @@ def note_of_encoding(head: bytes, complete: bool, source: Source) -> str | None:
     except UnicodeDecodeError as error:
         line = head.count(line_end(head), 0, error.start) + 1
         what = f"warning: {source.name}: line {line} is not UTF-8 text, so the file may have another encoding"
-        return f"{what}; {_from_windows(source)}"
+        return f"{what}; {from_windows(source)}"
     return None
 
 
-def _from_windows(source: Source) -> str:
+def from_windows(source: Source) -> str:
+    """What to do with text that is not UTF-8."""
     return f"if it is Windows-1252, convert it: {conversions.from_encoding(source, 'WINDOWS-1252')}"
 
 
@@ -180,7 +181,7 @@ def find_header(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs,
         if any(map(_BLANK_AND_QUOTE.fullmatch, cells or [])):
             hint = _about_blanks(source, dialect)
     if cells is None:
-        do = _from_windows(source) if fault == NOT_UTF8 else hint
+        do = from_windows(source) if fault == NOT_UTF8 else hint
         raise InputError(f"{name}: unusable header: {fault}", expected="column names in the first line", do=do)
     decided = told.quoting is not None or dialect.delimiter != "\t" or '"' in text
     return Header(dialect, decided, text, _named(cells), before + told.header, note, hint)

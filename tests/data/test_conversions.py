@@ -33,6 +33,11 @@ SPACED = 'premise, hypothesis, label\n"a, b", "é", "neutral"\n"c", "d", entailm
         ("pandas.json", json.dumps(OF_PANDAS), "a table in one JSON object"),
         ("pandas.json", json.dumps(OF_PANDAS, indent=2), "a table in one JSON object"),
         ("a.csv", CSV.encode("cp1252"), "line 2 is not UTF-8"),
+        (
+            "a.jsonl",
+            "\n".join(json.dumps({**row, "by": "é"}, ensure_ascii=False) for row in OBJECTS).encode("cp1252"),
+            "line 1: not valid",
+        ),
         ("a.tsv", ("é\t" + TSV.replace("\n", "\nx\t", 2)).encode("cp1252"), "unusable header: not valid UTF-8"),
         ("spaced.csv", SPACED, "row 1: blanks stand before quotes"),
         ("spaced.csv", '"premise", "hypothesis", "label"\n' + SPACED.partition("\n")[2], "blanks stand before quotes"),
