@@ -104,9 +104,19 @@ def not_read(fields: Sequence[str], wanted: Columns, found: Columns) -> list[str
     return notes
 
 
-def numbered_columns(fields: Sequence[str], where: str) -> Columns:
+def numbered_columns(fields: Sequence[str], where: str, hint: str) -> Columns:
     """The columns of a table without a header, whose fields are 1, 2, …: premise, hypothesis and, if it has three,
-    label. Raises InputError if it has another number of columns."""
+    label. hint: the column that looks like the labels, in words.
+
+    Raises InputError if it has another number of columns, or its labels are not in the third one.
+    """
+    if hint and not hint.startswith("column 3 "):
+        raise InputError(
+            f"{where}: no header",
+            found=hint,
+            expected="premise, hypothesis, label, in this order",
+            do="say which is which, such as --premise 2 --hypothesis 3 --label 1 (in a run file: data.columns)",
+        )
     if len(fields) not in (2, 3):
         raise InputError(
             f"{where}: no header",

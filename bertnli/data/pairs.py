@@ -255,7 +255,7 @@ class PairFile:
         if twice:
             raise InputError(f"{self.name}: two columns have the same name", found=listed(twice), do="rename one")
         if not self._told.header and self._wanted == Columns():
-            self.columns = numbered_columns(fields, self.name)
+            self.columns = numbered_columns(fields, self.name, hint)
         else:
             self.columns = find_columns(fields, self._wanted, self.name, prefer_parse=self._prefer_parse, hint=hint)
             for note in not_read(fields, self._wanted, self.columns):

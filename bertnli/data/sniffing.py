@@ -42,6 +42,7 @@ _PAGE = (b"<!doctype", b"<html", b"<?xml")
 _SEPARATOR_LINE = re.compile(rb'"?sep=([^"\r\n])"?\r?\n', re.IGNORECASE)  # Excel's own first line
 _ONE_EACH = "JSON lines: one object in each line"
 _BLANK_AND_QUOTE = re.compile(r' +".*"\s*', re.DOTALL)  # a cell of a program that puts a blank after each delimiter
+_LABEL = re.compile(r"-|(not|non)?[-_ ]?entail(ment|s)|neutral|contradiction|contradictory", re.IGNORECASE)
 _MOST_ABOVE = 50  # records in which a header is looked for that is not in the first line
 _LIKE_A_ROW = re.compile(r"[-+]?\d+|entailment|neutral|contradiction|entails|(\S+\s+){3,}\S+", re.IGNORECASE)
 
@@ -160,6 +161,8 @@ def find_header(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs,
     if not told.header:
         if found(cells):
             raise InputError(f"{name}: --no-header", found=f"a header: {listed(cells or [])}", do="omit --no-header")
+        labels = [str(number) for number, cell in enumerate(cells or [], 1) if _LABEL.fullmatch(cell.strip())]
+        hint = f"column {labels[0]} looks like the labels" if len(labels) == 1 else ""
         cells = None if cells is None else [str(number + 1) for number in range(len(cells))]
         text = (dialect.delimiter or "").join(cells or [])
     elif not found(cells):
