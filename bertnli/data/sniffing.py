@@ -126,8 +126,9 @@ def check_json(head: bytes, complete: bool, source: Source, has_pairs: HasPairs)
 
 def _table_in_one_object(found: Mapping[str, Any], source: Source, has_pairs: HasPairs) -> str | None:
     """The command that makes JSON lines of the only object of a file, if that has all rows."""
-    if has_pairs(list(found)) and all(type(column) in (list, dict) for column in found.values()):
-        return conversions.rows_of_columns(source)
+    if has_pairs(list(found)):  # it may be a row
+        is_table = all(type(column) in (list, dict) for column in found.values())
+        return conversions.rows_of_columns(source) if is_table else None
     for key, rows in found.items():
         if type(rows) is list and rows and type(rows[0]) is dict and has_pairs(list(rows[0])):
             return conversions.rows_of_array(source, key)

@@ -80,9 +80,18 @@ def test_the_command_makes_a_file_that_can_be_read(
         ("a.tsv", 'premise\thypothesis\n "a" b\tc\n'),
         ("a.tsv", 'premise\thypothesis\n"a\tb"\tc\n'),
         ("a.jsonl", '{"premise": "a", "hypothesis": "b"}\n{"premise": ["c"], "hypothesis": "b"}\n'),
+        ("a.jsonl", json.dumps({**OBJECTS[0], "like it": OBJECTS})),
         ("a.csv", "premise,hypothesis\n" + "é,b\n" * 100_000),
     ],
-    ids=["quotes inside", "one row", "tsv", "quoted tab", "json lines", "a letter cut by the block"],
+    ids=[
+        "quotes inside",
+        "one row",
+        "tsv",
+        "quoted tab",
+        "json lines",
+        "a row with others in it",
+        "a letter cut by the block",
+    ],
 )
 def test_files_that_are_right_are_not_warned_of(tmp_path: Path, name: str, content: str) -> None:
     path = tmp_path / name
