@@ -45,6 +45,13 @@ def by_class(label_names: Mapping[str, str], names: Sequence[str], where: str) -
     found: dict[str, str] = {}
     for cell, label in label_names.items():
         named = class_of(str(cell), names)
+        if label_key(str(cell)) in order and label_key(str(named)) != label_key(str(cell)):
+            raise InputError(
+                f"{where}: the file's class names are numbers too, so the label names can be meant in two ways",
+                found=f"{cell}={label}, and in the file {', '.join(f'{n} is {one!r}' for n, one in enumerate(names))}",
+                do="write the labels as text into another column, and name it with --label "
+                "(in a run file: data.columns.label)",
+            )
         if named != cell and label_key(label) in order and label_key(label) != label_key(str(named)):
             raise InputError(
                 f"{where}: the file says what its numbers mean, and the label names say something else",

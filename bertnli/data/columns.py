@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from bertnli.common.encodings import with_escapes
@@ -82,9 +83,42 @@ def find_columns(
     return Columns(premise, hypothesis, next(filter(None, map(find, LABEL_COLUMNS)), None))
 
 
-def numbered_columns(fields: Sequence[str], where: str) -> Columns:
+def not_read(fields: Sequence[str], wanted: Columns, found: Columns) -> list[str]:
+    """For each role that the user named no column for, and for which `fields` have two: what is taken, and what not."""
+    by_lower: dict[str, list[str]] = {}
+    for name in fields:
+        by_lower.setdefault(name.strip().casefold(), []).append(name)
+    chosen, notes = [found.premise or "", found.hypothesis or ""], list[str]()
+    pairs = (names for names in PAIR_COLUMNS if all(name in by_lower for name in names))
+    keys = chain(*pairs, (name.strip().casefold() for name in chosen))
+    others = [name for key in keys for name in by_lower[key] if name not in chosen]
+    if wanted.premise is None and wanted.hypothesis is None and others:
+        notes.append(
+            f"the pairs are in {listed(chosen)}, and not in {listed([*dict.fromkeys(others)])}; "
+            "name others with --premise and --hypothesis (in a run file: data.columns)"
+        )
+    labels = [name for key in LABEL_COLUMNS for name in by_lower.get(key, ()) if name != found.label]
+    if wanted.label is None and labels:
+        notes.append(
+            f"the labels are in {found.label!r}, and not in {listed(labels)}; "
+            "name another with --label (in a run file: data.columns.label)"
+        )
+    return notes
+
+
+def numbered_columns(fields: Sequence[str], where: str, hint: str) -> Columns:
     """The columns of a table without a header, whose fields are 1, 2, …: premise, hypothesis and, if it has three,
-    label. Raises InputError if it has another number of columns."""
+    label. hint: the column that looks like the labels, in words.
+
+    Raises InputError if it has another number of columns, or its labels are not in the third one.
+    """
+    if hint and not hint.startswith("column 3 "):
+        raise InputError(
+            f"{where}: no header",
+            found=hint,
+            expected="premise, hypothesis, label, in this order",
+            do="say which is which, such as --premise 2 --hypothesis 3 --label 1 (in a run file: data.columns)",
+        )
     if len(fields) not in (2, 3):
         raise InputError(
             f"{where}: no header",

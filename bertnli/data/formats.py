@@ -24,6 +24,7 @@ from bertnli.data.gunzip import Gunzip
 from bertnli.data.same_file import SameFile
 
 BLOCK = 256 << 10  # bytes of one read call
+RETURN, DOUBLED_RETURN = b"\r", b"\r\r\n"  # line ends of old Macs, and of Windows programs that made CR LF twice
 MAX_LINE = 64 << 20  # bytes; a file with a longer line is not a text file, and memory is needed for the model
 
 _KINDS = {
@@ -37,6 +38,12 @@ _KINDS = {
 }
 _PACKINGS = {".gz": "gz", ".zst": "zst"}
 _UNPACKERS = {"gz": "gzip -dc", "zst": "zstd -dc"}
+_SHEET, _TABLE, _PACKED = "save the sheet as CSV UTF-8", "write the table as .parquet or .jsonl", "decompress it"
+_OTHERS = {  # endings of formats that are not read, and what to do
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), _SHEET),
+    **dict.fromkeys((".arrow", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".npy", ".xml", ".yaml"), _TABLE),
+    **dict.fromkeys((".bz2", ".xz", ".7z", ".rar", ".tar", ".tgz"), _PACKED),
+}
 _EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson, .json (also with .gz or .zst) or .parquet"
 
 
@@ -118,6 +125,8 @@ class Source:
             if self.path.lower().endswith(".zip"):
                 self.member = _zip_member(self.path, fragment, format)
                 self.name = f"{self.path}#{self.member}"
+            if format is None and (do := _OTHERS.get(PurePosixPath(self.path.lower()).suffix)):
+                raise InputError(f"{self.name}: a format that is not read", expected=_EXPECTED, do=do)
             self.format = format_of(self.member or self.path, format)
             if self.rereadable:
                 self._file = SameFile(self.path, self.name, status)
@@ -301,11 +310,11 @@ class Lines:
 
     Bytes that are not UTF-8 become surrogate escapes, and `undecodable` is True from the first of them on. A carriage
     return before a line feed belongs to the line end. With `keep_returns` it stays in the line (for quoted cells, in
-    which a line may end). With `returns_end` a carriage return alone ends a line too. Raises UnreadableError.
+    which a line may end). `end` ends a line too: RETURN alone, or DOUBLED_RETURN. Raises UnreadableError.
     """
 
-    def __init__(self, blocks: Iterable[bytes], *, keep_returns: bool = False, returns_end: bool = False):
-        self._blocks, self._keep_returns, self._returns_end = blocks, keep_returns, returns_end
+    def __init__(self, blocks: Iterable[bytes], *, keep_returns: bool = False, end: bytes = b"\n"):
+        self._blocks, self._keep_returns, self._end = blocks, keep_returns, end
         self.undecodable = False
 
     def __iter__(self) -> Iterator[str]:
@@ -318,8 +327,10 @@ class Lines:
         """The bytes of the lines, some complete ones at a time, for `decoded` and `split`. Raises as iterating does."""
         pieces = self._complete_lines()
         for data in chain([next(pieces, b"").removeprefix(codecs.BOM_UTF8)], pieces):
+            if data and self._end == RETURN:
+                data = data.replace(b"\r\n", b"\n")
             if data:
-                yield data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if self._returns_end else data
+                yield data if self._end == b"\n" else data.replace(self._end, b"\n")
 
     def _complete_lines(self) -> Iterator[bytes]:
         """The blocks' bytes in pieces of complete lines."""
@@ -327,7 +338,7 @@ class Lines:
         length = 0
         for block in self._blocks:
             cut = block.rfind(b"\n") + 1
-            if self._returns_end:  # the last byte may be the first half of a CR LF
+            if self._end == RETURN:  # the last byte may be the first half of a CR LF
                 cut = max(cut, block.rfind(b"\r", 0, -1) + 1)
             if cut:
                 pending.append(block[:cut])

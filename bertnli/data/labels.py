@@ -23,13 +23,15 @@ NO_GOLD = "-"  # SNLI marks a pair whose annotators did not agree so (Bowman et 
 WITHOUT_GOLD, UNKNOWN = -2, -1
 
 _PLACEHOLDER = re.compile(r"LABEL_\d+", re.IGNORECASE)
+_UNSEEN = "".join(chr(c) for c in range(0x3001) if chr(c).isspace()) + "\0\u200b\u200c\u200d\u2060\ufeff"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
 _REMEMBERED = 10_000  # texts of label cells; a column with more of them does not hold labels
 
 
 def label_key(text: str) -> str:
-    """The form in which two spellings of a label are compared: without case and outer blanks; 1.0 and +1 are 1."""
-    key = text.strip().casefold()
+    """The form in which two spellings of a label are compared: without case, outer blanks and outer characters that
+    cannot be seen; 1.0 and +1 are 1."""
+    key = text.strip(_UNSEEN).casefold()
     number = number_in(key)
     return str(int(number)) if number is not None and number.is_integer() else key
 
@@ -86,7 +88,7 @@ class LabelTable:
 
         Raises InputError if `names` has a label that the model does not have; if not `strict`, those cells are UNKNOWN.
         """
-        self._index = {NO_GOLD: WITHOUT_GOLD, "-1": WITHOUT_GOLD, "": WITHOUT_GOLD}
+        self._index = dict.fromkeys((NO_GOLD, "-1", "", "nan"), WITHOUT_GOLD)
         keys = [label_key(label) for label in labels]
         self._index |= {key: index for index, key in enumerate(keys) if keys.count(key) == 1}
         # By the cell's own text. It saves most of the time of a row, and tells `A` and `a` apart if a model has both.
@@ -106,7 +108,7 @@ class LabelTable:
                 self._index.setdefault(boolean, self._index[number])
 
     def index(self, cell: str | None) -> int:
-        """The index of the label; WITHOUT_GOLD for `-`, -1 and an empty cell; UNKNOWN for any other text."""
+        """The index of the label; WITHOUT_GOLD for `-`, -1, NaN and an empty cell; UNKNOWN for any other text."""
         if cell is None:
             return WITHOUT_GOLD
         found = self._cells.get(cell)

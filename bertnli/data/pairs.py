@@ -17,6 +17,7 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.data.arrow_values import holds_text, json_values
 from bertnli.data.class_names import class_names, class_of
 from bertnli.data.columns import (
+    LABEL_COLUMNS,
     PARSE_COLUMNS,
     Columns,
     HeaderRows,
@@ -25,27 +26,33 @@ from bertnli.data.columns import (
     is_text,
     label_text,
     listed,
+    not_read,
     numbered_columns,
     words_of_parse,
 )
 from bertnli.data.dialect import USUAL, Dialect, option
-from bertnli.data.formats import BLOCK, Ahead, Lines, Source, UnreadableError, end_of_line
+from bertnli.data.formats import BLOCK, DOUBLED_RETURN, RETURN, Ahead, Lines, Source, UnreadableError, end_of_line
 from bertnli.data.parquet import parquet_schema, parquet_tables
-from bertnli.data.records import Record, json_records, parse_cells, parse_jsonl, table_records
+from bertnli.data.records import NOT_UTF8, Record, json_records, parse_cells, parse_jsonl, table_records
 from bertnli.data.sniffing import (
     Header,
     check_bytes,
     check_json,
     find_header,
+    from_windows,
+    line_end,
     looks_written,
+    note_of_blanks,
+    note_of_encoding,
+    note_of_widths,
     quoting_of,
-    returns_end_lines,
 )
 
 if TYPE_CHECKING:
     import pyarrow
 
 _PROBE = 1000  # the columns must be in one of so many JSON lines
+_ENDS = {RETURN: "carriage returns alone", DOUBLED_RETURN: "two carriage returns and a line feed"}
 _ROWS = 4096  # rows of Parquet and JSON lines that are read at once if the caller gives no number
 # A line of SNLI's and MultiNLI's .txt may end before these columns: most pairs have one annotator, not five.
 _ANNOTATORS = ("label2", "label3", "label4", "label5")
@@ -118,7 +125,7 @@ class PairFile:
         self.class_names: tuple[str, ...] = ()
         self._notes: list[str] = []
         self._late_note: str | None = None
-        self._returns_end = False
+        self._end = b"\n"
         self._table: Header | None = None  # of a text table
         self._stream: Ahead | None = None  # until the rows are read for the first time
         self._opened: Iterator[bytes] | None = None  # the same for JSON lines: pieces of complete ones
@@ -161,14 +168,16 @@ class PairFile:
         self._stream = stream = Ahead(self._source.blocks())
         head = stream.look(BLOCK if self._source.rereadable else 1)
         check_bytes(head, self._source)
-        self._returns_end = returns_end_lines(head)
-        if self._returns_end:
-            self._notes.append(f"note: {self.name}: its lines end with carriage returns alone")
+        self._end = line_end(head)
+        if self._end in _ENDS:
+            self._notes.append(f"note: {self.name}: its lines end with {_ENDS[self._end]}")
+        if note := note_of_encoding(head, stream.all_seen, self._source):
+            self._notes.append(note)
         if self.format == "jsonl":
             check_json(head, stream.all_seen, self._source, self._has_pairs)
             self._opened, self._stream = self._probe(self._lines_of_json()), None
             return
-        self._table = found = find_header(head, self._told, self._source, self._has_pairs, self._returns_end)
+        self._table = found = find_header(head, self._told, self._source, self._has_pairs, self._end)
         self.header = found.text
         self._resolve(found.fields, found.hint)
         if found.note:
@@ -178,6 +187,10 @@ class PairFile:
             self._notes.append(f"note: {self.name}: {', '.join(names)}")
         if self._source.rereadable:
             self._decide_quoting()
+        if self._table.decided:
+            sniffed = (self._table, self._source, self._end)
+            notes = note_of_widths(head, *sniffed, self._widths()[1]), note_of_blanks(head, *sniffed)
+            self._notes += filter(None, notes)
 
     def _has_pairs(self, fields: Sequence[str]) -> bool:
         try:
@@ -193,7 +206,7 @@ class PairFile:
             return
         head = self._stream.look(BLOCK)
         complete = self._stream.all_seen
-        quoting, note = quoting_of(head, complete, self._table, self._widths(), self._source, self._returns_end)
+        quoting, note = quoting_of(head, complete, self._table, self._widths(), self._source, self._end)
         dialect = replace(self._table.dialect, quoting=quoting)
         self._table = self._table._replace(dialect=dialect, decided=True)
         if note:
@@ -205,7 +218,7 @@ class PairFile:
         return found or self._probe(self._lines_of_json())
 
     def _lines_of_json(self) -> Iterator[bytes]:
-        return Lines(self._blocks(), returns_end=self._returns_end).pieces()
+        return Lines(self._blocks(), end=self._end).pieces()
 
     def _blocks(self) -> Iterable[bytes]:
         """The blocks that were looked at and what follows, or those of a file that is read again."""
@@ -234,6 +247,7 @@ class PairFile:
             f"{self.name}: no JSON object in the first {len(probed)} lines",
             found=f"line 1: {probed[0][2]}",
             expected='one object in each line, such as {"premise": "…", "hypothesis": "…"}',
+            do=from_windows(self._source) if probed[0][2] == NOT_UTF8 else None,
         )
 
     def _resolve(self, fields: list[str], hint: str = "") -> None:
@@ -241,10 +255,16 @@ class PairFile:
         if twice:
             raise InputError(f"{self.name}: two columns have the same name", found=listed(twice), do="rename one")
         if not self._told.header and self._wanted == Columns():
-            self.columns = numbered_columns(fields, self.name)
+            self.columns = numbered_columns(fields, self.name, hint)
         else:
             self.columns = find_columns(fields, self._wanted, self.name, prefer_parse=self._prefer_parse, hint=hint)
+            for note in not_read(fields, self._wanted, self.columns):
+                self._note(f"note: {self.name}: {note}")
         self.fields = fields
+
+    def _note(self, note: str) -> None:
+        if note not in self._notes:  # JSON lines that are read again are looked at again
+            self._notes.append(note)
 
     def _check_types(self, schema: pyarrow.Schema) -> None:
         for column, name in (("--premise", self.columns.premise), ("--hypothesis", self.columns.hypothesis)):
@@ -329,7 +349,7 @@ class PairFile:
         self._decide_quoting()
         assert self._table is not None
         dialect = self._table.dialect
-        lines = Lines(self._blocks(), keep_returns=dialect.quoted, returns_end=self._returns_end)
+        lines = Lines(self._blocks(), keep_returns=dialect.quoted, end=self._end)
         found = table_records(lines, dialect.delimiter or "", dialect.quoted)
         for _ in islice(found, self._table.before):
             pass
@@ -429,6 +449,8 @@ class PairFile:
                 yield Row(number, None, None, None, fault, raw, False)
                 continue
             premise, hypothesis, label = cells.get(premise_key), cells.get(hypothesis_key), cells.get(label_key)
+            if label is None and label_key and self._late_note is None and label_key not in cells:
+                self._late_note = self._note_of_another_label(number, cells)
             # Without an escape there is no NUL character and no half of a surrogate pair in the texts.
             as_it_is = type(premise) is type(hypothesis) is str and "\\u" not in raw and not self._from_parse
             if as_it_is and premise.strip() and hypothesis.strip():
@@ -437,6 +459,13 @@ class PairFile:
             row = self._row(number, premise, hypothesis, label, raw)
             missing = [key for key in (premise_key, hypothesis_key) if key not in cells] if row.error else None
             yield row._replace(error=f"no key {missing[0]!r}") if missing else row
+
+    def _note_of_another_label(self, number: int, cells: dict[str, Any]) -> str | None:
+        """What to say of a JSON object without the label's key if it has one of another name."""
+        if not (others := [name for name in cells if name.strip().casefold() in LABEL_COLUMNS]):
+            return None
+        missing = f"has no {self.columns.label!r}, and so no label, but {listed(others)}"
+        return f"warning: {self.name}: row {number} {missing}; the file may be several that were put together"
 
     def _table_rows(self, table: pyarrow.RecordBatch, first: int) -> Iterator[Row]:
         try:

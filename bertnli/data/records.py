@@ -18,6 +18,7 @@ from bertnli.data.formats import MAX_LINE, Lines, decoded, split
 MAX_QUOTED = 16 << 20  # characters; a CSV cell longer than this is taken for a quote that was never closed
 _MAX_LINES = 100  # a record that cannot be parsed is not taken to have more lines
 BLANK_LINE = "blank line"
+NOT_UTF8 = "not valid UTF-8"
 PART_OF_A_CELL = "part of a quoted cell that has line ends; --quoting csv (in a run file: data.quoting) reads it"
 
 Record = tuple[str, Any, str | None]  # text, cells (list, or dict for JSONL; None if not parsed), the fault if any
@@ -30,7 +31,7 @@ def json_records(data: bytes) -> Iterator[Record]:
         if not line:
             yield "", None, BLANK_LINE
         elif undecodable and (shown := _shown(line)):
-            yield shown, None, "not valid UTF-8"
+            yield shown, None, NOT_UTF8
         else:
             yield line, *parse_jsonl(line)
 
@@ -119,7 +120,7 @@ def _odd_lines(line: str, source: Iterator[str], lines: Lines, delimiter: str, w
                 continue
             waiting.extendleft(reversed(taken[1:]))
         if lines.undecodable and (shown := _shown(line)):
-            yield shown, None, "not valid UTF-8"
+            yield shown, None, NOT_UTF8
         else:
             yield line, cells, None
 
@@ -184,7 +185,7 @@ def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
                     put_back.extendleft(reversed(taken[1:]))
                     opened = len(taken) > 1
         if lines.undecodable and (shown := _shown(text)):
-            text, cells, fault = shown, None, "not valid UTF-8"
+            text, cells, fault = shown, None, NOT_UTF8
         width = width or len(cells or ())
         yield text, cells, fault
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bertnli.common.encodings import wide_encoding
 from bertnli.common.errors import InputError
+from bertnli.data import conversions
 from bertnli.data.columns import listed
 from bertnli.data.dialect import USUAL, Dialect, option, shown
-from bertnli.data.formats import Lines, Source
-from bertnli.data.records import Record, parse_jsonl, table_records
+from bertnli.data.formats import DOUBLED_RETURN, RETURN, Lines, Source
+from bertnli.data.records import BLANK_LINE, NOT_UTF8, Record, parse_jsonl, table_records
 
 HasPairs = Callable[[Sequence[str]], bool]  # whether names of columns include those that are wanted
 
@@ -39,8 +40,10 @@ _MAGIC = {  # first bytes: (what it is, what to do)
 }
 _PAGE = (b"<!doctype", b"<html", b"<?xml")
 _SEPARATOR_LINE = re.compile(rb'"?sep=([^"\r\n])"?\r?\n', re.IGNORECASE)  # Excel's own first line
-_TO_LINES = "python3 -c 'import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]'"
 _ONE_EACH = "JSON lines: one object in each line"
+_BLANK_AND_QUOTE = re.compile(r' +".*"\s*', re.DOTALL)  # a cell of a program that puts a blank after each delimiter
+_LABEL = re.compile(r"-|(not|non)?[-_ ]?entail(ment|s)|neutral|contradiction|contradictory", re.IGNORECASE)
+_MOST_ABOVE = 50  # records in which a header is looked for that is not in the first line
 _LIKE_A_ROW = re.compile(r"[-+]?\d+|entailment|neutral|contradiction|entails|(\S+\s+){3,}\S+", re.IGNORECASE)
 
 
@@ -62,7 +65,7 @@ class Header(NamedTuple):
 def check_bytes(head: bytes, source: Source) -> None:
     """Raise InputError, with what they are, if the first bytes cannot be the UTF-8 text of a table or of JSON lines."""
     if encoding := wide_encoding(head):
-        do = f"convert it: {source.piped(f'iconv -f {encoding} -t UTF-8')}"
+        do = f"convert it: {conversions.from_encoding(source, encoding)}"
         raise InputError(f"{source.name}: {encoding} text", expected="UTF-8", do=do)
     known = next((known for first, known in _MAGIC.items() if head.startswith(first)), None)
     if head[:200].lstrip().lower().startswith(_PAGE):
@@ -71,10 +74,28 @@ def check_bytes(head: bytes, source: Source) -> None:
         raise InputError(f"{source.name}: {known[0]}", expected=f"text ({source.format.kind})", do=known[1])
 
 
-def returns_end_lines(head: bytes) -> bool:
-    """Whether carriage returns alone end the lines: one stands before any line feed, and apart from it."""
-    at = head.find(b"\r")
-    return 0 <= at < len(head) - 1 and b"\n" not in head[: at + 2]
+def note_of_encoding(head: bytes, complete: bool, source: Source) -> str | None:
+    """What to do if the head is not UTF-8. complete: it is the whole file."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head, final=complete)
+    except UnicodeDecodeError as error:
+        line = head.count(line_end(head), 0, error.start) + 1
+        what = f"warning: {source.name}: line {line} is not UTF-8 text, so the file may have another encoding"
+        return f"{what}; {from_windows(source)}"
+    return None
+
+
+def from_windows(source: Source) -> str:
+    """What to do with text that is not UTF-8."""
+    return f"if it is Windows-1252, convert it: {conversions.from_encoding(source, 'WINDOWS-1252')}"
+
+
+def line_end(head: bytes) -> bytes:
+    """What ends the first line: RETURN or DOUBLED_RETURN, or a line feed, with or without a carriage return."""
+    at = head.find(RETURN)
+    if at < 0 or at == len(head) - 1 or b"\n" in head[: at + 2]:
+        return b"\n"
+    return DOUBLED_RETURN if head.startswith(DOUBLED_RETURN, at) else RETURN
 
 
 # JSON
@@ -87,9 +108,13 @@ def check_json(head: bytes, complete: bool, source: Source, has_pairs: HasPairs)
     first, below = first.rstrip(), rest.strip()[:1]
     is_json = not (parse_jsonl(first)[1] or "").startswith("not JSON")
     if re.match(r"\[\s*([\[{]|$)|\[\]", first) and (not is_json or (complete and not below)):
-        do = f"convert it: {source.piped(_TO_LINES, '.jsonl')}"
+        do = f"convert it: {conversions.rows_of_array(source)}"
         raise InputError(f"{source.name}: a JSON array", expected=_ONE_EACH, do=do)
     goes_on = first.endswith(("{", "[")) or (first.endswith(",") and below in tuple('"]}'))
+    one = parse_jsonl(text)[0] if complete and first.startswith("{") and (goes_on or not below) else None
+    if one is not None and (command := _table_in_one_object(one, source, has_pairs)):
+        what = f"{source.name}: a table in one JSON object"
+        raise InputError(what, expected=_ONE_EACH, do=f"convert it: {command}")
     if first.startswith("{") and not is_json and goes_on:
         what = f"{source.name}: a JSON document of several lines"
         raise InputError(what, expected=_ONE_EACH, do="write each pair as one line")
@@ -99,10 +124,21 @@ def check_json(head: bytes, complete: bool, source: Source, has_pairs: HasPairs)
             raise InputError(f"{source.name}: looks like a text table", expected=_ONE_EACH, do=do)
 
 
+def _table_in_one_object(found: Mapping[str, Any], source: Source, has_pairs: HasPairs) -> str | None:
+    """The command that makes JSON lines of the only object of a file, if that has all rows."""
+    if has_pairs(list(found)):  # it may be a row
+        is_table = all(type(column) in (list, dict) for column in found.values())
+        return conversions.rows_of_columns(source) if is_table else None
+    for key, rows in found.items():
+        if type(rows) is list and rows and type(rows[0]) is dict and has_pairs(list(rows[0])):
+            return conversions.rows_of_array(source, key)
+    return None
+
+
 # Header
 
 
-def find_header(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs, returns_end: bool) -> Header:
+def find_header(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs, end: bytes) -> Header:
     """The header of a text table.
 
     If the dialect that the format's name says gives no such columns as are wanted, and exactly one other does, that one
@@ -112,11 +148,13 @@ def find_header(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs,
     name, kind, before = source.name, source.format.kind, 0
     if told.delimiter is None and (line := _SEPARATOR_LINE.match(head.removeprefix(codecs.BOM_UTF8))):
         told, before = replace(told, delimiter=line[1].decode(errors="replace")), 1
-    readings = [(dialect, *_record(head, dialect, before, returns_end)) for dialect in _candidates(kind, told)]
+    readings = [(dialect, *_record(head, dialect, before, end)) for dialect in _candidates(kind, told)]
     dialect, text, cells, fault = readings[0]
     note, hint = None, f"if it has no header, give {option('header', 'false')}"
     if any(map(_LIKE_A_ROW.fullmatch, cells or [])):
         hint = f"its first line looks like a row; {hint}"
+    elif len(cells or []) == 1:
+        hint = f"if another character is between its cells, give --delimiter (in a run file: data.delimiter); {hint}"
 
     def found(fields: Sequence[str] | None) -> bool:
         return fields is not None and has_pairs(fields)
@@ -124,6 +162,8 @@ def find_header(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs,
     if not told.header:
         if found(cells):
             raise InputError(f"{name}: --no-header", found=f"a header: {listed(cells or [])}", do="omit --no-header")
+        labels = [str(number) for number, cell in enumerate(cells or [], 1) if _LABEL.fullmatch(cell.strip())]
+        hint = f"column {labels[0]} looks like the labels" if len(labels) == 1 else ""
         cells = None if cells is None else [str(number + 1) for number in range(len(cells))]
         text = (dialect.delimiter or "").join(cells or [])
     elif not found(cells):
@@ -140,10 +180,27 @@ def find_header(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs,
             hint = (
                 f"the cells look as if {option('delimiter', shown(dialect.delimiter or ''))} were between them; {hint}"
             )
+    if told.header and not found(cells):
+        hint = _header_below(head, told, source, has_pairs, end) or hint
+        if any(map(_BLANK_AND_QUOTE.fullmatch, cells or [])):
+            hint = _about_blanks(source, dialect)
     if cells is None:
-        raise InputError(f"{name}: unusable header: {fault}", expected="column names in the first line", do=hint)
+        do = from_windows(source) if fault == NOT_UTF8 else hint
+        raise InputError(f"{name}: unusable header: {fault}", expected="column names in the first line", do=do)
     decided = told.quoting is not None or dialect.delimiter != "\t" or '"' in text
     return Header(dialect, decided, text, _named(cells), before + told.header, note, hint)
+
+
+def _header_below(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs, end: bytes) -> str | None:
+    """What to do if the header is not the first record but one of those below, under a title, a comment or a blank."""
+    for dialect in _candidates(source.format.kind, told):
+        above = 0  # lines
+        for text, cells, _ in islice(_records(head, dialect, end), _MOST_ABOVE):
+            if cells is not None and has_pairs(cells):
+                hint = f"line {above + 1} looks like the header; if the lines above it are no rows, remove them"
+                return hint if end == RETURN else f"{hint}: {conversions.from_line(source, above + 1)}"
+            above += text.count("\n") + 1
+    return None
 
 
 def _difference(dialect: Dialect, usual: Dialect) -> str:
@@ -162,13 +219,13 @@ def _candidates(kind: str, told: Dialect) -> Iterator[Dialect]:
             yield replace(told, delimiter=delimiter, quoting=quoting)
 
 
-def _record(head: bytes, dialect: Dialect, number: int, returns_end: bool) -> Record:
+def _record(head: bytes, dialect: Dialect, number: int, end: bytes) -> Record:
     empty: Record = "", None, "the file is empty"
-    return next(islice(_records(head, dialect, returns_end), number, None), empty)
+    return next(islice(_records(head, dialect, end), number, None), empty)
 
 
-def _records(head: bytes, dialect: Dialect, returns_end: bool) -> Iterator[Record]:
-    lines = Lines([head], keep_returns=dialect.quoted, returns_end=returns_end)
+def _records(head: bytes, dialect: Dialect, end: bytes) -> Iterator[Record]:
+    lines = Lines([head], keep_returns=dialect.quoted, end=end)
     return table_records(lines, dialect.delimiter or "", dialect.quoted)
 
 
@@ -183,11 +240,42 @@ def _named(fields: Sequence[str]) -> list[str]:
     return named
 
 
+def note_of_widths(head: bytes, header: Header, source: Source, end: bytes, most: int) -> str | None:
+    """What to do if the first rows all have one cell more than the `most` that the header allows."""
+    records = islice(_records(head, header.dialect, end), header.before, _MOST_ABOVE)
+    rows = [cells or [] for _, cells, fault in records if fault != BLANK_LINE]
+    rows = rows[:-1] or rows  # the last one may be cut off
+    if not rows or any(len(cells) != most + 1 for cells in rows):
+        return None
+    delimiter, do = header.dialect.delimiter or "", "give the missing column a name in the first line"
+    if all(cells[0].strip().isdigit() for cells in rows):
+        do = f"if they begin with row names, as R writes them, {do}: {conversions.with_named_rows(source, delimiter)}"
+    elif not any(cells[-1].strip() for cells in rows):
+        do = f"the last one is empty; remove it: {conversions.without_last_cell(source, delimiter)}"
+    return f"warning: {source.name}: the first rows have one cell more than the header; {do}"
+
+
+def note_of_blanks(head: bytes, header: Header, source: Source, end: bytes) -> str | None:
+    """What to do if blanks stand before the quotes of cells, which are text then."""
+    dialect = header.dialect
+    if not dialect.quoted or f'{dialect.delimiter} "'.encode() not in head:
+        return None
+    for row, (_, cells, _) in enumerate(_records(head, dialect, end), 1 - header.before):
+        if any(map(_BLANK_AND_QUOTE.fullmatch, cells or [])):
+            return f"warning: {source.name}: row {row}: {_about_blanks(source, dialect)}"
+    return None
+
+
+def _about_blanks(source: Source, dialect: Dialect) -> str:
+    command = conversions.without_blanks(source, dialect.delimiter or "")
+    return f"blanks stand before quotes, so the quotes are read as text; if they enclose cells, convert it: {command}"
+
+
 # Quotes
 
 
 def quoting_of(
-    head: bytes, complete: bool, header: Header, width: tuple[int, int], source: Source, returns_end: bool
+    head: bytes, complete: bool, header: Header, width: tuple[int, int], source: Source, end: bytes
 ) -> tuple[str, str | None]:
     """Whether the cells between tabs are quoted, `csv` or `none`, and a note. width: least and most cells of a row.
 
@@ -200,7 +288,7 @@ def quoting_of(
     dialect, (least, most) = header.dialect, width
     delimiter = dialect.delimiter or ""
     written = maybe = text = 0  # numbers of the first rows that show each
-    for number, (raw, cells, _) in enumerate(_records(head, replace(dialect, quoting="csv"), returns_end)):
+    for number, (raw, cells, _) in enumerate(_records(head, replace(dialect, quoting="csv"), end)):
         row = number + 1 - header.before
         if row < 1 or '"' not in raw:
             continue

@@ -74,7 +74,7 @@ def _name_them(unknown: list[str], used: list[str]) -> str:
     names = dict.fromkeys(unknown, "LABEL")
     do = (
         f"say what each of them means with --label-names {shlex.quote(format_label_names(names))} (in a run file: "
-        f"data.label_names: {_yaml(names)}), with one of the model's labels for each LABEL"
+        f"data.label_names: {_yaml(names)}), with one of the model's labels for each LABEL, or - for no gold label"
     )
     if len(used + unknown) > 1 and None in map(number_in, unknown):  # numbers are no names for a new classifier
         do += f"; or train a new classifier for this file's labels, in a run file with labels: {_yaml(used + unknown)}"

@@ -88,6 +88,9 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             dialect=config.data.dialect_of(file),
             prefer_parse=source.tokenizer.settings.reads_parse,
         )
+        notes = chosen.file.notes
+        for note in notes:  # before an error, which may be due to what they say
+            say(note)
         corpus = prepare(
             chosen.file,
             source.tokenizer,
@@ -98,7 +101,8 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         used = ", ".join(f"{corpus.rows_by_label[label]['used']:,} {label}" for label in source.config.labels)
         skipped = f"{corpus.about['no_gold']:,} rows without a gold label and {corpus.about['bad']:,} bad rows skipped"
         for note in chosen.file.notes:
-            say(note)
+            if note not in notes:
+                say(note)
         say(f"{name}: {len(corpus):,} labelled pairs ({used}); {skipped}")
         return corpus
 

@@ -75,3 +75,16 @@ def test_the_users_names_may_repeat_but_not_contradict_them(tmp_path: Path) -> N
     path = str(write(tmp_path / "b.parquet", [0, 1], ["yes", "no"]))
     told = open_set(path, label_names={"0": "entailment", "no": "contradiction"})
     assert told.schema.label_names == {"yes": "entailment", "no": "contradiction"}
+
+
+def test_class_names_that_are_numbers_are_not_mixed_up_with_their_own(tmp_path: Path) -> None:
+    """`class_encode_column` makes such names of a column of integers; -1 comes first."""
+    path = str(write(tmp_path / "a.parquet", [1, 2, 0], ["-1", "0", "1"]))
+    assert [row.label for row in PairFile(path).rows()] == ["0", "1", "-1"]
+    with pytest.raises(InputError, match=r"numbers too.*found 0=neutral, .* 0 is '-1', 1 is '0', 2 is '1'"):
+        open_set(path, label_names={"0": "neutral", "1": "entailment"})
+    path = str(write(tmp_path / "b.parquet", [1, 0], ["0", "1"]))
+    assert open_set(path, label_names={"0": "neutral", "1.0": "entailment"}).schema.label_names == {
+        "0": "neutral",
+        "1": "entailment",
+    }

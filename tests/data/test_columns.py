@@ -138,3 +138,41 @@ def test_the_work_for_a_wide_table_is_linear_in_its_columns(tmp_path: Path) -> N
     file._resolve(sniffing._named(names))
     assert Counted.compared < 10 * len(names)
     assert file.fields[-1] == "column 2003"
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted", "notes"),
+    [
+        ("premise,hypothesis,label,gold_label", Columns(), ["the labels are in 'label', and not in 'gold_label'"]),
+        ("Gold_label,premise,hypothesis, Label ", Columns(), ["the labels are in ' Label ', and not in 'Gold_label'"]),
+        ("premise,hypothesis,label,gold_label", Columns(label="gold_label"), []),
+        (
+            "sentence1,sentence2,text,text_pair",
+            Columns(),
+            ["in 'sentence1', 'sentence2', and not in 'text', 'text_pair';"],
+        ),
+        ("sentence1,sentence2,premise,hypothesis", Columns("premise", "hypothesis"), []),
+        ("premise,hypothesis,text", Columns(), []),
+        ("premise,hypothesis,Label,label", Columns(), ["the labels are in 'label', and not in 'Label'"]),
+        ("Premise,premise,hypothesis", Columns(), ["are in 'premise', 'hypothesis', and not in 'Premise';"]),
+        ("sentence1,sentence2,label1,gold_label", Columns(), []),
+    ],
+)
+def test_columns_that_are_not_read_are_said(tmp_path: Path, fields: str, wanted: Columns, notes: list[str]) -> None:
+    table, lines = tmp_path / "a.csv", tmp_path / "a.jsonl"
+    table.write_text(f"{fields}\na,b,c,d\n" if fields.count(",") == 3 else f"{fields}\na,b,c\n")
+    lines.write_text(json.dumps(dict.fromkeys(fields.split(","), "a")) + "\n")
+    for path in (table, lines):
+        file = PairFile(path, columns=wanted)
+        assert len(list(file.rows())) == len(list(file.rows())) == 1
+        assert len(file.notes) == len(notes) and all(map(str.__contains__, file.notes, notes))
+
+
+def test_a_label_under_another_key_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"gold_label": "neutral"}, {"other": "x"}, {"label": "neutral"}, {"label": "neutral"}]
+    path.write_text("".join(json.dumps({"premise": "a", "hypothesis": "b", **row}) + "\n" for row in rows))
+    file = PairFile(path)
+    assert [row.label for row in file.rows()] == ["neutral", None, None, None]
+    [note] = file.notes
+    assert "row 3 has no 'gold_label', and so no label, but 'label'" in note

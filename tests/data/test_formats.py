@@ -92,7 +92,10 @@ def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("a.xlsx", b"x", {}, r"a\.xlsx: unknown format; expected \.tsv"),
+        ("a.txl", b"x", {}, r"a\.txl: unknown format; expected \.tsv"),
+        ("a.xlsx", b"x", {}, r"a\.xlsx: a format that is not read; expected \.tsv.*; save the sheet as CSV UTF-8"),
+        ("a.feather", b"x", {}, r"not read; .*; write the table as \.parquet"),
+        ("a.csv.bz2", b"x", {}, r"not read; .*; decompress it"),
         ("tsv", b"x", {}, "unknown format"),
         ("a.gz", b"x", {}, "unknown format"),
         ("a.tsv", b"x", {"format": "xml"}, r"--format .*; found 'xml'"),

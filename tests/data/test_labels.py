@@ -141,6 +141,18 @@ def test_every_integer_has_one_key(number: int, form: str) -> None:
     assert label_key(form.format(number)) == str(number) and number_in(form.format(number)) == number
 
 
+def test_characters_that_cannot_be_seen_are_no_part_of_a_label() -> None:
+    table = LabelTable(("entailment", "neutral"), {"1": "neutral"})
+    for around in ("\ufeff", "\u200b", "\xa0", "\0", " \u200b\t"):
+        assert table.index(f"{around}Entailment{around}") == 0 and table.index(f"1.0{around}") == 1
+        assert table.index(around) == -2
+
+
+def test_a_number_that_is_none_is_no_gold_label() -> None:
+    assert [LabelTable(("entailment", "neutral")).index(cell) for cell in ("nan", "NaN", "NA")] == [-2, -2, -1]
+    assert LabelTable(("nan", "neutral")).index("NaN") == 0
+
+
 def test_booleans_are_numbers_unless_they_are_labels() -> None:
     numbers = LabelTable(("a", "b"), {"0": "a", "1": "b"})
     assert [numbers.index(cell) for cell in ("true", "False", "1.0")] == [1, 0, 1]

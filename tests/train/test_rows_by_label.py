@@ -39,6 +39,14 @@ def test_an_unknown_label_is_refused_with_its_rows_and_the_keys_that_help(tmp_pa
     assert "skip" not in str(error.value)
 
 
+def test_how_a_file_is_read_is_said_before_what_is_wrong_with_it(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "a.tsv").write_text('premise\thypothesis\tlabel\na b\tc d\t"neutral"\n')
+    config, lines = load_run(run(data={"train": str(tmp_path / "a.tsv")})), list[str]()
+    with pytest.raises(InputError, match="labels that the model does not know"):
+        load_data(config, load_starting_model(config), lines.append)
+    assert "--quoting csv" in "\n".join(lines)
+
+
 def test_a_class_without_rows_is_told(tmp_path: Path, run: Any) -> None:
     path = run(data={"train": rows(tmp_path / "a.tsv", ["neutral", "entailment"])})
     assert "warning: " in loaded(path)[1] and "no row to train on has the label contradiction" in loaded(path)[1]
