@@ -31,7 +31,15 @@ from bertnli.data.columns import (
 from bertnli.data.dialect import USUAL, Dialect, option
 from bertnli.data.formats import BLOCK, Ahead, Lines, Source, UnreadableError, end_of_line
 from bertnli.data.parquet import parquet_schema, parquet_tables
-from bertnli.data.records import Record, json_records, parse_cells, parse_jsonl, table_records
+from bertnli.data.records import (
+    Record,
+    has_key_twice,
+    json_cells,
+    json_records,
+    parse_cells,
+    parse_jsonl,
+    table_records,
+)
 from bertnli.data.sniffing import (
     Header,
     check_bytes,
@@ -305,9 +313,10 @@ class PairFile:
         """Raise RunError if the file is not as it was when this object was made. A pipe is not looked at."""
         self._source.check_unchanged()
 
-    def values(self, chunk: Chunk) -> list[dict[str, Any] | None]:
+    def values(self, chunk: Chunk, *, as_written: bool = False) -> list[dict[str, Any] | None]:
         """The complete records of a chunk, by column name; None for a record that was not parsed.
 
+        as_written: of JSON lines, what is not text is the JSON text that the file has (see `json_cells`).
         Raises RunError if a Parquet column has a type that cannot be written as text.
         """
         if chunk.table is not None:
@@ -318,7 +327,8 @@ class PairFile:
                 raise RunError(f"{self.name}: {error}", do="remove that column, or write .parquet") from None
             return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
         if self.format == "jsonl":
-            return [parse_jsonl(row.raw)[0] if row.parsed else None for row in chunk.rows]
+            parsed = json_cells if as_written else lambda text: parse_jsonl(text)[0]
+            return [parsed(row.raw) if row.parsed else None for row in chunk.rows]
         dialect = self.dialect or Dialect()
         delimiter, quoted = dialect.delimiter or "", dialect.quoted
         records = [parse_cells(row.raw, delimiter, quoted) if row.parsed else None for row in chunk.rows]
@@ -424,9 +434,13 @@ class PairFile:
 
     def _json_rows(self, found: Iterable[Record], first: int) -> Iterator[Row]:
         premise_key, hypothesis_key, label_key = self.columns.premise, self.columns.hypothesis, self.columns.label
+        keys = [key for key in (premise_key, hypothesis_key, label_key) if key is not None]
         for number, (raw, cells, fault) in enumerate(found, first):
             if cells is None:
                 yield Row(number, None, None, None, fault, raw, False)
+                continue
+            if twice := [key for key in keys if has_key_twice(raw, key)]:
+                yield Row(number, None, None, None, f"two keys {twice[0]!r}", raw, True)
                 continue
             premise, hypothesis, label = cells.get(premise_key), cells.get(hypothesis_key), cells.get(label_key)
             # Without an escape there is no NUL character and no half of a surrogate pair in the texts.

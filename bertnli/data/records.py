@@ -66,6 +66,51 @@ def parse_jsonl(text: str) -> tuple[dict[str, Any] | None, str | None]:
     return value, None
 
 
+class JsonCells(dict[str, str | None]):
+    """The values of a JSON object as `json_cells` makes them.
+
+    text: of the object, with blanks for tabs and carriage returns, which strings only have as escapes. twice: whether
+    a key stands twice, so that its first value is missing here.
+    """
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.text, self.twice = text.replace("\t", " ").replace("\r", " "), False
+
+
+def json_cells(text: str) -> JsonCells:
+    """The values of an object that `parse_jsonl` could parse: strings and null as they are, all else as it is written.
+
+    So 1e400 and all digits of a number are kept, which a float would not hold.
+    """
+    cells = JsonCells(text)
+    text, at = cells.text, _after_blanks(cells.text, text.index("{") + 1)
+    while text[at] != "}":
+        key, at = _decoder.raw_decode(text, at)
+        start = _after_blanks(text, _after_blanks(text, at) + 1)  # behind the colon
+        value, at = _decoder.raw_decode(text, start)
+        cells.twice |= key in cells
+        cells[key] = value if value is None or isinstance(value, str) else text[start:at]
+        at = _after_blanks(text, at)
+        if text[at] == ",":
+            at = _after_blanks(text, at + 1)
+    return cells
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while text[at] == " ":
+        at += 1
+    return at
+
+
+def has_key_twice(text: str, key: str) -> bool:
+    """Whether a key stands twice in the object that `parse_jsonl` could parse."""
+    if text.count(f'"{key}"') < 2:  # nearly always
+        return False
+    pairs = json.loads(text, object_pairs_hook=list)
+    return sum(name == key for name, _ in pairs) > 1
+
+
 _decoder = json.JSONDecoder()
 
 

@@ -165,6 +165,7 @@ def test_csv_header_may_be_quoted(tmp_path: Path) -> None:
         ('{"premise": true, "hypothesis": "b"}', "the premise is a boolean, not text", True),
         ('{"premise": "a"}', "no key 'hypothesis'", True),
         ("{}", "no key 'premise'", True),
+        ('{"premise": "a", "hypothesis": "b", "premise": "c"}', "two keys 'premise'", True),
         ('{"premise": "a", "hypothesis": "\\n"}', "empty hypothesis", True),
         ('{"premise": "a\\u0000", "hypothesis": "b"}', "NUL character in the premise", True),
         ('{"premise": "a", "hypothesis": "\\ud800"}', "the hypothesis is not valid Unicode", True),
