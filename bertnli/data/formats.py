@@ -41,7 +41,14 @@ _EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson, .json (also with .gz or .zst) or
 
 
 class UnreadableError(Exception):
-    """The bytes are damaged, truncated or cannot be read. The text says why; the caller adds the file and row."""
+    """The bytes are damaged, truncated or cannot be read. The text says why; the caller adds the file and row.
+
+    do: what the user should do.
+    """
+
+    def __init__(self, text: str, do: str = "get the file again, or fix it"):
+        super().__init__(text)
+        self.do = do
 
 
 class Format(NamedTuple):

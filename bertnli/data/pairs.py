@@ -29,7 +29,8 @@ from bertnli.data.columns import (
     words_of_parse,
 )
 from bertnli.data.dialect import USUAL, Dialect, option
-from bertnli.data.formats import BLOCK, Ahead, Lines, Source, UnreadableError, end_of_line
+from bertnli.data.first_bytes import check_binary, check_text
+from bertnli.data.formats import BLOCK, Ahead, Lines, Source, UnreadableError, empty, end_of_line
 from bertnli.data.parquet import parquet_schema, parquet_tables
 from bertnli.data.records import (
     Record,
@@ -42,7 +43,6 @@ from bertnli.data.records import (
 )
 from bertnli.data.sniffing import (
     Header,
-    check_bytes,
     check_json,
     find_header,
     looks_written,
@@ -138,6 +138,7 @@ class PairFile:
                 expected="a text table",
                 do="omit them",
             )
+        check_binary(self._source)
         try:
             if self.format == "parquet":
                 with self._source.open_file() as opened:
@@ -148,7 +149,7 @@ class PairFile:
             else:
                 self._look()
         except UnreadableError as error:
-            raise InputError(f"{self.name}: cannot be read: {error}", do="get the file again, or fix it") from None
+            raise InputError(f"{self.name}: cannot be read: {error}", do=error.do) from None
         self._from_parse = prefer_parse and (self.columns.premise or "").casefold() == PARSE_COLUMNS[0]
 
     @property
@@ -168,7 +169,9 @@ class PairFile:
         """Find the columns at the start of a text file. Of a pipe only a line is waited for."""
         self._stream = stream = Ahead(self._source.blocks())
         head = stream.look(BLOCK if self._source.rereadable else 1)
-        check_bytes(head, self._source)
+        if not head and self.format != "jsonl":
+            raise empty(self.name)
+        check_text(head, self._source)
         self._returns_end = returns_end_lines(head)
         if self._returns_end:
             self._notes.append(f"note: {self.name}: its lines end with carriage returns alone")
@@ -464,7 +467,7 @@ class PairFile:
             yield self._row(number, premise, hypothesis, label, "")
 
     def _damaged(self, number: int, error: UnreadableError) -> RunError:
-        return RunError(f"{self.name}: cannot be read beyond row {number}: {error}", do="get the file again, or fix it")
+        return RunError(f"{self.name}: cannot be read beyond row {number}: {error}", do=error.do)
 
     def _row(self, number: int, premise: Any, hypothesis: Any, label: Any, raw: str) -> Row:
         if self._from_parse:

@@ -29,7 +29,7 @@ def parquet_schema(path: str | BinaryIO) -> pyarrow.Schema:
     except MemoryError:
         raise
     except Exception as error:  # damaged metadata makes Arrow raise many types
-        raise UnreadableError(first_line(error)) from error
+        raise _unreadable(error) from error
 
 
 def types_lost(path: str) -> dict[str, str]:
@@ -41,7 +41,7 @@ def types_lost(path: str) -> dict[str, str]:
         with _open(path) as file:
             leaves = [file.schema.column(at) for at in range(len(file.schema))]
     except Exception as error:
-        raise UnreadableError(first_line(error)) from error
+        raise _unreadable(error) from error
     kinds = {leaf.path: json.loads(leaf.logical_type.to_json()) for leaf in leaves}
     lost = {path: kind["Type"] for path, kind in kinds.items() if kind["Type"] in ("Interval", "Enum", "BSON")}
     in_utc = {path: "Time in UTC" for path, kind in kinds.items() if kind["Type"] == "Time" and kind["isAdjustedToUTC"]}
@@ -72,7 +72,18 @@ def parquet_tables(
     except MemoryError:
         raise
     except Exception as error:
-        raise UnreadableError(first_line(error)) from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> UnreadableError:
+    text = first_line(error)
+    if "decrypt" in text:
+        return UnreadableError(f"it is encrypted ({text})", "decrypt it: write it again without encryption")
+    if isinstance(error, NotImplementedError):  # a type, an encoding or a compression
+        return UnreadableError(
+            f"pyarrow cannot read a column of it ({text})", "write it again without that column, or with another type"
+        )
+    return UnreadableError(text)
 
 
 def _open(path: str | BinaryIO, int96_unit: str = "us") -> pq.ParquetFile:
