@@ -14,7 +14,7 @@ import sys
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
@@ -118,6 +118,9 @@ class Source:
             if format is None:
                 raise InputError("standard input has no file name that tells its format", do="give it with --format")
             self.format, self.rereadable = format_of("", format), False
+            with suppress(OSError):  # it may be closed
+                if stat.S_ISREG((status := os.fstat(0)).st_mode):
+                    self._file = SameFile("/proc/self/fd/0", self.name, status)
         else:
             self.path, fragment = _split_member(self.name)
             status = _check_file(self.path)
@@ -167,7 +170,8 @@ class Source:
         return Path(self.path).open("rb") if self._file is None else self._file.open()
 
     def check_unchanged(self) -> None:
-        """Raise RunError if the file has changed since this object was made. A pipe is not looked at."""
+        """Raise RunError if the file has changed since this object was made. A pipe is not looked at; a file on standard
+        input is."""
         if self._file is not None:
             self._file.check()
 
