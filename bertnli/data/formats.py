@@ -170,8 +170,10 @@ class Source:
         return Path(self.path).open("rb") if self._file is None else self._file.open()
 
     def check_unchanged(self) -> None:
-        """Raise RunError if the file has changed since this object was made. A pipe is not looked at; a file on standard
-        input is."""
+        """Raise RunError if the file has changed since this object was made. A pipe is not looked at.
+
+        A file on standard input is.
+        """
         if self._file is not None:
             self._file.check()
 
