@@ -437,12 +437,12 @@ class PairFile:
 
     def _json_rows(self, found: Iterable[Record], first: int) -> Iterator[Row]:
         premise_key, hypothesis_key, label_key = self.columns.premise, self.columns.hypothesis, self.columns.label
-        keys = [key for key in (premise_key, hypothesis_key, label_key) if key is not None]
+        signs = [(key, f'"{key}"') for key in (premise_key, hypothesis_key, label_key) if key is not None]
         for number, (raw, cells, fault) in enumerate(found, first):
             if cells is None:
                 yield Row(number, None, None, None, fault, raw, False)
                 continue
-            if twice := [key for key in keys if has_key_twice(raw, key)]:
+            if twice := [key for key, sign in signs if raw.count(sign) > 1 and has_key_twice(raw, key)]:
                 yield Row(number, None, None, None, f"two keys {twice[0]!r}", raw, True)
                 continue
             premise, hypothesis, label = cells.get(premise_key), cells.get(hypothesis_key), cells.get(label_key)

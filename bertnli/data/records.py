@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from bertnli.data.formats import MAX_LINE, Lines, decoded, split
 
 MAX_QUOTED = 16 << 20  # characters; a CSV cell longer than this is taken for a quote that was never closed
 _MAX_LINES = 100  # a record that cannot be parsed is not taken to have more lines
+_MAX_DEPTH = 500  # of JSON; what Python can still read depends on where it is called
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]')
 BLANK_LINE = "blank line"
 PART_OF_A_CELL = "part of a quoted cell that has line ends; --quoting csv (in a run file: data.quoting) reads it"
 
@@ -63,7 +66,18 @@ def parse_jsonl(text: str) -> tuple[dict[str, Any] | None, str | None]:
         return None, "not JSON: a number is too long"
     if type(value) is not dict:
         return None, f"{json_type(value)}, expected a JSON object"
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(text) > _MAX_DEPTH:
+        return None, "not JSON: nested too deeply"
     return value, None
+
+
+def _depth(text: str) -> int:
+    """How many brackets of valid JSON are open at once."""
+    depth = most = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        most = max(most, depth)
+    return most
 
 
 class JsonCells(dict[str, str | None]):
@@ -105,8 +119,6 @@ def _after_blanks(text: str, at: int) -> int:
 
 def has_key_twice(text: str, key: str) -> bool:
     """Whether a key stands twice in the object that `parse_jsonl` could parse."""
-    if text.count(f'"{key}"') < 2:  # nearly always
-        return False
     pairs = json.loads(text, object_pairs_hook=list)
     return sum(name == key for name, _ in pairs) > 1
 
