@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertnli.common.errors import InputError
-from bertnli.data.records import json_type
+from bertnli.data.records import is_text, json_type
 
 PAIR_COLUMNS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text", "text_pair"))
 PARSE_COLUMNS = ("sentence1_binary_parse", "sentence2_binary_parse")
@@ -126,14 +126,6 @@ def fault_of(name: str, value: Any) -> str | None:
     if not (value.isascii() or is_text(value)):
         return f"the {name} is not valid Unicode"
     return None
-
-
-def is_text(value: Any) -> bool:
-    """Whether `value` is a string that UTF-8 can encode, so one without a lone surrogate."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
 
 
 class HeaderRows:

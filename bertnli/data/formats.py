@@ -146,6 +146,11 @@ class Source:
         except (MemoryError, BertnliError):
             raise
         except Exception as error:  # decoders raise many types for damaged bytes
+            if "too much memory" in str(error):  # zstd --long=31, as zstd itself refuses it
+                do = "unpack it first, with: zstd -d --long=31" + (
+                    "" if self.path == "-" else f" {shlex.quote(self.path)}"
+                )
+                raise UnreadableError("its zstd window is longer than 128 MiB", do) from error
             raise UnreadableError(first_line(error)) from error
 
     def piped(self, command: str, ending: str = "") -> str:

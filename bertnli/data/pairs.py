@@ -22,7 +22,6 @@ from bertnli.data.columns import (
     HeaderRows,
     fault_of,
     find_columns,
-    is_text,
     label_text,
     listed,
     numbered_columns,
@@ -35,6 +34,7 @@ from bertnli.data.parquet import parquet_schema, parquet_tables
 from bertnli.data.records import (
     Record,
     has_key_twice,
+    is_text,
     json_cells,
     json_records,
     parse_cells,

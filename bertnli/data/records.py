@@ -83,13 +83,14 @@ def _depth(text: str) -> int:
 class JsonCells(dict[str, str | None]):
     """The values of a JSON object as `json_cells` makes them.
 
-    text: of the object, with blanks for tabs and carriage returns, which strings only have as escapes. twice: whether
-    a key stands twice, so that its first value is missing here.
+    text: of the object, with blanks for tabs and carriage returns, which strings only have as escapes. lacking:
+    whether a key stands twice, so that its first value is not here, or a string has half a surrogate pair, which is
+    written as an escape.
     """
 
     def __init__(self, text: str):
         super().__init__()
-        self.text, self.twice = text.replace("\t", " ").replace("\r", " "), False
+        self.text, self.lacking = text.replace("\t", " ").replace("\r", " "), False
 
 
 def json_cells(text: str) -> JsonCells:
@@ -103,7 +104,7 @@ def json_cells(text: str) -> JsonCells:
         key, at = _decoder.raw_decode(text, at)
         start = _after_blanks(text, _after_blanks(text, at) + 1)  # behind the colon
         value, at = _decoder.raw_decode(text, start)
-        cells.twice |= key in cells
+        cells.lacking |= key in cells or (isinstance(value, str) and not is_text(value))
         cells[key] = value if value is None or isinstance(value, str) else text[start:at]
         at = _after_blanks(text, at)
         if text[at] == ",":
@@ -139,6 +140,14 @@ def json_type(value: object) -> str:
     """The JSON name of a value's type, with its article."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
     return names.get(type(value), "an object")
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is a string that UTF-8 can encode, so one without a lone surrogate."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _plain_records(lines: Lines, delimiter: str) -> Iterator[Record]:

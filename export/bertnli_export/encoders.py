@@ -56,7 +56,7 @@ class Encoder(ABC):
 
     def _lacks(self, record: Mapping[str, Any]) -> bool:
         """Whether the columns do not have all values of a record of JSON lines."""
-        return not record.keys() <= self._fields or (isinstance(record, JsonCells) and record.twice)
+        return not record.keys() <= self._fields or (isinstance(record, JsonCells) and record.lacking)
 
     @abstractmethod
     def _prepare(self) -> None:

@@ -9,9 +9,9 @@ objects of JSON lines stay the text that they are. The cells of Parquet have for
 data/arrow_values.py. Lines end with a line feed; probabilities have six decimals in every format.
 
 `raw`, another added column, holds the complete record where the columns cannot: its text if it could not be parsed, a
-JSON object if it has keys beyond the header or a key twice or, on the way to TSV, tabs or line ends in its cells (TSV
-has them as the two characters \\t, \\n, \\r). TSV and CSV always have `raw`, Parquet if it is made from text, JSON
-lines in rows that could not be parsed.
+JSON object if it has keys beyond the header, a key twice or half a surrogate pair or, on the way to TSV, tabs or line
+ends in its cells (TSV has them as the two characters \\t, \\n, \\r). TSV and CSV always have `raw`, Parquet if it is
+made from text, JSON lines in rows that could not be parsed.
 
 Until `finish`, the work is in `OUTPUT.partial`, which only grows. Each chunk is appended as a unit (a gzip member, a
 zstd frame or, for Parquet, an Arrow stream of its own). So cutting the file at a checkpoint undoes all that came after

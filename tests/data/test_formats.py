@@ -90,6 +90,7 @@ def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
 
 
 ZSTD = pack(b"x", ".zst")
+LONG_ZSTD = b"\x28\xb5\x2f\xfd\x00\xa8\x09\x00\x00x"  # a window of 2 GiB, and one block of one byte as it is
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,12 @@ ZSTD = pack(b"x", ".zst")
         ("a.zip", b"PK\x03\x04 but not really", {}, "not a zip archive"),
         ("a.tsv.gz", b"\0not gzip", {}, r"a\.tsv\.gz: cannot be read"),
         ("a.tsv.zst", b"\0not zstd", {}, "cannot be read"),
+        (
+            "a.tsv.zst",
+            LONG_ZSTD,
+            {},
+            r"longer than 128 MiB; unpack it first, with: zstd -d --long=31 \S+a\.tsv",
+        ),
         ("a.tsv.gz", b"caf\xe9", {}, "text; expected gzip data .*; take that ending from its name"),
         ("a.tsv.zst", b"premise", {}, "text; expected zstd data .*; take that ending from its name"),
         ("a.tsv.gz", ZSTD, {}, r"zstd data; expected gzip data .*; give its name the ending \.zst in place of \.gz"),

@@ -212,12 +212,18 @@ def test_json_values_are_kept_as_they_are_written(tmp_path: Path, output: str) -
 
 
 @pytest.mark.parametrize("output", ["out.tsv", "out.csv", "out.parquet"])
-def test_a_json_object_whose_key_stands_twice_is_kept_in_raw(tmp_path: Path, output: str) -> None:
-    line = '{"premise": "a", "hypothesis": "b", "n": 1,\t"n": 1e400}'
-    (tmp_path / "a.jsonl").write_text(line)
+@pytest.mark.parametrize(
+    ("member", "cell"), [('"n": 1,\t"n": 1e400', "1e400"), ('"n": "\\ud83d"', "\\ud83d"), ('"n": "", "m": 2', "")]
+)
+def test_a_json_object_that_columns_cannot_hold_is_kept_in_raw(
+    tmp_path: Path, member: str, cell: str, output: str
+) -> None:
+    first, second = '{"premise": "a", "hypothesis": "b", "n": 1}', f'{{"premise": "a", "hypothesis": "b", {member}}}'
+    (tmp_path / "a.jsonl").write_text(f"{first}\n{second}")
     run(tmp_path / "a.jsonl", tmp_path / output)
-    [row] = read_back(tmp_path / output)
-    assert (row["n"], row["raw"].replace("\t", " ")) == ("1e400", line.replace("\t", " "))
+    one, two = read_back(tmp_path / output)
+    assert (one["n"], one["raw"] or "") == ("1", "")
+    assert (two["n"], two["raw"].replace("\t", " ")) == (cell, second.replace("\t", " "))
 
 
 @pytest.mark.parametrize("output", ["out.tsv", "out.csv", "out.parquet"])
