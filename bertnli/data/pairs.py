@@ -265,7 +265,8 @@ class PairFile:
                     f"{self.name}: column {name!r}",
                     found=f"type {kind}",
                     expected="text",
-                    do=f"name another with {column} (in a run file: data.columns)",
+                    do=f"write it as text in the program that made the file, or name another column with {column} "
+                    "(in a run file: data.columns)",
                 )
 
     # The rows
