@@ -104,7 +104,7 @@ def exit_code(code: int) -> int:
         return code
     print(
         f"bertnli: standard output: cannot be written ({first_line(error)}); "
-        "the work is done and kept, only the printed text is lost",
+        "the printed text is lost, but the files that the command writes are complete",
         file=sys.stderr,
     )
     return 1

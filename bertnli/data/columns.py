@@ -12,7 +12,7 @@ from typing import Any
 from bertnli.common.encodings import with_escapes
 from bertnli.common.errors import InputError
 from bertnli.common.printable import shortened
-from bertnli.data.records import json_type
+from bertnli.data.records import is_text, json_type
 
 PAIR_COLUMNS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text", "text_pair"))
 PARSE_COLUMNS = ("sentence1_binary_parse", "sentence2_binary_parse")
@@ -160,14 +160,6 @@ def fault_of(name: str, value: Any) -> str | None:
     if not (value.isascii() or is_text(value)):
         return f"the {name} is not valid Unicode"
     return None
-
-
-def is_text(value: Any) -> bool:
-    """Whether `value` is a string that UTF-8 can encode, so one without a lone surrogate."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
 
 
 class HeaderRows:

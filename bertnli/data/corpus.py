@@ -89,6 +89,7 @@ def prepare(
 
     Raises InputError as `read_labelled` does for bad rows (unless `skip_bad_rows`) and for labels; for a pipe, because
     the file is read twice; and if the cache does not have the corpus, or a damaged one, and cannot be written.
+    Raises RunError if the file changes meanwhile.
     """
     if not Path(file.path).is_file():
         raise InputError(f"{file.name} is a pipe, but must be read twice", do="write it to a file first")
@@ -115,7 +116,7 @@ def prepare(
             corpus = _opened(folder, warn=say)
             if corpus is None:
                 labelled = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
-                _make(folder, labelled, tokenizer, content)
+                _make(folder, file, labelled, tokenizer, content)
                 corpus = Corpus(folder)
             return corpus
     except OSError as error:
@@ -159,12 +160,16 @@ def _checksum(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _make(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, content: str) -> None:
-    """Write the corpus and its record, in place of what is there. content: sha256 of the file that it is made from."""
+def _make(folder: Path, file: PairFile, labelled: LabelledPairs, tokenizer: PairTokenizer, content: str) -> None:
+    """Write the corpus and its record, in place of what is there. content: sha256 of `file`.
+
+    Raises RunError if `file` has changed since it was opened: its corpus would be kept under another content's name.
+    """
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     with new_folder(folder, replace=True) as partial:
         about: dict[str, Any] = {"name": folder.name, "sha256": content, **_write(partial, labelled, tokenizer)}
+        file.check_unchanged()
         about["rows_by_label"] = labelled.rows_by_label()
         about["files"] = {path.name: [path.stat().st_size, digest(path)] for path in partial.iterdir()}
         (partial / _ABOUT).write_text(json.dumps(about | {"checksum": _checksum(about)}), encoding="utf-8")

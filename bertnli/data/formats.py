@@ -14,7 +14,7 @@ import sys
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
@@ -48,7 +48,14 @@ _EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson, .json (also with .gz or .zst) or
 
 
 class UnreadableError(Exception):
-    """The bytes are damaged, truncated or cannot be read. The text says why; the caller adds the file and row."""
+    """The bytes are damaged, truncated or cannot be read. The text says why; the caller adds the file and row.
+
+    do: what the user should do.
+    """
+
+    def __init__(self, text: str, do: str = "get the file again, or fix it"):
+        super().__init__(text)
+        self.do = do
 
 
 class Format(NamedTuple):
@@ -118,6 +125,9 @@ class Source:
             if format is None:
                 raise InputError("standard input has no file name that tells its format", do="give it with --format")
             self.format, self.rereadable = format_of("", format), False
+            with suppress(OSError):  # it may be closed
+                if stat.S_ISREG((status := os.fstat(0)).st_mode):
+                    self._file = SameFile("/proc/self/fd/0", self.name, status)
         else:
             self.path, fragment = _split_member(self.name)
             status = _check_file(self.path)
@@ -145,6 +155,11 @@ class Source:
         except (MemoryError, BertnliError):
             raise
         except Exception as error:  # decoders raise many types for damaged bytes
+            if "too much memory" in str(error):  # zstd --long=31, as zstd itself refuses it
+                do = "unpack it first, with: zstd -d --long=31" + (
+                    "" if self.path == "-" else f" {shlex.quote(self.path)}"
+                )
+                raise UnreadableError("its zstd window is longer than 128 MiB", do) from error
             raise UnreadableError(first_line(error)) from error
 
     def piped(self, command: str, ending: str = "") -> str:
@@ -169,7 +184,10 @@ class Source:
         return Path(self.path).open("rb") if self._file is None else self._file.open()
 
     def check_unchanged(self) -> None:
-        """Raise RunError if the file has changed since this object was made. A pipe is not looked at."""
+        """Raise RunError if the file has changed since this object was made. A pipe is not looked at.
+
+        A file on standard input is.
+        """
         if self._file is not None:
             self._file.check()
 

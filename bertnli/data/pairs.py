@@ -23,7 +23,6 @@ from bertnli.data.columns import (
     HeaderRows,
     fault_of,
     find_columns,
-    is_text,
     label_text,
     listed,
     not_read,
@@ -31,12 +30,32 @@ from bertnli.data.columns import (
     words_of_parse,
 )
 from bertnli.data.dialect import USUAL, Dialect, option
-from bertnli.data.formats import BLOCK, DOUBLED_RETURN, RETURN, Ahead, Lines, Source, UnreadableError, end_of_line
+from bertnli.data.first_bytes import check_binary, check_text
+from bertnli.data.formats import (
+    BLOCK,
+    DOUBLED_RETURN,
+    RETURN,
+    Ahead,
+    Lines,
+    Source,
+    UnreadableError,
+    empty,
+    end_of_line,
+)
 from bertnli.data.parquet import parquet_schema, parquet_tables
-from bertnli.data.records import NOT_UTF8, Record, json_records, parse_cells, parse_jsonl, table_records
+from bertnli.data.records import (
+    NOT_UTF8,
+    Record,
+    has_key_twice,
+    is_text,
+    json_cells,
+    json_records,
+    parse_cells,
+    parse_jsonl,
+    table_records,
+)
 from bertnli.data.sniffing import (
     Header,
-    check_bytes,
     check_json,
     find_header,
     from_windows,
@@ -137,6 +156,7 @@ class PairFile:
                 expected="a text table",
                 do="omit them",
             )
+        check_binary(self._source)
         try:
             if self.format == "parquet":
                 with self._source.open_file() as opened:
@@ -147,7 +167,7 @@ class PairFile:
             else:
                 self._look()
         except UnreadableError as error:
-            raise InputError(f"{self.name}: cannot be read: {error}", do="get the file again, or fix it") from None
+            raise InputError(f"{self.name}: cannot be read: {error}", do=error.do) from None
         self._from_parse = prefer_parse and (self.columns.premise or "").casefold() == PARSE_COLUMNS[0]
 
     @property
@@ -167,7 +187,9 @@ class PairFile:
         """Find the columns at the start of a text file. Of a pipe only a line is waited for."""
         self._stream = stream = Ahead(self._source.blocks())
         head = stream.look(BLOCK if self._source.rereadable else 1)
-        check_bytes(head, self._source)
+        if not head and self.format != "jsonl":
+            raise empty(self.name)
+        check_text(head, self._source)
         self._end = line_end(head)
         if self._end in _ENDS:
             self._notes.append(f"note: {self.name}: its lines end with {_ENDS[self._end]}")
@@ -274,7 +296,8 @@ class PairFile:
                     f"{self.name}: column {name!r}",
                     found=f"type {kind}",
                     expected="text",
-                    do=f"name another with {column} (in a run file: data.columns)",
+                    do=f"write it as text in the program that made the file, or name another column with {column} "
+                    "(in a run file: data.columns)",
                 )
 
     # The rows
@@ -325,9 +348,10 @@ class PairFile:
         """Raise RunError if the file is not as it was when this object was made. A pipe is not looked at."""
         self._source.check_unchanged()
 
-    def values(self, chunk: Chunk) -> list[dict[str, Any] | None]:
+    def values(self, chunk: Chunk, *, as_written: bool = False) -> list[dict[str, Any] | None]:
         """The complete records of a chunk, by column name; None for a record that was not parsed.
 
+        as_written: of JSON lines, what is not text is the JSON text that the file has (see `json_cells`).
         Raises RunError if a Parquet column has a type that cannot be written as text.
         """
         if chunk.table is not None:
@@ -338,7 +362,8 @@ class PairFile:
                 raise RunError(f"{self.name}: {error}", do="remove that column, or write .parquet") from None
             return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
         if self.format == "jsonl":
-            return [parse_jsonl(row.raw)[0] if row.parsed else None for row in chunk.rows]
+            parsed = json_cells if as_written else lambda text: parse_jsonl(text)[0]
+            return [parsed(row.raw) if row.parsed else None for row in chunk.rows]
         dialect = self.dialect or Dialect()
         delimiter, quoted = dialect.delimiter or "", dialect.quoted
         records = [parse_cells(row.raw, delimiter, quoted) if row.parsed else None for row in chunk.rows]
@@ -444,9 +469,13 @@ class PairFile:
 
     def _json_rows(self, found: Iterable[Record], first: int) -> Iterator[Row]:
         premise_key, hypothesis_key, label_key = self.columns.premise, self.columns.hypothesis, self.columns.label
+        signs = [(key, f'"{key}"') for key in (premise_key, hypothesis_key, label_key) if key is not None]
         for number, (raw, cells, fault) in enumerate(found, first):
             if cells is None:
                 yield Row(number, None, None, None, fault, raw, False)
+                continue
+            if twice := [key for key, sign in signs if raw.count(sign) > 1 and has_key_twice(raw, key)]:
+                yield Row(number, None, None, None, f"two keys {twice[0]!r}", raw, True)
                 continue
             premise, hypothesis, label = cells.get(premise_key), cells.get(hypothesis_key), cells.get(label_key)
             if label is None and label_key and self._late_note is None and label_key not in cells:
@@ -479,7 +508,7 @@ class PairFile:
             yield self._row(number, premise, hypothesis, label, "")
 
     def _damaged(self, number: int, error: UnreadableError) -> RunError:
-        return RunError(f"{self.name}: cannot be read beyond row {number}: {error}", do="get the file again, or fix it")
+        return RunError(f"{self.name}: cannot be read beyond row {number}: {error}", do=error.do)
 
     def _row(self, number: int, premise: Any, hypothesis: Any, label: Any, raw: str) -> Row:
         if self._from_parse:

@@ -8,6 +8,7 @@ it cannot read a column of nanoseconds.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet as pq
 
+_LACKING = ("Interval", "Enum", "BSON", "Geometry", "Geography")
+_VARIANT = re.compile(r"^ *\w+ group field_id=\S+ (.*) \(Variant\(\d+\)\) \{$", re.MULTILINE)
+
 
 def parquet_schema(path: str | BinaryIO) -> pyarrow.Schema:
     """The Arrow schema of a Parquet file, with all metadata that the file has. Raises UnreadableError."""
@@ -29,7 +33,7 @@ def parquet_schema(path: str | BinaryIO) -> pyarrow.Schema:
     except MemoryError:
         raise
     except Exception as error:  # damaged metadata makes Arrow raise many types
-        raise UnreadableError(first_line(error)) from error
+        raise _unreadable(error) from error
 
 
 def types_lost(path: str) -> dict[str, str]:
@@ -40,12 +44,14 @@ def types_lost(path: str) -> dict[str, str]:
     try:
         with _open(path) as file:
             leaves = [file.schema.column(at) for at in range(len(file.schema))]
+            # pyarrow has no other way to ask for the type of a group.
+            variants = _VARIANT.findall(str(file.schema))
     except Exception as error:
-        raise UnreadableError(first_line(error)) from error
+        raise _unreadable(error) from error
     kinds = {leaf.path: json.loads(leaf.logical_type.to_json()) for leaf in leaves}
-    lost = {path: kind["Type"] for path, kind in kinds.items() if kind["Type"] in ("Interval", "Enum", "BSON")}
+    lost = {path: kind["Type"] for path, kind in kinds.items() if kind["Type"] in _LACKING}
     in_utc = {path: "Time in UTC" for path, kind in kinds.items() if kind["Type"] == "Time" and kind["isAdjustedToUTC"]}
-    return lost | in_utc
+    return lost | in_utc | dict.fromkeys(variants, "Variant")
 
 
 def parquet_tables(
@@ -72,7 +78,18 @@ def parquet_tables(
     except MemoryError:
         raise
     except Exception as error:
-        raise UnreadableError(first_line(error)) from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> UnreadableError:
+    text = first_line(error)
+    if "decrypt" in text:
+        return UnreadableError(f"it is encrypted ({text})", "decrypt it: write it again without encryption")
+    if isinstance(error, NotImplementedError):  # a type, an encoding or a compression
+        return UnreadableError(
+            f"pyarrow cannot read a column of it ({text})", "write it again without that column, or with another type"
+        )
+    return UnreadableError(text)
 
 
 def _open(path: str | BinaryIO, int96_unit: str = "us") -> pq.ParquetFile:

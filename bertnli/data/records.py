@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from bertnli.data.formats import MAX_LINE, Lines, decoded, split
 
 MAX_QUOTED = 16 << 20  # characters; a CSV cell longer than this is taken for a quote that was never closed
 _MAX_LINES = 100  # a record that cannot be parsed is not taken to have more lines
+_MAX_DEPTH = 500  # of JSON; what Python can still read depends on where it is called
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]')
 BLANK_LINE = "blank line"
 NOT_UTF8 = "not valid UTF-8"
 PART_OF_A_CELL = "part of a quoted cell that has line ends; --quoting csv (in a run file: data.quoting) reads it"
@@ -64,7 +67,62 @@ def parse_jsonl(text: str) -> tuple[dict[str, Any] | None, str | None]:
         return None, "not JSON: a number is too long"
     if type(value) is not dict:
         return None, f"{json_type(value)}, expected a JSON object"
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(text) > _MAX_DEPTH:
+        return None, "not JSON: nested too deeply"
     return value, None
+
+
+def _depth(text: str) -> int:
+    """How many brackets of valid JSON are open at once."""
+    depth = most = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        most = max(most, depth)
+    return most
+
+
+class JsonCells(dict[str, str | None]):
+    """The values of a JSON object as `json_cells` makes them.
+
+    text: of the object, with blanks for tabs and carriage returns, which strings only have as escapes. lacking:
+    whether a key stands twice, so that its first value is not here, or a string has half a surrogate pair, which is
+    written as an escape.
+    """
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.text, self.lacking = text.replace("\t", " ").replace("\r", " "), False
+
+
+def json_cells(text: str) -> JsonCells:
+    """The values of an object that `parse_jsonl` could parse: strings and null as they are, all else as it is written.
+
+    So 1e400 and all digits of a number are kept, which a float would not hold.
+    """
+    cells = JsonCells(text)
+    text, at = cells.text, _after_blanks(cells.text, text.index("{") + 1)
+    while text[at] != "}":
+        key, at = _decoder.raw_decode(text, at)
+        start = _after_blanks(text, _after_blanks(text, at) + 1)  # behind the colon
+        value, at = _decoder.raw_decode(text, start)
+        cells.lacking |= key in cells or (isinstance(value, str) and not is_text(value))
+        cells[key] = value if value is None or isinstance(value, str) else text[start:at]
+        at = _after_blanks(text, at)
+        if text[at] == ",":
+            at = _after_blanks(text, at + 1)
+    return cells
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while text[at] == " ":
+        at += 1
+    return at
+
+
+def has_key_twice(text: str, key: str) -> bool:
+    """Whether a key stands twice in the object that `parse_jsonl` could parse."""
+    pairs = json.loads(text, object_pairs_hook=list)
+    return sum(name == key for name, _ in pairs) > 1
 
 
 _decoder = json.JSONDecoder()
@@ -83,6 +141,14 @@ def json_type(value: object) -> str:
     """The JSON name of a value's type, with its article."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
     return names.get(type(value), "an object")
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is a string that UTF-8 can encode, so one without a lone surrogate."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _plain_records(lines: Lines, delimiter: str) -> Iterator[Record]:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
-from bertnli.common.encodings import wide_encoding
 from bertnli.common.errors import InputError
 from bertnli.data import conversions
 from bertnli.data.columns import listed
@@ -25,20 +24,6 @@ from bertnli.data.records import BLANK_LINE, NOT_UTF8, Record, parse_jsonl, tabl
 HasPairs = Callable[[Sequence[str]], bool]  # whether names of columns include those that are wanted
 
 _DELIMITERS = ("\t", ",", ";", "|")
-_MAGIC = {  # first bytes: (what it is, what to do)
-    b"\x1f\x8b": ("gzip data", "give its name the ending .gz"),
-    b"\x28\xb5\x2f\xfd": ("zstd data", "give its name the ending .zst"),
-    b"PAR1": ("a Parquet file", "give its name the ending .parquet"),
-    b"PK\x03\x04": (
-        "an Excel workbook or a zip archive",
-        "save a sheet as CSV UTF-8; or give its name the ending .zip",
-    ),
-    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save the sheet as CSV UTF-8"),
-    b"BZh": ("bzip2 data", "decompress it"),
-    b"\xfd7zXZ": ("xz data", "decompress it"),
-    b"version https://git-lfs": ("a pointer of git-lfs", "get the file itself: git lfs pull"),
-}
-_PAGE = (b"<!doctype", b"<html", b"<?xml")
 _SEPARATOR_LINE = re.compile(rb'"?sep=([^"\r\n])"?\r?\n', re.IGNORECASE)  # Excel's own first line
 _ONE_EACH = "JSON lines: one object in each line"
 _BLANK_AND_QUOTE = re.compile(r' +".*"\s*', re.DOTALL)  # a cell of a program that puts a blank after each delimiter
@@ -57,21 +42,6 @@ class Header(NamedTuple):
     before: int  # records before the first row
     note: str | None
     hint: str  # what may be wrong if the columns are not those that are wanted
-
-
-# Bytes
-
-
-def check_bytes(head: bytes, source: Source) -> None:
-    """Raise InputError, with what they are, if the first bytes cannot be the UTF-8 text of a table or of JSON lines."""
-    if encoding := wide_encoding(head):
-        do = f"convert it: {conversions.from_encoding(source, encoding)}"
-        raise InputError(f"{source.name}: {encoding} text", expected="UTF-8", do=do)
-    known = next((known for first, known in _MAGIC.items() if head.startswith(first)), None)
-    if head[:200].lstrip().lower().startswith(_PAGE):
-        known = "an HTML or XML page", "get the file itself"
-    if known is not None:
-        raise InputError(f"{source.name}: {known[0]}", expected=f"text ({source.format.kind})", do=known[1])
 
 
 def note_of_encoding(head: bytes, complete: bool, source: Source) -> str | None:

@@ -112,7 +112,8 @@ def evaluate(
 
     Raises InputError before the first pair is scored: for bad rows (unless they are skipped), for a file without a
     labelled row, for labels that the model does not have (UnknownLabelsError), and if the model to compare with has
-    other labels. Of a pipe's rows it raises them after that. Raises RunError if a score is not a finite number.
+    other labels. Of a pipe's rows it raises them after that. Raises RunError if a score is not a finite number, and if
+    the file changes meanwhile.
     """
     pairs, total = check_labelled_rows(file, predictor.labels, skip_bad_rows, label_names)
     temperature = predictor.temperature
@@ -146,6 +147,7 @@ def evaluate(
         if progress is not None:
             progress(metrics.rows, total)
     seconds = time.perf_counter() - start - others_seconds
+    file.check_unchanged()
     return Evaluation(
         data=file.name,
         temperature=temperature,

@@ -9,13 +9,14 @@ from __future__ import annotations
 import gzip
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.encodings import with_escapes
 from bertnli.common.errors import RunError
 from bertnli.data.dialect import USUAL
 from bertnli.data.pairs import Chunk, PairFile, Row
+from bertnli.data.records import JsonCells
 from bertnli_export.parquet_schema import storable, with_columns
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Encoder(ABC):
             raise ValueError(f"{len(scored)} results for {len(chunk.rows)} rows")
         return self._encode(chunk, scored)
 
+    def _lacks(self, record: Mapping[str, Any]) -> bool:
+        """Whether the columns do not have all values of a record of JSON lines."""
+        return not record.keys() <= self._fields or (isinstance(record, JsonCells) and record.lacking)
+
     @abstractmethod
     def _prepare(self) -> None:
         """Make what is the same for all rows."""
@@ -67,7 +72,7 @@ class _TextEncoder(Encoder):
         return self._bytes(self._header())  # also if empty: a .gz without rows still has a gzip header
 
     def _encode(self, chunk: Chunk, scored: Sequence[RowResult]) -> bytes:
-        records = [None] * len(scored) if self._same_format else self._file.values(chunk)
+        records = [None] * len(scored) if self._same_format else self._file.values(chunk, as_written=True)
         return self._bytes("".join(map(self._line, chunk.rows, records, scored)))
 
     def _bytes(self, text: str) -> bytes:
@@ -106,8 +111,8 @@ class _DelimitedEncoder(_TextEncoder):
             cells = [_text(record.get(name)) or "" for name in self._file.fields]
             written = [self._cell(cell) for cell in cells]
             own = self._separator.join(written)
-            if not record.keys() <= self._fields or (self._separator == "\t" and written != cells):
-                raw = self._cell(_json(record))
+            if self._lacks(record) or (self._separator == "\t" and written != cells):
+                raw = self._cell(record.text if isinstance(record, JsonCells) else _json(record))
         else:
             own, raw = self._empty_cells, self._cell(row.raw)
         if error := result.error or row.error:
@@ -224,12 +229,9 @@ class ParquetEncoder(Encoder):
 
     def _text_columns(self, chunk: Chunk) -> tuple[list[Any], list[str | None]]:
         raw: list[str | None] = []
-        records = self._file.values(chunk)
+        records = self._file.values(chunk, as_written=True)
         for row, record in zip(chunk.rows, records, strict=True):
-            if record is None:
-                raw.append(row.raw)
-            else:
-                raw.append(None if record.keys() <= self._fields else _text(_json(record)))
+            raw.append(row.raw if record is None or self._lacks(record) else None)
         return [[_text((record or {}).get(name)) for record in records] for name in self._file.fields], raw
 
 

@@ -4,14 +4,14 @@ The added columns are `prediction`, a `p_<label>` for each label, `truncated` an
 If input and output have the same text format, the text of each record is copied byte for byte, and the added cells
 follow it. Tables are always written with a header, and with tabs and no quoting (TSV) or as RFC 4180 says (CSV); cells
 of an input that is written in another way are converted. Between formats cells are converted too: what is not text
-becomes JSON text in TSV and CSV, and every column of a text format becomes text in Parquet. The cells of Parquet have
-forms that can be read back: see data/arrow_values.py. Lines end with a line feed; probabilities have six decimals in
-every format.
+becomes JSON text in TSV and CSV, and every column of a text format becomes text in Parquet. The numbers, lists and
+objects of JSON lines stay the text that they are. The cells of Parquet have forms that can be read back: see
+data/arrow_values.py. Lines end with a line feed; probabilities have six decimals in every format.
 
 `raw`, another added column, holds the complete record where the columns cannot: its text if it could not be parsed, a
-JSON object if it has keys beyond the header or, on the way to TSV, tabs or line ends in its cells (TSV has them as the
-two characters \\t, \\n, \\r). TSV and CSV always have `raw`, Parquet if it is made from text, JSON lines in rows that
-could not be parsed.
+JSON object if it has keys beyond the header, a key twice or half a surrogate pair or, on the way to TSV, tabs or line
+ends in its cells (TSV has them as the two characters \\t, \\n, \\r). TSV and CSV always have `raw`, Parquet if it is
+made from text, JSON lines in rows that could not be parsed.
 
 Until `finish`, the work is in `OUTPUT.partial`, which only grows. Each chunk is appended as a unit (a gzip member, a
 zstd frame or, for Parquet, an Arrow stream of its own). So cutting the file at a checkpoint undoes all that came after

@@ -46,7 +46,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = run(tmp_path, stdout=full)
         assert done.returncode == 1
-        assert b"standard output: cannot be written (No space left on device); the work is done and kept" in done.stderr
+        assert (
+            b"standard output: cannot be written (No space left on device); the printed text is lost, but the files"
+            in done.stderr
+        )
         assert run(tmp_path, code=3, stdout=full).stderr == b"said\n" * 3
         assert run(tmp_path, stdout=full, stderr=full).returncode == 1
         assert run(tmp_path, stderr=full).returncode == 0

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertnli.common.errors import InputError
+from bertnli.common.errors import InputError, RunError
 from bertnli.data import corpus as corpora
 from bertnli.data.corpus import Corpus, prepare, split_holdout
 from bertnli.data.pairs import PairFile
@@ -73,6 +73,14 @@ def test_made_once_and_anew_when_something_changes(tmp_path, tokenizer, own_cach
     write_rows(path, tiny.snli_rows(51))
     assert len(prepare(PairFile(path), tokenizer, LABELS)) > len(first) - 1
     assert len(folders(own_cache)) == 3
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_no_corpus(tmp_path, tokenizer, own_cache, monkeypatch):
+    path = write_rows(tmp_path / "a.jsonl", tiny.snli_rows(50))
+    monkeypatch.setattr(corpora.heartbeat, "beat", lambda _: write_rows(path, tiny.snli_rows(49)))
+    with pytest.raises(RunError, match=r"a\.jsonl: was changed while it was read"):
+        prepare(PairFile(path), tokenizer, LABELS)
+    assert folders(own_cache) == []
 
 
 def test_bad_rows_leave_nothing_behind(tmp_path, tokenizer, own_cache):

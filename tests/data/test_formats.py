@@ -89,6 +89,10 @@ def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
     assert pairs_of(rows_of(tmp_path, "data.bin", packed, format="CSV.gz")) == [("a", "b", None)]
 
 
+ZSTD = pack(b"x", ".zst")
+LONG_ZSTD = b"\x28\xb5\x2f\xfd\x00\xa8\x09\x00\x00x"  # a window of 2 GiB, and one block of one byte as it is
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
@@ -113,8 +117,33 @@ def test_given_format_wins_over_the_name(tmp_path: Path) -> None:
         ("a.jsonl", b"a\tc\na\tb\n", {}, "no JSON object in the first 2 lines"),
         ("a.parquet", b"PAR1 but not really PAR1", {}, "a.parquet: cannot be read"),
         ("a.zip", b"PK\x03\x04 but not really", {}, "not a zip archive"),
-        ("a.tsv.gz", b"not gzip", {}, r"a\.tsv\.gz: cannot be read"),
-        ("a.tsv.zst", b"not zstd", {}, "cannot be read"),
+        ("a.tsv.gz", b"\0not gzip", {}, r"a\.tsv\.gz: cannot be read"),
+        ("a.tsv.zst", b"\0not zstd", {}, "cannot be read"),
+        (
+            "a.tsv.zst",
+            LONG_ZSTD,
+            {},
+            r"longer than 128 MiB; unpack it first, with: zstd -d --long=31 \S+a\.tsv",
+        ),
+        ("a.tsv.gz", b"caf\xe9", {}, "text; expected gzip data .*; take that ending from its name"),
+        ("a.tsv.zst", b"premise", {}, "text; expected zstd data .*; take that ending from its name"),
+        ("a.tsv.gz", ZSTD, {}, r"zstd data; expected gzip data .*; give its name the ending \.zst in place of \.gz"),
+        ("a.tsv.zst", gzip.compress(b"x"), {}, r"gzip data; expected zstd data .*\.gz in place of \.zst"),
+        (
+            "a.tsv.gz",
+            gzip.compress(gzip.compress(b"x")),
+            {},
+            r"packed in \.gz; .*; unpack it; what is inside needs the ending \.gz",
+        ),
+        ("a.tsv", gzip.compress(b"x"), {}, r"gzip data; expected text .*; give its name the ending \.gz$"),
+        ("a.tsv", ZSTD, {}, r"zstd data; .*\.zst$"),
+        ("a.parquet", b"premise,hypothesis", {}, "text; expected a Parquet file .*; give its name the ending of its"),
+        ("a.parquet", gzip.compress(b"PAR1"), {}, "gzip data; expected a Parquet file .*; unpack it$"),
+        ("a.tsv.gz", gzip.compress(b"PAR1"), {}, r"a Parquet file, packed in \.gz; .*needs the ending \.parquet$"),
+        ("a.tsv.gz", b"version https://git-lfs.github.com/spec/v1", {}, "a pointer of git-lfs; .*git lfs pull"),
+        ("a.parquet", b"<!DOCTYPE html>", {}, "an HTML or XML page; .*get the file itself"),
+        ("a.parquet", b"ARROW1\0\0", {}, "an Arrow or Feather file"),
+        ("a.parquet", b"PARE\0\0\0\0PARE", {}, "an encrypted Parquet file; .*; decrypt it"),
     ],
 )
 def test_wrong_files_are_refused_at_once(
@@ -149,6 +178,21 @@ def test_standard_input_is_streamed_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [row.premise for row in file.rows()] == ["a", None]
     with pytest.raises(InputError, match="a pipe can be read only once"):
         list(file.rows())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "-: the file is empty"),
+        (gzip.compress(b"x"), "gzip data; .*; give --format tsv.gz$"),
+        (ZSTD, "zstd data; .*; give --format tsv.zst$"),
+        (b"PAR1", "a Parquet file; .*; write it to a file whose name ends in .parquet$"),
+    ],
+)
+def test_standard_input_of_another_kind(monkeypatch: pytest.MonkeyPatch, content: bytes, message: str) -> None:
+    monkeypatch.setattr(sys, "stdin", Stdin(content))
+    with pytest.raises(InputError, match=message):
+        PairFile("-", format="tsv")
 
 
 def test_standard_input_may_be_packed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,23 @@ def test_a_file_that_changes_is_told(tmp_path: Path, change: Callable[[Path], No
         file.check_unchanged()
 
 
+def test_a_file_on_standard_input_that_changes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text(TABLE)
+    with (tmp_path / "a.csv").open() as given:
+        own = os.dup(0)
+        os.dup2(given.fileno(), 0)
+        try:
+            monkeypatch.setattr("sys.stdin", given)
+            file = PairFile("-", format="csv")
+            file.check_unchanged()
+            os.truncate(tmp_path / "a.csv", 30)
+            with pytest.raises(RunError, match=r"^-: was changed while it was read; found 30 bytes"):
+                file.check_unchanged()
+        finally:
+            os.dup2(own, 0)
+            os.close(own)
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.zip", "a.parquet"])
 def test_another_file_is_not_read_in_place_of_the_first(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -98,3 +99,10 @@ def test_int96_is_read_to_the_microsecond(
     assert "late" not in found
     assert sum(batch.num_rows for batch in parquet_tables(str(tmp_path / "a.parquet"), 2, ["premise"])) == rows
     assert capsys.readouterr().err == "", "the column is not read"
+
+
+def test_a_type_that_pyarrow_lacks(tmp_path: Path) -> None:
+    columns = {"premise": ["a"], "hypothesis": ["b"], "big": polars.Series([2**100], dtype=polars.Int128)}
+    polars.DataFrame(columns).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"64 bits.*; write it again without that column"):
+        PairFile(tmp_path / "a.parquet")

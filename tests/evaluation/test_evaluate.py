@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,12 @@ def test_every_labelled_row_counts_once_whatever_the_batch(tmp_path: Path) -> No
     assert same_apart_from_time(small, evaluate(Reader(), file))
     right = sum(int(np.argmax(logits)) == LABELS.index(gold) for gold, logits in rows if gold != "-")
     assert small.metrics.accuracy == right / 99
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_figures(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.tsv", random_rows(20))
+    with pytest.raises(RunError, match=r"a\.tsv: was changed while it was read"):
+        evaluate(Reader(), file, progress=lambda done, total: os.utime(file.path, (1, done)))
 
 
 def test_every_form_of_a_model_gives_the_same_figures(tmp_path: Path) -> None:

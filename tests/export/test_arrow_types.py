@@ -153,12 +153,17 @@ def test_int96_keeps_its_dates(folder: Path, column: Column) -> None:
 
 
 def test_types_that_arrow_lacks_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    drawn = "interval 3 days as span, timetz '01:02:03+02' as utc, time '01:02' as local"
-    duckdb.sql(f"copy (select 'a' as premise, 'b' as hypothesis, {drawn}) to '{folder}/a.parquet'")
+    drawn = "interval 3 days as span, timetz '01:02:03+02' as utc, time '01:02' as local, 1::variant as any, "
+    drawn += "'POINT(1 2)'::geometry as place"
+    duckdb.sql(
+        f"copy (select 'a' as premise, 'b' as hypothesis, {drawn}) to '{folder}/a.parquet' (geoparquet_version none)"
+    )
     run(folder / "a.parquet", folder / "out.parquet")
     said = capsys.readouterr().err
     assert "column 'span' has the same values in the output, but not the type Interval" in said
     assert "column 'utc' has the same values in the output, but not the type Time in UTC" in said
-    assert said.count("warning") == 2
+    assert "column 'any' has the same values in the output, but not the type Variant" in said
+    assert "column 'place' has the same values in the output, but not the type Geometry" in said
+    assert said.count("warning") == 4
     run(folder / "a.parquet", folder / "out.csv")
     assert capsys.readouterr().err == ""

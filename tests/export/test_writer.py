@@ -190,6 +190,42 @@ def test_json_values_that_are_not_text_become_json_text(tmp_path: Path) -> None:
     assert set(table.schema.types[:8]) == {pa.string()}
 
 
+NUMBERS = ["1e400", "-1E-400", "0.1000000000000000055511151231257827", "123456789012345678901", "1.50", "NaN"]
+
+
+@pytest.mark.parametrize("output", ["out.tsv", "out.csv", "out.parquet"])
+def test_json_values_are_kept_as_they_are_written(tmp_path: Path, output: str) -> None:
+    values = [
+        *NUMBERS,
+        f"[{NUMBERS[0]},{NUMBERS[2]}]",
+        '{"k":{"k":"\\u00e9\\ud800"},"k":1.0}',
+        "true",
+        '"1e400"',
+        "null",
+    ]
+    lines = [f'{{"premise": "a" , "x":\t{value}\t, "hypothesis": "b"}}\n' for value in values]
+    (tmp_path / "a.jsonl").write_bytes("".join(lines).encode())
+    run(tmp_path / "a.jsonl", tmp_path / output)
+    rows = read_back(tmp_path / output)
+    assert [row["x"] or None for row in rows] == [*values[:-2], "1e400", None]
+    assert [(row["premise"], row["hypothesis"], row["raw"] or "") for row in rows] == [("a", "b", "")] * len(values)
+
+
+@pytest.mark.parametrize("output", ["out.tsv", "out.csv", "out.parquet"])
+@pytest.mark.parametrize(
+    ("member", "cell"), [('"n": 1,\t"n": 1e400', "1e400"), ('"n": "\\ud83d"', "\\ud83d"), ('"n": "", "m": 2', "")]
+)
+def test_a_json_object_that_columns_cannot_hold_is_kept_in_raw(
+    tmp_path: Path, member: str, cell: str, output: str
+) -> None:
+    first, second = '{"premise": "a", "hypothesis": "b", "n": 1}', f'{{"premise": "a", "hypothesis": "b", {member}}}'
+    (tmp_path / "a.jsonl").write_text(f"{first}\n{second}")
+    run(tmp_path / "a.jsonl", tmp_path / output)
+    one, two = read_back(tmp_path / output)
+    assert (one["n"], one["raw"] or "") == ("1", "")
+    assert (two["n"], two["raw"].replace("\t", " ")) == (cell, second.replace("\t", " "))
+
+
 @pytest.mark.parametrize("output", ["out.tsv", "out.csv", "out.parquet"])
 def test_keys_beyond_the_header_are_kept_in_raw(tmp_path: Path, output: str) -> None:
     lines = ['{"premise": "a", "hypothesis": "b", "id": 7}', '{"hypothesis": "d", "premise": "c", "new": "é"}']

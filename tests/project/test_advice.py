@@ -127,9 +127,10 @@ def test_the_reader_sees_what_is_there() -> None:
 
 
 def unknown_options(place: str, text: str) -> set[str]:
+    # --long is zstd's.
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
     known = {option for command in COMMANDS.values() for one in command.params for option in one.opts}
-    return named - known - {"--debug", "--help"} if place not in PLACES_OF_OPTIONS_OF_OTHERS else set()
+    return named - known - {"--debug", "--help", "--long"} if place not in PLACES_OF_OPTIONS_OF_OTHERS else set()
 
 
 def unknown_keys(place: str, text: str) -> set[str]:
