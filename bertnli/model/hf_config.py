@@ -58,6 +58,7 @@ class FolderConfig(_Sizes):
     architectures: list[_ARCHITECTURES] | None = None
     auto_map: dict[str, Any] | None = None
     transformers_weights: None = None
+    quantization_config: None = None
     position_embedding_type: Literal["absolute"] = "absolute"
     problem_type: Literal["single_label_classification", None] = None
     is_decoder: Literal[False] = False
@@ -74,6 +75,7 @@ class FolderConfig(_Sizes):
 
 _UNSUPPORTED = {  # key of config.json: what to do about a value that other models have and ours do not
     "architectures": "choose a checkpoint of BertForSequenceClassification, or of BertModel to train from",
+    "quantization_config": "choose the checkpoint that it was quantised from; export it with --precision int8 or fp16",
     "transformers_weights": "remove the key, and give the file its usual name, model.safetensors",
     "model_type": "bertnli runs only BERT (BertForSequenceClassification); choose a checkpoint of that architecture",
     "position_embedding_type": "choose a checkpoint with BERT's own learned positions",
@@ -94,7 +96,8 @@ def parse(content: Any, where: str) -> FolderConfig:
         if key == "architectures" and problem["type"] == "literal_error":
             expected = "a sequence classifier or an encoder"
         if problem["type"] == "missing":
-            raise InputError(f"{where}: key {key} is missing", expected="the config.json of a BERT model") from None
+            do = 'if it is a BERT model, add "model_type": "bert"' if key == "model_type" else None
+            raise InputError(f"{where}: key {key} is missing", expected="a BERT model's config.json", do=do) from None
         raise InputError(
             f"{where}: key {key}" if key else where,
             found=repr(problem["input"])[:80],

@@ -55,6 +55,9 @@ _UNUSED = {
     "d2l": re.compile(r"(mlm|nsp)\..+"),
 }
 
+# What a weight may be. Torch's 8-bit floats are no numbers to compute with: they belong to scales in other tensors.
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
 # The modules that a pretrained encoder may lack: the classifier, and with it the pooler (BertForMaskedLM has neither).
 _HEADS = {"bert": ("classifier", "pooler"), "d2l": ("classifier",)}
 
@@ -138,8 +141,8 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
             ],
         ),
         *_list(
-            "not floating-point",
-            [f"{key} ({tensor.dtype})" for key, tensor in found.items() if not tensor.is_floating_point()],
+            "quantised or not floating-point",
+            [f"{key} ({tensor.dtype})" for key, tensor in found.items() if tensor.dtype not in _FLOATS],
         ),
     ]
     if problems:

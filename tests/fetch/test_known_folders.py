@@ -64,6 +64,12 @@ COMMIT = "a" * 40
         (("config.json", "onnx/model.onnx"), {}, ["found onnx/model.onnx"]),
         (("config.json", "model.onnx", "manifest.json"), {}, ["a bundle, which has no weights for torch"]),
         (("config.json", "tf_model.h5"), {}, ["TensorFlow", "from_pretrained({folder}, from_tf=True)"]),
+        (
+            ("bert_config.json", "bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001", "vocab.txt"),
+            {},
+            ["which is TensorFlow's", "transformers-cli convert"],
+        ),
+        (("bert_config.json", "pytorch_model.bin"), {}, ["no config.json", '"model_type": "bert"']),
         (("config.json", "flax_model.msgpack"), {}, ["Flax"]),
         (("bert.gguf",), {}, ["llama.cpp"]),
         (("config.json", "openvino_model.xml"), {}, ["OpenVINO"]),
