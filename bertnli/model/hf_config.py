@@ -92,7 +92,11 @@ def parse(content: Any, where: str) -> FolderConfig:
         # Another architecture has other keys, so a wrong model_type is reported before them.
         problem = min(error.errors(), key=lambda one: one["loc"] != ("model_type",))
         key = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
-        expected = problem["msg"].removeprefix("Input should be ") if key else "a map with the keys of a BERT model"
+        expected = (
+            problem["msg"].removeprefix("Input should be ").replace("None", "null")
+            if key
+            else "a map with the keys of a BERT model"
+        )
         if key == "architectures" and problem["type"] == "literal_error":
             expected = "a sequence classifier or an encoder"
         if problem["type"] == "missing":

@@ -387,6 +387,7 @@ def new_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
 
 def check_target(out: Path, *, force: bool = False) -> None:
     """Raise InputError if a bundle cannot be written to `out`; called before the work starts."""
+    check_outside(out)
     folder = out.resolve().parent  # of the temporary folder, too
     existing = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
@@ -397,11 +398,7 @@ def check_target(out: Path, *, force: bool = False) -> None:
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    try:
-        content = json.loads(_manifest_bytes(out / MANIFEST))
-        is_bundle = isinstance(content, dict) and content.get("format") == FORMAT
-    except (OSError, ValueError, RecursionError):
-        is_bundle = False
+    is_bundle = _is_bundle(out)
     if is_bundle and force:
         return
     raise InputError(
@@ -410,6 +407,25 @@ def check_target(out: Path, *, force: bool = False) -> None:
         expected="a new or an empty folder",
         do="choose another, or replace the bundle with --force" if is_bundle else "choose another",
     )
+
+
+def check_outside(path: Path) -> None:
+    """Raise InputError if a file or folder at `path` would be inside a bundle, which would then be refused."""
+    for folder in Path(os.path.realpath(path)).parents:
+        if _is_bundle(folder):
+            raise InputError(
+                f"{path}: inside the bundle {folder}",
+                expected="a place outside: a bundle may not have other files than its manifest names",
+                do="give another path",
+            )
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        content = json.loads(_manifest_bytes(folder / MANIFEST))
+    except (OSError, ValueError, RecursionError):  # an InputError is a ValueError
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def write_manifest(folder: Path, **about: Any) -> None:

@@ -20,6 +20,7 @@ from bertnli_export.bundle import Bundle, check_target, update_manifest
 from bertnli_export.devices import CPU
 from bertnli_export.graph_file import check_graph
 from bertnli_export.parity import Reference
+from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer
 from bertnli_export.scoring_setup import prepare
 from bertnli_export.session import DeviceError, Session
@@ -464,6 +465,18 @@ def test_files_that_the_manifest_does_not_name_are_refused(bundle, name) -> None
         InputError, match=rf"{name}: a file that the bundle's manifest\.json does not name; move it out"
     ):
         prepare(bundle, "cpu")
+
+
+def test_nothing_is_written_into_a_bundle(bundle) -> None:
+    """It would be refused from then on: its manifest does not name what was written."""
+    for path in (bundle / "nli", bundle / "a" / "b"):
+        with pytest.raises(InputError, match=f"{path}: inside the bundle {bundle}; expected a place outside"):
+            check_target(path, force=True)
+    rows = bundle.parent / "rows.tsv"
+    rows.write_text("premise\thypothesis\na man\ta dog\n")
+    with pytest.raises(InputError, match=r"scores\.tsv: inside the bundle"):
+        score_file(bundle, str(rows), bundle / "scores.tsv", device="cpu")
+    assert not list(bundle.glob("*.tsv*"))
 
 
 def test_a_description_and_hidden_files_may_be_beside_them(bundle) -> None:
