@@ -98,7 +98,7 @@ def _pointers(folder: Path) -> Iterator[Path]:
 
 def _models_inside(folder: Path) -> Iterator[Path]:
     """Model folders inside: the Trainer's checkpoint-500, the hub cache's snapshots/COMMIT, a part of a model."""
-    for path in (*folder.glob("*"), *folder.glob("snapshots/*")):
+    for path in (*folder.glob("*"), *folder.glob("snapshots/*"), *folder.glob("models--*/snapshots/*")):
         has_weights = any((path / name).is_file() for name in _WEIGHTS)
         if re.fullmatch(r"checkpoint-\d+", path.name) or (has_weights and (path / "config.json").is_file()):
             yield path

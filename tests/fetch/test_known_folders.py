@@ -57,6 +57,11 @@ COMMIT = "a" * 40
             {"refs/main": COMMIT},
             ["snapshots/" + "b" * 40, f"the path of the model: {{folder}}/snapshots/{COMMIT}"],
         ),
+        (
+            tuple(f"models--a--b/snapshots/{COMMIT}/{n}" for n in MODEL),
+            {},
+            [f"give the path of the model: {{folder}}/models--a--b/snapshots/{COMMIT}"],
+        ),
         (("modules.json", "1_Pooling/config.json", *(f"0_BERT/{n}" for n in MODEL)), {}, ["found 0_BERT", "/0_BERT"]),
         (MODEL[:1], {"model__safetensors": POINTER}, ["{folder}/model.safetensors: only a pointer", "lfs pull"]),
         (MODEL, {"tokenizer__json": POINTER}, ["{folder}/tokenizer.json: only a pointer", "git -C {folder} lfs pull"]),

@@ -195,7 +195,11 @@ def as_float8(folder: Path) -> None:
             sharded("pytorch_model.bin"),
             ["pytorch_model.bin.index.json: not an index", "weight_map"],
         ),
-        ({"labels": NLI}, as_float8, ["quantised or not floating-point: ", "(torch.float8_e4m3fn)"]),
+        (
+            {"labels": NLI},
+            as_float8,
+            ["quantised or not floating-point: ", "(torch.float8_e4m3fn)", "was quantised from"],
+        ),
         ({}, settings(quantization_config={"load_in_8bit": True}), ["quantization_config", "quantised from"]),
         ({}, settings(id2label={"0": 0, "1": 1, "2": 2}), ["id2label", "remove the key", "--labels"]),
         ({}, settings(model_type=None), ["model_type"]),
