@@ -32,7 +32,11 @@ def read_text(path: str | Path) -> str:
 
     Raises OSError, or ValueError, which says what to do, if it is in another encoding.
     """
-    data = Path(path).read_bytes()
+    return decoded(Path(path).read_bytes(), path)
+
+
+def decoded(data: bytes, path: str | Path) -> str:
+    """The text of the bytes of a file, as `read_text`."""
     if encoding := wide_encoding(data[:64]):
         quoted, new = shlex.quote(str(path)), shlex.quote(f"{path}.new")
         raise ValueError(f"{encoding} text; convert it: iconv -f {encoding} -t UTF-8 < {quoted} > {new}")

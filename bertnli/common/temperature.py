@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,13 +13,16 @@ from typing import Any
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import existing_path, read_map, write_text
 
+LEAST, MOST = 1e-3, 1e3  # ten times what a fit may give: with others the probabilities mean nothing
+
 
 def of_config(config: Mapping[str, Any], where: str) -> float:
-    """The temperature in a config.json; 1 if it has none. Raises InputError unless it is a number above 0."""
+    """The temperature in a config.json; 1 if it has none. Raises InputError for one not from LEAST to MOST."""
     section = config.get("bertnli")
     found = section.get("temperature", 1.0) if isinstance(section, dict) else 1.0
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
-        raise InputError(f"{where}: key bertnli.temperature", found=repr(found), expected="a number above 0")
+    if isinstance(found, bool) or not isinstance(found, int | float) or not LEAST <= found <= MOST:
+        expected = f"a number from {LEAST:g} to {MOST:g}"
+        raise InputError(f"{where}: key bertnli.temperature", found=repr(found)[:80], expected=expected)
     return float(found)
 
 

@@ -119,11 +119,11 @@ class LabelTable:
         return found
 
 
-def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+def check_names(names: Sequence[str], where: str, *, do: str = "") -> tuple[str, ...]:
     """The label names of one model, in order, as a tuple.
 
     Raises InputError that names `where` unless they are at least two, different, printable, and not placeholders such
-    as `LABEL_0`.
+    as `LABEL_0`. do: what to do then; by default to give `--labels`.
     """
     names = tuple(str(name) for name in names)
     if not _are_usable(names):
@@ -131,13 +131,14 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
             f"{where}: unusable label names",
             found=", ".join(repr(name) for name in names) or "none",
             expected="two or more different names, none of them empty",
-            do="give others in the same order with --labels (in a run file: labels)",
+            do=do or "give others in the same order with --labels (in a run file: labels)",
         )
     if _placeholders(names):
         raise InputError(
             f"{where}: the label names are placeholders",
             found=", ".join(names),
-            do="give the names in the model's order with --labels (in a run file: labels), for example "
+            do=do
+            or "give the names in the model's order with --labels (in a run file: labels), for example "
             "entailment,neutral,contradiction",
         )
     return names
@@ -187,6 +188,19 @@ def from_config(
     return names
 
 
+def other_order(config: Mapping[str, object], names: Sequence[str], where: str) -> tuple[str, ...]:
+    """A note if `label2id` has the labels `names` in another order than theirs; transformers scores by `id2label`."""
+    numbers = config.get("label2id")
+    if not isinstance(numbers, Mapping):
+        return ()
+    theirs = {label_key(str(name)): str(number) for name, number in numbers.items()}
+    ours = {label_key(name): str(number) for number, name in enumerate(names)}
+    if theirs.keys() != ours.keys() or theirs == ours:
+        return ()
+    other = ", ".join(f"{number} {name}" for name, number in numbers.items())
+    return (f"{where}: the labels are taken as {', '.join(names)}. Its label2id has another order: {other}",)
+
+
 def unnamed(config: Mapping[str, object], where: str) -> bool:
     """Whether a classifier's config has no usable label names. Raises InputError for a damaged `id2label`."""
     given = config.get("id2label")
@@ -202,7 +216,12 @@ def _in_order(id2label: object, where: str) -> tuple[str, ...]:
     except (TypeError, ValueError):
         by_index = {}
     if not by_index or not all(isinstance(name, str) for name in by_index.values()):
-        raise InputError(where, found=repr(id2label)[:80], expected='a map such as {"0": "entailment", …}')
+        raise InputError(
+            where,
+            found=repr(id2label)[:80],
+            expected='a map such as {"0": "entailment", …}',
+            do="remove the key, and give the names in the model's order with --labels (in a run file: labels)",
+        )
     if sorted(by_index) != list(range(len(by_index))):
         raise InputError(where, found=f"indices {', '.join(map(str, sorted(by_index)))}", expected="0, 1, 2, …")
     return tuple(by_index[index] for index in range(len(by_index)))

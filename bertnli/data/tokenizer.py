@@ -146,6 +146,10 @@ class PairTokenizer:
         self.pad_id = pad_id
         # All ids are below it; some may be unused. A blank line of vocab.txt makes an empty token, which no text has.
         self.vocab_size = 1 + max(number for token, number in vocabulary.items() if token)
+        if pad_id >= self.vocab_size:
+            raise InputError(
+                f"{where}: pad_token_id", found=f"{pad_id}", expected=f"below {self.vocab_size}, as all ids"
+            )
         # The file's template for a pair must be BERT's, because other programs that read the file use it.
         self.cls_id, self.sep_id, self.has_token_types = tokenizer_files.pair_template(tokenizer, where)
 

@@ -18,6 +18,11 @@ _OTHER_PROGRAMS = {  # a file of weights: whose it is, and how to get BERT's fro
         "ONNX",
         "give the checkpoint that it was exported from; of ONNX files bertnli scores only bundles that it wrote",
     ),
+    "*.ckpt.index": (
+        "TensorFlow",
+        "take the same model for PyTorch, as the hub has Google's; or convert it with `transformers-cli convert` of "
+        "transformers 4, which needs TensorFlow",
+    ),
     "tf_model.h5": ("TensorFlow", "save it for PyTorch with transformers 4: from_pretrained(FOLDER, from_tf=True)"),
     "flax_model.msgpack": ("Flax", "save it for PyTorch with transformers 4: from_pretrained(FOLDER, from_flax=True)"),
     "*.gguf": ("llama.cpp (GGUF)", "give the checkpoint that it was made from"),
@@ -69,6 +74,11 @@ def check(folder: Path) -> None:
             found=", ".join(str(path.relative_to(folder)) for path in inside[-3:]),
             do=f"give the path of the model: {inside[-1]}",
         )
+    if "bert_config.json" in names and names & set(_WEIGHTS):
+        raise InputError(
+            f"{folder}: no config.json, but the bert_config.json of earlier programs",
+            do='rename it to config.json, and add "model_type": "bert" to it',
+        )
     for pattern, (program, do) in _OTHER_PROGRAMS.items():
         if found := next(folder.glob(pattern), None) or next(folder.glob(f"*/{pattern}"), None):
             raise InputError(
@@ -88,7 +98,7 @@ def _pointers(folder: Path) -> Iterator[Path]:
 
 def _models_inside(folder: Path) -> Iterator[Path]:
     """Model folders inside: the Trainer's checkpoint-500, the hub cache's snapshots/COMMIT, a part of a model."""
-    for path in (*folder.glob("*"), *folder.glob("snapshots/*")):
+    for path in (*folder.glob("*"), *folder.glob("snapshots/*"), *folder.glob("models--*/snapshots/*")):
         has_weights = any((path / name).is_file() for name in _WEIGHTS)
         if re.fullmatch(r"checkpoint-\d+", path.name) or (has_weights and (path / "config.json").is_file()):
             yield path

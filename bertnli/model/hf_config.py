@@ -58,6 +58,7 @@ class FolderConfig(_Sizes):
     architectures: list[_ARCHITECTURES] | None = None
     auto_map: dict[str, Any] | None = None
     transformers_weights: None = None
+    quantization_config: None = None
     position_embedding_type: Literal["absolute"] = "absolute"
     problem_type: Literal["single_label_classification", None] = None
     is_decoder: Literal[False] = False
@@ -74,6 +75,7 @@ class FolderConfig(_Sizes):
 
 _UNSUPPORTED = {  # key of config.json: what to do about a value that other models have and ours do not
     "architectures": "choose a checkpoint of BertForSequenceClassification, or of BertModel to train from",
+    "quantization_config": "choose the checkpoint that it was quantised from; export it with --precision int8 or fp16",
     "transformers_weights": "remove the key, and give the file its usual name, model.safetensors",
     "model_type": "bertnli runs only BERT (BertForSequenceClassification); choose a checkpoint of that architecture",
     "position_embedding_type": "choose a checkpoint with BERT's own learned positions",
@@ -90,11 +92,16 @@ def parse(content: Any, where: str) -> FolderConfig:
         # Another architecture has other keys, so a wrong model_type is reported before them.
         problem = min(error.errors(), key=lambda one: one["loc"] != ("model_type",))
         key = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
-        expected = problem["msg"].removeprefix("Input should be ") if key else "a map with the keys of a BERT model"
+        expected = (
+            problem["msg"].removeprefix("Input should be ").replace("None", "null")
+            if key
+            else "a map with the keys of a BERT model"
+        )
         if key == "architectures" and problem["type"] == "literal_error":
             expected = "a sequence classifier or an encoder"
         if problem["type"] == "missing":
-            raise InputError(f"{where}: key {key} is missing", expected="the config.json of a BERT model") from None
+            do = 'if it is a BERT model, add "model_type": "bert"' if key == "model_type" else None
+            raise InputError(f"{where}: key {key} is missing", expected="a BERT model's config.json", do=do) from None
         raise InputError(
             f"{where}: key {key}" if key else where,
             found=repr(problem["input"])[:80],

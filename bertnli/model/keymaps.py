@@ -55,6 +55,9 @@ _UNUSED = {
     "d2l": re.compile(r"(mlm|nsp)\..+"),
 }
 
+# What a weight may be. Torch's 8-bit floats are no numbers to compute with: they belong to scales in other tensors.
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
 # The modules that a pretrained encoder may lack: the classifier, and with it the pooler (BertForMaskedLM has neither).
 _HEADS = {"bert": ("classifier", "pooler"), "d2l": ("classifier",)}
 
@@ -126,6 +129,7 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
             "python -m deepspeed.utils.zero_to_fp32 CHECKPOINT OUT",
         )
     shapes = {key.removeprefix(prefix): like.shape for key, like in to_foreign(ours, config).items()}
+    quantised = [f"{key} ({tensor.dtype})" for key, tensor in found.items() if tensor.dtype not in _FLOATS]
     problems = [
         *_list("missing", [key for key in shapes if key not in found]),
         *_list("unknown", sorted(key for key in found if key not in shapes)),
@@ -137,17 +141,14 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
                 if key in found and found[key].shape != shape
             ],
         ),
-        *_list(
-            "not floating-point",
-            [f"{key} ({tensor.dtype})" for key, tensor in found.items() if not tensor.is_floating_point()],
-        ),
+        *_list("quantised or not floating-point", quantised),
     ]
     if problems:
         raise InputError(
             f"{where}: keys that do not fit",
             found="; ".join(problems),
             expected=f"a {config.family} model of {config.num_layers} layers and hidden size {config.hidden_size}",
-            do=do,
+            do="take the checkpoint that it was quantised from, or save the weights as float32" if quantised else do,
         )
     tensor_files.check_finite({key: found[key] for key in shapes}, where)
     return {

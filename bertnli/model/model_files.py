@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bertnli.common import encodings
 from bertnli.common.errors import InputError
+from bertnli.common.files import check_kinds
 
 D2L_WEIGHTS = ("classifier.params", "pretrained.params")  # the reader's own fine-tuned model before the book's
 
@@ -21,12 +23,18 @@ _LARGEST_WEIGHTS = 2**32
 
 
 def open_files(path: Path) -> Files:
-    """The files of a folder, or the d2l files in a zip, in any folder inside it (the book's zip has one)."""
+    """The files of a folder, or the d2l files in a zip, in any folder inside it (the book's zip has one).
+
+    Raises InputError if there is neither, or if a folder has a pipe or a device in it.
+    """
     try:
         if path.is_dir():
+            check_kinds(path)
             return {entry.name: entry.read_bytes for entry in path.iterdir()}
         kind = "a zip" if zipfile.is_zipfile(path) else "a file" if path.exists() else "nothing there"
         members = _members(path) if kind == "a zip" else []
+    except InputError:
+        raise
     except Exception as error:  # for a damaged archive zipfile raises errors of many types
         raise InputError(f"model {path}: cannot be read: {error}", expected="a folder or a d2l zip") from None
     if kind != "a zip":
@@ -78,6 +86,6 @@ def read(files: Files, name: str, path: Path) -> bytes:
 def read_json(files: Files, name: str, path: Path) -> Any:
     content = read(files, name, path)
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(encodings.decoded(content, f"{path}/{name}"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}/{name}: {error}", expected="a JSON file") from None
+        raise InputError(f"{path}/{name}: cannot be read", found=str(error), expected="JSON in UTF-8") from None

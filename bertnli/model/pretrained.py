@@ -144,17 +144,17 @@ def _load_hf(
     weights = weight_files.read_hf(files, path)
     family = "bert" if parsed.model_type == "bert" else "d2l"
     tensors, replaced = _kept(keymaps.plain_names(weights.tensors), family, labels if new_classifier else None)
+    notes = [*weights.notes, *replaced]
     if keymaps.has_classifier(tensors, family):
         names = label_orders.from_config(content, where, labels, keymaps.outputs(tensors, family))
+        notes += label_orders.other_order(content, names, where)
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.SNLI_ORDER if family == "bert" else label_orders.D2L_ORDER
         names = label_orders.check_names(labels or new, "--labels")
     config = parsed.to_ours(names)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
     temperature = 1.0 if replaced else temperatures.of_config(content, where)
-    return Pretrained(
-        config, state, tokenizer, weights.sha256, temperature, (*weights.notes, *replaced, *tokenizer.notes)
-    )
+    return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes))
 
 
 def _load_d2l(

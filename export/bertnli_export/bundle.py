@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ from bertnli.common import rust
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import digest, kind_of, new_folder, read_map, write_text
 from bertnli.common.installed import __version__, installed
-from bertnli.data.labels import check_names, from_config
+from bertnli.common.temperature import LEAST, MOST
+from bertnli.data.labels import check_names
 from bertnli.data.tokenizer import MIN_LENGTH, PairTokenizer
 from bertnli_export.devices import Device
 from bertnli_export.runtime import OLDEST
@@ -43,6 +45,7 @@ MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
     "parity.npz",
     "manifest.json",
 )
+TOKENIZER_CONFIG = "tokenizer_config.json"
 LABELS = "labels.txt"  # of Triton's layout
 
 # The kinds of device that each precision's graph runs on. The packed attention of fp16 has a kernel for CUDA only. int8
@@ -115,7 +118,9 @@ class Manifest(_Section):
     max_length: int = Field(ge=MIN_LENGTH, le=1_000_000)
     truncation: str
     lower_case: bool
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # divides the logits before the softmax
+    temperature: float = Field(
+        default=1.0, ge=LEAST, le=MOST, allow_inf_nan=False
+    )  # divides the logits before the softmax
     tokenizer_fingerprint: str
     attention: Attention
     origin: Origin
@@ -188,25 +193,30 @@ class Bundle:
 
     def check_config(self) -> None:
         """Raise InputError unless config.json and Triton's labels.txt, which other programs read, name the manifest's
-        labels."""
+        labels, and tokenizer_config.json names no code for transformers to run."""
         where = self.file(CONFIG)
-        config = read_map(where)
-        found = {f"{where}: key id2label": from_config(config, str(where))}
-        if isinstance(indices := config.get("label2id"), dict):
-            right = indices == {name: index for index, name in enumerate(self.labels)}
-            found[f"{where}: key label2id"] = self.labels if right else tuple(f"{k}: {v}" for k, v in indices.items())
+        config, indices = read_map(where), range(len(self.labels))
+        compared = [
+            (f"{where}: key id2label", config.get("id2label"), dict(zip(map(str, indices), self.labels, strict=True))),
+            (f"{where}: key label2id", config.get("label2id"), dict(zip(self.labels, indices, strict=True))),
+        ]
         for name in self.manifest.files:
             if Path(name).name == LABELS:
                 text = (self.path / name).read_text(encoding="utf-8", errors="replace")
-                found[str(self.path / name)] = tuple(text.splitlines())
-        for place, labels in found.items():
-            if labels != self.labels:
+                compared.append((str(self.path / name), text.splitlines(), list(self.labels)))
+        for place, found, expected in compared:
+            if found != expected and not (found is None and "label2id" in place):
                 raise InputError(
                     f"{place}: other labels, or another order, than in {MANIFEST}",
-                    found=", ".join(labels),
-                    expected=", ".join(self.labels),
+                    found=_in_words(found),
+                    expected=_in_words(expected),
                     do="do not use the bundle; export the model again",
                 )
+        where = self.path / TOKENIZER_CONFIG
+        if code := read_map(where).get("auto_map"):
+            raise InputError(
+                f"{where}: key auto_map", found=f"code, {code}", do="do not use the bundle; export the model again"
+            )
 
     def check_device(self, device: Device) -> None:
         """Raise InputError if its precision does not run on `device`."""
@@ -300,11 +310,18 @@ def _parse_manifest(raw: bytes, where: Path) -> Manifest:
         key = ".".join(str(part) for part in problem["loc"]) or "content"
         found = repr(problem["input"])[:60]
         raise InputError(f"{where}: key {key}"[:200], found=found, expected=problem["msg"].lower()) from None
-    check_names(manifest.labels, f"{where}: key labels")
+    check_names(manifest.labels, f"{where}: key labels", do="export the model again")
     missing = {MODEL, TOKENIZER, CONFIG, PARITY} - {Path(name).name for name in manifest.files}
-    strange = [name for name in manifest.files if Path(name).is_absolute() or ".." in Path(name).parts]
+    strange = [
+        name
+        for name in manifest.files
+        if Path(name).is_absolute() or ".." in Path(name).parts or Path(name).as_posix() != name or "\0" in name
+    ]
+    # A program that opens the bundle might take the other one of two.
+    times = Counter(Path(name).name for name in manifest.files)
+    strange += [name for name in manifest.files if times[Path(name).name] > 1]
     if missing or strange:
-        found = ", ".join(strange) or f"no {', '.join(sorted(missing))}"
+        found = ", ".join(strange[:3]) or f"no {', '.join(sorted(missing))}"
         raise InputError(f"{where}: key files", found=found, do="export the model again")
     for name, entry in manifest.files.items():
         largest = _LARGEST.get(Path(name).name, _LARGEST_OTHER)
@@ -319,7 +336,8 @@ def _check_nothing_else(path: Path, manifest: Manifest) -> None:
     known = {Path(name) for name in (*manifest.files, MANIFEST)}
     for folder, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in (*names, *links):
             file = (Path(folder) / name).relative_to(path)
             described = len(file.parts) == 1 and file.stem.upper() in _DESCRIPTIONS
             if file not in known and not described and not name.startswith("."):
@@ -336,6 +354,12 @@ def _damaged(file: Path, found: str, expected: str) -> InputError:
         expected=expected,
         do="copy the bundle again, or export it again",
     )
+
+
+def _in_words(labels: Any) -> str:
+    if isinstance(labels, dict):
+        return ", ".join(f"{key}: {value}" for key, value in labels.items())
+    return ", ".join(map(str, labels)) if isinstance(labels, list) else repr(labels)
 
 
 def _contents(path: Path) -> str:
@@ -363,6 +387,7 @@ def new_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
 
 def check_target(out: Path, *, force: bool = False) -> None:
     """Raise InputError if a bundle cannot be written to `out`; called before the work starts."""
+    check_outside(out)
     folder = out.resolve().parent  # of the temporary folder, too
     existing = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
@@ -373,11 +398,7 @@ def check_target(out: Path, *, force: bool = False) -> None:
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    try:
-        content = json.loads(_manifest_bytes(out / MANIFEST))
-        is_bundle = isinstance(content, dict) and content.get("format") == FORMAT
-    except (OSError, ValueError, RecursionError):
-        is_bundle = False
+    is_bundle = _is_bundle(out)
     if is_bundle and force:
         return
     raise InputError(
@@ -386,6 +407,25 @@ def check_target(out: Path, *, force: bool = False) -> None:
         expected="a new or an empty folder",
         do="choose another, or replace the bundle with --force" if is_bundle else "choose another",
     )
+
+
+def check_outside(path: Path) -> None:
+    """Raise InputError if a file or folder at `path` would be inside a bundle, which would then be refused."""
+    for folder in Path(os.path.realpath(path)).parents:
+        if _is_bundle(folder):
+            raise InputError(
+                f"{path}: inside the bundle {folder}",
+                expected="a place outside: a bundle may not have other files than its manifest names",
+                do="give another path",
+            )
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        content = json.loads(_manifest_bytes(folder / MANIFEST))
+    except (OSError, ValueError, RecursionError):  # an InputError is a ValueError
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def write_manifest(folder: Path, **about: Any) -> None:

@@ -27,7 +27,7 @@ from bertnli.common.errors import BertnliError, InputError, Interrupted, RunErro
 from bertnli.data.dialect import Dialect
 from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns
-from bertnli_export.bundle import Bundle, versions
+from bertnli_export.bundle import Bundle, check_outside, versions
 from bertnli_export.devices import DEVICES, Device
 from bertnli_export.label_counts import LabelCounts
 from bertnli_export.output_file import BusyError
@@ -194,6 +194,8 @@ def score_partitions(
         raise InputError("--device", found=repr(device), expected=" or ".join(DEVICES))
     opened, folder = Bundle.open(Path(bundle).absolute()), Path(output).absolute()
     opened.check_files()
+    opened.check_config()
+    check_outside(folder)
     temperature = choose_temperature(opened, temperature)
     with connected(address):
         chosen, nodes = choose_nodes(device, address)

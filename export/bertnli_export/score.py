@@ -21,7 +21,7 @@ from bertnli.common.files import digest
 from bertnli.data.dialect import USUAL, Dialect
 from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns, PairFile
-from bertnli_export.bundle import versions
+from bertnli_export.bundle import check_outside, versions
 from bertnli_export.codec import Codec
 from bertnli_export.devices import CPU, Device, choose_devices
 from bertnli_export.output_file import check_output
@@ -157,6 +157,7 @@ def _open_record(
     to_stdout = os.fspath(output) == "-"
     if not to_stdout:
         check_output(output, file.path)
+        check_outside(Path(output))
     if to_stdout or file.path == "-" or not Path(file.path).is_file():  # a pipe cannot be read again
         if not (to_stdout or restart):
             check_free(Path(output))

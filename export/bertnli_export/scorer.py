@@ -111,14 +111,21 @@ class Scorer:
                 found=str(len(self.labels)),
                 expected=f"{self.session.outputs}, as many as the graph has outputs",
             )
-        said = self.session.metadata.get("bertnli.labels")
-        if said is not None and said != json.dumps(self.labels):
-            raise InputError(
-                f"{self.bundle.path}: other labels, or another order, than in its graph's own metadata",
-                found=json.dumps(self.labels),
-                expected=said,
-                do="do not use the bundle; export the model again",
-            )
+        self._check_metadata()
+
+    def _check_metadata(self) -> None:
+        """Raise InputError if the graph's own metadata, which another program may have removed, is another bundle's."""
+        for key, what, ours in (
+            ("labels", "other labels, or another order,", json.dumps(self.labels)),
+            ("precision", "another precision", self.bundle.manifest.precision),
+        ):
+            if (said := self.session.metadata.get(f"bertnli.{key}", ours)) != ours:
+                raise InputError(
+                    f"{self.bundle.path}: {what} than in its graph's own metadata",
+                    found=ours,
+                    expected=said,
+                    do="do not use the bundle; export the model again",
+                )
 
     @property
     def setup(self) -> ScoringSetup:

@@ -192,7 +192,9 @@ def test_a_folders_temperature_that_is_none_is_named(model: Path, wrong: object)
     config = json.loads((model / "config.json").read_text())
     config["bertnli"]["temperature"] = wrong
     (model / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"config\.json: key bertnli\.temperature; found .*expected a number above 0"):
+    with pytest.raises(
+        InputError, match=r"config\.json: key bertnli\.temperature; found .*expected a number from 0\.001 to 1000"
+    ):
         pretrained.load(model)
 
 

@@ -20,6 +20,7 @@ from bertnli_export.bundle import Bundle, check_target, update_manifest
 from bertnli_export.devices import CPU
 from bertnli_export.graph_file import check_graph
 from bertnli_export.parity import Reference
+from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer
 from bertnli_export.scoring_setup import prepare
 from bertnli_export.session import DeviceError, Session
@@ -238,9 +239,14 @@ def _swapped(content: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: edit_manifest(b, _swapped), r"config\.json: key id2label: other labels.*found entailment, neutral"),
+        (lambda b: edit_manifest(b, _swapped), r"config\.json: key id2label: other labels.*found 0: entailment"),
         (lambda b: edit_config(b, lambda c: c.update(label2id=dict.fromkeys(c["label2id"], 1))), "key label2id: other"),
-        (lambda b: edit_config(b, lambda c: c.pop("id2label")), r"config\.json: key id2label"),
+        (lambda b: edit_config(b, lambda c: c.update(label2id=[1])), r"key label2id: other labels.*found 1;"),
+        (lambda b: edit_config(b, lambda c: c.pop("id2label")), r"config\.json: key id2label.*export the model again$"),
+        (
+            lambda b: edit_manifest(b, lambda c: c.update(labels=["LABEL_0", "LABEL_1", "LABEL_2"])),
+            r"manifest\.json: key labels: .*; export the model again$",
+        ),
         (lambda b: edit_graph(b, lambda g: g.metadata_props.pop(0)), ""),
         (
             lambda b: (
@@ -271,6 +277,32 @@ def test_tritons_labels_are_compared_too(bundle) -> None:
     prepare(bundle, "cpu")
 
 
+# --- what other programs read
+
+
+def test_a_precision_that_is_not_the_graphs_is_refused(bundle) -> None:
+    """The limits of int8 are wider: `verify` would pass a graph that is not what it was."""
+    edit_manifest(bundle, lambda content: content.update(precision="int8"))
+    for use in (Scorer, verify):
+        with pytest.raises(InputError, match="another precision than in its graph's own metadata; found int8"):
+            use(bundle, device="cpu")
+
+
+def test_code_that_transformers_would_run_is_refused(bundle) -> None:
+    (bundle / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
+    note_new_content(bundle, "tokenizer_config.json")
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: key auto_map; found code, .*evil"):
+        prepare(bundle, "cpu")
+
+
+@pytest.mark.parametrize("name", ["x\0y", "./notes", "1//notes", "1/config.json"])
+def test_names_with_two_meanings_are_refused(bundle, name) -> None:
+    """1/config.json: another program would read the config.json that bertnli does not."""
+    edit_manifest(bundle, lambda content: content["files"].update({name: content["files"]["config.json"]}))
+    with pytest.raises(InputError, match=r"manifest\.json: key files; found"):
+        Bundle.open(bundle)
+
+
 # --- numbers
 
 
@@ -281,7 +313,7 @@ def test_tritons_labels_are_compared_too(bundle) -> None:
         for keys, values in {
             ("max_length",): (10**12, 0, -1, 5.5, "48", True, None),
             ("opset",): (0, 10**9, "23"),
-            ("temperature",): (0, -1, float("inf"), float("nan"), 1e400, "1"),
+            ("temperature",): (0, -1, 1e-320, 1e308, float("inf"), float("nan"), 1e400, "1"),
             ("labels",): ([], ["a"], ["a"] * 3, "abc", {"a": 1}),
             ("lower_case",): (1, "true"),
             ("onnxruntime",): ("", "newest", "1." + "9" * 999, 1.24),
@@ -332,6 +364,7 @@ def _bertnli(**settings: object) -> Callable[[dict], None]:
         (lambda content: content.update(vocab_size="many"), "vocab_size"),
         (lambda content: content.update(id2label={str(10**30): "a", "0": "b"}), "id2label"),
         (lambda content: content.update(bertnli=[]), "key bertnli"),
+        (lambda content: content.update(pad_token_id=10**9), "pad_token_id; found 1000000000; expected below"),
     ],
 )
 def test_numbers_beyond_sense_in_the_config(bundle, change, message) -> None:
@@ -411,15 +444,39 @@ def test_a_pipe_in_place_of_the_manifest_of_a_bundle_to_replace_or_calibrate(bun
 
 @pytest.mark.parametrize(
     "name",
-    ["weights.bin", "vocab.txt", "added_tokens.json", "modeling.py", "1/model.onnx", "README/x", "model.onnx.md"],
+    [
+        "linked",
+        "weights.bin",
+        "vocab.txt",
+        "added_tokens.json",
+        "modeling.py",
+        "1/model.onnx",
+        "README/x",
+        "model.onnx.md",
+    ],
 )
 def test_files_that_the_manifest_does_not_name_are_refused(bundle, name) -> None:
-    (bundle / name).parent.mkdir(exist_ok=True)
-    (bundle / name).write_text("{}")
+    if name == "linked":
+        (bundle / name).symlink_to(bundle.parent)
+    else:
+        (bundle / name).parent.mkdir(exist_ok=True)
+        (bundle / name).write_text("{}")
     with pytest.raises(
         InputError, match=rf"{name}: a file that the bundle's manifest\.json does not name; move it out"
     ):
         prepare(bundle, "cpu")
+
+
+def test_nothing_is_written_into_a_bundle(bundle) -> None:
+    """It would be refused from then on: its manifest does not name what was written."""
+    for path in (bundle / "nli", bundle / "a" / "b"):
+        with pytest.raises(InputError, match=f"{path}: inside the bundle {bundle}; expected a place outside"):
+            check_target(path, force=True)
+    rows = bundle.parent / "rows.tsv"
+    rows.write_text("premise\thypothesis\na man\ta dog\n")
+    with pytest.raises(InputError, match=r"scores\.tsv: inside the bundle"):
+        score_file(bundle, str(rows), bundle / "scores.tsv", device="cpu")
+    assert not list(bundle.glob("*.tsv*"))
 
 
 def test_a_description_and_hidden_files_may_be_beside_them(bundle) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.scorer import Scorer
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from bertnli.common.errors import InputError
 from bertnli.evaluation.metrics import softmax
@@ -21,6 +23,7 @@ from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
 from tests.support import tiny
 
+NLI = ["entailment", "neutral", "contradiction"]
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(30)]
 PAIRS += [("THE CHILDREN Run", "über é"), ("a " * 200, "b " * 9), ("Two dogs", "two DOGS"), ("two dogs", "two dogs")]
 
@@ -149,6 +152,20 @@ def sharded(single: str) -> Callable[[Path], None]:
     return change
 
 
+def in_place(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+
+    return change
+
+
+def as_float8(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    small = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(file).items()}
+    save_file(small, file)
+
+
 @pytest.mark.parametrize(
     ("made", "change", "named"),
     [
@@ -178,6 +195,17 @@ def sharded(single: str) -> Callable[[Path], None]:
             sharded("pytorch_model.bin"),
             ["pytorch_model.bin.index.json: not an index", "weight_map"],
         ),
+        (
+            {"labels": NLI},
+            as_float8,
+            ["quantised or not floating-point: ", "(torch.float8_e4m3fn)", "was quantised from"],
+        ),
+        ({}, settings(quantization_config={"load_in_8bit": True}), ["quantization_config", "quantised from"]),
+        ({}, settings(id2label={"0": 0, "1": 1, "2": 2}), ["id2label", "remove the key", "--labels"]),
+        ({}, settings(model_type=None), ["model_type"]),
+        ({}, in_place("model.safetensors", os.mkfifo), ["model.safetensors; found a named pipe"]),
+        ({}, in_place("config.json", os.mkfifo), ["config.json; found a named pipe"]),
+        ({}, in_place("config.json", lambda path: path.write_text("{}", "utf-16")), ["iconv -f UTF-16 -t UTF-8 <"]),
     ],
     ids=[
         *(
@@ -191,6 +219,7 @@ def sharded(single: str) -> Callable[[Path], None]:
             "deberta",
         ),
         *("relative positions", "decoder", "cross-attention", "activation", "sharded", "sharded pickle"),
+        *("float8", "quantised", "numbers as names", "no model_type", "pipe", "pipe for config", "UTF-16"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(made, change, named, tmp_path) -> None:
@@ -202,3 +231,23 @@ def test_what_cannot_be_scored_is_refused(made, change, named, tmp_path) -> None
     for part in named:
         assert part in str(error.value)
     assert str(folder) in str(error.value)
+
+
+# --- what has two readings, or is only written unusually
+
+
+def test_labels_in_another_order_in_label2id_are_said(tmp_path) -> None:
+    folder = made_by_transformers(tmp_path / "model", labels=NLI)
+    assert not [note for note in pretrained.load(folder).notes if "label2id" in note]
+    settings(label2id={"contradiction": 0, "neutral": 1, "entailment": 2})(folder)
+    model = pretrained.load(folder)
+    assert model.config.labels == tuple(NLI)
+    (note,) = [note for note in model.notes if "label2id" in note]
+    assert "taken as entailment, neutral, contradiction" in note
+    assert "another order: 0 contradiction, 1 neutral, 2 entailment" in note
+
+
+def test_a_byte_order_mark_before_config_json_is_no_fault(tmp_path) -> None:
+    folder = made_by_transformers(tmp_path / "model", labels=NLI)
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + (folder / "config.json").read_bytes())
+    assert pretrained.load(folder).config.labels == tuple(NLI)
