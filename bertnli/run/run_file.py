@@ -21,6 +21,7 @@ from bertnli.run import deepspeed_config, strict_yaml
 from bertnli.run.config import ColumnsApart, LabelNamesApart, RunConfig
 from bertnli.run.mistakes import Contradiction, refuse
 
+_REQUIRED = ("model", "output", "data", "data.train")
 _SECTIONS = ("data", "checkpoint")
 _UNIONS = (["eval"], ["columns"], ["label_names"])  # keys of data that have two forms
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")  # pydantic's names for an unknown key
@@ -76,8 +77,8 @@ def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str
     given twice, is added to `mistakes`."""
     try:
         content, found = strict_yaml.parse(text, path)
-    # PyYAML does not catch all of its own errors: odd integers (ValueError), deep nesting, odd keys.
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
+    # PyYAML does not catch all of its own errors: odd integers (ValueError), deep nesting, odd keys, `!!bool maybe`.
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="fix it there") from None
     mistakes += [InputError(f"{where}: {mistake}") for mistake in found]
@@ -203,18 +204,24 @@ def _explain(problem: Any) -> str:
     """One of pydantic's errors as a message for the user."""
     key = _key(problem)
     if problem["type"] in _UNKNOWN:
+        if "." in str(problem["loc"][-1]) and key in _known_keys(RunConfig):
+            section, _, name = key.rpartition(".")
+            return f"unknown key {key!r}, as its name has a dot; write {section}: {{{name}: …}}"
         near = _nearest(key)
         if isinstance(problem["input"], Mapping) and near not in (*_SECTIONS, "deepspeed") and "." not in key:
             return f"unknown key {key}; if it is only there to be merged, call it {_OWN}{key}"
         return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
     if problem["type"] == "missing":
         return f"key {key} is missing"
-    found = repr(problem["input"])
+    found = "null" if problem["input"] is None else repr(problem["input"])
     return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {_expected(problem)}"
 
 
 def _expected(problem: Any) -> str:
     kind, given = problem["type"], problem["input"]
+    if given is None:
+        other = "" if _key(problem) in _REQUIRED else ", or remove the key"
+        return "YAML reads ~ and no value as null; write a value" + other
     if _key(problem) == "data.eval" and kind == "string_type":
         return "input should be a name or path, or {holdout: N}"
     if kind in _NO_MAP:
