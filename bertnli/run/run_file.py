@@ -62,13 +62,16 @@ def _added_to(mistakes: list[InputError]) -> Iterator[None]:
 
 
 def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise InputError(f"{where} is a pipe, but every rank reads it", do="write it to a file first")
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: {error}", expected="a readable YAML file in UTF-8") from None
     content = _parse(text, where, mistakes)
     if not isinstance(content, dict):
-        raise InputError(where, found=type(content).__name__, expected="a map of keys (model: …, data: …)")
+        found = "nothing" if content is None else type(content).__name__
+        raise InputError(where, found=found, expected="a map of keys (model: …, data: …)")
     return {key: value for key, value in content.items() if not str(key).startswith(_OWN)}
 
 

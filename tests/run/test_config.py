@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -266,6 +267,11 @@ def test_missing_file_and_wrong_encoding(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9")
     with pytest.raises(InputError, match="UTF-8"):
         load_run(tmp_path / "latin.yaml")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe is a pipe, but every rank reads it; write it to a file first"):
+        load_run(tmp_path / "pipe")
+    with pytest.raises(InputError, match="found nothing; expected a map of keys"):
+        load(tmp_path, "# model: minilm\n")
 
 
 def test_batch_arithmetic_and_schedule(tmp_path):
