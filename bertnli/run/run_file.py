@@ -90,9 +90,9 @@ def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str
 
 def _override(content: dict[str, Any], assignment: str, mistakes: list[InputError]) -> None:
     key, equals, text = assignment.partition("=")
-    if not equals or not key.strip():
-        raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
     *parents, last = path = key.strip().split(".")
+    if not equals or not all(path):
+        raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
     value = _parse(text, f"--set {key}", mistakes, path)
     section: dict[str, Any] = content
     for parent in parents:
@@ -222,6 +222,8 @@ def _explain(problem: Any) -> str:
 
 def _expected(problem: Any) -> str:
     kind, given = problem["type"], problem["input"]
+    if given is None and ":" in _path(problem)[-1]:
+        return "a key and its value are apart only with a blank after the colon"
     if given is None:
         other = "" if _key(problem) in _REQUIRED else ", or remove the key"
         return "YAML reads ~ and no value as null; write a value" + other

@@ -189,6 +189,13 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("data.eval={holdot: 5}",), "unknown key data.eval.holdot; did you mean data.eval.holdout?"),
         (RUN, ("data=3", "keep_best=true"), "key data: found 3; input should be a map of keys"),
         (RUN, ("epochs=two",), "key epochs: found 'two'"),
+        (RUN, ("data.=x",), "--set; found 'data.=x'; expected KEY=VALUE"),
+        (RUN, (".=3",), "--set; found '.=3'; expected KEY=VALUE"),
+        (
+            RUN,
+            ("data.label_names={0:entailment}",),
+            "label_names.0:entailment: found null; a key and its value are apart",
+        ),
         (RUN, ("data.header=",), "key data.header: found null"),
         (
             RUN,
