@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+
 from bertnli.common import memory
 from bertnli.common.errors import BertnliError, Interrupted, RunError, causes
 
@@ -15,5 +19,16 @@ def as_told(error: BaseException) -> BertnliError | Interrupted | None:
     for cause in causes(error):
         if isinstance(cause, Interrupted):
             return cause
-    short: RunError | None = memory.shortage(error)
+    short: RunError | None = memory.shortage(error) or _too_many_files(error)
     return short or (error if isinstance(error, BertnliError) else None)
+
+
+def _too_many_files(error: BaseException) -> RunError | None:
+    words = os.strerror(errno.EMFILE)
+    for cause in causes(error):
+        if getattr(cause, "errno", None) == errno.EMFILE or (isinstance(cause, RuntimeError) and words in str(cause)):
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            return RunError(
+                "too many open files", found=f"a limit of {limit} (ulimit -n)", do="raise it: ulimit -n 1024"
+            )
+    return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
@@ -39,7 +39,8 @@ def _printed_unless_it_fails() -> Iterator[None]:
     except OSError:  # there is no standard error
         yield
         return
-    with tempfile.TemporaryFile() as kept:
+    # in memory: there may be no folder for temporary files, in a read-only container or on a full disk
+    with os.fdopen(os.memfd_create("stderr"), "w+b") as kept:
         failed = True
         os.dup2(kept.fileno(), 2)
         try:
@@ -50,4 +51,5 @@ def _printed_unless_it_fails() -> Iterator[None]:
             os.close(stderr)
             kept.seek(0)
             if not failed and (text := kept.read()):
-                os.write(2, text)
+                with contextlib.suppress(OSError):  # nobody reads it
+                    os.write(2, text)

@@ -32,6 +32,7 @@ FRUITLESS_TRIES = 5  # give a URL up after so many tries in a row without progre
 FIRST_PAUSE = 0.5  # seconds before the next try; doubled each time
 WORTHWHILE = 65_536  # a broken try counts as progress if it adds so many bytes
 
+_TLS_FILES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
@@ -86,11 +87,13 @@ def usable_settings(pip_proxy: str | None = None) -> Iterator[None]:
             do="correct or unset it; for socks5:// first: pip install socksio",
         ) from None
     except OSError as error:
-        name = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
+        set_ones = [name for name in _TLS_FILES if os.environ.get(name)]
+        of_error = [name for name in set_ones if os.environ[name] == error.filename]
+        name = (of_error or set_ones or ["SSL_CERT_FILE"])[0]
         raise InputError(
             name,
             found=f"{os.environ.get(name, 'nothing')} ({first_line(error)})",
-            expected="certificates in PEM format",
+            expected="a file that can be written" if name == "SSLKEYLOGFILE" else "certificates in PEM format",
             do="correct or unset it",
         ) from None
 

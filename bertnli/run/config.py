@@ -11,10 +11,12 @@ import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -32,8 +34,17 @@ from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
 from bertnli.data.labels import check_doubled
 
-Text = Annotated[str, Field(min_length=1)]
-Positive = Annotated[int, Field(gt=0)]
+
+def _without_surprises(name: str) -> str:
+    """Raises for what a name or path can have and nobody means: the line break that YAML's > and | leave, for one."""
+    if name != name.strip() or not name.isprintable():
+        reason = "it has blanks around it, or characters such as a line break"
+        raise PydanticCustomError("form", "{reason}; write it without them", {"reason": reason})
+    return name
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_without_surprises)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 STALL_TIMEOUT = 300.0  # seconds
 
@@ -197,7 +208,8 @@ class Data(Section):
         if not apart or apart.keys() - {"train", "eval"}:
             raise PydanticCustomError("form", "expected one value, or one under train: and another under eval:")
         for value in apart.values():
-            if value is not None and not isinstance(value, bool if name == "header" else str):
+            admitted = bool if name == "header" else (str, NoneType)
+            if not isinstance(value, admitted):
                 expected = "true or false" if name == "header" else "text"
                 raise PydanticCustomError("form", "expected {expected}", {"expected": expected})
             try:
@@ -288,6 +300,14 @@ class RunConfig(Section):
             return str(Path(given).expanduser()) if given.startswith("~") else given
         except RuntimeError:
             raise PydanticCustomError("no_home", "the home folder is not known here: write the whole path") from None
+
+    @field_validator("output")
+    @classmethod
+    def _without_variables(cls, given: str) -> str:
+        if re.search(r"\$(\{|[A-Za-z_])", given):
+            reason = "a run file's variables are not replaced; write the path, or give it with --set, where the shell"
+            raise PydanticCustomError("form", "{reason} replaces them", {"reason": reason})
+        return given
 
     def steps_per_epoch(self, pairs: int) -> int:
         """Optimizer steps of an epoch over `pairs` pairs; the last one may have fewer pairs."""

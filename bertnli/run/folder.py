@@ -7,7 +7,6 @@ is refused, with the keys that differ.
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -175,4 +174,8 @@ def _metrics_row(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
         return None
-    return row if all(type(figure) in (int, float) and math.isfinite(figure) for figure in row.values()) else None
+    return (
+        row
+        if all(type(figure) in (int, float) and abs(figure) <= sys.float_info.max for figure in row.values())
+        else None
+    )

@@ -21,6 +21,7 @@ from bertnli.run import deepspeed_config, strict_yaml
 from bertnli.run.config import ColumnsApart, LabelNamesApart, RunConfig
 from bertnli.run.mistakes import Contradiction, refuse
 
+_REQUIRED = ("model", "output", "data", "data.train")
 _SECTIONS = ("data", "checkpoint")
 _UNIONS = (["eval"], ["columns"], ["label_names"])  # keys of data that have two forms
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")  # pydantic's names for an unknown key
@@ -61,13 +62,16 @@ def _added_to(mistakes: list[InputError]) -> Iterator[None]:
 
 
 def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise InputError(f"{where} is a pipe, but every rank reads it", do="write it to a file first")
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: {error}", expected="a readable YAML file in UTF-8") from None
     content = _parse(text, where, mistakes)
     if not isinstance(content, dict):
-        raise InputError(where, found=type(content).__name__, expected="a map of keys (model: …, data: …)")
+        found = "nothing" if content is None else type(content).__name__
+        raise InputError(where, found=found, expected="a map of keys (model: …, data: …)")
     return {key: value for key, value in content.items() if not str(key).startswith(_OWN)}
 
 
@@ -76,8 +80,8 @@ def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str
     given twice, is added to `mistakes`."""
     try:
         content, found = strict_yaml.parse(text, path)
-    # PyYAML does not catch all of its own errors: odd integers (ValueError), deep nesting, odd keys.
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
+    # PyYAML does not catch all of its own errors: odd integers (ValueError), deep nesting, odd keys, `!!bool maybe`.
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="fix it there") from None
     mistakes += [InputError(f"{where}: {mistake}") for mistake in found]
@@ -86,9 +90,9 @@ def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str
 
 def _override(content: dict[str, Any], assignment: str, mistakes: list[InputError]) -> None:
     key, equals, text = assignment.partition("=")
-    if not equals or not key.strip():
-        raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
     *parents, last = path = key.strip().split(".")
+    if not equals or not all(path):
+        raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
     value = _parse(text, f"--set {key}", mistakes, path)
     section: dict[str, Any] = content
     for parent in parents:
@@ -203,18 +207,26 @@ def _explain(problem: Any) -> str:
     """One of pydantic's errors as a message for the user."""
     key = _key(problem)
     if problem["type"] in _UNKNOWN:
+        if "." in str(problem["loc"][-1]) and key in _known_keys(RunConfig):
+            section, _, name = key.rpartition(".")
+            return f"unknown key {key!r}, as its name has a dot; write {section}: {{{name}: …}}"
         near = _nearest(key)
         if isinstance(problem["input"], Mapping) and near not in (*_SECTIONS, "deepspeed") and "." not in key:
             return f"unknown key {key}; if it is only there to be merged, call it {_OWN}{key}"
         return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
     if problem["type"] == "missing":
         return f"key {key} is missing"
-    found = repr(problem["input"])
+    found = "null" if problem["input"] is None else repr(problem["input"])
     return f"key {key}: found {found if len(found) < 80 else found[:77] + '…'}; {_expected(problem)}"
 
 
 def _expected(problem: Any) -> str:
     kind, given = problem["type"], problem["input"]
+    if given is None and ":" in _path(problem)[-1]:
+        return "a key and its value are apart only with a blank after the colon"
+    if given is None:
+        other = "" if _key(problem) in _REQUIRED else ", or remove the key"
+        return "YAML reads ~ and no value as null; write a value" + other
     if _key(problem) == "data.eval" and kind == "string_type":
         return "input should be a name or path, or {holdout: N}"
     if kind in _NO_MAP:

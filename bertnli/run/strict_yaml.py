@@ -16,6 +16,7 @@ from bertnli.run.names_as_text import keep_names_as_text
 _SCALARS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
 _MERGE, _NUMBERS = "tag:yaml.org,2002:merge", ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 # YAML 1.1 reads 010 as 8 and 5:30 as 330.
+_MAX_NODES = 100_000  # aliases in aliases can make a short text endless
 _SURPRISING = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9.]+)+)")
 
 
@@ -42,23 +43,34 @@ def parse(text: str, path: Sequence[str] = ()) -> tuple[Any, list[str]]:
     document = loader.get_single_node()
     if document is None:
         return None, []
+    if _size(document, {}) > _MAX_NODES:
+        raise yaml.YAMLError(f"with its aliases it has more than {_MAX_NODES:,} values")
     keep_names_as_text(document, path)
     mistakes: list[str] = []
-    _check(loader, document, mistakes, checked=set(), around=set())
+    _check(loader, document, mistakes, checked=set())
     return loader.construct_document(document), mistakes
 
 
-def _check(loader: _Loader, node: yaml.Node, mistakes: list[str], checked: set[int], around: set[int]) -> None:
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """The number of nodes in this one, each alias counted as what it stands for. sizes: those found before, by id."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 0  # while it is counted
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = (each for part in parts for each in (part if isinstance(part, tuple) else (part,)))
+        sizes[id(node)] = 1 + sum(_size(each, sizes) for each in inner)
+    elif sizes[id(node)] == 0:
+        raise yaml.YAMLError(f"line {_line(node)}: an alias inside its own anchor")
+    return sizes[id(node)]
+
+
+def _check(loader: _Loader, node: yaml.Node, mistakes: list[str], checked: set[int]) -> None:
     """Add the mistakes in a node and below it. Before construction: merging changes the nodes.
 
-    checked: the nodes that were seen before, by id, as an alias is the same node. around: those that contain this one.
+    checked: the nodes that were seen before, by id, as an alias is the same node.
     """
-    if id(node) in around:
-        raise yaml.YAMLError(f"line {_line(node)}: an alias inside its own anchor")
     if id(node) in checked:
         return
     checked.add(id(node))
-    inside = around | {id(node)}
     if isinstance(node, yaml.ScalarNode):
         if node.tag in _NUMBERS and node.style is None and _SURPRISING.fullmatch(node.value):
             read = loader.construct_object(node)
@@ -67,12 +79,12 @@ def _check(loader: _Loader, node: yaml.Node, mistakes: list[str], checked: set[i
             mistakes.append(f"line {_line(node)}: YAML reads {node.value} as {read}; {do}")
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _check(loader, item, mistakes, checked, inside)
+            _check(loader, item, mistakes, checked)
     elif isinstance(node, yaml.MappingNode):
         node.value = _without_doubled(loader, node, mistakes)
         for key, value in node.value:
-            _check(loader, key, mistakes, checked, inside)
-            _check(loader, value, mistakes, checked, inside)
+            _check(loader, key, mistakes, checked)
+            _check(loader, value, mistakes, checked)
 
 
 def _without_doubled(loader: _Loader, node: yaml.MappingNode, mistakes: list[str]) -> list[tuple[yaml.Node, yaml.Node]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import socket
 import zlib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 
 from bertnli.common.errors import InputError
 
@@ -28,7 +28,8 @@ JOB = "BERTNLI_JOB"
 _JOINS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
 _LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", JOB)
-_ALONE = "to train on this machine alone, unset RANK; for a job leave the launcher's variables as they are"
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # by which mpirun's and srun's ranks are known
+_ALONE = "to train on this machine alone: bertnli train --ranks 1; for a job leave the launcher's variables as they are"
 
 FIRST_PORT, PORTS = 20_000, 9_000
 """Where the master listens if nothing says it. Both these and the watchers' ports, 10,000 lower, are below Linux's
@@ -100,7 +101,7 @@ def set_rank_variables(environment: MutableMapping[str, str]) -> None:
         here = _tasks_here(environment, world)
         master, job = _slurm_master(environment)
     else:
-        leave_job(environment)
+        _remove(_JOINS, environment)
         return
     if not (rank < world and local_rank < here <= world):
         found = f"rank {rank} of {world}, on its host {local_rank} of {here}"
@@ -114,7 +115,11 @@ def set_rank_variables(environment: MutableMapping[str, str]) -> None:
 
 def leave_job(environment: MutableMapping[str, str]) -> None:
     """Remove what makes a process a rank: left over from another job, or not meant, as `--ranks` was given."""
-    for name in _JOINS:
+    _remove((*_JOINS, *_SIZES), environment)
+
+
+def _remove(names: Iterable[str], environment: MutableMapping[str, str]) -> None:
+    for name in names:
         environment.pop(name, None)
 
 

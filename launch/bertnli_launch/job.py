@@ -99,7 +99,7 @@ def launch(
             "DS_ACCELERATOR": "cuda" if checked.on_gpus else "cpu",  # without it DeepSpeed guesses, and warns
         }
         job = Job(hosts, checked.master, port, variables, arguments, launcher)
-        files = Path(tempfile.gettempdir()) / f"bertnli-launch-{name}"
+        files = _temporary_folder() / f"bertnli-launch-{name}"
         if dry_run:
             print(as_script(commands(job, files)))
             return 0
@@ -118,6 +118,15 @@ def launch(
         restarts -= 1
         hosts = _reachable(hosts, environment, len(hosts) if min_hosts is None else min_hosts)
         _say(f"starting again on {', '.join(hosts)}; {restarts} restarts are left after this one")
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise InputError(
+            "no folder for temporary files can be written", found=error.strerror, do="set TMPDIR to one that can"
+        ) from None
 
 
 def _write_key(path: Path, secret: bytes, *, first: str, environment: Mapping[str, str]) -> None:

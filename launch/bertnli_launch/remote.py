@@ -8,7 +8,6 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +34,7 @@ class RemoteHost:
     def __init__(self, host: str, environment: Mapping[str, str]):
         self.host = host
         self._unread = b""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the connection
+        self._errors = os.fdopen(os.memfd_create("ssh's errors"), "w+b")
         # PYTHONSAFEPATH: do not import from the folder in which the session starts
         command = shell.over_ssh(
             host, [sys.executable, "-m", "bertnli_launch.probe"], {**environment, "PYTHONSAFEPATH": "1"}

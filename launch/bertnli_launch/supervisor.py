@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any, TextIO
 
 from bertnli.common.encodings import with_escapes
+from bertnli.common.errors import RunError
 from bertnli.common.signals import SIGNALS, meaning, not_ignored
 from bertnli.watch.ending import Ending
 from bertnli.watch.report import Report, from_line
@@ -151,9 +152,13 @@ def _outcome(
 
 def _start(command: Command, first: str, secret: bytes, put: Callable[[Any], None]) -> subprocess.Popen[str]:
     """Start a command. Threads print its output and put reports, and at last its end, into the queue of events."""
-    for path, text in command.files.items():
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    try:
+        for path, text in command.files.items():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        problem = f"{path}: cannot be written: {error.strerror}"
+        raise RunError(problem, do="make room, or set TMPDIR to another folder") from None
     process = subprocess.Popen(
         command.argv,
         env={**os.environ, **command.environment},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 
 from bertnli.common.errors import InputError, Interrupted, RunError
@@ -35,3 +36,14 @@ def test_an_error_of_ours_is_told_and_a_bug_is_not():
     error = InputError("row 3: empty")
     assert as_told(error) is error and as_told(after(KeyError("a"), error)) is error
     assert as_told(KeyError("a")) is None
+
+
+def test_too_many_open_files_are_one_message():
+    for error in (
+        OSError(errno.EMFILE, "Too many open files", "bundle/config.json"),
+        RuntimeError("gloo/transport/tcp/device.cc:186] rv != -1. Too many open files"),
+        after(OSError(errno.EMFILE, "Too many open files"), InputError("bundle/config.json: cannot be read")),
+    ):
+        told = as_told(error)
+        assert isinstance(told, RunError) and "(ulimit -n); raise it: ulimit -n 1024" in str(told)
+    assert as_told(OSError(errno.EIO, "Input/output error")) is None

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -524,3 +525,12 @@ def test_what_a_call_of_a_library_prints_is_not_lost(capfd) -> None:
     with pytest.raises(rust.PanicError, match="the library panicked: index out of bounds"):
         rust.call(panic)
     assert capfd.readouterr().err == ""
+
+
+def test_a_call_needs_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """A read-only container and a full disk have none."""
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", None)
+        patched.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null"])
+        rust.call(os.write, 2, b"a warning\n")
+    assert capfd.readouterr().err == "a warning\n"

@@ -393,6 +393,7 @@ def test_a_bar_on_a_terminal(server: StandIn, target: Path, monkeypatch: pytest.
         ),
         ("http_proxy", "ftp://proxy", "HTTP_PROXY; found ftp://proxy; .*; correct or unset it"),
         ("HTTPS_PROXY", "http://[::bad", "HTTPS_PROXY; found a malformed URL"),
+        ("SSLKEYLOGFILE", "/proc/none", r"SSLKEYLOGFILE; found /proc/none \(.*; expected a file that can be written"),
         ("SSL_CERT_FILE", "/none.pem", r"SSL_CERT_FILE; found /none.pem \(No such file or directory\); .* unset it"),
         (
             "SSL_CERT_FILE",

@@ -7,6 +7,7 @@ import shlex
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,11 @@ def test_a_masters_address_is_not_given_to_another_host(two_hosts, run_file, mon
     monkeypatch.setattr(job, "_reachable", lambda *_: {"b": (0,)})
     job.launch(run_file, hosts_file=two_hosts, master="10.0.0.1", restarts=1, min_hosts=1)
     assert masters == ["10.0.0.1", None]
+
+
+def test_without_a_folder_for_temporary_files_the_variable_is_named(two_hosts, run_file, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", None)
+        patched.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null"])
+        with pytest.raises(InputError, match="set TMPDIR to one that can"):
+            job.launch(run_file, [], hosts_file=two_hosts, launcher="ssh", include="a:0@b", dry_run=True)

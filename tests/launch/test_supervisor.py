@@ -21,6 +21,7 @@ import psutil
 import pytest
 from bertnli_launch.supervisor import Command, run_attempt
 
+from bertnli.common.errors import RunError
 from bertnli.watch.ending import Ending
 from bertnli.watch.report import MARK, Report, from_line, to_line
 from tests.conftest import SOURCES
@@ -307,3 +308,10 @@ def test_files_are_for_this_user_alone(tmp_path, capfd):
     tried(command(f"cat {folder}/x", None, {folder / "x": "secret"}))
     assert "secret" in capfd.readouterr().out
     assert re.fullmatch("0o40700", oct(folder.stat().st_mode))
+
+
+def test_a_file_of_a_command_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "files").write_text("no folder")
+    files = {tmp_path / "files" / "hosts": "a slots=1"}
+    with pytest.raises(RunError, match="files/hosts: cannot be written: File exists; make room, or set TMPDIR"):
+        run_attempt([command("true", files=files)], HOSTS, {}, NAME, SECRET, print)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -171,9 +173,9 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
             "reduce_bucket_size; found True; expected a numb",
         ),
         (RUN, ("deepspeed.gradient_clipping=true",), "deepspeed.gradient_clipping; found True; expected a number"),
-        (RUN, ("output=~",), "key output: found None; input should be one text"),
+        (RUN, ("output=~",), "key output: found null; YAML reads ~ and no value as null; write a value"),
         (RUN, ("output=3",), "key output: found 3; input should be text: put it in quotes"),
-        (RUN, ("output=",), "key output: found None; input should be one text"),
+        (RUN, ("output=",), "key output: found null; YAML reads ~ and no value as null; write a value"),
         (RUN, ("output=''",), "key output: found ''; input should be text that is not empty"),
         (RUN, ('output="a\\0b"',), "key output: found 'a\\x00b'; a name or path cannot have a NUL character"),
         (RUN, ("output=~nobody-of-that-name/x",), "the home folder is not known here: write the whole path"),
@@ -187,6 +189,28 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("data.eval={holdot: 5}",), "unknown key data.eval.holdot; did you mean data.eval.holdout?"),
         (RUN, ("data=3", "keep_best=true"), "key data: found 3; input should be a map of keys"),
         (RUN, ("epochs=two",), "key epochs: found 'two'"),
+        (RUN, ("data.=x",), "--set; found 'data.=x'; expected KEY=VALUE"),
+        (RUN, (".=3",), "--set; found '.=3'; expected KEY=VALUE"),
+        (
+            RUN,
+            ("data.label_names={0:entailment}",),
+            "label_names.0:entailment: found null; a key and its value are apart",
+        ),
+        (RUN, ("data.header=",), "key data.header: found null"),
+        (
+            RUN,
+            ("deepspeed=",),
+            "key deepspeed: found null; YAML reads ~ and no value as null; write a value, or remove",
+        ),
+        (RUN + "data.eval: snli-dev\n", (), "unknown key 'data.eval', as its name has a dot; write data: {eval: …}"),
+        (RUN, ("output=$HOME/runs",), "key output: found '$HOME/runs'; a run file's variables are not replaced"),
+        (RUN, ("output=runs/${SLURM_JOB_ID}",), "key output: found 'runs/${SLURM_JOB_ID}'; a run file's variables"),
+        (RUN, ("output='  '",), "key output: found '  '; it has blanks around it"),
+        (RUN.replace("runs/x", "|\n  runs/x"), (), r"key output: found 'runs/x\n'; it has blanks around it"),
+        (RUN, ('model="a\\eb"',), r"key model: found 'a\x1bb'; it has blanks around it, or characters such as a line"),
+        (RUN, ("data.train='a.tsv '",), "key data.train: found 'a.tsv '; it has blanks around it"),
+        (RUN, ("global_batch_size=1e23",), "input should be less than 2147483648"),
+        (RUN, ("epochs=1e99",), "input should be less than 2147483648"),
         # a wrong zero_stage or data.eval: what depends on it is reported once it is right
         (RUN, ("zero_stage=7", "deepspeed.zero_optimization.overlap_comm=true"), "key zero_stage: found 7"),
         (RUN, ("keep_best=true", "data.eval=[]"), "key data.eval: found []"),
@@ -250,6 +274,11 @@ def test_missing_file_and_wrong_encoding(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9")
     with pytest.raises(InputError, match="UTF-8"):
         load_run(tmp_path / "latin.yaml")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe is a pipe, but every rank reads it; write it to a file first"):
+        load_run(tmp_path / "pipe")
+    with pytest.raises(InputError, match="found nothing; expected a map of keys"):
+        load(tmp_path, "# model: minilm\n")
 
 
 def test_batch_arithmetic_and_schedule(tmp_path):
@@ -293,6 +322,25 @@ def test_schedule_is_transformers(tmp_path):
         assert run.learning_rate_at(step, 100) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         schedule.step()
+
+
+BOMB = "x-a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"x-a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    "added, expected",
+    [
+        (BOMB + "labels: *a8\n", "with its aliases it has more than 100,000 values"),
+        (BOMB + "deepspeed: {optimizer: *a8}\n", "with its aliases it has more than 100,000 values"),
+        ("labels: &a [*a]\n", "line 5: an alias inside its own anchor"),
+        ("keep_best: !!bool maybe\n", "not a YAML file that can be read: 'maybe'"),
+    ],
+)
+def test_odd_yaml_is_refused_at_once(tmp_path, added, expected):
+    with pytest.raises(InputError, match=re.escape(expected)):
+        load(tmp_path, RUN + added)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -45,6 +45,7 @@ LINES = [json.dumps(row).encode() for row in ROWS]
         (b"\n".join([b'{"loss": 1.0}', b'{"step": "1"}', b'{"step": 1.5}', *LINES, b""]), [1, 2, 3, 4, 5], 3),
         (b"\n".join([b'{"step": 1, "loss": "high"}', b'{"step": 1, "loss": 1e999}', *LINES[1:], b""]), [2, 3, 4, 5], 2),
         (b"\n".join([b"[" * 100_000, b"1" * 10_000, *LINES, b""]), [1, 2, 3, 4, 5], 2),
+        (b"\n".join([b'{"step": 1, "loss": 1%s}' % (b"0" * 400), b'{"step": NaN}', *LINES, b""]), [1, 2, 3, 4, 5], 2),
         (bytes(1000) + b"\n" + b"\n".join(LINES), [1, 2, 3, 4, 5], 1),
     ],
 )

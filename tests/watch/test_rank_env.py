@@ -132,19 +132,25 @@ def test_what_another_job_left_is_removed():
     left = {**STALE, "RANK": "3"}
     leave_job(left)
     assert left == {}
-    assert is_rank(SRUN) and is_rank(TORCHRUN) and not is_rank({})
+    for launcher in (SRUN, MPIRUN):
+        leave_job(alone := dict(launcher))
+        assert is_rank(launcher) and not is_rank(alone)
+    assert is_rank(TORCHRUN) and not is_rank({})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"RANK": "2"}, "RANK; found 2 with WORLD_SIZE 2; expected less than WORLD_SIZE; .*alone, unset RANK"),
-        ({"RANK": ""}, "RANK; found ''; expected a number; .*alone, unset RANK"),
+        (
+            {"RANK": "2"},
+            "RANK; found 2 with WORLD_SIZE 2; expected less than WORLD_SIZE; .*alone: .* --ranks 1",
+        ),
+        ({"RANK": ""}, "RANK; found ''; expected a number; .*alone: bertnli train --ranks 1"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE; found 'two'; expected a number"),
         ({"MASTER_PORT": "70000"}, "MASTER_PORT; found 70000; expected a port, 1 to 65535"),
         ({"MASTER_PORT": "abc"}, "MASTER_PORT; found 'abc'; expected a number"),
         ({"LOCAL_RANK": "a"}, "LOCAL_RANK; found 'a'; expected a number"),
-        ({"LOCAL_WORLD_SIZE": "8"}, "LOCAL_WORLD_SIZE; found 8 with LOCAL_RANK 1 and WORLD_SIZE 2; .*unset RANK"),
+        ({"LOCAL_WORLD_SIZE": "8"}, "LOCAL_WORLD_SIZE; found 8 with LOCAL_RANK 1 and WORLD_SIZE 2; .*--ranks 1"),
         ({"LOCAL_SIZE": "1"}, "LOCAL_SIZE; found 1 with LOCAL_RANK 1"),
     ],
 )
