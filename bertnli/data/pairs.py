@@ -119,7 +119,7 @@ class PairFile:
     several times, a pipe only once.
 
     Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found; `fields`,
-    all column names in order (JSONL: of the first object that has the columns; none if there are no rows); `header`,
+    all column names in order (JSONL: of the first object that has the columns; without rows those of a pair); `header`,
     the text of the header (TSV, CSV); `schema` (Parquet); `class_names`, what the numbers 0, 1, … in the label column
     mean, if the file says it.
 
@@ -262,8 +262,10 @@ class PairFile:
                     return again
                 except InputError as error:
                     first_error = first_error or error
-        if not probed:  # JSON lines without a line are a file without a row
-            self.fields, self.columns = list[str](), self._wanted
+        if not probed:  # a file without a row; its output in another format has columns, so that it can be read again
+            premise, hypothesis = self._wanted.premise or "premise", self._wanted.hypothesis or "hypothesis"
+            self.columns = Columns(premise, hypothesis, self._wanted.label)
+            self.fields = [name for name in (premise, hypothesis, self._wanted.label) if name is not None]
             return again
         raise first_error or InputError(
             f"{self.name}: no JSON object in the first {len(probed)} lines",

@@ -125,6 +125,15 @@ def test_an_input_without_rows(tmp_path: Path, suffix: str) -> None:
         assert file.fields == ["premise", "hypothesis", *HEAD, "raw"] and list(file.rows()) == []
 
 
+@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".parquet", ".jsonl"])
+def test_json_lines_without_a_line_become_a_file_that_can_be_read_again(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "a.jsonl").touch()
+    run(tmp_path / "a.jsonl", tmp_path / f"out{suffix}")
+    again = PairFile(tmp_path / f"out{suffix}")
+    assert (again.columns.premise, again.columns.hypothesis) == ("premise", "hypothesis")
+    assert list(again.rows()) == []
+
+
 def test_gzip_members_have_neither_date_nor_name(tmp_path: Path) -> None:
     make(tmp_path / "a.tsv")
     run(tmp_path / "a.tsv", tmp_path / "out.tsv.gz")

@@ -131,12 +131,14 @@ def test_a_file_of_no_rows_is_one_and_so_is_what_is_made_of_it(tmp_path, name, s
     assert score(tmp_path / "zero.jsonl", first)["already_finished"]
     if name.startswith("jsonl"):
         assert score(first, second)["rows"] == 0
-        assert second.read_text() == ("prediction,p_entailment,p_neutral,p_contradiction,truncated,error,raw\n")
+        header = "premise,hypothesis,prediction,p_entailment,p_neutral,p_contradiction,truncated,error,raw\n"
+        assert second.read_text() == header
         # a partition on Ray: the same, with a Scorer that is kept
         assert score_file(scorer, first, tmp_path / "out.parquet")["rows"] == 0
-    else:  # it has a header, and no columns of sentences
-        with pytest.raises(InputError, match="no columns with the sentence pairs; found columns 'prediction'"):
+    else:  # as a file with rows that bertnli has scored
+        with pytest.raises(InputError, match="column 'prediction' has the name of one that the output adds"):
             score(first, second)
+        assert score(first, second, prefix="again_")["rows"] == 0
 
 
 def test_strict_stops_at_the_first_bad_row_and_shows_nothing(tmp_path) -> None:
