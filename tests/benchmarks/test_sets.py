@@ -109,6 +109,7 @@ time.sleep(0.3)
 output = pathlib.Path(sys.argv[1])
 output.mkdir()
 (output / "metrics.jsonl").write_text('{"step": 1}\\n')
+time.sleep(0.3)  # the step is seen before more is taken
 more = bytearray(b"x") * (100 << 20)
 with open(sys.argv[2], "rb") as file:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

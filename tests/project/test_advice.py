@@ -51,7 +51,7 @@ WORDS_OF_OTHERS = {  # what looks like a key of a run file, and is a key or a na
         "global_step",
     ),  # DeepSpeed
     *("tokenizer_class", "added_tokens_decoder", "extra_special_tokens", "additional_special_tokens"),  # in HF's files
-    *("transformers_weights", "num_labels"),
+    *("transformers_weights", "num_labels", "quantization_config"),
 }
 VARIABLES_OF_OTHERS = {"MASTER_ADDR", "MASTER_PORT"}
 

@@ -399,7 +399,8 @@ def test_int8_is_refused_on_a_gpu(tmp_path, monkeypatch, device) -> None:
         Scorer(bundle, device)
     with pytest.raises(InputError, match=refused):  # before anything else is looked at
         score.score_file(bundle, tmp_path / "missing.tsv", tmp_path / "out.tsv", device=device)
-    assert Scorer(bundle, "cpu").score([("a", "b")])
+    with pytest.raises(InputError, match="another precision than in its graph's own metadata"):  # not the device
+        Scorer(bundle, "cpu")
 
 
 def tiny_parity() -> dict:
