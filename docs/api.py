@@ -45,7 +45,7 @@ def _prepare(module: ModuleType) -> None:
         # Without a text of its own, a class would show that of the library's class it inherits from, with its links.
         if one.__doc__ is None:
             one.__doc__ = "@public" if one.__subclasses__() else ""  # its subclasses link to it
-        if hasattr(one, "_fields"):  # a NamedTuple's constructor has its type hints as text
+        if issubclass(one, tuple) and hasattr(one, "_fields"):  # a NamedTuple's constructor has its type hints as text
             one.__new__.__annotations__ = typing.get_type_hints(one)
 
 
