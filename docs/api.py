@@ -6,6 +6,7 @@ python docs/api.py build/docs
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import sys
 import typing
@@ -45,6 +46,8 @@ def _prepare(module: ModuleType) -> None:
         # Without a text of its own, a class would show that of the library's class it inherits from, with its links.
         if one.__doc__ is None:
             one.__doc__ = "@public" if one.__subclasses__() else ""  # its subclasses link to it
+        if inspect.isabstract(one) and "__init__" in vars(one):  # it has no anchor, and subclasses would link to it
+            one.__init__.__doc__ = "@private"
         if issubclass(one, tuple) and hasattr(one, "_fields"):  # a NamedTuple's constructor has its type hints as text
             one.__new__.__annotations__ = typing.get_type_hints(one)
 
