@@ -12,7 +12,7 @@ from bertnli.data.tokenizer import PairTokenizer
 from bertnli.model.classifier import ACTIVATIONS, ModelConfig
 
 
-class _Sizes(BaseModel):
+class Sizes(BaseModel):
     """ModelConfig's fields in config.json, with the names and defaults of transformers' BertConfig.
 
     Sizes have no default, because they are facts about the weights: a wrong number of heads would load without error.
@@ -51,7 +51,7 @@ _ARCHITECTURES = Literal[
 ]
 
 
-class FolderConfig(_Sizes):
+class FolderConfig(Sizes):
     """config.json as it is read: the sizes, and keys that must have BERT's values, or the sizes are not enough."""
 
     model_type: Literal["bert", "d2l-bert"]
@@ -65,7 +65,7 @@ class FolderConfig(_Sizes):
     add_cross_attention: Literal[False] = False
 
     def to_ours(self, labels: tuple[str, ...]) -> ModelConfig:
-        sizes = {name: getattr(self, name) for name in _Sizes.model_fields}
+        sizes = {name: getattr(self, name) for name in Sizes.model_fields}
         if self.classifier_dropout is None:
             sizes["classifier_dropout"] = self.hidden_dropout
         if self.model_type == "d2l-bert":
@@ -130,7 +130,7 @@ def folder_config(config: ModelConfig, tokenizer: PairTokenizer) -> dict[str, An
     return {
         "architectures": ["BertForSequenceClassification" if config.family == "bert" else "BERTClassifier"],
         "model_type": "bert" if config.family == "bert" else "d2l-bert",
-        **{field.alias or ours: getattr(config, ours) for ours, field in _Sizes.model_fields.items()},
+        **{field.alias or ours: getattr(config, ours) for ours, field in Sizes.model_fields.items()},
         "pad_token_id": tokenizer.pad_id,
         "torch_dtype": "float32",
         "id2label": {str(index): name for index, name in enumerate(config.labels)},
