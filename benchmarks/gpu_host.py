@@ -33,8 +33,8 @@ PRECISIONS = ("bf16", "fp16", "fp32")
 WARM_UP, STEPS = 3, 8
 MICRO_TOKENS = 65_536
 TIME_LIMIT = 60
-"""Seconds for a case. fp16 may need more on two ranks: whether gradients overflow is read from memory that no kernel has
-written, and ranks that disagree wait for each other."""
+"""Seconds for a case. On two ranks fp16 may need more: whether gradients overflow is read from memory that no kernel
+has written, and ranks that disagree wait for each other."""
 ATTENTION = {
     "flash_fwd": "flash, forward",
     "flash_bwd_dq": "flash, backward",
