@@ -58,6 +58,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def cases(shared_data: Path) -> Path:
+    """The folder with files that people brought, beside that of the real rows."""
+    folder = shared_data.parent / "cases"
+    if not folder.is_dir():
+        pytest.skip("the cases are not at hand: BERTNLI_TEST_DATA names the folder beside theirs")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or fills the user's cache."""

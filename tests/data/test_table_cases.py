@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from bertnli.data.dialect import Dialect
 from bertnli.data.labelled import read_labelled
 from bertnli.data.labels import SNLI_ORDER
 from bertnli.data.pairs import PairFile
-from tests.conftest import ROOT
 
 DOG = ("A man eats.", "A person eats.", "entailment")
 READ = {
@@ -38,14 +36,6 @@ REFUSED = {
     "arr.json": "a JSON array; expected JSON lines",
     "scitail.tsv": "--no-header",
 }
-
-
-@pytest.fixture
-def cases() -> Path:
-    folder = Path(os.environ.get("BERTNLI_TEST_DATA", ROOT.parent / "shared" / "data")).parent / "cases"
-    if not folder.is_dir():
-        pytest.skip("the cases are not at hand: BERTNLI_TEST_DATA names the folder beside theirs")
-    return folder
 
 
 @pytest.mark.parametrize("name", READ)

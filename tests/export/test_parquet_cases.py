@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,10 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import ROOT
 from tests.support.writer_runs import HEAD, run
 
-CASES = Path(os.environ.get("BERTNLI_TEST_DATA", ROOT.parent / "shared" / "data")).parent / "cases"
 SPARK = b"org.apache.spark.sql.parquet.row.metadata"
 DATES = [datetime(9999, 12, 31), datetime(1600, 1, 1)]
 OF_EVERY_TYPE: dict[str, list[Any]] = {
@@ -35,10 +32,8 @@ FILES: dict[str, tuple[int, dict[str, list[Any]]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_values_and_added_columns(name: str, tmp_path: Path) -> None:
-    source = CASES / f"{name}.parquet"
-    if not source.is_file():
-        pytest.skip("the cases are not at hand")
+def test_values_and_added_columns(name: str, cases: Path, tmp_path: Path) -> None:
+    source = cases / f"{name}.parquet"
     rows, values = FILES[name]
     run(source, tmp_path / "out.parquet")
     out = pq.read_table(tmp_path / "out.parquet")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,10 @@ from bertnli.data.labelled import read_labelled
 from bertnli.evaluation.data_sets import open_set
 from bertnli.run.run_file import load_run
 from bertnli.train.inputs import load_data, load_starting_model
-from tests.conftest import ROOT
 from tests.support import tiny
 
 ORDER = ("contradiction", "entailment", "neutral")  # of a model that has another order than any of the files
 NUMBERS = {"0": "entailment", "1": "neutral", "2": "contradiction"}
-
-
-@pytest.fixture
-def cases() -> Path:
-    folder = Path(os.environ.get("BERTNLI_TEST_DATA", ROOT.parent / "shared" / "data")).parent / "cases"
-    if not folder.is_dir():
-        pytest.skip("the cases are not at hand: BERTNLI_TEST_DATA names the folder beside theirs")
-    return folder
 
 
 @pytest.mark.parametrize(
