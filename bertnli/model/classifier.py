@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli.data.labels import D2L_ORDER
+from bertnli.data.outputs import Activation, Outputs, ProblemType
 from bertnli.model.attention import Layout
 from bertnli.model.dropout import Dropout
 
@@ -30,13 +31,15 @@ class ModelConfig:
     """Sizes and options of a classifier; with its weights they rebuild it.
 
     family: the architecture and file layout, `bert` (HF's) or `d2l`.
-    labels: label names in the order of the logits.
+    labels, problem_type, output_activation: what the logits mean (see `Outputs`), in their order.
     initializer_range: standard deviation of the weights of a new pooler or classifier; None: torch's own
         initialisation, as in the book.
     """
 
     family: Literal["bert", "d2l"] = "bert"
     labels: tuple[str, ...]
+    problem_type: ProblemType = "single_label_classification"
+    output_activation: Activation = "softmax"
     vocab_size: int
     hidden_size: int
     num_layers: int
@@ -52,6 +55,10 @@ class ModelConfig:
     attention_dropout: float = 0.1
     classifier_dropout: float = 0.1
     initializer_range: float | None = 0.02
+
+    @property
+    def outputs(self) -> Outputs:
+        return Outputs(self.labels, self.problem_type, self.output_activation)
 
     @property
     def head_size(self) -> int:
