@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli.families.config import ModelConfig
@@ -42,7 +41,7 @@ class SharedBias(nn.Module):
     def forward(self, length: int) -> Tensor:
         """`[1, heads, length, length]`: what is added to the score of each query and key. A shorter pair's bias is its
         upper left corner."""
-        middle = self.positions - 1  # distance 0
-        of_distance = F.embedding(self.buckets[middle + 1 - length : middle + length], self.bias.weight).T
-        # Row q has the distances 0 - q to length - 1 - q: the first row is the last window.
-        return of_distance.unfold(-1, length, 1).flip(-2)[None]
+        zero = self.positions - 1  # the place of distance 0
+        of_distance = self.bias(self.buckets[zero + 1 - length : zero + length]).T
+        places = torch.arange(length, device=of_distance.device)
+        return of_distance[:, places - places[:, None] + length - 1][None]
