@@ -20,6 +20,8 @@ _UNSUPPORTED = {  # key of config.json: what to do about a value that other mode
     "position_embedding_type": "choose a checkpoint with BERT's own learned positions",
     "is_decoder": "choose a checkpoint that is an encoder, as BERT is",
     "add_cross_attention": "choose a checkpoint that is an encoder, as BERT is",
+    "inner_group_num": "choose a checkpoint whose groups of layers have one layer each, as ALBERT's own",
+    "relative_attention_num_buckets": "choose a checkpoint with MPNet's own 32 buckets",
     "problem_type": "choose a classifier that gives a pair one of several labels",
 }
 
