@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Layout
 from bertnli.model.blocks import ACTIVATIONS, Block, norm
+from bertnli.model.disentangled import RelativePositions
 from bertnli.model.dropout import Dropout
 
 
@@ -47,6 +48,12 @@ class Embeddings(nn.Module):
         return embedded if self.projection is None else self.projection(embedded)
 
 
+def shared_positions(config: ModelConfig) -> nn.Module | None:
+    """What the blocks share of relative positions: a module whose output, for the longest pair's length, every block
+    is given as `relative`."""
+    return None if config.disentangled is None else RelativePositions(config)
+
+
 class PairClassifier(nn.Module):
     """Encoder, pooler (Linear and activation on the first token) and classifier: `[pairs, labels]` logits.
 
@@ -64,6 +71,7 @@ class PairClassifier(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config, number) for number in range(config.distinct_blocks or config.num_layers)
         )
+        self.relative = shared_positions(config)
         self.pooler_dropout = Dropout(config.head.input_dropout)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head.bias)
         self.pooler_activation = ACTIVATIONS[config.head.activation]
@@ -82,9 +90,10 @@ class PairClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, layout: Layout) -> Tensor:
         hidden = self.embeddings(input_ids, token_type_ids, layout.positions)
+        relative = None if self.relative is None else self.relative(layout.longest)
         *blocks, last = self.layers()
         for block in blocks:
-            hidden = block(hidden, layout)
-        first = last(hidden, layout, only_first=True)
+            hidden = block(hidden, layout, relative=relative)
+        first = last(hidden, layout, only_first=True, relative=relative)
         pooled = self.pooler_activation(self.pooler(self.pooler_dropout(first)))
         return self.classifier(self.dropout(pooled))
