@@ -597,11 +597,11 @@ def test_a_hub_id_without_the_hub(server: StandIn) -> None:
 
 
 def test_a_hub_id_of_nothing_is_the_users_error(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertnli.fetch.entry import NoSuchModelError
+    from bertnli.fetch.entry import HubAnswerError, HubModel
 
-    def nothing(repo: str, folder: Path) -> str:
-        raise NoSuchModelError("no such model")
+    def nothing(source: HubModel, folder: Path, check_folder: object) -> str:
+        raise HubAnswerError(f"no {source.name}", "take another")
 
     monkeypatch.setattr(fetch_module, "download_model", nothing)
-    with pytest.raises(InputError, match="neither an existing path nor a model on the hub"):
-        resolve("org/name", "model")
+    with pytest.raises(InputError, match="model 'org/name@v2'; found no org/name@v2; take another"):
+        resolve("org/name@v2", "model")
