@@ -15,9 +15,12 @@ from bertnli.common import temperature as temperatures
 from bertnli.common.errors import InputError, RunError
 from bertnli.data import labels as label_orders
 from bertnli.data.tokenizer import DEFAULT_LENGTH, PairTokenizer
+from bertnli.families import folder_config
+from bertnli.families.config import ModelConfig
+from bertnli.families.d2l import D2L_ARCHITECTURES
 from bertnli.fetch import known_folders
-from bertnli.model import hf_config, keymaps, tensor_files, weight_files
-from bertnli.model.classifier import D2L_ARCHITECTURES, ModelConfig, PairClassifier
+from bertnli.model import keymaps, tensor_files, weight_files
+from bertnli.model.classifier import PairClassifier
 from bertnli.model.keymaps import from_foreign, to_foreign
 from bertnli.model.model_files import Files, open_files, read_json
 
@@ -120,7 +123,7 @@ def save(model: PairClassifier, tokenizer: PairTokenizer, folder: Path, extra: M
     """
     config = model.config
     state = {name: tensor.float().cpu() for name, tensor in model.state_dict().items()}
-    content = hf_config.folder_config(config, tokenizer)
+    content = folder_config.folder_config(config, tokenizer)
     content["bertnli"] |= extra or {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,17 +142,17 @@ def _load_hf(
 ) -> Pretrained:
     where = f"{path}/config.json"
     content = read_json(files, "config.json", path)
-    parsed = hf_config.parse(content, where)
+    parsed = folder_config.parse(content, where)
     tokenizer = PairTokenizer.from_folder(path, **settings)  # before the weights, which are large
     weights = weight_files.read_hf(files, path)
-    family = "bert" if parsed.model_type == "bert" else "d2l"
+    family = parsed.family
     tensors, replaced = _kept(keymaps.plain_names(weights.tensors), family, labels if new_classifier else None)
     notes = [*weights.notes, *replaced]
     if keymaps.has_classifier(tensors, family):
         names = label_orders.from_config(content, where, labels, keymaps.outputs(tensors, family))
         notes += label_orders.other_order(content, names, where)
     else:  # without a classifier the labels in config.json mean nothing
-        new = label_orders.SNLI_ORDER if family == "bert" else label_orders.D2L_ORDER
+        new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
         names = label_orders.check_names(labels or new, "--labels")
     config = parsed.to_ours(names)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")

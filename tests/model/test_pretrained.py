@@ -26,9 +26,11 @@ from torch import Tensor
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.labels import D2L_ORDER, SNLI_ORDER
+from bertnli.families.config import ModelConfig
+from bertnli.families.d2l import D2L_ARCHITECTURES
 from bertnli.model import pretrained, tensor_files
 from bertnli.model.attention import Padded
-from bertnli.model.classifier import D2L_ARCHITECTURES, ModelConfig, PairClassifier
+from bertnli.model.classifier import PairClassifier
 from bertnli.model.predictor import TorchPredictor
 from bertnli.model.pretrained import Pretrained
 from tests.conftest import ROOT
@@ -429,7 +431,7 @@ D2L_WEIGHTS: list[tuple[Callable[[Tensors], Tensors], list[str]]] = [
     (lambda t: t | {QUERY: torch.ones(255)}, [f"{QUERY} (255,) instead of (256,)"]),
 ]
 CONFIGS: list[tuple[dict[str, Any], list[str]]] = [
-    ({"model_type": "roberta"}, ["key model_type", "'roberta'"]),
+    ({"model_type": "longformer"}, ["key model_type", "'longformer'"]),
     ({"model_type": ...}, ["key model_type is missing"]),
     ({"hidden_size": ...}, ["key hidden_size is missing"]),
     ({"num_attention_heads": ...}, ["key num_attention_heads is missing"]),
