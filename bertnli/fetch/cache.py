@@ -96,6 +96,22 @@ def write_receipt(entry: Entry, folder: Path, origin: Origin) -> None:
     (folder / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
 
 
+def commit_of(folder: Path, sha256: str) -> str | None:
+    """The commit on the model hub that a fetched folder, or a copy of one, is from; None if it is not known.
+
+    sha256: of the weights that are there now; other weights than those that were fetched have no commit.
+    """
+    try:
+        receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
+        revision, files = receipt["revision"], receipt["files"]
+        weights = [name for name in files if name.endswith((".safetensors", ".bin"))]
+        same = files[weights[0]]["sha256"] == sha256 if len(weights) == 1 else False
+        same = same or all(_is_as_recorded(folder / name, files[name]) for name in weights)  # several, or another note
+        return revision if same and weights and isinstance(revision, str) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # as in is_complete
+        return None
+
+
 def kept_files(sha256: str) -> Iterator[Path]:
     """Files of models in the cache that had this checksum when they were fetched."""
     for receipt in (*cache_dir().glob(f"models/*/{RECEIPT}"), *cache_dir().glob(f"hub/*/*/{RECEIPT}")):

@@ -22,7 +22,7 @@ from bertnli.common import heartbeat
 from bertnli.common.errors import InputError, first_line
 from bertnli.common.files import cache_dir, read_json
 from bertnli.common.progress import megabytes, say
-from bertnli.fetch import families, known_folders, known_repositories
+from bertnli.fetch import known_folders, known_repositories
 from bertnli.fetch.cache import downloads_dir, kept_files, lock
 from bertnli.fetch.download import LONGEST_WAIT, check, download, new_client
 from bertnli.fetch.entry import HubAnswerError, HubModel, SourceError
@@ -30,8 +30,8 @@ from bertnli.fetch.entry import HubAnswerError, HubModel, SourceError
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-Check = Callable[[Path], None]
-"""Raises InputError if the model in a folder cannot run. The folder has config.json and the tokenizer, no weights."""
+ParseConfig = Callable[[Any, str], object]
+"""Takes the content of a config.json, and a name of it for messages. Raises InputError if such a model cannot run."""
 
 ANSWER_SECONDS = 10.0
 _TRIES = 5  # for a hub that is busy; huggingface_hub tries again by itself, but not for the list of files
@@ -100,15 +100,15 @@ def copy_model(source: Path, folder: Path) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def download_model(source: HubModel, folder: Path, check_folder: Check | None = None) -> str:
+def download_model(source: HubModel, folder: Path, parse_config: ParseConfig | None = None) -> str:
     """Download the model's files into `folder`, which must exist. Returns their commit.
 
     First config.json, then the tokenizer, last the weights: a model that cannot run is refused as soon as it is known.
-    check_folder: what else to check before the weights. Raises InputError if the model cannot run, SourceError if the
+    parse_config: without it, config.json is not checked. Raises InputError if the model cannot run, SourceError if the
     hub does not give the files, OSError if they cannot be written.
     """
     found = repository(source)
-    describe(found, folder, check_folder)
+    describe(found, folder, parse_config)
     chosen = weights(found.files, lambda index: _read_index(found, index, folder))
     size = found.size(chosen)
     say(f"{source.name}: fetching its weights{f', {megabytes(size)}' if size else ''}, from the model hub")
@@ -116,16 +116,19 @@ def download_model(source: HubModel, folder: Path, check_folder: Check | None = 
     return found.commit
 
 
-def describe(found: Repository, folder: Path, check_folder: Check | None = None) -> None:
+def describe(found: Repository, folder: Path, parse_config: ParseConfig | None) -> None:
     """Get the files that say whether and how the model runs, and raise InputError if it cannot run."""
+    from bertnli.data.tokenizer import PairTokenizer
+
     known_repositories.check(found.name, found.files)
+    found.get(about(found.files), folder)
+    config = folder / "config.json"
     try:
-        found.get(about(found.files), folder)
-        families.check(read_json(folder / "config.json"), str(folder / "config.json"), found.name)
+        if parse_config is not None:
+            parse_config(read_json(config), f"model {found.name}/config.json")
         found.get(tokenizer(found.files), folder)
-        if check_folder is not None:
-            check_folder(folder)
-    except InputError as error:
+        PairTokenizer.from_folder(folder)
+    except InputError as error:  # the folder is a temporary one
         raise InputError(str(error).replace(str(folder), f"model {found.name}")) from error
 
 
@@ -135,7 +138,7 @@ def _read_index(found: Repository, name: str, folder: Path) -> Any:
 
 
 class HubFile(NamedTuple):
-    """size: in bytes. checksum: `sha256:…` of a large file, `git:…` (its blob) of others. None: the hub does not say."""
+    """size: in bytes. checksum: `sha256:…` of a large file, `git:…` of others (their blob). None: not known."""
 
     size: int | None = None
     checksum: str | None = None

@@ -17,7 +17,7 @@ from bertnli.fetch.cache import Origin, copy_to, downloads_dir, folder_of, is_co
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
 from bertnli.fetch.download import check, download, redact
 from bertnli.fetch.entry import Archive, AsItIs, Entry, HubAnswerError, HubModel, Kind, Source, SourceError, Unpacked
-from bertnli.fetch.model_hub import Check, copy_model, download_model
+from bertnli.fetch.model_hub import ParseConfig, copy_model, download_model
 from bertnli.fetch.package_index import download_archive
 from bertnli.fetch.unpack import unpack
 
@@ -32,17 +32,18 @@ class NotFetchedError(RunError):
         self.reason = reason
 
 
-def resolve(name_or_path: str, kind: Kind, check_folder: Check | None = None) -> Path:
+def resolve(name_or_path: str, kind: Kind, parse_config: ParseConfig | None = None) -> Path:
     """The path itself if it exists; otherwise the path of the data set or model of that name, which is fetched.
 
-    A name is one of the catalogue, or a model's hub id (`org/name` or `org/name@revision`). check_folder: see `fetch`.
-    Raises InputError that lists similar names for an unknown one, RunError if all its sources fail.
+    A name is one of the catalogue, or a model's hub id (`org/name` or `org/name@revision`). parse_config: as for
+    `fetch`. Raises InputError that lists similar names for an unknown one, and for a model that cannot run; RunError if
+    all its sources fail.
     """
     path = existing_path(name_or_path)
     if path is not None:
         return path
     check_name(name_or_path, kind)
-    return fetch(name_or_path, check_folder=check_folder)
+    return fetch(name_or_path, parse_config=parse_config)
 
 
 def check_name(name_or_path: str, kind: Kind) -> None:
@@ -63,13 +64,13 @@ class ResolvedModel(NamedTuple):
     arch: str | None
 
 
-def resolve_model(name_or_path: str, check_folder: Check | None = None) -> ResolvedModel:
+def resolve_model(name_or_path: str, parse_config: ParseConfig) -> ResolvedModel:
     """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes.
 
     Also raises InputError if its folder has a pipe or a device in place of a file.
     """
     entry = CATALOG.get(name_or_path)
-    path = resolve(name_or_path, "model", check_folder)
+    path = resolve(name_or_path, "model", parse_config)
     if path.is_dir():
         check_kinds(path)
     return ResolvedModel(path, entry.arch if entry else None)
@@ -84,13 +85,14 @@ def resolve_data(name_or_path: str) -> str:
     return f"{resolve(file, 'dataset')}{mark}{member}"
 
 
-def fetch(name: str, *, to: Path | None = None, source: str | None = None, check_folder: Check | None = None) -> Path:
+def fetch(
+    name: str, *, to: Path | None = None, source: str | None = None, parse_config: ParseConfig | None = None
+) -> Path:
     """The path of a data set's file or of a model's folder, fetched if the cache does not have it.
 
     name: of the catalogue, or a model's hub id. to: copy it into this folder too, and return the path of the copy.
     source: a file, folder or URL (`--from`) instead of the catalogue's sources; it is verified in the same way.
-    check_folder: of a model by its hub id, what else to check before the weights come; what this module can check
-    without torch is always checked.
+    parse_config: checks a hub model's config.json (families/folder_config.py), before its weights come.
     Raises InputError for an unknown name, a model that cannot run, an unusable `to` or `source`, or a cache that cannot
     be written; RunError if all sources fail or the disk is full. An incomplete file or folder never has the final name.
     """
@@ -112,7 +114,7 @@ def fetch(name: str, *, to: Path | None = None, source: str | None = None, check
                         if source is not None:
                             origin = Origin(_from_given(entry, source, folder))
                         else:
-                            origin = _from_sources(entry, folder, check_folder)
+                            origin = _from_sources(entry, folder, parse_config)
                         write_receipt(entry, folder, origin)
                     _delete_unneeded_archives(entry)
         path = folder_of(entry) if entry.kind == "model" else folder_of(entry) / next(iter(entry.files))
@@ -170,7 +172,7 @@ def _disk_error(entry: Entry, error: OSError, to: Path | None = None) -> InputEr
 # From the catalogue's sources
 
 
-def _from_sources(entry: Entry, folder: Path, check_folder: Check | None) -> Origin:
+def _from_sources(entry: Entry, folder: Path, parse_config: ParseConfig | None) -> Origin:
     """Fill `folder` from the first source that works. Sources whose archive is already downloaded are tried first.
 
     Returns where the files came from. Raises RunError that lists all sources and why each failed, InputError for a hub
@@ -179,7 +181,7 @@ def _from_sources(entry: Entry, folder: Path, check_folder: Check | None) -> Ori
     failures = []
     for source in sorted(entry.sources, key=lambda source: not _is_downloaded(source)):
         try:
-            origin = _from_source(source, folder, check_folder)
+            origin = _from_source(source, folder, parse_config)
             _verify(entry, folder)
             return origin
         except SourceError as error:
@@ -207,9 +209,9 @@ def _is_downloaded(source: Source) -> bool:
     return (downloads_dir() / source.archive.filename).exists()
 
 
-def _from_source(source: Source, folder: Path, check_folder: Check | None) -> Origin:
+def _from_source(source: Source, folder: Path, parse_config: ParseConfig | None) -> Origin:
     if isinstance(source, HubModel):
-        commit = download_model(source, folder, check_folder)
+        commit = download_model(source, folder, parse_config)
         return Origin(f"{source} at {commit}", commit)
     with lock(source.archive.filename):
         target, origin = _download(source.archive)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -12,21 +14,19 @@ import pytest
 from huggingface_hub import constants
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.fetch import cache, catalog, download, families, known_repositories, model_hub
+from bertnli.families import folder_config
+from bertnli.fetch import cache, catalog, download, known_repositories, model_hub
 from bertnli.fetch.entry import HubModel, SourceError
-from bertnli.fetch.resolve import fetch, resolve_model
+from bertnli.fetch.resolve import fetch as fetch_any
+from bertnli.fetch.resolve import resolve_model
+from tests.support import tiny
 from tests.support.http_stand_in import StandIn
 
-CONFIG = {"model_type": "bert", "id2label": {"0": "entailment", "1": "neutral", "2": "contradiction"}}
-WEIGHTS = bytes(range(256)) * 40
-BERT = {
-    "config.json": json.dumps(CONFIG).encode(),
-    "tokenizer.json": b'{"a": 1}' * 200,
-    "tokenizer_config.json": b"{}",
-    "vocab.txt": b"[PAD]\n",
-    "README.md": b"---\nlicense: mit\n---\n",
-    "model.safetensors": WEIGHTS,
-}
+BERT = tiny.hub_files()
+WEIGHTS = BERT["model.safetensors"]
+
+
+fetch = partial(fetch_any, parse_config=folder_config.parse)
 
 
 @pytest.fixture
@@ -48,10 +48,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         yield stand_in
 
 
-def config(**keys: object) -> dict[str, bytes]:
-    return BERT | {"config.json": json.dumps(keys).encode()}
-
-
 # --- before the weights
 
 
@@ -69,42 +65,27 @@ def config(**keys: object) -> dict[str, bytes]:
         ({"model_type": "big_bird"}, ["BigBird"]),
         ({"model_type": "nomic_bert", "auto_map": {"AutoModel": "x.Y"}}, ["Nomic BERT"]),
         ({"model_type": "bert", "auto_map": {"AutoModel": "x.Y"}}, ["code of its own, {'AutoModel': 'x.Y'}"]),
-        ({"auto_map": {"AutoModelForSequenceClassification": "x.Y"}}, ["code of its own"]),
+        ({"model_type": ..., "auto_map": {"AutoModel": "x.Y"}}, ["code of its own, {'AutoModel': 'x.Y'}"]),
+        ({"position_embedding_type": "alibi", "auto_map": {"AutoModel": "x.Y"}}, ["code of its own"]),
         ({"model_type": "of_tomorrow"}, ["'of_tomorrow'", "expected one that runs: bert"]),
-        ({"architecture": "resnet50", "num_features": 9}, ["a model of timm, resnet50"]),
-        ({"peft_type": "LORA"}, ["a PEFT adapter"]),
-        ({}, ["key model_type is missing"]),
+        ({"model_type": ..., "architecture": "resnet50", "num_features": 9}, ["a model of timm, resnet50"]),
+        ({"model_type": ..., "peft_type": "LORA"}, ["a PEFT adapter"]),
+        ({"model_type": ...}, ["key model_type is missing"]),
+        ({"quantization_config": {"load_in_8bit": True}}, ["quantised from"]),
+        ({"architectures": ["BertForTokenClassification"]}, ["a sequence classifier or an encoder"]),
+        ({"hidden_size": 33}, ["a multiple of num_attention_heads"]),
     ],
 )
 def test_what_cannot_run_is_refused_by_its_config_alone(
     hub: StandIn, keys: dict[str, object], named: list[str], tmp_path: Path
 ) -> None:
-    hub.add_model("org/model", config(**keys))
-    with pytest.raises(InputError, match=r"model org/model/config\.json: key (model_type|auto_map)") as caught:
+    hub.add_model("org/model", tiny.hub_files(**keys))
+    with pytest.raises(InputError, match=r"^model org/model/config\.json: key \w+") as caught:
         fetch("org/model")
     for part in named:
         assert part in str(caught.value)
     assert set(hub.resolved("org/model")) == {"config.json", "README.md"}
     assert not (tmp_path / "cache" / "hub" / "org" / "model").exists()
-
-
-def test_the_advice_runs_and_is_of_the_same_use() -> None:
-    def advice(name: str, **keys: object) -> str:
-        with pytest.raises(InputError) as caught:
-            families.check(keys, "config.json", name)
-        return str(caught.value).rpartition("such as ")[2]
-
-    known = dict(model for models in families._MODELS.values() for model in models)
-    for use in families._MODELS:
-        assert known[families.instead(use).rpartition(" ")[2]] in families.RUNS
-    rerank = families.instead("rerank").rpartition(" ")[2]
-    nli = families.instead("nli").rpartition(" ")[2]
-    assert advice("Qwen/Qwen3-Reranker-0.6B", model_type="qwen3") == rerank
-    assert advice("BAAI/bge-reranker-v2-gemma", model_type="gemma") == rerank
-    assert advice("castorini/monot5-base", model_type="t5") == rerank
-    assert advice("org/x", model_type="xlnet", num_labels=1) == rerank
-    assert advice("facebook/bart-large-mnli", model_type="bart") == nli
-    assert advice("org/llama-nli", model_type="llama") == nli
 
 
 @pytest.mark.parametrize(
@@ -143,14 +124,30 @@ def test_a_repository_of_files_alone_costs_one_request(hub: StandIn) -> None:
     assert [request.path for request in hub.requests] == ["/api/models/org/lora"]
 
 
-def test_a_check_by_the_caller_comes_before_the_weights(hub: StandIn) -> None:
-    def refuse(folder: Path) -> None:
-        assert (folder / "tokenizer.json").is_file()
-        raise InputError(f"{folder}/tokenizer_config.json: no")
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, ["BertJapaneseTokenizer"]),
+        ({"auto_map": {"AutoTokenizer": ["my.Tokens", None]}}, ["code of its own"]),
+        ({"tokenizer_class": "BertTokenizer", "unk_token": "[NONE]"}, ["[NONE]"]),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_is_refused_before_the_weights(
+    hub: StandIn, settings: dict[str, object], named: list[str]
+) -> None:
+    hub.add_model("org/bert", BERT | {"tokenizer_config.json": json.dumps(settings).encode()})
+    with pytest.raises(InputError, match=r"^model org/bert/\w+") as caught:
+        fetch("org/bert")
+    for part in named:
+        assert part in str(caught.value)
+    assert "partial" not in str(caught.value), "the folder is temporary"
+    assert "model.safetensors" not in hub.resolved("org/bert")
 
-    hub.add_model("org/bert", BERT)
-    with pytest.raises(InputError, match=r"^model org/bert/tokenizer_config\.json: no$"):
-        fetch("org/bert", check_folder=refuse)
+
+def test_no_tokenizer_at_all(hub: StandIn) -> None:
+    hub.add_model("org/bert", {name: BERT[name] for name in ("config.json", "model.safetensors")})
+    with pytest.raises(InputError, match=r"^model org/bert: no tokenizer"):
+        fetch("org/bert")
     assert "model.safetensors" not in hub.resolved("org/bert")
 
 
@@ -202,7 +199,7 @@ def test_a_revision_is_fetched_beside_the_main_branch_and_its_commit_is_kept(hub
         ("org/bert@refs/pr/3", old, WEIGHTS[::-1]),
         (f"org/bert@{main}", main, WEIGHTS),
     ):
-        path = resolve_model(name).path
+        path = resolve_model(name, folder_config.parse).path
         assert (path / "model.safetensors").read_bytes() == weights
         receipt = json.loads((path / "receipt.json").read_text())
         assert (receipt["name"], receipt["revision"]) == (name, commit)
@@ -210,6 +207,24 @@ def test_a_revision_is_fetched_beside_the_main_branch_and_its_commit_is_kept(hub
     asked = len(hub.requests)
     assert fetch("org/bert@refs/pr/3").name == "bert@refs%2Fpr%2F3"
     assert len(hub.requests) == asked, "what is in the cache is not asked for again"
+
+
+def test_weights_that_were_changed_have_no_commit(hub: StandIn, tmp_path: Path) -> None:
+    shards = {"a.safetensors": WEIGHTS[1:], "b.safetensors": WEIGHTS[2:]}
+    index = json.dumps({"weight_map": dict(enumerate(shards))}).encode()
+    several = {name: body for name, body in BERT.items() if name != "model.safetensors"} | shards
+    for name, files in (("one", BERT), ("several", several | {"model.safetensors.index.json": index})):
+        commit = hub.add_model(f"org/{name}", files)
+        folder = fetch(f"org/{name}", to=tmp_path)
+        weights = sorted(folder.glob("*.safetensors"))
+        sha256 = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
+        assert cache.commit_of(folder, sha256) == commit
+        weights[-1].unlink()
+        weights[-1].write_bytes(b"trained further")
+        assert cache.commit_of(folder, hashlib.sha256(b"trained further").hexdigest()) is None
+    (folder / "receipt.json").write_text("[1]")
+    assert cache.commit_of(folder, "") is None
+    assert cache.commit_of(tmp_path, "") is None
 
 
 @pytest.mark.parametrize(
@@ -246,7 +261,7 @@ def test_other_ways_to_write_a_hub_id_are_told_the_right_one(hub: StandIn) -> No
         with pytest.raises(InputError, match=f"give its hub id: {told}$"):
             fetch(given)
         with pytest.raises(InputError, match=f"give its hub id: {told}$"):
-            resolve_model(given)
+            resolve_model(given, folder_config.parse)
 
 
 # --- what the hub answers

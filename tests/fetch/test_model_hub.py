@@ -14,21 +14,13 @@ import pytest
 
 from bertnli.fetch.entry import SourceError
 from bertnli.fetch.model_hub import copy_model
+from tests.support import tiny
 from tests.support.http_stand_in import StandIn
 
-WEIGHTS = bytes(range(256)) * 40
-MODEL = {
-    "config.json": b'{"model_type": "bert"}',
-    "tokenizer.json": b"{}" * 1000,
-    "vocab.txt": b"[PAD]\n",
-    "README.md": b"# card",
-    "model.safetensors": WEIGHTS,
-    "pytorch_model.bin": WEIGHTS,
-    "tf_model.h5": WEIGHTS,
-    "onnx/model.onnx": WEIGHTS,
-    "train_script.py": b"boom",
-}
-KEPT = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]
+MODEL = tiny.hub_files()
+WEIGHTS = MODEL["model.safetensors"]
+MODEL |= {"pytorch_model.bin": WEIGHTS, "tf_model.h5": WEIGHTS, "onnx/model.onnx": WEIGHTS, "train_script.py": b"boom"}
+KEPT = ["README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
 
 # huggingface_hub reads its variables when it is imported: each case is a process of its own.
 CALL = """
@@ -73,7 +65,13 @@ def test_only_what_a_loader_needs_and_again_without_the_hub(hub: StandIn, tmp_pa
     answer = call(hub, tmp_path, "org/bert", "first")
     assert answer["files"] == KEPT
     assert len(str(answer["commit"])) == 40
-    assert hub.resolved("org/bert") == ["config.json", "README.md", "tokenizer.json", "vocab.txt", "model.safetensors"]
+    assert hub.resolved("org/bert") == [
+        "config.json",
+        "README.md",
+        "tokenizer_config.json",
+        "vocab.txt",
+        "model.safetensors",
+    ]
     for name in KEPT:
         assert (tmp_path / "first" / name).read_bytes() == MODEL[name]
     assert not [request for request in hub.requests if request.path.endswith((".bin", ".h5", ".onnx", ".py"))]

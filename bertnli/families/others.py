@@ -1,7 +1,4 @@
-"""Which kinds of models run, and what to take in place of others: decided by config.json alone, before any weights.
-
-The first table is what `bertnli fetch --list` prints. docs/models.md has both in words.
-"""
+"""Models that do not run: recognised in config.json alone, each with a model of equal use that runs."""
 
 from __future__ import annotations
 
@@ -9,13 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from bertnli.common.errors import InputError
-
-# model_type in config.json: the models that people know by it. The keys are those of the encoder's own table
-# (bertnli/model), which a test compares.
-RUNS = {
-    "bert": "BERT, MiniLM, TinyBERT; rerankers such as cross-encoder/ms-marco-MiniLM-L6-v2",
-    "d2l-bert": "the d2l book's BERT, as bertnli writes it",
-}
+from bertnli.families.table import BY_MODEL_TYPE
 
 Use = Literal["nli", "nli in many languages", "nli of long texts", "rerank", "rerank long texts"]
 
@@ -123,24 +114,22 @@ OTHERS = {
 def instead(use: Use) -> str:
     """A model of that use that runs, in words for the part of an error message that says what to do."""
     for repo, model_type in _MODELS[use]:
-        if model_type in RUNS:
+        if model_type in BY_MODEL_TYPE:
             return f"take one of equal use that runs, such as {repo}"
     return instead(_SIMPLER[use])
 
 
-def check(content: Any, where: str, name: str = "") -> None:
+def check(content: Mapping[str, Any], where: str) -> None:
     """Raise InputError if a config.json is of a kind of model that does not run, and say what to take instead.
 
-    content: the JSON value in the file. where: the file, for the message. name: the model's, which may say what it is
-    for (a reranker). Sizes and other values are not checked here, but where the model is built.
+    where: the file, for the message; the model's name in it may say what the model is for (a reranker). Sizes and other
+    values are for the family's own schema.
     """
-    if not isinstance(content, Mapping):
-        raise InputError(where, found=f"a JSON {type(content).__name__}", expected="a map, as transformers writes it")
     model_type, code = content.get("model_type"), _own_code(content)
     other = OTHERS.get(model_type) if isinstance(model_type, str) else None
-    if other is None and not code and model_type in RUNS:
+    if other is None and not code and isinstance(model_type, str) and model_type in BY_MODEL_TYPE:
         return
-    do = instead(_use(content, name, other))
+    do = instead(_use(content, where, other))
     if other is not None:
         raise InputError(f"{where}: key model_type", found=f"{model_type!r}: {other.what}", expected=_expected(), do=do)
     if code:
@@ -150,13 +139,13 @@ def check(content: Any, where: str, name: str = "") -> None:
             expected="a model that transformers' own classes run, because bertnli runs no code from a model's files",
             do=do,
         )
-    if model_type is None:
+    if "model_type" not in content:
         raise InputError(f"{where}: key model_type is missing", **_without_type(content))
     raise InputError(f"{where}: key model_type", found=repr(model_type)[:80], expected=_expected(), do=do)
 
 
 def _expected() -> str:
-    return f"one that runs: {', '.join(RUNS)}"
+    return f"one that runs: {', '.join(BY_MODEL_TYPE)}"
 
 
 def _own_code(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,12 +154,12 @@ def _own_code(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in code.items() if key.startswith("AutoModel")} if isinstance(code, dict) else {}
 
 
-def _use(content: Mapping[str, Any], name: str, other: Other | None) -> Use:
+def _use(content: Mapping[str, Any], where: str, other: Other | None) -> Use:
     """What the model is for: as its outputs and its name say, else as most people use its kind."""
     labels = content.get("id2label")
     outputs = len(labels) if isinstance(labels, dict) else content.get("num_labels")
     usual = other.use if other is not None else "nli"
-    text = f"{name} {content.get('_name_or_path', '')} {labels}".lower()
+    text = f"{where} {content.get('_name_or_path', '')} {labels}".lower()
     if "rerank" in text or "ms-marco" in text or "msmarco" in text or "monot5" in text or outputs == 1:
         return "rerank long texts" if "long" in usual else "rerank"
     if "nli" in text or "entail" in text or "zero" in text:
@@ -192,8 +181,3 @@ def _without_type(content: Mapping[str, Any]) -> dict[str, str]:
             'if it is a BERT, add "model_type": "bert"',
         )
     return {"found": found, "expected": "a config.json that transformers wrote", "do": do}
-
-
-def describe() -> list[str]:
-    """Lines about the models that run, for `bertnli fetch --list`."""
-    return [f"{model_type:<18} family   {about}" for model_type, about in RUNS.items()]
