@@ -14,6 +14,7 @@ from bertnli.data.batches import Indices
 from bertnli.data.corpus import Corpus, prepare, split_holdout
 from bertnli.data.labelled import RowsByLabel
 from bertnli.evaluation.data_sets import open_set
+from bertnli.families import folder_config
 from bertnli.fetch.entry import Kind
 from bertnli.fetch.resolve import check_name, resolve_model
 from bertnli.model import pretrained, tensor_files
@@ -65,7 +66,7 @@ def check_names(config: RunConfig) -> None:
 
 def load_starting_model(config: RunConfig) -> Pretrained:
     """The weights and tokenizer that a run starts from. Raises as `resolve_model` and `pretrained.load` do."""
-    path, arch = resolve_model(config.model)
+    path, arch = resolve_model(config.model, folder_config.parse)
     return pretrained.load(
         path,
         arch=config.arch or arch,
@@ -180,4 +181,4 @@ def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:
     prefix = "weight/"
     weights = {name[len(prefix) :]: tensor for name, tensor in found.state.items() if name.startswith(prefix)}
     tensor_files.check_finite(weights, str(path))
-    return replace(source, state=weights, sha256=found.sha256, temperature=1.0)
+    return replace(source, state=weights, sha256=found.sha256, temperature=1.0, revision=None)

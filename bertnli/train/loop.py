@@ -79,6 +79,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
 
     for note in source.notes:
         say(note)
+    if source.revision is not None:
+        say(f"{config.model}: commit {source.revision} on the model hub")
     if not source.has_classifier:
         say(f"{config.model} has no classifier: a new one is initialised, for {', '.join(source.config.labels)}")
     torch.use_deterministic_algorithms(config.deterministic)
