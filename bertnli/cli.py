@@ -110,6 +110,7 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download a data set or a pretrained model by name. Downloads are resumed and verified."""
+    from bertnli.families import folder_config
     from bertnli.fetch import catalog
     from bertnli.fetch.resolve import fetch as fetch_name
 
@@ -126,7 +127,7 @@ def fetch(
         return
     if name is None:
         raise InputError("fetch: no name given", do="see the names with: bertnli fetch --list")
-    path = fetch_name(name, to=to, source=source)
+    path = fetch_name(name, to=to, source=source, parse_config=folder_config.parse)
     _finish({"path": str(path)}, as_json)
 
 

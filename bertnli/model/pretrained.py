@@ -20,6 +20,7 @@ from bertnli.families import folder_config
 from bertnli.families.config import ModelConfig
 from bertnli.families.d2l import D2L_ARCHITECTURES
 from bertnli.fetch import known_folders
+from bertnli.fetch.cache import commit_of
 from bertnli.model import keymaps, tensor_files, weight_files
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.keymaps import from_foreign, to_foreign
@@ -37,6 +38,7 @@ class Pretrained:
     notes: how the files were read, where a user may have meant something else; for the user to see.
     temperature: the logits are divided by it before the softmax (calibrate.py). It belongs to these weights, not to a
     model that is trained from them.
+    revision: the commit on the model hub that the weights are from, if they were fetched from there.
     """
 
     config: ModelConfig
@@ -45,6 +47,7 @@ class Pretrained:
     sha256: str
     temperature: float = 1.0
     notes: tuple[str, ...] = ()
+    revision: str | None = None
 
     @property
     def has_classifier(self) -> bool:
@@ -167,7 +170,8 @@ def _load_hf(
     config = parsed.to_ours(names)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
     temperature = 1.0 if replaced else temperatures.of_config(content, where)
-    return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes))
+    revision = commit_of(path, weights.sha256)
+    return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes), revision)
 
 
 def _load_d2l(

@@ -38,6 +38,7 @@ def write_model_card(
     outputs: Outputs,
     hypothesis_only: bool = False,
     base_model: str,
+    base_revision: str | None = None,
     data: Sequence[str],
     settings: Mapping[str, object],
     evaluations: Mapping[str, Json] = {},
@@ -46,7 +47,8 @@ def write_model_card(
 ) -> None:
     """Write `folder`/README.md, with the front matter that the model hub reads.
 
-    base_model, data: as in the run file, so names of the catalogue, hub ids or paths. settings: the hyper-parameters,
+    base_model, data: as in the run file, so names of the catalogue, hub ids or paths. base_revision: the base model's
+    commit on the model hub. settings: the hyper-parameters,
     by their names in the run file. hypothesis_only: the model sees no premise. evaluations: data set -> results
     (`to_json`). rows_by_label: of each data file. provenance: see `provenance()`.
 
@@ -91,6 +93,7 @@ def write_model_card(
         number_figures=number_lines.known,
         hypothesis_only=hypothesis_only,
         base_model=base_model,
+        base_revision=base_revision,
         data=data,
         settings=settings,
         evaluations=evaluations,

@@ -17,6 +17,7 @@ from bertnli.data.golds import NONE_OF_THEM
 from bertnli.data.labelled import RowsByLabel
 from bertnli.data.outputs import Outputs
 from bertnli.evaluation.data_sets import open_set
+from bertnli.families import folder_config
 from bertnli.fetch.entry import Kind
 from bertnli.fetch.resolve import check_name, resolve_model
 from bertnli.model import pretrained, tensor_files
@@ -73,7 +74,7 @@ def load_starting_model(config: RunConfig) -> Pretrained:
 
     Raises as `resolve_model`, `pretrained.load` and `with_outputs` do.
     """
-    path, arch = resolve_model(config.model)
+    path, arch = resolve_model(config.model, folder_config.parse)
     source = pretrained.load(
         path,
         arch=config.arch or arch,
@@ -223,4 +224,4 @@ def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:
     prefix = "weight/"
     weights = {name[len(prefix) :]: tensor for name, tensor in found.state.items() if name.startswith(prefix)}
     tensor_files.check_finite(weights, str(path))
-    return replace(source, state=weights, sha256=found.sha256, temperature=1.0)
+    return replace(source, state=weights, sha256=found.sha256, temperature=1.0, revision=None)

@@ -83,6 +83,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
 
     for note in source.notes:
         say(note)
+    if source.revision is not None:
+        say(f"{config.model}: commit {source.revision} on the model hub")
     torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)

@@ -47,6 +47,8 @@ def write_result(
     model = PairClassifier(source.config)  # as loaded: the dropout of this run is not part of the model
     model.load_state_dict(weights)
     base = {"base_model": config.model, "base_sha256": source.sha256, "data": data}
+    if source.revision is not None:
+        base["base_revision"] = source.revision
     base |= {key: value for key, value in asdict(licences.of_model(config.model)).items() if value is not None}
     with new_folder(folder.model) as partial:  # its final name means that the run is finished
         pretrained.save(model, source.tokenizer, partial, extra=base)
@@ -58,6 +60,7 @@ def write_result(
             outputs=source.config.outputs,
             hypothesis_only=source.tokenizer.settings.hypothesis_only,
             base_model=config.model,
+            base_revision=source.revision,
             data=data,
             settings={**settings, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
             evaluations=evaluations,
@@ -66,7 +69,7 @@ def write_result(
         )
         figures = {
             "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
-            "Started from": config.model,
+            "Started from": config.model if source.revision is None else f"{config.model}, commit {source.revision}",
         }
         if tally is not None:
             name, figure = tally.main

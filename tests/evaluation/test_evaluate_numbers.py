@@ -1,4 +1,4 @@
-"""Evaluation of models that give a score, or independent labels: equal to scikit-learn; what has no meaning is refused."""
+"""Evaluation of models that give a score, or independent labels: equal to scikit-learn, and only what has a meaning."""
 
 from __future__ import annotations
 

@@ -480,3 +480,6 @@ def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path: Path, monkeypat
     (tmp_path / "runs" / "model").mkdir(parents=True)
     assert "not recorded" in notes_about("runs/model", [])[0]
     assert "base_model" not in card(tmp_path, base_model="runs/model").data.to_dict()
+    found = card(tmp_path, base_model="org/name@v1", base_revision="c" * 40)
+    assert found.data.to_dict()["base_model"] == "org/name"
+    assert f"from org/name@v1 (commit {'c' * 40} on the model hub) on" in found.text.replace("\\", "")
