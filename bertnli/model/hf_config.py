@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertnli.common.errors import InputError
+from bertnli.data import output_config
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.model.classifier import ACTIVATIONS, ModelConfig
 
@@ -133,7 +134,6 @@ def folder_config(config: ModelConfig, tokenizer: PairTokenizer) -> dict[str, An
         **{field.alias or ours: getattr(config, ours) for ours, field in Sizes.model_fields.items()},
         "pad_token_id": tokenizer.pad_id,
         "torch_dtype": "float32",
-        "id2label": {str(index): name for index, name in enumerate(config.labels)},
-        "label2id": {name: index for index, name in enumerate(config.labels)},
+        **output_config.entries(config.outputs),
         "bertnli": asdict(tokenizer.settings),
     }
