@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from bertnli.common.errors import InputError
-from bertnli.data.outputs import Activation, Outputs, ProblemType
+from bertnli.data.outputs import SCORE, Activation, Outputs, ProblemType
 
 SECTION, KEY, OLD_KEY = "sentence_transformers", "activation_fn", "sbert_ce_default_activation_function"
 """Where sentence-transformers writes the activation into config.json, from version 4 on and before."""
 
-MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
+MODULES, SETTINGS = OTHER_FILES = "modules.json", "config_sentence_transformers.json"
 """The other files of a CrossEncoder's folder, from version 6 on."""
 
 _CLASS = re.compile(r"torch\.nn(?:\.modules\.\w+)?\.(Identity|Sigmoid|Softmax)")
@@ -49,6 +49,39 @@ def meaning(
     if count == 1:
         return _of_one(problem, place, name, where)
     return _of_several(problem, place, name, count, where)
+
+
+def count(config: Mapping[str, Any], where: str) -> int:
+    """How many outputs a classifier with this config.json has in transformers. Raises InputError if it does not say."""
+    names, number = config.get("id2label"), config.get("num_labels")
+    if isinstance(names, Mapping):
+        return len(names)
+    if number is None:
+        return 2
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InputError(f"{where}: key num_labels", found=repr(number)[:80], expected="a number of labels")
+    return number
+
+
+def check_score(config: Mapping[str, Any], where: str, labels: Sequence[str] | None) -> tuple[str]:
+    """The name of the output of a model that has one. Raises InputError if `labels` (--labels) are given, and if
+    id2label has more names."""
+    if labels is not None:
+        raise InputError(
+            "--labels",
+            found=",".join(labels),
+            expected="none: the model has one output, a score",
+            do="omit --labels (in a run file: labels)",
+        )
+    names = config.get("id2label")
+    if isinstance(names, Mapping) and len(names) != 1:
+        raise InputError(
+            f"{where}: key id2label",
+            found=", ".join(map(str, names.values()))[:80],
+            expected="one name, as the classifier has one output",
+            do="check that the weights belong to this config.json",
+        )
+    return (SCORE,)
 
 
 def entries(outputs: Outputs) -> dict[str, Any]:

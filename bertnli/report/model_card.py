@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from bertnli.data.labelled import RowsByLabel
 from bertnli.fetch.catalog import lookup_unless_path
@@ -23,7 +22,7 @@ def write_model_card(
     folder: Path,
     *,
     name: str,
-    family: Literal["bert", "d2l"],
+    family: str,
     labels: Sequence[str],
     hypothesis_only: bool = False,
     base_model: str,
@@ -48,9 +47,9 @@ def write_model_card(
     front = ModelCardData(
         language="en" if any(_hub_dataset(one) for one in data) else None,
         license=_hub_licence(licences.of_model(base_model).licence),
-        library_name="transformers" if family == "bert" else "bertnli",
+        library_name="bertnli" if family == "d2l" else "transformers",
         pipeline_tag="text-classification",
-        tags=["natural-language-inference", "bert", "bertnli"] + (["d2l"] if family == "d2l" else []),
+        tags=["natural-language-inference", *(["bert", "bertnli", "d2l"] if family == "d2l" else [family, "bertnli"])],
         base_model=repos[0] if repos else None,
         datasets=sorted({hub_id for one in data if (hub_id := _hub_dataset(one))}) or None,
         metrics=["accuracy", "f1"],

@@ -12,7 +12,7 @@ import onnx
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.evaluation.data_sets import LabelledSet
-from bertnli.model.hf_config import folder_config
+from bertnli.families.folder_config import folder_config
 from bertnli.model.pretrained import Pretrained
 from bertnli.report.licences import UNKNOWN, LicenceInfo
 from bertnli_export import bundle, sentences, triton

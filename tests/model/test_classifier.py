@@ -23,9 +23,11 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bertnli.common.errors import RunError
 from bertnli.data.labels import SNLI_ORDER
+from bertnli.families.config import ModelConfig
+from bertnli.families.d2l import D2L_ARCHITECTURES
 from bertnli.model import dropout, pretrained, varlen
 from bertnli.model.attention import Packed, Padded
-from bertnli.model.classifier import D2L_ARCHITECTURES, ModelConfig, PairClassifier
+from bertnli.model.classifier import PairClassifier
 from bertnli.model.dropout import Dropout
 from bertnli.model.keymaps import from_foreign, to_foreign
 from bertnli.model.predictor import TorchPredictor

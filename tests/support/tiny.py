@@ -100,8 +100,9 @@ def hf_folder(
     import safetensors.torch
     import torch
 
+    from bertnli.families.config import ModelConfig
     from bertnli.model import pretrained
-    from bertnli.model.classifier import ModelConfig, PairClassifier
+    from bertnli.model.classifier import PairClassifier
 
     vocabulary = word_pieces()
     names = tuple(labels or SNLI_LABELS)
@@ -159,8 +160,9 @@ def d2l_folder(
     """
     import torch
 
+    from bertnli.families.d2l import D2L_ARCHITECTURES
     from bertnli.model import pretrained
-    from bertnli.model.classifier import D2L_ARCHITECTURES, PairClassifier
+    from bertnli.model.classifier import PairClassifier
 
     vocabulary = list(dict.fromkeys(["<unk>", "<pad>", "<mask>", "<cls>", "<sep>", *_all_words(), *words]))
     shape = replace(D2L_ARCHITECTURES[arch], vocab_size=len(vocabulary))

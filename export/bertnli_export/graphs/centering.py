@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from bertnli.data.batches import pack
 from bertnli.data.tokenizer import Encoded
 from bertnli.model.attention import to_device
-from bertnli.model.classifier import Block, PairClassifier
+from bertnli.model.blocks import Block
+from bertnli.model.classifier import PairClassifier
 
 
 class CentredNorm(NamedTuple):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.model.attention import Padded
-from bertnli.model.classifier import Block, PairClassifier, SelfAttention
+from bertnli.model.blocks import Block, SelfAttention
+from bertnli.model.classifier import PairClassifier
 
 ConvertLinear = Callable[[nn.Linear], nn.Module]
 
@@ -60,7 +61,9 @@ class ExportedAttention(nn.Module):
         self.key, self.value = convert(linear(key)), convert(linear(value))
         self.output = convert_outer(linear(output.weight, output.bias + output.weight @ biases[2]))
 
-    def forward(self, hidden: Tensor, layout: FlattenedLayout, first: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, layout: FlattenedLayout, first: Tensor | None = None, relative: Tensor | None = None
+    ) -> Tensor:
         pairs, length = layout.shape
         queries, mask = (length, layout.mask) if first is None else (1, layout.mask[:, :, :1])
         query = self.query(hidden if first is None else first).unflatten(0, (pairs, queries))

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from bertnli.common.errors import RunError
 from bertnli.data.tokenizer import Encoded
+from bertnli.families import config
 from bertnli.model import pretrained
-from bertnli.model.classifier import ACTIVATIONS
+from bertnli.model.blocks import ACTIVATIONS
 from bertnli.model.pretrained import Pretrained
 from tests.support import tiny
 from tests.support.bundles import rows_file
@@ -181,7 +182,7 @@ def test_lost_accuracy_fails_the_gate(source, tmp_path, monkeypatch) -> None:
 
 
 def test_int8_of_each_activation() -> None:
-    assert int8._AFTER_ACTIVATION.keys() == ACTIVATIONS.keys()
+    assert int8._AFTER_ACTIVATION.keys() == set(config.ACTIVATIONS)
     x = torch.linspace(-20, 20, 100_001)
     for name, values in int8._AFTER_ACTIVATION.items():
         lowest = ACTIVATIONS[name](x).min().item()
