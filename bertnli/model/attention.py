@@ -94,13 +94,17 @@ class Padded:
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, dropout: float, rule: ScoreRule) -> Tensor:
         """Of `[pairs, heads, queries, head_size]` and `[pairs, heads, length, head_size]` each: as the queries."""
+        mask = self.scores_mask(query, key, rule)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=rule.scale)
+
+    def scores_mask(self, query: Tensor, key: Tensor, rule: ScoreRule) -> Tensor:
+        """What scaled_dot_product_attention takes as `attn_mask`, `[pairs, 1 or heads, queries, length]`: true where a
+        query attends to a key; or, where the rule has a bias, the bias, and minus infinity elsewhere."""
         mask = self.mask[:, :, : query.shape[2]]
         if rule.window is not None:
             positions = self.positions
             mask = mask & ((positions[: query.shape[2], None] - positions).abs() <= rule.window)
-        if rule.bias is not None:
-            mask = rule.bias(query, key).masked_fill(~mask, -torch.inf)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=rule.scale)
+        return mask if rule.bias is None else rule.bias(query, key).masked_fill(~mask, -torch.inf)
 
 
 class Packed:
