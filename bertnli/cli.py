@@ -274,6 +274,12 @@ def evaluate(
     shuffle_premises: Annotated[
         bool, typer.Option("--shuffle-premises", help="Control: shuffle the premises over the rows.")
     ] = False,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Of a model that gives a score: rank rows with the same value here (nDCG)."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and more. MODEL may be a checkpoint, a Hugging Face folder or an ONNX bundle."""
@@ -302,6 +308,7 @@ def evaluate(
         dialect=dialect,
         skip_bad_rows=skip_bad_rows,
         shuffle_premises=shuffle_premises,
+        group=group,
         report=report,
     )
     if as_json:
