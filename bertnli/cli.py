@@ -439,6 +439,10 @@ def score(
     temperature: Annotated[
         float | None, typer.Option(help="Divide the logits by it; 1 turns it off. Default: the bundle's.")
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Of independent labels, predict those with a probability above it. Default: 0.5."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning, and replace OUTPUT.")] = False,
     premise: Premise = None,
@@ -477,6 +481,7 @@ def score(
     options: dict[str, Any] = {
         "device": device,
         "temperature": temperature,
+        "threshold": threshold,
         "strict": strict,
         "restart": restart,
         "columns": Columns(premise, hypothesis, label),

@@ -14,7 +14,8 @@ from torch import Tensor
 from bertnli.common import temperature as temperatures
 from bertnli.common.errors import InputError, RunError
 from bertnli.data import labels as label_orders
-from bertnli.data.outputs import ProblemType
+from bertnli.data import output_config
+from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.data.tokenizer import DEFAULT_LENGTH, PairTokenizer
 from bertnli.families import folder_config
 from bertnli.families.config import ModelConfig
@@ -36,8 +37,8 @@ class Pretrained:
     state: our parameter names to fp32 tensors; a head that is not in the file is missing.
     sha256: of the weights file; what is made from the model records it.
     notes: how the files were read, where a user may have meant something else; for the user to see.
-    temperature: the logits are divided by it before the softmax (calibrate.py). It belongs to these weights, not to a
-    model that is trained from them.
+    temperature: the logits are divided by it before the softmax or sigmoid (calibrate.py). It belongs to these
+    weights, not to a model that is trained from them.
     revision: the commit on the model hub that the weights are from, if they were fetched from there.
     """
 
@@ -118,7 +119,10 @@ def missing_options(path: Path) -> set[str]:
     files = open_files(path)
     if "config.json" in files:
         where = f"{path}/config.json"
-        return {"labels"} if label_orders.unnamed(read_json(files, "config.json", path), where) else set()
+        content = read_json(files, "config.json", path)
+        if isinstance(content, dict) and output_config.count(content, where) == 1:  # a score has no labels
+            return set()
+        return {"labels"} if label_orders.unnamed(content, where) else set()
     return {"arch"} if "vocab.json" in files else set()
 
 
@@ -162,16 +166,31 @@ def _load_hf(
     )
     notes = [*weights.notes, *replaced]
     if keymaps.has_classifier(tensors, family):
-        names = label_orders.from_config(content, where, labels, keymaps.outputs(tensors, family))
-        notes += label_orders.other_order(content, names, where)
+        outputs, remarks = _outputs(path, files, content, labels, keymaps.outputs(tensors, family))
+        notes += remarks
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
-        names = label_orders.check_names(labels or new, "--labels")
-    config = parsed.to_ours(names)
+        outputs = Outputs(label_orders.check_names(labels or new, "--labels"))
+    config = parsed.to_ours(outputs)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
-    temperature = 1.0 if replaced else temperatures.of_config(content, where)
+    has_meaning = outputs.activation != "identity"
+    temperature = 1.0 if replaced else temperatures.of_config(content, where, has_meaning=has_meaning)
     revision = commit_of(path, weights.sha256)
     return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes), revision)
+
+
+def _outputs(
+    path: Path, files: Files, content: Mapping[str, Any], labels: Sequence[str] | None, count: int | None
+) -> tuple[Outputs, tuple[str, ...]]:
+    """What a classifier's outputs mean, and notes of how that was read. count: of its weights, if they are known."""
+    where = f"{path}/config.json"
+    count = count or output_config.count(content, where)
+    others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
+    problem_type, activation, notes = output_config.meaning(content, count, where, others, str(path))
+    if problem_type == "regression":
+        return Outputs(output_config.check_score(content, where, labels), problem_type, activation), notes
+    names = label_orders.from_config(content, where, labels, count)
+    return Outputs(names, problem_type, activation), (*notes, *label_orders.other_order(content, names, where))
 
 
 def _load_d2l(

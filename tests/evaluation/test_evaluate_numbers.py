@@ -1,4 +1,4 @@
-"""Evaluation of models that give a score, or independent labels: equal to scikit-learn, and only what has a meaning."""
+"""Evaluation of models that give a score or independent labels: equal to scikit-learn; the meaningless is refused."""
 
 from __future__ import annotations
 

@@ -129,7 +129,8 @@ def test_micro_batches_and_stages_of_zero_change_nothing(tmp_path, run, ranks, d
         ({"loss": "huber"}, "loss"),
         (
             {"problem_type": "regression", "loss": "bce", "data.columns.label": "mse"},
-            r"scores are below 0 or above 1; found \S+ in row \d+; .*or give a new output loss: mse",
+            r"scores are below 0 or above 1; found \S+ in row \d+; all are from -1 to 3; "
+            r".*or give a new output loss: mse",
         ),
         (
             {"problem_type": "regression", "data.columns.label": "gold_label"},
