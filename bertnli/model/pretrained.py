@@ -15,6 +15,7 @@ from bertnli.common import temperature as temperatures
 from bertnli.common.errors import InputError, RunError
 from bertnli.data import labels as label_orders
 from bertnli.data import output_config
+from bertnli.data.output_config import Meaning
 from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.data.tokenizer import DEFAULT_LENGTH, PairTokenizer
 from bertnli.families import folder_config
@@ -161,16 +162,20 @@ def _load_hf(
     tokenizer = PairTokenizer.from_folder(path, **settings)  # before the weights, which are large
     weights = weight_files.read_hf(files, path)
     family = parsed.family
+    tensors: Mapping[str, Tensor] = keymaps.plain_names(weights.tensors)
+    own = _meaning(path, files, content, tensors, family)
     tensors, replaced = _kept(
-        keymaps.plain_names(weights.tensors), family, labels if new_classifier else None, problem_type
+        tensors, family, labels if new_classifier else None, own and own.problem_type, problem_type
     )
     notes = [*weights.notes, *replaced]
-    if keymaps.has_classifier(tensors, family):
-        outputs, remarks = _outputs(path, files, content, labels, keymaps.outputs(tensors, family))
+    if own is not None and not replaced:
+        outputs, remarks = _outputs(content, where, labels, own, keymaps.outputs(tensors, family))
         notes += remarks
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
         outputs = Outputs(label_orders.check_names(labels or new, "--labels"))
+        if replaced and labels and own is not None and own.problem_type == "multi_label_classification":
+            outputs = Outputs(outputs.names, own.problem_type, own.activation)  # unless problem_type says otherwise
     config = parsed.to_ours(outputs)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
     has_meaning = outputs.activation != "identity"
@@ -179,18 +184,29 @@ def _load_hf(
     return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes), revision)
 
 
-def _outputs(
-    path: Path, files: Files, content: Mapping[str, Any], labels: Sequence[str] | None, count: int | None
-) -> tuple[Outputs, tuple[str, ...]]:
-    """What a classifier's outputs mean, and notes of how that was read. count: of its weights, if they are known."""
+def _meaning(
+    path: Path, files: Files, content: Mapping[str, Any], tensors: Mapping[str, Tensor], family: str
+) -> Meaning | None:
+    """What the outputs of the model's classifier mean; None without a classifier."""
+    if not keymaps.has_classifier(tensors, family):
+        return None
     where = f"{path}/config.json"
-    count = count or output_config.count(content, where)
+    count = keymaps.outputs(tensors, family) or output_config.count(content, where)
     others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
-    problem_type, activation, notes = output_config.meaning(content, count, where, others, str(path))
-    if problem_type == "regression":
-        return Outputs(output_config.check_score(content, where, labels), problem_type, activation), notes
-    names = label_orders.from_config(content, where, labels, count)
-    return Outputs(names, problem_type, activation), (*notes, *label_orders.other_order(content, names, where))
+    return output_config.meaning(content, count, where, others, str(path))
+
+
+def _outputs(
+    content: Mapping[str, Any], where: str, labels: Sequence[str] | None, own: Meaning, count: int | None
+) -> tuple[Outputs, tuple[str, ...]]:
+    """The classifier's outputs with their names, and notes of how that was read. count: of its weights, if they are
+    known."""
+    if own.problem_type == "regression":
+        names: tuple[str, ...] = output_config.check_score(content, where, labels)
+        return Outputs(names, own.problem_type, own.activation), own.notes
+    names = label_orders.from_config(content, where, labels, count or output_config.count(content, where))
+    remarks = (*own.notes, *label_orders.other_order(content, names, where))
+    return Outputs(names, own.problem_type, own.activation), remarks
 
 
 def _load_d2l(
@@ -214,9 +230,9 @@ def _load_d2l(
     if not isinstance(vocab, list):
         raise InputError(f"{path}/vocab.json", found=type(vocab).__name__, expected="a list of words, each at its id")
     weights = weight_files.read_d2l(files, path)
-    tensors, replaced = _kept(
-        keymaps.plain_names(weights.tensors), "d2l", labels if new_classifier else None, problem_type
-    )
+    tensors: Mapping[str, Tensor] = keymaps.plain_names(weights.tensors)
+    new_labels = labels if new_classifier else None
+    tensors, replaced = _kept(tensors, "d2l", new_labels, "single_label_classification", problem_type)
     config = D2L_ARCHITECTURES[arch]
     positions = tensors.get("encoder.pos_embedding")
     config = replace(
@@ -239,15 +255,20 @@ def _load_d2l(
 
 
 def _kept(
-    tensors: Mapping[str, Tensor], family: str, new_labels: Sequence[str] | None, problem_type: ProblemType | None
+    tensors: Mapping[str, Tensor],
+    family: str,
+    new_labels: Sequence[str] | None,
+    own: ProblemType | None,
+    wanted: ProblemType | None,
 ) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-    """The tensors without a classifier that has another number of outputs than the new labels, or that is not for
-    `problem_type`, and a note of that."""
+    """The tensors without a classifier that has another number of outputs than the new labels, or that is not for the
+    problem type `wanted` (None: any) but for `own`, and a note of that."""
     outputs = keymaps.outputs(tensors, family)
-    if outputs is not None and problem_type not in (None, "single_label_classification"):
-        note = f"the model's classifier is not for problem_type: {problem_type}, and is left out"
-        return keymaps.without_classifier(tensors, family), (note,)
-    if new_labels is None or outputs is None or outputs == len(new_labels):
+    if outputs is not None and wanted not in (None, own):
+        note = f"the model's classifier is for problem_type: {own}, and not {wanted}: it is left out"
+    elif new_labels is None or outputs is None or outputs == len(new_labels):
         return tensors, ()
-    note = f"the model's classifier has {outputs} outputs: a new one takes its place, for {', '.join(new_labels)}"
+    else:
+        number = "1 output" if outputs == 1 else f"{outputs} outputs"
+        note = f"the model's classifier has {number}: a new one takes its place, for {', '.join(new_labels)}"
     return keymaps.without_classifier(tensors, family), (note,)
