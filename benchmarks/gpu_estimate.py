@@ -108,7 +108,8 @@ def training(pairs: int) -> dict[str, Any]:
     import numpy as np
 
     from benchmarks.gpu_host import MICRO_TOKENS, MODELS, some_pairs
-    from bertnli.model.classifier import ModelConfig, PairClassifier
+    from bertnli.families.config import ModelConfig
+    from bertnli.model.classifier import PairClassifier
     from bertnli.run.config import RunConfig
     from bertnli.run.deepspeed_config import deepspeed_config
     from bertnli.train.engine import Engine, ProcessGroup, parse_settings
@@ -149,8 +150,9 @@ def scoring(pairs: int = 2400) -> dict[str, Any]:
 
     from benchmarks.gpu_host import MODELS, some_pairs
     from bertnli.data.batches import pack
+    from bertnli.families.config import ModelConfig
     from bertnli.model.attention import to_device
-    from bertnli.model.classifier import ModelConfig, PairClassifier
+    from bertnli.model.classifier import PairClassifier
 
     device = torch.device("cuda")
     model_config = ModelConfig(labels=("a", "b", "c"), vocab_size=30_522, **MODELS["BERT-base"])

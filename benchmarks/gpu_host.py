@@ -130,7 +130,8 @@ def measure(case: Case) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from bertnli.model.classifier import ModelConfig, PairClassifier
+    from bertnli.families.config import ModelConfig
+    from bertnli.model.classifier import PairClassifier
     from bertnli.run.config import RunConfig
     from bertnli.run.deepspeed_config import deepspeed_config
     from bertnli.train.engine import Engine, ProcessGroup, parse_settings

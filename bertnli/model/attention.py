@@ -11,7 +11,7 @@ one of torch's variable-length kernels (varlen.py); on a CPU it runs over `Bucke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -27,6 +27,23 @@ EVAL_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
 """Tokens of a batch without gradients, by device; larger ones are no faster there."""
 
 
+@dataclass(frozen=True)
+class ScoreRule:
+    """How a model's attention scores differ from `query · key / sqrt(head_size)` over all tokens of the pair.
+
+    bias: what is added to them, from the queries `[pairs, heads, queries, head_size]`, whose positions begin at 0, and
+    the keys `[pairs, heads, length, head_size]`: `[pairs or 1, heads, queries, length]`. scale: instead of
+    1 / sqrt(head_size). window: how many tokens to each side a token attends to; None: all.
+    """
+
+    bias: Callable[[Tensor, Tensor], Tensor] | None = None
+    scale: float | None = None
+    window: int | None = None
+
+
+PLAIN = ScoreRule()
+
+
 class Layout(Protocol):
     """What the encoder needs of a batch. `…` below stands for the layout's own leading axes: `hidden` is
     `[…, hidden_size]`."""
@@ -34,7 +51,10 @@ class Layout(Protocol):
     positions: Tensor
     """Position of each token in its pair, counted from 0; broadcasts to the leading axes of `input_ids`."""
 
-    def attend(self, qkv: Tensor, dropout: float) -> Tensor:
+    longest: int
+    """Tokens of the longest pair, or more."""
+
+    def attend(self, qkv: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) within each pair.
 
         `qkv`: query, key and value, `[…, 3, heads, head_size]`. `dropout`: probability, 0 outside training. Returns
@@ -46,7 +66,7 @@ class Layout(Protocol):
         """The hidden state of each pair's first token ([CLS]): `[pairs, hidden_size]`."""
         ...
 
-    def attend_first(self, query: Tensor, key_value: Tensor, dropout: float) -> Tensor:
+    def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         """`attend` for the first token of each pair alone: it attends to all tokens of its pair.
 
         `query`: of the first tokens, `[pairs, heads, head_size]`. `key_value`: of all tokens,
@@ -59,24 +79,35 @@ class Padded:
     """Pairs as rows, padded to one length: `input_ids` is `[pairs, length]`, `mask` is true at real tokens."""
 
     def __init__(self, mask: Tensor):
-        length = mask.shape[1]
+        self.longest = length = mask.shape[1]
         self.positions = torch.arange(length, device=mask.device)
         # Expanded to (pairs, 1, length, length): ONNX Runtime's Attention refuses a mask that needs broadcasting.
         self.mask = mask.bool()[:, None, None, :].expand(-1, 1, length, -1)
 
-    def attend(self, qkv: Tensor, dropout: float) -> Tensor:
+    def attend(self, qkv: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         query, key, value = (x.transpose(1, 2) for x in qkv.unbind(-3))  # [pairs, heads, length, head_size]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, dropout_p=dropout)
-        return mixed.transpose(1, 2)
+        return self.mix(query, key, value, dropout, rule).transpose(1, 2)
 
     def first(self, hidden: Tensor) -> Tensor:
         return hidden[:, 0]
 
-    def attend_first(self, query: Tensor, key_value: Tensor, dropout: float) -> Tensor:
+    def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         key, value = (x.transpose(1, 2) for x in key_value.unbind(-3))
-        mask = self.mask[:, :, :1]
-        mixed = F.scaled_dot_product_attention(query[:, :, None], key, value, attn_mask=mask, dropout_p=dropout)
-        return mixed[:, :, 0]
+        return self.mix(query[:, :, None], key, value, dropout, rule)[:, :, 0]
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, dropout: float, rule: ScoreRule) -> Tensor:
+        """Of `[pairs, heads, queries, head_size]` and `[pairs, heads, length, head_size]` each: as the queries."""
+        mask = self.scores_mask(query, key, rule)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=rule.scale)
+
+    def scores_mask(self, query: Tensor, key: Tensor, rule: ScoreRule) -> Tensor:
+        """What scaled_dot_product_attention takes as `attn_mask`, `[pairs, 1 or heads, queries, length]`: true where a
+        query attends to a key; or, where the rule has a bias, the bias, and minus infinity elsewhere."""
+        mask = self.mask[:, :, : query.shape[2]]
+        if rule.window is not None:
+            positions = self.positions
+            mask = mask & ((positions[: query.shape[2], None] - positions).abs() <= rule.window)
+        return mask if rule.bias is None else rule.bias(query, key).to(query.dtype).masked_fill(~mask, -torch.inf)
 
 
 class Packed:
@@ -93,11 +124,13 @@ class Packed:
         starts = cu_seqlens[:-1].repeat_interleave(sizes)
         self.positions = copy_async(torch.arange(int(cu_seqlens[-1])) - starts, device)
         self.cu_seqlens = copy_async(cu_seqlens.int(), device)
-        self.max_seqlen = max(lengths)
+        self.max_seqlen = self.longest = max(lengths)
         self._sizes, self._device = sizes, device
         self.buckets = _buckets(lengths) if torch.device(device).type == "cpu" else []
 
-    def attend(self, qkv: Tensor, dropout: float) -> Tensor:
+    def attend(self, qkv: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
+        if rule != PLAIN:
+            return self._attend_by_rule(qkv, dropout, rule)
         if varlen.has_kernel(qkv):
             query, key, value = qkv.unbind(-3)
             cu_seqlens, longest = self.cu_seqlens, self.max_seqlen
@@ -106,20 +139,26 @@ class Packed:
             return _BucketedAttention.apply(qkv, self.buckets, dropout)
         return self._attend_padded(qkv, dropout)
 
-    def _attend_padded(self, qkv: Tensor, dropout: float) -> Tensor:
+    def _attend_padded(self, qkv: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         mask, places = self._padding
-        return Padded(mask).attend(self._pad(qkv), dropout).flatten(0, 1)[places]
+        return Padded(mask).attend(self._pad(qkv), dropout, rule).flatten(0, 1)[places]
+
+    def _attend_by_rule(self, qkv: Tensor, dropout: float, rule: ScoreRule) -> Tensor:
+        if qkv.device.type != "cpu":
+            return self._attend_padded(qkv, dropout, rule)
+        with torch.autocast("cpu", enabled=False):
+            return torch.cat([_attend_bucket(qkv, bucket, dropout, rule) for bucket in self.buckets])
 
     def first(self, hidden: Tensor) -> Tensor:
         return hidden[self.cu_seqlens[:-1]]
 
-    def attend_first(self, query: Tensor, key_value: Tensor, dropout: float) -> Tensor:
-        if varlen.has_kernel(query):  # one query for each pair
+    def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
+        if rule == PLAIN and varlen.has_kernel(query):  # one query for each pair
             each = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
             key, value = key_value.unbind(-3)
             return varlen.attention(query, key, value, each, self.cu_seqlens, 1, self.max_seqlen, dropout)
         # On a CPU these products are so small that padding costs less than many calls.
-        return Padded(self._padding[0]).attend_first(query, self._pad(key_value), dropout)
+        return Padded(self._padding[0]).attend_first(query, self._pad(key_value), dropout, rule)
 
     @cached_property
     def _padding(self) -> tuple[Tensor, Tensor]:
@@ -208,6 +247,14 @@ def _buckets(lengths: Sequence[int]) -> list[Bucket]:
             buckets.append(Bucket.of(lengths[begin:end], token))
             token, begin = buckets[-1].tokens.stop, end
     return buckets
+
+
+def _attend_bucket(qkv: Tensor, bucket: Bucket, dropout: float, rule: ScoreRule) -> Tensor:
+    """`Layout.attend` for one bucket, in fp32: `[tokens of the bucket, heads, head_size]`."""
+    query, key, value = bucket.fill(qkv).unflatten(1, (bucket.pairs, -1))  # [pairs, heads, length, head_size]
+    mask = torch.ones(bucket.pairs, bucket.length) if bucket.bias is None else bucket.bias[:, 0, 0] == 0
+    mixed = Padded(mask).mix(query, key, value, dropout, rule).transpose(1, 2).flatten(0, 1)
+    return (mixed if bucket.places is None else mixed[bucket.places]).to(qkv.dtype)
 
 
 class _BucketedAttention(torch.autograd.Function):

@@ -36,9 +36,9 @@ class Dropout(nn.Dropout):
     """torch's nn.Dropout, faster on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.p and x.device.type == "cpu":
-            return _Dropped.apply(x, self.p)
-        return super().forward(x)
+        if not (self.training and self.p):
+            return x
+        return _Dropped.apply(x, self.p) if x.device.type == "cpu" else super().forward(x)
 
 
 class _Dropped(torch.autograd.Function):

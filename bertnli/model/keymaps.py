@@ -1,6 +1,6 @@
-"""Converts parameter names: those of HF's BERT and of the d2l book to ours, and back.
+"""Converts parameter names: a family's to ours, and back, by the family's own table (families/).
 
-A conversion is a table from our names to theirs. Every key of theirs is accounted for: a missing key, an unknown key
+Every key of theirs is accounted for: a missing key, an unknown key
 and one of another shape are errors that name it; no key is skipped.
 """
 
@@ -14,52 +14,13 @@ import torch
 from torch import Tensor
 
 from bertnli.common.errors import InputError
+from bertnli.families.config import ModelConfig
+from bertnli.families.table import FAMILIES
 from bertnli.model import tensor_files
-from bertnli.model.classifier import ModelConfig, PairClassifier
-
-# Our module (`{i}`: a block's number) -> theirs. Several are stacked along the output axis, as query, key and value.
-_KEYS = {
-    "bert": {
-        "embeddings.token": ("bert.embeddings.word_embeddings",),
-        "embeddings.position": ("bert.embeddings.position_embeddings",),
-        "embeddings.segment": ("bert.embeddings.token_type_embeddings",),
-        "embeddings.norm": ("bert.embeddings.LayerNorm",),
-        "blocks.{i}.attention.qkv": tuple(
-            f"bert.encoder.layer.{{i}}.attention.self.{part}" for part in ("query", "key", "value")
-        ),
-        "blocks.{i}.attention.output": ("bert.encoder.layer.{i}.attention.output.dense",),
-        "blocks.{i}.attention_norm": ("bert.encoder.layer.{i}.attention.output.LayerNorm",),
-        "blocks.{i}.expand": ("bert.encoder.layer.{i}.intermediate.dense",),
-        "blocks.{i}.contract": ("bert.encoder.layer.{i}.output.dense",),
-        "blocks.{i}.output_norm": ("bert.encoder.layer.{i}.output.LayerNorm",),
-        "pooler": ("bert.pooler.dense",),
-        "classifier": ("classifier",),
-    },
-    "d2l": {
-        "embeddings.token": ("encoder.token_embedding",),
-        "embeddings.position": ("encoder.pos_embedding",),  # a bare parameter of shape (1, positions, hidden)
-        "embeddings.segment": ("encoder.segment_embedding",),
-        "blocks.{i}.attention.qkv": tuple(f"encoder.blks.{{i}}.attention.W_{part}" for part in "qkv"),
-        "blocks.{i}.attention.output": ("encoder.blks.{i}.attention.W_o",),
-        "blocks.{i}.attention_norm": ("encoder.blks.{i}.addnorm1.ln",),
-        "blocks.{i}.expand": ("encoder.blks.{i}.ffn.dense1",),
-        "blocks.{i}.contract": ("encoder.blks.{i}.ffn.dense2",),
-        "blocks.{i}.output_norm": ("encoder.blks.{i}.addnorm2.ln",),
-        "pooler": ("hidden.0",),
-        "classifier": ("output",),
-    },
-}
-# Heads of the pretraining tasks, buffers, and TinyBERT's layers for its distillation: known but not used.
-_UNUSED = {
-    "bert": re.compile(r"cls\..+|(bert\.)?embeddings\.(position_ids|token_type_ids)|fit_dense(s\.\d+)?\.(weight|bias)"),
-    "d2l": re.compile(r"(mlm|nsp)\..+"),
-}
+from bertnli.model.classifier import PairClassifier
 
 # What a weight may be. Torch's 8-bit floats are no numbers to compute with: they belong to scales in other tensors.
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-# The modules that a pretrained encoder may lack: the classifier, and with it the pooler (BertForMaskedLM has neither).
-_HEADS = {"bert": ("classifier", "pooler"), "d2l": ("classifier",)}
 
 
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -81,7 +42,7 @@ def has_classifier(tensors: Mapping[str, Tensor], family: str) -> bool:
 
 def outputs(tensors: Mapping[str, Tensor], family: str) -> int | None:
     """The number of the classifier's outputs; None if there is none."""
-    weight = tensors.get(f"{_KEYS[family]['classifier'][0]}.weight")
+    weight = tensors.get(f"{FAMILIES[family].keys['classifier'][0]}.weight")
     return weight.shape[0] if weight is not None and weight.dim() == 2 and len(weight) else None
 
 
@@ -90,30 +51,33 @@ def without_classifier(tensors: Mapping[str, Tensor], family: str) -> dict[str, 
 
 
 def _is_of_classifier(name: str, family: str) -> bool:
-    return name.startswith(f"{_KEYS[family]['classifier'][0]}.")
+    return name.startswith(f"{FAMILIES[family].keys['classifier'][0]}.")
 
 
 def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str, do: str) -> dict[str, Tensor]:
     """Their tensors under our names, fp32, with every key and shape accounted for.
 
-    `config` gives the sizes. The heads in `_HEADS` may be missing. Raises InputError that names `where`, the keys and
+    `config` gives the sizes. The family's heads may be missing. Raises InputError that names `where`, the keys and
     what to `do`, also for values that are not finite.
     """
     # In checkpoints converted from TensorFlow (bert-base-uncased) the norms' parameters are called gamma and beta.
     modern = {name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name) for name in tensors}
     modern = {name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new) for name, new in modern.items()}
-    found = {
-        name if modern[name] in tensors else modern[name]: tensor
-        for name, tensor in tensors.items()
-        if not _UNUSED[config.family].fullmatch(name)
-    }
+    found = {name if modern[name] in tensors else modern[name]: tensor for name, tensor in tensors.items()}
     # A bare encoder (BertModel) has keys without the prefix.
-    prefix = "" if any(name.startswith("bert.") for name in found) else "bert."
+    prefix = FAMILIES[config.family].prefix
+    if any(name.startswith(prefix) for name in found):
+        prefix = ""
 
     with torch.device("meta"):
         ours = PairClassifier(config).state_dict()
     theirs = {name: [key.removeprefix(prefix) for key in _foreign_keys(name, config)] for name in ours}
-    for head in _HEADS[config.family]:
+    read = {
+        key for keys in theirs.values() for key in keys
+    }  # a table of positions may be unused in some configurations
+    unused = FAMILIES[config.family].unused
+    found = {name: tensor for name, tensor in found.items() if name in read or not unused.fullmatch(name)}
+    for head in FAMILIES[config.family].heads:
         names = [name for name in ours if name.startswith(f"{head}.")]
         if any(key in found for name in names for key in theirs[name]):
             break
@@ -170,7 +134,7 @@ def _foreign_keys(name: str, config: ModelConfig) -> list[str]:
     """Their keys for our parameter `name`."""
     module, _, kind = name.rpartition(".")  # kind: weight or bias
     block = re.search(r"\d+", module)
-    theirs = _KEYS[config.family][re.sub(r"\d+", "{i}", module)]
+    theirs = FAMILIES[config.family].keys[re.sub(r"\d+", "{i}", module)]
     keys = [f"{key.replace('{i}', block[0]) if block else key}.{kind}" for key in theirs]
     return ["encoder.pos_embedding" if key == "encoder.pos_embedding.weight" else key for key in keys]
 

@@ -12,7 +12,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from bertnli.model.classifier import ModelConfig
+from bertnli.families.config import ModelConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENS = {"cpu": (1024, 4096), "cuda": (4096, 16_384)}

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Packed
-from bertnli.model.classifier import ModelConfig, PairClassifier
+from bertnli.model.classifier import PairClassifier
 from bertnli.model.compiled import compile_blocks
 from bertnli.train.loop import accumulate
 from bertnli.train.steps import MicroBatch, Step

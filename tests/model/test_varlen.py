@@ -16,9 +16,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bertnli.data.batches import pack
+from bertnli.families.config import ModelConfig
 from bertnli.model import varlen
 from bertnli.model.attention import to_device
-from bertnli.model.classifier import ModelConfig, PairClassifier
+from bertnli.model.classifier import PairClassifier
 from bertnli.train.loop import accumulate
 from bertnli.train.steps import MicroBatch, Step
 

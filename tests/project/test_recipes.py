@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bertnli.families import d2l
 from bertnli.fetch import catalog
-from bertnli.model import classifier
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import deepspeed_config
 from bertnli.run.folder import read_metrics
@@ -74,8 +74,8 @@ def test_trains(tmp_path, ranks, monkeypatch, name):
     sets = []
     if name.endswith("-d2l"):
         arch = name.removesuffix("-d2l").replace("-", ".")
-        small = replace(classifier.D2L_ARCHITECTURES[arch], hidden_size=32, intermediate_size=64, num_layers=1)
-        monkeypatch.setitem(classifier.D2L_ARCHITECTURES, arch, replace(small, num_heads=4))
+        small = replace(d2l.D2L_ARCHITECTURES[arch], hidden_size=32, intermediate_size=64, num_layers=1)
+        monkeypatch.setitem(d2l.D2L_ARCHITECTURES, arch, replace(small, num_heads=4))
         tiny.d2l_folder(tmp_path / "start", arch=arch)
         sets = [f"arch={arch}"]
     else:

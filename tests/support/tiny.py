@@ -79,6 +79,24 @@ def word_pieces() -> list[str]:
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces]
 
 
+def hub_files(**config: Any) -> dict[str, bytes]:
+    """The files of a BERT on the model hub, by their names; its weights are none that could be loaded.
+
+    config: keys of config.json to change; a value of ... takes one away.
+    """
+    vocabulary = word_pieces()
+    sizes = {"vocab_size": len(vocabulary), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    keys = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "intermediate_size": 64, **sizes}
+    keys |= {"max_position_embeddings": 128, "id2label": dict(enumerate(SNLI_LABELS))} | config
+    return {
+        "config.json": json.dumps({key: value for key, value in keys.items() if value is not ...}).encode(),
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "BertTokenizer", "model_max_length": 100}).encode(),
+        "vocab.txt": "\n".join(vocabulary).encode(),
+        "README.md": b"---\nlicense: mit\n---\n",
+        "model.safetensors": bytes(range(256)) * 40,
+    }
+
+
 def hf_folder(
     path: Path,
     *,
@@ -100,8 +118,9 @@ def hf_folder(
     import safetensors.torch
     import torch
 
+    from bertnli.families.config import ModelConfig
     from bertnli.model import pretrained
-    from bertnli.model.classifier import ModelConfig, PairClassifier
+    from bertnli.model.classifier import PairClassifier
 
     vocabulary = word_pieces()
     names = tuple(labels or SNLI_LABELS)
@@ -159,8 +178,9 @@ def d2l_folder(
     """
     import torch
 
+    from bertnli.families.d2l import D2L_ARCHITECTURES
     from bertnli.model import pretrained
-    from bertnli.model.classifier import D2L_ARCHITECTURES, PairClassifier
+    from bertnli.model.classifier import PairClassifier
 
     vocabulary = list(dict.fromkeys(["<unk>", "<pad>", "<mask>", "<cls>", "<sep>", *_all_words(), *words]))
     shape = replace(D2L_ARCHITECTURES[arch], vocab_size=len(vocabulary))

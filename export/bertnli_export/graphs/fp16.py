@@ -40,7 +40,8 @@ from onnx_ir.tape import Tape
 from torch import Tensor, nn
 
 from bertnli.common.errors import InputError
-from bertnli.model.classifier import Block, PairClassifier
+from bertnli.model.blocks import Block
+from bertnli.model.classifier import PairClassifier
 from bertnli_export.graphs.graph import check, check_size
 from bertnli_export.interface import INPUTS, OUTPUT
 
@@ -170,6 +171,7 @@ def _embeddings(
     add: _GraphBuilder, model: PairClassifier, ids: ir.Value, types: ir.Value, positions: ir.Value
 ) -> ir.Value:
     embeddings = model.embeddings
+    assert embeddings.segment is not None and embeddings.position is not None
     token, segment, position = (
         add("Gather", add.half(table.weight), at)
         for table, at in ((embeddings.token, ids), (embeddings.segment, types), (embeddings.position, positions))

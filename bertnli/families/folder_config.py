@@ -1,0 +1,87 @@
+"""config.json of a model folder: what is read from it, and what is written into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import ValidationError
+
+from bertnli.common.errors import InputError
+from bertnli.data import output_config
+from bertnli.data.tokenizer import PairTokenizer
+from bertnli.families import others
+from bertnli.families.config import ModelConfig
+from bertnli.families.family import Family, FolderConfig
+from bertnli.families.table import BY_MODEL_TYPE, FAMILIES
+
+_UNSUPPORTED = {  # key of config.json: what to do about a value that other models have and ours do not
+    "quantization_config": "choose the checkpoint that it was quantised from; export it with --precision int8 or fp16",
+    "transformers_weights": "remove the key, and give the file its usual name, model.safetensors",
+    "position_embedding_type": "choose a checkpoint with BERT's own learned positions",
+    "is_decoder": "choose a checkpoint that is an encoder, as BERT is",
+    "add_cross_attention": "choose a checkpoint that is an encoder, as BERT is",
+    "inner_group_num": "choose a checkpoint whose groups of layers have one layer each, as ALBERT's own",
+    "relative_attention_num_buckets": "choose a checkpoint with MPNet's own 32 buckets",
+}
+
+
+def family_of(content: Mapping[str, Any], where: str) -> Family:
+    """The family of a model, by its model_type. Raises InputError that names `where` if it has none that runs."""
+    others.check(content, where)
+    return BY_MODEL_TYPE[content["model_type"]]
+
+
+def parse(content: Any, where: str) -> FolderConfig:
+    """Raises InputError that names `where`, the key, and what to do, if bertnli cannot run such a model."""
+    if not isinstance(content, Mapping):
+        raise InputError(where, found=f"a JSON {type(content).__name__}", expected="a map, as transformers writes it")
+    family = family_of(content, where)  # another architecture has other keys, so it is reported before them
+    try:
+        parsed = family.schema.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
+        if problem["type"] == "missing":
+            raise InputError(f"{where}: key {key} is missing", expected="a BERT model's config.json") from None
+        raise InputError(
+            f"{where}: key {key}",
+            found=repr(problem["input"])[:80],
+            expected=problem["msg"].removeprefix("Input should be ").replace("None", "null"),
+            do=_UNSUPPORTED.get(key),
+        ) from None
+    _check_class(parsed, family, where)
+    if parsed.hidden_size % parsed.num_heads:
+        raise InputError(
+            f"{where}: key hidden_size",
+            found=str(parsed.hidden_size),
+            expected=f"a multiple of num_attention_heads, which is {parsed.num_heads}",
+        )
+    return parsed
+
+
+def _check_class(parsed: FolderConfig, family: Family, where: str) -> None:
+    known = family.classifiers + family.encoders
+    if unknown := [name for name in parsed.architectures or () if name not in known]:
+        encoder = f", or of {family.encoders[0]} to train from" if family.encoders else ""
+        raise InputError(
+            f"{where}: key architectures",
+            found=repr(unknown[0])[:80],
+            expected="a sequence classifier or an encoder",
+            do=f"choose a checkpoint of {family.classifiers[0]}{encoder}",
+        )
+
+
+def folder_config(config: ModelConfig, tokenizer: PairTokenizer) -> dict[str, Any]:
+    """config.json of a model folder or a bundle: HF's keys, and ours under `bertnli`."""
+    family = FAMILIES[config.family]
+    return {
+        "architectures": [family.classifiers[0]],
+        "model_type": family.model_types[0],
+        "pad_token_id": tokenizer.pad_id,
+        **family.schema.of(config),
+        "torch_dtype": "float32",
+        **output_config.entries(config.outputs),
+        "bertnli": asdict(tokenizer.settings),
+    }

@@ -1,0 +1,57 @@
+"""RoBERTa (Liu et al. 2019), and XLM-RoBERTa and CamemBERT, which differ from it in their vocabulary only."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from bertnli.families.bert import BertLike
+from bertnli.families.config import Head, ModelConfig
+from bertnli.families.family import Family, post_norm_keys
+
+
+class _Roberta(BertLike):
+    family: ClassVar[str] = "roberta"
+
+    pad_token_id: int = Field(1, ge=0, le=2**24)
+
+    def derived(self) -> dict[str, Any]:
+        """Positions are counted from pad_id + 1, so the table has as many rows more than a pair may have tokens."""
+        common = super().derived()
+        first = self.pad_token_id + 1
+        return common | {
+            "max_positions": self.max_positions - first,
+            "first_position": first,
+            "head": Head(input_dropout=common["classifier_dropout"]),
+        }
+
+    @classmethod
+    def written(cls, config: ModelConfig) -> dict[str, Any]:
+        return {
+            "max_position_embeddings": config.max_positions + config.first_position,
+            "pad_token_id": config.first_position - 1,
+        }
+
+
+def _roberta(name: str, model_type: str, class_prefix: str) -> Family:
+    schema = type(f"_{class_prefix}", (_Roberta,), {"family": name, "__annotations__": {}})
+    return Family(
+        name=name,
+        model_types=(model_type,),
+        schema=schema,
+        keys=post_norm_keys("roberta.") | {"pooler": ("classifier.dense",), "classifier": ("classifier.out_proj",)},
+        prefix="roberta.",
+        # The encoder's own pooler, which the classifier does not read; the heads of the pretraining task; buffers.
+        unused=re.compile(
+            r"lm_head\..+|(roberta\.)?pooler\.dense\..+|(roberta\.)?embeddings\.(position_ids|token_type_ids)"
+        ),
+        classifiers=(f"{class_prefix}ForSequenceClassification",),
+        encoders=(f"{class_prefix}Model", f"{class_prefix}ForMaskedLM"),
+    )
+
+
+ROBERTA = _roberta("roberta", "roberta", "Roberta")
+XLM_ROBERTA = _roberta("xlm-roberta", "xlm-roberta", "XLMRoberta")
+CAMEMBERT = _roberta("camembert", "camembert", "Camembert")
