@@ -292,6 +292,12 @@ def evaluate(
     shuffle_premises: Annotated[
         bool, typer.Option("--shuffle-premises", help="Control: shuffle the premises over the rows.")
     ] = False,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Of a model that gives a score: rank rows with the same value here (nDCG)."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and more. MODEL may be a checkpoint, a Hugging Face folder or an ONNX bundle."""
@@ -320,6 +326,7 @@ def evaluate(
         dialect=dialect,
         skip_bad_rows=skip_bad_rows,
         shuffle_premises=shuffle_premises,
+        group=group,
         report=report,
     )
     if as_json:
@@ -450,6 +457,10 @@ def score(
     temperature: Annotated[
         float | None, typer.Option(help="Divide the logits by it; 1 turns it off. Default: the bundle's.")
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Of independent labels, predict those with a probability above it. Default: 0.5."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning, and replace OUTPUT.")] = False,
     premise: Premise = None,
@@ -488,6 +499,7 @@ def score(
     options: dict[str, Any] = {
         "device": device,
         "temperature": temperature,
+        "threshold": threshold,
         "strict": strict,
         "restart": restart,
         "columns": Columns(premise, hypothesis, label),

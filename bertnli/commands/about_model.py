@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import existing_path, read_json
 from bertnli.common.installed import installed
 from bertnli.common.progress import megabytes
-from bertnli.data import labels as label_orders
+from bertnli.data import output_config
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.families import folder_config
 from bertnli.families.table import FAMILIES
@@ -138,7 +139,7 @@ def _facts(model: str, folder: Path, weights: list[str], size: int | None, where
     }
     reason = _no_classifier(facts)
     if not reason:
-        facts["outputs"], reason = _outputs(config, f"{where}/config.json")
+        facts["outputs"], reason = _outputs(config, where, folder)
     can = {"train": "", "eval": reason, "export": reason, "score": reason or "export it first"}
     return facts | {"can": can}
 
@@ -154,12 +155,12 @@ def _no_classifier(facts: Facts) -> str:
     return "it has no classifier: train it first"
 
 
-def _outputs(config: Mapping[str, Any], where: str) -> tuple[Facts | None, str]:
+def _outputs(config: Mapping[str, Any], where: str, folder: Path) -> tuple[Facts | None, str]:
     """What the outputs mean; or None, and what to do."""
-    if label_orders.unnamed(config, where):
+    if output_config.lacks_names(config, f"{where}/config.json"):
         return None, "its config has no label names: give --labels, in the order of its outputs"
-    names = label_orders.from_config(config, where)
-    return {"names": list(names), "problem_type": "single_label_classification", "activation": "softmax"}, ""
+    found, _ = output_config.read(config, f"{where}/config.json", model_hub.other_files(folder), where)
+    return asdict(found) | {"names": list(found.names)}, ""
 
 
 def lines(facts: Facts) -> Iterator[str]:

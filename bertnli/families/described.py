@@ -6,9 +6,9 @@ from typing import TypedDict
 
 from bertnli.families.table import FAMILIES
 
-ABOUT = {  # by a family's name; a test compares the names with the table's
+ABOUT = {  # by a family's first model_type; a test compares them with the table
     "bert": "BERT, MiniLM, TinyBERT, BGE; rerankers such as cross-encoder/ms-marco-MiniLM-L6-v2",
-    "d2l": "the d2l book's BERT, as bertnli writes it",
+    "d2l-bert": "the d2l book's BERT, as bertnli writes it",
     "roberta": "RoBERTa, such as cross-encoder/nli-roberta-base",
     "xlm-roberta": "XLM-RoBERTa, 100 languages, such as joeddav/xlm-roberta-large-xnli and BAAI/bge-reranker-v2-m3",
     "camembert": "CamemBERT, French",
@@ -31,6 +31,6 @@ class Described(TypedDict):
 def families() -> list[Described]:
     """The rows of the table, in its order."""
     return [
-        {"family": name, "model_types": list(family.model_types), "about": ABOUT.get(name, name)}
+        {"family": name, "model_types": list(family.model_types), "about": ABOUT.get(family.model_types[0], name)}
         for name, family in FAMILIES.items()
     ]

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bertnli.common.errors import InputError
+from bertnli.data import output_config
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.families import others
 from bertnli.families.config import ModelConfig
@@ -21,7 +22,8 @@ _UNSUPPORTED = {  # key of config.json: what to do about a value that other mode
     "position_embedding_type": "choose a checkpoint with BERT's own learned positions",
     "is_decoder": "choose a checkpoint that is an encoder, as BERT is",
     "add_cross_attention": "choose a checkpoint that is an encoder, as BERT is",
-    "problem_type": "choose a classifier that gives a pair one of several labels",
+    "inner_group_num": "choose a checkpoint whose groups of layers have one layer each, as ALBERT's own",
+    "relative_attention_num_buckets": "choose a checkpoint with MPNet's own 32 buckets",
 }
 
 
@@ -80,7 +82,6 @@ def folder_config(config: ModelConfig, tokenizer: PairTokenizer) -> dict[str, An
         "pad_token_id": tokenizer.pad_id,
         **family.schema.of(config),
         "torch_dtype": "float32",
-        "id2label": {str(index): name for index, name in enumerate(config.labels)},
-        "label2id": {name: index for index, name in enumerate(config.labels)},
+        **output_config.entries(config.outputs),
         "bertnli": asdict(tokenizer.settings),
     }

@@ -71,10 +71,25 @@ def test_a_hub_id_is_told_from_its_small_files(hub: StandIn, tmp_path: Path) -> 
             {"bi_encoder": True, "classifier": False},
             "eval: it is a bi-encoder of sentence-transformers",
         ),
+        (
+            tiny.hub_files(id2label={"0": "LABEL_0"}),
+            {"outputs": {"names": ["score"], "problem_type": "regression", "activation": "sigmoid"}},
+            "outputs: one score, sigmoid",
+        ),
+        (
+            tiny.hub_files(id2label={"0": "LABEL_0", "1": "LABEL_1"}),
+            {"outputs": None},
+            "outputs: its config has no label names: give --labels, in the order of its outputs",
+        ),
+        (
+            tiny.hub_files(problem_type="multi_label_classification"),
+            {},
+            "outputs: entailment, neutral, contradiction; independent of each other, each by its sigmoid",
+        ),
         (tiny.hub_files(architectures=...), {"classifier": None}, "family: bert (its config names no class)"),
         (tiny.hub_files(torch_dtype="float16"), {"parameters": 5120}, "eval: yes"),
     ],
-    ids=["no labels", "no classifier", "bi-encoder", "no class", "float16"],
+    ids=["no labels", "no classifier", "bi-encoder", "score", "placeholders", "multi-label", "no class", "float16"],
 )
 def test_what_is_missing_is_said(hub: StandIn, files: dict[str, bytes], facts: dict[str, Any], line: str) -> None:
     hub.add_model("org/it", files)

@@ -38,6 +38,8 @@ def test_the_graph_says_what_it_is() -> None:
     manifest = Bundle.open(tiny.bundle()).manifest
     assert found == {
         "bertnli.labels": '["entailment", "neutral", "contradiction"]',
+        "bertnli.problem_type": "single_label_classification",
+        "bertnli.activation": "softmax",
         "bertnli.max_length": "48",
         "bertnli.truncation": "longest_first",
         "bertnli.lower_case": "true",

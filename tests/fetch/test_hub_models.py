@@ -59,6 +59,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         ({"quantization_config": {"load_in_8bit": True}}, ["quantised from"]),
         ({"architectures": ["BertForTokenClassification"]}, ["a sequence classifier or an encoder"]),
         ({"hidden_size": 33}, ["a multiple of num_attention_heads"]),
+        ({"problem_type": "ranking"}, ["'ranking'"]),
+        ({"sentence_transformers": {"activation_fn": "my.Code"}}, ["'my.Code'"]),
+        ({"id2label": {"0": "a", "2": "b"}}, ["id2label"]),
     ],
 )
 def test_what_cannot_run_is_refused_by_its_config_alone(

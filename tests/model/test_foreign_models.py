@@ -171,13 +171,8 @@ def as_float8(folder: Path) -> None:
     [
         ({}, None, ["LABEL_0, LABEL_1, LABEL_2", "--labels"]),
         ({"outputs": 2}, None, ["id2label is missing", "--labels"]),
-        ({"outputs": 1}, None, ["'LABEL_0' alone", "two or more labels", "a regression or a similarity"]),
-        ({"outputs": 1, "problem_type": "regression"}, None, ["problem_type", "'regression'", "one of several labels"]),
-        (
-            {"problem_type": "multi_label_classification"},
-            None,
-            ["problem_type", "multi_label", "one of several labels"],
-        ),
+        ({"problem_type": "regression"}, None, ["problem_type", "regression, with 3 outputs", "one output"]),
+        ({"problem_type": "multi_label_classification"}, None, ["placeholders", "LABEL_0, LABEL_1", "--labels"]),
         (
             {},
             of("longformer"),
@@ -215,7 +210,6 @@ def as_float8(folder: Path) -> None:
         *(
             "LABEL_0",
             "LABEL_0 of two",
-            "single output",
             "regression",
             "multi-label",
             "longformer",
