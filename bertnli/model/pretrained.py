@@ -166,7 +166,10 @@ def _load_hf(
     )
     notes = [*weights.notes, *replaced]
     if keymaps.has_classifier(tensors, family):
-        outputs, remarks = _outputs(path, files, content, labels, keymaps.outputs(tensors, family))
+        others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
+        outputs, remarks = output_config.read(
+            content, where, others, str(path), labels=labels, outputs=keymaps.outputs(tensors, family)
+        )
         notes += remarks
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
@@ -177,20 +180,6 @@ def _load_hf(
     temperature = 1.0 if replaced else temperatures.of_config(content, where, has_meaning=has_meaning)
     revision = commit_of(path, weights.sha256)
     return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes), revision)
-
-
-def _outputs(
-    path: Path, files: Files, content: Mapping[str, Any], labels: Sequence[str] | None, count: int | None
-) -> tuple[Outputs, tuple[str, ...]]:
-    """What a classifier's outputs mean, and notes of how that was read. count: of its weights, if they are known."""
-    where = f"{path}/config.json"
-    count = count or output_config.count(content, where)
-    others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
-    problem_type, activation, notes = output_config.meaning(content, count, where, others, str(path))
-    if problem_type == "regression":
-        return Outputs(output_config.check_score(content, where, labels), problem_type, activation), notes
-    names = label_orders.from_config(content, where, labels, count)
-    return Outputs(names, problem_type, activation), (*notes, *label_orders.other_order(content, names, where))
 
 
 def _load_d2l(
