@@ -15,7 +15,6 @@ from bertnli.common import temperature as temperatures
 from bertnli.common.errors import InputError, RunError
 from bertnli.data import labels as label_orders
 from bertnli.data import output_config
-from bertnli.data.output_config import Meaning
 from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.data.tokenizer import DEFAULT_LENGTH, PairTokenizer
 from bertnli.families import folder_config
@@ -163,50 +162,27 @@ def _load_hf(
     weights = weight_files.read_hf(files, path)
     family = parsed.family
     tensors: Mapping[str, Tensor] = keymaps.plain_names(weights.tensors)
-    own = _meaning(path, files, content, tensors, family)
-    tensors, replaced = _kept(
-        tensors, family, labels if new_classifier else None, own and own.problem_type, problem_type
-    )
+    others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
+    own: ProblemType | None = None
+    if keymaps.has_classifier(tensors, family):
+        number = keymaps.outputs(tensors, family) or output_config.count(content, where)
+        own = output_config.meaning(content, number, where, others, str(path)).problem_type
+    tensors, replaced = _kept(tensors, family, labels if new_classifier else None, own, problem_type)
     notes = [*weights.notes, *replaced]
     if own is not None and not replaced:
-        outputs, remarks = _outputs(content, where, labels, own, keymaps.outputs(tensors, family))
+        outputs, remarks = output_config.read(content, where, others, str(path), labels=labels, outputs=number)
         notes += remarks
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
         outputs = Outputs(label_orders.check_names(labels or new, "--labels"))
-        if replaced and labels and own is not None and own.problem_type == "multi_label_classification":
-            outputs = Outputs(outputs.names, own.problem_type, own.activation)  # unless problem_type says otherwise
+        if replaced and labels and own == "multi_label_classification":  # unless problem_type says otherwise
+            outputs = Outputs(outputs.names, own, "sigmoid")
     config = parsed.to_ours(outputs)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
     has_meaning = outputs.activation != "identity"
     temperature = 1.0 if replaced else temperatures.of_config(content, where, has_meaning=has_meaning)
     revision = commit_of(path, weights.sha256)
     return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes), revision)
-
-
-def _meaning(
-    path: Path, files: Files, content: Mapping[str, Any], tensors: Mapping[str, Tensor], family: str
-) -> Meaning | None:
-    """What the outputs of the model's classifier mean; None without a classifier."""
-    if not keymaps.has_classifier(tensors, family):
-        return None
-    where = f"{path}/config.json"
-    count = keymaps.outputs(tensors, family) or output_config.count(content, where)
-    others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
-    return output_config.meaning(content, count, where, others, str(path))
-
-
-def _outputs(
-    content: Mapping[str, Any], where: str, labels: Sequence[str] | None, own: Meaning, count: int | None
-) -> tuple[Outputs, tuple[str, ...]]:
-    """The classifier's outputs with their names, and notes of how that was read. count: of its weights, if they are
-    known."""
-    if own.problem_type == "regression":
-        names: tuple[str, ...] = output_config.check_score(content, where, labels)
-        return Outputs(names, own.problem_type, own.activation), own.notes
-    names = label_orders.from_config(content, where, labels, count or output_config.count(content, where))
-    remarks = (*own.notes, *label_orders.other_order(content, names, where))
-    return Outputs(names, own.problem_type, own.activation), remarks
 
 
 def _load_d2l(
