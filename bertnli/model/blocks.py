@@ -83,6 +83,7 @@ class Block(nn.Module):
         self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
         self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_norm = norm(config)
+        self.attention_dropout = Dropout(config.hidden_dropout if config.dropout_after_attention else 0.0)
         self.dropout = Dropout(config.hidden_dropout)
         self.activation = ACTIVATIONS[config.activation]
 
@@ -92,5 +93,5 @@ class Block(nn.Module):
         """`only_first`: return `[pairs, hidden_size]`, for each pair's first token; nothing else is computed."""
         first = layout.first(hidden) if only_first else None
         attended = self.attention(hidden, layout, first, relative)
-        hidden = self.attention_norm((hidden if first is None else first) + self.dropout(attended))
+        hidden = self.attention_norm((hidden if first is None else first) + self.attention_dropout(attended))
         return self.output_norm(hidden + self.dropout(self.contract(self.activation(self.expand(hidden)))))
