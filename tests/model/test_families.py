@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from bertnli.common.errors import InputError
+from bertnli.data.outputs import Outputs
 from bertnli.families import folder_config
 from bertnli.families.table import BY_MODEL_TYPE
 from bertnli.model import pretrained
@@ -169,7 +170,7 @@ def ours_of(theirs: Any) -> PairClassifier:
     """Ours with its weights, by what its config.json would say."""
     content = json.loads(theirs.config.to_json_string())
     labels = tuple(theirs.config.id2label.values())
-    config = folder_config.parse(content, "config.json").to_ours(labels)
+    config = folder_config.parse(content, "config.json").to_ours(Outputs(labels))
     ours = PairClassifier(config)
     ours.load_state_dict(from_foreign(theirs.state_dict(), config, "transformers", do=""))
     return ours.eval()

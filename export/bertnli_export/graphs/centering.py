@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from bertnli.data.batches import pack
 from bertnli.data.tokenizer import Encoded
 from bertnli.model.attention import to_device
-from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
 
 
@@ -53,15 +52,15 @@ def centre(model: PairClassifier, typical: Encoded) -> PairClassifier:
 def _norms_to_centre(model: PairClassifier) -> list[CentredNorm]:
     """The norms whose outputs int8 layers read: all but those of the last block, which only fp32 layers read.
 
-    d2l's models have no norm on the embeddings.
+    d2l's models have no norm on the embeddings. ELECTRA's is read by a projection, and no residual sum has it.
     """
-    blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
+    blocks = model.layers()
     norms = [CentredNorm(block.attention_norm, block.expand, block.contract) for block in blocks[:-1]]
     norms += [
         CentredNorm(block.output_norm, following.attention.qkv, following.attention.output)
         for block, following in pairwise(blocks)
     ]
-    if isinstance(model.embeddings.norm, nn.LayerNorm):
+    if isinstance(model.embeddings.norm, nn.LayerNorm) and model.embeddings.projection is None:
         norms.append(CentredNorm(model.embeddings.norm, blocks[0].attention.qkv, blocks[0].attention.output))
     return norms
 

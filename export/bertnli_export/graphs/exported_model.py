@@ -41,7 +41,8 @@ class FlattenedLayout:
 
     def __init__(self, mask: Tensor):
         padded = Padded(mask)
-        self.shape, self.mask = mask.shape, padded.mask
+        self.shape, self.padded = mask.shape, padded
+        self.longest = padded.longest
         self.positions = padded.positions.expand(mask.shape).flatten()
 
     def first(self, hidden: Tensor) -> Tensor:
@@ -55,29 +56,36 @@ class ExportedAttention(nn.Module):
     def __init__(self, attention: SelfAttention, convert: ConvertLinear, convert_outer: ConvertLinear):
         super().__init__()
         self.heads, self.head_size = attention.heads
-        hidden, output = attention.output.in_features, attention.output
-        (query, key, value), biases = attention.qkv.weight.split(hidden), attention.qkv.bias.split(hidden)
-        self.query = convert_outer(linear(query, biases[0]))
+        self.rule = attention.rule
+        hidden, output, bias = attention.output.in_features, attention.output, attention.qkv.bias
+        query, key, value = attention.qkv.weight.split(hidden)
+        query_bias, _, value_bias = (None, None, None) if bias is None else bias.split(hidden)
+        self.query = convert_outer(linear(query, query_bias))
         self.key, self.value = convert(linear(key)), convert(linear(value))
-        self.output = convert_outer(linear(output.weight, output.bias + output.weight @ biases[2]))
+        moved = output.bias if value_bias is None else output.bias + output.weight @ value_bias
+        self.output = convert_outer(linear(output.weight, moved))
 
     def forward(
         self, hidden: Tensor, layout: FlattenedLayout, first: Tensor | None = None, relative: Tensor | None = None
     ) -> Tensor:
         pairs, length = layout.shape
-        queries, mask = (length, layout.mask) if first is None else (1, layout.mask[:, :, :1])
-        query = self.query(hidden if first is None else first).unflatten(0, (pairs, queries))
+        query = self.query(hidden if first is None else first).unflatten(0, (pairs, length if first is None else 1))
         key, value = (part(hidden).unflatten(0, (pairs, length)) for part in (self.key, self.value))
+        rule = self.rule(relative)
         mixed, *_ = torch.onnx.ops.attention(
             query,
             key,
             value,
-            attn_mask=mask,
+            attn_mask=layout.padded.scores_mask(self._by_head(query), self._by_head(key), rule),
             q_num_heads=self.heads,
             kv_num_heads=self.heads,
-            scale=self.head_size**-0.5,
+            scale=self.head_size**-0.5 if rule.scale is None else rule.scale,
         )
         return self.output(mixed.flatten(0, 1))
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """`[pairs, length, hidden_size]` to `[pairs, heads, length, head_size]`."""
+        return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
@@ -100,11 +108,13 @@ def for_export(
     activation's output. Layers over the first tokens only stay unchanged.
     """
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
-    last = model.blocks[-1]
-    for block in model.blocks:
+    *blocks, last = model.layers()
+    last = copy.deepcopy(last)  # it may serve other layers too, in another form
+    for block in dict.fromkeys([*blocks, last]):
         assert isinstance(block, Block)
         outer, after = (unchanged, unchanged) if block is last else (convert, convert_after_activation)
         block.attention = ExportedAttention(block.attention, convert, outer)  # type: ignore[assignment]
         block.expand = outer(block.expand)  # type: ignore[assignment]
         block.contract = after(block.contract)  # type: ignore[assignment]
+    model.blocks = nn.ModuleList([*blocks, last])
     return ExportedClassifier(model)
