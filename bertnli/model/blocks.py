@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import PLAIN, Layout, ScoreRule
+from bertnli.model.disentangled import PositionTerms
 from bertnli.model.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,8 +31,12 @@ def norm(config: ModelConfig, size: int | None = None) -> nn.LayerNorm:
 class Projections(nn.Linear):
     """Query, key and value in one product."""
 
-    def forward(self, hidden: Tensor, first: Tensor | None = None) -> Any:
-        """Of `hidden`; with `first`, a tuple: the queries of `first` alone, and keys and values of `hidden`."""
+    def forward(self, hidden: Tensor, first: Tensor | None = None, values: bool = True) -> Any:
+        """Of `hidden`; with `first`, a tuple: the queries of `first` alone, and keys and values of `hidden`. `values`:
+        False leaves the values out."""
+        if not values:
+            size = 2 * self.in_features
+            return F.linear(hidden, self.weight[:size], None if self.bias is None else self.bias[:size])
         if first is None:
             return super().forward(hidden)
         sizes = [self.in_features, 2 * self.in_features]
@@ -50,6 +55,7 @@ class SelfAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.qkv = Projections(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+        self.positions = None if config.disentangled is None else PositionTerms(config)
 
     def forward(
         self, hidden: Tensor, layout: Layout, first: Tensor | None = None, relative: Tensor | None = None
@@ -72,6 +78,8 @@ class SelfAttention(nn.Module):
     def rule(self, relative: Tensor | None) -> ScoreRule:
         if relative is None:
             return PLAIN
+        if self.positions is not None:
+            return self.positions.rule(relative, self.qkv)
         return ScoreRule(bias=lambda query, key: relative[:, :, : query.shape[2], : key.shape[2]])
 
 

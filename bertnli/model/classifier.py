@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Layout
 from bertnli.model.blocks import ACTIVATIONS, Block, norm
+from bertnli.model.disentangled import RelativePositions
 from bertnli.model.dropout import Dropout
 from bertnli.model.relative_bias import SharedBias
 
@@ -51,6 +52,8 @@ class Embeddings(nn.Module):
 def shared_positions(config: ModelConfig) -> nn.Module | None:
     """What the blocks share of relative positions: a module whose output, for the longest pair's length, every block
     is given as `relative`."""
+    if config.disentangled is not None:
+        return RelativePositions(config)
     return None if config.relative_bias is None else SharedBias(config)
 
 
