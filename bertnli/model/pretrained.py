@@ -1,4 +1,4 @@
-"""Reads models from files and writes them: HF's BERT folders, and the d2l book's folders and zips."""
+"""Reads models from files and writes them: folders in HF's form, and the d2l book's folders and zips."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def missing_options(path: Path) -> set[str]:
 
 
 def save(model: PairClassifier, tokenizer: PairTokenizer, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write config.json, model.safetensors (fp32) and the tokenizer's files; transformers loads the `bert` family's.
+    """Write config.json, model.safetensors (fp32) and the tokenizer's files; transformers loads all but d2l's.
 
     extra: more entries for the `bertnli` section of config.json. Raises RunError if it cannot be written.
     """
@@ -159,6 +159,7 @@ def _load_hf(
     content = read_json(files, "config.json", path)
     parsed = folder_config.parse(content, where)
     tokenizer = PairTokenizer.from_folder(path, **settings)  # before the weights, which are large
+    folder_config.check_token_types(parsed, tokenizer, where)
     weights = weight_files.read_hf(files, path)
     family = parsed.family
     tensors, replaced = _kept(
