@@ -112,6 +112,35 @@ ROWS = (
     Row("xlm-roberta", ROBERTA[::2], drawn={"type_vocab_size": st.just(1)}),
     Row("camembert", ROBERTA[::2], drawn={"type_vocab_size": st.just(1)}),
     Row(
+        "mpnet",
+        (
+            {},
+            {"num_attention_heads": 3, "hidden_act": "relu", "layer_norm_eps": 1e-3, "num_hidden_layers": 1},
+            {"hidden_size": 35, "num_attention_heads": 5, "max_position_embeddings": 300, "num_labels": 2},
+        ),
+        dropouts={"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0},  # its attention draws differently
+    ),
+    Row(
+        "albert",
+        (
+            {"embedding_size": 10, "num_hidden_groups": 2},  # the last block has weights of its own
+            {"embedding_size": 24, "hidden_act": "gelu", "num_hidden_layers": 5, "type_vocab_size": 1, "num_labels": 2},
+            {"embedding_size": 30, "num_hidden_layers": 18, "num_hidden_groups": 14, "layer_norm_eps": 1e-3},
+            {"embedding_size": 7, "num_hidden_layers": 4, "vocab_size": len(VOCABULARY) + 7},
+        ),
+        drawn={
+            "num_hidden_layers": st.integers(3, 5),
+            "num_hidden_groups": st.integers(1, 3),
+            "embedding_size": st.integers(8, 40),
+            "type_vocab_size": st.integers(1, 3),
+        },
+        dropouts={
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.2,
+            "classifier_dropout_prob": 0.3,
+        },
+    ),
+    Row(
         "distilbert",
         (
             {},
