@@ -51,6 +51,9 @@ class Layout(Protocol):
     positions: Tensor
     """Position of each token in its pair, counted from 0; broadcasts to the leading axes of `input_ids`."""
 
+    longest: int
+    """Tokens of the longest pair, or more."""
+
     def attend(self, qkv: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) within each pair.
 
@@ -76,7 +79,7 @@ class Padded:
     """Pairs as rows, padded to one length: `input_ids` is `[pairs, length]`, `mask` is true at real tokens."""
 
     def __init__(self, mask: Tensor):
-        length = mask.shape[1]
+        self.longest = length = mask.shape[1]
         self.positions = torch.arange(length, device=mask.device)
         # Expanded to (pairs, 1, length, length): ONNX Runtime's Attention refuses a mask that needs broadcasting.
         self.mask = mask.bool()[:, None, None, :].expand(-1, 1, length, -1)
@@ -104,7 +107,7 @@ class Padded:
         if rule.window is not None:
             positions = self.positions
             mask = mask & ((positions[: query.shape[2], None] - positions).abs() <= rule.window)
-        return mask if rule.bias is None else rule.bias(query, key).masked_fill(~mask, -torch.inf)
+        return mask if rule.bias is None else rule.bias(query, key).to(query.dtype).masked_fill(~mask, -torch.inf)
 
 
 class Packed:
@@ -121,7 +124,7 @@ class Packed:
         starts = cu_seqlens[:-1].repeat_interleave(sizes)
         self.positions = copy_async(torch.arange(int(cu_seqlens[-1])) - starts, device)
         self.cu_seqlens = copy_async(cu_seqlens.int(), device)
-        self.max_seqlen = max(lengths)
+        self.max_seqlen = self.longest = max(lengths)
         self._sizes, self._device = sizes, device
         self.buckets = _buckets(lengths) if torch.device(device).type == "cpu" else []
 

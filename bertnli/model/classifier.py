@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Layout
 from bertnli.model.blocks import ACTIVATIONS, Block, norm
+from bertnli.model.disentangled import RelativePositions
 from bertnli.model.dropout import Dropout
+from bertnli.model.relative_bias import SharedBias
 
 
 class Embedding(nn.Embedding):
@@ -47,6 +49,14 @@ class Embeddings(nn.Module):
         return embedded if self.projection is None else self.projection(embedded)
 
 
+def shared_positions(config: ModelConfig) -> nn.Module | None:
+    """What the blocks share of relative positions: a module whose output, for the longest pair's length, every block
+    is given as `relative`."""
+    if config.disentangled is not None:
+        return RelativePositions(config)
+    return None if config.relative_bias is None else SharedBias(config)
+
+
 class PairClassifier(nn.Module):
     """Encoder, pooler (Linear and activation on the first token) and classifier: `[pairs, labels]` logits.
 
@@ -64,6 +74,7 @@ class PairClassifier(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config, number) for number in range(config.distinct_blocks or config.num_layers)
         )
+        self.relative = shared_positions(config)
         self.pooler_dropout = Dropout(config.head.input_dropout)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head.bias)
         self.pooler_activation = ACTIVATIONS[config.head.activation]
@@ -76,15 +87,19 @@ class PairClassifier(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def layers(self) -> list[Block]:
-        """The block of each layer, in their order; a block may serve several neighbouring layers."""
-        layers = self.config.num_layers
-        return [self.blocks[number * len(self.blocks) // layers] for number in range(layers)]  # type: ignore[misc]
+        """The block of each layer, in their order; a block may serve several neighbouring layers.
+
+        The division and its rounding are transformers' (ALBERT), for numbers of layers that are no multiple.
+        """
+        each = self.config.num_layers / len(self.blocks)
+        return [self.blocks[int(number / each)] for number in range(self.config.num_layers)]  # type: ignore[misc]
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, layout: Layout) -> Tensor:
         hidden = self.embeddings(input_ids, token_type_ids, layout.positions)
+        relative = None if self.relative is None else self.relative(layout.longest)
         *blocks, last = self.layers()
         for block in blocks:
-            hidden = block(hidden, layout)
-        first = last(hidden, layout, only_first=True)
+            hidden = block(hidden, layout, relative=relative)
+        first = last(hidden, layout, only_first=True, relative=relative)
         pooled = self.pooler_activation(self.pooler(self.pooler_dropout(first)))
         return self.classifier(self.dropout(pooled))

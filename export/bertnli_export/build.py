@@ -95,7 +95,9 @@ def export_bundle(
                 temperature=source.temperature,
                 tokenizer_fingerprint=tokenizer.fingerprint,
                 attention=attention,
-                origin=bundle.Origin(sha256=source.sha256, name=name, family=config.family, **asdict(terms)),
+                origin=bundle.Origin(
+                    sha256=source.sha256, name=name, revision=source.revision, family=config.family, **asdict(terms)
+                ),
                 parity=parity,
                 versions=bundle.versions(_VERSIONS),
             )
