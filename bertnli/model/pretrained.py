@@ -166,11 +166,10 @@ def _load_hf(
     count = keymaps.outputs(tensors, family)
     others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
 
-    def found_type() -> ProblemType:
-        number = count or output_config.count(content, where)
-        return output_config.meaning(content, number, where, others, str(path)).problem_type
+    def own() -> output_config.Meaning:
+        return output_config.meaning(content, count or output_config.count(content, where), where, others, str(path))
 
-    replaced = _replaced(count, labels if new_classifier else None, problem_type, found_type)
+    replaced = _replaced(count, labels if new_classifier else None, problem_type, lambda: own().problem_type)
     tensors = keymaps.without_classifier(tensors, family) if replaced else tensors
     notes = [*weights.notes, *replaced]
     if keymaps.has_classifier(tensors, family):
@@ -179,6 +178,8 @@ def _load_hf(
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
         outputs = Outputs(label_orders.check_names(labels or new, "--labels"))
+        if replaced and labels and own().problem_type == "multi_label_classification":
+            outputs = Outputs(outputs.names, own().problem_type, own().activation)  # unless problem_type says otherwise
     config = parsed.to_ours(outputs)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
     has_meaning = outputs.activation != "identity"
@@ -237,18 +238,19 @@ def _load_d2l(
 def _replaced(
     count: int | None,
     new_labels: Sequence[str] | None,
-    problem_type: ProblemType | None,
+    wanted: ProblemType | None,
     own: Callable[[], ProblemType],
 ) -> tuple[str, ...]:
-    """A note if a new classifier takes the place of the model's own.
+    """A note if the model's own classifier is left out.
 
-    It does if the `count` outputs of that one are not as many as the new labels, or mean another thing (`own`) than
-    `problem_type`.
+    It is if it is not for the problem type `wanted` (None: any) but for `own`, or if its `count` outputs are not as
+    many as the new labels.
     """
     if count is None:
         return ()
-    if new_labels is not None and len(new_labels) != count:
-        return (f"the model's classifier has {count} outputs: a new one takes its place, for {', '.join(new_labels)}",)
-    if problem_type is not None and own() != problem_type:
-        return (f"the model's classifier is not for problem_type: {problem_type}, and is left out",)
-    return ()
+    if wanted is not None and (found := own()) != wanted:
+        return (f"the model's classifier is for problem_type: {found}, and not {wanted}: it is left out",)
+    if new_labels is None or count == len(new_labels):
+        return ()
+    number = "1 output" if count == 1 else f"{count} outputs"
+    return (f"the model's classifier has {number}: a new one takes its place, for {', '.join(new_labels)}",)
