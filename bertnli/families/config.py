@@ -20,7 +20,7 @@ class Head:
     """What is between the encoder and the classifier: a linear layer (the pooler), an activation, and dropout.
 
     pooling: the hidden states that are read, of the first token or the mean over the pair. activation: one of
-    ACTIVATIONS, or `tanh`. bias: of the pooler. norm: a norm after the activation, without a bias (ModernBERT).
+    ACTIVATIONS, or `tanh`. bias: of the pooler. norm: a norm after the activation (ModernBERT).
     input_dropout: before the pooler.
     """
 
@@ -86,8 +86,8 @@ class ModelConfig:
     type_vocab_size: 0: no token types; 1: every token has the same.
     embedding_size: None: hidden_size; otherwise a linear layer brings embeddings to hidden_size (ELECTRA, ALBERT).
     distinct_blocks: blocks with weights of their own; None: all. Fewer are each used several times (ALBERT).
-    pre_norm: the norms are before attention and feed-forward network, and one at the end (ModernBERT).
-    gated: the feed-forward network has a gate (GeGLU, Shazeer 2020).
+    pre_norm: the norms are before attention and feed-forward network, and one at the end; and the feed-forward network
+        has a gate (GeGLU, Shazeer 2020). Otherwise the blocks are BERT's.
     attention_bias, intermediate_bias, norm_bias: whether the layers have biases.
     initializer_range: standard deviation of the weights of a new pooler or classifier; None: torch's own
         initialisation, as in the book.
@@ -112,7 +112,6 @@ class ModelConfig:
     embedding_size: int | None = None
     distinct_blocks: int | None = None
     pre_norm: bool = False
-    gated: bool = False
     attention_bias: bool = True
     intermediate_bias: bool = True
     norm_bias: bool = True

@@ -5,9 +5,12 @@ from __future__ import annotations
 from bertnli.families.bert import BERT
 from bertnli.families.d2l import D2L
 from bertnli.families.family import Family
+from bertnli.families.modernbert import MODERNBERT
 from bertnli.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, D2L, ROBERTA, XLM_ROBERTA, CAMEMBERT)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (BERT, D2L, ROBERTA, XLM_ROBERTA, CAMEMBERT, MODERNBERT)
+}
 
 BY_MODEL_TYPE: dict[str, Family] = {
     model_type: family for family in FAMILIES.values() for model_type in family.model_types

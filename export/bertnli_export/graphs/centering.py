@@ -9,6 +9,9 @@ biases:
     reader.bias += reader.weight @ mean    the output of the layer that reads it stays the same
     added.bias  += mean                    and so does the residual sum around that layer
 
+Models with the norms before the layers (ModernBERT) stay as they are: most have no biases, so centring would add one to
+each layer.
+
 The model computes the same for any constant in place of the mean, so the tokens that the mean is taken over need only
 be roughly typical.
 """
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 from bertnli.data.batches import pack
 from bertnli.data.tokenizer import Encoded
 from bertnli.model.attention import to_device
+from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
 
 
@@ -41,6 +45,8 @@ class CentredNorm(NamedTuple):
 def centre(model: PairClassifier, typical: Encoded) -> PairClassifier:
     """A copy of `model` in which each channel that a block's layers read has mean 0 over the tokens of `typical`."""
     model = copy.deepcopy(model).float().cpu().eval()
+    if model.config.pre_norm:
+        return model
     norms = _norms_to_centre(model)
     for one, mean in zip(norms, _means(model, [one.norm for one in norms], typical), strict=True):
         one.norm.bias.sub_(mean)
@@ -54,7 +60,7 @@ def _norms_to_centre(model: PairClassifier) -> list[CentredNorm]:
 
     d2l's models have no norm on the embeddings. ELECTRA's is read by a projection, and no residual sum has it.
     """
-    blocks = model.layers()
+    blocks: list[Block] = model.layers()  # type: ignore[assignment]
     norms = [CentredNorm(block.attention_norm, block.expand, block.contract) for block in blocks[:-1]]
     norms += [
         CentredNorm(block.output_norm, following.attention.qkv, following.attention.output)
