@@ -28,6 +28,7 @@ from benchmarks.memory import memory
 from benchmarks.ranks import ranks
 from benchmarks.score_memory import score_memory
 from benchmarks.score_processes import ROWS, score_processes
+from benchmarks.shapes import SHAPES
 from benchmarks.start_up import start_up
 from benchmarks.table import table, tables
 from bertnli.common.errors import BertnliError
@@ -36,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
 SCORING = ("scoring-base", "long-row", "start-up", "score-memory", "score-processes")
 FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "evidence")
-SETS = (*FULL, "gpu")
+SETS = (*FULL, "shapes", "gpu")
 
 _BEGAN = time.monotonic()
 
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, action="append", help="for training (default: 32 and 256)")
     parser.add_argument("--full", action="store_true", help="more pairs and rounds: hours on two cores for all sets")
     parser.add_argument("--model", help="for scoring: a folder or a name (default: MiniLM trained on 8,000 pairs)")
+    parser.add_argument("--shape", action="append", choices=list(SHAPES), help="for shapes (default: all)")
     parser.add_argument("--patience", type=float, help="seconds that a set may wait for a quiet machine")
     parser.add_argument("--results", type=Path, help="folder of the records (default: benchmarks/results)")
     parser.add_argument(
@@ -97,6 +99,12 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
         yield sets.scoring(folder, options.model, effort, _say)
     elif name == "scoring-base":
         yield sets.scoring_base(folder, effort, _say)
+    elif name == "shapes":
+        for shape in options.shape or SHAPES:
+            for tokens in sets.SHAPE_TOKENS:
+                yield sets.shape_scoring(_inside(folder, f"{shape}-{tokens}"), shape, tokens, effort, _say)
+            if shape in sets.TRAINED_SHAPES:
+                yield sets.shape_training(_inside(folder, f"{shape}-training"), shape, effort, _say)
     elif name == "long-row":
         yield long_row(folder, sets.MODEL, sets.TEST_DATA, effort.long_row_rows, effort.rounds, effort.patience, _say)
     elif name == "start-up":
@@ -120,6 +128,11 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
         inputs = gpu.carried(options.carried) if options.carried else gpu.fetched()
         plan = gpu.REHEARSAL if options.rehearse else gpu.PLAN
         yield from gpu.gpu(folder, inputs, plan, _say, rehearsal=options.rehearse)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    (folder / name).mkdir()
+    return folder / name
 
 
 def _say(line: str) -> None:

@@ -24,6 +24,7 @@ from benchmarks.peers.pipeline import TransformersPipeline
 from benchmarks.peers.plain_loop import PlainLoop
 from benchmarks.peers.scoring import Scoring
 from benchmarks.peers.transformers_trainer import TransformersTrainer
+from benchmarks.shapes import SHAPES, shaped_model
 from benchmarks.tokenise import CorpusPreparation, TransformersTokenizer, tokenising
 from benchmarks.work import Work
 from bertnli.common.files import write_text
@@ -177,6 +178,60 @@ def scoring_peers(given: Work, calibration: Path, *, every: bool) -> list[Scorin
         BertnliScore(given),
         BertnliScore(given, "int8"),
     ]
+
+
+SHAPE_TOKENS = (28, 200)
+"""Tokens of a pair, about: SNLI's own rows, and joined ones."""
+TRAINED_SHAPES = ("roberta-base", "deberta-v3-small")
+
+
+def shape_scoring(folder: Path, shape: str, tokens: int, effort: Effort, say: Say) -> dict[str, Any]:
+    """Scoring with random weights in the shape of a well-known model (shapes.py), on rows of about so many tokens."""
+    from bertnli.fetch.resolve import resolve_data
+
+    model = shaped_model(shape, Path(resolve_data(TRAIN_DATA)))
+    is_long = tokens > 100
+    rows = str(work.long_rows(folder, TEST_DATA, words=140)) if is_long else TEST_DATA
+    pairs = effort.base_pairs // (4 if is_long else 1)
+    given = work.scoring(folder, str(model), rows, pairs, max_length=256)
+    peers: list[Scoring] = [
+        CrossEncoderPredict(given),  # the reference for probabilities and labels
+        TransformersExporter(given),
+        OptimumOnnx(given),
+        OpenVino(given),
+        OpenVino(given, "int8", calibration=Path(resolve_data(TRAIN_DATA))),
+        BertnliScore(given),
+        BertnliScore(given, "int8"),
+    ]
+    for peer in peers:
+        if peer.precision != "fp32":
+            peer.tolerance = 0.3  # as in scoring_base
+        if is_long and peer.batch_sizes:
+            peer.batch_sizes = (4, 16)
+    effort = replace(effort, rounds=min(3, effort.rounds))
+    name = f"shape-{shape}-{tokens}"
+    result = run(name, "shape-scoring", given, TEST_DATA, [*peers, *_peaks(given)], pairs, effort, say)
+    result["work"]["model"] = {"random": SHAPES[shape].config, "shape": shape}
+    return result
+
+
+def shape_training(folder: Path, shape: str, effort: Effort, say: Say) -> dict[str, Any]:
+    """Training at a batch of 32 with random weights in the shape of a well-known model."""
+    from bertnli.fetch.resolve import resolve_data
+
+    model = shaped_model(shape, Path(resolve_data(TRAIN_DATA)))
+    pairs = effort.training_pairs // 4
+    given = work.training(folder, str(model), TRAIN_DATA, pairs, 32)
+    peers: list[Peer] = [
+        TransformersTrainer(given),
+        TransformersTrainer(given, best=True),
+        PlainLoop(given),
+        BertnliTrain(given),
+        MatrixPeak(given, "bf16"),
+    ]
+    result = run(f"shape-{shape}-training", "shape-training", given, TRAIN_DATA, peers, pairs, effort, say)
+    result["work"]["model"] = {"random": SHAPES[shape].config, "shape": shape}
+    return result
 
 
 def tokenise(folder: Path, effort: Effort, say: Say) -> dict[str, Any]:

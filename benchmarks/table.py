@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sets import OURS
+from benchmarks.sets import OURS, SHAPE_TOKENS, TRAINED_SHAPES
+from benchmarks.shapes import SHAPES
 from benchmarks.targets import targets
 
 Json = Mapping[str, Any]
@@ -31,6 +32,12 @@ _TITLES = {
     "tokenise": "Tokenising",
     "ranks": "Tokens of the ranks",
     "long-row": "One long row among the others",
+    **{
+        f"shape-{shape}-{tokens}": f"Scoring with a model of {shape}'s shape, rows of about {tokens} tokens"
+        for shape in SHAPES
+        for tokens in SHAPE_TOKENS
+    },
+    **{f"shape-{shape}-training": f"Training a model of {shape}'s shape, batch 32" for shape in TRAINED_SHAPES},
 }
 """Of the records by name, in the order in which they are shown."""
 
@@ -306,6 +313,7 @@ def _gpu_run(result: Json) -> list[str]:
 
 _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "scoring": _scoring,
+    "shape-scoring": _scoring,
     "gpu-scoring": _scoring,
     "long-row": _long_row,
     "start-up": _start_up,

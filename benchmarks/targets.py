@@ -85,6 +85,28 @@ def _scoring(result: Json) -> Iterator[Target]:
     yield Target("int8's probabilities, alone against batched", difference, 0.0, "{:.2g}", at_most=True)
 
 
+def _shape_scoring(result: Json) -> Iterator[Target]:
+    peers = {peer["name"]: peer for peer in result["peers"] if "skipped" not in peer and peer["unit"] == "pairs"}
+
+    def over(name: str, ours: str) -> float | None:
+        return peers.get(name, {}).get(f"{ours}_over_it", {}).get("median")
+
+    fp32 = [peer for name, peer in peers.items() if name not in ("cross-encoder", "bertnli", "bertnli-int8")]
+    best = [peer["bertnli_over_it"]["median"] for peer in fp32 if peer["options"]["precision"] == "fp32"]
+    yield Target("rate over CrossEncoder.predict's", over("cross-encoder", "bertnli"), 1.5)
+    yield Target("rate over the best other fp32 peer's", min(best, default=None), 1.0)
+    yield Target("int8's rate over CrossEncoder.predict's", over("cross-encoder", "bertnli-int8"), 3.5)
+    yield Target("int8's rate over OpenVINO's int8", over("openvino-int8", "bertnli-int8"), 1.0)
+    difference = peers.get("bertnli-int8", {}).get("depends_on_company")
+    yield Target("int8's probabilities, alone against batched", difference, 0.0, "{:.2g}", at_most=True)
+
+
+def _shape_training(result: Json) -> Iterator[Target]:
+    peers = {peer["name"]: peer for peer in result["peers"] if "skipped" not in peer}
+    over = peers.get("trainer-best", {}).get("bertnli_over_it", {}).get("median")
+    yield Target("rate over the Trainer's with its best settings", over, 1.25)
+
+
 def _long_row(result: Json) -> Iterator[Target]:
     what = "extra seconds with one long row: twice its own, plus noise"
     bound = 2 * result["alone_seconds"]["median"] + result["noise_seconds"]
@@ -179,6 +201,8 @@ def _evidence(result: Json) -> Iterator[Target]:
 _OF_KIND: dict[str, Callable[[Json], Iterator[Target]]] = {
     "training": _training,
     "scoring": _scoring,
+    "shape-scoring": _shape_scoring,
+    "shape-training": _shape_training,
     "long-row": _long_row,
     "start-up": _start_up,
     "score-memory": _score_memory,

@@ -33,7 +33,8 @@ class Work:
 
     tokens_per_pair: the mean, with special tokens, without padding. flop_per_pair: of all blocks for all tokens (see
     bertnli/train/flops.py); needed_flop_per_pair: with a last block that computes first tokens only. micro_batch:
-    consecutive rows of nearly one length, which peers that batch by length take at once.
+    consecutive rows of nearly one length, which peers that batch by length take at once. max_length: the most tokens of
+    a pair.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Work:
     batch_size: int
     learning_rate: float = 1e-4
     micro_batch: int = MICRO_BATCH
+    max_length: int = MAX_LENGTH
 
     def head(self, pairs: int) -> Path:
         """A file of the first `pairs` rows."""
@@ -144,13 +146,13 @@ def _micro_batches(lengths: NDArray[np.integer], batch_size: int, micro_batch: i
     return np.random.default_rng(0).permutation(by_length[places]).ravel()
 
 
-def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
+def scoring(folder: Path, model: str, data: str, pairs: int, max_length: int = MAX_LENGTH) -> Work:
     """Work for scoring peers: `pairs` rows of `data`, taken evenly from the complete file, in its order."""
     from bertnli.data.pairs import PairFile
     from bertnli.fetch.resolve import resolve_data
     from bertnli.train.flops import needed_flop, training_flop
 
-    path, source = model_folder(folder, model)
+    path, source = model_folder(folder, model, max_length=max_length)
     good = [row for row in PairFile(resolve_data(data)).rows() if row.error is None]
     chosen = [good[place] for place in np.linspace(0, len(good) - 1, min(pairs, len(good))).astype(int)]
     rows = folder / "scoring.jsonl"
@@ -161,7 +163,24 @@ def scoring(folder: Path, model: str, data: str, pairs: int) -> Work:
     texts = [row.premise or "" for row in chosen], [row.hypothesis or "" for row in chosen]
     tokens = float(source.tokenizer.encode(*texts).lengths.mean())
     flop, needed = training_flop(source.config, tokens), needed_flop(source.config, tokens, pairs=1)
-    return Work(folder, path, rows, len(chosen), tokens, flop / 3, needed / 3, 0)
+    return Work(folder, path, rows, len(chosen), tokens, flop / 3, needed / 3, 0, max_length=max_length)
+
+
+def long_rows(folder: Path, data: str, words: int) -> Path:
+    """`data` with premises of `words` words or a little more: those of rows that follow one another are joined."""
+    from bertnli.data.pairs import PairFile
+    from bertnli.fetch.resolve import resolve_data
+
+    rows = folder / "long-rows.jsonl"
+    joined: list[str] = []
+    with rows.open("w", encoding="utf-8") as out:
+        for row in PairFile(resolve_data(data)).rows():
+            joined += (row.premise or "").split()
+            if len(joined) >= words:
+                cells = {"sentence1": " ".join(joined), "sentence2": row.hypothesis, "gold_label": row.label or "-"}
+                out.write(json.dumps(cells) + "\n")
+                joined = []
+    return rows
 
 
 BERT_BASE = {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072}
@@ -193,7 +212,9 @@ def kept() -> Path:
     return cache_dir() / "benchmarks"
 
 
-def model_folder(folder: Path, model: str, *, seed: int = 0, spread: float = 20.0) -> tuple[Path, Any]:
+def model_folder(
+    folder: Path, model: str, *, seed: int = 0, spread: float = 20.0, max_length: int = MAX_LENGTH
+) -> tuple[Path, Any]:
     """The model as a folder with a classifier, which every peer can load; returns the folder and its source.
 
     An encoder without a classifier gets a random one. Its weights are multiplied by `spread`, so that labels differ
@@ -204,7 +225,7 @@ def model_folder(folder: Path, model: str, *, seed: int = 0, spread: float = 20.
     from bertnli.fetch.resolve import resolve
     from bertnli.model import pretrained
 
-    source = pretrained.load(resolve(model, "model"), max_length=MAX_LENGTH)
+    source = pretrained.load(resolve(model, "model"), max_length=max_length)
     torch.manual_seed(seed)
     classifier = source.build()
     if not source.has_classifier:

@@ -110,6 +110,7 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download a data set or a pretrained model by name. Downloads are resumed and verified."""
+    from bertnli.families import folder_config
     from bertnli.fetch import catalog
     from bertnli.fetch.resolve import fetch as fetch_name
 
@@ -126,7 +127,7 @@ def fetch(
         return
     if name is None:
         raise InputError("fetch: no name given", do="see the names with: bertnli fetch --list")
-    path = fetch_name(name, to=to, source=source)
+    path = fetch_name(name, to=to, source=source, parse_config=folder_config.parse)
     _finish({"path": str(path)}, as_json)
 
 
@@ -273,6 +274,12 @@ def evaluate(
     shuffle_premises: Annotated[
         bool, typer.Option("--shuffle-premises", help="Control: shuffle the premises over the rows.")
     ] = False,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Of a model that gives a score: rank rows with the same value here (nDCG)."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and more. MODEL may be a checkpoint, a Hugging Face folder or an ONNX bundle."""
@@ -301,6 +308,7 @@ def evaluate(
         dialect=dialect,
         skip_bad_rows=skip_bad_rows,
         shuffle_premises=shuffle_premises,
+        group=group,
         report=report,
     )
     if as_json:
@@ -431,6 +439,10 @@ def score(
     temperature: Annotated[
         float | None, typer.Option(help="Divide the logits by it; 1 turns it off. Default: the bundle's.")
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Of independent labels, predict those with a probability above it. Default: 0.5."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning, and replace OUTPUT.")] = False,
     premise: Premise = None,
@@ -469,6 +481,7 @@ def score(
     options: dict[str, Any] = {
         "device": device,
         "temperature": temperature,
+        "threshold": threshold,
         "strict": strict,
         "restart": restart,
         "columns": Columns(premise, hypothesis, label),

@@ -12,7 +12,6 @@ import numpy as np
 from benchmarks.harness import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring
 from benchmarks.scoring_stages import seconds_by_stage
-from benchmarks.work import MAX_LENGTH
 from bertnli.common.errors import BertnliError
 
 
@@ -40,7 +39,7 @@ class BertnliScore(Scoring):
 
             from bertnli.model import pretrained
 
-            source = pretrained.load(self.work.model, max_length=MAX_LENGTH)
+            source = pretrained.load(self.work.model, max_length=self.work.max_length)
             try:
                 export_bundle(source, self._bundle, precision=self.precision)
             except BertnliError as error:

@@ -8,7 +8,6 @@ from typing import Any
 from benchmarks import environments
 from benchmarks.harness import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring
-from benchmarks.work import MAX_LENGTH
 from bertnli.common.installed import installed
 
 _ENVIRONMENTS = {"onnx": "optimum-onnx", "openvino": "openvino"}
@@ -58,7 +57,10 @@ class CrossEncoderPredict(Scoring):
         }
         try:
             self._model = CrossEncoder(
-                str(self.work.model), max_length=MAX_LENGTH, backend=self.backend, model_kwargs=more[self.backend]
+                str(self.work.model),
+                max_length=self.work.max_length,
+                backend=self.backend,
+                model_kwargs=more[self.backend],
             )
         except (ImportError, ValueError) as error:
             if self.attention is None:

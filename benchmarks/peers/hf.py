@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.harness import Unavailable
-from benchmarks.work import MAX_LENGTH, Work
+from benchmarks.work import Work
 
 
 def model(work: Work, *, dropout: float | None = None) -> Any:
-    """BertForSequenceClassification from the work's folder, in fp32; `dropout` replaces every dropout probability."""
+    """The classifier in the work's folder, in fp32; `dropout` replaces every dropout probability."""
     try:
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoConfig, AutoModelForSequenceClassification
     except ImportError as error:
         raise Unavailable(f"{error}") from None
-    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    names = [name for name in AutoConfig.from_pretrained(work.model).to_dict() if "dropout" in name]
     changes = {} if dropout is None else dict.fromkeys(names, dropout)
     return AutoModelForSequenceClassification.from_pretrained(work.model, **changes)
 
@@ -35,7 +35,7 @@ def features(work: Work, pairs: int | None = None, *, pad: bool = False) -> list
         [row["sentence1"] for row in rows],
         [row["sentence2"] for row in rows],
         truncation=True,
-        max_length=MAX_LENGTH,
+        max_length=work.max_length,
         padding="max_length" if pad else False,
     )
     names = list(encoded)

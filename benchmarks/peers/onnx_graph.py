@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from benchmarks.harness import Unavailable
 from benchmarks.peers import hf
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring, by_length, softmax
-from benchmarks.work import MAX_LENGTH
 from bertnli.common.cores import usable_cores
 from bertnli.common.installed import installed
 
@@ -39,7 +38,7 @@ class Tokenised(Scoring):
 
     def probabilities(self, pairs: Pairs) -> Probabilities:
         tokenizer = self._tokenizer
-        encoded = tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True, max_length=MAX_LENGTH)
+        encoded = tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True, max_length=self.work.max_length)
         batches = (
             (places, tokenizer.pad({name: [values[at] for at in places] for name, values in encoded.items()}, **_PAD))
             for places in by_length([len(ids) for ids in encoded["input_ids"]], self.batch_size)
@@ -148,7 +147,7 @@ class OnnxRuntimeDynamic(OnnxGraph):
         import torch
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=MAX_LENGTH)
+        batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=self.work.max_length)
         given = self.example()
         plain = path.with_name("plain.onnx")
         torch.onnx.export(

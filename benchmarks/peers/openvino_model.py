@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from benchmarks import environments
 from benchmarks.harness import Unavailable
 from benchmarks.peers.onnx_graph import Batch, Batches, Tokenised
-from benchmarks.work import MAX_LENGTH
 from bertnli.common.installed import installed
 
 CALIBRATION = 300
@@ -97,7 +96,7 @@ class OpenVino(Tokenised):
         with self.calibration.open(encoding="utf-8") as file:
             rows = list(map(json.loads, islice(file, CALIBRATION)))
         texts = ([row[name] for row in rows] for name in ("sentence1", "sentence2"))
-        encoded = self._tokenizer(*texts, truncation=True, max_length=MAX_LENGTH)
+        encoded = self._tokenizer(*texts, truncation=True, max_length=self.work.max_length)
         return [{name: np.array([values[place]]) for name, values in encoded.items()} for place in range(len(rows))]
 
 

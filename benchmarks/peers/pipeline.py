@@ -9,7 +9,6 @@ import numpy as np
 
 from benchmarks.harness import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring, by_length
-from benchmarks.work import MAX_LENGTH
 
 
 @dataclass
@@ -20,7 +19,7 @@ class TransformersPipeline(Scoring):
     about: str = "transformers pipeline, sorted by length"
 
     def settings(self) -> dict[str, Any]:
-        return {"top_k": None, "truncation": True, "max_length": MAX_LENGTH}
+        return {"top_k": None, "truncation": True, "max_length": self.work.max_length}
 
     def load(self) -> None:
         try:

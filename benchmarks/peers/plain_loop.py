@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from benchmarks.peers.loop import Loop
-from benchmarks.work import MAX_LENGTH
 
 
 @dataclass
@@ -45,7 +44,7 @@ class PlainLoop(Loop):
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.micro_tokens = self.micro_batch_tokens or (CPU_TOKENS if self.device.type == "cpu" else MOST)
-        source = pretrained.load(self.work.model, max_length=MAX_LENGTH)
+        source = pretrained.load(self.work.model, max_length=self.work.max_length)
         self.corpus = prepare(PairFile(str(self.work.head(pairs))), source.tokenizer, source.config.labels)
         config = source.config if dropout is None else source.config.with_dropout(dropout)
         torch.manual_seed(0)

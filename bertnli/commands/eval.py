@@ -58,13 +58,14 @@ def evaluation(
     dialect: Dialect | None = None,
     skip_bad_rows: bool = False,
     shuffle_premises: bool = False,
+    group: str | None = None,
     report: Path | None = None,
 ) -> dict[str, Any]:
     """Measure `model`, which the user calls `name`, on all sets of `data`, and print the results.
 
     calibrate: held-out rows to fit a temperature on; `keep` is called with it when everything else has succeeded.
-    label_names: text of a label cell -> label. dialect: of all files. report: a folder for report.html and
-    evaluation.json.
+    label_names: text of a label cell -> label. dialect: of all files. group: the column by which rows are ranked.
+    report: a folder for report.html and evaluation.json.
 
     Returns the result of `LabelledSet.measure` for one set; for several sets, `model`, `evaluations` (name -> result)
     and `skipped` (name -> reason). Raises InputError and RunError as `open_set`, `LabelledSet.measure` and
@@ -100,6 +101,7 @@ def evaluation(
                 reads_premises=not settings.hypothesis_only,
                 skip_bad_rows=skip_bad_rows,
                 against=other,
+                group=group,
                 progress=lambda done, total: show(done, "evaluated", total),
             )
         if fitted is not None:
@@ -180,9 +182,8 @@ def _write(folder: Path, name: str, evaluations: Mapping[str, dict[str, Any]], s
     several = len(evaluations) + len(skipped) > 1
     figures = {}
     for data, one in evaluations.items():
-        low, high = one["accuracy_interval"]
-        accuracy = f"{one['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {one['rows']:,} rows"
-        figures[f"Accuracy on {data}" if several else "Accuracy"] = accuracy
+        figure, value = summary.headline(one)
+        figures[f"{figure} on {data}" if several else figure] = value
         if not several:
             figures["Speed"] = f"{one['pairs_per_second']:.1f} pairs/s"
     figures |= {f"Skipped: {data}": reason for data, reason in skipped.items()}

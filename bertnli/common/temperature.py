@@ -16,13 +16,19 @@ from bertnli.common.files import existing_path, read_map, write_text
 LEAST, MOST = 1e-3, 1e3  # ten times what a fit may give: with others the probabilities mean nothing
 
 
-def of_config(config: Mapping[str, Any], where: str) -> float:
-    """The temperature in a config.json; 1 if it has none. Raises InputError for one not from LEAST to MOST."""
+def of_config(config: Mapping[str, Any], where: str, *, has_meaning: bool = True) -> float:
+    """The temperature in a config.json; 1 if it has none. Raises InputError for one not from LEAST to MOST.
+
+    has_meaning: false if the model's scores are no probabilities; then any other than 1 is an error.
+    """
     section = config.get("bertnli")
     found = section.get("temperature", 1.0) if isinstance(section, dict) else 1.0
     if isinstance(found, bool) or not isinstance(found, int | float) or not LEAST <= found <= MOST:
         expected = f"a number from {LEAST:g} to {MOST:g}"
         raise InputError(f"{where}: key bertnli.temperature", found=repr(found)[:80], expected=expected)
+    if found != 1 and not has_meaning:
+        expected, do = "none: the model's scores are no probabilities", "remove the key"
+        raise InputError(f"{where}: key bertnli.temperature", found=str(found), expected=expected, do=do)
     return float(found)
 
 

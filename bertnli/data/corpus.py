@@ -28,6 +28,7 @@ from bertnli.common.files import cache_dir, digest, new_folder
 from bertnli.common.locks import held
 from bertnli.common.progress import say
 from bertnli.data.labelled import LabelledPairs, read_labelled
+from bertnli.data.outputs import ProblemType
 from bertnli.data.pairs import PairFile
 from bertnli.data.tokenizer import PairTokenizer
 
@@ -39,7 +40,7 @@ _ARRAYS: dict[str, np.dtype[Any]] = {
     "offsets": np.dtype(np.int64),  # [pairs], where a pair's tokens begin
     "lengths": np.dtype(np.uint16),  # [pairs], in tokens
     "first_segment": np.dtype(np.uint16),  # [pairs], how many of these tokens are [CLS] premise [SEP]
-    "labels": np.dtype(np.int8),  # [pairs], index into the model's labels
+    "labels": np.dtype(np.int8),  # [pairs], index into the model's labels; else float64, [pairs, outputs], see golds.py
     "rows": np.dtype(np.int64),  # [pairs], row number in the file
     "premises": np.dtype(np.uint64),  # [pairs], hash of the premise's text
 }
@@ -57,7 +58,7 @@ class Corpus:
     offsets: NDArray[np.int64]
     lengths: NDArray[np.uint16]
     first_segment: NDArray[np.uint16]
-    labels: NDArray[np.int8]
+    labels: NDArray[np.int8] | NDArray[np.float64]
     rows: NDArray[np.int64]
     premises: NDArray[np.uint64]
 
@@ -66,8 +67,11 @@ class Corpus:
         self.sha256: str = about["sha256"]
         self.rows_by_label: dict[str, dict[str, int]] = about["rows_by_label"]
         self.about: dict[str, int] = {name: about[name] for name in ("vocabulary", "tokens", "no_gold", "bad")}
-        for name, dtype in _types(self.about["vocabulary"]).items():
+        targets: int | None = about.get("targets")
+        for name, dtype in _types(self.about["vocabulary"], targets).items():
             setattr(self, name, np.memmap(folder / name, dtype=dtype, mode="r"))
+        if targets is not None:
+            self.labels = self.labels.reshape(-1, targets)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -82,6 +86,7 @@ def prepare(
     tokenizer: PairTokenizer,
     labels: Sequence[str],
     *,
+    problem_type: ProblemType = "single_label_classification",
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
 ) -> Corpus:
@@ -105,6 +110,9 @@ def prepare(
         "label_names": dict(label_names or {}),
         "skip_bad_rows": skip_bad_rows,
     }
+    classes = problem_type == "single_label_classification"
+    if not classes:  # the names of the others stay as they were
+        depends_on["problem_type"] = problem_type
     key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir() / "corpora" / key
     corpus = _opened(folder)  # without the lock, which we cannot take if it is another user's
@@ -115,8 +123,9 @@ def prepare(
         with held(folder.with_suffix(".lock"), "waiting for another preparation of the corpus"):
             corpus = _opened(folder, warn=say)
             if corpus is None:
-                labelled = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
-                _make(folder, file, labelled, tokenizer, content)
+                options: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "label_names": label_names}
+                labelled = read_labelled(file, labels, problem_type=problem_type, **options)
+                _make(folder, file, labelled, tokenizer, content, None if classes else len(labels))
                 corpus = Corpus(folder)
             return corpus
     except OSError as error:
@@ -160,24 +169,38 @@ def _checksum(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _make(folder: Path, file: PairFile, labelled: LabelledPairs, tokenizer: PairTokenizer, content: str) -> None:
-    """Write the corpus and its record, in place of what is there. content: sha256 of `file`.
+def _make(
+    folder: Path,
+    file: PairFile,
+    labelled: LabelledPairs,
+    tokenizer: PairTokenizer,
+    content: str,
+    targets: int | None,
+) -> None:
+    """Write the corpus and its record, in place of what is there. content: sha256 of `file`. targets: the numbers of a
+    label; None if it is an index.
 
     Raises RunError if `file` has changed since it was opened: its corpus would be kept under another content's name.
     """
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     with new_folder(folder, replace=True) as partial:
-        about: dict[str, Any] = {"name": folder.name, "sha256": content, **_write(partial, labelled, tokenizer)}
+        about: dict[str, Any] = {
+            "name": folder.name,
+            "sha256": content,
+            **_write(partial, labelled, tokenizer, targets),
+        }
         file.check_unchanged()
+        if targets is not None:
+            about["targets"] = targets
         about["rows_by_label"] = labelled.rows_by_label()
         about["files"] = {path.name: [path.stat().st_size, digest(path)] for path in partial.iterdir()}
         (partial / _ABOUT).write_text(json.dumps(about | {"checksum": _checksum(about)}), encoding="utf-8")
 
 
-def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> dict[str, int]:
+def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, targets: int | None) -> dict[str, int]:
     """Write the arrays into `folder`. Returns what `Corpus.about` has."""
-    types = _types(tokenizer.vocab_size)
+    types = _types(tokenizer.vocab_size, targets)
     tokens = 0
     with ExitStack() as opened:
         streams = {name: opened.enter_context((folder / name).open("wb")) for name in types}
@@ -202,8 +225,9 @@ def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer) -> d
     return {"vocabulary": tokenizer.vocab_size, "tokens": tokens, "no_gold": labelled.no_gold, "bad": labelled.bad}
 
 
-def _types(vocabulary: int) -> dict[str, np.dtype[Any]]:
-    return _ARRAYS if vocabulary <= 2**16 else {**_ARRAYS, "ids": np.dtype(np.uint32)}
+def _types(vocabulary: int, targets: int | None) -> dict[str, np.dtype[Any]]:
+    wide = {"ids": np.dtype(np.uint32)} if vocabulary > 2**16 else {}
+    return {**_ARRAYS, **wide, **({} if targets is None else {"labels": np.dtype(np.float64)})}
 
 
 def _text_hash(text: str) -> int:

@@ -1,15 +1,16 @@
-"""The rows of a file that have a gold label, each with its label as an index."""
+"""The rows of a file that have a gold label, each with what its label says (golds.py)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bertnli.common.errors import InputError
 from bertnli.data.columns import LABEL_COLUMNS, listed
 from bertnli.data.formats import empty
-from bertnli.data.labels import UNKNOWN, WITHOUT_GOLD, LabelTable
+from bertnli.data.golds import NONE_OF_THEM, WITHOUT, Golds, golds_for
+from bertnli.data.outputs import ProblemType
 from bertnli.data.pairs import PairFile, Row
 from bertnli.data.records import BLANK_LINE
 from bertnli.data.unknown_labels import UnknownLabels
@@ -19,13 +20,14 @@ RowsByLabel = Mapping[str, Mapping[str, int]]
 
 For rows without a label there are these two names instead."""
 NO_GOLD_ROWS, UNREADABLE_ROWS = "without a gold label", "bad, without a known label"
+_UNREADABLE = -1  # in place of a label's place
 _FIRST_BAD = 5  # bad rows that a message lists
 
 
 class LabelledPair(NamedTuple):
     premise: str
     hypothesis: str
-    label: int  # index into the labels of `read_labelled`
+    label: Any  # index into the labels of `read_labelled`; for its other problem types a number for each output
     number: int  # the row in the file, 1-based
 
 
@@ -36,15 +38,15 @@ class LabelledPairs:
     first five bad rows, as (row number, reason).
     """
 
-    def __init__(self, file: PairFile, table: LabelTable, labels: Sequence[str], skip_bad_rows: bool):
+    def __init__(self, file: PairFile, golds: Golds, labels: Sequence[str], skip_bad_rows: bool):
         self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
-        self._table = table
+        self._golds = golds
         self._reset()
 
     def _reset(self) -> None:
         self.read = self.used = self.no_gold = self.bad = 0
         self.first_bad: list[tuple[int, str]] = []
-        self._used, self._bad = Counter[int](), Counter[int]()  # by the index of the label
+        self._used, self._bad = Counter[int](), Counter[int]()  # by the place of the name in `golds.names`
         self._unknown = UnknownLabels()
 
     def __iter__(self) -> Iterator[LabelledPair]:
@@ -56,24 +58,26 @@ class LabelledPairs:
         RunError if the file is damaged.
         """
         self._reset()
-        table, skip = self._table, self.skip_bad_rows
+        read, skip = self._golds.read, self.skip_bad_rows
         for row in _without_blank_end(self.file.rows()):
             self.read += 1
-            index = table.index(row.label)
-            if index == WITHOUT_GOLD and (row.error is None or row.label is not None):
+            gold = read(row.label)
+            error = row.error or gold.fault
+            if gold is WITHOUT and (row.error is None or row.label is not None):
                 self.no_gold += 1
-            elif row.error is not None:
+            elif error is not None:
                 self.bad += 1
-                self._bad[index if row.label is not None else UNKNOWN] += 1
+                self._bad.update(gold.counted or (_UNREADABLE,))
                 if len(self.first_bad) < _FIRST_BAD:
-                    self.first_bad.append((row.number, row.error))
-            elif index == UNKNOWN:
-                self._unknown.add(str(row.label), row.number)
+                    self.first_bad.append((row.number, error))
+            elif gold.unknown:
+                for label in gold.unknown:
+                    self._unknown.add(label, row.number)
             else:
                 self.used += 1
-                self._used[index] += 1
+                self._used.update(gold.counted)
                 if (skip or not self.bad) and not self._unknown:
-                    yield LabelledPair(row.premise, row.hypothesis, index, row.number)  # type: ignore[arg-type]
+                    yield LabelledPair(row.premise, row.hypothesis, gold.value, row.number)  # type: ignore[arg-type]
         if self._unknown:
             used = {label: self._used[index] for index, label in enumerate(self.labels) if self._used[index]}
             raise self._unknown.error(self.file.name, self.file.columns.label, self.labels, used)
@@ -95,9 +99,11 @@ class LabelledPairs:
     def rows_by_label(self) -> dict[str, dict[str, int]]:
         """For each label, and for rows without one: how many rows are `used`, and how many `left out`."""
         found = {
-            label: {"used": self._used[index], "left out": self._bad[index]} for index, label in enumerate(self.labels)
+            name: {"used": self._used[place], "left out": self._bad[place]}
+            for place, name in enumerate(self._golds.names)
+            if name != NONE_OF_THEM or self._used[place] or self._bad[place]
         }
-        for name, rows in ((NO_GOLD_ROWS, self.no_gold), (UNREADABLE_ROWS, self._bad[UNKNOWN])):
+        for name, rows in ((NO_GOLD_ROWS, self.no_gold), (UNREADABLE_ROWS, self._bad[_UNREADABLE])):
             if rows:
                 found[name] = {"used": 0, "left out": rows}
         return found
@@ -120,10 +126,14 @@ def read_labelled(
     file: PairFile,
     labels: Sequence[str],
     *,
+    problem_type: ProblemType = "single_label_classification",
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
 ) -> LabelledPairs:
     """The rows of `file` whose label is one of `labels`, in order, each label as an index into `labels`.
+
+    problem_type: of the model. For the others than the default one a label is a tuple with a number for each output: a
+    score, or 1 for each label that the pair has, and 0 (see golds.py).
 
     Labels are compared as `label_key` says. Rows without a gold label (`-`, -1, empty) are skipped and counted.
     label_names (data.label_names in a run file): translates label cells, for example {"0": "entailment"}, to one of
@@ -140,4 +150,4 @@ def read_labelled(
             expected=" or ".join(LABEL_COLUMNS),
             do="name it with --label (in a run file: data.columns.label)",
         )
-    return LabelledPairs(file, LabelTable(labels, label_names), labels, skip_bad_rows)
+    return LabelledPairs(file, golds_for(labels, problem_type, label_names), labels, skip_bad_rows)

@@ -156,13 +156,6 @@ def from_config(
     """
     where = f"{where}: key id2label"
     own = _in_order(config["id2label"], where) if config.get("id2label") is not None else None
-    if (outputs or (None if own is None else len(own))) == 1:
-        raise InputError(
-            where,
-            found=f"{own[0]!r} alone" if own else "one output",
-            expected="two or more labels",
-            do="a model with one output computes a regression or a similarity; choose a classifier",
-        )
     if override is None:
         if own is None:
             raise InputError(

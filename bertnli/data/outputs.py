@@ -26,3 +26,20 @@ class Outputs:
     names: tuple[str, ...]
     problem_type: ProblemType = "single_label_classification"
     activation: Activation = "softmax"
+
+
+_ACTIVATIONS: dict[ProblemType, tuple[Activation, ...]] = {
+    "single_label_classification": ("softmax",),
+    "multi_label_classification": ("sigmoid",),
+    "regression": ("sigmoid", "identity"),
+}
+
+
+def contradiction(outputs: Outputs) -> str:
+    """Why they cannot be the outputs of a model; empty if they can."""
+    problem, known = outputs.problem_type, _ACTIVATIONS[outputs.problem_type]
+    if outputs.activation not in known:
+        return f"activation {outputs.activation} does not belong to {problem}, {' or '.join(known)} does"
+    if problem == "regression" and outputs.names != (SCORE,):
+        return f"a model of {problem} has one output, {SCORE}, not {', '.join(outputs.names)}"
+    return ""

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from bertnli.common.errors import InputError
 from bertnli.data.labelled import LabelledPair
 from bertnli.data.pairs import PairFile
+from bertnli.evaluation.column_values import ColumnValues
 from bertnli.evaluation.metrics import ClassificationMetrics
-
-_ROWS = 4096  # rows that are read at once
 
 
 class AccuracyByColumn:
-    """Metrics for each value of `column`. It keeps one integer for each row; data sets with such a column are small."""
+    """Metrics for each value of `column`."""
 
     def __init__(self, file: PairFile, column: str, labels: Sequence[str]):
         """Reads the file once. Raises InputError if it does not have the column."""
@@ -28,19 +27,13 @@ class AccuracyByColumn:
                 expected="the file that the catalogue describes",
             )
         self.column = column
-        self.metrics: list[ClassificationMetrics] = []
-        self._value: list[int] = []  # index into the metrics, by row number - 1
-        names: dict[str, int] = {}
-        for chunk in file.chunks(_ROWS):
-            for record in file.values(chunk):
-                value = "" if record is None else str(record.get(column) or "")
-                self._value.append(names.setdefault(value, len(names)))
-        self.names = list(names)
-        self.metrics = [ClassificationMetrics(labels) for _ in names]
+        self._values = ColumnValues(file, column)
+        self.names = self._values.names
+        self.metrics = [ClassificationMetrics(labels) for _ in self.names]
 
     def add(self, logits: NDArray[np.floating], rows: Sequence[LabelledPair]) -> None:
         """Add logits `[rows, labels]` to the metrics of each row's value."""
-        values = np.array([self._value[row.number - 1] for row in rows])
+        values = self._values.of(rows)
         gold = np.array([row.label for row in rows], np.int64)
         for value in np.unique(values):
             self.metrics[value].add(logits[values == value], gold[values == value])

@@ -20,7 +20,8 @@ from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.pairs import PairFile
 from bertnli.data.unknown_labels import UnknownLabelsError
 from bertnli.evaluation.accuracy_by_column import AccuracyByColumn
-from bertnli.evaluation.evaluate import ComparedModel, Predictor, check_labelled_rows, evaluate
+from bertnli.evaluation.evaluate import ComparedModel, Predictor, check_labelled_rows, evaluate, outputs_of
+from bertnli.evaluation.evaluate_numbers import evaluate_numbers
 from bertnli.evaluation.merged_classes import MergedClasses, two_classes
 from bertnli.evaluation.shuffled_premises import SEED, ShuffledPremises
 from bertnli.fetch import catalog
@@ -41,13 +42,15 @@ class LabelledSet:
         reads_premises: bool = True,
         skip_bad_rows: bool = False,
         against: ComparedModel | None = None,
+        group: str | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> dict[str, Any]:
         """Evaluate a model. Returns what `Evaluation.to_json` returns, and these keys if they apply: `classes`, class
         -> labels of the model; `by_column` (see accuracy_by_column.py); `premises`, `shuffled` (with `seed`) or `not
-        read`.
+        read`. For a model that gives a score, or independent labels, what `evaluate_numbers` returns, and `premises`.
 
-        reads_premises: False for a hypothesis-only model. Raises as `evaluate` does, and InputError if the model's
+        group: the column by which the rows are ranked, for a model that gives a score. reads_premises: False for a
+        hypothesis-only model. Raises as `evaluate` does, and InputError if the model's
         labels cannot be mapped to the set's classes.
         """
         found: dict[str, Any] = {}
@@ -57,6 +60,16 @@ class LabelledSet:
             found["premises"] = "not read"
         if isinstance(self.file, ShuffledPremises):
             found |= {"premises": "shuffled", "seed": SEED}
+        outputs = outputs_of(predictor)
+        if group is not None and outputs.problem_type != "regression":
+            raise InputError(f"--group {group}", found="a model of labels", expected="one that gives a score")
+        if outputs.problem_type != "single_label_classification":
+            if against is not None:
+                expected = "models that give a pair one label: two are compared by their predicted labels"
+                raise InputError(f"--against {against.name}", expected=expected, do="evaluate each of the two alone")
+            names = self.schema.label_names
+            options: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "label_names": names, "progress": progress}
+            return evaluate_numbers(predictor, self.file, group=group, **options) | found
         predictor = self._merged(predictor)
         if isinstance(predictor, MergedClasses):
             found["classes"] = predictor.members
@@ -87,6 +100,10 @@ class LabelledSet:
 
     def check(self, predictor: Predictor, skip_bad_rows: bool = False) -> None:
         """Raise the errors that `measure` raises for the set's rows, without scoring them."""
+        outputs = outputs_of(predictor)
+        if outputs.problem_type != "single_label_classification":
+            check_labelled_rows(self.file, outputs.names, skip_bad_rows, self.schema.label_names, outputs.problem_type)
+            return
         labels = self._merged(predictor).labels
         try:
             check_labelled_rows(self.file, labels, skip_bad_rows, self.schema.label_names)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import RunError
 from bertnli.data.labelled import LabelledPair, LabelledPairs, RowsByLabel, read_labelled
+from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.compare import Comparison
 from bertnli.evaluation.example_predictions import ExamplePrediction, ExamplePredictions
@@ -40,6 +41,11 @@ class Predictor(Protocol):
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         """`[pairs, labels]`, in the order of the pairs, not divided by the temperature."""
+
+
+def outputs_of(predictor: Predictor) -> Outputs:
+    """What the logits mean. A predictor without `outputs` gives a pair one of its labels."""
+    return getattr(predictor, "outputs", None) or Outputs(predictor.labels)
 
 
 class ComparedModel(NamedTuple):
@@ -165,13 +171,18 @@ def evaluate(
 
 
 def check_labelled_rows(
-    file: PairFile, labels: Sequence[str], skip_bad_rows: bool = False, label_names: Mapping[str, str] | None = None
+    file: PairFile,
+    labels: Sequence[str],
+    skip_bad_rows: bool = False,
+    label_names: Mapping[str, str] | None = None,
+    problem_type: ProblemType = "single_label_classification",
 ) -> tuple[LabelledPairs, int | None]:
     """The labelled rows of a file, and their number (None for a pipe). Raises InputError as `evaluate` does.
 
     Unless it is a pipe, the file is read once for this, so that an error in its last row is found before the scoring.
     """
-    pairs = read_labelled(file, labels, skip_bad_rows=skip_bad_rows, label_names=label_names)
+    options: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "label_names": label_names}
+    pairs = read_labelled(file, labels, problem_type=problem_type, **options)
     if not Path(file.path).is_file():
         return pairs, None
     return pairs, sum(1 for _ in pairs)
@@ -179,8 +190,9 @@ def check_labelled_rows(
 
 def logits_in_batches(
     predictor: Predictor, pairs: LabelledPairs, batch: int = BATCH
-) -> Iterator[tuple[list[LabelledPair], NDArray[np.float32], NDArray[np.int64]]]:
-    """Score the pairs in order, `batch` at a time. Yields pairs, logits `[pairs, labels]`, gold labels `[pairs]`.
+) -> Iterator[tuple[list[LabelledPair], NDArray[np.float32], NDArray[Any]]]:
+    """Score the pairs in order, `batch` at a time. Yields pairs, logits `[pairs, labels]`, and gold labels: indices
+    `[pairs]`, or for another problem type than one label for each pair numbers `[pairs, outputs]`.
 
     Raises RunError if a score is not a finite number.
     """
@@ -194,4 +206,5 @@ def logits_in_batches(
                 found=", ".join(map(str, logits[finite.argmin()].tolist())),
                 do="check the training loss, or score in fp32",
             )
-        yield rows, logits, np.array([pair.label for pair in rows], np.int64)
+        kind = np.float64 if isinstance(rows[0].label, tuple) else np.int64
+        yield rows, logits, np.array([pair.label for pair in rows], kind)

@@ -15,7 +15,7 @@ from bertnli.data.labelled import LabelledPair
 from bertnli.evaluation.metrics import Floats, log_softmax
 
 EXAMPLES = 10  # number of right ones, and of wrong ones
-_SHOWN = 400  # characters of a sentence that an example keeps
+SHOWN = 400  # characters of a sentence that an example keeps
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def example_prediction(
     """predicted: index of the label. log_probabilities: `[labels]`."""
     return ExamplePrediction(
         row=pair.number,
-        premise=shortened(pair.premise, _SHOWN),
-        hypothesis=shortened(pair.hypothesis, _SHOWN),
+        premise=shortened(pair.premise, SHOWN),
+        hypothesis=shortened(pair.hypothesis, SHOWN),
         gold=labels[pair.label],
         predicted=labels[predicted],
         probabilities=dict(zip(labels, np.exp(log_probabilities).tolist(), strict=True)),

@@ -76,6 +76,16 @@ class ClassificationMetrics:
         return float(self.confusion.trace()) / self.rows if self.rows else math.nan
 
     @property
+    def main(self) -> tuple[str, float]:
+        """The figure by which models are compared, and its name."""
+        return "accuracy", self.accuracy
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the evaluation of a run records, beside the loss."""
+        return {"accuracy": self.accuracy}
+
+    @property
     def accuracy_interval(self) -> tuple[float, float]:
         """95% interval (see `wilson`)."""
         return wilson(int(self.confusion.trace()), self.rows)

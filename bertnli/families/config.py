@@ -88,6 +88,7 @@ class ModelConfig:
     distinct_blocks: blocks with weights of their own; None: all. Fewer are each used several times (ALBERT).
     pre_norm: the norms are before attention and feed-forward network, and one at the end; and the feed-forward network
         has a gate (GeGLU, Shazeer 2020). Otherwise the blocks are BERT's.
+    dropout_after_feed_forward: hidden_dropout is not only after attention (ALBERT: there alone).
     attention_bias, intermediate_bias, norm_bias: whether the layers have biases.
     initializer_range: standard deviation of the weights of a new pooler or classifier; None: torch's own
         initialisation, as in the book.
@@ -115,6 +116,7 @@ class ModelConfig:
     attention_bias: bool = True
     intermediate_bias: bool = True
     norm_bias: bool = True
+    dropout_after_feed_forward: bool = True
     activation: str = "gelu"
     layer_norm_eps: float = 1e-12
     embedding_norm: bool = True

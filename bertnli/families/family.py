@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bertnli.data.outputs import Outputs
 from bertnli.families.config import ACTIVATIONS, ModelConfig
 
-# Keys of config.json with the meaning and the name of a field of ModelConfig. (An absent problem_type has a meaning.)
-_OURS = {field.name for field in fields(ModelConfig)} - {"problem_type"}
+# Keys of config.json with the meaning and the name of a field of ModelConfig. (data/output_config.py reads the others.)
+_OURS = {field.name for field in fields(ModelConfig)}
 
 Activation = Literal[ACTIVATIONS]  # type: ignore[valid-type]
 
@@ -42,13 +43,13 @@ class FolderConfig(BaseModel):
     auto_map: dict[str, Any] | None = None
     transformers_weights: None = None
     quantization_config: None = None
-    problem_type: Literal["single_label_classification", None] = None
     is_decoder: Literal[False] = False
     add_cross_attention: Literal[False] = False
 
-    def to_ours(self, labels: tuple[str, ...]) -> ModelConfig:
+    def to_ours(self, outputs: Outputs) -> ModelConfig:
         same = {name: getattr(self, name) for name in type(self).model_fields if name in _OURS}
-        return ModelConfig(family=self.family, labels=labels, **(same | self.derived()))
+        meaning = {"problem_type": outputs.problem_type, "output_activation": outputs.activation}
+        return ModelConfig(family=self.family, labels=outputs.names, **(same | self.derived() | meaning))
 
     def derived(self) -> dict[str, Any]:
         """ModelConfig's fields that are not keys of config.json, or not with the same value."""

@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from bertnli.common.errors import InputError
+from bertnli.data import output_config
 from bertnli.data.tokenizer import PairTokenizer
+from bertnli.families import others
 from bertnli.families.config import ModelConfig
 from bertnli.families.family import Family, FolderConfig
 from bertnli.families.table import BY_MODEL_TYPE, FAMILIES
@@ -20,33 +22,21 @@ _UNSUPPORTED = {  # key of config.json: what to do about a value that other mode
     "position_embedding_type": "choose a checkpoint with BERT's own learned positions",
     "is_decoder": "choose a checkpoint that is an encoder, as BERT is",
     "add_cross_attention": "choose a checkpoint that is an encoder, as BERT is",
-    "problem_type": "choose a classifier that gives a pair one of several labels",
+    "inner_group_num": "choose a checkpoint whose groups of layers have one layer each, as ALBERT's own",
+    "relative_attention_num_buckets": "choose a checkpoint with MPNet's own 32 buckets",
 }
 
 
 def family_of(content: Mapping[str, Any], where: str) -> Family:
-    """The family of a model, by its model_type. Raises InputError that names `where` if it is not in the table."""
-    model_type = content.get("model_type")
-    if isinstance(model_type, str) and model_type in BY_MODEL_TYPE:
-        return BY_MODEL_TYPE[model_type]
-    if "model_type" not in content:
-        raise InputError(
-            f"{where}: key model_type is missing",
-            expected="a BERT model's config.json",
-            do='if it is a BERT model, add "model_type": "bert"',
-        )
-    raise InputError(
-        f"{where}: key model_type",
-        found=repr(model_type)[:80],
-        expected=" or ".join(repr(known) for known in BY_MODEL_TYPE),
-        do="choose a checkpoint of one of these architectures",
-    )
+    """The family of a model, by its model_type. Raises InputError that names `where` if it has none that runs."""
+    others.check(content, where)
+    return BY_MODEL_TYPE[content["model_type"]]
 
 
 def parse(content: Any, where: str) -> FolderConfig:
     """Raises InputError that names `where`, the key, and what to do, if bertnli cannot run such a model."""
     if not isinstance(content, Mapping):
-        raise InputError(where, found=repr(content)[:80], expected="a map with the keys of a BERT model")
+        raise InputError(where, found=f"a JSON {type(content).__name__}", expected="a map, as transformers writes it")
     family = family_of(content, where)  # another architecture has other keys, so it is reported before them
     try:
         parsed = family.schema.model_validate(content)
@@ -81,14 +71,6 @@ def _check_class(parsed: FolderConfig, family: Family, where: str) -> None:
             expected="a sequence classifier or an encoder",
             do=f"choose a checkpoint of {family.classifiers[0]}{encoder}",
         )
-    code = {name: where for name, where in (parsed.auto_map or {}).items() if name.startswith("AutoModel")}
-    if code:
-        raise InputError(
-            f"{where}: key auto_map",
-            found=f"a model with code of its own, {code}"[:160],
-            expected="a model that transformers' own BERT runs",
-            do="choose another model, because bertnli runs no code from a model's folder",
-        )
 
 
 def folder_config(config: ModelConfig, tokenizer: PairTokenizer) -> dict[str, Any]:
@@ -100,7 +82,6 @@ def folder_config(config: ModelConfig, tokenizer: PairTokenizer) -> dict[str, An
         "pad_token_id": tokenizer.pad_id,
         **family.schema.of(config),
         "torch_dtype": "float32",
-        "id2label": {str(index): name for index, name in enumerate(config.labels)},
-        "label2id": {name: index for index, name in enumerate(config.labels)},
+        **output_config.entries(config.outputs),
         "bertnli": asdict(tokenizer.settings),
     }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from bertnli.families.albert import ALBERT
 from bertnli.families.bert import BERT
 from bertnli.families.d2l import D2L
+from bertnli.families.deberta import DEBERTA
 from bertnli.families.family import Family
 from bertnli.families.modernbert import MODERNBERT
+from bertnli.families.mpnet import MPNET
 from bertnli.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, D2L, ROBERTA, XLM_ROBERTA, CAMEMBERT, MODERNBERT)
+    family.name: family for family in (BERT, D2L, ROBERTA, XLM_ROBERTA, CAMEMBERT, DEBERTA, MODERNBERT, MPNET, ALBERT)
 }
 
 BY_MODEL_TYPE: dict[str, Family] = {

@@ -1,6 +1,7 @@
 """The cache folder of fetched data sets and models: where each one is, whether it is complete, locks and receipts.
 
-`datasets/NAME/`, `models/NAME/` and `hub/ORG/NAME/` each contain the files of an entry and a `receipt.json`.
+`datasets/NAME/`, `models/NAME/` and `hub/ORG/NAME/` each contain the files of an entry and a `receipt.json`; a model at
+a revision that the user gave is in `hub/ORG/NAME@REVISION/`.
 `downloads/` contains archives and incomplete `.part` files; `locks/` contains one lock file for each name.
 """
 
@@ -14,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import cache_dir, digest, new_folder, sync
@@ -33,7 +35,8 @@ def downloads_dir() -> Path:
 def folder_of(entry: Entry) -> Path:
     if entry.name in CATALOG:
         return cache_dir() / f"{entry.kind}s" / entry.name
-    return cache_dir() / "hub" / entry.name
+    repo, at, revision = entry.name.partition("@")
+    return cache_dir() / "hub" / f"{repo}{at}{quote(revision, safe='')}"  # a branch's name may have slashes
 
 
 def is_complete(entry: Entry) -> bool:
@@ -64,8 +67,15 @@ def lock(name: str) -> Iterator[None]:
         yield
 
 
-def write_receipt(entry: Entry, folder: Path, source: str) -> None:
-    """Write receipt.json about the files in `folder`, which have just been verified. source: where they came from."""
+class Origin(NamedTuple):
+    """Where the files of an entry came from, in words, and their commit if it was the model hub."""
+
+    source: str
+    revision: str | None = None
+
+
+def write_receipt(entry: Entry, folder: Path, origin: Origin) -> None:
+    """Write receipt.json about the files in `folder`, which have just been verified."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.iterdir()):
         files[path.name] = {"size": path.stat().st_size, "sha256": digest(path)}
@@ -75,7 +85,8 @@ def write_receipt(entry: Entry, folder: Path, source: str) -> None:
     receipt = {
         "name": entry.name,
         "kind": entry.kind,
-        "source": source,
+        "source": origin.source,
+        "revision": origin.revision,
         "licence": entry.licence,
         "verified_by": entry.verified_by,
         "disclosure": entry.disclosure,
@@ -83,6 +94,33 @@ def write_receipt(entry: Entry, folder: Path, source: str) -> None:
         "files": files,
     }
     (folder / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+
+
+def commit_of(folder: Path, sha256: str) -> str | None:
+    """The commit on the model hub that a fetched folder, or a copy of one, is from; None if it is not known.
+
+    sha256: of the weights that are there now; other weights than those that were fetched have no commit.
+    """
+    try:
+        receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
+        revision, files = receipt["revision"], receipt["files"]
+        weights = [name for name in files if name.endswith((".safetensors", ".bin"))]
+        same = files[weights[0]]["sha256"] == sha256 if len(weights) == 1 else False
+        same = same or all(_is_as_recorded(folder / name, files[name]) for name in weights)  # several, or another note
+        return revision if same and weights and isinstance(revision, str) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # as in is_complete
+        return None
+
+
+def kept_files(sha256: str) -> Iterator[Path]:
+    """Files of models in the cache that had this checksum when they were fetched."""
+    for receipt in (*cache_dir().glob(f"models/*/{RECEIPT}"), *cache_dir().glob(f"hub/*/*/{RECEIPT}")):
+        try:
+            files = json.loads(receipt.read_text(encoding="utf-8"))["files"]
+            names = [name for name, file in files.items() if file["sha256"] == sha256]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # as in is_complete
+            continue
+        yield from (path for name in names if (path := receipt.parent / name).is_file())
 
 
 def copy_to(path: Path, to: Path) -> Path:

@@ -332,24 +332,31 @@ SUITES = {
     )
 }
 
-# "org/name". Paths such as ./runs, runs/a/b and .. do not match: a part neither starts nor ends with a dot.
-_HUB_ID = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?/[A-Za-z0-9](?:[\w.-]*\w)?", re.ASCII)
+# "org/name" or "org/name@revision". Paths such as ./runs, runs/a/b and .. do not match: a part neither starts nor ends
+# with a dot. A revision is the name of a branch or tag, which may contain slashes (refs/pr/1), or a commit.
+_HUB_ID = re.compile(
+    r"([A-Za-z0-9](?:[\w.-]*\w)?/[A-Za-z0-9](?:[\w.-]*\w)?)(?:@(\w(?:(?!\.\.|//)[\w./+-])*(?<![./])))?", re.ASCII
+)
+
+
+def hub_model(name: str) -> HubModel | None:
+    """The model that a hub id names (`org/name` or `org/name@revision`); None for any other text."""
+    matched = _HUB_ID.fullmatch(name)
+    return HubModel(matched[1], matched[2]) if matched else None
 
 
 def lookup(name: str) -> Entry | None:
     """The entry of a catalogue name or of a hub id (`org/name`, always a model); None for any other text.
 
-    The hub id of a catalogue entry's source has the licence, checksums and disclosure of that entry.
+    The hub id of a catalogue entry's source has the licence, checksums and disclosure of that entry. With a revision it
+    has no checksums, because they are those of the main branch.
     """
     if name in CATALOG:
         return CATALOG[name]
-    if not _HUB_ID.fullmatch(name):
+    source = hub_model(name)
+    if source is None:
         return None
-    source = HubModel(name)
-    for entry in CATALOG.values():
-        if source in entry.sources:
-            return replace(entry, name=name, sources=(source,))
-    return Entry(
+    on_the_hub = Entry(
         name=name,
         kind="model",
         about="a model on the model hub",
@@ -359,6 +366,12 @@ def lookup(name: str) -> Entry | None:
         files={"config.json": None},
         sources=(source,),
     )
+    for entry in CATALOG.values():
+        if HubModel(source.repo) in entry.sources:
+            if source.revision is None:
+                return replace(entry, name=name, sources=(source,))
+            return replace(on_the_hub, about=entry.about, licence=entry.licence, disclosure=entry.disclosure)
+    return on_the_hub
 
 
 def lookup_unless_path(name_or_path: str, kind: Kind | None = None) -> Entry | None:

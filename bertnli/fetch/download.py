@@ -30,6 +30,7 @@ CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 30.0  # a connection that sends no byte for so long counts as broken
 FRUITLESS_TRIES = 5  # give a URL up after so many tries in a row without progress; after two if it never answered
 FIRST_PAUSE = 0.5  # seconds before the next try; doubled each time
+LONGEST_WAIT = 60.0  # seconds; a server that asks for a longer pause (Retry-After) is given up
 WORTHWHILE = 65_536  # a broken try counts as progress if it adds so many bytes
 
 _TLS_FILES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
@@ -120,10 +121,11 @@ def download(
     size: int | None = None,
     checksum: str | None = None,
     client: httpx2.Client | None = None,
+    shown: bool = True,
 ) -> None:
     """Download `url` to `target`, continuing a `.part` file of an earlier call.
 
-    limit: the maximum number of bytes to accept. size, checksum: of the file, if known.
+    limit: the maximum number of bytes to accept. size, checksum: of the file, if known. shown: show the progress.
     Raises SourceError if the URL does not give that file, OSError if it cannot be written. The `.part` file stays if
     another try can continue it; it is deleted if its bytes are wrong.
     """
@@ -131,7 +133,7 @@ def download(
     last = False
     with nullcontext(client) if client else new_client() as session:
         while True:
-            in_pieces = _transfer(session, url, part, limit, size)
+            in_pieces = _transfer(session, url, part, limit, size, shown)
             try:
                 if checksum is not None:
                     check(part.file, checksum)
@@ -203,21 +205,26 @@ class _Part:
 
 
 class _BrokenOffError(Exception):
-    """This try failed; another one may succeed."""
+    """This try failed; another one may succeed, after `wait` seconds if the server asks for them."""
+
+    def __init__(self, reason: str, wait: float = 0.0):
+        super().__init__(reason)
+        self.wait = wait
 
 
 class _UnreachableError(_BrokenOffError):
     """There was no answer."""
 
 
-def _transfer(client: httpx2.Client, url: str, part: _Part, limit: int, size: int | None) -> bool:
+def _transfer(client: httpx2.Client, url: str, part: _Part, limit: int, size: int | None, shown: bool) -> bool:
     """Complete the `.part` file. Returns True if its bytes are from more than one response."""
     note = part.note()
     if note is None or part.size() > min(limit, note.size or limit):
         part.drop()
     furthest, fruitless = part.size(), 0
     name = redact(url).rpartition("/")[2] or redact(url)
-    with progress(f"fetching {name}:", start=furthest, in_bytes=True) as report:
+    showing = progress(f"fetching {name}:", start=furthest, in_bytes=True) if shown else nullcontext(_unseen)
+    with showing as report:
         while True:
             try:
                 return _receive(client, url, part, limit, size, report)
@@ -228,7 +235,11 @@ def _transfer(client: httpx2.Client, url: str, part: _Part, limit: int, size: in
                 if fruitless >= (2 if isinstance(error, _UnreachableError) and not reached else FRUITLESS_TRIES):
                     kept = f"; {megabytes(reached)} are kept for the next try" if reached else ""
                     raise SourceError(f"{error}{kept}") from error
-                time.sleep(FIRST_PAUSE * 2 ** max(fruitless - 1, 0))
+                time.sleep(max(error.wait, FIRST_PAUSE * 2 ** max(fruitless - 1, 0)))
+
+
+def _unseen(done: int, note: str = "", total: int | None = None) -> None:
+    """The progress of a file that is too small to show it."""
 
 
 def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int | None, report: Update) -> bool:
@@ -264,7 +275,7 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
                     have = 0
                     part.drop()
                 case status if status in (408, 429) or status >= 500:
-                    raise _BrokenOffError(f"HTTP {status} {response.reason_phrase}")
+                    raise _BrokenOffError(f"HTTP {status} {response.reason_phrase}", _asked_pause(response))
                 case status:
                     raise SourceError(f"HTTP {status} {response.reason_phrase}")
             if size is not None and offered.size is not None and offered.size != size:
@@ -293,6 +304,18 @@ def _receive(client: httpx2.Client, url: str, part: _Part, limit: int, size: int
         raise SourceError(f"{type(error).__name__}: {error}") from error
     except httpx2.HTTPError as error:
         raise _BrokenOffError(f"the connection broke ({str(error) or type(error).__name__})") from error
+
+
+def _asked_pause(response: httpx2.Response) -> float:
+    """Seconds that the server asks to wait (RFC 9110, section 10.2.3; of the two forms the number), 0 if it does not.
+
+    Raises SourceError for more than LONGEST_WAIT.
+    """
+    asked = response.headers.get("retry-after", "")
+    seconds = float(asked) if asked.isdecimal() else 0.0
+    if seconds > LONGEST_WAIT:
+        raise SourceError(f"HTTP {response.status_code} {response.reason_phrase}: try again in {seconds:,.0f} s")
+    return seconds
 
 
 def _whole_size(response: httpx2.Response) -> int | None:

@@ -15,8 +15,15 @@ class SourceError(Exception):
     """One source failed to give the entry's files, for the reason in the text. The next source is tried."""
 
 
-class NoSuchModelError(SourceError):
-    """The model hub answered that it does not have the model."""
+class HubAnswerError(SourceError):
+    """The model hub answered, and would give the same answer again: no such model, no access, …
+
+    found, do: the parts of an error message.
+    """
+
+    def __init__(self, found: str, do: str | None = None):
+        super().__init__(found if do is None else f"{found}; {do}")
+        self.found, self.do = found, do
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,15 @@ class HubModel:
     """A model repository on the model hub."""
 
     repo: str
+    revision: str | None = None  # a branch, a tag or a commit; None: the main branch
+
+    @property
+    def name(self) -> str:
+        """As users write it: `org/name`, or `org/name@revision`."""
+        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
 
     def __str__(self) -> str:
-        return f"model hub, {self.repo}"
+        return f"model hub, {self.name}"
 
 
 Source = Unpacked | AsItIs | HubModel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,11 @@ from urllib.parse import unquote
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import cache_dir, check_kinds, digest, existing_path, new_folder
 from bertnli.common.progress import megabytes, say
-from bertnli.fetch.cache import copy_to, downloads_dir, folder_of, is_complete, lock, write_receipt
+from bertnli.fetch.cache import Origin, copy_to, downloads_dir, folder_of, is_complete, lock, write_receipt
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
 from bertnli.fetch.download import check, download, redact
-from bertnli.fetch.entry import Archive, AsItIs, Entry, HubModel, Kind, NoSuchModelError, Source, SourceError, Unpacked
-from bertnli.fetch.model_hub import copy_model, download_model
+from bertnli.fetch.entry import Archive, AsItIs, Entry, HubAnswerError, HubModel, Kind, Source, SourceError, Unpacked
+from bertnli.fetch.model_hub import ParseConfig, copy_model, download_model
 from bertnli.fetch.package_index import download_archive
 from bertnli.fetch.unpack import unpack
 
@@ -31,17 +32,18 @@ class NotFetchedError(RunError):
         self.reason = reason
 
 
-def resolve(name_or_path: str, kind: Kind) -> Path:
+def resolve(name_or_path: str, kind: Kind, parse_config: ParseConfig | None = None) -> Path:
     """The path itself if it exists; otherwise the path of the data set or model of that name, which is fetched.
 
-    A name is one of the catalogue, or a model's hub id (`org/name`). Raises InputError that lists similar names for an
-    unknown one, RunError if all its sources fail.
+    A name is one of the catalogue, or a model's hub id (`org/name` or `org/name@revision`). parse_config: as for
+    `fetch`. Raises InputError that lists similar names for an unknown one, and for a model that cannot run; RunError if
+    all its sources fail.
     """
     path = existing_path(name_or_path)
     if path is not None:
         return path
     check_name(name_or_path, kind)
-    return fetch(name_or_path)
+    return fetch(name_or_path, parse_config=parse_config)
 
 
 def check_name(name_or_path: str, kind: Kind) -> None:
@@ -52,7 +54,7 @@ def check_name(name_or_path: str, kind: Kind) -> None:
     entry = lookup(name)
     if existing_path(name) is None and (entry is None or entry.kind != kind):
         found = f"the name of a {entry.kind}" if entry else "neither an existing path nor a known name"
-        raise InputError(f"{kind} {name!r}", found=found, expected=f"a path, {_names(name, kind)}")
+        raise InputError(f"{kind} {name!r}", found=found, expected=f"a path, {_names(name, kind)}", do=_hub_id(name))
 
 
 class ResolvedModel(NamedTuple):
@@ -62,13 +64,13 @@ class ResolvedModel(NamedTuple):
     arch: str | None
 
 
-def resolve_model(name_or_path: str) -> ResolvedModel:
+def resolve_model(name_or_path: str, parse_config: ParseConfig) -> ResolvedModel:
     """As `resolve` for a model, with what the catalogue knows of its architecture: what `pretrained.load` takes.
 
     Also raises InputError if its folder has a pipe or a device in place of a file.
     """
     entry = CATALOG.get(name_or_path)
-    path = resolve(name_or_path, "model")
+    path = resolve(name_or_path, "model", parse_config)
     if path.is_dir():
         check_kinds(path)
     return ResolvedModel(path, entry.arch if entry else None)
@@ -83,17 +85,20 @@ def resolve_data(name_or_path: str) -> str:
     return f"{resolve(file, 'dataset')}{mark}{member}"
 
 
-def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Path:
+def fetch(
+    name: str, *, to: Path | None = None, source: str | None = None, parse_config: ParseConfig | None = None
+) -> Path:
     """The path of a data set's file or of a model's folder, fetched if the cache does not have it.
 
     name: of the catalogue, or a model's hub id. to: copy it into this folder too, and return the path of the copy.
     source: a file, folder or URL (`--from`) instead of the catalogue's sources; it is verified in the same way.
-    Raises InputError for an unknown name, an unusable `to` or `source`, or a cache that cannot be written; RunError if
-    all sources fail or the disk is full. An incomplete file or folder never has the final name.
+    parse_config: checks a hub model's config.json (families/folder_config.py), before its weights come.
+    Raises InputError for an unknown name, a model that cannot run, an unusable `to` or `source`, or a cache that cannot
+    be written; RunError if all sources fail or the disk is full. An incomplete file or folder never has the final name.
     """
     entry = lookup(name)
     if entry is None:
-        raise InputError(f"fetch {name!r}", found="an unknown name", expected=_names(name))
+        raise InputError(f"fetch {name!r}", found="an unknown name", expected=_names(name), do=_hub_id(name))
     try:
         if to is not None and to.exists() and not to.is_dir():
             raise InputError(f"--to {to}", found="a file", expected="a folder, or a path for a new one")
@@ -106,7 +111,10 @@ def fetch(name: str, *, to: Path | None = None, source: str | None = None) -> Pa
                     if folder_of(entry).exists():
                         say(f"{name}: {folder_of(entry)} is damaged or out of date; it is fetched again")
                     with new_folder(folder_of(entry), replace=True) as folder:
-                        origin = _from_given(entry, source, folder) if source else _from_sources(entry, folder)
+                        if source is not None:
+                            origin = Origin(_from_given(entry, source, folder))
+                        else:
+                            origin = _from_sources(entry, folder, parse_config)
                         write_receipt(entry, folder, origin)
                     _delete_unneeded_archives(entry)
         path = folder_of(entry) if entry.kind == "model" else folder_of(entry) / next(iter(entry.files))
@@ -126,6 +134,20 @@ def _names(name: str, kind: Kind | None = None) -> str:
     known = [entry.name for entry in CATALOG.values() if kind in (None, entry.kind)]
     hub = "" if kind == "dataset" else ", or a model's hub id (org/name)"
     return (f"perhaps {' or '.join(close)}" if close else f"one of {', '.join(known)}") + hub
+
+
+def _hub_id(name: str) -> str | None:
+    """What to do if the name is the address of a model's page on the hub, or a catalogue name with a revision."""
+    page = re.match(
+        r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)([^/?#]+/[^/?#]+)(?:/tree/([^?#]+))?", name
+    )
+    if page:
+        return f"give its hub id: {page[1]}{f'@{page[2]}' if page[2] else ''}"
+    known, at, revision = name.partition("@")
+    repos = (
+        [source.repo for source in CATALOG[known].sources if isinstance(source, HubModel)] if known in CATALOG else []
+    )
+    return f"give its hub id: {repos[0]}@{revision}" if at and repos else None
 
 
 def _disk_error(entry: Entry, error: OSError, to: Path | None = None) -> InputError | RunError:
@@ -150,27 +172,24 @@ def _disk_error(entry: Entry, error: OSError, to: Path | None = None) -> InputEr
 # From the catalogue's sources
 
 
-def _from_sources(entry: Entry, folder: Path) -> str:
+def _from_sources(entry: Entry, folder: Path, parse_config: ParseConfig | None) -> Origin:
     """Fill `folder` from the first source that works. Sources whose archive is already downloaded are tried first.
 
-    Returns where the files came from. Raises RunError that lists all sources and why each failed.
+    Returns where the files came from. Raises RunError that lists all sources and why each failed, InputError for a hub
+    id if the hub's answer would be the same the next time.
     """
     failures = []
     for source in sorted(entry.sources, key=lambda source: not _is_downloaded(source)):
         try:
-            origin = _from_source(source, folder)
+            origin = _from_source(source, folder, parse_config)
             _verify(entry, folder)
             return origin
         except SourceError as error:
+            if entry.name not in CATALOG and isinstance(error, HubAnswerError):
+                raise InputError(f"model {entry.name!r}", found=error.found, do=error.do) from error
             say(f"{entry.name}: {source}: {error}")
             failures.append((source, error))
             _empty(folder)
-    if entry.name not in CATALOG and all(isinstance(error, NoSuchModelError) for _, error in failures):
-        raise InputError(
-            f"model {entry.name!r}",
-            found="neither an existing path nor a model on the hub",
-            expected=_names(entry.name),
-        )
     files = " or ".join(dict.fromkeys(archive.filename for archive in entry.archives))
     raise NotFetchedError(
         f"{entry.name}: all sources failed:",
@@ -190,13 +209,14 @@ def _is_downloaded(source: Source) -> bool:
     return (downloads_dir() / source.archive.filename).exists()
 
 
-def _from_source(source: Source, folder: Path) -> str:
+def _from_source(source: Source, folder: Path, parse_config: ParseConfig | None) -> Origin:
     if isinstance(source, HubModel):
-        return f"{source} at {download_model(source.repo, folder)}"
+        commit = download_model(source, folder, parse_config)
+        return Origin(f"{source} at {commit}", commit)
     with lock(source.archive.filename):
         target, origin = _download(source.archive)
         _extract(source, target, folder)
-    return origin
+    return Origin(origin)
 
 
 def _extract(source: Unpacked | AsItIs, path: Path, folder: Path) -> None:

@@ -55,6 +55,9 @@ class Layout(Protocol):
     positions: Tensor
     """Position of each token in its pair, counted from 0; broadcasts to the leading axes of `input_ids`."""
 
+    longest: int
+    """Tokens of the longest pair, or more."""
+
     def attend(self, qkv: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) within each pair.
 
@@ -84,7 +87,7 @@ class Padded:
     """Pairs as rows, padded to one length: `input_ids` is `[pairs, length]`, `mask` is true at real tokens."""
 
     def __init__(self, mask: Tensor):
-        length = mask.shape[1]
+        self.longest = length = mask.shape[1]
         self.positions = torch.arange(length, device=mask.device)
         # Expanded to (pairs, 1, length, length): ONNX Runtime's Attention refuses a mask that needs broadcasting.
         self.mask = mask.bool()[:, None, None, :].expand(-1, 1, length, -1)
@@ -120,7 +123,7 @@ class Padded:
         mask = self.mask[:, :, : query.shape[2]]
         if rule.window is not None:
             mask = _in_window(mask, query.shape[2], rule.window)
-        return mask if rule.bias is None else rule.bias(query, key).masked_fill(~mask, -torch.inf)
+        return mask if rule.bias is None else rule.bias(query, key).to(query.dtype).masked_fill(~mask, -torch.inf)
 
     def _mix_in_parts(self, query: Tensor, key: Tensor, value: Tensor, dropout: float, rule: ScoreRule) -> Tensor:
         """`mix` with a window: _QUERIES queries at a time, with the keys that they reach. Time and memory grow with the
@@ -169,7 +172,7 @@ class Packed:
         starts = cu_seqlens[:-1].repeat_interleave(sizes)
         self.positions = copy_async(torch.arange(int(cu_seqlens[-1])) - starts, device)
         self.cu_seqlens = copy_async(cu_seqlens.int(), device)
-        self.max_seqlen = max(lengths)
+        self.max_seqlen = self.longest = max(lengths)
         self._sizes, self._device = sizes, device
         self.buckets = _buckets(lengths) if torch.device(device).type == "cpu" else []
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import PLAIN, Layout, ScoreRule
+from bertnli.model.disentangled import PositionTerms
 from bertnli.model.dropout import Dropout
 from bertnli.model.rotary import Rotation, rotate
 
@@ -31,8 +32,12 @@ def norm(config: ModelConfig, size: int | None = None) -> nn.LayerNorm:
 class Projections(nn.Linear):
     """Query, key and value in one product."""
 
-    def forward(self, hidden: Tensor, first: Tensor | None = None) -> Any:
-        """Of `hidden`; with `first`, a tuple: the queries of `first` alone, and keys and values of `hidden`."""
+    def forward(self, hidden: Tensor, first: Tensor | None = None, values: bool = True) -> Any:
+        """Of `hidden`; with `first`, a tuple: the queries of `first` alone, and keys and values of `hidden`. `values`:
+        False leaves the values out."""
+        if not values:
+            size = 2 * self.in_features
+            return F.linear(hidden, self.weight[:size], None if self.bias is None else self.bias[:size])
         if first is None:
             return super().forward(hidden)
         sizes = [self.in_features, 2 * self.in_features]
@@ -51,6 +56,7 @@ class SelfAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.qkv = Projections(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+        self.positions = None if config.disentangled is None else PositionTerms(config)
 
     def forward(self, hidden: Tensor, layout: Layout, first: Tensor | None = None, relative: Any = None) -> Tensor:
         """Attention of every token; with `first`, the hidden states of the pairs' first tokens, of these alone.
@@ -76,7 +82,11 @@ class SelfAttention(nn.Module):
         return parts
 
     def rule(self, relative: Any) -> ScoreRule:
-        return PLAIN
+        if relative is None:
+            return PLAIN
+        if self.positions is not None:
+            return self.positions.rule(relative, self.qkv)
+        return ScoreRule(bias=lambda query, key: relative[:, :, : query.shape[2], : key.shape[2]])
 
 
 class RotaryAttention(SelfAttention):
@@ -109,14 +119,15 @@ class Block(nn.Module):
         self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
         self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_norm = norm(config)
-        self.dropout = Dropout(config.hidden_dropout)
+        self.attention_dropout = Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout if config.dropout_after_feed_forward else 0.0)
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, hidden: Tensor, layout: Layout, only_first: bool = False, relative: Any = None) -> Tensor:
         """`only_first`: return `[pairs, hidden_size]`, for each pair's first token; nothing else is computed."""
         first = layout.first(hidden) if only_first else None
         attended = self.attention(hidden, layout, first, relative)
-        hidden = self.attention_norm((hidden if first is None else first) + self.dropout(attended))
+        hidden = self.attention_norm((hidden if first is None else first) + self.attention_dropout(attended))
         return self.output_norm(hidden + self.dropout(self.contract(self.activation(self.expand(hidden)))))
 
 

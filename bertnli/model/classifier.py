@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Layout
 from bertnli.model.blocks import ACTIVATIONS, Block, PreNormBlock, norm
+from bertnli.model.disentangled import RelativePositions
 from bertnli.model.dropout import Dropout
+from bertnli.model.relative_bias import SharedBias
 from bertnli.model.rotary import Rotations
 
 
@@ -51,7 +53,11 @@ class Embeddings(nn.Module):
 def shared_positions(config: ModelConfig) -> nn.Module | None:
     """What the blocks share of relative positions: a module whose output, for a layout, every block is given as
     `relative`."""
-    return None if config.rotary is None else Rotations(config)
+    if config.disentangled is not None:
+        return RelativePositions(config)
+    if config.rotary is not None:
+        return Rotations(config)
+    return None if config.relative_bias is None else SharedBias(config)
 
 
 class PairClassifier(nn.Module):
@@ -88,9 +94,12 @@ class PairClassifier(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def layers(self) -> list[Block | PreNormBlock]:
-        """The block of each layer, in their order; a block may serve several neighbouring layers."""
-        layers = self.config.num_layers
-        return [self.blocks[number * len(self.blocks) // layers] for number in range(layers)]  # type: ignore[misc]
+        """The block of each layer, in their order; a block may serve several neighbouring layers.
+
+        The division and its rounding are transformers' (ALBERT), for numbers of layers that are no multiple.
+        """
+        each = self.config.num_layers / len(self.blocks)
+        return [self.blocks[int(number / each)] for number in range(self.config.num_layers)]  # type: ignore[misc]
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, layout: Layout) -> Tensor:
         hidden = self.embeddings(input_ids, token_type_ids, layout.positions)

@@ -63,11 +63,7 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
     # In checkpoints converted from TensorFlow (bert-base-uncased) the norms' parameters are called gamma and beta.
     modern = {name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name) for name in tensors}
     modern = {name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new) for name, new in modern.items()}
-    found = {
-        name if modern[name] in tensors else modern[name]: tensor
-        for name, tensor in tensors.items()
-        if not FAMILIES[config.family].unused.fullmatch(name)
-    }
+    found = {name if modern[name] in tensors else modern[name]: tensor for name, tensor in tensors.items()}
     # A bare encoder (BertModel) has keys without the prefix.
     prefix = FAMILIES[config.family].prefix
     if any(name.startswith(prefix) for name in found):
@@ -76,6 +72,11 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
     with torch.device("meta"):
         ours = PairClassifier(config).state_dict()
     theirs = {name: [key.removeprefix(prefix) for key in _foreign_keys(name, config)] for name in ours}
+    read = {
+        key for keys in theirs.values() for key in keys
+    }  # a table of positions may be unused in some configurations
+    unused = FAMILIES[config.family].unused
+    found = {name: tensor for name, tensor in found.items() if name in read or not unused.fullmatch(name)}
     for head in FAMILIES[config.family].heads:
         names = [name for name in ours if name.startswith(f"{head}.")]
         if any(key in found for name in names for key in theirs[name]):

@@ -32,7 +32,7 @@ class TorchPredictor:
         self._batch_tokens = EVAL_BATCH_TOKENS[self.device.type]  # halved where the GPU is full
         self.model = model.to(self.device).eval()
         self.tokenizer, self.temperature = tokenizer, temperature
-        self.labels = model.config.labels
+        self.labels, self.outputs = model.config.labels, model.config.outputs
 
     @torch.inference_mode()
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:

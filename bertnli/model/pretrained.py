@@ -14,11 +14,14 @@ from torch import Tensor
 from bertnli.common import temperature as temperatures
 from bertnli.common.errors import InputError, RunError
 from bertnli.data import labels as label_orders
+from bertnli.data import output_config
+from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.data.tokenizer import DEFAULT_LENGTH, PairTokenizer
 from bertnli.families import folder_config
 from bertnli.families.config import ModelConfig
 from bertnli.families.d2l import D2L_ARCHITECTURES
 from bertnli.fetch import known_folders
+from bertnli.fetch.cache import commit_of
 from bertnli.model import keymaps, tensor_files, weight_files
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.keymaps import from_foreign, to_foreign
@@ -34,8 +37,9 @@ class Pretrained:
     state: our parameter names to fp32 tensors; a head that is not in the file is missing.
     sha256: of the weights file; what is made from the model records it.
     notes: how the files were read, where a user may have meant something else; for the user to see.
-    temperature: the logits are divided by it before the softmax (calibrate.py). It belongs to these weights, not to a
-    model that is trained from them.
+    temperature: the logits are divided by it before the softmax or sigmoid (calibrate.py). It belongs to these
+    weights, not to a model that is trained from them.
+    revision: the commit on the model hub that the weights are from, if they were fetched from there.
     """
 
     config: ModelConfig
@@ -44,6 +48,7 @@ class Pretrained:
     sha256: str
     temperature: float = 1.0
     notes: tuple[str, ...] = ()
+    revision: str | None = None
 
     @property
     def has_classifier(self) -> bool:
@@ -75,6 +80,7 @@ def load(
     arch: str | None = None,
     labels: Sequence[str] | None = None,
     new_classifier: bool = False,
+    problem_type: ProblemType | None = None,
     max_length: int | None = None,
     truncation: Truncation | None = None,
     hypothesis_only: bool | None = None,
@@ -83,7 +89,8 @@ def load(
 
     arch: `bert.small` or `bert.base`, for d2l weights. labels: names in the order of the model's outputs, if its files
     have none or placeholders. new_classifier: `labels` of another number take the place of the model's classifier, as a
-    start for training. max_length, truncation, hypothesis_only: default: the model's own. Raises InputError for
+    start for training. problem_type: a classifier with another meaning is left out, for the same reason.
+    max_length, truncation, hypothesis_only: default: the model's own. Raises InputError for
     anything missing, damaged, unsafe (a pickle that would run code), not finite or of another architecture.
     """
     files = open_files(path)
@@ -94,9 +101,9 @@ def load(
         if arch is not None:
             found = f"{path}/config.json, which has the sizes"
             raise InputError(f"--arch {arch}", found=found, do="remove --arch (in a run file: arch)")
-        return _load_hf(path, files, labels, new_classifier, settings)
+        return _load_hf(path, files, labels, new_classifier, problem_type, settings)
     if "vocab.json" in files:
-        return _load_d2l(path, files, arch, labels, new_classifier, settings)
+        return _load_d2l(path, files, arch, labels, new_classifier, problem_type, settings)
     raise InputError(
         f"{path}: not a model",
         found=", ".join(sorted(files)[:8]) or "nothing that belongs to one",
@@ -112,7 +119,10 @@ def missing_options(path: Path) -> set[str]:
     files = open_files(path)
     if "config.json" in files:
         where = f"{path}/config.json"
-        return {"labels"} if label_orders.unnamed(read_json(files, "config.json", path), where) else set()
+        content = read_json(files, "config.json", path)
+        if isinstance(content, dict) and output_config.count(content, where) == 1:  # a score has no labels
+            return set()
+        return {"labels"} if label_orders.unnamed(content, where) else set()
     return {"arch"} if "vocab.json" in files else set()
 
 
@@ -138,7 +148,12 @@ def save(model: PairClassifier, tokenizer: PairTokenizer, folder: Path, extra: M
 
 
 def _load_hf(
-    path: Path, files: Files, labels: Sequence[str] | None, new_classifier: bool, settings: Mapping[str, Any]
+    path: Path,
+    files: Files,
+    labels: Sequence[str] | None,
+    new_classifier: bool,
+    problem_type: ProblemType | None,
+    settings: Mapping[str, Any],
 ) -> Pretrained:
     where = f"{path}/config.json"
     content = read_json(files, "config.json", path)
@@ -146,18 +161,36 @@ def _load_hf(
     tokenizer = PairTokenizer.from_folder(path, **settings)  # before the weights, which are large
     weights = weight_files.read_hf(files, path)
     family = parsed.family
-    tensors, replaced = _kept(keymaps.plain_names(weights.tensors), family, labels if new_classifier else None)
+    tensors, replaced = _kept(
+        keymaps.plain_names(weights.tensors), family, labels if new_classifier else None, problem_type
+    )
     notes = [*weights.notes, *replaced]
     if keymaps.has_classifier(tensors, family):
-        names = label_orders.from_config(content, where, labels, keymaps.outputs(tensors, family))
-        notes += label_orders.other_order(content, names, where)
+        outputs, remarks = _outputs(path, files, content, labels, keymaps.outputs(tensors, family))
+        notes += remarks
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
-        names = label_orders.check_names(labels or new, "--labels")
-    config = parsed.to_ours(names)
+        outputs = Outputs(label_orders.check_names(labels or new, "--labels"))
+    config = parsed.to_ours(outputs)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
-    temperature = 1.0 if replaced else temperatures.of_config(content, where)
-    return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes))
+    has_meaning = outputs.activation != "identity"
+    temperature = 1.0 if replaced else temperatures.of_config(content, where, has_meaning=has_meaning)
+    revision = commit_of(path, weights.sha256)
+    return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes), revision)
+
+
+def _outputs(
+    path: Path, files: Files, content: Mapping[str, Any], labels: Sequence[str] | None, count: int | None
+) -> tuple[Outputs, tuple[str, ...]]:
+    """What a classifier's outputs mean, and notes of how that was read. count: of its weights, if they are known."""
+    where = f"{path}/config.json"
+    count = count or output_config.count(content, where)
+    others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
+    problem_type, activation, notes = output_config.meaning(content, count, where, others, str(path))
+    if problem_type == "regression":
+        return Outputs(output_config.check_score(content, where, labels), problem_type, activation), notes
+    names = label_orders.from_config(content, where, labels, count)
+    return Outputs(names, problem_type, activation), (*notes, *label_orders.other_order(content, names, where))
 
 
 def _load_d2l(
@@ -166,6 +199,7 @@ def _load_d2l(
     arch: str | None,
     labels: Sequence[str] | None,
     new_classifier: bool,
+    problem_type: ProblemType | None,
     settings: Mapping[str, Any],
 ) -> Pretrained:
     if arch is None:
@@ -180,7 +214,9 @@ def _load_d2l(
     if not isinstance(vocab, list):
         raise InputError(f"{path}/vocab.json", found=type(vocab).__name__, expected="a list of words, each at its id")
     weights = weight_files.read_d2l(files, path)
-    tensors, replaced = _kept(keymaps.plain_names(weights.tensors), "d2l", labels if new_classifier else None)
+    tensors, replaced = _kept(
+        keymaps.plain_names(weights.tensors), "d2l", labels if new_classifier else None, problem_type
+    )
     config = D2L_ARCHITECTURES[arch]
     positions = tensors.get("encoder.pos_embedding")
     config = replace(
@@ -203,10 +239,14 @@ def _load_d2l(
 
 
 def _kept(
-    tensors: Mapping[str, Tensor], family: str, new_labels: Sequence[str] | None
+    tensors: Mapping[str, Tensor], family: str, new_labels: Sequence[str] | None, problem_type: ProblemType | None
 ) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-    """The tensors without a classifier that has another number of outputs than the new labels, and a note of that."""
+    """The tensors without a classifier that has another number of outputs than the new labels, or that is not for
+    `problem_type`, and a note of that."""
     outputs = keymaps.outputs(tensors, family)
+    if outputs is not None and problem_type not in (None, "single_label_classification"):
+        note = f"the model's classifier is not for problem_type: {problem_type}, and is left out"
+        return keymaps.without_classifier(tensors, family), (note,)
     if new_labels is None or outputs is None or outputs == len(new_labels):
         return tensors, ()
     note = f"the model's classifier has {outputs} outputs: a new one takes its place, for {', '.join(new_labels)}"

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bertnli.data.labelled import RowsByLabel
+from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.fetch.catalog import lookup_unless_path
 from bertnli.fetch.entry import HubModel
-from bertnli.report import licences
+from bertnli.report import licences, number_lines
 from bertnli.report.licences import notes_about
 from bertnli.report.rendering import Json, templates, write_file
 
@@ -17,15 +18,27 @@ _HUB_LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "MI
 # By the first part of a catalogue name.
 _HUB_DATASETS = {"snli": "stanfordnlp/snli", "mnli": "nyu-mll/multi_nli", "anli": "facebook/anli"}
 
+_METRICS: dict[ProblemType, list[str]] = {  # the hub's names
+    "single_label_classification": ["accuracy", "f1"],
+    "multi_label_classification": ["f1"],
+    "regression": ["pearsonr", "spearmanr"],
+}
+_FIGURES: dict[ProblemType, tuple[tuple[str, str, str], ...]] = {  # the hub's type, the name, our key
+    "single_label_classification": (("accuracy", "accuracy", "accuracy"), ("f1", "macro F1", "macro_f1")),
+    "multi_label_classification": (("f1", "micro F1", "micro_f1"), ("f1", "macro F1", "macro_f1")),
+    "regression": (("pearsonr", "Pearson's correlation", "pearson"), ("spearmanr", "Spearman's", "spearman")),
+}
+
 
 def write_model_card(
     folder: Path,
     *,
     name: str,
     family: str,
-    labels: Sequence[str],
+    outputs: Outputs,
     hypothesis_only: bool = False,
     base_model: str,
+    base_revision: str | None = None,
     data: Sequence[str],
     settings: Mapping[str, object],
     evaluations: Mapping[str, Json] = {},
@@ -34,7 +47,8 @@ def write_model_card(
 ) -> None:
     """Write `folder`/README.md, with the front matter that the model hub reads.
 
-    base_model, data: as in the run file, so names of the catalogue, hub ids or paths. settings: the hyper-parameters,
+    base_model, data: as in the run file, so names of the catalogue, hub ids or paths. base_revision: the base model's
+    commit on the model hub. settings: the hyper-parameters,
     by their names in the run file. hypothesis_only: the model sees no premise. evaluations: data set -> results
     (`to_json`). rows_by_label: of each data file. provenance: see `provenance()`.
 
@@ -44,15 +58,16 @@ def write_model_card(
 
     base = lookup_unless_path(base_model, "model")
     repos = [source.repo for source in base.sources if isinstance(source, HubModel)] if base else []
+    nli = ["natural-language-inference"] * (outputs.problem_type == "single_label_classification")
     front = ModelCardData(
         language="en" if any(_hub_dataset(one) for one in data) else None,
         license=_hub_licence(licences.of_model(base_model).licence),
         library_name="bertnli" if family == "d2l" else "transformers",
-        pipeline_tag="text-classification",
-        tags=["natural-language-inference", *(["bert", "bertnli", "d2l"] if family == "d2l" else [family, "bertnli"])],
+        pipeline_tag="text-ranking" if outputs.problem_type == "regression" else "text-classification",
+        tags=[*nli, *(["bert", "bertnli", "d2l"] if family == "d2l" else [family, "bertnli"])],
         base_model=repos[0] if repos else None,
         datasets=sorted({hub_id for one in data if (hub_id := _hub_dataset(one))}) or None,
-        metrics=["accuracy", "f1"],
+        metrics=_METRICS[outputs.problem_type],
         model_name=name,
         eval_results=[
             EvalResult(
@@ -64,7 +79,8 @@ def write_model_card(
                 metric_value=round(evaluation[key], 4),
             )
             for dataset, evaluation in evaluations.items()
-            for kind, metric, key in (("accuracy", "accuracy", "accuracy"), ("f1", "macro F1", "macro_f1"))
+            for kind, metric, key in _FIGURES[outputs.problem_type]
+            if evaluation[key] is not None
         ],
     )
     card = templates(autoescape=False).get_template("model_card.md.j2")
@@ -72,9 +88,12 @@ def write_model_card(
         front=front.to_yaml(),
         name=name,
         family=family,
-        labels=labels,
+        outputs=outputs,
+        labels=outputs.names,
+        number_figures=number_lines.known,
         hypothesis_only=hypothesis_only,
         base_model=base_model,
+        base_revision=base_revision,
         data=data,
         settings=settings,
         evaluations=evaluations,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bertnli.data.labelled import RowsByLabel
 from bertnli.evaluation import slices
-from bertnli.report import charts, summary
+from bertnli.report import charts, number_lines, summary
 from bertnli.report.rendering import Json, templates, write_file
 
 
@@ -29,7 +29,7 @@ def write_report(
     """Write one self-contained HTML file, complete or not at all.
 
     figures: name -> text, shown first. metrics: rows of metrics.jsonl, drawn as curves. evaluations: data set -> result
-    of `Evaluation.to_json` or `ClassificationMetrics.to_json`. rows_by_label: of each data file.
+    of `LabelledSet.measure` or of metrics' `to_json`. rows_by_label: of each data file.
     provenance: see `provenance()`. notes: licences and disclosures (`notes_about`); URLs in them become links.
 
     Raises RunError if the file cannot be written.
@@ -43,6 +43,7 @@ def write_report(
         reliability=charts.reliability,
         label_order_warning=summary.label_order_warning,
         slice_titles=slices.TITLES,
+        number_figures=number_lines.known,
         evaluations=evaluations,
         rows_by_label=rows_by_label,
         provenance=provenance,
@@ -52,15 +53,22 @@ def write_report(
 
 
 def training_charts(metrics: Sequence[Json]) -> list[charts.Chart]:
-    """Charts of loss, accuracy, learning rate and speed over the optimizer steps, for those that `metrics` has."""
+    """Charts of loss, held-out figures, learning rate and speed over the steps, for those that `metrics` has."""
     loss = charts.Series.of("each step", metrics, "loss", "faint")
     speed = charts.Series.of("each step", metrics, "pairs_per_second", "faint")
+
+    def of(figure: str) -> charts.Series:
+        return charts.Series.of(number_lines.NAMES[figure], metrics, f"eval_{figure}", "marks")
+
     drawn = [
         charts.chart(
             "Loss",
             [loss, loss.smoothed("training, mean"), charts.Series.of("evaluation", metrics, "eval_loss", "marks")],
         ),
         charts.chart("Accuracy", [charts.Series.of("evaluation", metrics, "eval_accuracy", "marks")], percent=True),
+        charts.chart("Correlation with the gold scores", [of("spearman"), of("pearson")]),
+        charts.chart("Average precision", [of("average_precision")]),
+        charts.chart("F1", [of("micro_f1"), of("macro_f1")]),
         charts.chart("Learning rate", [charts.Series.of("learning rate", metrics, "learning_rate")], from_zero=True),
         charts.chart("Pairs per second", [speed, speed.smoothed("training, mean")], from_zero=True),
     ]

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bertnli.evaluation.slices import TITLES
+from bertnli.report import number_lines
 
 _SHOWN = 3  # changed predictions that are printed; the report has more
 
 
 def label_order_warning(found: Mapping[str, Any]) -> str | None:
     """A warning if another order of the label names fits much better; None otherwise."""
-    fitting = found["swapped_labels"]
+    fitting = found.get("swapped_labels")
     return fitting and (
         f"the labels look swapped: in the order {', '.join(fitting['labels'])} the model's outputs would be right on "
         f"{fitting['accuracy']:.1%} of the rows, in the present order, {', '.join(found['labels'])}, on only "
@@ -20,8 +21,21 @@ def label_order_warning(found: Mapping[str, Any]) -> str | None:
     )
 
 
+def headline(found: Mapping[str, Any]) -> tuple[str, str]:
+    """The first figure of the results: its name and its value, as text."""
+    if number_lines.has_numbers(found):
+        main = number_lines.main_figure(found)
+        name = number_lines.NAMES[main]
+        return name[0].upper() + name[1:], f"{number_lines.shown(found[main])} on {found['rows']:,} rows"
+    low, high = found["accuracy_interval"]
+    return "Accuracy", f"{found['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {found['rows']:,} rows"
+
+
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """The results of `Evaluation.to_json`."""
+    """The results of `LabelledSet.measure`."""
+    if number_lines.has_numbers(found):
+        yield from number_lines.lines(found)
+        return
     low, high = found["accuracy_interval"]
     yield f"accuracy: {found['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {found['rows']:,} rows"
     left_out = {label: rows["left out"] for label, rows in found["rows_by_label"].items() if rows["left out"]}
@@ -59,6 +73,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def notes(found: Mapping[str, Any]) -> Iterator[str]:
     """The results that `LabelledSet.measure` adds to those of the evaluation."""
+    if number_lines.has_numbers(found):
+        yield from number_lines.notes(found)
+        return
     gold = [sum(row) for row in found["confusion"]]
     if "premises" in found:
         largest = found["labels"][gold.index(max(gold))]

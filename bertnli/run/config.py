@@ -33,6 +33,7 @@ from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
 from bertnli.data.labels import check_doubled
+from bertnli.data.outputs import ProblemType
 
 
 def _without_surprises(name: str) -> str:
@@ -232,6 +233,13 @@ class RunConfig(Section):
     """For d2l weights given as a path, because their files do not contain the number of heads."""
     labels: tuple[str, ...] | None = None
     """Label names in the order of a new classifier, or of one whose config has LABEL_0, …. Default: SNLI's."""
+    problem_type: ProblemType | None = None
+    """What the model gives a pair: one of several labels (single_label_classification), any number of labels, each
+    independent of the others (multi_label_classification, with `labels`), or a score (regression). Default: what the
+    starting model gives; if it has no classifier, one of several labels."""
+    loss: Literal["mse", "bce"] | None = None
+    """Of a score: mse, the squared error, or bce, the binary cross-entropy for scores from 0 to 1. Default: bce if the
+    starting model gives a score through a sigmoid, otherwise mse. A new output gets a sigmoid with bce alone."""
     data: Data
     output: Text
     """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/. `~` is the home
@@ -272,9 +280,10 @@ class RunConfig(Section):
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""
     keep_best: bool = False
-    """The result is the model with the best held-out accuracy, not that of the last step."""
+    """The result is the model with the best held-out accuracy, not that of the last step. Of scores it is the best rank
+    correlation (Spearman's); of scores of 0 and 1, and of independent labels, the best average precision."""
     early_stopping: Positive | None = None
-    """Stop after this many evaluations in a row without a better held-out accuracy."""
+    """Stop after this many evaluations in a row without a better held-out accuracy, or what keep_best says."""
     tensorboard: bool = True
     stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
     """Seconds without progress of any rank, or a sign of life from one, after which the job is ended

@@ -138,6 +138,15 @@ def _with_text_keys(given: Any) -> Any:
 def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
     if (config.epochs is None) == (config.max_steps is None):
         yield Contradiction(("epochs", "max_steps"), InputError("give epochs or max_steps, one of them"))
+    if config.problem_type == "regression" and config.labels is not None:
+        clash = InputError("problem_type: regression does not go with labels", do="remove one of the two keys")
+        yield Contradiction(("problem_type", "labels"), clash)
+    if config.loss is not None and config.problem_type not in (None, "regression"):
+        clash = InputError(
+            f"loss: {config.loss} does not go with problem_type: {config.problem_type}",
+            do="remove loss, or set problem_type: regression",
+        )
+        yield Contradiction(("problem_type", "loss"), clash)
     if config.labels is not None:
         try:
             check_names(config.labels, "labels")

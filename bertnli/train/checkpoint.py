@@ -215,7 +215,7 @@ class TrainerState:
     """What the training loop keeps from step to step, besides the engine's state; in a checkpoint it is `progress`.
 
     steps: optimizer steps done. pairs, seconds: trained so far; seconds of training steps alone, without start-up and
-    evaluation. best_accuracy, best_step: of the best evaluation so far (step 0: no evaluation yet). not_better:
+    evaluation. best_figure, best_step: of the best evaluation so far (step 0: no evaluation yet). not_better:
     evaluations in a row that were not better. inputs: sha256 of the starting weights and the data, by their keys in
     the run file. fitting_tokens: of a micro-batch, if they were found by the GPU's memory; otherwise 0.
     """
@@ -223,7 +223,7 @@ class TrainerState:
     steps: int = 0
     pairs: int = 0
     seconds: float = 0.0
-    best_accuracy: float = -1.0
+    best_figure: float = -2.0  # below any accuracy or correlation
     best_step: int = 0
     not_better: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -232,15 +232,17 @@ class TrainerState:
     @classmethod
     def of(cls, steps: int, progress: Mapping[str, Any]) -> TrainerState:
         """From a checkpoint."""
-        return cls(**{**progress, "steps": steps})
+        now = {"best_accuracy": "best_figure"}  # the names of checkpoints that are older
+        return cls(**{now.get(name, name): value for name, value in progress.items()} | {"steps": steps})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def record_evaluation(self, accuracy: float) -> bool:
-        """Record an evaluation after this step. Returns whether it is the best so far."""
-        if accuracy > self.best_accuracy:
-            self.best_accuracy, self.best_step, self.not_better = accuracy, self.steps, 0
+    def record_evaluation(self, figure: float) -> bool:
+        """Record an evaluation after this step, by the metrics' main figure. Returns whether it is the best so far; NaN
+        is not."""
+        if figure > self.best_figure:
+            self.best_figure, self.best_step, self.not_better = figure, self.steps, 0
             return True
         self.not_better += 1
         return False

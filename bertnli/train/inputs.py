@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
 from bertnli.data.batches import Indices
 from bertnli.data.corpus import Corpus, prepare, split_holdout
+from bertnli.data.golds import NONE_OF_THEM
 from bertnli.data.labelled import RowsByLabel
+from bertnli.data.outputs import Outputs
 from bertnli.evaluation.data_sets import open_set
+from bertnli.families import folder_config
 from bertnli.fetch.entry import Kind
 from bertnli.fetch.resolve import check_name, resolve_model
 from bertnli.model import pretrained, tensor_files
@@ -23,6 +27,8 @@ from bertnli.run.folder import result_of, run_of, step_of
 from bertnli.run.mistakes import refuse
 from bertnli.run.run_file import load_run
 from bertnli.train import checkpoint
+from bertnli.train.losses import Loss
+from bertnli.train.new_outputs import with_outputs
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class TrainingData:
             ids = corpus.ids[corpus.offsets[index] :][: corpus.lengths[index]].tolist()
             yield {
                 "row": int(corpus.rows[index]),
-                "label": source.config.labels[corpus.labels[index]],
+                "label": _as_written(corpus.labels[index], source.config.outputs),
                 "tokens": source.tokenizer.tokens(ids),
                 "ids": ids,
             }
@@ -64,21 +70,28 @@ def check_names(config: RunConfig) -> None:
 
 
 def load_starting_model(config: RunConfig) -> Pretrained:
-    """The weights and tokenizer that a run starts from. Raises as `resolve_model` and `pretrained.load` do."""
-    path, arch = resolve_model(config.model)
-    return pretrained.load(
+    """The weights and tokenizer that a run starts from, with the outputs of its result.
+
+    Raises as `resolve_model`, `pretrained.load` and `with_outputs` do.
+    """
+    path, arch = resolve_model(config.model, folder_config.parse)
+    source = pretrained.load(
         path,
         arch=config.arch or arch,
         labels=config.labels,
         new_classifier=True,
+        problem_type=config.problem_type,
         max_length=config.max_length,
         truncation=config.truncation,
         hypothesis_only=config.data.hypothesis_only,
     )
+    return with_outputs(source, config)
 
 
 def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None]) -> TrainingData:
     """The run's pairs, tokenised and divided. Raises InputError for unusable files or sizes that do not fit."""
+    outputs = source.config.outputs
+    loss = Loss.of(outputs, config.loss)
 
     def corpus_of(name: str, file: File) -> Corpus:
         chosen = open_set(
@@ -95,15 +108,16 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             chosen.file,
             source.tokenizer,
             source.config.labels,
+            problem_type=outputs.problem_type,
             skip_bad_rows=config.data.skip_bad_rows,
             label_names=chosen.schema.label_names,
         )
-        used = ", ".join(f"{corpus.rows_by_label[label]['used']:,} {label}" for label in source.config.labels)
+        loss.check_scores(corpus.labels, corpus.rows, name)
         skipped = f"{corpus.about['no_gold']:,} rows without a gold label and {corpus.about['bad']:,} bad rows skipped"
         for note in chosen.file.notes:
             if note not in notes:
                 say(note)
-        say(f"{name}: {len(corpus):,} labelled pairs ({used}); {skipped}")
+        say(f"{name}: {len(corpus):,} labelled pairs ({_described(corpus, outputs)}); {skipped}")
         return corpus
 
     corpus = corpus_of(config.data.train, "train")
@@ -132,25 +146,55 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     if wanted < len(train):
         train = np.random.default_rng([config.seed, 1]).choice(train, wanted, replace=False)
     held_out = evaluation if evaluation_corpus is corpus else evaluation[:0]
-    of_training = _rows_by_label(corpus, source.config.labels, train, held_out)
+    of_training = _rows_by_label(corpus, outputs, train, held_out)
     rows_by_label = {f"data.train: {config.data.train}": of_training}
     if evaluation_corpus is not corpus:
         rows_by_label[f"data.eval: {config.data.eval}"] = evaluation_corpus.rows_by_label
-    for label in source.config.labels:
+    for label in outputs.names:
         if not of_training[label]["trained on"]:
             say(f"warning: {config.data.train}: no row to train on has the label {label}")
+    if outputs.problem_type == "regression" and np.ptp(corpus.labels[train]) == 0:
+        say(f"warning: {config.data.train}: all rows to train on have the score {corpus.labels[train][0, 0]:g}")
     return TrainingData(corpus, train, evaluation_corpus, evaluation, sha256, rows_by_label)
 
 
-def _rows_by_label(corpus: Corpus, labels: Sequence[str], train: Indices, held_out: Indices) -> RowsByLabel:
+def _described(corpus: Corpus, outputs: Outputs) -> str:
+    """The labels of a corpus, in words."""
+    if outputs.problem_type == "regression":
+        scores = corpus.labels
+        return f"scores from {scores.min():g} to {scores.max():g}, mean {scores.mean():.4g}"
+    names = [name for name in (*outputs.names, NONE_OF_THEM) if name in corpus.rows_by_label]
+    return ", ".join(f"{corpus.rows_by_label[name]['used']:,} {name}" for name in names)
+
+
+def _as_written(label: Any, outputs: Outputs) -> Any:
+    """A pair's label in a corpus, as a user would write it."""
+    if outputs.problem_type == "single_label_classification":
+        return outputs.names[label]
+    if outputs.problem_type == "regression":
+        return float(label[0])
+    return [name for name, has in zip(outputs.names, label, strict=True) if has]
+
+
+def _rows_by_label(corpus: Corpus, outputs: Outputs, train: Indices, held_out: Indices) -> RowsByLabel:
     """The rows of the training file by label: how many are trained on, held out for evaluation, and left out."""
-    uses = [np.bincount(corpus.labels[chosen], minlength=len(labels)).tolist() for chosen in (train, held_out)]
-    used = dict(zip(labels, zip(*uses, strict=True), strict=True))
+    uses = [_counted(corpus.labels[chosen], outputs) for chosen in (train, held_out)]
+    used = dict(zip((*outputs.names, NONE_OF_THEM), zip(*uses, strict=True), strict=False))
     found = {}
     for label, rows in corpus.rows_by_label.items():
         trained, held = used.get(label, (0, 0))
         found[label] = {"trained on": trained, "held out": held, "left out": sum(rows.values()) - trained - held}
     return found
+
+
+def _counted(labels: NDArray[Any], outputs: Outputs) -> list[int]:
+    """The number of rows of each label."""
+    if outputs.problem_type == "single_label_classification":
+        return np.bincount(labels, minlength=len(outputs.names)).tolist()
+    if outputs.problem_type == "regression":
+        return [len(labels)]
+    has = labels > 0
+    return [*has.sum(axis=0).tolist(), int((~has.any(axis=1)).sum())]
 
 
 def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:
@@ -180,4 +224,4 @@ def load_run_model(path: Path, warn: Callable[[str], None]) -> Pretrained:
     prefix = "weight/"
     weights = {name[len(prefix) :]: tensor for name, tensor in found.state.items() if name.startswith(prefix)}
     tensor_files.check_finite(weights, str(path))
-    return replace(source, state=weights, sha256=found.sha256, temperature=1.0)
+    return replace(source, state=weights, sha256=found.sha256, temperature=1.0, revision=None)

@@ -10,13 +10,13 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from bertnli.common import heartbeat
 from bertnli.common.errors import Interrupted, RunError
@@ -24,6 +24,9 @@ from bertnli.common.files import write_text
 from bertnli.common.progress import progress
 from bertnli.common.signals import StopRequest
 from bertnli.data.batches import Indices, Stream, batches_by_length, pack
+from bertnli.data.corpus import Corpus
+from bertnli.data.outputs import Outputs
+from bertnli.evaluation.evaluate_numbers import NumberMetrics, metrics_for
 from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model.attention import EVAL_BATCH_TOKENS, to_device
 from bertnli.model.compiled import can_compile, compile_blocks
@@ -36,6 +39,7 @@ from bertnli.train.checkpoint import Saver, TrainerState
 from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
 from bertnli.train.flops import matmul_peak, needed_flop
 from bertnli.train.inputs import TrainingData, check_names, load_data, load_starting_model
+from bertnli.train.losses import CROSS_ENTROPY, Loss
 from bertnli.train.metrics_log import MetricsLog, RecentSteps, check_installed
 from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, measure_on_gpu
 from bertnli.train.next_command import next_command
@@ -79,16 +83,18 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
 
     for note in source.notes:
         say(note)
-    if not source.has_classifier:
-        say(f"{config.model} has no classifier: a new one is initialised, for {', '.join(source.config.labels)}")
+    if source.revision is not None:
+        say(f"{config.model}: commit {source.revision} on the model hub")
     torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     model = source.build(model_config)
+    outputs = source.config.outputs
+    loss_function = Loss.of(outputs, config.loss)
     peaks: dict[int, int] = {}
     if config.micro_batch_tokens is None and group.device.type == "cuda":
-        peaks = measure_on_gpu(model, data.corpus, data.train, precision, group.device)
+        peaks = measure_on_gpu(model, loss_function, data.corpus, data.train, precision, group.device)
     if config.compile and group.device.type == "cuda":
         if can_compile():
             compile_blocks(model)
@@ -130,7 +136,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     )
     [peak] = group.sum([matmul_peak(model_config.hidden_size, model_config.intermediate_size, precision, group.device)])
     metrics = MetricsLog(folder, state.steps, config.tensorboard, say) if group.rank == 0 else None
-    recent = RecentSteps(lambda tokens, pairs: needed_flop(model_config, tokens, pairs) / peak)
+    recent = RecentSteps(
+        lambda tokens, pairs: needed_flop(model_config, tokens, pairs) / peak, counted=loss_function.counted
+    )
 
     def save_checkpoint() -> None:
         saver.wait()  # so that there is only one copy of the state besides the engine's
@@ -164,7 +172,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         """
         nonlocal clock
         step = launched.popleft()
-        (loss, correct, interrupted, terminated), over = step.sums.read()
+        (loss, counted, interrupted, terminated), over = step.sums.read()
         took, clock = over - clock, over
         pairs, assignment = step.step.pairs, step.step.assignment
         state.pairs += len(pairs)
@@ -172,7 +180,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         if not math.isfinite(loss):
             finish_saving()
             raise non_finite_loss(loss, step.number, pairs, data, source, folder, group)
-        recent.add(loss, correct, len(pairs), int(assignment.tokens.sum()), took)
+        recent.add(loss, counted, len(pairs), int(assignment.tokens.sum()), took)
         if metrics is not None:
             metrics.add(
                 step.number,
@@ -198,14 +206,14 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             step = steps[state.steps]
             engine.train()
             try:
-                loss_and_correct = accumulate(engine, step)
+                loss_and_counted = accumulate(engine, step, loss_function)
             except torch.OutOfMemoryError as error:
                 raise gpu_is_full(error, group, f"set micro_batch_tokens: {max(1, micro_tokens // 2)}") from None
             heartbeat.beat(f"step {state.steps + 1}", waiting=group.world > 1)
             learning_rate = config.learning_rate_at(state.steps, total_steps)
             engine.step(learning_rate)
             state.steps += 1
-            sums = group.start_sum(loss_and_correct, [stop.signal == signal.SIGINT, stop.signal == signal.SIGTERM])
+            sums = group.start_sum(loss_and_counted, [stop.signal == signal.SIGINT, stop.signal == signal.SIGTERM])
             launched.append(LaunchedStep(state.steps, step, learning_rate, engine.loss_scale_metrics(), sums))
 
             # The one wait of a step for the device and for every rank. On a GPU it is for the step before this one, so
@@ -220,12 +228,16 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
                 stopping = 0
 
             if evaluating:
-                tally = evaluate(engine, group, data, source.config.labels, eval_tokens)
-                better = state.record_evaluation(tally.accuracy)
+                tally = evaluate(engine, group, data, outputs, loss_function, eval_tokens)
+                name, figure = tally.main
+                better = state.record_evaluation(figure)
                 due = due or (better and config.keep_best)
-                say(f"step {state.steps}: held-out accuracy {tally.accuracy:.4f}, loss {tally.loss:.4f}")
+                say(f"step {state.steps}: held-out {name.replace('_', ' ')} {figure:.4f}, loss {tally.loss:.4f}")
                 if metrics is not None:
-                    metrics.add(state.steps, eval_accuracy=tally.accuracy, eval_loss=tally.loss)
+                    found = {**tally.figures, "loss": tally.loss}
+                    metrics.add(
+                        state.steps, **{f"eval_{key}": value for key, value in found.items() if value is not None}
+                    )
             if last or stopping or due:
                 save_checkpoint()
             if stopping:
@@ -245,7 +257,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         engine.load_state(checkpoint.read(folder.checkpoints, state.best_step).state, state.best_step)
         tally = None
     if tally is None and len(data.evaluation):  # also if the run was killed between its last step and this line
-        tally = evaluate(engine, group, data, source.config.labels, eval_tokens)
+        tally = evaluate(engine, group, data, outputs, loss_function, eval_tokens)
     weights = engine.weights()
     summary = {
         "output": str(folder.path),
@@ -255,7 +267,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         "precision": precision,
         "ranks": group.world,
         **({"best_step": state.best_step} if config.keep_best else {}),
-        **({"eval_accuracy": tally.accuracy, "eval_rows": tally.rows} if tally is not None else {}),
+        **({f"eval_{key}": value for key, value in tally.figures.items()} if tally is not None else {}),
+        **({"eval_rows": tally.rows} if tally is not None else {}),
         "rows_by_label": data.rows_by_label,
         "next": next_command(str(folder.model), source.config.labels, config),
     }
@@ -268,8 +281,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
 
 @dataclass(frozen=True)
 class LaunchedStep:
-    """A step that a GPU may still be computing. number: counted from 1. sums: loss, correct predictions, SIGINT and
-    SIGTERM, over all ranks."""
+    """A step that a GPU may still be computing. number: counted from 1. sums: loss, what is counted beside it,
+    SIGINT and SIGTERM, over all ranks."""
 
     number: int
     step: Step
@@ -278,21 +291,21 @@ class LaunchedStep:
     sums: PendingSum
 
 
-def accumulate(engine: Engine, step: Step) -> torch.Tensor:
+def accumulate(engine: Engine, step: Step, loss_function: Loss = CROSS_ENTROPY) -> torch.Tensor:
     """Add the gradients of this rank's micro-batches to those of the step.
 
     Each micro-batch's summed loss is divided by the number of pairs in the whole step, not in the micro-batch. So the
     sum over micro-batches and ranks is the gradient of the step's mean loss, however it is cut. Returns this rank's
-    summed loss and number of correct predictions, `[2]`, still on the device.
+    summed loss and what the loss function counts, `[2]`, still on the device.
     """
     sums = []
     for micro_batch in step.micro_batches:
         heartbeat.beat("training")
         logits = engine(*micro_batch.inputs).float()
-        loss = F.cross_entropy(logits, micro_batch.labels, reduction="sum") * float(micro_batch.counts)
+        loss, counted = loss_function(logits, micro_batch.labels)
+        loss = loss * float(micro_batch.counts)
         engine.backward(loss / len(step.pairs))
-        correct = (logits.detach().argmax(dim=1) == micro_batch.labels).sum() * micro_batch.counts
-        sums.append(torch.stack([loss.detach(), correct]))
+        sums.append(torch.stack([loss.detach(), counted * micro_batch.counts]))
     return torch.stack(sums).sum(dim=0)
 
 
@@ -325,18 +338,36 @@ def non_finite_loss(
 
 @torch.no_grad()
 def evaluate(
-    engine: Engine, group: ProcessGroup, data: TrainingData, labels: tuple[str, ...], batch_tokens: int
-) -> ClassificationMetrics:
+    engine: Engine, group: ProcessGroup, data: TrainingData, outputs: Outputs, loss_function: Loss, batch_tokens: int
+) -> ClassificationMetrics | NumberMetrics:
     """The metrics of all evaluation pairs: each pair is evaluated once, on one of the ranks."""
-    engine.eval()
-    tally = ClassificationMetrics(labels)
     corpus, indices = data.evaluation_corpus, data.evaluation
+    scored = scored_here(engine, group, corpus, indices, batch_tokens)
+    if loss_function.kind == "cross_entropy":
+        tally = ClassificationMetrics(outputs.names)
+        for places, logits in scored:
+            tally.add(logits, corpus.labels[indices[places]].astype(np.int64))
+        return ClassificationMetrics.from_vector(outputs.names, np.asarray(group.sum(tally.as_vector().tolist())))
+    every = np.zeros((len(indices), len(outputs.names)))  # other ranks' pairs are 0 here, so that the sum has all
+    for places, logits in scored:
+        every[places] = logits
+    metrics = metrics_for(outputs, loss_function.kind)
+    metrics.add(
+        np.asarray(group.sum(every.ravel().tolist())).reshape(every.shape), corpus.labels[indices].astype(np.float64)
+    )
+    return metrics
+
+
+def scored_here(
+    engine: Engine, group: ProcessGroup, corpus: Corpus, indices: Indices, batch_tokens: int
+) -> Iterator[tuple[Indices, NDArray[np.float32]]]:
+    """The logits of this rank's batches of the pairs at `indices`, each with their places in `indices`."""
+    engine.eval()
     batches = batches_by_length(corpus.lengths[indices], batch_tokens)
     rounds = math.ceil(len(batches) / group.world)  # ZeRO-3: every rank must run the model equally often
     for number in range(group.rank, rounds * group.world, group.world):
         heartbeat.beat("evaluation")
-        mine = indices[batches[number % len(batches)]]
-        logits = engine(*to_device(pack(corpus, mine), group.device)).float().cpu().numpy()
+        places = batches[number % len(batches)]
+        logits = engine(*to_device(pack(corpus, indices[places]), group.device)).float().cpu().numpy()
         if number < len(batches):
-            tally.add(logits, corpus.labels[mine].astype(np.int64))
-    return ClassificationMetrics.from_vector(labels, np.asarray(group.sum(tally.as_vector().tolist())))
+            yield places, logits

@@ -87,14 +87,15 @@ class MetricsLog:
 class RecentSteps:
     """The average of the last steps, for the progress line."""
 
-    def __init__(self, peak_seconds: Callable[[float, float], float], steps: int = 50):
-        """`peak_seconds(tokens, pairs)`: seconds that a step would take at the devices' measured matmul peak."""
-        self._peak_seconds = peak_seconds
+    def __init__(self, peak_seconds: Callable[[float, float], float], steps: int = 50, counted: str = "accuracy"):
+        """`peak_seconds(tokens, pairs)`: seconds that a step would take at the devices' measured matmul peak. counted:
+        the name of what is counted beside the loss (`Loss.counted`)."""
+        self._peak_seconds, self._counted = peak_seconds, counted
         self._steps: deque[tuple[float, float, int, int, float]] = deque(maxlen=steps)
 
-    def add(self, loss: float, correct: float, pairs: int, tokens: int, seconds: float) -> None:
-        """A step, summed over all ranks. `loss`: sum over its `pairs`; `correct`: the number of correct predictions."""
-        self._steps.append((loss, correct, pairs, tokens, seconds))
+    def add(self, loss: float, counted: float, pairs: int, tokens: int, seconds: float) -> None:
+        """A step, summed over all ranks. `loss`, `counted`: sums over its `pairs`."""
+        self._steps.append((loss, counted, pairs, tokens, seconds))
 
     def last(self) -> dict[str, float]:
         """The metrics of the last step alone."""
@@ -103,14 +104,15 @@ class RecentSteps:
     def __str__(self) -> str:
         mean = self._figures(*(sum(column) for column in zip(*self._steps, strict=True)))
         return (
-            f"loss {mean['loss']:.3f}, accuracy {mean['accuracy']:.3f}, {mean['pairs_per_second']:,.0f} pairs/s, "
+            f"loss {mean['loss']:.3f}, {self._counted.replace('_', ' ')} {mean[self._counted]:.3f}, "
+            f"{mean['pairs_per_second']:,.0f} pairs/s, "
             f"{mean['tokens_per_second']:,.0f} tokens/s, MFU {mean['share_of_peak']:.0%} of the measured peak"
         )
 
-    def _figures(self, loss: float, correct: float, pairs: float, tokens: float, seconds: float) -> dict[str, float]:
+    def _figures(self, loss: float, counted: float, pairs: float, tokens: float, seconds: float) -> dict[str, float]:
         return {
             "loss": loss / pairs,
-            "accuracy": correct / pairs,
+            self._counted: counted / pairs,
             "pairs_per_second": pairs / seconds,
             "tokens_per_second": tokens / seconds,
             "share_of_peak": self._peak_seconds(tokens, pairs) / seconds,

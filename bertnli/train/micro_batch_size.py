@@ -11,13 +11,13 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from bertnli.common.errors import RunError
 from bertnli.data.batches import Indices
 from bertnli.data.corpus import Corpus
 from bertnli.train.flops import DTYPES
+from bertnli.train.losses import Loss
 from bertnli.train.steps import MicroBatch
 
 CPU_TOKENS = 3072
@@ -57,7 +57,7 @@ def measure(peak: Callable[[int], int]) -> dict[int, int]:
 
 
 def measure_on_gpu(
-    model: nn.Module, corpus: Corpus, chosen: Indices, precision: str, device: torch.device
+    model: nn.Module, loss: Loss, corpus: Corpus, chosen: Indices, precision: str, device: torch.device
 ) -> dict[int, int]:
     """`measure` on `model`, which is moved to the GPU `device`, with the corpus's pairs at `chosen`.
 
@@ -75,7 +75,7 @@ def measure_on_gpu(
             ends = np.cumsum(corpus.lengths[np.resize(pairs, tokens)], dtype=np.int64)  # a pair has a token at least
             some = np.resize(pairs, np.searchsorted(ends, tokens) + 1)
             try:
-                _forward_and_backward(model, MicroBatch.of(corpus, some, some, device), precision)
+                _forward_and_backward(model, loss, MicroBatch.of(corpus, some, some, device), precision)
             finally:
                 model.zero_grad(set_to_none=True)
         return torch.cuda.max_memory_allocated(device) - before
@@ -85,11 +85,12 @@ def measure_on_gpu(
     return peaks
 
 
-def _forward_and_backward(model: nn.Module, batch: MicroBatch, precision: str) -> None:
+def _forward_and_backward(model: nn.Module, loss: Loss, batch: MicroBatch, precision: str) -> None:
     lower = nullcontext() if precision == "fp32" else torch.autocast("cuda", DTYPES[precision])
     with lower:
         logits = model(*batch.inputs)
-    F.cross_entropy(logits.float(), batch.labels).backward()
+    summed, _ = loss(logits.float(), batch.labels)
+    (summed / len(logits)).backward()
 
 
 def free_memory(device: torch.device) -> int:

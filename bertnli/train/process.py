@@ -153,8 +153,10 @@ def _share_the_host() -> None:
 def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
     """For the user; with `as_json` also as one JSON object on the last line of standard output."""
     print(f"model: {summary['model']}")
-    if "eval_accuracy" in summary:
-        print(f"held-out accuracy: {summary['eval_accuracy']:.4f} on {summary['eval_rows']:,} pairs")
+    for name in ("accuracy", "average_precision", "spearman"):  # the first of them is what the run is compared by
+        if summary.get(f"eval_{name}") is not None:
+            print(f"held-out {name.replace('_', ' ')}: {summary[f'eval_{name}']:.4f} on {summary['eval_rows']:,} pairs")
+            break
     print(f"training: {summary['steps']} steps, {summary['pairs_per_second']:.1f} pairs/s")
     print(f"next: {summary['next']}")
     if as_json:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bertnli.common.files import new_folder
+from bertnli.evaluation.evaluate_numbers import NumberMetrics
 from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model import pretrained
 from bertnli.model.classifier import PairClassifier
@@ -15,6 +16,7 @@ from bertnli.model.pretrained import Pretrained
 from bertnli.report import licences, report
 from bertnli.report.licences import notes_about
 from bertnli.report.model_card import write_model_card
+from bertnli.report.number_lines import NAMES
 from bertnli.report.provenance import provenance
 from bertnli.run.config import Holdout, RunConfig
 from bertnli.run.folder import RunFolder, read_metrics
@@ -30,7 +32,7 @@ def write_result(
     config: RunConfig,
     source: Pretrained,
     weights: dict[str, Tensor],
-    tally: ClassificationMetrics | None,
+    tally: ClassificationMetrics | NumberMetrics | None,
     summary: dict[str, Any],
 ) -> None:
     """Write the report, then rename the model folder into place, which marks the run as finished; on one rank.
@@ -45,6 +47,8 @@ def write_result(
     model = PairClassifier(source.config)  # as loaded: the dropout of this run is not part of the model
     model.load_state_dict(weights)
     base = {"base_model": config.model, "base_sha256": source.sha256, "data": data}
+    if source.revision is not None:
+        base["base_revision"] = source.revision
     base |= {key: value for key, value in asdict(licences.of_model(config.model)).items() if value is not None}
     with new_folder(folder.model) as partial:  # its final name means that the run is finished
         pretrained.save(model, source.tokenizer, partial, extra=base)
@@ -53,9 +57,10 @@ def write_result(
             partial,
             name=folder.path.name,
             family=source.config.family,
-            labels=source.config.labels,
+            outputs=source.config.outputs,
             hypothesis_only=source.tokenizer.settings.hypothesis_only,
             base_model=config.model,
+            base_revision=source.revision,
             data=data,
             settings={**settings, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
             evaluations=evaluations,
@@ -64,10 +69,12 @@ def write_result(
         )
         figures = {
             "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
-            "Started from": config.model,
+            "Started from": config.model if source.revision is None else f"{config.model}, commit {source.revision}",
         }
         if tally is not None:
-            figures = {"Accuracy": f"{tally.accuracy:.4f} on {tally.rows:,} pairs, {held_out}", **figures}
+            name, figure = tally.main
+            title = NAMES.get(name, name)
+            figures = {title[0].upper() + title[1:]: f"{figure:.4f} on {tally.rows:,} pairs, {held_out}", **figures}
         report.write_report(
             folder.report,
             title=f"bertnli run {folder.path.name}",

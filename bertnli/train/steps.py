@@ -18,7 +18,8 @@ from bertnli.model.attention import Packed, copy_async, to_device
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """inputs: the model's three. labels: int64 `[pairs]`. counts: False for the pair of a rank that has none."""
+    """inputs: the model's three. labels: int64 `[pairs]`, or fp32 `[pairs, outputs]` (see `Corpus`). counts: False for
+    the pair of a rank that has none."""
 
     inputs: tuple[Tensor, Tensor, Packed]
     labels: Tensor
@@ -30,7 +31,8 @@ class MicroBatch:
         pair `instead`, which does not count."""
         counts = len(indices) > 0
         indices = indices if counts else instead
-        labels = torch.from_numpy(corpus.labels[indices].astype(np.int64))
+        gold = corpus.labels[indices]
+        labels = torch.from_numpy(gold.astype(np.int64 if gold.ndim == 1 else np.float32))
         return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts)
 
     def tensors(self) -> list[Tensor]:

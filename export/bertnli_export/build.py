@@ -60,7 +60,7 @@ def export_bundle(
         out = out / triton.NAME
     bundle.check_target(out, force=force)
     config, tokenizer = source.config, source.tokenizer
-    rows = None if verify_data is None else RealRows.read(verify_data, config.labels)
+    rows = None if verify_data is None else RealRows.read(verify_data, config.outputs)
 
     model = source.build().eval()
     checkpoint = partial(torch_logits, model)
@@ -78,21 +78,25 @@ def export_bundle(
             parity = None
             if device is not None:
                 session = Session(folder / bundle.MODEL, device)
-                parity = gate(checkpoint, session, built_in, tokenizer, precision, rows)
+                parity = gate(checkpoint, session, built_in, tokenizer, precision, config.outputs, rows)
             if layout == "triton":
-                triton.arrange_files(folder, config.labels, precision)
+                triton.arrange_files(folder, config.outputs, precision)
             bundle.write_manifest(
                 folder,
                 precision=precision,
                 opset=opset_of(graph),
                 labels=config.labels,
+                problem_type=config.problem_type,
+                activation=config.output_activation,
                 max_length=tokenizer.max_length,
                 truncation=tokenizer.settings.truncation,
                 lower_case=tokenizer.lower_case,
                 temperature=source.temperature,
                 tokenizer_fingerprint=tokenizer.fingerprint,
                 attention=attention,
-                origin=bundle.Origin(sha256=source.sha256, name=name, family=config.family, **asdict(terms)),
+                origin=bundle.Origin(
+                    sha256=source.sha256, name=name, revision=source.revision, family=config.family, **asdict(terms)
+                ),
                 parity=parity,
                 versions=bundle.versions(_VERSIONS),
             )
@@ -163,6 +167,8 @@ def _metadata(source: Pretrained, precision: str, terms: LicenceInfo) -> dict[st
     about = {
         "versions": bundle.versions(_VERSIONS),
         "labels": source.config.labels,
+        "problem_type": source.config.problem_type,
+        "activation": source.config.output_activation,
         "max_length": tokenizer.max_length,
         "truncation": tokenizer.settings.truncation,
         "lower_case": tokenizer.lower_case,

@@ -33,6 +33,8 @@ from bertnli.common.files import digest, kind_of, new_folder, read_map, write_te
 from bertnli.common.installed import __version__, installed
 from bertnli.common.temperature import LEAST, MOST
 from bertnli.data.labels import check_names
+from bertnli.data.output_config import meaning
+from bertnli.data.outputs import Activation, Outputs, ProblemType, contradiction
 from bertnli.data.tokenizer import MIN_LENGTH, PairTokenizer
 from bertnli_export.devices import Device
 from bertnli_export.runtime import OLDEST
@@ -86,6 +88,7 @@ class Origin(_Section):
 
     sha256: str  # of its weights file
     name: str | None = None
+    revision: str | None = None  # its commit on the model hub, if it was fetched from there
     family: str  # bert or d2l
     licence: str | None = None
     disclosure: str | None = None
@@ -99,13 +102,14 @@ class Parity(_Section):
     lengths: tuple[_Count, _Count]  # shortest and longest pair, in tokens
     max_logit_difference: _Difference
     max_company_difference: _Difference  # batch invariance: of a pair's logits alone from those in a batch with others
-    label_flips: _Count
+    label_flips: _Count  # of the predicted labels, of each independent one; 0 of a model that gives a score
     max_logit_difference_allowed: _Difference | None
     label_flips_allowed: _Fraction  # of the real rows
     device: str
     data: str | None = None  # the file the real rows came from
     accuracy: dict[str, _Fraction] | None = None  # of "checkpoint" and "bundle", on the labelled rows of the data
     labelled_rows: _Count = 0
+    score_error: _Difference | None = None  # of scores and of independent labels: see `parity.Differences.score_error`
 
 
 class Manifest(_Section):
@@ -114,19 +118,25 @@ class Manifest(_Section):
     precision: Literal["fp32", "fp16", "int8"]
     opset: int = Field(ge=1, le=1000)
     onnxruntime: str = Field(default=OLDEST, pattern=r"^\d{1,9}(\.\d{1,9}){1,3}$")  # the oldest that may open it
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # or the name of the score
+    problem_type: ProblemType = "single_label_classification"  # this and the next: bundles made before have neither
+    activation: Activation = "softmax"
     max_length: int = Field(ge=MIN_LENGTH, le=1_000_000)
     truncation: str
     lower_case: bool
     temperature: float = Field(
         default=1.0, ge=LEAST, le=MOST, allow_inf_nan=False
-    )  # divides the logits before the softmax
+    )  # divides the logits before the softmax or sigmoid
     tokenizer_fingerprint: str
     attention: Attention
     origin: Origin
     parity: Parity | None  # None: could not be checked where the bundle was made, and was not checked since
     versions: dict[str, str]
     files: dict[str, FileEntry]
+
+    @property
+    def outputs(self) -> Outputs:
+        return Outputs(self.labels, self.problem_type, self.activation)
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,11 @@ class Bundle:
         return self.manifest.labels
 
     @property
+    def outputs(self) -> Outputs:
+        """What the logits mean."""
+        return self.manifest.outputs
+
+    @property
     def model(self) -> Path:
         """The graph with its weights."""
         return self.file(MODEL)
@@ -193,13 +208,22 @@ class Bundle:
 
     def check_config(self) -> None:
         """Raise InputError unless config.json and Triton's labels.txt, which other programs read, name the manifest's
-        labels, and tokenizer_config.json names no code for transformers to run."""
+        labels and say what the outputs mean as it does, and tokenizer_config.json names no code for transformers."""
         where = self.file(CONFIG)
         config, indices = read_map(where), range(len(self.labels))
         compared = [
             (f"{where}: key id2label", config.get("id2label"), dict(zip(map(str, indices), self.labels, strict=True))),
             (f"{where}: key label2id", config.get("label2id"), dict(zip(self.labels, indices, strict=True))),
         ]
+        said = meaning(config, len(self.labels), str(where))[:2]
+        known = self.outputs.problem_type, self.outputs.activation
+        if said != known:
+            raise InputError(
+                f"{where}: another meaning of the outputs than in {MANIFEST}",
+                found=" with ".join(said),
+                expected=" with ".join(known),
+                do="do not use the bundle; export the model again",
+            )
         for name in self.manifest.files:
             if Path(name).name == LABELS:
                 text = (self.path / name).read_text(encoding="utf-8", errors="replace")
@@ -310,7 +334,13 @@ def _parse_manifest(raw: bytes, where: Path) -> Manifest:
         key = ".".join(str(part) for part in problem["loc"]) or "content"
         found = repr(problem["input"])[:60]
         raise InputError(f"{where}: key {key}"[:200], found=found, expected=problem["msg"].lower()) from None
-    check_names(manifest.labels, f"{where}: key labels", do="export the model again")
+    if manifest.problem_type != "regression":
+        check_names(manifest.labels, f"{where}: key labels", do="export the model again")
+    if contradicts := contradiction(manifest.outputs):
+        raise InputError(f"{where}: {contradicts}", do="export the model again")
+    if manifest.activation == "identity" and manifest.temperature != 1:
+        found, expected = str(manifest.temperature), "1: raw scores are no probabilities"
+        raise InputError(f"{where}: key temperature", found=found, expected=expected, do="export the model again")
     missing = {MODEL, TOKENIZER, CONFIG, PARITY} - {Path(name).name for name in manifest.files}
     strange = [
         name

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bertnli.data.labels import UNKNOWN, LabelTable
+from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import Chunk, PairFile, RawChunk
 from bertnli_export.encoders import Encoder, RowResult
 from bertnli_export.label_counts import LabelCounts
 from bertnli_export.run_record import Counts
-from bertnli_export.scorer import NOT_FINITE, Scores
+from bertnli_export.scorer import NOT_FINITE, Prediction, Scores
 
 
 class Task(NamedTuple):
@@ -45,10 +46,10 @@ class ScoredChunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Codec:
-    """Of one input and output. It can be pickled, for worker processes. labels: of the model, in its order."""
+    """Of one input and output. It can be pickled, for worker processes. outputs: of the model."""
 
     file: PairFile
-    labels: Sequence[str]
+    outputs: Outputs
     encoder: Encoder
 
     def parse(self, raw: RawChunk) -> Task:
@@ -59,24 +60,32 @@ class Codec:
     def encode(self, task: Task, scores: Scores) -> ScoredChunk:
         """`scores`: of the good rows. Raises RunError for values that the output cannot hold."""
         rows = task.chunk.rows
-        finite = ~np.isnan(scores.probabilities).any(axis=1)
+        finite = np.isfinite(scores.values).all(axis=1)
         counts = Counts(rows=len(rows), truncated=int(scores.truncated[finite].sum()))
 
-        predictions = [self.labels[index] for index in scores.best.tolist()]
-        found = map(RowResult, predictions, scores.probabilities.tolist(), scores.truncated.tolist(), repeat(None))
+        found = map(RowResult, scores.predictions, scores.values.tolist(), scores.truncated.tolist(), repeat(None))
         results = [next(found) if row.error is None else _without_scores(row.error) for row in rows]
         for index in np.flatnonzero(~finite):
             results[task.good[index]] = _without_scores(NOT_FINITE)
         bad = [(row.number, result.error) for row, result in zip(rows, results, strict=True) if result.error]
         counts.errors = len(bad)
-
-        table = LabelTable(self.labels)
-        gold = np.array([table.index(rows[index].label) for index in task.good], np.int64)
-        counts.labels = LabelCounts(int((gold[finite] >= 0).sum()), int((gold == scores.best)[finite].sum()))
-        for index in np.flatnonzero(finite & (gold == UNKNOWN)):
-            if (label := rows[task.good[index]].label) is not None:
-                counts.labels.add_unknown(label)
+        if self.outputs.problem_type == "single_label_classification":
+            kept = np.flatnonzero(finite).tolist()
+            gold = [rows[task.good[index]].label for index in kept]
+            counts.labels = self._against_gold(gold, [scores.predictions[index] for index in kept])
         return ScoredChunk(self.encoder.encode(task.chunk, results), counts, bad[0] if bad else None)
+
+    def _against_gold(self, gold: Sequence[str | None], predictions: Sequence[Prediction]) -> LabelCounts:
+        """Label cells, and what the model says of the same rows."""
+        labels, table, counts = self.outputs.names, LabelTable(self.outputs.names), LabelCounts()
+        for cell, prediction in zip(gold, predictions, strict=True):
+            index = table.index(cell)
+            if index >= 0:
+                counts.known += 1
+                counts.correct += labels[index] == prediction
+            elif index == UNKNOWN and cell is not None:
+                counts.add_unknown(cell)
+        return counts
 
 
 def _without_scores(reason: str) -> RowResult:

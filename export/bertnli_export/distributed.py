@@ -34,7 +34,7 @@ from bertnli_export.output_file import BusyError
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, name_of, ray_reason
 from bertnli_export.score import VERSIONS, Progress, score_file
 from bertnli_export.scorer import Scorer
-from bertnli_export.scoring_setup import choose_temperature, prepare
+from bertnli_export.scoring_setup import choose_temperature, choose_threshold, prepare
 
 NODE_SECONDS = 120
 """So long a node may take to check the bundle and the folders. The first check starts a Python process there."""
@@ -123,7 +123,8 @@ class _Job:
     versions: Mapping[str, str]
     device: Device
     threads: int
-    temperature: float
+    temperature: float | None
+    threshold: float | None
     options: Mapping[str, Any]
 
     def check_versions(self) -> None:
@@ -170,6 +171,7 @@ def score_partitions(
     prefix: str = "",
     dialect: Dialect | None = None,
     temperature: float | None = None,
+    threshold: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score every partition; options as in `score_file`. `progress` gets the number of partitions done.
@@ -196,14 +198,16 @@ def score_partitions(
     opened.check_files()
     opened.check_config()
     check_outside(folder)
-    temperature = choose_temperature(opened, temperature)
+    choose_temperature(opened, temperature)
+    choose_threshold(opened, threshold)
     with connected(address):
         chosen, nodes = choose_nodes(device, address)
         opened.check_device(chosen)
         each, threads = ("GPU", 1) if chosen.kind == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
         workers = sum(int(node["Resources"][each]) // threads for node in nodes)
         options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix, "dialect": dialect}
-        job = _Job(str(opened.path), opened.sha256, versions(VERSIONS), chosen, threads, temperature, options)
+        known = versions(VERSIONS)
+        job = _Job(str(opened.path), opened.sha256, known, chosen, threads, temperature, threshold, options)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_nodes(nodes, job, partitions[0].input, folder)
@@ -351,7 +355,9 @@ class _PartitionWorker:
             began = time.perf_counter()
             self._job.check_versions()
             # The kind of device is decided. `prepare` finds out whether this node can use it.
-            setup = prepare(self._job.bundle, str(self._job.device), self._job.temperature)
+            setup = prepare(
+                self._job.bundle, str(self._job.device), self._job.temperature, threshold=self._job.threshold
+            )
             self._job.check_bundle(setup.bundle)
             self._scorer = Scorer.from_setup(setup, threads=self._job.threads)
             load_seconds = time.perf_counter() - began

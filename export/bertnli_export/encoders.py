@@ -18,27 +18,26 @@ from bertnli.data.dialect import USUAL
 from bertnli.data.pairs import Chunk, PairFile, Row
 from bertnli.data.records import JsonCells
 from bertnli_export.parquet_schema import storable, with_columns
+from bertnli_export.score_columns import ScoreColumns
 
 if TYPE_CHECKING:
     import pyarrow
-
-_DECIMALS = 6
 
 
 class RowResult(NamedTuple):  # made three times as fast as a frozen dataclass
     """The scores of one row, or the reason why it has none. With an `error`, the other fields are ignored."""
 
-    prediction: str | None
-    probabilities: Sequence[float] | None  # in the model's order of labels; finite
+    prediction: str | tuple[str, ...] | None  # see `scorer.Prediction`
+    values: Sequence[float] | None  # in the order of the model's outputs; finite
     truncated: bool
     error: str | None
 
 
 class Encoder(ABC):
-    """Chunks of `file` in the format `kind`. `added`: the names of the columns that follow the input's own; `raw`: of
-    the column for records that the columns cannot hold, if there is one. packing: "", gz or zst."""
+    """Chunks of `file` in the format `kind`. `added`: the columns that follow the input's own; `raw`: the name of the
+    column for records that the columns cannot hold, if there is one. packing: "", gz or zst."""
 
-    def __init__(self, file: PairFile, added: Sequence[str], raw: str | None, kind: str, packing: str):
+    def __init__(self, file: PairFile, added: ScoreColumns, raw: str | None, kind: str, packing: str):
         self._file, self._added, self._raw, self._kind, self._packing = file, added, raw, kind, packing
         self._fields = frozenset(file.fields)
         dialect = file.dialect
@@ -93,13 +92,15 @@ class _DelimitedEncoder(_TextEncoder):
     def _prepare(self) -> None:
         self._separator, self._cell = ("\t", _tsv_cell) if self._kind == "tsv" else (",", _csv_cell)
         self._empty_cells = self._separator * (len(self._file.fields) - 1)
-        places = len(self._added) - 3
-        self._good_cells = self._separator.join(["%s", *[f"%.{_DECIMALS}f"] * places, "%s", ""])
-        self._error_cells = self._separator.join(["", *[""] * places, "false", "%s"])
+        added = self._added
+        self._has_prediction = added.prediction is not None
+        predictions = ["%s"] * self._has_prediction
+        self._good_cells = self._separator.join([*predictions, *[added.number] * len(added.values), "%s", ""])
+        self._error_cells = self._separator.join([*[""] * (len(added.names) - 2), "false", "%s"])
 
     def _header(self) -> str:
         own = [self._file.header] if self._same_format else list(map(self._cell, self._file.fields))
-        return self._separator.join([*own, *map(self._cell, [*self._added, self._raw or ""])]) + "\n"
+        return self._separator.join([*own, *map(self._cell, [*self._added.names, self._raw or ""])]) + "\n"
 
     def _line(self, row: Row, record: dict[str, Any] | None, result: RowResult) -> str:
         raw = ""
@@ -119,7 +120,8 @@ class _DelimitedEncoder(_TextEncoder):
             added = self._error_cells % self._cell(error)
         else:
             truncated = "true" if result.truncated else "false"
-            added = self._good_cells % (self._cell(result.prediction or ""), *(result.probabilities or ()), truncated)
+            predictions = (self._cell(_text(result.prediction) or ""),) if self._has_prediction else ()
+            added = self._good_cells % (*predictions, *(result.values or ()), truncated)
         return f"{own}{self._separator}{added}{self._separator}{raw}\n"
 
 
@@ -128,12 +130,14 @@ class _JsonEncoder(_TextEncoder):
 
     def _prepare(self) -> None:
         self._empty_cells = "{" + ", ".join(f"{_json(name)}: null" for name in self._file.fields)
-        self._keys = [_json(name) for name in self._added]
-        self._labels = _Memo(_json)
-        prediction, *probabilities, truncated, error = (key.replace("%", "%%") for key in self._keys)
-        numbers = [f"{key}: %.{_DECIMALS}f" for key in probabilities]
-        nulls = [f"{key}: null" for key in (prediction, *probabilities)]
-        self._good_cells = ", ".join([f"{prediction}: %s", *numbers, f"{truncated}: %s", f"{error}: null"])
+        self._keys = [_json(name) for name in self._added.names]
+        self._predictions = _Memo(_json)
+        self._has_prediction = self._added.prediction is not None
+        *scores, truncated, error = (key.replace("%", "%%") for key in self._keys)
+        forms = ["%s"] * self._has_prediction + [self._added.number] * len(self._added.values)
+        cells = [f"{key}: {form}" for key, form in zip(scores, forms, strict=True)]
+        nulls = [f"{key}: null" for key in scores]
+        self._good_cells = ", ".join([*cells, f"{truncated}: %s", f"{error}: null"])
         self._error_cells = ", ".join([*nulls, f"{truncated}: false", f"{error}: %s"])
 
     def _header(self) -> str:
@@ -156,7 +160,8 @@ class _JsonEncoder(_TextEncoder):
             added = self._error_cells % _json(error)
         else:
             truncated = "true" if result.truncated else "false"
-            added = self._good_cells % (self._labels[result.prediction], *(result.probabilities or ()), truncated)
+            predictions = (self._predictions[result.prediction],) if self._has_prediction else ()
+            added = self._good_cells % (*predictions, *(result.values or ()), truncated)
         comma = ", " if '"' in own else ""  # not after {
         return f"{own}{comma}{added}{raw}}}\n"
 
@@ -171,7 +176,7 @@ class _JsonEncoder(_TextEncoder):
         for row in rows if signs else ():
             if any(sign in row.raw for sign in signs):
                 [record] = self._file.values(Chunk([row], None))
-                for name in (record or {}).keys() & set(self._added):
+                for name in (record or {}).keys() & set(self._added.names):
                     raise RunError(
                         f"{self._file.name}: row {row.number}: key {name!r} has the name of a column that the output "
                         "adds",
@@ -190,8 +195,10 @@ class ParquetEncoder(Encoder):
 
         file, added = self._file, self._added
         columns = [pa.field(name, pa.string()) for name in file.fields] if file.schema is None else [*file.schema]
-        kinds = [pa.string(), *[pa.float64()] * (len(added) - 3), pa.bool_(), pa.string()]
-        fields = [pa.field(name, kind) for name, kind in zip(added, kinds, strict=True)]
+        prediction = pa.list_(pa.string()) if added.lists else pa.string()
+        fields = [pa.field(name, prediction) for name in added.predictions]
+        fields += [pa.field(name, pa.float64()) for name in added.values]
+        fields += [pa.field(added.truncated, pa.bool_()), pa.field(added.error, pa.string())]
         if self._raw is not None:
             fields.append(pa.field(self._raw, pa.string()))
         metadata = with_columns(None if file.schema is None else file.schema.metadata, columns, fields)
@@ -209,10 +216,11 @@ class ParquetEncoder(Encoder):
             columns, raw = self._text_columns(chunk)
         errors = [result.error or row.error for row, result in zip(chunk.rows, scored, strict=True)]
         good = [None if error else result for error, result in zip(errors, scored, strict=True)]
-        columns.append([result and result.prediction for result in good])
-        probabilities = [result and result.probabilities for result in good]
-        for at in range(len(self._added) - 3):
-            columns.append([each and round(float(each[at]), _DECIMALS) for each in probabilities])
+        added = self._added
+        columns += [[result and result.prediction for result in good] for _ in added.predictions]
+        values = [result and result.values for result in good]
+        for at in range(len(added.values)):
+            columns.append([each and added.rounded(each[at]) for each in values])
         columns.append([result is not None and result.truncated for result in good])
         columns.append([_text(error) for error in errors])
         if self._raw is not None:

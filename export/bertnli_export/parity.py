@@ -7,8 +7,10 @@ pairs stay in the bundle (`parity.npz`) with the checkpoint's logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from numpy.typing import NDArray
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.data.columns import listed
 from bertnli.data.labels import UNKNOWN, LabelTable
+from bertnli.data.outputs import Outputs
 from bertnli.data.tokenizer import Encoded, PairTokenizer, pad_batch
+from bertnli.evaluation.activations import activate
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli_export import sentences
 from bertnli_export.bundle import Parity
@@ -45,18 +49,20 @@ class Limits:
 
     logit_difference: float | None  # None: not limited
     batch_difference: float  # batch invariance: of a pair's logits alone from its logits in a batch with others
-    label_flips: float  # fraction of the real rows
+    label_flips: float  # fraction of the real rows' labels
     own_label_flips: float  # fraction of the gate's own pairs: they are few, and some models are undecided on them
     accuracy_lost: float  # fraction of the labelled rows
+    score_error: float  # see `Differences.score_error`; a correlation of 0.995 has 0.1, one of 0.9998 has 0.02
 
 
 LIMITS = {
-    "fp32": Limits(1e-4, batch_difference=1e-4, label_flips=0.0, own_label_flips=0.0, accuracy_lost=0.0),
-    "fp16": Limits(2e-2, batch_difference=2e-2, label_flips=0.001, own_label_flips=0.01, accuracy_lost=0.005),
+    "fp32": Limits(1e-4, 1e-4, label_flips=0.0, own_label_flips=0.0, accuracy_lost=0.0, score_error=1e-3),
+    "fp16": Limits(2e-2, 2e-2, label_flips=0.001, own_label_flips=0.01, accuracy_lost=0.005, score_error=0.02),
     # Attention's sums depend on padding in their last bit. Sometimes that bit decides which of two int8 values is
     # nearer.
-    "int8": Limits(None, batch_difference=2e-2, label_flips=0.015, own_label_flips=0.1, accuracy_lost=0.005),
+    "int8": Limits(None, 2e-2, label_flips=0.015, own_label_flips=0.1, accuracy_lost=0.005, score_error=0.1),
 }
+_LEAST_SPREAD = 0.02  # of sigmoids, which are all near 0 on pairs of no interest to a reranker
 
 
 @dataclass(frozen=True)
@@ -159,46 +165,102 @@ def chosen_lengths(longest: int) -> list[int]:
 
 @dataclass
 class Differences:
-    """Between a bundle's logits and the checkpoint's. `bertnli verify` prints the fields by name."""
+    """Between a bundle's logits and the checkpoint's.
 
+    label_flips: of the labels that the model predicts for a pair: one, or each of its independent labels; none of a
+    model that gives a score.
+    """
+
+    outputs: Outputs
     pairs: int = 0
     max_logit_difference: float = 0.0
     max_company_difference: float = 0.0  # batch invariance: of a pair alone from itself in a batch with others
     label_flips: int = 0
+    _sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))  # expected scores, squares, squared errors
 
     def add(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
         self.pairs += len(found)
         self.max_logit_difference = max(self.max_logit_difference, _largest(found - expected))
-        self.label_flips += int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
+        problem, activation = self.outputs.problem_type, self.outputs.activation
+        if problem == "single_label_classification":
+            self.label_flips += int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
+        else:
+            ours, theirs = activate(found, activation), activate(expected, activation)
+            self._sums += theirs.sum(), (theirs**2).sum(), ((ours - theirs) ** 2).sum()
+        if problem == "multi_label_classification":
+            self.label_flips += int(((found > 0) != (expected > 0)).sum())
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the checkpoint's scores or independent probabilities."""
+        mean, square, _ = (self._sums / max(1, self.pairs * len(self.outputs.names))).tolist()
+        return math.sqrt(max(0.0, square - mean**2))
+
+    @property
+    def score_error(self) -> float | None:
+        """The root mean square error of the scores, or of the probabilities of independent labels, as a fraction of
+        their spread. So it does not depend on the unit of a score. None for one of several labels."""
+        if self.outputs.problem_type == "single_label_classification":
+            return None
+        _, square, error = self._sums.tolist()
+        values = max(1, self.pairs * len(self.outputs.names))
+        if self.outputs.activation == "sigmoid":
+            least = _LEAST_SPREAD
+        else:  # of nearly constant scores, rounding is not small beside the spread
+            least = max(1e-3 * math.sqrt(square / values), sys.float_info.min)
+        return math.sqrt(error / values) / max(self.spread, least)
+
+    def summary(self) -> dict[str, Any]:
+        """For the user, by name."""
+        figures: dict[str, Any] = {
+            "pairs": self.pairs,
+            "max_logit_difference": self.max_logit_difference,
+            "max_company_difference": self.max_company_difference,
+        }
+        if self.outputs.problem_type != "regression":
+            figures["label_flips"] = self.label_flips
+        return figures if self.score_error is None else figures | {"score_error": self.score_error}
 
     def check(self, precision: str, what: str, real: bool = False) -> None:
         """Raise RunError if they are beyond the precision's limits; with `real`, beyond those for real rows."""
         limits = LIMITS[precision]
         flips = limits.label_flips if real else limits.own_label_flips
+        unit = self._unit()
         problems = []
-        allowed = np.finfo(np.float32).max if limits.logit_difference is None else limits.logit_difference
+        allowed = np.finfo(np.float32).max if limits.logit_difference is None else unit * limits.logit_difference
         if self.max_logit_difference > allowed:
             problems.append(
                 f"the largest difference of a logit is {self.max_logit_difference:.2g}, {allowed:.2g} is allowed"
             )
-        if self.max_company_difference > limits.batch_difference:
+        if self.max_company_difference > unit * limits.batch_difference:
             problems.append(
                 f"a pair's logits depend on the other pairs of its batch: by {self.max_company_difference:.2g}, "
-                f"{limits.batch_difference:.2g} is allowed"
+                f"{unit * limits.batch_difference:.2g} is allowed"
             )
-        if self.label_flips > flips * self.pairs:
-            whose = "real rows'" if real else "built-in pairs'"
-            problems.append(f"{self.label_flips} of {self.pairs} {whose} labels differ, {flips:.2%} is allowed")
+        whose = "real rows'" if real else "built-in pairs'"
+        decisions = self.pairs * (len(self.outputs.names) if self.score_error is not None else 1)
+        if self.label_flips > flips * decisions:
+            problems.append(f"{self.label_flips} of {decisions} {whose} labels differ, {flips:.2%} is allowed")
+        if self.score_error is not None and not self.score_error <= limits.score_error:
+            problems.append(
+                f"the {whose} scores differ by {self.score_error:.2%} of their standard deviation, "
+                f"{limits.score_error:.2%} is allowed"
+            )
         if problems:
             raise RunError(
                 f"{what} does not compute what its checkpoint computes: {'; '.join(problems)}",
                 do="do not use it; export in another precision, or report this",
             )
 
+    def _unit(self) -> float:
+        """What the limits of logits are multiplied by. They are for logits that spread over a few units, as those of a
+        classifier do; a score may have any unit, such as percent."""
+        return max(1.0, self.spread) if self.outputs.activation == "identity" else 1.0
 
-def compare(reference: Reference, logits: Logits, pad_id: int) -> Differences:
+
+def compare(reference: Reference, logits: Logits, pad_id: int, outputs: Outputs) -> Differences:
     """Run the mixed pairs of `reference` in mixed batches of each size, and the other pairs once."""
-    differences = Differences()
+    differences = Differences(outputs)
     mixed = reference.mixed
     alone = np.empty_like(reference.logits[:mixed])
     for indices in _mixed_batches(mixed):
@@ -233,7 +295,8 @@ def _run(logits: Logits, encoded: Encoded, indices: NDArray[np.int64], pad_id: i
 
 @dataclass(frozen=True)
 class RealRows:
-    """Sentence pairs of a data set; `gold` `[pairs]`: index into the model's labels, -1 for no label."""
+    """Sentence pairs of a data set; `gold` `[pairs]`: index into the model's labels, -1 for no label, and for all pairs
+    if the model does not give one of several labels."""
 
     data: str  # the data set, as the user named it
     premises: list[str]
@@ -241,13 +304,16 @@ class RealRows:
     gold: NDArray[np.int64]
 
     @classmethod
-    def read(cls, data: LabelledSet, labels: Sequence[str], most: int = ROWS) -> RealRows:
+    def read(cls, data: LabelledSet, outputs: Outputs, most: int = ROWS) -> RealRows:
         """The first `most` good rows. Raises InputError if there are none, or if the model knows none of their labels:
         the accuracy could not be compared."""
         rows = list(islice((row for row in data.file.rows() if row.error is None), most))
         if not rows:
             raise InputError(f"{data.file.name}: no usable row", do="give another file to verify with")
-        table = LabelTable(labels, data.schema.label_names, strict=False)
+        pairs = [str(row.premise) for row in rows], [str(row.hypothesis) for row in rows]
+        if outputs.problem_type != "single_label_classification":
+            return cls(data.name, *pairs, np.full(len(rows), -1))
+        table = LabelTable(outputs.names, data.schema.label_names, strict=False)
         gold = np.array([max(table.index(row.label), -1) for row in rows])
         # Some labels may be unknown: the data set may have other classes than the model.
         strange = sorted({row.label for row in rows if row.label and table.index(row.label) == UNKNOWN})
@@ -255,10 +321,10 @@ class RealRows:
             raise InputError(
                 f"{data.file.name}: the model knows none of the labels",
                 found=listed(strange, 5),
-                expected=", ".join(labels),
+                expected=", ".join(outputs.names),
                 do="give their meaning with --label-names, or name the right column with --label",
             )
-        return cls(data.name, [str(row.premise) for row in rows], [str(row.hypothesis) for row in rows], gold)
+        return cls(data.name, *pairs, gold)
 
 
 def gate(
@@ -267,13 +333,14 @@ def gate(
     reference: Reference,
     tokenizer: PairTokenizer,
     precision: str,
+    outputs: Outputs,
     rows: RealRows | None = None,
 ) -> Parity:
-    """Compare the exported graph with its checkpoint on `reference` and on real rows.
+    """Compare the exported graph with its checkpoint on `reference` and on real rows. outputs: what the logits mean.
 
     Raises RunError if they differ by more than the precision's limits.
     """
-    own, real = compare(reference, session.logits, tokenizer.pad_id), Differences()
+    own, real = compare(reference, session.logits, tokenizer.pad_id, outputs), Differences(outputs)
     own.check(precision, "the exported graph")
     lengths = reference.encoded.lengths
     accuracy, labelled = None, 0
@@ -308,6 +375,7 @@ def to_parity(
     own: Differences, real: Differences, lengths: NDArray[np.integer], precision: str, device: Device, **of_data: Any
 ) -> Parity:
     """The manifest's section. lengths: of all compared pairs. of_data: the fields about real rows."""
+    score_errors = [each.score_error for each in (own, real) if each.pairs and each.score_error is not None]
     return Parity(
         pairs=own.pairs + real.pairs,
         batch_sizes=list(BATCH_SIZES),
@@ -317,6 +385,7 @@ def to_parity(
         label_flips=own.label_flips + real.label_flips,
         max_logit_difference_allowed=LIMITS[precision].logit_difference,
         label_flips_allowed=LIMITS[precision].label_flips,
+        score_error=max(score_errors, default=None),
         device=device.kind,
         **of_data,
     )

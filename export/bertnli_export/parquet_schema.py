@@ -44,7 +44,7 @@ def _spark(schema: Any, columns: Sequence[pyarrow.Field], added: Sequence[pyarro
     if [field["name"] for field in schema["fields"]] != [column.name for column in columns]:
         raise ValueError("it describes other columns")
     for column in added:
-        kind = _SPARK_TYPES[str(column.type)]
+        kind = _of_type(column.type, lambda name: _SPARK_TYPES[name], _spark_array)
         schema["fields"].append({"name": column.name, "type": kind, "nullable": True, "metadata": {}})
     return schema
 
@@ -52,8 +52,27 @@ def _spark(schema: Any, columns: Sequence[pyarrow.Field], added: Sequence[pyarro
 def _hugging_face(about: Any, columns: Sequence[pyarrow.Field], added: Sequence[pyarrow.Field]) -> Any:
     features = about["info"]["features"]
     for column in added:
-        features[column.name] = {"dtype": _HUGGING_FACE_TYPES[str(column.type)], "_type": "Value"}
+        features[column.name] = _of_type(column.type, _hugging_face_value, _hugging_face_sequence)
     return about
+
+
+def _of_type(kind: pyarrow.DataType, of_one: Callable[[str], Any], of_many: Callable[[Any], Any]) -> Any:
+    """A type of an added column in the words of another program: of one value, or of a list of values."""
+    import pyarrow.types as types
+
+    return of_many(of_one(str(kind.value_type))) if types.is_list(kind) else of_one(str(kind))
+
+
+def _spark_array(element: str) -> dict[str, Any]:
+    return {"type": "array", "elementType": element, "containsNull": True}
+
+
+def _hugging_face_value(kind: str) -> dict[str, Any]:
+    return {"dtype": _HUGGING_FACE_TYPES[kind], "_type": "Value"}
+
+
+def _hugging_face_sequence(element: Any) -> dict[str, Any]:
+    return {"feature": element, "_type": "Sequence"}  # every version reads it; since 4 they write "List"
 
 
 _EXTEND: dict[bytes, Callable[[Any, Sequence[pyarrow.Field], Sequence[pyarrow.Field]], Any]] = {

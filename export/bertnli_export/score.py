@@ -51,6 +51,7 @@ def score_file(
     gpus: str | None = None,
     workers: int = 1,
     temperature: float | None = None,
+    threshold: float | None = None,
     strict: bool = False,
     restart: bool = False,
     columns: Columns | None = None,
@@ -67,9 +68,9 @@ def score_file(
     The same call resumes a run that was stopped or killed, and does nothing if its output is finished; with `restart`
     it starts over. A run from a pipe, or with `-` as output, cannot be resumed. `strict` stops at the first bad row,
     which otherwise keeps its place with the reason. On the CPU `workers` processes share the cores. Of several GPUs all
-    are used, or those that `gpus` lists ("0,1"). The output does not depend on the number of workers. `temperature`: as
-    for `Scorer`. If `bundle` is a `Scorer`, it is used on its own device and stays open. `say` gets a line for each
-    thing to know about how the input is read.
+    are used, or those that `gpus` lists ("0,1"). The output does not depend on the number of workers. `temperature` and
+    `threshold`: as for `Scorer`. If `bundle` is a `Scorer`, it is used on its own device and stays open. `say` gets a
+    line for each thing to know about how the input is read.
 
     Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` if rows have gold labels
     (`no_accuracy` if the model does not know all of them, see label_counts.py); `device`, `load_seconds`;
@@ -83,7 +84,7 @@ def score_file(
     load: Callable[[], ScoringEngine]
     if isinstance(bundle, str | os.PathLike):
         devices = choose_devices(device, gpus, workers)
-        setup = prepare(bundle, devices[0], temperature)
+        setup = prepare(bundle, devices[0], temperature, threshold=threshold)
         load = partial(_load, setup, devices)
     else:
         setup, load = bundle.setup, partial(InProcess, bundle, keep_open=True)
@@ -111,9 +112,9 @@ def score_file(
         loading = time.perf_counter() - loading
         load_seconds, began = load_seconds + loading, began + loading
         place: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
-        with closing(engine), _advice_on_stop(run), open_writer(output, file, setup.bundle.labels, **place) as writer:
+        with closing(engine), _advice_on_stop(run), open_writer(output, file, setup.bundle.outputs, **place) as writer:
             run.save()
-            codec = Codec(file, setup.bundle.labels, writer.encoder)
+            codec = Codec(file, setup.bundle.outputs, writer.encoder)
             size = CHUNK[setup.device.kind]
             _score_rows(engine, codec, size, writer, run, strict, progress, checkpoint_seconds)
             writer.finish()
@@ -174,11 +175,18 @@ def _open_record(
             "output format": ".".join(filter(None, format_of(os.fspath(output), output_format))),
             "prefix": prefix,
             "temperature": setup.temperature,
+            **_threshold_option(setup),
         },
         "device": {"kind": setup.device.kind, "rows in a chunk": CHUNK[setup.device.kind]},
         "versions": versions(VERSIONS),
     }
     return RunRecord(Path(output), fingerprint) if restart else resume(Path(output), fingerprint)
+
+
+def _threshold_option(setup: ScoringSetup) -> dict[str, float]:
+    """The threshold, if it decides anything; so the records of most models do not have it."""
+    independent = setup.bundle.outputs.problem_type == "multi_label_classification"
+    return {"threshold": setup.threshold} if independent else {}
 
 
 def _dialect_option(file: PairFile) -> dict[str, str]:

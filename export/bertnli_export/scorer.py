@@ -1,4 +1,4 @@
-"""Sentence pairs to labels and probabilities, from a bundle: for Python, and what `bertnli score` is built on.
+"""Sentence pairs to labels and probabilities, or to scores: for Python, and what `bertnli score` is built on.
 
 from bertnli import Scorer
 
@@ -14,15 +14,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.outputs import Outputs
 from bertnli.data.tokenizer import Encoded, pad_batch
-from bertnli.evaluation.metrics import softmax
+from bertnli.evaluation.activations import activate
 from bertnli_export.devices import Device
 from bertnli_export.interface import INPUTS
 from bertnli_export.scoring_setup import ScoringSetup, prepare
@@ -50,11 +51,21 @@ NOT_FINITE = "the model's scores are not finite numbers"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What the model predicts for one pair."""
+    """What the model predicts for one pair.
 
-    label: str
-    probabilities: dict[str, float]  # of every label, in the model's order; they sum to 1
-    truncated: bool  # the pair was longer than the model's maximum length and was cut
+    label: the most probable label; None if the model's labels are independent of each other, or if it gives a score.
+    probabilities: of every label, in the model's order. They sum to 1, unless the labels are independent. Empty if the
+    model gives a score.
+    truncated: the pair was longer than the model's maximum length and was cut.
+    labels: `label`, or of independent labels those above the threshold.
+    score: of a model with one output, as a reranker; otherwise None.
+    """
+
+    label: str | None
+    probabilities: dict[str, float]
+    truncated: bool
+    labels: tuple[str, ...] = ()
+    score: float | None = None
 
 
 class Submitted(NamedTuple):
@@ -64,18 +75,22 @@ class Submitted(NamedTuple):
     batches: list[tuple[NDArray[np.int64], Future[NDArray[np.float32]]]]  # indices of pairs, their logits
 
 
-class Scores(NamedTuple):
-    """What the model predicts for many pairs. Where its logits are not finite numbers, the probabilities are NaN."""
+Prediction = str | tuple[str, ...] | None
+"""The label; of independent labels those above the threshold; None if the model gives a score."""
 
-    best: NDArray[np.int64]  # [pairs], index of the label
-    probabilities: NDArray[np.float64]  # [pairs, labels]
+
+class Scores(NamedTuple):
+    """What the model predicts for many pairs. Where its logits are not finite numbers, the values are NaN."""
+
+    predictions: Sequence[Prediction]  # [pairs]
+    values: NDArray[np.float64]  # [pairs, outputs]: probabilities, or the score
     truncated: NDArray[np.bool_]  # [pairs]
 
 
 class Scorer:
     """A bundle, loaded on one device. A pair's score does not depend on the other pairs of its batch.
 
-    Attributes: `bundle`, `tokenizer`, `session`, `temperature`.
+    Attributes: `bundle`, `tokenizer`, `session`, `temperature`, `threshold`.
     """
 
     def __init__(
@@ -85,15 +100,17 @@ class Scorer:
         temperature: float | None = None,
         *,
         threads: int | None = None,
+        threshold: float | None = None,
     ):
         """`bundle`: the folder that `bertnli export` made. `device`: `cpu`, `cuda`, one of several GPUs as `cuda:1`,
-        or `auto`, which is CUDA where there is a GPU. `temperature` divides the logits before the softmax: above 1 it
-        makes the probabilities less extreme, and never changes the label; default: the bundle's own. `threads` of the
-        CPU, by default one for each core that the process may use.
+        or `auto`, which is CUDA where there is a GPU. `temperature` divides the logits before the softmax or sigmoid:
+        above 1 it makes the probabilities less extreme, and never changes the label; default: the bundle's own.
+        `threads` of the CPU, by default one for each core that the process may use. `threshold`, of a model with
+        independent labels: the labels with a probability above it are predicted; default: 0.5.
 
         Raises InputError as `prepare` does.
         """
-        self._load(prepare(bundle, device, temperature), threads)
+        self._load(prepare(bundle, device, temperature, threshold=threshold), threads)
 
     @classmethod
     def from_setup(cls, setup: ScoringSetup, *, threads: int | None = None) -> Scorer:
@@ -103,7 +120,8 @@ class Scorer:
         return scorer
 
     def _load(self, setup: ScoringSetup, threads: int | None) -> None:
-        self.bundle, self.tokenizer, self.temperature = setup.bundle, setup.tokenizer, setup.temperature
+        self.bundle, self.tokenizer = setup.bundle, setup.tokenizer
+        self.temperature, self.threshold = setup.temperature, setup.threshold
         self.session = Session(self.bundle.model, setup.device, threads=threads)
         if self.session.outputs != len(self.labels):
             raise InputError(
@@ -118,6 +136,8 @@ class Scorer:
         for key, what, ours in (
             ("labels", "other labels, or another order,", json.dumps(self.labels)),
             ("precision", "another precision", self.bundle.manifest.precision),
+            ("problem_type", "another meaning of the outputs", self.outputs.problem_type),
+            ("activation", "another activation", self.outputs.activation),
         ):
             if (said := self.session.metadata.get(f"bertnli.{key}", ours)) != ours:
                 raise InputError(
@@ -130,12 +150,17 @@ class Scorer:
     @property
     def setup(self) -> ScoringSetup:
         """What it was loaded from, with the temperature that it has now."""
-        return ScoringSetup(self.bundle, self.tokenizer, self.session.device, self.temperature)
+        return ScoringSetup(self.bundle, self.tokenizer, self.session.device, self.temperature, self.threshold)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names in the order of the model's outputs."""
         return self.bundle.labels
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the model's outputs mean."""
+        return self.bundle.outputs
 
     def score(self, pairs: Iterable[tuple[str, str]]) -> list[Score]:
         """Score (premise, hypothesis) pairs, in their order.
@@ -152,13 +177,21 @@ class Scorer:
                 if isinstance(pair, str) or len(pair) != 2:
                     raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
             scores = self.collect(self.submit(*zip(*chunk, strict=True)))
-            if np.isnan(scores.probabilities).any():
+            if np.isnan(scores.values).any():
                 raise RunError(
                     f"{self.bundle.path}: {NOT_FINITE}",
                     do="look at the training loss of the checkpoint, or export it in fp32",
                 )
-            for index, row, truncated in zip(*(part.tolist() for part in scores), strict=True):
-                yield Score(self.labels[index], dict(zip(self.labels, row, strict=True)), truncated)
+            rows = zip(scores.predictions, scores.values.tolist(), scores.truncated.tolist(), strict=True)
+            for prediction, values, truncated in rows:
+                if prediction is None:
+                    yield Score(None, {}, truncated, score=values[0])
+                    continue
+                probabilities = dict(zip(self.labels, values, strict=True))
+                if isinstance(prediction, str):
+                    yield Score(prediction, probabilities, truncated, (prediction,))
+                else:
+                    yield Score(None, probabilities, truncated, prediction)
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         """`[pairs, labels]`, in the order of the pairs, before the temperature (`evaluation.evaluate.Predictor`)."""
@@ -174,7 +207,16 @@ class Scorer:
         """Wait for the logits of `submitted`. Raises RunError if the session fails."""
         logits = self._wait_for_logits(submitted)
         logits[~np.isfinite(logits).all(axis=1)] = np.nan
-        return Scores(logits.argmax(axis=1), softmax(logits, self.temperature), submitted.truncated)
+        values = activate(logits, self.outputs.activation, self.temperature)
+        return Scores(self._predictions(logits, values), values, submitted.truncated)
+
+    def _predictions(self, logits: NDArray[np.float32], values: NDArray[np.float64]) -> list[Prediction]:
+        labels, problem = self.labels, self.outputs.problem_type
+        if problem == "regression":
+            return [None] * len(values)
+        if problem == "single_label_classification":  # of the undivided logits: rounding changes no label
+            return [labels[index] for index in logits.argmax(axis=1).tolist()]
+        return [tuple(compress(labels, above)) for above in (values > self.threshold).tolist()]
 
     def _wait_for_logits(self, submitted: Submitted) -> NDArray[np.float32]:
         result = np.empty((len(submitted.truncated), len(self.labels)), np.float32)

@@ -1,7 +1,8 @@
 """A bundle as a model of Triton Inference Server: its files where Triton expects them, and config.pbtxt.
 
     config.pbtxt   inputs, outputs, batching, where it runs
-    labels.txt     label names, for Triton's classification extension (whose scores are logits here)
+    labels.txt     label names, for Triton's classification extension (whose scores are logits here); not for a model
+                   that gives a score
     1/model.onnx   the graph; 1 is Triton's version of the model
 
 The bundle's other files stay beside them: Triton ignores what it does not know, and a client tokenises with
@@ -18,9 +19,9 @@ Sources: Triton's user guide, "Model Repository", "Model Configuration", "Batche
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from bertnli.data.outputs import Outputs
 from bertnli_export.bundle import LABELS, MODEL
 from bertnli_export.interface import INPUTS, OUTPUT
 
@@ -33,21 +34,23 @@ _MAX_BATCH = {"fp32": 64, "fp16": 256, "int8": 32}  # pairs
 _MAX_DELAY = 2000  # microseconds that a request waits for others to join its batch
 
 
-def arrange_files(folder: Path, labels: Sequence[str], precision: str) -> None:
+def arrange_files(folder: Path, outputs: Outputs, precision: str) -> None:
     """Make a Triton model of the files of a bundle that is being written."""
     (folder / "1").mkdir()
     (folder / MODEL).rename(folder / "1" / MODEL)
-    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    (folder / "config.pbtxt").write_text(config(len(labels), precision), encoding="utf-8")
+    if outputs.problem_type != "regression":
+        (folder / LABELS).write_text("".join(f"{label}\n" for label in outputs.names), encoding="utf-8")
+    (folder / "config.pbtxt").write_text(config(outputs, precision), encoding="utf-8")
 
 
-def config(labels: int, precision: str) -> str:
-    """config.pbtxt (Triton's `ModelConfig` in protobuf's text format) of a bundle whose graph has `labels` outputs.
+def config(outputs: Outputs, precision: str) -> str:
+    """config.pbtxt (Triton's `ModelConfig` in protobuf's text format) of a bundle whose graph has these outputs.
 
     It gives no preferred batch sizes: Triton then makes batches as large as it can. Its guide advises this if no size
     is faster than the sizes around it.
     """
     inputs = ",\n".join(f'  {{ name: "{name}" data_type: TYPE_INT64 dims: [ -1 ] }}' for name in INPUTS)
+    names = "" if outputs.problem_type == "regression" else f' label_filename: "{LABELS}"'
     return f"""\
 backend: "onnxruntime"
 max_batch_size: {_MAX_BATCH[precision]}
@@ -55,7 +58,7 @@ input [
 {inputs}
 ]
 output [
-  {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {labels} ] label_filename: "{LABELS}" }}
+  {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {len(outputs.names)} ]{names} }}
 ]
 dynamic_batching {{ max_queue_delay_microseconds: {_MAX_DELAY} }}
 instance_group [ {{ count: 1 kind: {_KIND[precision]} }} ]

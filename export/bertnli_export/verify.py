@@ -38,8 +38,9 @@ def verify(
     `data_sets.open_set` and `labelled.read_labelled`. `say` gets a line for each thing to know about how it is read.
 
     Returns `bundle`, `device`, `precision`, `pairs`, `max_logit_difference`, `max_company_difference` (batch
-    invariance), `label_flips`, and with data `accuracy` and `rows`. Raises InputError for a damaged bundle, bad data or
-    an unusable device, RunError if the bundle does not compute what its checkpoint computes.
+    invariance), `label_flips` unless the model gives a score, `score_error` unless it gives one of several labels, and
+    with data `accuracy` and `rows`. Raises InputError for a damaged bundle, bad data or an unusable device, RunError if
+    the bundle does not compute what its checkpoint computes.
     """
     scorer = Scorer.from_setup(prepare(path, device, unverified=True))
     bundle = scorer.bundle
@@ -50,16 +51,17 @@ def verify(
         given = open_set(os.fspath(data), columns, **options)
     reference, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
     reference.check_fits(len(bundle.labels), scorer.tokenizer, str(bundle.file(PARITY)))
-    differences = compare(reference, scorer.session.logits, scorer.tokenizer.pad_id)
+    differences = compare(reference, scorer.session.logits, scorer.tokenizer.pad_id, bundle.outputs)
     differences.check(precision, f"{bundle.path} on {scorer.session.description}")
     if bundle.manifest.parity is None:
-        parity = to_parity(differences, Differences(), reference.encoded.lengths, precision, scorer.session.device)
+        nothing, lengths = Differences(bundle.outputs), reference.encoded.lengths
+        parity = to_parity(differences, nothing, lengths, precision, scorer.session.device)
         update_manifest(bundle.path, parity=parity)
     summary: dict[str, Any] = {
         "bundle": str(bundle.path),
         "device": scorer.session.device.kind,
         "precision": precision,
-        **vars(differences),
+        **differences.summary(),
     }
     if given is not None:
         found = given.measure(scorer, skip_bad_rows=skip_bad_rows)

@@ -1,12 +1,14 @@
 """The output of scoring: one row for each input row, with the input's columns unchanged and some added.
 
-The added columns are `prediction`, a `p_<label>` for each label, `truncated` and `error`, with `--prefix` before each.
+The added columns (score_columns.py) are `prediction`, a `p_<label>` for each label, `truncated` and `error`, with
+`--prefix` before each; for a model with one output, `score` takes the place of `prediction` and the probabilities.
 If input and output have the same text format, the text of each record is copied byte for byte, and the added cells
 follow it. Tables are always written with a header, and with tabs and no quoting (TSV) or as RFC 4180 says (CSV); cells
 of an input that is written in another way are converted. Between formats cells are converted too: what is not text
 becomes JSON text in TSV and CSV, and every column of a text format becomes text in Parquet. The numbers, lists and
 objects of JSON lines stay the text that they are. The cells of Parquet have forms that can be read back: see
-data/arrow_values.py. Lines end with a line feed; probabilities have six decimals in every format.
+data/arrow_values.py. Lines end with a line feed. In every format probabilities have six decimals, a score has
+seven digits.
 
 `raw`, another added column, holds the complete record where the columns cannot: its text if it could not be parsed, a
 JSON object if it has keys beyond the header, a key twice or half a surrogate pair or, on the way to TSV, tabs or line
@@ -27,11 +29,13 @@ from typing import TYPE_CHECKING, Any
 from bertnli.common.errors import InputError
 from bertnli.common.progress import say
 from bertnli.data.formats import format_of
+from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import Chunk, PairFile
 from bertnli.data.parquet import types_lost
 from bertnli_export.encoders import ENCODERS, Encoder, ParquetEncoder, RowResult
 from bertnli_export.output_file import PartialFile, StandardOutput, writing
 from bertnli_export.parquet_schema import key_values
+from bertnli_export.score_columns import ScoreColumns
 
 __all__ = ["RowResult", "Writer", "open_writer"]
 
@@ -48,13 +52,13 @@ _GROUP_BYTES = 64 << 20
 def open_writer(
     output: str | os.PathLike[str],
     file: PairFile,
-    labels: Sequence[str],
+    outputs: Outputs,
     *,
     prefix: str = "",
     format: str | None = None,
     resume_at: Mapping[str, Any] | None = None,
 ) -> Writer:
-    """A writer of `file`'s rows, from the first row, or from the checkpoint `resume_at`.
+    """A writer of `file`'s rows, from the first row, or from the checkpoint `resume_at`. outputs: of the model.
 
     `output` is a path, or `-` for standard output (with `format`; not Parquet, and without resume). The unfinished work
     of an earlier run is continued at `resume_at`, or discarded without it. A finished output is replaced when the new
@@ -67,9 +71,9 @@ def open_writer(
     if path == "-" and format is None:
         raise InputError("standard output has no name that shows its format", do="give it with --format")
     kind, packing = format_of("" if path == "-" else path, format)
-    added = [prefix + name for name in ("prediction", *(f"p_{label}" for label in labels), "truncated", "error")]
+    added = ScoreColumns.of(outputs, prefix)
     raw = None if kind == file.format == "parquet" else prefix + "raw"
-    for name in (*added, raw):
+    for name in (*added.names, raw):
         if name in file.fields:
             raise InputError(
                 f"{file.name}: column {name!r} has the name of one that the output adds",

@@ -23,7 +23,8 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import cache_dir, existing_path
 from bertnli.common.progress import say_lines
 from bertnli.common.safe_path import safe_path
-from bertnli.fetch.resolve import resolve, resolve_data
+from bertnli.families import folder_config
+from bertnli.fetch.resolve import resolve_data, resolve_model
 from bertnli.run.config import RunConfig
 from bertnli.run.folder import RunFolder, steps_in
 from bertnli.run.run_file import load_run
@@ -177,7 +178,7 @@ def _say(line: str) -> None:
 
 def needs(config: RunConfig, run_file: str) -> Needs:
     """What the run needs on every host. Models and data that have names are fetched into this host's cache."""
-    paths = {"run file": Path(run_file), "model": resolve(config.model, "model")}
+    paths = {"run file": Path(run_file), "model": resolve_model(config.model, folder_config.parse).path}
     data = {"data.train": config.data.train}
     if isinstance(config.data.eval, str):
         data["data.eval"] = config.data.eval

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from bertnli.common.errors import BertnliError, InputError
 from bertnli.data.labelled import read_labelled
+from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import Columns, PairFile
 
 LABELS = ("entailment", "neutral")
@@ -195,7 +196,7 @@ def check_target(folder: Path, kind: str, output: str, body: bytes, expected: in
     expected += kind == "jsonl"  # whose header is a row
     file = PairFile(source)
     rows = []
-    with open_writer(path, file, LABELS) as writer:
+    with open_writer(path, file, Outputs(LABELS)) as writer:
         for chunk in file.chunks(3):
             rows += chunk.rows
             writer.write(chunk, [RowResult("neutral", (0.25, 0.75), False, row.error) for row in chunk.rows])

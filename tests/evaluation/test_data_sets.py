@@ -20,6 +20,7 @@ from bertnli_export.verify import verify
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.outputs import Outputs
 from bertnli.evaluation.calibrate import calibrate
 from bertnli.evaluation.data_sets import expanded, open_all, open_set
 from bertnli.evaluation.evaluate import ComparedModel
@@ -174,7 +175,7 @@ def test_every_named_set_is_fetched_read_and_measured(server: StandIn, name: str
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_exports_gate_reads_every_named_set(server: StandIn, name: str) -> None:
-    gold = RealRows.read(open_set(name), LABELS).gold.tolist()
+    gold = RealRows.read(open_set(name), Outputs(LABELS)).gold.tolist()
     assert gold == ([0, -1, 0, 0, -1, -1] if name == "hans" else [0, 2, 1])  # HANS has one class for two labels
 
 

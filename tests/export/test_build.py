@@ -17,6 +17,7 @@ from bertnli_export.graphs import graph
 from bertnli_export.scorer import Scorer
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import digest
 from bertnli.evaluation.metrics import softmax
 from bertnli.model import pretrained
 from bertnli.report.licences import LicenceInfo, of_model
@@ -37,6 +38,8 @@ def test_the_graph_says_what_it_is() -> None:
     manifest = Bundle.open(tiny.bundle()).manifest
     assert found == {
         "bertnli.labels": '["entailment", "neutral", "contradiction"]',
+        "bertnli.problem_type": "single_label_classification",
+        "bertnli.activation": "softmax",
         "bertnli.max_length": "48",
         "bertnli.truncation": "longest_first",
         "bertnli.lower_case": "true",
@@ -101,6 +104,22 @@ def test_real_rows_are_compared_and_their_accuracy_is_kept(tiny_source, quick, t
     assert 0 < manifest.parity.max_logit_difference < 1e-4
     assert summary["accuracy"] == manifest.parity.accuracy
     assert manifest.origin.licence == "MIT"
+
+
+def test_the_commit_of_a_fetched_model_is_in_the_manifest(quick, tmp_path) -> None:
+    folder = tiny.hf_folder(tmp_path / "fetched")
+    files = {"model.safetensors": {"sha256": digest(folder / "model.safetensors")}}
+    (folder / "receipt.json").write_text(json.dumps({"revision": "c" * 40, "files": files}))
+    source = pretrained.load(folder)
+    assert source.revision == "c" * 40
+    export_bundle(source, tmp_path / "out")
+    manifest = Bundle.open(tmp_path / "out").manifest
+    assert manifest.origin.revision == "c" * 40
+    older = tmp_path / "out" / "manifest.json"
+    content = json.loads(older.read_text())
+    del content["origin"]["revision"]
+    older.write_text(json.dumps(content))
+    assert Bundle.open(tmp_path / "out").manifest.origin.revision is None
 
 
 # --- bundles of other models

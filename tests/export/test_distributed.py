@@ -51,7 +51,7 @@ def parts(tmp_path) -> Path:
 
 def job(**changes) -> _Job:
     bundle = Bundle.open(tiny.bundle())
-    return replace(_Job(str(bundle.path), bundle.sha256, versions(VERSIONS), CPU, 1, 1.0, OPTIONS), **changes)
+    return replace(_Job(str(bundle.path), bundle.sha256, versions(VERSIONS), CPU, 1, None, None, OPTIONS), **changes)
 
 
 # --- which partitions
@@ -119,8 +119,8 @@ def test_rows_of_a_partition_that_is_gone_do_not_stay_in_the_output(parts, tmp_p
 def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeypatch) -> None:
     loaded = []
 
-    def load(*arguments):
-        loaded.append(prepare(*arguments))
+    def load(*arguments, **options):
+        loaded.append(prepare(*arguments, **options))
         return loaded[-1]
 
     monkeypatch.setattr(distributed, "prepare", load)

@@ -23,6 +23,7 @@ from bertnli_export.scorer import Scorer
 from bertnli_export.verify import verify
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.outputs import Outputs
 from bertnli.evaluation.metrics import softmax
 from bertnli.model.pretrained import Pretrained
 from tests.conftest import ROOT, environment
@@ -77,7 +78,8 @@ def test_config_pbtxt_says_what_the_graph_takes_and_gives(repository) -> None:
 
 def test_triton_is_told_where_each_precision_runs() -> None:
     kinds = {
-        precision: re.findall(r"kind: (\w+)", triton.config(2, precision)) for precision in ("fp32", "fp16", "int8")
+        precision: re.findall(r"kind: (\w+)", triton.config(Outputs(("a", "b")), precision))
+        for precision in ("fp32", "fp16", "int8")
     }
     assert kinds == {"fp32": ["KIND_AUTO"], "fp16": ["KIND_GPU"], "int8": ["KIND_CPU"]}
     assert set(build.EXPORTERS) <= kinds.keys()

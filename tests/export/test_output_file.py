@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import PairFile
 from tests.conftest import environment
 from tests.support.writer_runs import HEAD, LABELS, OUTPUTS, TEXTS, make, run
@@ -103,7 +104,7 @@ def test_a_checkpoint_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
     file = PairFile(tmp_path / "a.tsv")
-    with open_writer(tmp_path / "out.tsv", file, LABELS) as writer:
+    with open_writer(tmp_path / "out.tsv", file, Outputs(LABELS)) as writer:
         writer.write(next(file.chunks(2)), [RowResult(None, None, False, "x")] * 2)
         state = writer.checkpoint()
     written = partial_path(tmp_path / "out.tsv").read_bytes()
@@ -178,12 +179,12 @@ def test_damaged_work_is_not_published(tmp_path: Path, suffix: str) -> None:
 def test_two_writers_of_one_output(tmp_path: Path) -> None:
     make(tmp_path / "a.tsv")
     file = PairFile(tmp_path / "a.tsv")
-    with open_writer(tmp_path / "out.tsv", file, LABELS):
+    with open_writer(tmp_path / "out.tsv", file, Outputs(LABELS)):
         before = partial_path(tmp_path / "out.tsv").read_bytes()
         with pytest.raises(InputError, match="another process is writing it"):
-            open_writer(tmp_path / "out.tsv", file, LABELS)
+            open_writer(tmp_path / "out.tsv", file, Outputs(LABELS))
         assert partial_path(tmp_path / "out.tsv").read_bytes() == before
-    open_writer(tmp_path / "out.tsv", file, LABELS).close()
+    open_writer(tmp_path / "out.tsv", file, Outputs(LABELS)).close()
 
 
 def test_an_output_finished_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +194,7 @@ def test_an_output_finished_while_it_is_opened(tmp_path: Path, monkeypatch: pyte
     partial_path(out).write_text("the other's")
     monkeypatch.setattr("fcntl.flock", lambda *_: partial_path(out).replace(out))
     with pytest.raises(InputError, match="another process is writing it"):
-        open_writer(out, PairFile(tmp_path / "a.tsv"), LABELS)
+        open_writer(out, PairFile(tmp_path / "a.tsv"), Outputs(LABELS))
     assert out.read_text() == "the other's"
 
 
@@ -214,7 +215,7 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ("out.parquet.gz", {}, "has its own compression"),
     ):
         with pytest.raises(InputError, match=message):
-            open_writer(tmp_path / output, file, LABELS, **options)
+            open_writer(tmp_path / output, file, Outputs(LABELS), **options)
     for output, options, message in (
         ("/dev/null", {"format": "tsv"}, "not a file; name one, or - for standard output"),
         ("-", {}, "--format"),
@@ -222,7 +223,7 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ("-", {"format": "tsv", "resume_at": {"rows": 1, "bytes": 1, "crc32": 1}}, "from the first row"),
     ):
         with pytest.raises(InputError, match=message):
-            open_writer(output, file, LABELS, **options)
+            open_writer(output, file, Outputs(LABELS), **options)
     assert (tmp_path / "a.tsv").read_text().startswith("premise\thypothesis\n")
 
 
@@ -239,13 +240,14 @@ SCRIPT = """
     from bertnli.common.errors import BertnliError
     from bertnli.data.pairs import PairFile
     from bertnli_export.writer import open_writer
+    from bertnli.data.outputs import Outputs
     from tests.support.writer_runs import LABELS, score
 
     source, output, limit = sys.argv[1:]
     file = PairFile(source)
     format = "tsv" if output == "-" else None
     try:
-        with open_writer(output, file, LABELS, format=format) as writer:
+        with open_writer(output, file, Outputs(LABELS), format=format) as writer:
             if limit != "0":  # the next thing to a full disk that needs no root
                 resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
             for chunk in file.chunks(100):

@@ -11,6 +11,7 @@ from bertnli_export.bundle import Bundle
 from bertnli_export.graphs.graph import torch_logits
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.outputs import Outputs
 from bertnli.evaluation.data_sets import open_set
 from bertnli.model.pretrained import Pretrained
 from tests.support import tiny
@@ -25,15 +26,17 @@ def test_a_graph_that_sees_padding_fails_the_gate(tiny_source: Pretrained) -> No
         return torch_logits(model, ids, np.ones_like(mask), types)
 
     with pytest.raises(RunError, match=r"it does not compute what its checkpoint computes.*logit.*other pairs of its"):
-        parity.compare(reference, sees_padding, tiny_source.tokenizer.pad_id).check("fp32", "it")
+        parity.compare(reference, sees_padding, tiny_source.tokenizer.pad_id, tiny_source.config.outputs).check(
+            "fp32", "it"
+        )
 
 
 def test_the_gate_fails_on_flipped_labels_and_on_what_is_no_number() -> None:
-    figures = parity.Differences()
+    figures = parity.Differences(Outputs(("a", "b")))
     figures.add(np.array([[1.0, 1.00001]], np.float32), np.array([[1.00001, 1.0]], np.float32))
     with pytest.raises(RunError, match="1 of 1 built-in pairs' labels differ"):
         figures.check("fp32", "it")
-    figures = parity.Differences()
+    figures = parity.Differences(Outputs(("a", "b")))
     figures.add(np.array([[np.nan, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32))
     with pytest.raises(RunError, match="difference of a logit is inf"):
         figures.check("fp32", "it")
@@ -51,7 +54,7 @@ def test_the_gate_covers_every_batch_size_and_length() -> None:
         assert types.max() == 1
         return np.zeros((len(ids), 3), np.float32)
 
-    parity.compare(known, watch, tokenizer.pad_id)
+    parity.compare(known, watch, tokenizer.pad_id, Outputs(tiny.SNLI_LABELS))
     assert {batch for batch, _ in shapes} >= {1, 2, 3, 32}
     assert {length for batch, length in shapes if batch == 1} >= {3, 4, 5, 7, 8, 9, 31, 32, 33, 47, 48}
     assert mixed_batches > 10
@@ -65,17 +68,17 @@ def test_the_gate_covers_every_batch_size_and_length() -> None:
 
 def test_rows_without_labels_serve_as_well(tiny_source, tmp_path) -> None:
     rows = [{"premise": row["sentence1"], "hypothesis": row["sentence2"]} for row in tiny.snli_rows(5)]
-    real = parity.RealRows.read(rows_file(tmp_path, rows), tiny_source.config.labels)
+    real = parity.RealRows.read(rows_file(tmp_path, rows), tiny_source.config.outputs)
     assert real.gold.tolist() == [-1] * 5
     for unsaid in ("-", "", None, -1):
         real = parity.RealRows.read(
-            rows_file(tmp_path, [{**row, "label": unsaid} for row in rows]), tiny_source.config.labels
+            rows_file(tmp_path, [{**row, "label": unsaid} for row in rows]), tiny_source.config.outputs
         )
         assert real.gold.tolist() == [-1] * 5
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"premise": "", "hypothesis": "a"}\n')
     with pytest.raises(InputError, match="no usable row"):
-        parity.RealRows.read(open_set(str(empty)), tiny_source.config.labels)
+        parity.RealRows.read(open_set(str(empty)), tiny_source.config.outputs)
 
 
 def test_labels_that_the_model_does_not_know_do_not_pass_for_none(tiny_source, tmp_path) -> None:
@@ -88,6 +91,6 @@ def test_labels_that_the_model_does_not_know_do_not_pass_for_none(tiny_source, t
     with pytest.raises(
         InputError, match=r"rows\.jsonl: the model knows none of the labels; found '0', '1', '2'; .*--label-names"
     ):
-        parity.RealRows.read(data, tiny_source.config.labels)
+        parity.RealRows.read(data, tiny_source.config.outputs)
     told = open_set(str(data.file.path), label_names=dict(zip("012", tiny_source.config.labels, strict=True)))
-    assert parity.RealRows.read(told, tiny_source.config.labels).gold.tolist() == [0, 1, 2] * 2
+    assert parity.RealRows.read(told, tiny_source.config.outputs).gold.tolist() == [0, 1, 2] * 2

@@ -51,9 +51,9 @@ def task(number: int, *premises: str) -> RawChunk:
 def codec(tmp_path) -> Codec:
     path = tmp_path / "some.jsonl"
     path.write_bytes(task(0).records)  # type: ignore[arg-type]
-    file, labels = PairFile(path), prepare(tiny.bundle(), CPU).bundle.labels
-    with open_writer(tmp_path / "none.jsonl", file, labels) as writer:
-        return Codec(file, labels, writer.encoder)
+    file, outputs = PairFile(path), prepare(tiny.bundle(), CPU).bundle.outputs
+    with open_writer(tmp_path / "none.jsonl", file, outputs) as writer:
+        return Codec(file, outputs, writer.encoder)
 
 
 def premises(scored: list[ScoredChunk]) -> list[list[str]]:

@@ -17,6 +17,7 @@ from bertnli_export.output_file import partial_path
 from bertnli_export.writer import RowResult, open_writer
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import PairFile
 from tests.support.writer_runs import HEAD, LABELS, OUTPUTS, SENTENCES, TEXTS, make, read_back, run
 
@@ -314,7 +315,7 @@ def test_added_columns_that_clash_are_refused_until_they_get_a_prefix(tmp_path: 
     for name in ("prediction", "p_neutral", "truncated", "error", "raw"):
         (tmp_path / "a.tsv").write_text(f"premise\thypothesis\t{name}\na\tb\tc\n")
         with pytest.raises(InputError, match=f"column '{name}' has the name of one that the output adds; .*--prefix"):
-            open_writer(tmp_path / "out.tsv", PairFile(tmp_path / "a.tsv"), LABELS)
+            open_writer(tmp_path / "out.tsv", PairFile(tmp_path / "a.tsv"), Outputs(LABELS))
         assert not partial_path(tmp_path / "out.tsv").exists()
         run(tmp_path / "a.tsv", tmp_path / "out.tsv", prefix="x_")
         header = (tmp_path / "out.tsv").read_text().splitlines()[0].split("\t")
@@ -344,7 +345,7 @@ def test_labels_and_names_with_separators_in_them(tmp_path: Path) -> None:
     labels = ['so, "so"', "tab\tbed %d"]
     [chunk] = file.chunks(5)
     for name in ("out.csv", "out.tsv", "out.jsonl"):
-        with open_writer(tmp_path / name, file, labels) as writer:
+        with open_writer(tmp_path / name, file, Outputs(tuple(labels))) as writer:
             writer.write(chunk, [RowResult(labels[1], (0.25, 0.75), False, None)])
             writer.finish()
         [record] = read_back(tmp_path / name)
@@ -357,7 +358,7 @@ def test_labels_and_names_with_separators_in_them(tmp_path: Path) -> None:
 def test_a_bad_row_has_its_error_whatever_the_scorer_says(tmp_path: Path, output: str) -> None:
     (tmp_path / "a.tsv").write_text("premise\thypothesis\n \tb\n")
     file = PairFile(tmp_path / "a.tsv")
-    with open_writer(tmp_path / output, file, LABELS) as writer:
+    with open_writer(tmp_path / output, file, Outputs(LABELS)) as writer:
         writer.write(next(file.chunks(1)), [RowResult("neutral", (0.25, 0.75), True, None)])
         writer.finish()
     [record] = read_back(tmp_path / output)
@@ -369,7 +370,7 @@ def test_as_many_results_as_rows(tmp_path: Path) -> None:
     make(tmp_path / "a.tsv")
     file = PairFile(tmp_path / "a.tsv")
     with (
-        open_writer(tmp_path / "out.tsv", file, LABELS) as writer,
+        open_writer(tmp_path / "out.tsv", file, Outputs(LABELS)) as writer,
         pytest.raises(ValueError, match="0 results for 4 rows"),
     ):
         writer.write(next(file.chunks(10)), [])

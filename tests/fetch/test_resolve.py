@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.families import folder_config
 from bertnli.fetch import cache
 from bertnli.fetch import download as download_module
 from bertnli.fetch import resolve as fetch_module
@@ -536,7 +537,7 @@ def test_to_a_folder(server: StandIn, links: bool, tmp_path: Path, monkeypatch: 
 def test_a_pipe_in_place_of_a_models_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match=f"{name}; found a named pipe; expected a file; remove it"):
-        resolve_model(str(tmp_path))
+        resolve_model(str(tmp_path), folder_config.parse)
 
 
 def test_to_never_overwrites(server: StandIn, tmp_path: Path) -> None:
@@ -597,11 +598,11 @@ def test_a_hub_id_without_the_hub(server: StandIn) -> None:
 
 
 def test_a_hub_id_of_nothing_is_the_users_error(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertnli.fetch.entry import NoSuchModelError
+    from bertnli.fetch.entry import HubAnswerError, HubModel
 
-    def nothing(repo: str, folder: Path) -> str:
-        raise NoSuchModelError("no such model")
+    def nothing(source: HubModel, folder: Path, parse_config: object) -> str:
+        raise HubAnswerError(f"no {source.name}", "take another")
 
     monkeypatch.setattr(fetch_module, "download_model", nothing)
-    with pytest.raises(InputError, match="neither an existing path nor a model on the hub"):
-        resolve("org/name", "model")
+    with pytest.raises(InputError, match="model 'org/name@v2'; found no org/name@v2; take another"):
+        resolve("org/name@v2", "model")

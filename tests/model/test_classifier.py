@@ -1,40 +1,34 @@
-"""The model computes what transformers' and d2l's own classes compute, however the tokens lie in memory."""
+"""The model computes what d2l's own classes compute, and the same however the tokens lie in memory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertForSequenceClassification
 
 from bertnli.common.errors import RunError
 from bertnli.data.labels import SNLI_ORDER
 from bertnli.families.config import Head, ModelConfig, Rotary
 from bertnli.families.d2l import D2L_ARCHITECTURES
-from bertnli.model import dropout, pretrained, varlen
-from bertnli.model.attention import Packed, Padded
+from bertnli.model import dropout, pretrained
+from bertnli.model.attention import Packed
 from bertnli.model.classifier import PairClassifier
-from bertnli.model.dropout import Dropout
 from bertnli.model.keymaps import from_foreign, to_foreign
 from bertnli.model.predictor import TorchPredictor
 from bertnli.train.flops import needed_flop, training_flop
 from tests.conftest import ROOT
 from tests.support import tiny
-from tests.support.whole_block import WholeBlock
+from tests.support.batch_layouts import ALL, LAYOUTS, batch, packed, padded
 
 REFERENCE = ROOT / "tests" / "reference"
 SMALL = ModelConfig(
@@ -84,130 +78,12 @@ def lively(model: nn.Module, seed: int = 0) -> Any:
     return model.eval()
 
 
-def batch(lengths: Sequence[int], vocab_size: int = 50, width: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, segments and mask, padded on the right to `width` (default: the longest); the padding holds noise."""
-    torch.manual_seed(1)
-    sizes = torch.tensor(lengths)
-    shape = (len(lengths), width or max(lengths))
-    ids, segments = torch.randint(vocab_size, shape), torch.randint(2, shape)
-    return ids, segments, torch.arange(shape[1]) < sizes[:, None]
-
-
-def padded(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
-    return model(ids, segments, Padded(mask))
-
-
-def packed(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
-    return model(ids[mask], segments[mask], Packed(mask.sum(1).tolist()))
-
-
-def varlen_reference(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_q: Tensor,
-    cu_k: Tensor,
-    max_q: int,
-    max_k: int,
-    dropout: float,
-    window: int | None = None,
-) -> Tensor:
-    """What `varlen.attention`'s kernels compute on a GPU, one sequence after the other."""
-    assert cu_q.dtype == cu_k.dtype == torch.int32  # the kernels read nothing else
-    assert (max_q, max_k) == (int(cu_q.diff().max()), int(cu_k.diff().max()))
-    mixed = []
-    for (q_from, q_to), (k_from, k_to) in zip(pairwise(cu_q.tolist()), pairwise(cu_k.tolist()), strict=True):
-        parts = (query[q_from:q_to], key[k_from:k_to], value[k_from:k_to])
-        queries, keys = torch.arange(q_to - q_from)[:, None], torch.arange(k_to - k_from)
-        mask = None if window is None else (queries - keys).abs() <= window
-        mixed.append(F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts), mask, dropout))
-    return torch.cat([part.transpose(0, 1) for part in mixed])
-
-
-def on_a_gpu(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
-    """Packed as on a GPU whose kernels take the heads' size."""
-    with (
-        mock.patch.object(varlen, "has_kernel", lambda x, window=None: True),
-        mock.patch.object(varlen, "attention", varlen_reference),
-    ):
-        return packed(model, ids, segments, mask)
-
-
-def without_a_kernel(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
-    """Packed as on a GPU whose kernels do not take the heads' size."""
-    with mock.patch.object(Packed, "attend", Packed._attend_padded):
-        return packed(model, ids, segments, mask)
-
-
-LAYOUTS = pytest.mark.parametrize("layout", [padded, packed, on_a_gpu, without_a_kernel])
 FAMILIES = pytest.mark.parametrize(
     "config", [SMALL, SMALL_D2L, SMALL_MODERNBERT, SMALL_MEAN], ids=["bert", "d2l", "modernbert", "modernbert, mean"]
 )
 
 
-# --- The same numbers as other people's classes ----------------------------------------------------------------------
-
-
-HF_CONFIGS = [
-    {},
-    {"hidden_act": "gelu_new", "num_attention_heads": 3, "layer_norm_eps": 1e-5, "num_hidden_layers": 3},
-    {"hidden_act": "relu", "num_attention_heads": 1, "layer_norm_eps": 1e-3, "num_labels": 2},
-    {"hidden_act": "gelu_pytorch_tanh", "hidden_size": 35, "num_attention_heads": 5, "type_vocab_size": 3},
-    {"num_hidden_layers": 1, "num_attention_heads": 24, "intermediate_size": 7, "num_labels": 5},
-]
-
-
-def hf_model(**changes: Any) -> tuple[BertForSequenceClassification, PairClassifier]:
-    """A random model of transformers' own and ours with its weights."""
-    sizes = {
-        "vocab_size": 50,
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 40,
-        "max_position_embeddings": 16,
-        "num_labels": 3,
-        "pad_token_id": 0,
-    }
-    theirs = lively(BertForSequenceClassification(BertConfig(**{**sizes, **changes}, attn_implementation="sdpa")))
-    config = ModelConfig(
-        labels=tuple(f"label {number}" for number in range(theirs.config.num_labels)),
-        vocab_size=theirs.config.vocab_size,
-        hidden_size=theirs.config.hidden_size,
-        num_layers=theirs.config.num_hidden_layers,
-        num_heads=theirs.config.num_attention_heads,
-        intermediate_size=theirs.config.intermediate_size,
-        max_positions=theirs.config.max_position_embeddings,
-        type_vocab_size=theirs.config.type_vocab_size,
-        activation=theirs.config.hidden_act,
-        layer_norm_eps=theirs.config.layer_norm_eps,
-    )
-    ours = PairClassifier(config)
-    ours.load_state_dict(from_foreign(theirs.state_dict(), config, "transformers", do=""))
-    return theirs, ours.eval()
-
-
-@LAYOUTS
-@pytest.mark.parametrize("changes", HF_CONFIGS, ids=str)
-def test_logits_equal_transformers(changes: dict[str, Any], layout: Any) -> None:
-    theirs, ours = hf_model(**changes)
-    ids, segments, mask = batch([9, 3, 16, 5, 5, 12, 4])
-    with torch.no_grad():
-        expected = theirs(input_ids=ids, token_type_ids=segments, attention_mask=mask.long()).logits
-        torch.testing.assert_close(layout(ours, ids, segments, mask), expected, atol=1e-5, rtol=0)
-
-
-def test_dropout_acts_where_transformers_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both draw the same masks in the same order, so in training too the logits are the same; the last block is made
-    to draw for tokens that it leaves out otherwise."""
-    monkeypatch.setattr(nn.functional, "dropout", lambda x, p, training, inplace: Dropout(p).train(training)(x))
-    theirs, ours = hf_model(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-    ours.blocks[-1] = WholeBlock(ours.blocks[-1])
-    ids, segments, mask = batch([9, 3, 16, 5, 5, 12, 4])
-    torch.manual_seed(3)
-    expected = theirs.train()(input_ids=ids, token_type_ids=segments, attention_mask=mask.long()).logits
-    torch.manual_seed(3)
-    torch.testing.assert_close(padded(ours.train(), ids, segments, mask), expected, atol=1e-5, rtol=0)
+# --- The same numbers as d2l's classes (test_families.py compares transformers') --------------------------------------
 
 
 @LAYOUTS
@@ -239,7 +115,7 @@ def test_packed_equals_padded_and_so_do_the_gradients(config: ModelConfig, lengt
     model = lively(PairClassifier(config))
     inputs = batch(lengths, width=min(16, max(lengths) + more))
     results = []
-    for layout in (padded, packed, on_a_gpu, without_a_kernel):
+    for layout in ALL:
         model.zero_grad()
         logits = layout(model, *inputs)
         nn.functional.cross_entropy(logits, torch.arange(len(lengths)) % 3, reduction="sum").backward()

@@ -457,7 +457,9 @@ CONFIGS: list[tuple[dict[str, Any], list[str]]] = [
     ({"transformers_weights": "other.safetensors"}, ["key transformers_weights", "other.safetensors"]),
     ({"position_embedding_type": "relative_key"}, ["key position_embedding_type", "'relative_key'"]),
     ({"is_decoder": True}, ["key is_decoder", "True"]),
-    ({"problem_type": "regression"}, ["key problem_type", "'regression'"]),
+    ({"problem_type": "regression"}, ["key problem_type", "regression, with 3 outputs", "one output"]),
+    ({"problem_type": "ranking"}, ["key problem_type", "'ranking'", "multi_label_classification"]),
+    ({"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}, ["sentence_transformers.activation_fn", "Tanh"]),
     ({"num_labels": 1, "id2label": {"0": "LABEL_0"}}, ["key id2label", "'LABEL_0'", "two or more"]),
     ({"id2label": ...}, ["key id2label is missing", "--labels"]),
     ({"id2label": {"0": "a", "1": "b", "3": "c"}}, ["key id2label", "indices 0, 1, 3"]),
@@ -936,6 +938,7 @@ CONFIG_KEYS = [
     *("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps", "hidden_dropout_prob", "id2label"),
     *("classifier_dropout", "initializer_range", "position_embedding_type", "is_decoder", "problem_type", "bertnli"),
+    *("num_labels", "sentence_transformers", "sbert_ce_default_activation_function"),
 ]
 
 

@@ -52,6 +52,8 @@ WORDS_OF_OTHERS = {  # what looks like a key of a run file, and is a key or a na
     ),  # DeepSpeed
     *("tokenizer_class", "added_tokens_decoder", "extra_special_tokens", "additional_special_tokens"),  # in HF's files
     *("transformers_weights", "num_labels", "quantization_config"),
+    *("single_label_classification", "multi_label_classification"),  # values of problem_type
+    "default_prompt_name",  # sentence-transformers
 }
 VARIABLES_OF_OTHERS = {"MASTER_ADDR", "MASTER_PORT"}
 

@@ -9,6 +9,7 @@ import pytest
 from bertnli_export.bundle import Bundle
 
 from bertnli.common.errors import InputError
+from bertnli.data.outputs import Outputs
 from bertnli.fetch import catalog
 from bertnli.fetch.cache import folder_of
 from bertnli.report import licences
@@ -84,7 +85,7 @@ def test_a_model_trained_from_a_trained_one_keeps_its_disclosure(tmp_path) -> No
     noted = {"licence": "Apache-2.0", "disclosure": "It has seen the test."}
     first = folder(tmp_path / "first", config_json={"bertnli": noted})
     assert notes_about(str(first), []) == [f"{first}: Licence: Apache-2.0.", "It has seen the test."]
-    known = {"family": "bert", "labels": ["a", "b"], "data": [], "settings": {}}
+    known = {"family": "bert", "outputs": Outputs(("a", "b")), "data": [], "settings": {}}
     write_model_card(tmp_path / "second", name="second", base_model=str(first), **known)
     assert licences.of_model(str(tmp_path / "second")).licence == "apache-2.0"
 

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import RunError
+from bertnli.data.outputs import Outputs
 from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.report import charts, report
 from bertnli.report.licences import notes_about
@@ -379,7 +380,13 @@ def card(folder: Path, **given: Any) -> Any:
     from huggingface_hub import ModelCard
 
     settings = {"learning_rate": 1e-4, "epochs": 2}
-    known = {"name": "snli-minilm", "family": "bert", "labels": LABELS, "base_model": "minilm", "data": ["snli-100k"]}
+    known = {
+        "name": "snli-minilm",
+        "family": "bert",
+        "outputs": Outputs(LABELS),
+        "base_model": "minilm",
+        "data": ["snli-100k"],
+    }
     write_model_card(folder, **{**known, "settings": settings, "evaluations": {"snli-test": evaluation()}, **given})
     return ModelCard.load(folder / "README.md")
 
@@ -422,7 +429,9 @@ def test_a_d2l_card_says_that_transformers_cannot_load_it(tmp_path: Path) -> Non
 
 def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     labels = ["a|b", "<script>x</script>", "`c`\n# head"]
-    found = card(tmp_path, name="x: [y]\n---\nz", labels=labels, evaluations={"d|e": evaluation(labels)})
+    found = card(
+        tmp_path, name="x: [y]\n---\nz", outputs=Outputs(tuple(labels)), evaluations={"d|e": evaluation(labels)}
+    )
     assert found.data.model_name == "x: [y]\n---\nz"
     assert "<script" not in found.text and r"| 2 | \`c\` \# head |" in found.text
     table = [line for line in found.text.splitlines() if line.startswith("| a\\|b |")]
@@ -471,3 +480,6 @@ def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path: Path, monkeypat
     (tmp_path / "runs" / "model").mkdir(parents=True)
     assert "not recorded" in notes_about("runs/model", [])[0]
     assert "base_model" not in card(tmp_path, base_model="runs/model").data.to_dict()
+    found = card(tmp_path, base_model="org/name@v1", base_revision="c" * 40)
+    assert found.data.to_dict()["base_model"] == "org/name"
+    assert f"from org/name@v1 (commit {'c' * 40} on the model hub) on" in found.text.replace("\\", "")

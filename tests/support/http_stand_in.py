@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from urllib.parse import quote
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Hosted:
     always: int | None = None  # this status for ever
     location: str | None = None
     login: tuple[str, str] | None = None
+    token: str | None = None  # as the hub's: only who sends it gets the file, others 401, or 403 with another token
     content_type: str = "application/octet-stream"
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -85,9 +87,15 @@ class StandIn:
         self.files[f"/files/{filename}"] = Hosted(body)
         return self.files[f"/files/{filename}"]
 
-    def add_model(self, repo: str, files: dict[str, bytes]) -> None:
-        """A model repository as huggingface_hub reads it; files over 1,000 bytes count as large (LFS) ones."""
-        commit = hashlib.sha1(repo.encode()).hexdigest()
+    def add_model(
+        self, repo: str, files: dict[str, bytes], *, revisions: tuple[str, ...] = ("main",), redirect: bool = False
+    ) -> str:
+        """A model repository at one commit, as huggingface_hub reads it. Returns the commit.
+
+        Files over 1,000 bytes count as large (LFS) ones. revisions: names of the commit. redirect: large files are at
+        another address, as the hub's are, and the first answer has their checksum and size.
+        """
+        commit = hashlib.sha1("".join([repo, *revisions[1:]]).encode()).hexdigest()
         siblings, tree = [], []
         for name, body in files.items():
             blob = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
@@ -101,17 +109,26 @@ class StandIn:
             siblings.append(sibling)
             tree.append(leaf)
             headers = {"X-Repo-Commit": commit}
-            self.files[f"/{repo}/resolve/{commit}/{name}"] = Hosted(
-                body, etag=f'"{sha256 if large else blob}"', headers=headers
-            )
+            hosted = Hosted(body, etag=f'"{sha256 if large else blob}"', headers=headers)
+            address = f"/{repo}/resolve/{commit}/{name}"
+            if redirect and large:
+                self.files[f"/cdn/{sha256}"] = Hosted(body, etag='"of the storage"')
+                linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(body))}
+                elsewhere = self.url(f"/cdn/{sha256}").replace("127.0.0.1", "localhost")  # of another host
+                hosted = Hosted(location=elsewhere, headers=headers | linked)
+            self.files[address] = hosted
         info = {"_id": "1", "id": repo, "modelId": repo, "sha": commit, "tags": [], "siblings": siblings}
-        for path, answer in {
-            f"/api/models/{repo}": info,
-            f"/api/models/{repo}/revision/main": info,
-            f"/api/models/{repo}/revision/{commit}": info,
-            f"/api/models/{repo}/tree/{commit}": tree,
-        }.items():
+        answers: dict[str, object] = {f"/api/models/{repo}": info} if "main" in revisions else {}
+        answers |= {f"/api/models/{repo}/revision/{quote(name, safe='')}": info for name in (*revisions, commit)}
+        for path, answer in (answers | {f"/api/models/{repo}/tree/{commit}": tree}).items():
             self.files[path] = Hosted(json.dumps(answer).encode(), etag=None, content_type="application/json")
+        return commit
+
+    def resolved(self, repo: str) -> list[str]:
+        """The names of the files of a model that were asked for, each once, in the order of the first requests."""
+        paths = [re.fullmatch(rf"/{repo}/resolve/[^/]+/(.+)", request.path) for request in self.requests]
+        names = [path[1] for path in paths if path]
+        return list(dict.fromkeys(names))
 
 
 class _Server(ThreadingHTTPServer):
@@ -140,16 +157,21 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
             stand_in.requests.append(Request(self.command, path, headers))
             hosted = stand_in.files.get(path)
             if hosted is None:
-                self.plain(404, {"X-Error-Code": "RepoNotFound"} if path.startswith("/api/") else {})
+                repo, _, revision = path.partition("/revision/")
+                code = "RevisionNotFound" if revision and repo in stand_in.files else "RepoNotFound"
+                self.plain(404, {"X-Error-Code": code} if path.startswith("/api/") else {})
+                return
+            if hosted.token and headers.get("authorization") != f"Bearer {hosted.token}":
+                self.plain(403 if "authorization" in headers else 401, hosted.headers)
                 return
             if hosted.login and headers.get("authorization") != _basic(hosted.login):
                 self.plain(401, {"WWW-Authenticate": 'Basic realm="test"'})
                 return
             status = hosted.always or (hosted.status.pop(0) if hosted.status else 200)
-            if hosted.location:
-                self.plain(302, {"Location": hosted.location})
-            elif status != 200:
-                self.plain(status, {})
+            if status != 200:
+                self.plain(status, hosted.headers)
+            elif hosted.location:
+                self.plain(302, {"Location": hosted.location} | hosted.headers)
             else:
                 self.send(hosted, headers, body)
 

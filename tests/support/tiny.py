@@ -79,6 +79,24 @@ def word_pieces() -> list[str]:
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces]
 
 
+def hub_files(**config: Any) -> dict[str, bytes]:
+    """The files of a BERT on the model hub, by their names; its weights are none that could be loaded.
+
+    config: keys of config.json to change; a value of ... takes one away.
+    """
+    vocabulary = word_pieces()
+    sizes = {"vocab_size": len(vocabulary), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    keys = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "intermediate_size": 64, **sizes}
+    keys |= {"max_position_embeddings": 128, "id2label": dict(enumerate(SNLI_LABELS))} | config
+    return {
+        "config.json": json.dumps({key: value for key, value in keys.items() if value is not ...}).encode(),
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "BertTokenizer", "model_max_length": 100}).encode(),
+        "vocab.txt": "\n".join(vocabulary).encode(),
+        "README.md": b"---\nlicense: mit\n---\n",
+        "model.safetensors": bytes(range(256)) * 40,
+    }
+
+
 def hf_folder(
     path: Path,
     *,

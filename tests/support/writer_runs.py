@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from bertnli_export.writer import RowResult, open_writer
 
+from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import Chunk, PairFile
 
 LABELS = ("entailment", "neutral")
@@ -39,7 +40,7 @@ def score(chunk: Chunk) -> list[RowResult]:
 def run(source: Path, output: Path, *, size: int = 2, stop: int | None = None, **options: Any) -> dict[str, int]:
     """Write the rows (or the first `stop` chunks, and then leave it at that); the last checkpoint."""
     file = PairFile(source)
-    with open_writer(output, file, LABELS, **options) as writer:
+    with open_writer(output, file, Outputs(LABELS), **options) as writer:
         for chunk in islice(file.chunks(size), stop):
             if chunk.rows[-1].number > writer.rows:
                 writer.write(chunk, score(chunk))

@@ -37,9 +37,9 @@ def scored() -> Iterator[None]:
         step = engine.updates = steps
         real_load(engine, state, steps)
 
-    def evaluate(engine, ranks, data, labels, batch_tokens) -> ClassificationMetrics:
-        real_evaluate(engine, ranks, data, labels, batch_tokens)
-        found = ClassificationMetrics(labels)
+    def evaluate(engine, ranks, data, outputs, loss, batch_tokens) -> ClassificationMetrics:
+        real_evaluate(engine, ranks, data, outputs, loss, batch_tokens)
+        found = ClassificationMetrics(outputs.names)
         right = round(100 * ACCURACIES[step])
         found.confusion[0, :2] = right, 100 - right
         return found

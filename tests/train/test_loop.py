@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -295,14 +296,22 @@ def test_d2l_trains_and_its_folder_trains_again(tmp_path, run, ranks):
 # ------------------------------------------------------------------------------------- several processes
 
 
-@pytest.mark.parametrize(("world", "micro_tokens"), [(2, 60), pytest.param(4, 4096, marks=pytest.mark.system)])
-def test_the_run_does_not_depend_on_ranks_or_accumulation(tmp_path, run, ranks, world, micro_tokens):
+@pytest.mark.parametrize(
+    ("world", "micro_tokens", "scores"), [(2, 60, False), pytest.param(4, 4096, True, marks=pytest.mark.system)]
+)
+def test_the_run_does_not_depend_on_ranks_or_accumulation(tmp_path, run, ranks, world, micro_tokens, scores):
     """Gradients too: about half of these steps are clipped, so that AdamW does not hide a wrong scale."""
-    data = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 61}}
+    data: dict[str, Any] = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 61}}
     keys = {"max_steps": 10, "dropout": 0.0, "max_grad_norm": 5.0, "learning_rate": 1e-4, "data": data}
-    train(run("alone", micro_batch_tokens=4096, **keys), ranks)
+    if scores:
+        data["label_names"] = {"entailment": 3, "neutral": 1, "contradiction": -0.5}
+        keys["problem_type"] = "regression"
+    of_one = train(run("alone", micro_batch_tokens=4096, **keys), ranks)
     summary, _ = on_ranks(world, train_here, run("shared", micro_batch_tokens=micro_tokens, **keys))
     assert (summary["ranks"], summary["eval_rows"]) == (world, 61)  # each example counted once
+    figures = [name for name in summary if name.startswith("eval_")]
+    assert {"eval_pearson", "eval_mse"} <= set(figures) if scores else "eval_accuracy" in figures
+    assert [summary[name] for name in figures] == pytest.approx([of_one[name] for name in figures], rel=1e-3)
     alone = losses(tmp_path / "alone")
     assert losses(tmp_path / "shared") == pytest.approx(alone, rel=1e-5)
     uneven = [row["imbalance"] for row in read_metrics(tmp_path / "shared" / "metrics.jsonl") if "loss" in row]

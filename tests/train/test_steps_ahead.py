@@ -37,10 +37,10 @@ def at_step(monkeypatch, number, do):
     """Calls `do` when the work of step `number` is launched, counted from 1."""
     launched, accumulate = 0, training.accumulate
 
-    def look(engine, step):
+    def look(engine, step, *loss):
         nonlocal launched
         launched += 1
-        sums = accumulate(engine, step)
+        sums = accumulate(engine, step, *loss)
         return do(sums) if launched == number else sums
 
     monkeypatch.setattr(training, "accumulate", look)

@@ -48,6 +48,7 @@ class FlattenedLayout:
     def __init__(self, mask: Tensor):
         padded = Padded(mask)
         self.shape, self.padded = mask.shape, padded
+        self.longest = padded.longest
         self.positions = padded.positions.expand(mask.shape).flatten()
 
     def first(self, hidden: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def test_it_computes_what_the_checkpoint_computes(tmp_path: Path, activation: st
     model = with_biases(source)
     known = parity.reference(partial(graph.torch_logits, model), source.tokenizer)
     made = fp16.fp16_graph(model)
-    figures = parity.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id)
+    figures = parity.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id, source.config.outputs)
     figures.check("fp16", "it")
     assert figures.max_logit_difference > 1e-4  # it is not fp32 by mistake
     assert [node.op_type for node in made.graph.node].count(operator) == 2
@@ -149,7 +149,9 @@ def test_d2l_models(tmp_path: Path) -> None:
     model = with_biases(source)
     known = parity.reference(partial(graph.torch_logits, model), source.tokenizer)
     made = fp16.fp16_graph(model)
-    parity.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id).check("fp16", "it")
+    parity.compare(known, cuda_operators.evaluator(made), source.tokenizer.pad_id, source.config.outputs).check(
+        "fp16", "it"
+    )
     assert cuda_operators.without_kernel(made) == []
 
 
@@ -161,9 +163,9 @@ def test_onnx_runtime_lacks_one_operator_on_the_cpu_and_runs_the_rest(
         onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     stand_in_gpu(monkeypatch)
     onnx.save(made, tmp_path / "model.onnx")
-    parity.compare(known, Session(tmp_path / "model.onnx", Device("cuda")).logits, source.tokenizer.pad_id).check(
-        "fp16", "it"
-    )
+    parity.compare(
+        known, Session(tmp_path / "model.onnx", Device("cuda")).logits, source.tokenizer.pad_id, source.config.outputs
+    ).check("fp16", "it")
 
 
 def test_padding_may_stand_anywhere(model: PairClassifier) -> None:
@@ -198,7 +200,7 @@ def test_a_graph_that_is_wrong_about_the_packing_fails_the_gate(source, model, k
     monkeypatch.setattr(_Broken, "what", what)
     monkeypatch.setattr(fp16, "_PackedLayout", _Broken)
     logits = cuda_operators.evaluator(fp16.fp16_graph(model))
-    figures = parity.compare(known, logits, source.tokenizer.pad_id)
+    figures = parity.compare(known, logits, source.tokenizer.pad_id, source.config.outputs)
     with pytest.raises(RunError, match="it does not compute what its checkpoint computes"):
         figures.check("fp16", "it")
 
@@ -209,7 +211,9 @@ def test_a_graph_that_sees_padding_fails_the_gate(source, model, known, monkeypa
             super().__init__(write, write("Equal", attention_mask, attention_mask))
 
     monkeypatch.setattr(fp16, "_PackedLayout", SeesPadding)
-    figures = parity.compare(known, cuda_operators.evaluator(fp16.fp16_graph(model)), source.tokenizer.pad_id)
+    figures = parity.compare(
+        known, cuda_operators.evaluator(fp16.fp16_graph(model)), source.tokenizer.pad_id, source.config.outputs
+    )
     with pytest.raises(RunError, match="it does not compute what its checkpoint computes"):
         figures.check("fp16", "it")
 
@@ -220,7 +224,7 @@ def test_every_bias_that_counts_is_counted(source, model, known, layer, part) ->
     bias = other.blocks[layer].attention.qkv.bias.data.view(3, -1)
     bias[{"query": 0, "value": 2}[part]] += 0.5
     logits = cuda_operators.evaluator(fp16.fp16_graph(other))
-    assert parity.compare(known, logits, source.tokenizer.pad_id).max_logit_difference > 2e-2
+    assert parity.compare(known, logits, source.tokenizer.pad_id, source.config.outputs).max_logit_difference > 2e-2
 
 
 def test_weights_beyond_the_range_of_fp16_are_refused(source) -> None:

@@ -132,7 +132,9 @@ def pass_the_gate(source: Pretrained, linear: type[Int8InTorch], rows: parity.Re
     """The gate of an export whose graph computes `linear` in place of `Int8Linear`."""
     session: Any = SimpleNamespace(logits=logits_of(in_int8(source.build(), linear)), outputs=3, device=CPU)
     checkpoint, tokenizer = partial(torch_logits, source.build().eval()), source.tokenizer
-    parity.gate(checkpoint, session, parity.reference(checkpoint, tokenizer), tokenizer, "int8", rows)
+    parity.gate(
+        checkpoint, session, parity.reference(checkpoint, tokenizer), tokenizer, "int8", source.config.outputs, rows
+    )
 
 
 def test_int8_as_it_is_passes_the_gate(source) -> None:
@@ -167,14 +169,14 @@ def test_lost_accuracy_fails_the_gate(source, tmp_path, monkeypatch) -> None:
         def quantized_weight(self) -> tuple[Tensor, Tensor]:
             return torch.zeros_like(self.layer.weight, dtype=torch.int8), self.layer.weight[:, 0]
 
-    monkeypatch.setitem(parity.LIMITS, "int8", parity.Limits(None, 1.0, 1.0, 1.0, 0.005))
+    monkeypatch.setitem(parity.LIMITS, "int8", parity.Limits(None, 1.0, 1.0, 1.0, 0.005, 1.0))
     encoded = source.tokenizer.encode(*zip(*PAIRS, strict=True))
     right = run_batches(partial(torch_logits, source.build()), encoded, 3, source.tokenizer.pad_id, CPU)
     rows = [
         {"premise": p, "hypothesis": h, "label": source.config.labels[label]}
         for (p, h), label in zip(PAIRS, right.argmax(1), strict=True)
     ]
-    real = parity.RealRows.read(rows_file(tmp_path, rows), source.config.labels)
+    real = parity.RealRows.read(rows_file(tmp_path, rows), source.config.outputs)
     with pytest.raises(RunError, match=r"is right on \d+\.\d\d% fewer of 70 labelled rows"):
         pass_the_gate(source, Nothing, real)
 

@@ -1,0 +1,167 @@
+"""Rerankers, models of similarity and classifiers with independent labels give what CrossEncoder and transformers give:
+from their folder, from a bundle, and from the folder that bertnli writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bertnli_export.build import export_bundle
+from bertnli_export.scorer import Score, Scorer
+from bertnli_export.verify import verify
+from numpy.typing import NDArray
+
+from bertnli.common.errors import InputError
+from bertnli.evaluation.activations import activate
+from bertnli.model import pretrained
+from bertnli.model.predictor import TorchPredictor
+from bertnli.model.pretrained import Pretrained
+from tests.model.test_foreign_models import made_by_transformers
+from tests.support import tiny
+
+transformers = pytest.importorskip("transformers")
+sentence_transformers = pytest.importorskip("sentence_transformers")
+
+PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(20)]
+PAIRS += [("THE CHILDREN Run", "über é"), ("a " * 200, "b " * 9)]
+IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+TOPICS = ["art", "travel", "food"]
+
+
+def keys(path: str) -> dict[str, Any]:
+    return {"sentence_transformers": {"activation_fn": path, "version": "4.1.0"}}
+
+
+KINDS: dict[str, dict[str, Any]] = {  # what transformers is told, and more keys of config.json
+    "plain": {"outputs": 1},
+    "reranker": {"outputs": 1, **keys(IDENTITY)},
+    "reranker, old key": {"outputs": 1, "sbert_ce_default_activation_function": IDENTITY},
+    "similarity": {"outputs": 1, "problem_type": "regression", **keys(SIGMOID)},
+    "independent": {"labels": TOPICS, **keys(SIGMOID)},
+    "independent by both": {"labels": TOPICS, "problem_type": "multi_label_classification", **keys(SIGMOID)},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_by_transformers(tmp_path_factory.mktemp("foreign") / "model", **KINDS[request.param])
+
+
+def by_cross_encoder(folder: Path) -> NDArray[np.float64]:
+    """`[pairs, outputs]`"""
+    model = sentence_transformers.CrossEncoder(str(folder), device="cpu", max_length=128)
+    return model.predict(PAIRS).reshape(len(PAIRS), -1).astype(np.float64)
+
+
+def by_pipeline(folder: Path) -> NDArray[np.float64]:
+    pipeline = transformers.pipeline("text-classification", model=str(folder), device="cpu", truncation=True)
+    found = pipeline([{"text": one, "text_pair": other} for one, other in PAIRS], top_k=None)
+    order = list(pretrained.load(folder).config.labels)
+    return np.array(
+        [[part["score"] for part in sorted(row, key=lambda each: order.index(each["label"]))] for row in found]
+    )
+
+
+def ours(source: Pretrained) -> NDArray[np.float64]:
+    logits = TorchPredictor(source.build(), source.tokenizer, "cpu").logits(*zip(*PAIRS, strict=True))
+    return activate(logits, source.config.output_activation)
+
+
+def test_scores_are_those_of_cross_encoder_also_from_what_is_written(folder: Path, tmp_path: Path) -> None:
+    source, expected = pretrained.load(folder), by_cross_encoder(folder)
+    assert source.config.labels == (("score",) if expected.shape[1] == 1 else tuple(TOPICS))
+    assert expected.std() > 0.01  # the scores tell the pairs apart
+    np.testing.assert_allclose(ours(source), expected, atol=1e-5)
+
+    pretrained.save(source.build(), source.tokenizer, tmp_path / "saved")
+    again = pretrained.load(tmp_path / "saved")
+    assert again.config.outputs == source.config.outputs
+    assert not [note for note in again.notes if "problem_type" in note or "activation" in note]
+    np.testing.assert_allclose(by_cross_encoder(tmp_path / "saved"), expected, atol=1e-5)
+    np.testing.assert_allclose(by_pipeline(tmp_path / "saved"), expected, atol=1e-5)
+
+
+def test_a_folder_of_cross_encoders_own(tmp_path: Path) -> None:
+    """With modules.json, and the activation in config_sentence_transformers.json alone."""
+    model = sentence_transformers.CrossEncoder(
+        str(made_by_transformers(tmp_path / "made", outputs=1)), device="cpu", activation_fn=identity()
+    )
+    model.save_pretrained(str(tmp_path / "saved"))
+    assert (
+        json.loads((tmp_path / "saved" / "config_sentence_transformers.json").read_text())["activation_fn"] == IDENTITY
+    )
+    source = pretrained.load(tmp_path / "saved")
+    assert source.config.output_activation == "identity"
+    np.testing.assert_allclose(ours(source), by_cross_encoder(tmp_path / "saved"), atol=1e-5)
+
+
+def identity() -> Any:
+    import torch
+
+    return torch.nn.Identity()
+
+
+def test_regression_without_an_activation_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    folder = made_by_transformers(tmp_path / "model", outputs=1, problem_type="regression")
+    source = pretrained.load(folder)
+    assert [note for note in source.notes if "CrossEncoder takes its sigmoid" in note]
+    np.testing.assert_allclose(activate(_logits(by_cross_encoder(folder)), "identity"), ours(source), atol=1e-4)
+    pretrained.save(source.build(), source.tokenizer, tmp_path / "saved")
+    np.testing.assert_allclose(by_cross_encoder(tmp_path / "saved"), ours(source), atol=1e-5)
+    np.testing.assert_allclose(by_pipeline(tmp_path / "saved"), ours(source), atol=1e-5)
+
+
+def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log(probabilities / (1 - probabilities))
+
+
+def test_labels_of_a_score_are_refused_and_need_no_option(tmp_path: Path) -> None:
+    folder = made_by_transformers(tmp_path / "model", outputs=1)
+    assert pretrained.missing_options(folder) == set()
+    with pytest.raises(InputError, match=r"--labels; found yes; .*one output"):
+        pretrained.load(folder, labels=["yes"])
+    assert len(pretrained.load(folder, labels=["yes", "no"], new_classifier=True).config.labels) == 2
+
+
+# --- bundles
+
+
+@pytest.fixture(scope="module", params=["reranker", "independent"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    made = tmp_path_factory.mktemp("exported")
+    folder = made_by_transformers(made / "model", **KINDS[request.param])
+    export_bundle(pretrained.load(folder), made / "bundle")
+    yield folder, made / "bundle"
+
+
+def values(score: Score) -> list[float]:
+    return list(score.probabilities.values()) if score.score is None else [score.score]
+
+
+def test_a_bundle_gives_cross_encoders_scores(exported: tuple[Path, Path]) -> None:
+    folder, bundle = exported
+    expected = by_cross_encoder(folder)
+    scores = Scorer(bundle, "cpu").score(PAIRS)
+    np.testing.assert_allclose([values(score) for score in scores], expected, atol=1e-4)
+    assert [score.truncated for score in scores] == [False] * 21 + [True]
+    for score, row in zip(scores, expected.tolist(), strict=True):
+        assert score.label is None
+        named = list(zip(score.probabilities, row, strict=True)) if score.score is None else []
+        assert list(score.labels) == [label for label, probability in named if probability > 0.5]
+    figures = verify(bundle, device="cpu")
+    assert figures["score_error"] < 1e-3
+    assert ("label_flips" in figures) == (expected.shape[1] > 1)
+
+
+@pytest.mark.parametrize("kind", ["reranker"])
+def test_int8_has_its_gate(kind: str, tmp_path: Path) -> None:
+    source = pretrained.load(made_by_transformers(tmp_path / "model", **KINDS[kind]))
+    summary = export_bundle(source, tmp_path / "bundle", precision="int8")
+    assert 1e-4 < summary["score_error"] < 0.1
+    scores = np.array([values(score) for score in Scorer(tmp_path / "bundle", "cpu").score(PAIRS)])
+    expected = ours(source)
+    assert np.abs(scores - expected).max() > 1e-5 and np.sqrt(((scores - expected) ** 2).mean()) < 0.1 * expected.std()

@@ -1,0 +1,159 @@
+"""Training of models that give a score, or independent labels: they learn, resume, and say what was taken."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertnli.common.errors import InputError
+from bertnli.data.corpus import prepare
+from bertnli.data.pairs import PairFile
+from bertnli.data.tokenizer import PairTokenizer
+from bertnli.run.folder import read_metrics
+from bertnli.run.run_file import load_run
+from bertnli.train import loop as training
+from bertnli.train.inputs import load_data, load_starting_model
+from tests.support import tiny
+from tests.support.runs import losses, same, train, weights
+
+KINDS: dict[str, dict[str, Any]] = {
+    "mse": {"problem_type": "regression"},
+    "bce": {"problem_type": "regression", "loss": "bce"},
+    "labels": {"problem_type": "multi_label_classification", "labels": ["dogs", "a man"]},
+}
+COUNTED = {"mse": "mae", "bce": "mae", "labels": "label_accuracy"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Any]:
+    """Each kind's section `data`: labels that the words of a premise decide."""
+    rows = []
+    for row in tiny.snli_rows(300):
+        dogs, man = "dogs" in row["sentence1"], "man" in row["sentence1"]
+        labels = [name for name, has in (("dogs", dogs), ("a man", man)) if has]
+        rows.append({**row, "mse": 3.0 * dogs - man, "bce": dogs, "labels": labels})
+    (tmp_path / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        kind: {"train": str(tmp_path / "scored.jsonl"), "eval": {"holdout": 60}, "columns": {"label": kind}}
+        for kind in KINDS
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_and_says_how_well(tmp_path, run, ranks, data, kind):
+    path = run(data=data[kind], max_steps=100, learning_rate=5e-3, dropout=0.0, eval_every_steps=25, keep_best=True)
+    lines: list[str] = []
+    sets = [f"{key}={json.dumps(value)}" for key, value in KINDS[kind].items()]
+    summary = training.train(load_run(path, sets), ranks, lines.append)
+    folder, said = tmp_path / "run", "\n".join(lines)
+    assert np.mean(losses(folder)[-10:]) < 0.8 * np.mean(losses(folder)[:10])
+    main = "spearman" if kind == "mse" else "average_precision"
+    assert (
+        summary[f"eval_{main}"] > {"mse": 0.8, "bce": 0.2, "labels": 0.4}[kind]
+        and summary["eval_rows"] == 60
+        and "eval_accuracy" not in summary
+    )
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert all(COUNTED[kind] in row and "accuracy" not in row for row in rows if "loss" in row)
+    evaluated = {row["step"]: row[f"eval_{main}"] for row in rows if "eval_loss" in row}
+    assert summary["best_step"] == max(evaluated, key=lambda step: (evaluated[step], -step))
+    assert f"held-out {main.replace('_', ' ')} " in said
+    assert {
+        "mse": "for one score, trained with loss: mse, as transformers does by default; loss: bce is for",
+        "bce": "for one score, trained with loss: bce",
+        "labels": "for independent labels: dogs, a man",
+    }[kind] in said
+    assert "is left out" in said  # the starting model's classifier
+    assert {"mse": "(scores from -1 to 3, mean", "bce": "(scores from 0 to 1", "labels": "none of the labels)"}[
+        kind
+    ] in said
+    card, report = (folder / "model" / "README.md").read_text(), (folder / "report.html").read_text()
+    for page in (card, report):
+        assert "onfusion matrix" not in page and "natural" not in page
+        assert ("pearman" if kind == "mse" else "verage precision") in page
+    if kind == "labels":
+        assert (
+            "| dogs | " in card and summary["rows_by_label"][f"data.train: {data[kind]['train']}"]["dogs"]["trained on"]
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, data, kind, monkeypatch):
+    keys = {"data": data[kind], "max_steps": 6, "checkpoint": {"every_steps": 2}, **KINDS[kind]}
+    train(run("straight", **keys), ranks)
+    started, real = 0, training.accumulate
+
+    def crash_at_five(*arguments):
+        nonlocal started
+        started += 1
+        if started == 5:
+            raise KeyError
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "accumulate", crash_at_five)
+        with pytest.raises(KeyError):
+            train(run("stopped", **keys), ranks)
+    train(run("stopped", **keys), ranks)
+    assert (
+        read_metrics(tmp_path / "stopped" / "metrics.jsonl")[-1]
+        == read_metrics(tmp_path / "straight" / "metrics.jsonl")[-1]
+    )
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+
+
+def test_micro_batches_and_stages_of_zero_change_nothing(tmp_path, run, ranks, data):
+    keys = {"data": data["labels"], "max_steps": 4, "dropout": 0.0, **KINDS["labels"]}
+    for name, more in (("whole", {}), ("cut", {"micro_batch_tokens": 60}), ("zero", {"zero_stage": 3})):
+        train(run(name, **keys, **more), ranks)
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ({"problem_type": "regression", "labels": ["a", "b"]}, "problem_type: regression does not go with labels"),
+        (
+            {"problem_type": "multi_label_classification", "loss": "mse"},
+            "loss: mse does not go with problem_type: multi",
+        ),
+        ({"loss": "mse"}, "loss: mse; found a model for problem_type: single_label_classification; .* regression, or"),
+        ({"problem_type": "multi_label_classification"}, "multi_label_classification; found no labels; .*set labels: "),
+        ({"problem_type": "rank"}, "problem_type"),
+        ({"loss": "huber"}, "loss"),
+        (
+            {"problem_type": "regression", "loss": "bce", "data.columns.label": "mse"},
+            r"scores are below 0 or above 1; found \S+ in row \d+; all are from -1 to 3; "
+            r".*or give a new output loss: mse",
+        ),
+        (
+            {"problem_type": "regression", "data.columns.label": "gold_label"},
+            "bad rows of .*the score is 'contradiction'",
+        ),
+        ({"data.columns.label": "mse"}, "labels that the model does not know"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(run, data, sets, message):
+    path = run(data=data["mse"])
+    with pytest.raises(InputError, match=re.compile(message, re.DOTALL)):
+        config = load_run(path, [f"{key}={json.dumps(value)}" for key, value in sets.items()])
+        load_data(config, load_starting_model(config), lambda line: None)
+
+
+def test_a_corpus_of_scores_is_not_that_of_labels(tmp_path):
+    tokenizer = PairTokenizer.from_folder(tiny.hf_folder(tmp_path / "model"))
+    path = tmp_path / "a.tsv"
+    path.write_text("premise\thypothesis\tlabel\na man\tdogs\t0\ndogs\ta man\t1\n")
+    one = prepare(PairFile(path), tokenizer, ("0", "1"))
+    several = prepare(PairFile(path), tokenizer, ("0", "1"), problem_type="multi_label_classification")
+    score = prepare(PairFile(path), tokenizer, ("score",), problem_type="regression")
+    again = prepare(PairFile(path), tokenizer, ("score",), problem_type="regression")
+    assert one.labels.tolist() == [0, 1] and one.labels.dtype == np.int8
+    assert several.labels.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert score.labels.tolist() == again.labels.tolist() == [[0.0], [1.0]]
