@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import Outputs
@@ -95,6 +95,7 @@ ROBERTA = (
     {"type_vocab_size": 1, "hidden_size": 35, "num_attention_heads": 5, "layer_norm_eps": 1e-5, "num_labels": 2},
     {"type_vocab_size": 1, "pad_token_id": 0, "vocab_size": len(VOCABULARY) + 7, "num_labels": 4},
 )
+BIASES = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)  # ModernBERT's
 ROWS = (
     Row(
         "bert",
@@ -169,6 +170,41 @@ ROWS = (
             {"use_task_id": True, "task_type_vocab_size": 16, "hidden_size": 35, "num_attention_heads": 5},
         ),
         drawn={"use_task_id": st.booleans(), "task_type_vocab_size": st.integers(1, 4)},
+    ),
+    Row(
+        "modernbert",
+        (
+            {"num_hidden_layers": 4, "local_attention": 8},
+            {"classifier_pooling": "mean", "local_attention": 20},
+            {
+                **BIASES,
+                "hidden_size": 40,
+                "global_attn_every_n_layers": 2,
+                "num_hidden_layers": 3,
+                "local_attention": 4,
+            },
+            {"global_attn_every_n_layers": 1, "classifier_activation": "relu", "hidden_act": "gelu_pytorch_tanh"},
+            {"layer_types": ["sliding_attention", "full_attention"], "local_attention": 2, "num_labels": 2},
+            {
+                "num_hidden_layers": 1,
+                "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 9.0}},
+            },
+            {**BIASES, "classifier_pooling": "mean", "vocab_size": len(VOCABULARY) + 7, "local_attention": 6},
+        ),
+        names={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
+        drawn={
+            **dict.fromkeys(BIASES, st.booleans()),
+            "hidden_size": st.sampled_from([24, 48]),  # its heads must be even
+            "classifier_pooling": st.sampled_from(["cls", "mean"]),
+            "local_attention": st.integers(1, 100),
+            "global_attn_every_n_layers": st.integers(1, 4),
+        },
+        dropouts={
+            "embedding_dropout": 0.1,
+            "attention_dropout": 0.2,
+            "mlp_dropout": 0.3,
+            "classifier_dropout": 0.4,
+        },
     ),
 )
 
@@ -298,6 +334,11 @@ def save(theirs: Any, folder: Path, form: str = "float32") -> Path:
     stated = {"tokenizer_class": "BertTokenizer", "model_max_length": LENGTH, "model_input_names": names}
     (folder / "tokenizer_config.json").write_text(json.dumps(stated))
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    if theirs.config.model_type == "modernbert":  # transformers has no tokenizer of its own for it
+        BertTokenizer.from_pretrained(folder).backend_tokenizer.save(str(folder / "tokenizer.json"))
+        special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+        own = {**stated, **special, "tokenizer_class": "PreTrainedTokenizerFast"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(own))
     return folder
 
 
