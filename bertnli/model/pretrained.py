@@ -164,14 +164,15 @@ def _load_hf(
     family = parsed.family
     tensors = keymaps.plain_names(weights.tensors)
     count = keymaps.outputs(tensors, family)
-    meaning = partial(_meaning, path, files, content, count or output_config.count(content, where))
-    replaced = _replaced(count, labels if new_classifier else None, problem_type, lambda: meaning().problem_type)
+    others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
+    means = partial(output_config.meaning, content, where=where, files=others, folder=str(path))
+    new_labels = labels if new_classifier else None
+    replaced = _replaced(count, new_labels, problem_type, lambda outputs: means(outputs).problem_type)
     tensors = keymaps.without_classifier(tensors, family) if replaced else tensors
     notes = [*weights.notes, *replaced]
     if keymaps.has_classifier(tensors, family):
-        means = meaning()
-        outputs = _outputs(content, where, labels, count, means)
-        notes += [*means.notes, *label_orders.other_order(content, outputs.names, where)]
+        outputs, remarks = output_config.read(content, where, others, str(path), labels=labels, outputs=count)
+        notes += remarks
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
         outputs = Outputs(label_orders.check_names(labels or new, "--labels"))
@@ -181,26 +182,6 @@ def _load_hf(
     temperature = 1.0 if replaced else temperatures.of_config(content, where, has_meaning=has_meaning)
     revision = commit_of(path, weights.sha256)
     return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes), revision)
-
-
-def _meaning(path: Path, files: Files, content: Mapping[str, Any], count: int) -> output_config.Meaning:
-    """What the `count` outputs of the classifier in an HF folder mean."""
-    others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
-    return output_config.meaning(content, count, f"{path}/config.json", others, str(path))
-
-
-def _outputs(
-    content: Mapping[str, Any],
-    where: str,
-    labels: Sequence[str] | None,
-    count: int | None,
-    means: output_config.Meaning,
-) -> Outputs:
-    if means.problem_type == "regression":
-        names: tuple[str, ...] = output_config.check_score(content, where, labels)
-    else:
-        names = label_orders.from_config(content, where, labels, count)
-    return Outputs(names, means.problem_type, means.activation)
 
 
 def _load_d2l(
@@ -227,7 +208,7 @@ def _load_d2l(
     tensors = keymaps.plain_names(weights.tensors)
     count = keymaps.outputs(tensors, "d2l")
     new_labels = labels if new_classifier else None
-    replaced = _replaced(count, new_labels, problem_type, lambda: "single_label_classification")
+    replaced = _replaced(count, new_labels, problem_type, lambda _: "single_label_classification")
     tensors = keymaps.without_classifier(tensors, "d2l") if replaced else tensors
     config = D2L_ARCHITECTURES[arch]
     positions = tensors.get("encoder.pos_embedding")
@@ -254,7 +235,7 @@ def _replaced(
     count: int | None,
     new_labels: Sequence[str] | None,
     problem_type: ProblemType | None,
-    own: Callable[[], ProblemType],
+    own: Callable[[int], ProblemType],
 ) -> tuple[str, ...]:
     """A note if a new classifier takes the place of the model's own.
 
@@ -265,6 +246,6 @@ def _replaced(
         return ()
     if new_labels is not None and len(new_labels) != count:
         return (f"the model's classifier has {count} outputs: a new one takes its place, for {', '.join(new_labels)}",)
-    if problem_type is not None and own() != problem_type:
+    if problem_type is not None and own(count) != problem_type:
         return (f"the model's classifier is not for problem_type: {problem_type}, and is left out",)
     return ()
