@@ -155,8 +155,9 @@ def for_export(
     activation's output, without a gate. Layers over the first tokens only stay unchanged.
     """
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    if convert is not unchanged:
+        own_last_block(model)
     *blocks, last = model.layers()
-    last = copy.deepcopy(last)  # it may serve other layers too, in another form
     for block in dict.fromkeys([*blocks, last]):
         gated = isinstance(block, PreNormBlock)
         assert gated or isinstance(block, Block)
@@ -166,7 +167,13 @@ def for_export(
         block.attention = ExportedAttention(block.attention, convert, outer)  # type: ignore[assignment]
         block.expand = outer(block.expand)  # type: ignore[assignment]
         block.contract = after(block.contract)  # type: ignore[assignment]
-    model.blocks = nn.ModuleList([*blocks, last])
     if model.config.rotary is not None:
         model.relative = ExportedRotations(model.config)
     return ExportedClassifier(model)
+
+
+def own_last_block(model: PairClassifier) -> None:
+    """Give the last layer a block of its own if its block serves other layers too, where it has another form."""
+    *blocks, last = model.layers()
+    if last in blocks:
+        model.blocks = nn.ModuleList([*blocks, copy.deepcopy(last)])
