@@ -213,7 +213,7 @@ def _load_d2l(
     tensors = keymaps.plain_names(weights.tensors)
     count = keymaps.outputs(tensors, "d2l")
     new_labels = labels if new_classifier else None
-    replaced = _replaced(count, new_labels, problem_type, lambda _: "single_label_classification")
+    replaced = _replaced(count, new_labels, problem_type, lambda: "single_label_classification")
     tensors = keymaps.without_classifier(tensors, "d2l") if replaced else tensors
     config = D2L_ARCHITECTURES[arch]
     positions = tensors.get("encoder.pos_embedding")
