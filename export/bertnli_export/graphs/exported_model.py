@@ -4,7 +4,8 @@
   Runtime would fuse a sum and a norm into one operator (SkipLayerNormalization), which on a CPU takes six times as long
   as the two.
 * Attention is ONNX's own operator over `[pairs, length, hidden_size]`, so the graph has no transposition of heads.
-* The key's bias is dropped: it adds the same to all scores of a query, and softmax ignores that.
+* The key's bias is dropped: it adds the same to all scores of a query, and softmax ignores that. DeBERTa's position to
+  content term needs it.
 * The value's bias moves into the output layer's bias: attention weights sum to 1, so the weighted mean contains it as
   it is.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from bertnli.model.attention import Padded
 from bertnli.model.blocks import Block, SelfAttention
 from bertnli.model.classifier import PairClassifier
+from bertnli_export.graphs.folded_positions import reads_keys, with_folded_positions
 
 ConvertLinear = Callable[[nn.Linear], nn.Module]
 
@@ -59,9 +61,11 @@ class ExportedAttention(nn.Module):
         self.rule = attention.rule
         hidden, output, bias = attention.output.in_features, attention.output, attention.qkv.bias
         query, key, value = attention.qkv.weight.split(hidden)
-        query_bias, _, value_bias = (None, None, None) if bias is None else bias.split(hidden)
+        query_bias, key_bias, value_bias = (None, None, None) if bias is None else bias.split(hidden)
+        if not reads_keys(attention):
+            key_bias = None
         self.query = convert_outer(linear(query, query_bias))
-        self.key, self.value = convert(linear(key)), convert(linear(value))
+        self.key, self.value = convert(linear(key, key_bias)), convert(linear(value))
         moved = output.bias if value_bias is None else output.bias + output.weight @ value_bias
         self.output = convert_outer(linear(output.weight, moved))
 
@@ -107,7 +111,7 @@ def for_export(
     convert: applied to the linear layers over all tokens. convert_after_activation: to those of them whose input is the
     activation's output. Layers over the first tokens only stay unchanged.
     """
-    model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    model = with_folded_positions(model).requires_grad_(False)
     *blocks, last = model.layers()
     last = copy.deepcopy(last)  # it may serve other layers too, in another form
     for block in dict.fromkeys([*blocks, last]):
