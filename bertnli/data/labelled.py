@@ -10,6 +10,7 @@ from bertnli.common.errors import InputError
 from bertnli.data.columns import LABEL_COLUMNS, listed
 from bertnli.data.formats import empty
 from bertnli.data.golds import NONE_OF_THEM, WITHOUT, Golds, golds_for
+from bertnli.data.label_columns import columns_of, rows_with_labels
 from bertnli.data.outputs import ProblemType
 from bertnli.data.pairs import PairFile, Row
 from bertnli.data.records import BLANK_LINE
@@ -38,9 +39,17 @@ class LabelledPairs:
     first five bad rows, as (row number, reason).
     """
 
-    def __init__(self, file: PairFile, golds: Golds, labels: Sequence[str], skip_bad_rows: bool):
+    def __init__(
+        self,
+        file: PairFile,
+        golds: Golds,
+        labels: Sequence[str],
+        skip_bad_rows: bool,
+        columns: Mapping[str, str] | None = None,
+    ):
+        """columns: label -> its column, if each has one (label_columns.py)."""
         self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
-        self._golds = golds
+        self._golds, self._columns = golds, columns
         self._reset()
 
     def _reset(self) -> None:
@@ -59,7 +68,8 @@ class LabelledPairs:
         """
         self._reset()
         read, skip = self._golds.read, self.skip_bad_rows
-        for row in _without_blank_end(self.file.rows()):
+        rows = self.file.rows() if self._columns is None else rows_with_labels(self.file, self._columns)
+        for row in _without_blank_end(rows):
             self.read += 1
             gold = read(row.label)
             error = row.error or gold.fault
@@ -86,7 +96,8 @@ class LabelledPairs:
             raise InputError(
                 f"{self.file.name}: {self.bad} bad {'row' if self.bad == 1 else 'rows'} of {self.read}",
                 found=examples,
-                do="fix these rows, or skip them with --skip-bad-rows (in a run file: data.skip_bad_rows: true)",
+                do=f"{self._golds.advice}fix these rows, or skip them with --skip-bad-rows (in a run file: "
+                "data.skip_bad_rows: true)",
             )
         if not self.used:
             raise InputError(
@@ -143,11 +154,13 @@ def read_labelled(
     """
     if not file.fields:
         raise empty(file.name)
-    if file.columns.label is None:
+    golds, several = golds_for(labels, problem_type, label_names), problem_type == "multi_label_classification"
+    columns = columns_of(file, labels) if several and file.columns.label is None else None
+    if file.columns.label is None and columns is None:
         raise InputError(
             f"{file.name}: no label column",
             found=f"columns {listed(file.fields)}",
-            expected=" or ".join(LABEL_COLUMNS),
+            expected=" or ".join(LABEL_COLUMNS) + ", or a column for each label" * several,
             do="name it with --label (in a run file: data.columns.label)",
         )
-    return LabelledPairs(file, golds_for(labels, problem_type, label_names), labels, skip_bad_rows)
+    return LabelledPairs(file, golds, labels, skip_bad_rows, columns)

@@ -126,6 +126,7 @@ def describe(found: Repository, folder: Path, parse_config: ParseConfig | None) 
     try:
         if parse_config is not None:
             parse_config(read_json(config), f"model {found.name}/config.json")
+        check_outputs(folder, f"model {found.name}")
         found.get(tokenizer(found.files), folder)
         PairTokenizer.from_folder(folder)
     except InputError as error:  # the folder is a temporary one
@@ -382,6 +383,29 @@ def _check_listed(path: Path, file: HubFile) -> None:
     found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     if found != expected:
         raise SourceError(f"wrong checksum of {path.name}: found git blob {found}, expected {expected}")
+
+
+def check_outputs(folder: Path, where: str) -> None:
+    """Raise InputError if config.json says that the model is a classifier whose outputs cannot be read.
+
+    Names that are missing are no reason: the user gives them.
+    """
+    from bertnli.data import output_config
+
+    config = read_json(folder / "config.json")
+    classes = config.get("architectures") or []
+    if any("SequenceClassification" in str(name) for name in classes):
+        names_missing = output_config.lacks_names(config, f"{where}/config.json")
+        count = output_config.count(config, f"{where}/config.json")
+        made_up = [f"label {index}" for index in range(count)] if names_missing else None
+        output_config.read(config, f"{where}/config.json", other_files(folder), where, labels=made_up)
+
+
+def other_files(folder: Path) -> dict[str, Any]:
+    """The content of sentence-transformers' own files, of those that there are."""
+    from bertnli.data.output_config import OTHER_FILES
+
+    return {name: read_json(folder / name) for name in OTHER_FILES if (folder / name).is_file()}
 
 
 def is_bi_encoder(folder: Path) -> bool:

@@ -93,7 +93,7 @@ class Block(nn.Module):
         self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
         self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_norm = norm(config)
-        self.attention_dropout = Dropout(config.hidden_dropout)
+        self.attention_dropout = Dropout(config.hidden_dropout if config.dropout_after_attention else 0.0)
         self.dropout = Dropout(config.hidden_dropout if config.dropout_after_feed_forward else 0.0)
         self.activation = ACTIVATIONS[config.activation]
 

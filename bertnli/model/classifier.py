@@ -7,6 +7,7 @@ of what can differ.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bertnli.families.config import ModelConfig
@@ -34,6 +35,7 @@ class Embeddings(nn.Module):
         rows = config.first_position + config.max_positions
         self.position = Embedding(rows, size) if config.learned_positions else None
         self.segment = Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
+        self.task = Embedding(config.task_vocab_size, size) if config.task_vocab_size else None
         self.norm = norm(config, size) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.embedding_dropout)
         self.projection = None if config.embedding_size is None else nn.Linear(size, config.hidden_size)
@@ -41,12 +43,28 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, positions: Tensor) -> Tensor:
         summed = self.token(input_ids)
+        same = input_ids.new_zeros(1)  # the first row for every token; DeepSpeed needs each module to be called
         if self.segment is not None:
-            summed = summed + (self.segment(token_type_ids) if self.type_vocab_size > 1 else self.segment.weight[0])
+            summed = summed + self.segment(token_type_ids if self.type_vocab_size > 1 else same)
+        if self.task is not None:
+            summed = summed + self.task(same)
         if self.position is not None:
-            summed = summed + self.position(positions + self.first_position if self.first_position else positions)
+            rows = self._counted(input_ids, positions) if self.first_position else positions
+            summed = summed + self.position(rows)
         embedded = self.dropout(self.norm(summed))
         return embedded if self.projection is None else self.projection(embedded)
+
+    def _counted(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Rows of the position table, counted from behind the padding token's id, as RoBERTa does.
+
+        A padding token that a text contains has the row of its id, and the tokens after it are counted without it.
+        """
+        padding = self.first_position - 1
+        is_padding = input_ids == padding
+        passed = is_padding.cumsum(-1)
+        starts = torch.arange(input_ids.shape[-1], device=input_ids.device) - positions  # of each token's pair
+        counted = positions - (passed - passed.index_select(-1, starts))  # a pair's first token is no padding
+        return torch.where(is_padding, padding, counted + self.first_position)
 
 
 def shared_positions(config: ModelConfig) -> nn.Module | None:
@@ -75,7 +93,7 @@ class PairClassifier(nn.Module):
             Block(config, number) for number in range(config.distinct_blocks or config.num_layers)
         )
         self.relative = shared_positions(config)
-        self.pooler_dropout = Dropout(config.head.input_dropout)
+        self.pooler_dropout = Dropout(config.head.input_dropout or 0.0)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head.bias)
         self.pooler_activation = ACTIVATIONS[config.head.activation]
         self.dropout = Dropout(config.classifier_dropout)

@@ -130,18 +130,19 @@ class Reference:
 def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
     """The built-in pairs (those of sentences.py, and one of each of `chosen_lengths`) and the checkpoint's logits."""
     unusual = tokenizer.encode(*zip(*sentences.UNUSUAL, strict=True))
-    lengths = chosen_lengths(tokenizer.max_length)
-    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    template = tokenizer.template
+    lengths = chosen_lengths(tokenizer.max_length, template.special_tokens)
     # Pairs of any length, made by repeating the tokens of those sentences.
-    words = unusual.ids[(unusual.ids != cls) & (unusual.ids != sep)]
+    words = unusual.ids[~np.isin(unusual.ids, template.join([], []))]
     made = []
     for length in lengths:
-        inner = np.resize(np.roll(words, -length), length - 3)
-        made.append(np.concatenate([[cls], inner[: len(inner) // 2], [sep], inner[len(inner) // 2 :], [sep]]))
+        inner = np.resize(np.roll(words, -length), length - template.special_tokens).tolist()
+        made += template.join(inner[: len(inner) // 2], inner[len(inner) // 2 :])
+    inner_lengths = np.array(lengths) - template.special_tokens
     by_length = Encoded(
-        ids=np.concatenate(made).astype(np.int32),
+        ids=np.array(made, np.int32),
         lengths=np.array(lengths, np.int32),
-        first_segment=np.array([2 + (length - 3) // 2 for length in lengths], np.int32),
+        first_segment=template.first_segment(inner_lengths // 2, inner_lengths - inner_lengths // 2),
         truncated=np.zeros(len(lengths), bool),
     )
     plain = tokenizer.encode(*zip(*sentences.plain(), strict=True))
@@ -155,12 +156,12 @@ def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
     return Reference(encoded, np.concatenate([*alone, together]), mixed)
 
 
-def chosen_lengths(longest: int) -> list[int]:
-    """Lengths from 3 tokens to `longest`: the short ones, and those around every power of two."""
+def chosen_lengths(longest: int, shortest: int = 3) -> list[int]:
+    """Lengths from `shortest` tokens to `longest`: the short ones, and those around every power of two."""
     steps = {3, 4, 5, 6, 7, longest - 1, longest}
     for power in range(3, longest.bit_length()):
         steps |= {2**power - 1, 2**power, 2**power + 1}
-    return sorted(length for length in steps if 3 <= length <= longest)
+    return sorted(length for length in steps if shortest <= length <= longest)
 
 
 @dataclass

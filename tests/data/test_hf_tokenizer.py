@@ -241,7 +241,10 @@ AS_IT_IS = {"tokenizer_class": "PreTrainedTokenizerFast"}
     [
         ({"tokenizer_class": "BertJapaneseTokenizer"}, {}, ["tokenizer_config.json: key tokenizer_class", "Japanese"]),
         ({}, {"tokenizer_class": "BertJapaneseTokenizer"}, ["/config.json: key tokenizer_class", "BertJapanese"]),
-        ({"tokenizer_class": "XLMRobertaTokenizerFast"}, {}, ["'XLMRobertaTokenizerFast'"]),
+        ({"tokenizer_class": "T5TokenizerFast"}, {}, ["'T5TokenizerFast'"]),
+        ({"tokenizer_class": "XLMRobertaTokenizerFast"}, {}, ["no sentencepiece.bpe.model; expected tokenizer.json"]),
+        ({"tokenizer_class": "RobertaTokenizer"}, {}, ["no vocab.json and no merges.txt; expected tokenizer.json, or"]),
+        ({}, {"model_type": "deberta-v2"}, ["no spm.model; expected tokenizer.json, or spm.model, which DebertaV2Tok"]),
         ({"tokenizer_class": "ConvBertTokenizer"}, {}, ["'ConvBertTokenizer'"]),
         ({"tokenizer_class": ["BertTokenizer"]}, {}, ["key tokenizer_class; found ['BertTokenizer']"]),
         ({"auto_map": {"AutoTokenizer": ["my.Tokens", None]}}, {}, ["key auto_map", "my.Tokens", "code of its own"]),
@@ -309,9 +312,9 @@ def test_any_values_are_read_or_refused(file: str, content: dict[str, Any], save
         (UNCLEAN, {}, ["tokenizer.json: normalizer", '"clean_text": false']),
         (PIECES, {}, ["tokenizer.json: model", '"max_input_chars_per_word": 9']),
         (tokenizer_json({}, BERTS, types=False), {}, ["tokenizer.json: post_processor", "no token types"]),
-        (tokenizer_json({}, OTHERS), {"unk_token": "<unk>"}, ["post_processor; found <s> </s> around", "[CLS] [SEP]"]),
+        (tokenizer_json({}, OTHERS), {"unk_token": "<unk>"}, ["post_processor; found <s> a </s> b", "[CLS] a [SEP]"]),
         (BPE, {}, ["tokenizer.json: model; found BPE; expected WordPiece"]),
-        (BPE, AS_IT_IS, ["tokenizer.json: model; found BPE; expected WordPiece"]),
+        (BPE, AS_IT_IS, ["tokenizer.json: post_processor; found the pair (a, b) joined as , token types []"]),
     ],
 )  # fmt: skip
 def test_files_that_disagree_are_refused_with_a_fix_that_works(

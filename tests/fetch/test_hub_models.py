@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub import constants
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.families import folder_config
@@ -19,7 +17,7 @@ from bertnli.fetch import cache, catalog, download, known_repositories, model_hu
 from bertnli.fetch.entry import HubModel, SourceError
 from bertnli.fetch.resolve import fetch as fetch_any
 from bertnli.fetch.resolve import resolve_model
-from tests.support import tiny
+from tests.support import hub_stand_in, tiny
 from tests.support.http_stand_in import StandIn
 
 BERT = tiny.hub_files()
@@ -31,20 +29,7 @@ fetch = partial(fetch_any, parse_config=folder_config.parse)
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """The hub is this server, both caches are empty, and nobody is logged in."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BERTNLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(model_hub.time, "sleep", lambda seconds: None)  # also download.py's
-    with StandIn() as stand_in:
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url(""))
-        template = stand_in.url("") + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with hub_stand_in.serving(tmp_path, monkeypatch) as stand_in:
         yield stand_in
 
 
@@ -74,6 +59,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         ({"quantization_config": {"load_in_8bit": True}}, ["quantised from"]),
         ({"architectures": ["BertForTokenClassification"]}, ["a sequence classifier or an encoder"]),
         ({"hidden_size": 33}, ["a multiple of num_attention_heads"]),
+        ({"problem_type": "ranking"}, ["'ranking'"]),
+        ({"sentence_transformers": {"activation_fn": "my.Code"}}, ["'my.Code'"]),
+        ({"id2label": {"0": "a", "2": "b"}}, ["id2label"]),
     ],
 )
 def test_what_cannot_run_is_refused_by_its_config_alone(

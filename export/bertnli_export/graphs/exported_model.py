@@ -112,13 +112,20 @@ def for_export(
     activation's output. Layers over the first tokens only stay unchanged.
     """
     model = with_folded_positions(model).requires_grad_(False)
+    if convert is not unchanged:
+        own_last_block(model)
     *blocks, last = model.layers()
-    last = copy.deepcopy(last)  # it may serve other layers too, in another form
     for block in dict.fromkeys([*blocks, last]):
         assert isinstance(block, Block)
         outer, after = (unchanged, unchanged) if block is last else (convert, convert_after_activation)
         block.attention = ExportedAttention(block.attention, convert, outer)  # type: ignore[assignment]
         block.expand = outer(block.expand)  # type: ignore[assignment]
         block.contract = after(block.contract)  # type: ignore[assignment]
-    model.blocks = nn.ModuleList([*blocks, last])
     return ExportedClassifier(model)
+
+
+def own_last_block(model: PairClassifier) -> None:
+    """Give the last layer a block of its own if its block serves other layers too, where it has another form."""
+    *blocks, last = model.layers()
+    if last in blocks:
+        model.blocks = nn.ModuleList([*blocks, copy.deepcopy(last)])
