@@ -286,8 +286,8 @@ def _largest(values: NDArray[np.float32]) -> float:
 
 
 def _mixed_batches(lengths: NDArray[np.integer]) -> Iterator[NDArray[np.int64]]:
-    """Batches of each size, those of one pair first. A batch of one may be of any length; no other needs more memory for
-    its scores than 32 pairs of _LONG tokens."""
+    """Batches of each size, those of one pair first. A batch of one may be of any length; no other needs more memory
+    for its scores than 32 pairs of _LONG tokens."""
     draw = np.random.default_rng(0)
     for size in BATCH_SIZES:
         longest = lengths.max() if size == 1 else math.isqrt(BATCH_SIZES[-1] * _LONG**2 // size)
