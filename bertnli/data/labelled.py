@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bertnli.common.errors import InputError
+from bertnli.data import unfit_rows
 from bertnli.data.columns import LABEL_COLUMNS, listed
 from bertnli.data.formats import empty
 from bertnli.data.golds import NONE_OF_THEM, WITHOUT, Golds, golds_for
 from bertnli.data.outputs import ProblemType
 from bertnli.data.pairs import PairFile, Row
 from bertnli.data.records import BLANK_LINE
+from bertnli.data.tokenizer import PairTokenizer
 from bertnli.data.unknown_labels import UnknownLabels
 
 RowsByLabel = Mapping[str, Mapping[str, int]]
@@ -38,9 +40,16 @@ class LabelledPairs:
     first five bad rows, as (row number, reason).
     """
 
-    def __init__(self, file: PairFile, golds: Golds, labels: Sequence[str], skip_bad_rows: bool):
+    def __init__(
+        self,
+        file: PairFile,
+        golds: Golds,
+        labels: Sequence[str],
+        skip_bad_rows: bool,
+        tokenizer: PairTokenizer | None = None,
+    ):
         self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
-        self._golds = golds
+        self._golds, self._tokenizer = golds, tokenizer
         self._reset()
 
     def _reset(self) -> None:
@@ -59,7 +68,7 @@ class LabelledPairs:
         """
         self._reset()
         read, skip = self._golds.read, self.skip_bad_rows
-        for row in _without_blank_end(self.file.rows()):
+        for row in unfit_rows.marked(_without_blank_end(self.file.rows()), self._tokenizer):
             self.read += 1
             gold = read(row.label)
             error = row.error or gold.fault
@@ -129,6 +138,7 @@ def read_labelled(
     problem_type: ProblemType = "single_label_classification",
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
+    tokenizer: PairTokenizer | None = None,
 ) -> LabelledPairs:
     """The rows of `file` whose label is one of `labels`, in order, each label as an index into `labels`.
 
@@ -137,7 +147,7 @@ def read_labelled(
 
     Labels are compared as `label_key` says. Rows without a gold label (`-`, -1, empty) are skipped and counted.
     label_names (data.label_names in a run file): translates label cells, for example {"0": "entailment"}, to one of
-    `labels` or `-`.
+    `labels` or `-`. tokenizer: pairs that it cannot cut as its settings say are bad rows.
 
     Raises InputError if the file has no label column, or `label_names` has a value that is not one of `labels`.
     """
@@ -150,4 +160,4 @@ def read_labelled(
             expected=" or ".join(LABEL_COLUMNS),
             do="name it with --label (in a run file: data.columns.label)",
         )
-    return LabelledPairs(file, golds_for(labels, problem_type, label_names), labels, skip_bad_rows)
+    return LabelledPairs(file, golds_for(labels, problem_type, label_names), labels, skip_bad_rows, tokenizer)

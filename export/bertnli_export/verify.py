@@ -39,8 +39,8 @@ def verify(
 
     Returns `bundle`, `device`, `precision`, `pairs`, `max_logit_difference`, `max_company_difference` (batch
     invariance), `label_flips` unless the model gives a score, `score_error` unless it gives one of several labels, and
-    with data `accuracy` and `rows`. Raises InputError for a damaged bundle, bad data or an unusable device, RunError if
-    the bundle does not compute what its checkpoint computes.
+    with data `accuracy`, `rows` and `truncated`. Raises InputError for a damaged bundle, bad data or an unusable
+    device, RunError if the bundle does not compute what its checkpoint computes.
     """
     scorer = Scorer.from_setup(prepare(path, device, unverified=True))
     bundle = scorer.bundle
@@ -67,5 +67,5 @@ def verify(
         found = given.measure(scorer, skip_bad_rows=skip_bad_rows)
         for note in given.file.notes:
             say(note)
-        summary |= {"accuracy": found["accuracy"], "rows": found["rows"]}
+        summary |= {"accuracy": found["accuracy"], "rows": found["rows"], "truncated": found["truncated"]}
     return summary
