@@ -27,7 +27,7 @@ from bertnli.model.classifier import PairClassifier
 from bertnli.model.keymaps import from_foreign, to_foreign
 from bertnli.model.model_files import Files, open_files, read_json
 
-Truncation = Literal["longest_first", "d2l", "proportional"]
+Truncation = Literal["longest_first", "only_first", "only_second", "d2l", "proportional"]
 
 
 @dataclass(frozen=True)

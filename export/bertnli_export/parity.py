@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError, first_line
+from bertnli.data import unfit_rows
 from bertnli.data.columns import listed
 from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.outputs import Outputs
@@ -312,10 +313,13 @@ class RealRows:
     gold: NDArray[np.int64]
 
     @classmethod
-    def read(cls, data: LabelledSet, outputs: Outputs, most: int = ROWS) -> RealRows:
-        """The first `most` good rows. Raises InputError if there are none, or if the model knows none of their labels:
-        the accuracy could not be compared."""
-        rows = list(islice((row for row in data.file.rows() if row.error is None), most))
+    def read(
+        cls, data: LabelledSet, outputs: Outputs, tokenizer: PairTokenizer | None = None, most: int = ROWS
+    ) -> RealRows:
+        """The first `most` good rows. tokenizer: pairs that it cannot cut are bad rows. Raises InputError if there are
+        none, or if the model knows none of their labels: the accuracy could not be compared."""
+        every = unfit_rows.marked(data.file.rows(), tokenizer)
+        rows = list(islice((row for row in every if row.error is None), most))
         if not rows:
             raise InputError(f"{data.file.name}: no usable row", do="give another file to verify with")
         pairs = [str(row.premise) for row in rows], [str(row.hypothesis) for row in rows]
@@ -351,10 +355,10 @@ def gate(
     own, real = compare(reference, session.logits, tokenizer.pad_id, outputs), Differences(outputs)
     own.check(precision, "the exported graph")
     lengths = reference.encoded.lengths
-    accuracy, labelled = None, 0
+    accuracy, labelled, truncated = None, 0, 0
     if rows is not None:
         encoded = tokenizer.encode(rows.premises, rows.hypotheses)
-        lengths = np.concatenate([lengths, encoded.lengths])
+        lengths, truncated = np.concatenate([lengths, encoded.lengths]), int(encoded.truncated.sum())
         expected = run_batches(checkpoint, encoded, session.outputs, tokenizer.pad_id, CPU)
         found = run_batches(session.logits, encoded, session.outputs, tokenizer.pad_id, session.device)
         real.add(found, expected)
@@ -376,6 +380,7 @@ def gate(
         data=None if rows is None else Path(rows.data).name,
         accuracy=accuracy,
         labelled_rows=labelled,
+        truncated=truncated,
     )
 
 
