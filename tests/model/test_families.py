@@ -420,6 +420,21 @@ def test_what_we_write_opens_in_transformers_with_the_same_logits(row: Row, chan
     assert differing <= {"_name_or_path", "transformers_version", "sinusoidal_pos_embds"}
 
 
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "electra", "ernie", "mpnet"])
+def test_a_pair_may_have_as_many_tokens_as_there_are_positions(model_type: str, tmp_path: Path) -> None:
+    """RoBERTa and MPNet do not use the first rows of their table of positions."""
+    row = next(row for row in ROWS if row.model_type == model_type)
+    folder = save(theirs_of(row.config(**row.configurations[0])), tmp_path / "model")
+    file = folder / "tokenizer_config.json"
+    without = {key: value for key, value in json.loads(file.read_text()).items() if key != "model_max_length"}
+    file.write_text(json.dumps(without))
+    source = pretrained.load(folder)
+    unused = SIZES["pad_token_id"] + 1 if model_type in ("roberta", "mpnet") else 0
+    assert source.tokenizer.max_length == source.config.max_positions == SIZES["max_position_embeddings"] - unused
+    file.write_text(json.dumps(without | {"model_max_length": source.tokenizer.max_length}))
+    np.testing.assert_allclose(of_eval(source), of_transformers(folder), atol=1e-5)  # one of PAIRS is longer
+
+
 @pytest.mark.parametrize(
     ("model_type", "change", "message"),
     [
