@@ -1,11 +1,10 @@
-"""Reads models from files and writes them: HF's BERT folders, and the d2l book's folders and zips."""
+"""Reads models from files and writes them: folders in HF's form, and the d2l book's folders and zips."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +27,7 @@ from bertnli.model.classifier import PairClassifier
 from bertnli.model.keymaps import from_foreign, to_foreign
 from bertnli.model.model_files import Files, open_files, read_json
 
-Truncation = Literal["longest_first", "d2l", "proportional"]
+Truncation = Literal["longest_first", "only_first", "only_second", "d2l", "proportional"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def missing_options(path: Path) -> set[str]:
 
 
 def save(model: PairClassifier, tokenizer: PairTokenizer, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write config.json, model.safetensors (fp32) and the tokenizer's files; transformers loads the `bert` family's.
+    """Write config.json, model.safetensors (fp32) and the tokenizer's files; transformers loads all but d2l's.
 
     extra: more entries for the `bertnli` section of config.json. Raises RunError if it cannot be written.
     """
@@ -160,14 +159,17 @@ def _load_hf(
     content = read_json(files, "config.json", path)
     parsed = folder_config.parse(content, where)
     tokenizer = PairTokenizer.from_folder(path, **settings)  # before the weights, which are large
+    folder_config.check_token_types(parsed, tokenizer, where)
     weights = weight_files.read_hf(files, path)
     family = parsed.family
     tensors = keymaps.plain_names(weights.tensors)
     count = keymaps.outputs(tensors, family)
     others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
-    means = partial(output_config.meaning, content, where=where, files=others, folder=str(path))
-    new_labels = labels if new_classifier else None
-    replaced = _replaced(count, new_labels, problem_type, lambda outputs: means(outputs).problem_type)
+
+    def own() -> output_config.Meaning:
+        return output_config.meaning(content, count or output_config.count(content, where), where, others, str(path))
+
+    replaced = _replaced(count, labels if new_classifier else None, problem_type, lambda: own().problem_type)
     tensors = keymaps.without_classifier(tensors, family) if replaced else tensors
     notes = [*weights.notes, *replaced]
     if keymaps.has_classifier(tensors, family):
@@ -176,6 +178,9 @@ def _load_hf(
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
         outputs = Outputs(label_orders.check_names(labels or new, "--labels"))
+        if replaced and labels and own().problem_type == "multi_label_classification":
+            # As the model's own classifier; problem_type may say otherwise.
+            outputs = Outputs(outputs.names, "multi_label_classification", "sigmoid")
     config = parsed.to_ours(outputs)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
     has_meaning = outputs.activation != "identity"
@@ -208,7 +213,7 @@ def _load_d2l(
     tensors = keymaps.plain_names(weights.tensors)
     count = keymaps.outputs(tensors, "d2l")
     new_labels = labels if new_classifier else None
-    replaced = _replaced(count, new_labels, problem_type, lambda _: "single_label_classification")
+    replaced = _replaced(count, new_labels, problem_type, lambda: "single_label_classification")
     tensors = keymaps.without_classifier(tensors, "d2l") if replaced else tensors
     config = D2L_ARCHITECTURES[arch]
     positions = tensors.get("encoder.pos_embedding")
@@ -234,18 +239,19 @@ def _load_d2l(
 def _replaced(
     count: int | None,
     new_labels: Sequence[str] | None,
-    problem_type: ProblemType | None,
-    own: Callable[[int], ProblemType],
+    wanted: ProblemType | None,
+    own: Callable[[], ProblemType],
 ) -> tuple[str, ...]:
-    """A note if a new classifier takes the place of the model's own.
+    """A note if the model's own classifier is left out.
 
-    It does if the `count` outputs of that one are not as many as the new labels, or mean another thing (`own`) than
-    `problem_type`.
+    It is if it is not for the problem type `wanted` (None: any) but for `own`, or if its `count` outputs are not as
+    many as the new labels.
     """
     if count is None:
         return ()
-    if new_labels is not None and len(new_labels) != count:
-        return (f"the model's classifier has {count} outputs: a new one takes its place, for {', '.join(new_labels)}",)
-    if problem_type is not None and own(count) != problem_type:
-        return (f"the model's classifier is not for problem_type: {problem_type}, and is left out",)
-    return ()
+    if wanted is not None and (found := own()) != wanted:
+        return (f"the model's classifier is for problem_type: {found}, and not {wanted}: it is left out",)
+    if new_labels is None or count == len(new_labels):
+        return ()
+    number = "1 output" if count == 1 else f"{count} outputs"
+    return (f"the model's classifier has {number}: a new one takes its place, for {', '.join(new_labels)}",)

@@ -51,6 +51,7 @@ WORDS_OF_OTHERS = {  # what looks like a key of a run file, and is a key or a na
         "global_step",
     ),  # DeepSpeed
     *("tokenizer_class", "added_tokens_decoder", "extra_special_tokens", "additional_special_tokens"),  # in HF's files
+    *("model_input_names", "input_ids", "attention_mask"),
     *("transformers_weights", "num_labels", "quantization_config", "peft_type"),
     "open_clip",  # a library
     *("inner_group_num", "relative_attention_num_buckets"),  # in config.json
