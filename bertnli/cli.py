@@ -108,7 +108,9 @@ def fetch(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="A name from --list, or a model's hub id (org/name).", autocompletion=_fetchable
+            metavar="NAME",
+            help="A name from --list, or a model's hub id: org/name or org/name@revision.",
+            autocompletion=_fetchable,
         ),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Also copy it into this folder.")] = None,
@@ -117,20 +119,25 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download a data set or a pretrained model by name. Downloads are resumed and verified."""
-    from bertnli.families import folder_config
+    from bertnli.families import described, folder_config
     from bertnli.fetch import catalog
     from bertnli.fetch.resolve import fetch as fetch_name
 
     if show_list:
         if name is not None or to is not None or source is not None:
             raise InputError("fetch --list", found="also NAME, --to or --from", do="omit those")
+        known = described.families()
         if as_json:
-            print(json.dumps({"names": catalog.describe(), "suites": catalog.SUITES}))
+            print(json.dumps({"names": catalog.describe(), "suites": catalog.SUITES, "families": known}))
             return
         for row in catalog.describe():
             print(f"{row['name']:<18} {row['kind']:<8} {row['about']} ({row['licence']})")
         for suite, members in catalog.SUITES.items():
             print(f"{suite:<18} suite, for bertnli eval: {', '.join(members)}")
+        print("\nModels of these families run, by their hub id (org/name or org/name@revision) or as a folder:")
+        for family in known:
+            print(f"{', '.join(family['model_types']):<18} {family['about']}")
+        print("bertnli doctor --model ORG/NAME says whether and how a model runs, without fetching its weights.")
         return
     if name is None:
         raise InputError("fetch: no name given", do="see the names with: bertnli fetch --list")
@@ -228,6 +235,10 @@ def doctor(
     master_addr: MasterAddr = None,
     master_port: MasterPort = 29500,
     bundle: Annotated[Path | None, typer.Option(help="Check the files of this bundle against its manifest.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Say whether and how this model runs (hub id, name or path), without fetching its weights."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine, or all hosts of a hostfile. Each problem is shown with its fix."""
@@ -242,6 +253,13 @@ def doctor(
         port=master_port,
         bundle=bundle,
     )
+    if model is not None:
+        from bertnli.commands import about_model
+        from bertnli.common.printable import printable
+
+        found["model"] = about_model.about_model(model)
+        for line in about_model.lines(found["model"]):
+            print(printable(line))
     if as_json:
         print(json.dumps(found))
 

@@ -57,7 +57,7 @@ def load(model: str, options: ModelOptions) -> Pretrained:
     from bertnli.model import pretrained
     from bertnli.train.inputs import load_run_model
 
-    path, arch = resolve_model(model, folder_config.parse)
+    path, arch = resolve_model(model, folder_config.parse_classifier)
     if run_of(path) is not None:
         options.refuse(model, "a run, whose run file")
         source = load_run_model(path, warn=say)
@@ -105,7 +105,7 @@ def _missing_options(model: str) -> set[str]:
     """The options that the model's files do not specify: of "arch" and "labels"."""
     if is_bundle(model):
         return set()
-    path, arch = resolve_model(model, folder_config.parse)
+    path, arch = resolve_model(model, folder_config.parse_classifier)
     if run_of(path) is not None:
         return set()
     need("torch", "train")

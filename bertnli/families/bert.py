@@ -28,7 +28,6 @@ class BertLike(FolderConfig):
 
 class _Bert(BertLike):
     family: ClassVar[str] = "bert"
-    type_vocab_size: int = Field(2, ge=2, le=2**10)
 
 
 BERT = Family(

@@ -20,15 +20,15 @@ class Head:
     """What is between the encoder and the classifier: a linear layer (the pooler), an activation, and dropout.
 
     pooling: the hidden states that are read, of the first token or the mean over the pair. activation: one of
-    ACTIVATIONS, or `tanh`. bias: of the pooler. norm: a norm after the activation, without a bias (ModernBERT).
-    input_dropout: before the pooler.
+    ACTIVATIONS, or `tanh`. bias: of the pooler. norm: a norm after the activation (ModernBERT).
+    input_dropout: before the pooler; None: there is none, whatever the run file says.
     """
 
     pooling: Literal["first", "mean"] = "first"
     activation: str = "tanh"
     bias: bool = True
     norm: bool = False
-    input_dropout: float = 0.0
+    input_dropout: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,14 @@ class ModelConfig:
     learned_positions: there is a table of position embeddings. disentangled, relative_bias, rotary: the other ways to
         tell the model about positions.
     type_vocab_size: 0: no token types; 1: every token has the same.
+    task_vocab_size: rows of a table of which every token gets the first (ERNIE's tasks); 0: there is none.
     embedding_size: None: hidden_size; otherwise a linear layer brings embeddings to hidden_size (ELECTRA, ALBERT).
     distinct_blocks: blocks with weights of their own; None: all. Fewer are each used several times (ALBERT).
-    pre_norm: the norms are before attention and feed-forward network, and one at the end (ModernBERT).
-    gated: the feed-forward network has a gate (GeGLU, Shazeer 2020).
+    pre_norm: the norms are before attention and feed-forward network, and one at the end; and the feed-forward network
+        has a gate (GeGLU, Shazeer 2020). Otherwise the blocks are BERT's.
     dropout_after_feed_forward: hidden_dropout is not only after attention (ALBERT: there alone).
     attention_bias, intermediate_bias, norm_bias: whether the layers have biases.
+    dropout_after_attention: hidden_dropout acts on attention's output too, not on the feed-forward network's alone.
     initializer_range: standard deviation of the weights of a new pooler or classifier; None: torch's own
         initialisation, as in the book.
     """
@@ -110,10 +112,10 @@ class ModelConfig:
     relative_bias: RelativeBias | None = None
     rotary: Rotary | None = None
     type_vocab_size: int = 2
+    task_vocab_size: int = 0
     embedding_size: int | None = None
     distinct_blocks: int | None = None
     pre_norm: bool = False
-    gated: bool = False
     attention_bias: bool = True
     intermediate_bias: bool = True
     norm_bias: bool = True
@@ -125,6 +127,7 @@ class ModelConfig:
     embedding_dropout: float = 0.1
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
+    dropout_after_attention: bool = True
     classifier_dropout: float = 0.1
     initializer_range: float | None = 0.02
 
@@ -142,7 +145,8 @@ class ModelConfig:
     def with_dropout(self, probability: float) -> ModelConfig:
         """The same model with every dropout probability set to `probability`; for d2l only those that d2l has."""
         d2l = self.family == "d2l"
-        head = replace(self.head, input_dropout=probability) if self.head.input_dropout else self.head
+        has_none = self.head.input_dropout is None
+        head = self.head if has_none else replace(self.head, input_dropout=probability)
         return replace(
             self,
             hidden_dropout=probability,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +20,7 @@ from bertnli.families.table import BY_MODEL_TYPE, FAMILIES
 _UNSUPPORTED = {  # key of config.json: what to do about a value that other models have and ours do not
     "quantization_config": "choose the checkpoint that it was quantised from; export it with --precision int8 or fp16",
     "transformers_weights": "remove the key, and give the file its usual name, model.safetensors",
-    "position_embedding_type": "choose a checkpoint with BERT's own learned positions",
+    "position_embedding_type": "choose a checkpoint with learned positions, as BERT's own",
     "is_decoder": "choose a checkpoint that is an encoder, as BERT is",
     "add_cross_attention": "choose a checkpoint that is an encoder, as BERT is",
     "inner_group_num": "choose a checkpoint whose groups of layers have one layer each, as ALBERT's own",
@@ -44,19 +45,35 @@ def parse(content: Any, where: str) -> FolderConfig:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
         if problem["type"] == "missing":
-            raise InputError(f"{where}: key {key} is missing", expected="a BERT model's config.json") from None
+            expected = f"the config.json of a {family.name} model"
+            raise InputError(f"{where}: key {key} is missing", expected=expected) from None
         raise InputError(
             f"{where}: key {key}",
             found=repr(problem["input"])[:80],
-            expected=problem["msg"].removeprefix("Input should be ").replace("None", "null"),
+            expected=re.sub("^(Input should be|Value error,) ", "", problem["msg"]).replace("None", "null"),
             do=_UNSUPPORTED.get(key),
         ) from None
     _check_class(parsed, family, where)
     if parsed.hidden_size % parsed.num_heads:
+        heads = family.schema.model_fields["num_heads"].alias
         raise InputError(
-            f"{where}: key hidden_size",
+            f"{where}: key {family.schema.model_fields['hidden_size'].alias or 'hidden_size'}",
             found=str(parsed.hidden_size),
-            expected=f"a multiple of num_attention_heads, which is {parsed.num_heads}",
+            expected=f"a multiple of {heads}, which is {parsed.num_heads}",
+        )
+    return parsed
+
+
+def parse_classifier(content: Any, where: str) -> FolderConfig:
+    """As `parse`. Also raises InputError if the weights have no classifier, as far as config.json says so."""
+    parsed = parse(content, where)
+    classes = parsed.architectures or []
+    if classes and not set(classes) & set(FAMILIES[parsed.family].classifiers):
+        raise InputError(
+            f"{where}: no classifier in the weights, so the model gives no labels and no scores",
+            found=", ".join(classes),
+            expected=FAMILIES[parsed.family].classifiers[0],
+            do=f"train one from it first: bertnli train RUN.yaml; or {others.instead('nli')}",
         )
     return parsed
 
@@ -70,6 +87,21 @@ def _check_class(parsed: FolderConfig, family: Family, where: str) -> None:
             found=repr(unknown[0])[:80],
             expected="a sequence classifier or an encoder",
             do=f"choose a checkpoint of {family.classifiers[0]}{encoder}",
+        )
+
+
+def check_token_types(parsed: FolderConfig, tokenizer: PairTokenizer, where: str) -> None:
+    """Raises InputError if the tokenizer gives a type that the model has no embedding for, as in klue/roberta-base.
+
+    A model that reads no types at all is given none, whatever the tokenizer says.
+    """
+    if getattr(parsed, "type_vocab_size", None) == 1 and tokenizer.has_token_types:
+        raise InputError(
+            f"{where}: key type_vocab_size",
+            found="1, and a tokenizer that gives a pair's second sentence another type than its first",
+            expected="a tokenizer without token types, or 2 types",
+            do='if the model was trained without them, add "model_input_names": ["input_ids", "attention_mask"] '
+            "to tokenizer_config.json",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from bertnli.families.bert import BertLike
 from bertnli.families.config import Head, ModelConfig
@@ -16,6 +16,14 @@ class _Roberta(BertLike):
     family: ClassVar[str] = "roberta"
 
     pad_token_id: int = Field(1, ge=0, le=2**24)
+
+    @field_validator("pad_token_id")
+    @classmethod
+    def _leaves_positions(cls, pad_token_id: int, info: ValidationInfo) -> int:
+        positions = info.data.get("max_positions", 2**20)
+        if pad_token_id + 1 + 4 >= positions:  # as for other families, more than 4 are left
+            raise ValueError(f"below max_position_embeddings, which is {positions}, by more than 5")
+        return pad_token_id
 
     def derived(self) -> dict[str, Any]:
         """Positions are counted from pad_id + 1, so the table has as many rows more than a pair may have tokens."""

@@ -7,14 +7,16 @@ of what can differ.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Layout
-from bertnli.model.blocks import ACTIVATIONS, Block, norm
+from bertnli.model.blocks import ACTIVATIONS, Block, PreNormBlock, norm
 from bertnli.model.disentangled import RelativePositions
 from bertnli.model.dropout import Dropout
 from bertnli.model.relative_bias import SharedBias
+from bertnli.model.rotary import Rotations
 
 
 class Embedding(nn.Embedding):
@@ -34,6 +36,7 @@ class Embeddings(nn.Module):
         rows = config.first_position + config.max_positions
         self.position = Embedding(rows, size) if config.learned_positions else None
         self.segment = Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
+        self.task = Embedding(config.task_vocab_size, size) if config.task_vocab_size else None
         self.norm = norm(config, size) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.embedding_dropout)
         self.projection = None if config.embedding_size is None else nn.Linear(size, config.hidden_size)
@@ -41,28 +44,47 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, positions: Tensor) -> Tensor:
         summed = self.token(input_ids)
+        same = input_ids.new_zeros(1)  # the first row for every token; DeepSpeed needs each module to be called
         if self.segment is not None:
-            summed = summed + (self.segment(token_type_ids) if self.type_vocab_size > 1 else self.segment.weight[0])
+            summed = summed + self.segment(token_type_ids if self.type_vocab_size > 1 else same)
+        if self.task is not None:
+            summed = summed + self.task(same)
         if self.position is not None:
-            summed = summed + self.position(positions + self.first_position if self.first_position else positions)
+            rows = self._counted(input_ids, positions) if self.first_position else positions
+            summed = summed + self.position(rows)
         embedded = self.dropout(self.norm(summed))
         return embedded if self.projection is None else self.projection(embedded)
 
+    def _counted(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Rows of the position table, counted from behind the padding token's id, as RoBERTa does.
+
+        A padding token that a text contains has the row of its id, and the tokens after it are counted without it.
+        """
+        padding = self.first_position - 1
+        is_padding = input_ids == padding
+        passed = is_padding.cumsum(-1)
+        starts = torch.arange(input_ids.shape[-1], device=input_ids.device) - positions  # of each token's pair
+        counted = positions - (passed - passed.index_select(-1, starts))  # a pair's first token is no padding
+        return torch.where(is_padding, padding, counted + self.first_position)
+
 
 def shared_positions(config: ModelConfig) -> nn.Module | None:
-    """What the blocks share of relative positions: a module whose output, for the longest pair's length, every block
-    is given as `relative`."""
+    """What the blocks share of relative positions: a module whose output, for a layout, every block is given as
+    `relative`."""
     if config.disentangled is not None:
         return RelativePositions(config)
+    if config.rotary is not None:
+        return Rotations(config)
     return None if config.relative_bias is None else SharedBias(config)
 
 
 class PairClassifier(nn.Module):
     """Encoder, pooler (Linear and activation on the first token) and classifier: `[pairs, labels]` logits.
 
-    The pooler reads only each pair's first token ([CLS]). So the last block computes queries, attention output,
+    The pooler reads only each pair's first token ([CLS]), so the last block computes queries, attention output,
     feed-forward network and norms for these tokens alone, which is a small part of its work; keys and values are
-    computed for all tokens. For MiniLM this saves a seventh of all work.
+    computed for all tokens. For MiniLM this saves a seventh of all work. Where the pooler reads the mean over the pair,
+    the last block computes everything.
 
     `input_ids` and `token_type_ids` have the shape of `layout`: `[pairs, length]` (Padded) or `[tokens]` (Packed).
     """
@@ -72,12 +94,15 @@ class PairClassifier(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(
-            Block(config, number) for number in range(config.distinct_blocks or config.num_layers)
+            (PreNormBlock if config.pre_norm else Block)(config, number)
+            for number in range(config.distinct_blocks or config.num_layers)
         )
         self.relative = shared_positions(config)
-        self.pooler_dropout = Dropout(config.head.input_dropout)
+        self.final_norm = norm(config) if config.pre_norm else nn.Identity()
+        self.pooler_dropout = Dropout(config.head.input_dropout or 0.0)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head.bias)
         self.pooler_activation = ACTIVATIONS[config.head.activation]
+        self.pooler_norm = norm(config) if config.head.norm else nn.Identity()
         self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.labels))
         if config.initializer_range is not None and not self.pooler.weight.is_meta:
@@ -86,7 +111,7 @@ class PairClassifier(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-    def layers(self) -> list[Block]:
+    def layers(self) -> list[Block | PreNormBlock]:
         """The block of each layer, in their order; a block may serve several neighbouring layers.
 
         The division and its rounding are transformers' (ALBERT), for numbers of layers that are no multiple.
@@ -96,10 +121,13 @@ class PairClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, layout: Layout) -> Tensor:
         hidden = self.embeddings(input_ids, token_type_ids, layout.positions)
-        relative = None if self.relative is None else self.relative(layout.longest)
+        relative = None if self.relative is None else self.relative(layout)
         *blocks, last = self.layers()
         for block in blocks:
             hidden = block(hidden, layout, relative=relative)
-        first = last(hidden, layout, only_first=True, relative=relative)
-        pooled = self.pooler_activation(self.pooler(self.pooler_dropout(first)))
+        if self.config.head.pooling == "first":
+            pooled = self.final_norm(last(hidden, layout, only_first=True, relative=relative))
+        else:
+            pooled = layout.mean(self.final_norm(last(hidden, layout, relative=relative)))
+        pooled = self.pooler_norm(self.pooler_activation(self.pooler(self.pooler_dropout(pooled))))
         return self.classifier(self.dropout(pooled))

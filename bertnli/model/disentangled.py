@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.families.config import Disentangled, ModelConfig
-from bertnli.model.attention import ScoreRule
+from bertnli.model.attention import Layout, ScoreRule
 from bertnli.model.dropout import Dropout
 
 
@@ -37,9 +37,9 @@ class RelativePositions(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if attention.norm else nn.Identity()
         self.register_buffer("rows", table_rows(attention, config.max_positions), persistent=False)
 
-    def forward(self, longest: int) -> Tensor:
+    def forward(self, layout: Layout) -> Tensor:
         """Of the distances -(longest - 1) to longest - 1, in this order: `[2 x longest - 1, hidden_size]`."""
-        zero = self.max_positions - 1
+        zero, longest = self.max_positions - 1, layout.longest
         return self.norm(self.table(self.rows[zero - longest + 1 : zero + longest]))
 
 

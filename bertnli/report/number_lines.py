@@ -15,6 +15,7 @@ NAMES = {
     "average_precision": "average precision",
     "micro_average_precision": "micro average precision",
     "roc_auc": "ROC AUC",
+    "f1": "F1",
     "micro_f1": "micro F1",
     "macro_f1": "macro F1",
     "exact_match": "rows with exactly the right labels",
@@ -76,7 +77,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"ranked within the {ranking['groups']:,} groups of column {ranking['group']!r}: {figures}"
     for label, one in found.get("per_label", {}).items():
         figures = ", ".join(
-            f"{key.replace('_', ' ')} {shown(one[key])}" for key in ("precision", "recall", "f1", "average_precision")
+            f"{NAMES.get(key, key)} {shown(one[key])}" for key in ("precision", "recall", "f1", "average_precision")
         )
         yield f"  {label}: {figures} ({one['rows']:,} rows)"
 

@@ -137,7 +137,7 @@ def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
     words = unusual.ids[~np.isin(unusual.ids, template.join([], []))]
     made = []
     for length in lengths:
-        inner = np.resize(np.roll(words, -length), length - template.special_tokens)
+        inner = np.resize(np.roll(words, -length), length - template.special_tokens).tolist()
         made += template.join(inner[: len(inner) // 2], inner[len(inner) // 2 :])
     inner_lengths = np.array(lengths) - template.special_tokens
     by_length = Encoded(

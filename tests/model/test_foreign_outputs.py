@@ -127,6 +127,18 @@ def test_labels_of_a_score_are_refused_and_need_no_option(tmp_path: Path) -> Non
     assert len(pretrained.load(folder, labels=["yes", "no"], new_classifier=True).config.labels) == 2
 
 
+def test_a_run_keeps_a_classifier_that_is_for_its_problem_type(tmp_path: Path) -> None:
+    def kept(folder: Path, **options: Any) -> bool:
+        return pretrained.load(folder, new_classifier=True, **options).has_classifier
+
+    reranker = made_by_transformers(tmp_path / "reranker", **KINDS["reranker"])
+    topics = made_by_transformers(tmp_path / "topics", **KINDS["independent"])
+    assert kept(reranker) and kept(reranker, problem_type="regression")
+    assert not kept(reranker, problem_type="single_label_classification") and not kept(reranker, labels=["a", "b"])
+    assert kept(topics) and kept(topics, problem_type="multi_label_classification", labels=TOPICS)
+    assert not kept(topics, problem_type="regression") and not kept(topics, problem_type="single_label_classification")
+
+
 # --- bundles
 
 

@@ -55,8 +55,15 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
     A row whose mask is all 0, which a server may add to fill a batch, counts as one token, so its logits are finite.
 
-    Raises InputError if the weights do not fit one file, or fp16's range.
+    Raises InputError if the weights do not fit one file, or fp16's range, or if the model has another attention.
     """
+    if model.config.rotary is not None:  # PackedMultiHeadAttention has neither rotary positions nor windows
+        raise InputError(
+            "--precision fp16",
+            found=f"a {model.config.family} model",
+            expected="a model with BERT's attention",
+            do="export it with --precision fp32 or int8, which run on a CPU",
+        )
     check_size(model, bytes_per_weight=2)
     inputs = [_value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
     builder = _GraphBuilder()

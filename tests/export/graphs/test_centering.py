@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from bertnli.model.attention import to_device
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.predictor import TorchPredictor
 from bertnli.model.pretrained import Pretrained
+from tests.model.test_classifier import lively
 from tests.support import tiny
 from tests.support.int8_in_torch import in_int8, logits_of
 
@@ -83,6 +85,35 @@ def test_what_is_read_is_centred_and_smaller(tmp_path: Path) -> None:
         assert x.abs().amax(-1).mean() < before[name].abs().amax(-1).mean(), name
         if name != "0.qkv":  # the embeddings' norm was left where it was
             assert before[name].abs().amax(-1).min() > 15 and x.abs().amax(-1).max() < 8, name
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 5])
+def test_norms_of_blocks_that_serve_several_layers_have_one_mean(blocks: int, tmp_path: Path) -> None:
+    """Of 5 layers; behind a projection of the embeddings."""
+    source = pretrained.load(tiny.hf_folder(tmp_path))
+    torch.manual_seed(0)
+    model = lively(PairClassifier(replace(source.config, num_layers=5, distinct_blocks=blocks, embedding_size=20)))
+    assert model.embeddings.projection is not None
+    model.embeddings.projection.bias.data[5] += 6.0
+    for block in model.blocks:
+        block.output_norm.bias.data[5] += 6.0
+    moved = centre(model, typical(source))
+    one, other = (
+        TorchPredictor(form, source.tokenizer, "cpu").logits(*zip(*PAIRS, strict=True)) for form in (model, moved)
+    )
+    np.testing.assert_allclose(one, other, atol=5e-5)
+    assert np.ptp(one, axis=0).min() > 0.02
+    for name, x in read(moved, source).items():
+        if name.endswith("qkv"):
+            assert x[:, 5].mean().abs() < 3, name
+
+    encoded = source.tokenizer.encode(*zip(*PAIRS, strict=True))
+    in_fp32, rounded = (
+        run_batches(logits_of(form), encoded, 3, source.tokenizer.pad_id, CPU)
+        for form in (for_export(model), in_int8(moved))
+    )
+    np.testing.assert_allclose(in_fp32, one, atol=5e-5)
+    assert 1e-4 < np.abs(rounded - one).mean() < 0.05
 
 
 def test_int8_is_closer_to_the_checkpoint(tmp_path: Path) -> None:
