@@ -11,7 +11,7 @@ import numpy as np
 
 from bertnli.common.printable import shortened
 from bertnli.data.labelled import LabelledPair
-from bertnli.data.outputs import Outputs
+from bertnli.data.outputs import THRESHOLD, Outputs
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.column_values import Groups
 from bertnli.evaluation.evaluate import (
@@ -25,7 +25,7 @@ from bertnli.evaluation.evaluate import (
 from bertnli.evaluation.example_predictions import EXAMPLES, SHOWN
 from bertnli.evaluation.metrics import Floats
 from bertnli.evaluation.score_metrics import LossKind, ScoreMetrics
-from bertnli.evaluation.set_metrics import THRESHOLD, SetMetrics
+from bertnli.evaluation.set_metrics import SetMetrics
 
 NumberMetrics = ScoreMetrics | SetMetrics
 
