@@ -432,7 +432,9 @@ def test_the_weights_are_on_the_disk_once(hub: StandIn, tmp_path: Path) -> None:
     assert copies(tmp_path) == 1
     assert hub.resolved("org/it").count("model.safetensors") == 1
     (tmp_path / "to" / "it" / "config.json").write_text("edited in place")
+    asked = len(hub.requests)
     assert (fetch("org/it") / "config.json").read_bytes() == BERT["config.json"]
+    assert len(hub.requests) == asked
 
 
 def test_what_transformers_has_downloaded_is_taken(hub: StandIn, tmp_path: Path) -> None:
