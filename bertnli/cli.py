@@ -29,6 +29,13 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on the last line.")]
 Arch = Annotated[str | None, typer.Option(help="bert.small or bert.base, if MODEL is the path of d2l weights.")]
+MaxLength = Annotated[
+    int | None, typer.Option(metavar="TOKENS", help="Longest pair, longer ones are cut. Default: the model's own.")
+]
+Truncation = Annotated[
+    str | None,
+    typer.Option(help="longest_first, only_first, only_second, d2l or proportional. Default: the model's own."),
+]
 Labels = Annotated[
     str | None, typer.Option(help="Label names in the model's order, comma-separated, if its config has LABEL_0, ….")
 ]
@@ -279,6 +286,8 @@ def evaluate(
     ] = None,
     arch: Arch = None,
     labels: Labels = None,
+    max_length: MaxLength = None,
+    truncation: Truncation = None,
     device: Device = "auto",
     premise: Premise = None,
     hypothesis: Hypothesis = None,
@@ -310,7 +319,7 @@ def evaluate(
     dialect = Dialect(format, delimiter, quoting, not no_header)
 
     keep = None if calibrate is None else model_argument.temperature_writer(model)
-    options, other = model_argument.ModelOptions(arch, labels), None
+    options, other = model_argument.ModelOptions(arch, labels, max_length, truncation), None
     if against is not None:
         options, other_options = model_argument.split_options(options, model, against)
         other = NamedModel(against, model_argument.predictor(against, other_options, device))
@@ -356,6 +365,8 @@ def export(
     no_header: NoHeader = False,
     arch: Arch = None,
     labels: Labels = None,
+    max_length: MaxLength = None,
+    truncation: Truncation = None,
     allow_unfused: Annotated[
         bool, typer.Option("--allow-unfused", help="Accept a graph whose attention is not fused.")
     ] = False,
@@ -378,7 +389,7 @@ def export(
         options = "--premise, --hypothesis, --label, --label-names, --format, --delimiter, --quoting, --no-header"
         raise InputError(options, found="no --verify", do="give --verify DATA too")
     names = _mapping("--label-names", label_names)
-    source = model_argument.load(model, model_argument.ModelOptions(arch, labels))
+    source = model_argument.load(model, model_argument.ModelOptions(arch, labels, max_length, truncation))
     rows = None
     if verify is not None:
         columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse

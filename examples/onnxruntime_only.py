@@ -13,7 +13,9 @@ config = json.loads(Path("bundle/config.json").read_text())
 manifest = json.loads(Path("bundle/manifest.json").read_text())
 tokenizer = Tokenizer.from_file("bundle/tokenizer.json")
 settings = config["bertnli"]
-tokenizer.enable_truncation(settings["max_length"], direction=settings.get("truncation_side", "right"))
+side, rule = settings.get("truncation_side", "right"), settings["truncation"]
+strategy = rule if rule.startswith("only_") else "longest_first"  # the library has no other rule
+tokenizer.enable_truncation(settings["max_length"], direction=side, strategy=strategy)
 tokenizer.enable_padding(pad_id=config["pad_token_id"])
 session = onnxruntime.InferenceSession("bundle/model.onnx", providers=["CPUExecutionProvider"])
 

@@ -23,7 +23,9 @@ def scores(server: str, model: Path, pairs: list[tuple[str, str]]) -> list[dict[
     config = json.loads((model / "config.json").read_text())
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     settings = config["bertnli"]
-    tokenizer.enable_truncation(settings["max_length"], direction=settings.get("truncation_side", "right"))
+    side, rule = settings.get("truncation_side", "right"), settings["truncation"]
+    strategy = rule if rule.startswith("only_") else "longest_first"  # the library has no other rule
+    tokenizer.enable_truncation(settings["max_length"], direction=side, strategy=strategy)
     # Few different lengths, because Triton joins requests of the same length into one batch.
     tokenizer.enable_padding(pad_id=config["pad_token_id"], pad_to_multiple_of=16)
     encoded = tokenizer.encode_batch(pairs)

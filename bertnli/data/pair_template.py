@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class PairTemplate(NamedTuple):
     def has_types(self) -> bool:
         return self.typed_separators is not None
 
-    def join(self, premise: Sequence[int], hypothesis: Sequence[int]) -> list[int]:
+    def join(self, premise: Iterable[int], hypothesis: Iterable[int]) -> list[int]:
         """The ids of a pair."""
         return [*self.prefix, *premise, *self.separators, *hypothesis, *self.suffix]
 

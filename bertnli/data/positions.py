@@ -1,4 +1,4 @@
-"""How many tokens a model can read, from its config.json."""
+"""How many tokens of a pair a model can read, from its config.json."""
 
 from __future__ import annotations
 
@@ -11,28 +11,17 @@ _PADDING = 1  # the id that these models have if config.json does not say it; MP
 
 
 def usable_positions(config: Mapping[str, Any]) -> int | None:
-    """The most tokens that a model can read: its position embeddings that are used. None: it has no such limit.
+    """The most tokens that the model's positions are for; None if config.json does not say it.
 
-    config: the content of config.json. RoBERTa and its kin use `max_position_embeddings - pad_token_id - 1` of their
-    embeddings. DeBERTa-v2's relative positions and ModernBERT's rotary ones take any length.
+    config: its content. RoBERTa and its kin use `max_position_embeddings - pad_token_id - 1` of their embeddings.
+    DeBERTa-v2's relative positions and ModernBERT's rotary ones could take more than they were trained for.
     """
-    positions = trained_length(config)
-    return None if _is_relative(config) else positions
-
-
-def trained_length(config: Mapping[str, Any]) -> int | None:
-    """The length that a model's positions were trained for; None if config.json does not say it."""
     positions = _size(config.get("max_position_embeddings"))
     kind = config.get("model_type")
     if positions is not None and kind in _AFTER_PADDING:
         padding = _size(config.get("pad_token_id")) if kind != "mpnet" else None
         positions -= 1 + (_PADDING if padding is None else padding)
-    return positions if positions else None
-
-
-def _is_relative(config: Mapping[str, Any]) -> bool:
-    kind = config.get("model_type")
-    return kind == "modernbert" or (kind == "deberta-v2" and config.get("position_biased_input", True) is False)
+    return positions
 
 
 def _size(value: Any) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 from bertnli.common.errors import InputError
 from bertnli.common.files import read_json, read_map
 from bertnli.data import exact_scores, hf_tokenizer, pair_template, tokenizer_files
-from bertnli.data.truncation import TRUNCATIONS, Ints
+from bertnli.data.positions import usable_positions
+from bertnli.data.truncation import TRUNCATIONS, Ints, unfit
 
 MIN_LENGTH = 5  # three special tokens, or more, and one token of each sentence
 MAX_CHARACTERS = 1 << 20  # the rest of a longer sentence is ignored: it would cost memory and time, and be truncated
@@ -60,7 +61,7 @@ class TokenizerSettings:
             expected = f"a whole number of tokens, {MIN_LENGTH} or more"
             raise InputError(f"{where}: max_length", found=repr(self.max_length), expected=expected)
         if max_positions is not None and self.max_length > max_positions:
-            expected = f"{max_positions} or less, the number of the model's position embeddings"
+            expected = f"{max_positions} or less, what the model's positions are for"
             raise InputError(f"{where}: max_length", found=str(self.max_length), expected=expected)
         for key in ("reads_parse", "hypothesis_only"):
             if not isinstance(getattr(self, key), bool):
@@ -76,6 +77,8 @@ class Encoded:
     # [pairs], tokens of type 0: [CLS] p [SEP], or all if the model has no token types. The others have type 1.
     first_segment: NDArray[np.int32]
     truncated: NDArray[np.bool_]  # [pairs]
+    # Indices of pairs that truncation cannot shorten (see `unfit`). They are cut too, but the result means nothing.
+    unfit: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -183,7 +186,8 @@ class PairTokenizer:
         folder = Path(folder)
         config_file = folder / "config.json"
         config = read_map(config_file)
-        max_positions = max_positions or _size(config, "max_position_embeddings", config_file)
+        _size(config, "max_position_embeddings", config_file)
+        max_positions = max_positions or usable_positions(config)
         vocab_size = vocab_size or _size(config, "vocab_size", config_file)
         kept = config.get("bertnli", {})
         if not isinstance(kept, dict):
@@ -216,10 +220,8 @@ class PairTokenizer:
         settings.check(f"{config_file}: key bertnli", max_positions)
         if max_length is None and "max_length" not in kept and origin:
             notes.append(f"{folder}: of a pair up to {length} tokens are read, {origin}")
-        if max_length is not None:
-            settings = replace(settings, max_length=max_length)
-        if truncation is not None:
-            settings = replace(settings, truncation=truncation)
+        settings = settings if max_length is None else replace(settings, max_length=max_length)
+        settings = settings if truncation is None else replace(settings, truncation=truncation)
         if hypothesis_only is not None:
             settings = replace(settings, hypothesis_only=hypothesis_only)
         settings.check(f"tokenizer of {folder}", max_positions)
@@ -248,6 +250,14 @@ class PairTokenizer:
         settings = TokenizerSettings(truncation, max_length, reads_parse=True, hypothesis_only=hypothesis_only)
         settings.check("tokenizer of d2l's vocabulary", max_positions)
         return cls(tokenizer_files.d2l(vocab, "d2l vocabulary"), settings, "d2l vocabulary")
+
+    def changed(self, max_length: int | None, truncation: str | None, max_positions: int) -> PairTokenizer:
+        """The same with other settings; None: as they are. Raises InputError for an impossible one."""
+        settings = self.settings
+        settings = settings if max_length is None else replace(settings, max_length=max_length)
+        settings = settings if truncation is None else replace(settings, truncation=truncation)
+        settings.check(f"tokenizer of {self._where}", max_positions)
+        return PairTokenizer(self._tokenizer, settings, self._where, self.pad_id, self.notes)
 
     def to_json(self) -> str:
         """The text of tokenizer.json. Equal tokenizers have equal texts."""
@@ -368,6 +378,21 @@ class PairTokenizer:
             lengths=total,
             first_segment=self.template.first_segment(keep_p, keep_h),
             truncated=(keep_p + keep_h < len_p + len_h) | too_long[sentence_p] | too_long[sentence_h],
+            unfit=np.flatnonzero(unfit(self.settings.truncation, len_p, len_h, self.room)),
+        )
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether `encode` can find pairs that truncation cannot shorten."""
+        return self.settings.truncation in ("only_first", "only_second")
+
+    @property
+    def refusal(self) -> str:
+        """What is wrong with a pair in `Encoded.unfit`."""
+        kept, cut = ("hypothesis", "premise") if self.settings.truncation == "only_first" else ("premise", "hypothesis")
+        return (
+            f"the {kept} alone fills the {self.max_length} tokens of a pair, "
+            f"and truncation {self.settings.truncation} cuts only the {cut}"
         )
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
@@ -420,7 +445,7 @@ def _length(own: int | None, max_positions: int | None, is_d2l: bool) -> tuple[i
     if own is not None and MIN_LENGTH <= own <= (max_positions or own):
         return own, "its model_max_length"
     assert max_positions is not None or own is not None
-    return max_positions or DEFAULT_LENGTH, "as many as it has position embeddings"
+    return max_positions or DEFAULT_LENGTH, "as many as its positions are for"
 
 
 def _size(config: Mapping[str, Any], key: str, file: Path, least: int = 1) -> int | None:

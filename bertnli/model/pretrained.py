@@ -27,7 +27,7 @@ from bertnli.model.classifier import PairClassifier
 from bertnli.model.keymaps import from_foreign, to_foreign
 from bertnli.model.model_files import Files, open_files, read_json
 
-Truncation = Literal["longest_first", "d2l", "proportional"]
+Truncation = Literal["longest_first", "only_first", "only_second", "d2l", "proportional"]
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,8 @@ def _load_hf(
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
         outputs = Outputs(label_orders.check_names(labels or new, "--labels"))
         if replaced and labels and own().problem_type == "multi_label_classification":
-            outputs = Outputs(outputs.names, own().problem_type, own().activation)  # unless problem_type says otherwise
+            # As the model's own classifier; problem_type may say otherwise.
+            outputs = Outputs(outputs.names, "multi_label_classification", "sigmoid")
     config = parsed.to_ours(outputs)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
     has_meaning = outputs.activation != "identity"

@@ -61,7 +61,7 @@ def export_bundle(
         out = out / triton.NAME
     bundle.check_target(out, force=force)
     config, tokenizer = source.config, source.tokenizer
-    rows = None if verify_data is None else RealRows.read(verify_data, config.outputs)
+    rows = None if verify_data is None else RealRows.read(verify_data, config.outputs, tokenizer)
 
     model = source.build().eval()
     checkpoint = partial(torch_logits, model)

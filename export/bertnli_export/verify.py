@@ -17,7 +17,7 @@ from bertnli_export.parity import Differences, Reference, compare, to_parity
 from bertnli_export.scorer import Scorer
 from bertnli_export.scoring_setup import prepare
 
-_FIGURES = ("accuracy", "pearson", "spearman", "mse", "average_precision", "roc_auc", "micro_f1", "rows")
+_FIGURES = ("accuracy", "pearson", "spearman", "mse", "average_precision", "roc_auc", "micro_f1", "rows", "truncated")
 
 
 def verify(
@@ -41,8 +41,9 @@ def verify(
 
     Returns `bundle`, `device`, `precision`, `pairs`, `max_logit_difference`, `max_company_difference` (batch
     invariance), `label_flips` unless the model gives a score, `score_error` unless it gives one of several labels, and
-    with data `rows` and `accuracy`, or the figures of scores or of independent labels. Raises InputError for a damaged
-    bundle, bad data or an unusable device, RunError if the bundle does not compute what its checkpoint computes.
+    with data `rows`, `truncated` and `accuracy`, or the figures of scores or of independent labels. Raises InputError
+    for a damaged bundle, bad data or an unusable device, RunError if the bundle does not compute what its checkpoint
+    computes.
     """
     scorer = Scorer.from_setup(prepare(path, device, unverified=True))
     bundle = scorer.bundle

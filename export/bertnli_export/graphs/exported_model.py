@@ -4,8 +4,8 @@
   Runtime would fuse a sum and a norm into one operator (SkipLayerNormalization), which on a CPU takes six times as long
   as the two.
 * Attention is ONNX's own operator over `[pairs, length, hidden_size]`, so the graph has no transposition of heads.
-* The key's bias is dropped: it adds the same to all scores of a query, and softmax ignores that. Not with rotary
-  positions, which turn it by the key's position.
+* The key's bias is dropped: it adds the same to all scores of a query, and softmax ignores that. DeBERTa's position to
+  content term needs it, and so do rotary positions, which turn it by the key's position.
 * The value's bias moves into the output layer's bias: attention weights sum to 1, so the weighted mean contains it as
   it is.
 * Rotary positions are ONNX's own operator with a table of cosines and sines; it takes as long as one product of each
@@ -26,6 +26,7 @@ from bertnli.model.attention import Padded
 from bertnli.model.blocks import Block, PreNormBlock, RotaryAttention, SelfAttention
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.rotary import rotation
+from bertnli_export.graphs.folded_positions import reads_keys, with_folded_positions
 
 ConvertLinear = Callable[[nn.Linear], nn.Module]
 
@@ -70,9 +71,10 @@ class ExportedAttention(nn.Module):
         query, key, value = attention.qkv.weight.split(hidden)
         query_bias, key_bias, value_bias = (None, None, None) if bias is None else bias.split(hidden)
         self.theta = attention.theta if isinstance(attention, RotaryAttention) else None
+        if self.theta is None and not reads_keys(attention):
+            key_bias = None
         self.query = convert_outer(linear(query, query_bias))
-        self.key = convert(linear(key, None if self.theta is None else key_bias))
-        self.value = convert(linear(value))
+        self.key, self.value = convert(linear(key, key_bias)), convert(linear(value))
         moved = output.bias if value_bias is None else output.bias + output.weight @ value_bias
         self.output = convert_outer(linear(output.weight, moved))
 
@@ -154,7 +156,7 @@ def for_export(
     convert: applied to the linear layers over all tokens. convert_after_activation: to those of them whose input is the
     activation's output, without a gate. Layers over the first tokens only stay unchanged.
     """
-    model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    model = with_folded_positions(model).requires_grad_(False)
     if convert is not unchanged:
         own_last_block(model)
     *blocks, last = model.layers()

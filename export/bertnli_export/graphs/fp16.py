@@ -57,7 +57,8 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
     Raises InputError if the weights do not fit one file, or fp16's range, or if the model has another attention.
     """
-    if model.config.rotary is not None:  # PackedMultiHeadAttention has neither rotary positions nor windows
+    # PackedMultiHeadAttention has neither rotary positions nor windows, and its bias is for padded pairs.
+    if model.config.rotary is not None or model.config.disentangled is not None:
         raise InputError(
             "--precision fp16",
             found=f"a {model.config.family} model",
