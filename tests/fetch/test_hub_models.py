@@ -256,6 +256,9 @@ def test_other_ways_to_write_a_hub_id_are_told_the_right_one(hub: StandIn) -> No
     for given, told in (
         ("minilm@v1", "sentence-transformers/all-MiniLM-L6-v2@v1"),
         ("https://huggingface.co/org/bert", "org/bert"),
+        ("roberta-base", "FacebookAI/roberta-base"),
+        ("bert-large-cased@v1", "google-bert/bert-large-cased@v1"),
+        ("distilroberta-base", "distilbert/distilroberta-base"),
         ("https://huggingface.co/org/bert/tree/v1", "org/bert@v1"),
     ):
         with pytest.raises(InputError, match=f"give its hub id: {told}$"):
