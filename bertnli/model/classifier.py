@@ -44,11 +44,10 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, positions: Tensor) -> Tensor:
         summed = self.token(input_ids)
-        same = input_ids.new_zeros(1)  # the first row for every token; DeepSpeed needs each module to be called
         if self.segment is not None:
-            summed = summed + self.segment(token_type_ids if self.type_vocab_size > 1 else same)
+            summed = summed + (self.segment(token_type_ids) if self.type_vocab_size > 1 else self.segment.weight[0])
         if self.task is not None:
-            summed = summed + self.task(same)
+            summed = summed + self.task.weight[0]
         if self.position is not None:
             rows = self._counted(input_ids, positions) if self.first_position else positions
             summed = summed + self.position(rows)

@@ -31,6 +31,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import Outputs
+from bertnli.evaluation.activations import activate
 from bertnli.families import folder_config
 from bertnli.families.table import BY_MODEL_TYPE
 from bertnli.model import pretrained
@@ -403,6 +404,21 @@ def test_a_folder_has_the_logits_that_it_has_in_transformers(row: Row, form: str
     np.testing.assert_allclose(of_eval(pretrained.load(folder)), expected, atol=1e-5)
 
 
+@EACH_ROW
+def test_scores_and_independent_labels_are_cross_encoders(row: Row, tmp_path: Path) -> None:
+    """Whatever the family's head is. test_foreign_outputs.py has the ways in which files say what outputs mean."""
+    for outputs, activation in ((1, "linear.Identity"), (1, "activation.Sigmoid"), (3, "activation.Sigmoid")):
+        key = {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{activation}"}}
+        theirs = theirs_of(row.config(**{**row.configurations[-1], "num_labels": outputs}, **key))
+        folder, ours = tmp_path / f"{outputs} {activation}", tmp_path / f"ours {outputs} {activation}"
+        source = pretrained.load(save(theirs, folder))
+        pretrained.save(source.build(), source.tokenizer, ours)
+        expected = CrossEncoder(str(folder), device="cpu").predict(PAIRS)
+        found = activate(of_eval(source), source.config.output_activation)
+        np.testing.assert_allclose(found.squeeze(), expected, atol=1e-5)
+        np.testing.assert_allclose(CrossEncoder(str(ours), device="cpu").predict(PAIRS), expected, atol=1e-5)
+
+
 @EACH_CONFIGURATION
 def test_what_we_write_opens_in_transformers_with_the_same_logits(row: Row, changes: Any, tmp_path: Path) -> None:
     theirs = theirs_of(row.config(**changes, **row.dropouts))
@@ -418,6 +434,21 @@ def test_what_we_write_opens_in_transformers_with_the_same_logits(row: Row, chan
     differing = {key for key, value in theirs.config.to_dict().items() if written[key] != value}
     # The table of positions is in the file, so it need not be made of sines.
     assert differing <= {"_name_or_path", "transformers_version", "sinusoidal_pos_embds"}
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "electra", "ernie", "mpnet"])
+def test_a_pair_may_have_as_many_tokens_as_there_are_positions(model_type: str, tmp_path: Path) -> None:
+    """RoBERTa and MPNet do not use the first rows of their table of positions."""
+    row = next(row for row in ROWS if row.model_type == model_type)
+    folder = save(theirs_of(row.config(**row.configurations[0])), tmp_path / "model")
+    file = folder / "tokenizer_config.json"
+    without = {key: value for key, value in json.loads(file.read_text()).items() if key != "model_max_length"}
+    file.write_text(json.dumps(without))
+    source = pretrained.load(folder)
+    unused = SIZES["pad_token_id"] + 1 if model_type in ("roberta", "mpnet") else 0
+    assert source.tokenizer.max_length == source.config.max_positions == SIZES["max_position_embeddings"] - unused
+    file.write_text(json.dumps(without | {"model_max_length": source.tokenizer.max_length}))
+    np.testing.assert_allclose(of_eval(source), of_transformers(folder), atol=1e-5)  # one of PAIRS is longer
 
 
 @pytest.mark.parametrize(
