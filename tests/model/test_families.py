@@ -31,6 +31,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import Outputs
+from bertnli.evaluation.activations import activate
 from bertnli.families import folder_config
 from bertnli.families.table import BY_MODEL_TYPE
 from bertnli.model import pretrained
@@ -401,6 +402,21 @@ def test_a_folder_has_the_logits_that_it_has_in_transformers(row: Row, form: str
     expected = of_transformers(folder)
     assert np.ptp(expected, axis=0).min() > 0.1, "the logits must depend on the text"
     np.testing.assert_allclose(of_eval(pretrained.load(folder)), expected, atol=1e-5)
+
+
+@EACH_ROW
+def test_scores_and_independent_labels_are_cross_encoders(row: Row, tmp_path: Path) -> None:
+    """Whatever the family's head is. test_foreign_outputs.py has the ways in which files say what outputs mean."""
+    for outputs, activation in ((1, "linear.Identity"), (1, "activation.Sigmoid"), (3, "activation.Sigmoid")):
+        key = {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{activation}"}}
+        theirs = theirs_of(row.config(**{**row.configurations[-1], "num_labels": outputs}, **key))
+        folder, ours = tmp_path / f"{outputs} {activation}", tmp_path / f"ours {outputs} {activation}"
+        source = pretrained.load(save(theirs, folder))
+        pretrained.save(source.build(), source.tokenizer, ours)
+        expected = CrossEncoder(str(folder), device="cpu").predict(PAIRS)
+        found = activate(of_eval(source), source.config.output_activation)
+        np.testing.assert_allclose(found.squeeze(), expected, atol=1e-5)
+        np.testing.assert_allclose(CrossEncoder(str(ours), device="cpu").predict(PAIRS), expected, atol=1e-5)
 
 
 @EACH_CONFIGURATION
