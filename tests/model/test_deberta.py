@@ -55,7 +55,8 @@ def test_each_distance_has_the_row_that_transformers_gives_it(buckets: int, larg
 
 
 REFUSED = {
-    "conv_kernel_size": 3,
+    "conv_kernel_size": 4,
+    "conv_groups": 2,
     "relative_attention": False,
     "pos_att_type": "c2p|p2p",
     "position_buckets": 62,

@@ -78,8 +78,8 @@ def check_lengths(model: PairClassifier, graph: onnx.ModelProto) -> None:
         np.testing.assert_allclose(session.run(None, feed)[0], expected, atol=1e-4)
 
 
-def test_a_graph_with_a_row_for_each_distance_is_right_at_every_length() -> None:
-    model = ours(theirs(**KINDS["v2 without buckets"], num_hidden_layers=2))
+def test_a_graph_with_a_row_for_each_distance_and_a_convolution_is_right_at_every_length() -> None:
+    model = ours(theirs(**KINDS["v2 without buckets"], num_hidden_layers=2, conv_kernel_size=3))
     check_lengths(model, export_graph(model))
 
 
