@@ -131,6 +131,8 @@ ROWS = (
             V3 | {"pos_att_type": ["p2c"], "hidden_act": "gelu_new", "num_labels": 2, "position_buckets": 5},
             V2 | {"max_relative_positions": 12, "type_vocab_size": 2, "share_att_key": False},
             V2 | {"max_relative_positions": 64, "num_attention_heads": 1, "num_hidden_layers": 3},
+            V3 | {"conv_kernel_size": 3, "conv_act": "gelu", "num_hidden_layers": 3},
+            V3 | {"conv_kernel_size": 5},
         ),
         names={"classifier_dropout": "cls_dropout"},
         drawn={

@@ -58,7 +58,7 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
     Raises InputError if the weights do not fit one file, or fp16's range, or if the model has another attention.
     """
     # PackedMultiHeadAttention has neither rotary positions nor windows, and its bias is for padded pairs.
-    if model.config.rotary is not None or model.config.disentangled is not None:
+    if any((model.config.rotary, model.config.disentangled, model.config.relative_bias)):
         raise InputError(
             "--precision fp16",
             found=f"a {model.config.family} model",
