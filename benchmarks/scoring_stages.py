@@ -44,7 +44,9 @@ def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
         scorer.session.submit(batches[0][0][1]).result()  # buffers and kernels are there
         with stopwatch() as seconds:
             begun = [
-                Submitted(part.truncated, [(places, scorer.session.submit(inputs)) for places, inputs in cut])
+                Submitted(
+                    part.truncated, part.unfit, [(places, scorer.session.submit(inputs)) for places, inputs in cut]
+                )
                 for part, cut in zip(encoded, batches, strict=True)
             ]
             judged = [scorer.collect(part) for part in begun]

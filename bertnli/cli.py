@@ -29,6 +29,13 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on the last line.")]
 Arch = Annotated[str | None, typer.Option(help="bert.small or bert.base, if MODEL is the path of d2l weights.")]
+MaxLength = Annotated[
+    int | None, typer.Option(metavar="TOKENS", help="Longest pair, longer ones are cut. Default: the model's own.")
+]
+Truncation = Annotated[
+    str | None,
+    typer.Option(help="longest_first, only_first, only_second, d2l or proportional. Default: the model's own."),
+]
 Labels = Annotated[
     str | None, typer.Option(help="Label names in the model's order, comma-separated, if its config has LABEL_0, ….")
 ]
@@ -101,7 +108,9 @@ def fetch(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="A name from --list, or a model's hub id (org/name).", autocompletion=_fetchable
+            metavar="NAME",
+            help="A name from --list, or a model's hub id: org/name or org/name@revision.",
+            autocompletion=_fetchable,
         ),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Also copy it into this folder.")] = None,
@@ -110,20 +119,25 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download a data set or a pretrained model by name. Downloads are resumed and verified."""
-    from bertnli.families import folder_config
+    from bertnli.families import described, folder_config
     from bertnli.fetch import catalog
     from bertnli.fetch.resolve import fetch as fetch_name
 
     if show_list:
         if name is not None or to is not None or source is not None:
             raise InputError("fetch --list", found="also NAME, --to or --from", do="omit those")
+        known = described.families()
         if as_json:
-            print(json.dumps({"names": catalog.describe(), "suites": catalog.SUITES}))
+            print(json.dumps({"names": catalog.describe(), "suites": catalog.SUITES, "families": known}))
             return
         for row in catalog.describe():
             print(f"{row['name']:<18} {row['kind']:<8} {row['about']} ({row['licence']})")
         for suite, members in catalog.SUITES.items():
             print(f"{suite:<18} suite, for bertnli eval: {', '.join(members)}")
+        print("\nModels of these families run, by their hub id (org/name or org/name@revision) or as a folder:")
+        for family in known:
+            print(f"{', '.join(family['model_types']):<18} {family['about']}")
+        print("bertnli doctor --model ORG/NAME says whether and how a model runs, without fetching its weights.")
         return
     if name is None:
         raise InputError("fetch: no name given", do="see the names with: bertnli fetch --list")
@@ -221,6 +235,10 @@ def doctor(
     master_addr: MasterAddr = None,
     master_port: MasterPort = 29500,
     bundle: Annotated[Path | None, typer.Option(help="Check the files of this bundle against its manifest.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Say whether and how this model runs (hub id, name or path), without fetching its weights."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine, or all hosts of a hostfile. Each problem is shown with its fix."""
@@ -235,6 +253,13 @@ def doctor(
         port=master_port,
         bundle=bundle,
     )
+    if model is not None:
+        from bertnli.commands import about_model
+        from bertnli.common.printable import printable
+
+        found["model"] = about_model.about_model(model)
+        for line in about_model.lines(found["model"]):
+            print(printable(line))
     if as_json:
         print(json.dumps(found))
 
@@ -261,6 +286,8 @@ def evaluate(
     ] = None,
     arch: Arch = None,
     labels: Labels = None,
+    max_length: MaxLength = None,
+    truncation: Truncation = None,
     device: Device = "auto",
     premise: Premise = None,
     hypothesis: Hypothesis = None,
@@ -292,7 +319,7 @@ def evaluate(
     dialect = Dialect(format, delimiter, quoting, not no_header)
 
     keep = None if calibrate is None else model_argument.temperature_writer(model)
-    options, other = model_argument.ModelOptions(arch, labels), None
+    options, other = model_argument.ModelOptions(arch, labels, max_length, truncation), None
     if against is not None:
         options, other_options = model_argument.split_options(options, model, against)
         other = NamedModel(against, model_argument.predictor(against, other_options, device))
@@ -338,6 +365,8 @@ def export(
     no_header: NoHeader = False,
     arch: Arch = None,
     labels: Labels = None,
+    max_length: MaxLength = None,
+    truncation: Truncation = None,
     allow_unfused: Annotated[
         bool, typer.Option("--allow-unfused", help="Accept a graph whose attention is not fused.")
     ] = False,
@@ -360,7 +389,7 @@ def export(
         options = "--premise, --hypothesis, --label, --label-names, --format, --delimiter, --quoting, --no-header"
         raise InputError(options, found="no --verify", do="give --verify DATA too")
     names = _mapping("--label-names", label_names)
-    source = model_argument.load(model, model_argument.ModelOptions(arch, labels))
+    source = model_argument.load(model, model_argument.ModelOptions(arch, labels, max_length, truncation))
     rows = None
     if verify is not None:
         columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse

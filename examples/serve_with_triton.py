@@ -18,12 +18,14 @@ INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_id
 
 
 def scores(server: str, model: Path, pairs: list[tuple[str, str]]) -> list[dict[str, float]]:
-    """Probabilities by label, for at most 32 pairs. model: its folder, with tokenizer, labels and temperature."""
-    temperature = json.loads((model / "manifest.json").read_text())["temperature"]
+    """Probabilities by label, or the score, for at most 32 pairs. model: its folder, with tokenizer and manifest."""
+    manifest = json.loads((model / "manifest.json").read_text())
     config = json.loads((model / "config.json").read_text())
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     settings = config["bertnli"]
-    tokenizer.enable_truncation(settings["max_length"], direction=settings.get("truncation_side", "right"))
+    side, rule = settings.get("truncation_side", "right"), settings["truncation"]
+    strategy = rule if rule.startswith("only_") else "longest_first"  # the library has no other rule
+    tokenizer.enable_truncation(settings["max_length"], direction=side, strategy=strategy)
     # Few different lengths, because Triton joins requests of the same length into one batch.
     tokenizer.enable_padding(pad_id=config["pad_token_id"], pad_to_multiple_of=16)
     encoded = tokenizer.encode_batch(pairs)
@@ -36,10 +38,13 @@ def scores(server: str, model: Path, pairs: list[tuple[str, str]]) -> list[dict[
     asked = Request(f"{server}/v2/models/{model.name}/infer", json.dumps({"inputs": inputs}).encode())
     with urlopen(asked) as answer:
         [output] = json.load(answer)["outputs"]
-    logits = np.array(output["data"]).reshape(output["shape"]) / temperature
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = odds / odds.sum(axis=1, keepdims=True)
-    return [dict(zip(config["id2label"].values(), row, strict=True)) for row in probabilities.tolist()]
+    values = np.array(output["data"]).reshape(output["shape"]) / manifest["temperature"]
+    if manifest["activation"] == "softmax":  # a pair has one of the labels
+        odds = np.exp(values - values.max(axis=1, keepdims=True))
+        values = odds / odds.sum(axis=1, keepdims=True)
+    elif manifest["activation"] == "sigmoid":  # labels that are independent of each other, or a score
+        values = 1 / (1 + np.exp(-values))
+    return [dict(zip(config["id2label"].values(), row, strict=True)) for row in values.tolist()]
 
 
 if __name__ == "__main__":

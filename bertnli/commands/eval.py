@@ -92,7 +92,7 @@ def evaluation(
         model.temperature = fitted.temperature
     if len(sets) > 1:  # `measure` checks a single one
         for one in sets:
-            one.check(model, skip_bad_rows)
+            one.check(model, skip_bad_rows, group)
     evaluations: dict[str, dict[str, Any]] = {}
     for one in sets:
         with progress("pairs") as show:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common import temperature
 from bertnli.common.errors import InputError
@@ -22,16 +23,28 @@ if TYPE_CHECKING:
 
 
 class ModelOptions(NamedTuple):
-    """The user's options for what a model's files do not specify: `--arch` and `--labels` (comma-separated)."""
+    """The user's options: for what a model's files do not specify, `--arch` and `--labels` (comma-separated); in place
+    of what they specify, `--max-length` and `--truncation`."""
 
     arch: str | None = None
     labels: str | None = None
+    max_length: int | None = None
+    truncation: str | None = None
 
     def refuse(self, model: str, what: str) -> None:
-        """Raise InputError if an option is given, for a model whose files specify everything. what: for the message."""
+        """Raise InputError for --arch or --labels, for a model whose files specify them. what: for the message."""
         for option, given in (("--arch", self.arch), ("--labels", self.labels)):
             if given is not None:
                 raise InputError(option, found=f"{model}, {what} specifies it", do=f"omit {option}")
+
+    def refuse_all(self, model: str) -> None:
+        """The same for a bundle, whose length and truncation are fixed too."""
+        self.refuse(model, "a bundle, whose manifest")
+        for option, given in (("--max-length", self.max_length), ("--truncation", self.truncation)):
+            if given is not None:
+                raise InputError(
+                    option, found=f"{model}, a bundle", do=f"omit it, or export the model again with {option} {given}"
+                )
 
 
 def is_bundle(model: str) -> bool:
@@ -44,12 +57,15 @@ def load(model: str, options: ModelOptions) -> Pretrained:
     from bertnli.model import pretrained
     from bertnli.train.inputs import load_run_model
 
-    path, arch = resolve_model(model, folder_config.parse)
+    path, arch = resolve_model(model, folder_config.parse_classifier)
     if run_of(path) is not None:
         options.refuse(model, "a run, whose run file")
-        return load_run_model(path, warn=say)
+        source = load_run_model(path, warn=say)
+        tokenizer = source.tokenizer.changed(options.max_length, options.truncation, source.config.max_positions)
+        return replace(source, tokenizer=tokenizer)
     labels = None if options.labels is None else [name.strip() for name in options.labels.split(",")]
-    source = pretrained.load(path, arch=options.arch or arch, labels=labels)
+    settings: dict[str, Any] = {"max_length": options.max_length, "truncation": options.truncation}
+    source = pretrained.load(path, arch=options.arch or arch, labels=labels, **settings)
     for note in source.notes:
         say(note)
     return source
@@ -60,7 +76,7 @@ def predictor(model: str, options: ModelOptions, device: str) -> Model:
     if is_bundle(model):
         from bertnli_export.scorer import Scorer
 
-        options.refuse(model, "a bundle, whose manifest")
+        options.refuse_all(model)
         return Scorer(model, device=device)
     source = load(model, options)
     if not source.has_classifier:
@@ -89,7 +105,7 @@ def _missing_options(model: str) -> set[str]:
     """The options that the model's files do not specify: of "arch" and "labels"."""
     if is_bundle(model):
         return set()
-    path, arch = resolve_model(model, folder_config.parse)
+    path, arch = resolve_model(model, folder_config.parse_classifier)
     if run_of(path) is not None:
         return set()
     need("torch", "train")

@@ -32,7 +32,8 @@ from bertnli.data.outputs import ProblemType
 from bertnli.data.pairs import PairFile
 from bertnli.data.tokenizer import PairTokenizer
 
-_FORMAT = 4  # part of the hash: increase it when the arrays change
+_FORMAT = 5  # part of the hash: increase it when the arrays or `_COUNTS` change
+_COUNTS = ("vocabulary", "tokens", "truncated", "no_gold", "bad")  # in `Corpus.about`
 _CHUNK = 16_384  # pairs tokenised at once
 _ABOUT = "about.json"
 _ARRAYS: dict[str, np.dtype[Any]] = {
@@ -49,7 +50,8 @@ _ARRAYS: dict[str, np.dtype[Any]] = {
 class Corpus:
     """The arrays above, memory-mapped read-only; `len` is the number of pairs.
 
-    about: `vocabulary` (number of token ids), `tokens`, and the rows that are not in it: `no_gold`, `bad`.
+    about: `vocabulary` (number of token ids), `tokens`, `truncated` (pairs that were cut), and the rows that are not in
+        it: `no_gold`, `bad`.
     rows_by_label: see `LabelledPairs.rows_by_label`. sha256: of the file that the corpus was made from. Raises
     `DamagedError` if the folder's files are not those that `_make` left.
     """
@@ -66,7 +68,7 @@ class Corpus:
         about = _read_record(folder)
         self.sha256: str = about["sha256"]
         self.rows_by_label: dict[str, dict[str, int]] = about["rows_by_label"]
-        self.about: dict[str, int] = {name: about[name] for name in ("vocabulary", "tokens", "no_gold", "bad")}
+        self.about: dict[str, int] = {name: about[name] for name in _COUNTS}
         targets: int | None = about.get("targets")
         for name, dtype in _types(self.about["vocabulary"], targets).items():
             setattr(self, name, np.memmap(folder / name, dtype=dtype, mode="r"))
@@ -124,6 +126,7 @@ def prepare(
             corpus = _opened(folder, warn=say)
             if corpus is None:
                 options: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "label_names": label_names}
+                options["tokenizer"] = tokenizer
                 labelled = read_labelled(file, labels, problem_type=problem_type, **options)
                 _make(folder, file, labelled, tokenizer, content, None if classes else len(labels))
                 corpus = Corpus(folder)
@@ -201,7 +204,7 @@ def _make(
 def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, targets: int | None) -> dict[str, int]:
     """Write the arrays into `folder`. Returns what `Corpus.about` has."""
     types = _types(tokenizer.vocab_size, targets)
-    tokens = 0
+    tokens = truncated = 0
     with ExitStack() as opened:
         streams = {name: opened.enter_context((folder / name).open("wb")) for name in types}
         pairs = iter(labelled)
@@ -219,10 +222,12 @@ def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, targ
                 "premises": [_text_hash(premise) for premise in premises],
             }
             tokens += len(encoded.ids)
+            truncated += int(encoded.truncated.sum())
             for name, values in arrays.items():
                 # not tofile, which does not say that the disk is full
                 streams[name].write(np.ascontiguousarray(values).astype(types[name]).data)
-    return {"vocabulary": tokenizer.vocab_size, "tokens": tokens, "no_gold": labelled.no_gold, "bad": labelled.bad}
+    counts = (tokenizer.vocab_size, tokens, truncated, labelled.no_gold, labelled.bad)
+    return dict(zip(_COUNTS, counts, strict=True))
 
 
 def _types(vocabulary: int, targets: int | None) -> dict[str, np.dtype[Any]]:

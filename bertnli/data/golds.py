@@ -20,6 +20,10 @@ from bertnli.data.outputs import SCORE, ProblemType
 NONE_OF_THEM = "none of the labels"
 """Counts the rows of a model with independent labels that have none, as the list [] says."""
 
+_AS_NUMBERS = (
+    "say which number each label is, such as --label-names entailment=1,contradiction=0 (in a run file: "
+    "data.label_names), or name another column with --label (in a run file: data.columns.label); otherwise "
+)
 _SEPARATORS = "|;,"
 _REMEMBERED = 10_000  # texts of cells
 _LONGEST = 60  # characters of a cell in a message
@@ -43,9 +47,11 @@ WITHOUT = Gold()
 
 
 class Golds(Protocol):
-    """Reads label cells. names: under which rows are counted; the labels come first, in the model's order."""
+    """Reads label cells. names: under which rows are counted; the labels come first, in the model's order. advice: what
+    to do about bad rows before anything else, or nothing."""
 
     names: tuple[str, ...]
+    advice: str
 
     def read(self, cell: str | None) -> Gold: ...
 
@@ -64,6 +70,8 @@ def golds_for(labels: Sequence[str], problem_type: ProblemType, label_names: Map
 class LabelGolds:
     """One label for each pair: its index."""
 
+    advice = ""
+
     def __init__(self, labels: Sequence[str], table: LabelTable):
         self.names = tuple(labels)
         self._index = table.index
@@ -77,6 +85,7 @@ class ScoreGolds:
     """A number for each pair: `(score,)`. No number is a bad row; an empty cell, `-` and NaN: the row has no score."""
 
     names: tuple[str, ...] = (SCORE,)
+    advice = ""
 
     def __init__(self, label_names: Mapping[str, str] | None = None):
         self._said = {}
@@ -94,8 +103,10 @@ class ScoreGolds:
     def read(self, cell: str | None) -> Gold:
         if cell is None:
             return WITHOUT
-        said = self._said.get(label_key(cell)) if self._said else None
-        return said or self._number(cell)
+        gold = (self._said.get(label_key(cell)) if self._said else None) or self._number(cell)
+        if gold.fault:
+            self.advice = _AS_NUMBERS
+        return gold
 
     @staticmethod
     def _number(text: str) -> Gold:
@@ -116,6 +127,8 @@ class SetGolds:
     commas. The list [] has none; an empty cell is one without a gold label. A cell that can be read in two ways is a
     bad row.
     """
+
+    advice = ""
 
     def __init__(self, labels: Sequence[str], table: LabelTable):
         self.names = (*labels, NONE_OF_THEM)

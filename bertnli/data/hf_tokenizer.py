@@ -1,13 +1,14 @@
 """The tokenizer of a model that others made, read from its folder as transformers' AutoTokenizer reads it.
 
-docs/models.md has the rule in words. It is that of transformers 4.57 and 5. Where these two read a folder differently,
-it is refused, or a note says which one was taken.
+docs/models.md has the rule in words. It is that of transformers 5. Where version 4.57 reads a folder differently, it is
+refused (BERT's classes), or a note says it.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,29 +16,22 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from bertnli.common.errors import InputError
+from bertnli.common.errors import InputError, first_line
 from bertnli.common.files import read_map
-from bertnli.data import special_tokens, tokenizer_files
+from bertnli.data import exact_scores, pair_template, sentencepiece_files, special_tokens, tokenizer_files
+from bertnli.data.hf_classes import (
+    CLASSES,
+    FILE_CLASS,
+    FILE_CLASSES,
+    NORMALIZER,
+    OF_MODEL,
+    TAKE_THE_FILE,
+    Options,
+    TokenizerClass,
+    Vocabulary,
+)
 
-# Classes that make BERT's tokenizer of a vocabulary, alike in transformers 4.57 and 5: do they give token types?
-_BERT_CLASSES = {
-    "BertTokenizer": True,
-    "DistilBertTokenizer": False,
-    "ElectraTokenizer": True,
-    "LayoutLMTokenizer": True,
-    "LxmertTokenizer": True,
-    "MobileBertTokenizer": True,
-    "SqueezeBertTokenizer": True,
-}
-_FILE_CLASS = "PreTrainedTokenizerFast"
-_FILE_CLASSES = (_FILE_CLASS, "PreTrainedTokenizer", "TokenizersBackend")  # take tokenizer.json as it is
-_EXPECTED = f"one of {', '.join(_BERT_CLASSES)}, or {_FILE_CLASS} with a tokenizer.json"
-
-_NORMALIZER = {  # key of tokenizer_config.json: attribute of BertNormalizer, and its value if the key is absent
-    "do_lower_case": ("lowercase", True),
-    "strip_accents": ("strip_accents", None),  # None: as lower-casing
-    "tokenize_chinese_chars": ("handle_chinese_chars", True),
-}
+_EXPECTED = f"one of {', '.join(CLASSES)}, or {FILE_CLASS} with a tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -83,39 +77,41 @@ class _Folder:
         """What is in tokenizer.json; None without one."""
         return tokenizer_files.load(self.saved_file) if self.saved_file.is_file() else None
 
+    @cached_property
+    def kind(self) -> TokenizerClass | None:
+        """None: its class takes tokenizer.json as it is."""
+        return CLASSES.get(self.class_name)
+
     def read(self, vocab_size: int | None) -> HfTokenizer:
-        is_berts = self.class_name in _BERT_CLASSES
         if self.stated.get("split_special_tokens"):
             raise InputError(
                 f"{self.stated_file}: key split_special_tokens",
                 found="true",
                 expected="false: tokenizer.json cannot keep it, so a bundle would give other ids",
             )
-        tokens = special_tokens.read(self.path, self.stated, self.saved, special_tokens.BERT_NAMES if is_berts else {})
         side = self.truncation_side()
+        padding = None if self.saved is None else self.saved.padding
         if self.saved is not None:  # a file may also say how to cut and pad
             self.saved.no_truncation()
             self.saved.no_padding()
-        unknown = str(tokens.named.get("unk_token", special_tokens.BERT_NAMES["unk_token"]))
-        tokenizer = self._of_bert(unknown) if is_berts else self._as_it_is()
-        if is_berts and self.saved is not None:
-            special_tokens.check_saved(self.saved, tokens, str(self.stated_file))
-        special_tokens.add(tokenizer, tokens, vocab_size)
-        if moved := special_tokens.moved(tokenizer, tokens):
-            self.notes.append(f"{self.path}: as in transformers, the token {', '.join(moved[:3])}")
+        if self.kind is None:
+            tokenizer, pad = self._as_it_is(vocab_size, padding)
+        else:
+            tokenizer, pad = self._of_class(self.kind, vocab_size)
         vocabulary = tokenizer.get_vocab()
-        if is_berts:
-            where = f"{self.saved_file if self.saved else self.path / 'vocab.txt'}"
-            needed = [str(tokens.named.get(role, f"a {role}")) for role in special_tokens.NEEDED]
-            tokenizer_files.check_tokens(vocabulary, needed, where)
-            _, first, separator = needed
-            tokenizer_files.set_pair_template(tokenizer, first, separator, has_types=self.has_types())
-            self._check_template(tokenizer)
-        elif tokenizer_files.pair_template(tokenizer, str(self.saved_file)).has_types and not self.has_types():
-            tokenizer_files.join_without_types(tokenizer, str(self.saved_file))
-        pad = str(tokens.named.get("pad_token", special_tokens.BERT_NAMES["pad_token"]))
         tokenizer_files.check_tokens(vocabulary, [pad], str(self.saved_file))
         return HfTokenizer(tokenizer, vocabulary[pad], side, self.max_length(), tuple(self.notes))
+
+    def _add(
+        self,
+        tokenizer: Tokenizer,
+        tokens: special_tokens.SpecialTokens,
+        vocab_size: int | None,
+        needed: Sequence[str] = special_tokens.NEEDED,
+    ) -> None:
+        special_tokens.add(tokenizer, tokens, vocab_size, needed)
+        if moved := special_tokens.moved(tokenizer, tokens):
+            self.notes.append(f"{self.path}: as in transformers, the token {', '.join(moved[:3])}")
 
     @cached_property
     def class_name(self) -> str:
@@ -136,87 +132,196 @@ class _Folder:
             name = content.get("tokenizer_class")
             if name is not None:
                 for known in (name, name.removesuffix("Fast")) if isinstance(name, str) else ():
-                    if known in _BERT_CLASSES or known in _FILE_CLASSES:
-                        return known
+                    if known in CLASSES or known in FILE_CLASSES:
+                        takes_the_file = self.config.get("model_type") in TAKE_THE_FILE
+                        return FILE_CLASS if takes_the_file else known
                 raise InputError(
                     f"{file}: key tokenizer_class",
                     found=repr(name)[:80],
                     expected=_EXPECTED,
-                    do="choose a model with BERT's WordPiece tokenizer",
+                    do="choose a model with one of these tokenizers",
                 )
-        return "BertTokenizer"  # that of model_type bert
+        return OF_MODEL.get(str(self.config.get("model_type")), "BertTokenizer")
 
-    # BERT's classes: everything but the vocabulary is made anew, as tokenizer_config.json says.
+    # Classes with a vocabulary: everything else is made anew, as tokenizer_config.json says.
 
-    def _of_bert(self, unknown: str) -> Tokenizer:
-        """BERT's tokenizer with the vocabulary of tokenizer.json or vocab.txt, without a template and added tokens."""
-        options = {}
-        for key, (attribute, default) in _NORMALIZER.items():
-            options[attribute] = value = self.stated.get(key, default)
-            if not isinstance(value, bool) and not (value is None and default is None):
-                expected = "true or false" if default is not None else "true, false or null"
-                raise InputError(f"{self.stated_file}: key {key}", found=repr(value)[:80], expected=expected)
-        if self.saved is None:
-            return tokenizer_files.bert(tokenizer_files.read_vocabulary(self.path / "vocab.txt"), unknown, **options)
-        if (model := tokenizer_files.kind(self.saved)) != "WordPiece":
-            expected = f"WordPiece, as the tokenizer's class is {self.class_name}"
-            raise InputError(f"{self.saved_file}: model", found=model, expected=expected)
-        found = json.loads(self.saved.to_str())
-        made = tokenizer_files.bert(found["model"].pop("vocab"), unknown, **options)
-        self._check_parts(found, json.loads(made.to_str()))
-        return made
-
-    def _check_parts(self, found: dict[str, Any], made: dict[str, Any]) -> None:
-        """transformers 4.57 takes these parts from tokenizer.json, and 5 makes them anew: they must be the same."""
-        del made["model"]["vocab"]
-        for part in ("normalizer", "pre_tokenizer", "model"):
-            theirs, ours = found[part], made[part]
-            if part == "normalizer" and isinstance(theirs, dict) and theirs.get("type") == ours["type"]:
-                theirs = theirs | {attribute: ours[attribute] for attribute, _ in _NORMALIZER.values()}
-            if theirs != ours:
-                self._refuse(part, json.dumps(theirs, ensure_ascii=False)[:200], json.dumps(ours, ensure_ascii=False))
-
-    def _check_template(self, tokenizer: Tokenizer) -> None:
-        """As `_check_parts` for the way in which a pair is joined."""
-        if self.saved is None:
-            return
-        ours = tokenizer_files.pair_template(tokenizer, str(self.saved_file))
-        theirs = tokenizer_files.pair_template(self.saved, str(self.saved_file))
-        if theirs[:2] != ours[:2] or (ours.has_types and not theirs.has_types):
-            self._refuse("post_processor", theirs.in_words(self.saved), ours.in_words(tokenizer))
-
-    def _refuse(self, part: str, found: str, made: str) -> None:
-        raise InputError(
-            f"{self.saved_file}: {part}",
-            found=found,
-            expected=f"{made}, which {self.class_name} makes in transformers 5",
-            do=f'if tokenizer.json is right, write "tokenizer_class": "{_FILE_CLASS}" into {self.stated_file}',
+    def _of_class(self, kind: TokenizerClass, vocab_size: int | None) -> tuple[Tokenizer, str]:
+        """The tokenizer, and the token for padding."""
+        pieces = None if self.saved else self._sentencepiece(kind)
+        tokens = special_tokens.read(
+            self.path,
+            self.stated,
+            self.saved,
+            special_tokens.Defaults(kind.names, kind.further, kind.strips_before_mask),
+            None if pieces is None else pieces.added,
         )
+        names = {**kind.names, **{role: str(token) for role, token in tokens.named.items()}}
+        if pieces is not None:
+            listed = kind.with_specials(_writable(pieces.pieces), names)
+            vocabulary = Vocabulary(pieces=listed, unknown=pieces.unknown, normalization=pieces.normalization)
+        elif self.saved is not None:
+            vocabulary = self._saved_vocabulary(kind, self.saved)
+        else:
+            vocabulary = self._listed_vocabulary(kind)
+        try:
+            tokenizer = kind.make(vocabulary, self._options(kind), names)
+        except Exception as error:  # the library raises plain Exception
+            raise InputError(f"{self._vocabulary_file(kind)}: damaged", found=first_line(error)) from None
+        if self.saved is not None:
+            self._compare(kind, tokenizer, self.saved)
+            special_tokens.check_saved(self.saved, tokens, str(self.stated_file))
+        elif kind.differs and pieces is not None:
+            self.notes.append(
+                f"{self._vocabulary_file(kind)} is read as transformers 5 reads it. Version 4.57 {kind.differs}"
+            )
+        roles = ("pad_token", kind.first, kind.separator)
+        self._add(tokenizer, tokens, vocab_size, roles)
+        needed = [str(tokens.named.get(role, f"a {role}")) for role in roles]
+        tokenizer_files.check_tokens(tokenizer.get_vocab(), needed, str(self._vocabulary_file(kind)))
+        self._join(kind, tokenizer, needed[1], needed[2])
+        return tokenizer, needed[0]
+
+    def _options(self, kind: TokenizerClass) -> Options:
+        """The keys of tokenizer_config.json that the class reads. Raises InputError for a value of another type."""
+        options = {}
+        for key, default in kind.options.items():
+            options[key] = value = self.stated.get(key, default)
+            if isinstance(default, int) and not isinstance(default, bool):
+                fits, expected = isinstance(value, int) and not isinstance(value, bool) and value >= 0, "an id"
+            else:
+                fits = isinstance(value, bool) or (value is None and default is None)
+                expected = "true or false" if default is not None else "true, false or null"
+            if not fits:
+                raise InputError(f"{self.stated_file}: key {key}", found=repr(value)[:80], expected=expected)
+        return options
+
+    def _vocabulary_file(self, kind: TokenizerClass) -> Path:
+        return self.saved_file if self.saved is not None else self.path / kind.files[0]
+
+    def _sentencepiece(self, kind: TokenizerClass) -> sentencepiece_files.SentencePieces | None:
+        file = self.path / kind.files[0]
+        if kind.model != "Unigram":
+            return None
+        self._check_files(kind)
+        return sentencepiece_files.read(file)
+
+    def _check_files(self, kind: TokenizerClass) -> None:
+        if missing := [name for name in kind.files if not (self.path / name).is_file()]:
+            raise InputError(
+                f"{self.path}: no {' and no '.join(missing)}",
+                expected=f"tokenizer.json, or {' and '.join(kind.files)}, which {self.class_name} reads",
+                do="copy it from where the model comes from",
+            )
+
+    def _listed_vocabulary(self, kind: TokenizerClass) -> Vocabulary:
+        """Of vocab.txt, or of vocab.json and merges.txt."""
+        self._check_files(kind)
+        files = [self.path / name for name in kind.files]
+        if kind.model == "WordPiece":
+            return Vocabulary(ids=tokenizer_files.read_vocabulary(files[0]))
+        return Vocabulary(*tokenizer_files.read_bpe(*files))
+
+    def _saved_vocabulary(self, kind: TokenizerClass, saved: Tokenizer) -> Vocabulary:
+        """Of tokenizer.json."""
+        if (model := tokenizer_files.kind(saved)) != kind.model:
+            raise InputError(
+                f"{self.saved_file}: model",
+                found=model,
+                expected=f"{kind.model}, as the tokenizer's class is {self.class_name}",
+                do=self._take_the_file,
+            )
+        content = json.loads(saved.to_str())
+        listed = content["model"]["vocab"]
+        if kind.model != "Unigram":
+            merges = [tuple(pair) for pair in content["model"].get("merges", ())]
+            return Vocabulary(ids=listed, merges=merges)
+        # Not of `saved`: the library reads some scores with another last digit, and transformers reads them by Python.
+        listed = read_map(self.saved_file)["model"]["vocab"]
+        maps = (part.get("precompiled_charsmap") for part in _parts(content["normalizer"], "normalizers"))
+        compiled = next(filter(None, maps), "")
+        return Vocabulary(pieces=_writable(listed), normalization=base64.b64decode(compiled))
+
+    def _compare(self, kind: TokenizerClass, made: Tokenizer, saved: Tokenizer) -> None:
+        """transformers 4.57 takes these parts from tokenizer.json, and 5 makes them anew.
+
+        BERT's must be the same. For the other classes, a note says that they are not.
+        """
+        theirs, ours = _comparable(saved, kind), _comparable(made, kind)
+        for part, mine in ours.items():
+            if theirs[part] != mine:
+                self._differ(
+                    kind, part, json.dumps(theirs[part], ensure_ascii=False), json.dumps(mine, ensure_ascii=False)
+                )
+
+    def _join(self, kind: TokenizerClass, tokenizer: Tokenizer, first: str, separator: str) -> None:
+        """Set how the tokenizer joins a pair, and compare it with tokenizer.json."""
+        typed = kind.separators == 1
+        pair_template.build(tokenizer, first, separator, separators=kind.separators, has_types=typed)
+        where = str(self.saved_file)
+        ours = pair_template.read(tokenizer, where)
+        if self.saved is not None and (self.saved.post_processor is not None or not kind.keeps_template):
+            theirs = pair_template.read(self.saved, where)
+            if kind.keeps_template:
+                tokenizer.post_processor, ours = self.saved.post_processor, theirs
+            elif theirs[:3] != ours[:3] or (ours.has_types and self.has_types() and not theirs.has_types):
+                self._differ(kind, "post_processor", theirs.in_words(self.saved), ours.in_words(tokenizer))
+        if ours.has_types and not self.has_types():
+            pair_template.without_types(tokenizer, ours)
+
+    def _differ(self, kind: TokenizerClass, part: str, found: str, made: str) -> None:
+        if kind.model == "WordPiece":
+            raise InputError(
+                f"{self.saved_file}: {part}",
+                found=found[:200],
+                expected=f"{made}, which {self.class_name} makes in transformers 5",
+                do=self._take_the_file,
+            )
+        self.notes.append(
+            f"{self.saved_file}: its {part} is not what {self.class_name} makes in transformers 5, which is read here. "
+            f"Version 4.57 takes the file's. For that, {self._take_the_file}"
+        )
+
+    @property
+    def _take_the_file(self) -> str:
+        return f'if tokenizer.json is right, write "tokenizer_class": "{FILE_CLASS}" into {self.stated_file}'
 
     # The other classes: tokenizer.json as it is.
 
-    def _as_it_is(self) -> Tokenizer:
+    def _as_it_is(self, vocab_size: int | None, padding: Mapping[str, Any] | None) -> tuple[Tokenizer, str]:
+        """The tokenizer, and the token for padding. padding: what tokenizer.json says of it."""
         if self.saved is None:
             raise InputError(
                 f"{self.path}: no tokenizer.json", expected=f"one, which is all that {self.class_name} reads"
             )
-        if (model := tokenizer_files.kind(self.saved)) != "WordPiece":
-            raise InputError(
-                f"{self.saved_file}: model",
-                found=model,
-                expected="WordPiece",
-                do="choose a model with BERT's WordPiece tokenizer",
-            )
-        return self.saved
+        if (model := tokenizer_files.kind(self.saved)) not in tokenizer_files.SUBWORDS:
+            raise InputError(f"{self.saved_file}: model", found=model, expected=" or ".join(tokenizer_files.SUBWORDS))
+        tokens = special_tokens.read(self.path, self.stated, self.saved, special_tokens.Defaults())
+        self._add(self.saved, tokens, vocab_size)
+        template = pair_template.read(self.saved, str(self.saved_file))
+        if template.has_types and not self.has_types():
+            pair_template.without_types(self.saved, template)
+        pad = tokens.named.get("pad_token") or (padding or {}).get("pad_token")
+        if pad is None:  # transformers pads nothing then; any token does, because the model masks it
+            known = (self.saved.id_to_token(self._pad_id()), "[PAD]", "<pad>")
+            pad = next((one for one in known if one and self.saved.token_to_id(one) is not None), "[PAD]")
+        return self.saved, str(pad)
+
+    def _pad_id(self) -> int:
+        number = self.config.get("pad_token_id")
+        return number if isinstance(number, int) and 0 <= number < 2**32 else 2**32 - 1
 
     # How it is used.
 
     def has_types(self) -> bool:
+        return self._has_types
+
+    @cached_property
+    def _has_types(self) -> bool:
         """Whether token types are among the model's inputs."""
         names = self.stated.get("model_input_names")
         if names is None:
-            berts = _BERT_CLASSES.get(self.class_name)
-            return self._types_by_version() if berts is None else berts
+            stated = None if self.kind is None else self.kind.has_types
+            return self._types_by_version() if stated is None else stated
         if not isinstance(names, list):
             raise InputError(
                 f"{self.stated_file}: key model_input_names", found=repr(names)[:80], expected="a list of names"
@@ -254,3 +359,34 @@ class _Folder:
         value = self.stated.get("model_max_length", self.stated.get("max_len"))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return int(value) if is_number and 1 <= value < 1e9 else None
+
+
+def _writable(pieces: Iterable[Sequence[Any]]) -> list[tuple[str, float]]:
+    return [(piece, exact_scores.writable(score)) for piece, score in pieces]
+
+
+def _parts(content: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
+    """The parts of a normalizer or pre-tokenizer, a sequence's one by one."""
+    if content is None:
+        return []
+    return [one for part in content[name] for one in _parts(part, name)] if name in content else [content]
+
+
+def _comparable(tokenizer: Tokenizer, kind: TokenizerClass) -> dict[str, Any]:
+    """The parts of tokenizer.json that ids depend on, but for the vocabulary and what tokenizer_config.json sets."""
+    content = json.loads(tokenizer.to_str())
+    model = {key: value for key, value in content["model"].items() if key not in ("vocab", "merges")}
+    parts = {
+        "normalizer": _parts(content["normalizer"], "normalizers"),
+        "pre_tokenizer": _parts(content["pre_tokenizer"], "pretokenizers"),
+        "model": model,
+    }
+    # What both versions set, as tokenizer_config.json says.
+    theirs = {"BertNormalizer": NORMALIZER.values(), "ByteLevel": ("add_prefix_space", "trim_offsets")}
+    for part in (*parts["normalizer"], *parts["pre_tokenizer"]):
+        for attribute in theirs.get(part["type"], ()):
+            part.pop(attribute, None)
+    if kind.model == "BPE":  # all bytes are in a byte-level vocabulary, so nothing is unknown
+        unused = ("unk_token", "fuse_unk")
+        parts["model"] = {key: value for key, value in model.items() if value and key not in unused}
+    return parts

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bertnli.common.errors import InputError
+from bertnli.data import unfit_rows
 from bertnli.data.columns import LABEL_COLUMNS, listed
 from bertnli.data.formats import empty
 from bertnli.data.golds import NONE_OF_THEM, WITHOUT, Golds, golds_for
+from bertnli.data.label_columns import columns_of, rows_with_labels
 from bertnli.data.outputs import ProblemType
 from bertnli.data.pairs import PairFile, Row
 from bertnli.data.records import BLANK_LINE
+from bertnli.data.tokenizer import PairTokenizer
 from bertnli.data.unknown_labels import UnknownLabels
 
 RowsByLabel = Mapping[str, Mapping[str, int]]
@@ -38,9 +41,18 @@ class LabelledPairs:
     first five bad rows, as (row number, reason).
     """
 
-    def __init__(self, file: PairFile, golds: Golds, labels: Sequence[str], skip_bad_rows: bool):
+    def __init__(
+        self,
+        file: PairFile,
+        golds: Golds,
+        labels: Sequence[str],
+        skip_bad_rows: bool,
+        columns: Mapping[str, str] | None = None,
+        tokenizer: PairTokenizer | None = None,
+    ):
+        """columns: label -> its column, if each has one (label_columns.py)."""
         self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
-        self._golds = golds
+        self._golds, self._columns, self._tokenizer = golds, columns, tokenizer
         self._reset()
 
     def _reset(self) -> None:
@@ -59,7 +71,8 @@ class LabelledPairs:
         """
         self._reset()
         read, skip = self._golds.read, self.skip_bad_rows
-        for row in _without_blank_end(self.file.rows()):
+        rows = self.file.rows() if self._columns is None else rows_with_labels(self.file, self._columns)
+        for row in unfit_rows.marked(_without_blank_end(rows), self._tokenizer):
             self.read += 1
             gold = read(row.label)
             error = row.error or gold.fault
@@ -86,7 +99,8 @@ class LabelledPairs:
             raise InputError(
                 f"{self.file.name}: {self.bad} bad {'row' if self.bad == 1 else 'rows'} of {self.read}",
                 found=examples,
-                do="fix these rows, or skip them with --skip-bad-rows (in a run file: data.skip_bad_rows: true)",
+                do=f"{self._golds.advice}fix these rows, or skip them with --skip-bad-rows (in a run file: "
+                "data.skip_bad_rows: true)",
             )
         if not self.used:
             raise InputError(
@@ -129,6 +143,7 @@ def read_labelled(
     problem_type: ProblemType = "single_label_classification",
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
+    tokenizer: PairTokenizer | None = None,
 ) -> LabelledPairs:
     """The rows of `file` whose label is one of `labels`, in order, each label as an index into `labels`.
 
@@ -137,17 +152,19 @@ def read_labelled(
 
     Labels are compared as `label_key` says. Rows without a gold label (`-`, -1, empty) are skipped and counted.
     label_names (data.label_names in a run file): translates label cells, for example {"0": "entailment"}, to one of
-    `labels` or `-`.
+    `labels` or `-`. tokenizer: pairs that it cannot cut as its settings say are bad rows.
 
     Raises InputError if the file has no label column, or `label_names` has a value that is not one of `labels`.
     """
     if not file.fields:
         raise empty(file.name)
-    if file.columns.label is None:
+    golds, several = golds_for(labels, problem_type, label_names), problem_type == "multi_label_classification"
+    columns = columns_of(file, labels) if several and file.columns.label is None else None
+    if file.columns.label is None and columns is None:
         raise InputError(
             f"{file.name}: no label column",
             found=f"columns {listed(file.fields)}",
-            expected=" or ".join(LABEL_COLUMNS),
+            expected=" or ".join(LABEL_COLUMNS) + ", or a column for each label" * several,
             do="name it with --label (in a run file: data.columns.label)",
         )
-    return LabelledPairs(file, golds_for(labels, problem_type, label_names), labels, skip_bad_rows)
+    return LabelledPairs(file, golds, labels, skip_bad_rows, columns, tokenizer)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from bertnli.common.errors import InputError
+from bertnli.data import labels as label_orders
 from bertnli.data.outputs import SCORE, Activation, Outputs, ProblemType
 
 SECTION, KEY, OLD_KEY = "sentence_transformers", "activation_fn", "sbert_ce_default_activation_function"
@@ -61,6 +62,33 @@ def count(config: Mapping[str, Any], where: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise InputError(f"{where}: key num_labels", found=repr(number)[:80], expected="a number of labels")
     return number
+
+
+def read(
+    config: Mapping[str, Any],
+    where: str,
+    files: Mapping[str, Any],
+    folder: str,
+    *,
+    labels: Sequence[str] | None = None,
+    outputs: int | None = None,
+) -> tuple[Outputs, tuple[str, ...]]:
+    """The outputs of a classifier, and notes of how that was read.
+
+    config, where, files, folder: as for `meaning`. labels: names that the user gave. outputs: how many its weights
+    have, if they are known. Raises InputError as `meaning` and `labels.from_config` do.
+    """
+    number = outputs or count(config, where)
+    problem_type, activation, notes = meaning(config, number, where, files, folder)
+    if problem_type == "regression":
+        return Outputs(check_score(config, where, labels), problem_type, activation), notes
+    names = label_orders.from_config(config, where, labels, number)
+    return Outputs(names, problem_type, activation), (*notes, *label_orders.other_order(config, names, where))
+
+
+def lacks_names(config: Mapping[str, Any], where: str) -> bool:
+    """Whether the user has to name the outputs (--labels). Raises InputError for a damaged `id2label`."""
+    return count(config, where) > 1 and label_orders.unnamed(config, where)
 
 
 def check_score(config: Mapping[str, Any], where: str, labels: Sequence[str] | None) -> tuple[str]:

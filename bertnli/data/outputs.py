@@ -13,6 +13,9 @@ Activation = Literal["softmax", "sigmoid", "identity"]
 SCORE = "score"
 """The name of the only output of a `regression` model, as a reranker or a model of similarity; and of its column."""
 
+THRESHOLD = 0.5
+"""Of independent labels those with a probability above it are predicted; `bertnli score` has an option for it."""
+
 
 @dataclass(frozen=True)
 class Outputs:

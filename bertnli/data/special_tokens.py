@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
@@ -13,15 +14,17 @@ from bertnli.common.errors import InputError
 from bertnli.common.files import read_map
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FURTHER = ("extra_special_tokens", "additional_special_tokens")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-BERT_NAMES = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
 NEEDED = ("pad_token", "cls_token", "sep_token")  # every pair has them, so they must be in the vocabulary
+
+
+class Defaults(NamedTuple):
+    """What a tokenizer's class says: names by role, tokens without one, whether a mask takes the blank before it."""
+
+    names: Mapping[str, str] = MappingProxyType({})
+    further: Sequence[str] = ()
+    strips_before_mask: bool = False
 
 
 class SpecialTokens(NamedTuple):
@@ -36,23 +39,29 @@ class SpecialTokens(NamedTuple):
 
 
 def read(
-    folder: Path, stated: Mapping[str, Any], saved: Tokenizer | None, defaults: Mapping[str, str]
+    folder: Path,
+    stated: Mapping[str, Any],
+    saved: Tokenizer | None,
+    defaults: Defaults,
+    listed: Sequence[AddedToken] | None = None,
 ) -> SpecialTokens:
     """What tokenizer_config.json says (`stated`); without its `added_tokens_decoder` the older files count too.
 
-    These are special_tokens_map.json, added_tokens.json and the added tokens of tokenizer.json (`saved`). defaults:
-    names of the tokenizer's class. Raises InputError that names the file and the key.
+    These are special_tokens_map.json, added_tokens.json and the added tokens of tokenizer.json (`saved`). listed: those
+    of a sentencepiece model. Raises InputError that names the file and the key.
     """
     config = folder / "tokenizer_config.json"
     is_old = "added_tokens_decoder" not in stated
     content = {**stated, **(read_map(folder / "special_tokens_map.json") if is_old else {})}
-    named = {
-        role: _token(content.get(role, defaults.get(role)), f"{config}: key {role}")
-        for role in _ROLES
-        if content.get(role, defaults.get(role)) is not None
-    }
+    named = {}
+    for role in _ROLES:
+        value = content.get(role, defaults.names.get(role))
+        if value is not None:
+            if role == "mask_token" and isinstance(value, str):
+                value = {"content": value, "lstrip": defaults.strips_before_mask}
+            named[role] = _token(value, f"{config}: key {role}")
     further: list[AddedToken] = []
-    for key in ("extra_special_tokens", "additional_special_tokens"):
+    for key in _FURTHER:
         values = content.get(key) or []
         if not isinstance(values, list | dict):
             raise InputError(f"{config}: key {key}", found=repr(values)[:80], expected="a list of tokens")
@@ -64,9 +73,13 @@ def read(
             number: _token(value, where, False) for number, value in _items(stated["added_tokens_decoder"], where)
         }
     else:
-        special = {token.content for token in (*named.values(), *further)}
-        declared = _added_tokens_json(folder / "added_tokens.json", special)
+        stated_names = {token.content for role, token in named.items() if content.get(role) is not None}
+        special = stated_names | {token.content for token in further}
+        names = {token.content for token in named.values()}
+        declared = _added_tokens_json(folder / "added_tokens.json", special, names)
         declared |= {} if saved is None else saved.get_added_tokens_decoder()
+    if not any(key in (content if listed is None else stated) for key in _FURTHER):
+        further = [_token(name, "") for name in defaults.further] if listed is None else list(listed)
     tokens = SpecialTokens(named, further, dict(sorted(declared.items())))
     known = tokens.contents()
     for key, value in content.items():
@@ -80,11 +93,11 @@ def read(
     return tokens
 
 
-def add(tokenizer: Tokenizer, tokens: SpecialTokens, vocab_size: int | None) -> None:
+def add(tokenizer: Tokenizer, tokens: SpecialTokens, vocab_size: int | None, needed: Sequence[str] = NEEDED) -> None:
     """Add those that the tokenizer does not have yet; one that is not in the vocabulary gets the next free id.
 
     vocab_size: the number of the model's embeddings. A name that has none, as the [MASK] of a vocabulary without it, is
-    not added. The tokens of `NEEDED` must have one.
+    not added. The tokens with a role in `needed` must have one.
     """
     present = tokenizer.get_added_tokens_decoder().values()
     known = {repr(token) for token in present}
@@ -93,7 +106,7 @@ def add(tokenizer: Tokenizer, tokens: SpecialTokens, vocab_size: int | None) -> 
     size = tokenizer.get_vocab_size() + sum(tokenizer.token_to_id(token.content) is None for token in new)
     for role, token in [*tokens.named.items(), *(("", token) for token in tokens.further)]:
         is_unknown = tokenizer.token_to_id(token.content) is None
-        if token.content in contents or (is_unknown and (role in NEEDED or size >= (vocab_size or 0))):
+        if token.content in contents or (is_unknown and (role in needed or size >= (vocab_size or 0))):
             continue
         contents.add(token.content)
         new.append(token)
@@ -126,12 +139,17 @@ def check_saved(saved: Tokenizer, tokens: SpecialTokens, where: str) -> None:
         )
 
 
-def _added_tokens_json(file: Path, special: set[str]) -> dict[int, AddedToken]:
+def _added_tokens_json(file: Path, special: set[str], named: set[str]) -> dict[int, AddedToken]:
+    """special: contents of those that a file calls special; they are looked for in the text as it is written.
+
+    named: those with a role, also by their class alone, as DeBERTa's [MASK]: in transformers these are looked for in
+    the normalized text.
+    """
     tokens = {}
     for content, number in read_map(file).items():
         if not isinstance(number, int):
             raise InputError(f"{file}: token {content!r}", found=repr(number)[:80], expected="its id")
-        flags = {"normalized": content not in special, "special": content in special}
+        flags = {"normalized": content not in special, "special": content in special or content in named}
         tokens[number] = _token({"content": content, **flags}, str(file))
     return tokens
 

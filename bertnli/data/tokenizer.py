@@ -1,8 +1,8 @@
-"""Sentence pairs to token ids, with one `tokenizer.json` (the tokenizers library) for WordPiece and d2l's vocabulary.
+"""Sentence pairs to token ids, with one `tokenizer.json` (the tokenizers library) for every kind of vocabulary.
 
-A pair becomes [CLS] premise [SEP] hypothesis [SEP]. The library encodes each sentence; numpy truncates and joins them
-here, because the library does not have d2l's truncation. For pairs that need no truncation, tokenizer.json alone, read
-by `tokenizers.Tokenizer.from_file`, gives the same ids.
+A pair becomes [CLS] premise [SEP] hypothesis [SEP], or as tokenizer.json's template has it. The library encodes each
+sentence; numpy truncates and joins them here, because the library does not have d2l's truncation. For pairs that need
+no truncation, tokenizer.json alone, read by `tokenizers.Tokenizer.from_file`, gives the same ids.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -22,15 +22,19 @@ from tokenizers import Tokenizer
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import read_json, read_map
-from bertnli.data import hf_tokenizer, tokenizer_files
-from bertnli.data.truncation import TRUNCATIONS, Ints
+from bertnli.data import exact_scores, hf_tokenizer, pair_template, tokenizer_files
+from bertnli.data.positions import usable_positions
+from bertnli.data.truncation import TRUNCATIONS, Ints, unfit
 
-SPECIAL_TOKENS = 3  # in a pair: [CLS] p [SEP] h [SEP]
-MIN_LENGTH = 5  # the special tokens and one token of each sentence
+MIN_LENGTH = 5  # three special tokens, or more, and one token of each sentence
 MAX_CHARACTERS = 1 << 20  # the rest of a longer sentence is ignored: it would cost memory and time, and be truncated
 DEFAULT_LENGTH = 128
 _SENTENCES = 8192  # sentences that are encoded in one call, at most
-_PADDING = {"WordPiece": "[PAD]", "WordLevel": "<pad>"}  # by model type, if config.json does not say
+_PADDING = {"WordPiece": "[PAD]", "WordLevel": "<pad>", "BPE": "<pad>", "Unigram": "<pad>"}  # if not stated
+_FILES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json"),  # vocab.json alone is d2l's; RoBERTa's has merges.txt beside it
+    *("sentencepiece.bpe.model", "spm.model", "spiece.model"),
+)
 _SIDES = ("right", "left")
 
 
@@ -57,7 +61,7 @@ class TokenizerSettings:
             expected = f"a whole number of tokens, {MIN_LENGTH} or more"
             raise InputError(f"{where}: max_length", found=repr(self.max_length), expected=expected)
         if max_positions is not None and self.max_length > max_positions:
-            expected = f"{max_positions} or less, the number of the model's position embeddings"
+            expected = f"{max_positions} or less, what the model's positions are for"
             raise InputError(f"{where}: max_length", found=str(self.max_length), expected=expected)
         for key in ("reads_parse", "hypothesis_only"):
             if not isinstance(getattr(self, key), bool):
@@ -68,11 +72,13 @@ class TokenizerSettings:
 class Encoded:
     """Token ids of pairs of different lengths, end to end in flat arrays."""
 
-    ids: NDArray[np.int32]  # [total_tokens], [CLS] p [SEP] h [SEP] of each pair
+    ids: NDArray[np.int32]  # [total_tokens], [CLS] p [SEP] h [SEP] of each pair, or as the tokenizer joins them
     lengths: NDArray[np.int32]  # [pairs], in tokens, special tokens included
     # [pairs], tokens of type 0: [CLS] p [SEP], or all if the model has no token types. The others have type 1.
     first_segment: NDArray[np.int32]
     truncated: NDArray[np.bool_]  # [pairs]
+    # Indices of pairs that truncation cannot shorten (see `unfit`). They are cut too, but the result means nothing.
+    unfit: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -109,7 +115,7 @@ def _ranges(starts: Ints, lengths: Ints) -> NDArray[np.int64]:
 
 
 class PairTokenizer:
-    """Sentence pairs to token ids, by a WordPiece tokenizer like BERT's or by d2l's word vocabulary.
+    """Sentence pairs to token ids, by WordPiece, byte-level BPE, Unigram or d2l's word vocabulary.
 
     If the text of a sentence contains a special token, it becomes the id of that token, as in transformers ("[SEP]"
     anywhere in a WordPiece sentence) and in d2l ("<sep>" as a word of its own).
@@ -123,7 +129,7 @@ class PairTokenizer:
         pad_id: int | None = None,
         notes: tuple[str, ...] = (),
     ):
-        """Raises InputError that names `where` (the file) if the tokenizer is not like BERT's.
+        """Raises InputError that names `where` (the file) if the tokenizer is not one of an encoder.
 
         pad_id: default: the id of [PAD] or <pad>. notes: what the user should know about how it was read.
         """
@@ -136,8 +142,10 @@ class PairTokenizer:
         model = tokenizer_files.kind(tokenizer)
         if model not in _PADDING:
             raise InputError(f"{where}: model", found=model, expected=" or ".join(_PADDING))
-        unknown = tokenizer.model.unk_token
-        if tokenizer.model.token_to_id(unknown) is None:  # the model does not use an added token as unk_token
+        unknown = getattr(tokenizer.model, "unk_token", None)  # byte-level BPE needs none, Unigram has an id
+        if (
+            unknown is not None and tokenizer.model.token_to_id(unknown) is None
+        ):  # the model does not use an added token as unk_token
             raise InputError(f"{where}: vocabulary", found=f"no {unknown}", expected=unknown)
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         if pad_id is None:
@@ -150,8 +158,11 @@ class PairTokenizer:
             raise InputError(
                 f"{where}: pad_token_id", found=f"{pad_id}", expected=f"below {self.vocab_size}, as all ids"
             )
-        # The file's template for a pair must be BERT's, because other programs that read the file use it.
-        self.cls_id, self.sep_id, self.has_token_types = tokenizer_files.pair_template(tokenizer, where)
+        # The file's own template, because other programs that read the file use it.
+        self.template = pair_template.read(tokenizer, where)
+        if settings.max_length < self.template.special_tokens + 2:
+            expected = f"{self.template.special_tokens + 2} or more: special tokens, and a token of each sentence"
+            raise InputError(f"{where}: max_length", found=str(settings.max_length), expected=expected)
 
     @classmethod
     def from_folder(
@@ -175,18 +186,19 @@ class PairTokenizer:
         folder = Path(folder)
         config_file = folder / "config.json"
         config = read_map(config_file)
-        max_positions = max_positions or _size(config, "max_position_embeddings", config_file)
+        _size(config, "max_position_embeddings", config_file)
+        max_positions = max_positions or usable_positions(config)
         vocab_size = vocab_size or _size(config, "vocab_size", config_file)
         kept = config.get("bertnli", {})
         if not isinstance(kept, dict):
             raise InputError(f"{config_file}: key bertnli", found=repr(kept), expected="a map")
-        file = next((folder / n for n in ("tokenizer.json", "vocab.txt", "vocab.json") if (folder / n).is_file()), None)
+        file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
         if file is None:
-            raise InputError(f"{folder}: no tokenizer", expected="tokenizer.json, vocab.txt or d2l's vocab.json in it")
+            raise InputError(f"{folder}: no tokenizer", expected=f"one of {', '.join(_FILES)} in it")
 
         side, own_length, pad_id, notes = "right", None, None, []
         is_ours = file.name == "tokenizer.json" and ("max_length" in kept or config.get("model_type") == "d2l-bert")
-        if file.name == "vocab.json":
+        if file.name == "vocab.json" and not (folder / "merges.txt").is_file():
             tokenizer = tokenizer_files.d2l(read_json(file), str(file))
         elif is_ours:
             tokenizer = tokenizer_files.load(file)
@@ -208,10 +220,8 @@ class PairTokenizer:
         settings.check(f"{config_file}: key bertnli", max_positions)
         if max_length is None and "max_length" not in kept and origin:
             notes.append(f"{folder}: of a pair up to {length} tokens are read, {origin}")
-        if max_length is not None:
-            settings = replace(settings, max_length=max_length)
-        if truncation is not None:
-            settings = replace(settings, truncation=truncation)
+        settings = settings if max_length is None else replace(settings, max_length=max_length)
+        settings = settings if truncation is None else replace(settings, truncation=truncation)
         if hypothesis_only is not None:
             settings = replace(settings, hypothesis_only=hypothesis_only)
         settings.check(f"tokenizer of {folder}", max_positions)
@@ -241,19 +251,27 @@ class PairTokenizer:
         settings.check("tokenizer of d2l's vocabulary", max_positions)
         return cls(tokenizer_files.d2l(vocab, "d2l vocabulary"), settings, "d2l vocabulary")
 
+    def changed(self, max_length: int | None, truncation: str | None, max_positions: int) -> PairTokenizer:
+        """The same with other settings; None: as they are. Raises InputError for an impossible one."""
+        settings = self.settings
+        settings = settings if max_length is None else replace(settings, max_length=max_length)
+        settings = settings if truncation is None else replace(settings, truncation=truncation)
+        settings.check(f"tokenizer of {self._where}", max_positions)
+        return PairTokenizer(self._tokenizer, settings, self._where, self.pad_id, self.notes)
+
     def to_json(self) -> str:
         """The text of tokenizer.json. Equal tokenizers have equal texts."""
-        return self._tokenizer.to_str(pretty=True)
+        return exact_scores.rewrite(self._tokenizer.to_str(pretty=True))
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, and for WordPiece also tokenizer_config.json.
+        """Write tokenizer.json, and unless it is d2l's also tokenizer_config.json.
 
         Without tokenizer_config.json, transformers uses only the vocabulary, with lower case, and CrossEncoder does not
         truncate. The caller writes the settings into config.json (`asdict(settings)`).
         """
         folder = Path(folder)
         (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
-        if tokenizer_files.kind(self._tokenizer) == "WordPiece":
+        if tokenizer_files.kind(self._tokenizer) in tokenizer_files.SUBWORDS:
             content = json.dumps(self._transformers_config(), indent=2, ensure_ascii=False)
             (folder / "tokenizer_config.json").write_text(content + "\n", encoding="utf-8")
 
@@ -261,7 +279,7 @@ class PairTokenizer:
         named = {
             "cls_token": self._tokenizer.id_to_token(self.cls_id),
             "sep_token": self._tokenizer.id_to_token(self.sep_id),
-            "unk_token": self._tokenizer.model.unk_token,
+            "unk_token": getattr(self._tokenizer.model, "unk_token", None),
         }
         # transformers looks for named tokens in texts, so only those that the tokenizer looks for as well are named.
         added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
@@ -277,6 +295,26 @@ class PairTokenizer:
         }
 
     @property
+    def cls_id(self) -> int:
+        """The id of the token that begins a pair."""
+        return self.template.prefix[0]
+
+    @property
+    def sep_id(self) -> int:
+        """The id of the token after the premise."""
+        return self.template.separators[0]
+
+    @property
+    def has_token_types(self) -> bool:
+        """Whether tokens of the hypothesis have another type than those of the premise."""
+        return self.template.has_types
+
+    @property
+    def room(self) -> int:
+        """How many tokens of a pair may be its own: the maximum length without special tokens."""
+        return self.max_length - self.template.special_tokens
+
+    @property
     def max_length(self) -> int:
         """The maximum number of tokens of a pair, special tokens included."""
         return self.settings.max_length
@@ -290,7 +328,7 @@ class PairTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that the ids of a text depend on."""
-        parts = [self.to_json(), self.settings.truncation, str(self.settings.max_length)]
+        parts = [self._tokenizer.to_str(pretty=True), self.settings.truncation, str(self.settings.max_length)]
         if self.settings.hypothesis_only:  # only then, so that the fingerprints in existing bundles stay valid
             parts.append("hypothesis only")
         if self.settings.truncation_side != "right":
@@ -322,24 +360,39 @@ class PairTokenizer:
         sentence_h = np.fromiter(map(number.__getitem__, hypotheses), np.int64, len(hypotheses))
         len_p, len_h = lengths[sentence_p], lengths[sentence_h]
         too_long = np.fromiter((len(text) > MAX_CHARACTERS for text in number), np.bool_, len(number))
-        room = self.max_length - SPECIAL_TOKENS
-        keep_p, keep_h = TRUNCATIONS[self.settings.truncation](len_p, len_h, room)
+        keep_p, keep_h = TRUNCATIONS[self.settings.truncation](len_p, len_h, self.room)
 
-        # A pair consists of five ranges of the pool. The pool begins with the two special tokens.
-        pooled = np.minimum(lengths, room)
-        starts = np.concatenate(([0], np.cumsum(pooled)))[:-1] + 2
+        # A pair consists of five ranges of the pool. The pool begins with the special tokens.
+        prefix, separators, suffix = map(len, self.template[:3])
+        pooled = np.minimum(lengths, self.room)
+        starts = np.concatenate(([0], np.cumsum(pooled)))[:-1] + self.template.special_tokens
         start_p, start_h = starts[sentence_p], starts[sentence_h]
         if self._cuts_beginnings:
             start_p, start_h = start_p + pooled[sentence_p] - keep_p, start_h + pooled[sentence_h] - keep_h
         one = np.ones_like(keep_p)
-        range_starts = np.stack([0 * one, start_p, one, start_h, one], axis=1)
-        range_lengths = np.stack([one, keep_p, one, keep_h, one], axis=1)
+        range_starts = np.stack([0 * one, start_p, prefix * one, start_h, (prefix + separators) * one], axis=1)
+        range_lengths = np.stack([prefix * one, keep_p, separators * one, keep_h, suffix * one], axis=1)
         total = range_lengths.sum(axis=1, dtype=np.int32)
         return Encoded(
             ids=pool[_ranges(range_starts.ravel(), range_lengths.ravel())],
             lengths=total,
-            first_segment=(keep_p + 2).astype(np.int32) if self.has_token_types else total,
+            first_segment=self.template.first_segment(keep_p, keep_h),
             truncated=(keep_p + keep_h < len_p + len_h) | too_long[sentence_p] | too_long[sentence_h],
+            unfit=np.flatnonzero(unfit(self.settings.truncation, len_p, len_h, self.room)),
+        )
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether `encode` can find pairs that truncation cannot shorten."""
+        return self.settings.truncation in ("only_first", "only_second")
+
+    @property
+    def refusal(self) -> str:
+        """What is wrong with a pair in `Encoded.unfit`."""
+        kept, cut = ("hypothesis", "premise") if self.settings.truncation == "only_first" else ("premise", "hypothesis")
+        return (
+            f"the {kept} alone fills the {self.max_length} tokens of a pair, "
+            f"and truncation {self.settings.truncation} cuts only the {cut}"
         )
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
@@ -347,9 +400,8 @@ class PairTokenizer:
         return [self._tokenizer.id_to_token(token) or f"?{token}" for token in ids]
 
     def _encode_sentences(self, sentences: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The pool of ids ([CLS], [SEP], then of each sentence the tokens that fit into a pair), and full lengths."""
-        room = self.max_length - SPECIAL_TOKENS
-        parts = [np.array([self.cls_id, self.sep_id], np.int32)]
+        """The pool of ids (the special tokens, then of each sentence those that fit into a pair), and full lengths."""
+        parts = [np.array(self.template.join([], []), np.int32)]
         lengths = np.zeros(len(sentences), np.int64)
         begin = 0
         while begin < len(sentences):
@@ -360,7 +412,7 @@ class PairTokenizer:
             some = [text[kept] for text in sentences[begin:end]]
             results = self._call(self._tokenizer.encode_batch_fast, some, add_special_tokens=False)
             lengths[begin:end] = [len(result) for result in results]
-            kept = slice(-room, None) if self._cuts_beginnings else slice(room)
+            kept = slice(-self.room, None) if self._cuts_beginnings else slice(self.room)
             parts.append(np.fromiter(chain.from_iterable(result.ids[kept] for result in results), np.int32))
             begin = end
         return np.concatenate(parts), lengths
@@ -393,7 +445,7 @@ def _length(own: int | None, max_positions: int | None, is_d2l: bool) -> tuple[i
     if own is not None and MIN_LENGTH <= own <= (max_positions or own):
         return own, "its model_max_length"
     assert max_positions is not None or own is not None
-    return max_positions or DEFAULT_LENGTH, "as many as it has position embeddings"
+    return max_positions or DEFAULT_LENGTH, "as many as its positions are for"
 
 
 def _size(config: Mapping[str, Any], key: str, file: Path, least: int = 1) -> int | None:

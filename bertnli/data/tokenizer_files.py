@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from bertnli.common import rust
-from bertnli.common.errors import InputError, Interrupted
+from bertnli.common.errors import InputError, Interrupted, first_line
 from bertnli.data import penn_treebank
+
+SUBWORDS = ("WordPiece", "BPE", "Unigram")  # types of model of others' tokenizers
 
 
 def kind(tokenizer: Tokenizer) -> str:
@@ -33,6 +35,17 @@ def read_vocabulary(file: Path) -> dict[str, int]:
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: damaged", found=str(error), expected="a token on each line, in UTF-8") from None
     return {token: number for number, token in enumerate(text.removesuffix("\n").split("\n"))}
+
+
+def read_bpe(vocabulary: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """HF's vocab.json (tokens and their ids) and merges.txt. Raises InputError if one of them is damaged."""
+    try:
+        return models.BPE.read_file(str(vocabulary), str(merges))
+    except Exception as error:  # the library raises plain Exception
+        expected = "tokens with their ids, and pairs of tokens to merge, of a byte-level BPE"
+        raise InputError(
+            f"{vocabulary} and {merges.name}: damaged", found=first_line(error), expected=expected
+        ) from None
 
 
 def bert(vocabulary: Mapping[str, int], unknown: str, **normalizer: Any) -> Tokenizer:
@@ -62,7 +75,11 @@ def d2l(vocab: object, where: str) -> Tokenizer:
         ) from None
     tokenizer.normalizer = penn_treebank.normalizer()
     tokenizer.pre_tokenizer = penn_treebank.pre_tokenizer()
-    set_pair_template(tokenizer, "<cls>", "<sep>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<cls> $A <sep>",
+        pair="<cls> $A <sep> $B:1 <sep>:1",
+        special_tokens=[(token, ids[token]) for token in ("<cls>", "<sep>")],
+    )
     return tokenizer
 
 
@@ -71,60 +88,6 @@ def check_tokens(vocabulary: Mapping[str, int], needed: Sequence[str], where: st
     lacking = [token for token in needed if token not in vocabulary]
     if lacking:
         raise InputError(f"{where}: vocabulary", found=f"no {' '.join(lacking)}", expected=" ".join(needed))
-
-
-# --- How a pair is joined --------------------------------------------------------------------------------------------
-
-
-class PairTemplate(NamedTuple):
-    """A pair is joined as `first` premise `separator` hypothesis `separator` (ids).
-
-    has_types: the hypothesis and its separator have token type 1; otherwise all tokens have type 0.
-    """
-
-    first: int
-    separator: int
-    has_types: bool
-
-    def in_words(self, tokenizer: Tokenizer) -> str:
-        tokens = f"{tokenizer.id_to_token(self.first)} {tokenizer.id_to_token(self.separator)}"
-        return f"{tokens} around a pair, {'two' if self.has_types else 'no'} token types"
-
-
-def set_pair_template(tokenizer: Tokenizer, first: str, separator: str, *, has_types: bool = True) -> None:
-    """Join pairs like BERT. Both tokens must be in the vocabulary."""
-    second = int(has_types)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {separator}",
-        pair=f"{first} $A {separator} $B:{second} {separator}:{second}",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, separator)],
-    )
-
-
-def pair_template(tokenizer: Tokenizer, where: str) -> PairTemplate:
-    """How the tokenizer joins a pair. Raises InputError that names `where` if it is not BERT's way."""
-    pair = call(tokenizer.encode, where, "a", "b")
-    premise, hypothesis = (call(tokenizer.encode, where, text, add_special_tokens=False).ids for text in "ab")
-    if len(pair.ids) == len(premise) + len(hypothesis) + 3:
-        first, separator = pair.ids[0], pair.ids[-1]
-        in_first = len(premise) + 2
-        types = [0] * in_first + [1] * (len(hypothesis) + 1)
-        as_berts = pair.ids == [first, *premise, separator, *hypothesis, separator]
-        if as_berts and pair.type_ids in (types, [0] * len(types)):
-            return PairTemplate(first, separator, pair.type_ids == types)
-    raise InputError(
-        f"{where}: post_processor",
-        found=f"the pair (a, b) joined as {' '.join(pair.tokens)}, token types {pair.type_ids}",
-        expected="[CLS] a [SEP] b [SEP], token type 1 for b and its [SEP], or 0 for all",
-    )
-
-
-def join_without_types(tokenizer: Tokenizer, where: str) -> None:
-    """Give all tokens of a pair type 0. Raises InputError as `pair_template`."""
-    first, separator, _ = pair_template(tokenizer, where)
-    set_pair_template(
-        tokenizer, str(tokenizer.id_to_token(first)), str(tokenizer.id_to_token(separator)), has_types=False
-    )
 
 
 def call(method: Callable[..., Any], where: str, *arguments: Any, **options: Any) -> Any:

@@ -1,7 +1,8 @@
 """Truncation rules: how many tokens of the premise and of the hypothesis are kept if a pair is too long.
 
 Each rule takes `len_p` and `len_h`, `[pairs]`, the lengths in tokens without special tokens, and `room`, the maximum of
-their sum; it returns the numbers of tokens to keep of both, `[pairs]` each.
+their sum; it returns the numbers of tokens to keep of both, `[pairs]` each. only_first and only_second keep 0 tokens of
+a sentence where the other one fills the room: such a pair is refused (`unfit`), as in transformers.
 """
 
 from __future__ import annotations
@@ -50,8 +51,28 @@ def proportional(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
     return keep_p, np.minimum(len_h, room - keep_p)
 
 
+def only_first(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
+    """transformers' `truncation="only_first"`: the premise is cut, the hypothesis never."""
+    keep_h = np.minimum(len_h, room)
+    return np.minimum(len_p, room - keep_h), keep_h
+
+
+def only_second(len_p: Ints, len_h: Ints, room: int) -> tuple[Ints, Ints]:
+    """transformers' `truncation="only_second"`: the hypothesis is cut, the premise never."""
+    keep_h, keep_p = only_first(len_h, len_p, room)
+    return keep_p, keep_h
+
+
+def unfit(rule: str, len_p: Ints, len_h: Ints, room: int) -> NDArray[np.bool_]:
+    """`[pairs]`: the pairs that are too long, and that the rule cannot shorten: nothing would be left of a sentence."""
+    kept = {"only_first": len_h, "only_second": len_p}.get(rule)
+    return np.zeros(len(len_p), bool) if kept is None else (len_p + len_h > room) & (kept >= room)
+
+
 TRUNCATIONS: dict[str, Callable[[Ints, Ints, int], tuple[Ints, Ints]]] = {
     "longest_first": longest_first,
     "d2l": d2l,
     "proportional": proportional,
+    "only_first": only_first,
+    "only_second": only_second,
 }

@@ -52,7 +52,7 @@ class UnknownLabels:
         what, do = f"{file}: labels that the model does not know", _name_them(list(rows), list(used))
         if any(number is not None and not number.is_integer() for number in map(number_in, rows)):
             what = f"{file}: column {column!r} has real numbers, so scores and not labels"
-            do = _ANOTHER_COLUMN
+            do = f"{_ANOTHER_COLUMN}; or train a model that gives a score, in a run file with problem_type: regression"
         elif len(rows) > _SHOWN or any(len(label) > _LONGEST for label in rows):
             what, do = f"{file}: column {column!r} has labels that the model does not know", _ANOTHER_COLUMN
         shown = ", ".join(

@@ -22,7 +22,7 @@ from bertnli.data.outputs import Activation, Outputs
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.activations import activate
 from bertnli.evaluation.data_sets import LabelledSet
-from bertnli.evaluation.evaluate import Predictor, check_labelled_rows, logits_in_batches, outputs_of
+from bertnli.evaluation.evaluate import Predictor, check_labelled_rows, logits_in_batches, outputs_of, tokenizer_of
 from bertnli.evaluation.evaluate_numbers import metrics_for
 from bertnli.evaluation.metrics import ClassificationMetrics
 
@@ -61,7 +61,9 @@ def calibrate(
         )
     apart_from.check(predictor, skip_bad_rows)  # its errors too are reported before the scoring
     names = held_out.schema.label_names
-    pairs, total = check_labelled_rows(file, predictor.labels, skip_bad_rows, names, outputs.problem_type)
+    pairs, total = check_labelled_rows(
+        file, predictor.labels, skip_bad_rows, names, outputs.problem_type, tokenizer_of(predictor)
+    )
     parts: list[NDArray[np.float32]] = []
     golds: list[NDArray[Any]] = []
     for _, part, gold in logits_in_batches(predictor, pairs):

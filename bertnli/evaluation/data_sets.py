@@ -17,10 +17,19 @@ from bertnli.data.class_names import by_class
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect, usual
 from bertnli.data.labels import UNKNOWN, LabelTable
+from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import PairFile
 from bertnli.data.unknown_labels import UnknownLabelsError
 from bertnli.evaluation.accuracy_by_column import AccuracyByColumn
-from bertnli.evaluation.evaluate import ComparedModel, Predictor, check_labelled_rows, evaluate, outputs_of
+from bertnli.evaluation.column_values import Groups
+from bertnli.evaluation.evaluate import (
+    ComparedModel,
+    Predictor,
+    check_labelled_rows,
+    evaluate,
+    outputs_of,
+    tokenizer_of,
+)
 from bertnli.evaluation.evaluate_numbers import evaluate_numbers
 from bertnli.evaluation.merged_classes import MergedClasses, two_classes
 from bertnli.evaluation.shuffled_premises import SEED, ShuffledPremises
@@ -35,7 +44,16 @@ class LabelledSet:
     file: PairFile
     schema: DataSetSchema
 
-    def measure(
+    def measure(self, predictor: Predictor, **options: Any) -> dict[str, Any]:
+        """What `_measure` returns, and of a predictor that counts them `truncated`, the pairs that it cut, with its
+        `max_length` in tokens. Takes its arguments, and raises as it does."""
+        before, tokenizer = getattr(predictor, "truncated", None), tokenizer_of(predictor)
+        found = self._measure(predictor, **options)
+        if before is not None and tokenizer is not None:
+            found |= {"truncated": getattr(predictor, "truncated", 0) - before, "max_length": tokenizer.max_length}
+        return found
+
+    def _measure(
         self,
         predictor: Predictor,
         *,
@@ -61,8 +79,7 @@ class LabelledSet:
         if isinstance(self.file, ShuffledPremises):
             found |= {"premises": "shuffled", "seed": SEED}
         outputs = outputs_of(predictor)
-        if group is not None and outputs.problem_type != "regression":
-            raise InputError(f"--group {group}", found="a model of labels", expected="one that gives a score")
+        _check_ranks(group, outputs)
         if outputs.problem_type != "single_label_classification":
             if against is not None:
                 expected = "models that give a pair one label: two are compared by their predicted labels"
@@ -98,15 +115,22 @@ class LabelledSet:
             found["by_column"] = {table.column: table.to_json() for table in tables}
         return evaluation.to_json() | found
 
-    def check(self, predictor: Predictor, skip_bad_rows: bool = False) -> None:
+    def check(self, predictor: Predictor, skip_bad_rows: bool = False, group: str | None = None) -> None:
         """Raise the errors that `measure` raises for the set's rows, without scoring them."""
         outputs = outputs_of(predictor)
+        _check_ranks(group, outputs)
         if outputs.problem_type != "single_label_classification":
-            check_labelled_rows(self.file, outputs.names, skip_bad_rows, self.schema.label_names, outputs.problem_type)
+            names, problem = self.schema.label_names, outputs.problem_type
+            pairs, total = check_labelled_rows(
+                self.file, outputs.names, skip_bad_rows, names, problem, tokenizer_of(predictor)
+            )
+            if group is not None and total is not None:
+                Groups(self.file, group).check(pairs)
             return
         labels = self._merged(predictor).labels
         try:
-            check_labelled_rows(self.file, labels, skip_bad_rows, self.schema.label_names)
+            names = self.schema.label_names
+            check_labelled_rows(self.file, labels, skip_bad_rows, names, tokenizer=tokenizer_of(predictor))
         except UnknownLabelsError as error:
             self._in_two_classes(labels, error).check(predictor, skip_bad_rows)
 
@@ -124,6 +148,11 @@ class LabelledSet:
         if classes is None:
             raise error
         return replace(self, schema=replace(self.schema, classes=classes))
+
+
+def _check_ranks(group: str | None, outputs: Outputs) -> None:
+    if group is not None and outputs.problem_type != "regression":
+        raise InputError(f"--group {group}", found="a model of labels", expected="one that gives a score")
 
 
 def open_set(

@@ -20,6 +20,7 @@ from bertnli.common.errors import RunError
 from bertnli.data.labelled import LabelledPair, LabelledPairs, RowsByLabel, read_labelled
 from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.data.pairs import PairFile
+from bertnli.data.tokenizer import PairTokenizer
 from bertnli.evaluation.compare import Comparison
 from bertnli.evaluation.example_predictions import ExamplePrediction, ExamplePredictions
 from bertnli.evaluation.label_order import fitting_order
@@ -41,6 +42,12 @@ class Predictor(Protocol):
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         """`[pairs, labels]`, in the order of the pairs, not divided by the temperature."""
+
+
+def tokenizer_of(predictor: Predictor) -> PairTokenizer | None:
+    """None for a predictor without one."""
+    tokenizer = getattr(predictor, "tokenizer", None)
+    return tokenizer if isinstance(tokenizer, PairTokenizer) else None
 
 
 def outputs_of(predictor: Predictor) -> Outputs:
@@ -121,7 +128,9 @@ def evaluate(
     other labels. Of a pipe's rows it raises them after that. Raises RunError if a score is not a finite number, and if
     the file changes meanwhile.
     """
-    pairs, total = check_labelled_rows(file, predictor.labels, skip_bad_rows, label_names)
+    pairs, total = check_labelled_rows(
+        file, predictor.labels, skip_bad_rows, label_names, tokenizer=tokenizer_of(predictor)
+    )
     temperature = predictor.temperature
     metrics, chosen = ClassificationMetrics(predictor.labels), ExamplePredictions(predictor.labels)
     slices = Slices(file)
@@ -129,7 +138,13 @@ def evaluate(
     comparison = None
     if against is not None:
         comparison = Comparison(predictor.labels, against.predictor.labels, against.name)
-        other_pairs, _ = check_labelled_rows(against.file, against.predictor.labels, skip_bad_rows, label_names)
+        other_pairs, _ = check_labelled_rows(
+            against.file,
+            against.predictor.labels,
+            skip_bad_rows,
+            label_names,
+            tokenizer=tokenizer_of(against.predictor),
+        )
         others = logits_in_batches(against.predictor, other_pairs, batch)
     start, others_seconds = time.perf_counter(), 0.0
     for rows, logits, gold in logits_in_batches(predictor, pairs, batch):
@@ -176,12 +191,15 @@ def check_labelled_rows(
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
     problem_type: ProblemType = "single_label_classification",
+    tokenizer: PairTokenizer | None = None,
 ) -> tuple[LabelledPairs, int | None]:
     """The labelled rows of a file, and their number (None for a pipe). Raises InputError as `evaluate` does.
 
+    tokenizer: the model's; pairs that it cannot cut are bad rows.
+
     Unless it is a pipe, the file is read once for this, so that an error in its last row is found before the scoring.
     """
-    options: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "label_names": label_names}
+    options: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "label_names": label_names, "tokenizer": tokenizer}
     pairs = read_labelled(file, labels, problem_type=problem_type, **options)
     if not Path(file.path).is_file():
         return pairs, None

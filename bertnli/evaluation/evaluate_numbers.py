@@ -11,14 +11,21 @@ import numpy as np
 
 from bertnli.common.printable import shortened
 from bertnli.data.labelled import LabelledPair
-from bertnli.data.outputs import Outputs
+from bertnli.data.outputs import THRESHOLD, Outputs
 from bertnli.data.pairs import PairFile
 from bertnli.evaluation.column_values import Groups
-from bertnli.evaluation.evaluate import BATCH, Predictor, check_labelled_rows, logits_in_batches, outputs_of
+from bertnli.evaluation.evaluate import (
+    BATCH,
+    Predictor,
+    check_labelled_rows,
+    logits_in_batches,
+    outputs_of,
+    tokenizer_of,
+)
 from bertnli.evaluation.example_predictions import EXAMPLES, SHOWN
 from bertnli.evaluation.metrics import Floats
 from bertnli.evaluation.score_metrics import LossKind, ScoreMetrics
-from bertnli.evaluation.set_metrics import THRESHOLD, SetMetrics
+from bertnli.evaluation.set_metrics import SetMetrics
 
 NumberMetrics = ScoreMetrics | SetMetrics
 
@@ -48,7 +55,9 @@ def evaluate_numbers(
     """
     outputs = outputs_of(predictor)
     groups = None if group is None else Groups(file, group)
-    pairs, total = check_labelled_rows(file, outputs.names, skip_bad_rows, label_names, outputs.problem_type)
+    pairs, total = check_labelled_rows(
+        file, outputs.names, skip_bad_rows, label_names, outputs.problem_type, tokenizer_of(predictor)
+    )
     if groups is not None and total is not None:
         groups.check(pairs)
     metrics = metrics_for(outputs)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
 from bertnli.data.labels import NO_GOLD, LabelTable, label_key
-from bertnli.evaluation.evaluate import Predictor
+from bertnli.evaluation.evaluate import Predictor, tokenizer_of
 
 
 class MergedClasses:
@@ -44,6 +44,7 @@ class MergedClasses:
             self.members.setdefault(names[index], []).append(label)
         self.labels = tuple(self.members)
         self._predictor = predictor
+        self.tokenizer = tokenizer_of(predictor)
         self._indices = [[predictor.labels.index(label) for label in members] for members in self.members.values()]
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:

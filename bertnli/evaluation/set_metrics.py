@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertnli.data.outputs import THRESHOLD
 from bertnli.evaluation.metrics import Floats
 from bertnli.evaluation.ranking import average_precision, roc_auc
 from bertnli.evaluation.score_metrics import OutputMetrics, defined
-
-THRESHOLD = 0.5  # a label is predicted if its probability is above it
 
 
 class SetMetrics(OutputMetrics):

@@ -20,7 +20,7 @@ class Head:
     """What is between the encoder and the classifier: a linear layer (the pooler), an activation, and dropout.
 
     pooling: the hidden states that are read, of the first token or the mean over the pair. activation: one of
-    ACTIVATIONS, or `tanh`. bias: of the pooler. norm: a norm after the activation, without a bias (ModernBERT).
+    ACTIVATIONS, or `tanh`. bias: of the pooler. norm: a norm after the activation (ModernBERT).
     input_dropout: before the pooler; None: there is none, whatever the run file says.
     """
 
@@ -87,8 +87,8 @@ class ModelConfig:
     task_vocab_size: rows of a table of which every token gets the first (ERNIE's tasks); 0: there is none.
     embedding_size: None: hidden_size; otherwise a linear layer brings embeddings to hidden_size (ELECTRA, ALBERT).
     distinct_blocks: blocks with weights of their own; None: all. Fewer are each used several times (ALBERT).
-    pre_norm: the norms are before attention and feed-forward network, and one at the end (ModernBERT).
-    gated: the feed-forward network has a gate (GeGLU, Shazeer 2020).
+    pre_norm: the norms are before attention and feed-forward network, and one at the end; and the feed-forward network
+        has a gate (GeGLU, Shazeer 2020). Otherwise the blocks are BERT's.
     dropout_after_feed_forward: hidden_dropout is not only after attention (ALBERT: there alone).
     attention_bias, intermediate_bias, norm_bias: whether the layers have biases.
     dropout_after_attention: hidden_dropout acts on attention's output too, not on the feed-forward network's alone.
@@ -116,7 +116,6 @@ class ModelConfig:
     embedding_size: int | None = None
     distinct_blocks: int | None = None
     pre_norm: bool = False
-    gated: bool = False
     attention_bias: bool = True
     intermediate_bias: bool = True
     norm_bias: bool = True

@@ -64,6 +64,20 @@ def parse(content: Any, where: str) -> FolderConfig:
     return parsed
 
 
+def parse_classifier(content: Any, where: str) -> FolderConfig:
+    """As `parse`. Also raises InputError if the weights have no classifier, as far as config.json says so."""
+    parsed = parse(content, where)
+    classes = parsed.architectures or []
+    if classes and not set(classes) & set(FAMILIES[parsed.family].classifiers):
+        raise InputError(
+            f"{where}: no classifier in the weights, so the model gives no labels and no scores",
+            found=", ".join(classes),
+            expected=FAMILIES[parsed.family].classifiers[0],
+            do=f"train one from it first: bertnli train RUN.yaml; or {others.instead('nli')}",
+        )
+    return parsed
+
+
 def _check_class(parsed: FolderConfig, family: Family, where: str) -> None:
     known = family.classifiers + family.encoders
     if unknown := [name for name in parsed.architectures or () if name not in known]:

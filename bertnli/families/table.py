@@ -10,6 +10,7 @@ from bertnli.families.distilbert import DISTILBERT
 from bertnli.families.electra import ELECTRA
 from bertnli.families.ernie import ERNIE
 from bertnli.families.family import Family
+from bertnli.families.modernbert import MODERNBERT
 from bertnli.families.mpnet import MPNET
 from bertnli.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
@@ -17,7 +18,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         *(BERT, D2L, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT, ELECTRA, ERNIE),
-        *(DEBERTA, MPNET, ALBERT),
+        *(DEBERTA, MODERNBERT, MPNET, ALBERT),
     )
 }
 

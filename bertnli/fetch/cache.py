@@ -26,6 +26,7 @@ from bertnli.fetch.catalog import CATALOG
 from bertnli.fetch.entry import Entry
 
 RECEIPT = "receipt.json"
+LARGE = 1_000_000  # bytes, of a file of a model that is linked, not copied
 
 
 def downloads_dir() -> Path:
@@ -126,6 +127,8 @@ def kept_files(sha256: str) -> Iterator[Path]:
 def copy_to(path: Path, to: Path) -> Path:
     """Copy the file or folder into `to`, by hard links if the file system allows. Returns the path of the copy.
 
+    Of a folder only large files are linked.
+
     Raises InputError if `to` already has a different file or folder with that name.
     """
     target = to.absolute() / path.name
@@ -138,12 +141,12 @@ def copy_to(path: Path, to: Path) -> Path:
     if path.is_dir():
         with new_folder(target, unique=True) as partial:
             for file in path.iterdir():
-                _link_or_copy(file, partial / file.name)
+                link_or_copy(file, partial / file.name, at_least=LARGE)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        _link_or_copy(path, partial)
+        link_or_copy(path, partial)
         sync(partial)
         partial.rename(target)
         sync(target.parent)
@@ -158,8 +161,14 @@ def _same(path: Path, other: Path) -> bool:
     return other.is_file() and filecmp.cmp(path, other, shallow=False)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path, at_least: int = 0) -> None:
+    """Make a hard link to the file that `source` leads to, or a copy where that is not possible: another disk, another
+    user's file, a file system without hard links. Smaller files than `at_least` bytes are copied: users edit them."""
+    file = source.resolve(strict=True)
     try:
-        target.hardlink_to(source)
-    except OSError:  # another disk, or a file system without hard links
-        shutil.copyfile(source, target)
+        if file.stat().st_size >= at_least:
+            target.hardlink_to(file)
+            return
+    except OSError:
+        pass
+    shutil.copyfile(file, target)

@@ -23,7 +23,7 @@ from bertnli.common.errors import InputError, first_line
 from bertnli.common.files import cache_dir, read_json
 from bertnli.common.progress import megabytes, say
 from bertnli.fetch import known_folders, known_repositories
-from bertnli.fetch.cache import downloads_dir, kept_files, lock
+from bertnli.fetch.cache import LARGE, downloads_dir, kept_files, link_or_copy, lock
 from bertnli.fetch.download import LONGEST_WAIT, check, download, new_client
 from bertnli.fetch.entry import HubAnswerError, HubModel, SourceError
 
@@ -38,9 +38,8 @@ _TRIES = 5  # for a hub that is busy; huggingface_hub tries again by itself, but
 _SHOWN = 5_000_000  # bytes, of a file whose progress is shown
 _LARGEST = 1 << 38  # bytes, of a file whose size the hub does not say
 
-_CONFIG = re.compile(
-    r"config\.json|modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json|LICENSE(\.\w+)?|README\.md"
-)
+_CONFIG = re.compile(r"config\.json|modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json")
+_CARD = re.compile(r"README\.md|LICENSE(\.\w+)?")
 _TOKENIZER = re.compile(
     r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt"
 )
@@ -50,7 +49,7 @@ _INDEX = ".index.json"
 
 def about(names: Collection[str]) -> list[str]:
     """Of the file names in a model's folder those that say what kind of model it is."""
-    return [name for name in names if _CONFIG.fullmatch(name)]
+    return sorted(name for name in names if _CONFIG.fullmatch(name))
 
 
 def tokenizer(names: Collection[str]) -> list[str]:
@@ -73,7 +72,7 @@ def weights(names: Collection[str], read_index: Callable[[str], Any]) -> list[st
     placed = read_index(name)
     placed = placed.get("weight_map") if isinstance(placed, dict) else None
     shards = sorted(set(placed.values())) if isinstance(placed, dict) and all(map(_is_text, placed.values())) else []
-    if not shards or not set(shards) <= set(names):
+    if not shards or not {shard for shard in shards if "/" not in shard} == set(shards) <= set(names):
         lacking = ", ".join(sorted(set(shards) - set(names))[:3])
         raise SourceError(f"{name} names files that are not there: {lacking}" if shards else f"{name} is not an index")
     return [name, *shards]
@@ -96,7 +95,7 @@ def copy_model(source: Path, folder: Path) -> None:
             f"not a model: found {', '.join(names[:8]) or 'neither weights nor config.json'}; "
             "expected config.json and model.safetensors (or pytorch_model.bin)"
         )
-    for name in (*about(names), *tokenizer(names), *chosen):
+    for name in (*about(names), *tokenizer(names), *filter(_CARD.fullmatch, names), *chosen):
         shutil.copyfile(source / name, folder / name)
 
 
@@ -109,6 +108,7 @@ def download_model(source: HubModel, folder: Path, parse_config: ParseConfig | N
     """
     found = repository(source)
     describe(found, folder, parse_config)
+    found.get(filter(_CARD.fullmatch, found.files), folder)
     chosen = weights(found.files, lambda index: _read_index(found, index, folder))
     size = found.size(chosen)
     say(f"{source.name}: fetching its weights{f', {megabytes(size)}' if size else ''}, from the model hub")
@@ -126,6 +126,7 @@ def describe(found: Repository, folder: Path, parse_config: ParseConfig | None) 
     try:
         if parse_config is not None:
             parse_config(read_json(config), f"model {found.name}/config.json")
+        check_outputs(folder, f"model {found.name}")
         found.get(tokenizer(found.files), folder)
         PairTokenizer.from_folder(folder)
     except InputError as error:  # the folder is a temporary one
@@ -168,10 +169,10 @@ class Repository:
 
     def _get(self, name: str, target: Path) -> None:
         if self.snapshot is not None:
-            _link_or_copy(self.snapshot / name, target)
+            link_or_copy(self.snapshot / name, target, LARGE)
             return
         for there in self._on_this_machine(name):
-            _link_or_copy(there, target)
+            link_or_copy(there, target, LARGE)
             try:
                 _check_listed(target, self.files[name])
                 return
@@ -251,7 +252,7 @@ def repository(source: HubModel) -> Repository:
             say(f"{source.name}: the hub is busy (HTTP {_status(error)}); trying again in {wait:g} s")
             time.sleep(wait)
     files = {file.rfilename: _listed(file) for file in info.siblings or []}
-    return Repository(source.name, source.repo, str(info.sha), files)
+    return Repository(source.name, source.repo, info.sha or source.revision or "main", files)
 
 
 def _listed(file: RepoSibling) -> HubFile:
@@ -272,9 +273,11 @@ def _from_hub_cache(source: HubModel, why: Exception) -> Repository:
         )
     except LocalEntryNotFoundError:
         raise SourceError(f"cannot be reached ({_reason(why)})") from why
-    say(f"{source.name}: the hub cannot be reached; taken from its cache on this machine, {snapshot}")
     names = sorted(str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file())
+    if not set(names) & set(known_repositories.WEIGHTS):
+        raise SourceError(f"cannot be reached ({_reason(why)}), and its cache on this machine has no weights of it")
     files = {name: HubFile((snapshot / name).stat().st_size) for name in names}
+    say(f"{source.name}: the hub cannot be reached; taken from its cache on this machine, {snapshot}")
     return Repository(source.name, source.repo, snapshot.name, files, snapshot)
 
 
@@ -358,18 +361,6 @@ def _reason(error: Exception) -> str:
     return f"HTTP {status} {error.response.reason_phrase}{advice}"  # type: ignore[attr-defined]  # it has a status
 
 
-# One copy on disk
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Link the file that `source` leads to; copy it if that cannot be linked, as another user's or another disk's."""
-    file = source.resolve(strict=True)
-    try:
-        target.hardlink_to(file)
-    except OSError:
-        shutil.copyfile(file, target)
-
-
 def _check_listed(path: Path, file: HubFile) -> None:
     """Check a file against the hub's list: sha256 of large files, git's blob id (sha1 with a header) of others."""
     if file.checksum is None:
@@ -382,6 +373,29 @@ def _check_listed(path: Path, file: HubFile) -> None:
     found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     if found != expected:
         raise SourceError(f"wrong checksum of {path.name}: found git blob {found}, expected {expected}")
+
+
+def check_outputs(folder: Path, where: str) -> None:
+    """Raise InputError if config.json says that the model is a classifier whose outputs cannot be read.
+
+    Names that are missing are no reason: the user gives them.
+    """
+    from bertnli.data import output_config
+
+    config = read_json(folder / "config.json")
+    classes = config.get("architectures") or []
+    if any("SequenceClassification" in str(name) for name in classes):
+        names_missing = output_config.lacks_names(config, f"{where}/config.json")
+        count = output_config.count(config, f"{where}/config.json")
+        made_up = [f"label {index}" for index in range(count)] if names_missing else None
+        output_config.read(config, f"{where}/config.json", other_files(folder), where, labels=made_up)
+
+
+def other_files(folder: Path) -> dict[str, Any]:
+    """The content of sentence-transformers' own files, of those that there are."""
+    from bertnli.data.output_config import OTHER_FILES
+
+    return {name: read_json(folder / name) for name in OTHER_FILES if (folder / name).is_file()}
 
 
 def is_bi_encoder(folder: Path) -> bool:

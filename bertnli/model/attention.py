@@ -12,7 +12,7 @@ one of torch's variable-length kernels (varlen.py); on a CPU it runs over `Bucke
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -40,6 +40,10 @@ class ScoreRule:
     scale: float | None = None
     window: int | None = None
 
+    def within(self, length: int) -> ScoreRule:
+        """The same rule for sequences of at most `length` tokens: a window that reaches all of them is none."""
+        return self if self.window is None or self.window < length - 1 else replace(self, window=None)
+
 
 PLAIN = ScoreRule()
 
@@ -64,6 +68,10 @@ class Layout(Protocol):
 
     def first(self, hidden: Tensor) -> Tensor:
         """The hidden state of each pair's first token ([CLS]): `[pairs, hidden_size]`."""
+        ...
+
+    def mean(self, hidden: Tensor) -> Tensor:
+        """The mean of each pair's hidden states: `[pairs, hidden_size]`."""
         ...
 
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
@@ -91,13 +99,22 @@ class Padded:
     def first(self, hidden: Tensor) -> Tensor:
         return hidden[:, 0]
 
+    def mean(self, hidden: Tensor) -> Tensor:
+        real = self.mask[:, 0, 0, :, None]
+        return hidden.where(real, 0).sum(1) / real.sum(1)
+
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         key, value = (x.transpose(1, 2) for x in key_value.unbind(-3))
         return self.mix(query[:, :, None], key, value, dropout, rule)[:, :, 0]
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, dropout: float, rule: ScoreRule) -> Tensor:
         """Of `[pairs, heads, queries, head_size]` and `[pairs, heads, length, head_size]` each: as the queries."""
-        mask = self.scores_mask(query, key, rule)
+        queries, length = query.shape[2], key.shape[2]
+        rule = rule.within(length)
+        if rule.window is not None and rule.bias is None and queries > _QUERIES:
+            return self._mix_in_parts(query, key, value, dropout, rule)
+        plain = rule.window is None and rule.bias is None
+        mask = self.mask[:, :, :1] if plain else self.scores_mask(query, key, rule)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=rule.scale)
 
     def scores_mask(self, query: Tensor, key: Tensor, rule: ScoreRule) -> Tensor:
@@ -105,9 +122,40 @@ class Padded:
         query attends to a key; or, where the rule has a bias, the bias, and minus infinity elsewhere."""
         mask = self.mask[:, :, : query.shape[2]]
         if rule.window is not None:
-            positions = self.positions
-            mask = mask & ((positions[: query.shape[2], None] - positions).abs() <= rule.window)
+            mask = _in_window(mask, query.shape[2], rule.window)
         return mask if rule.bias is None else rule.bias(query, key).to(query.dtype).masked_fill(~mask, -torch.inf)
+
+    def _mix_in_parts(self, query: Tensor, key: Tensor, value: Tensor, dropout: float, rule: ScoreRule) -> Tensor:
+        """`mix` with a window: _QUERIES queries at a time, with the keys that they reach. Time and memory grow with the
+        length, and not with its square."""
+        length, window, parts = query.shape[2], rule.window, []
+        assert window is not None
+        for begin in range(0, length, _QUERIES):
+            end = min(begin + _QUERIES, length)
+            first, last = max(begin - window, 0), min(end + window, length)
+            mask = _in_window(self.mask[:, :, :1, first:last], end - begin, window, begin - first)
+            near = (key[:, :, first:last], value[:, :, first:last])
+            parts.append(
+                F.scaled_dot_product_attention(
+                    query[:, :, begin:end], *near, attn_mask=mask, dropout_p=dropout, scale=rule.scale
+                )
+            )
+        return torch.cat(parts, 2)
+
+
+_QUERIES = 512
+"""Queries of a part of windowed attention; fewer would spend their time in calls."""
+
+
+def _in_window(mask: Tensor, queries: int, window: int, start: int = 0) -> Tensor:
+    """`mask` `[…, 1 or queries, length]`, true at real keys, and within each query's window: `[…, queries, length]`.
+
+    The first query is at the key `start`. Each query reaches itself: of padding, it might reach nothing else, and a
+    softmax over nothing is NaN.
+    """
+    positions = torch.arange(mask.shape[-1], device=mask.device)
+    distance = (positions[start : start + queries, None] - positions).abs()
+    return mask & (distance <= window) | (distance == 0)
 
 
 class Packed:
@@ -129,30 +177,32 @@ class Packed:
         self.buckets = _buckets(lengths) if torch.device(device).type == "cpu" else []
 
     def attend(self, qkv: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
-        if rule != PLAIN:
-            return self._attend_by_rule(qkv, dropout, rule)
-        if varlen.has_kernel(qkv):
+        rule = rule.within(self.max_seqlen)
+        only_window = rule == ScoreRule(window=rule.window)
+        if only_window and varlen.has_kernel(qkv, rule.window):
             query, key, value = qkv.unbind(-3)
             cu_seqlens, longest = self.cu_seqlens, self.max_seqlen
-            return varlen.attention(query, key, value, cu_seqlens, cu_seqlens, longest, longest, dropout)
-        if qkv.device.type == "cpu":
-            return _BucketedAttention.apply(qkv, self.buckets, dropout)
-        return self._attend_padded(qkv, dropout)
+            return varlen.attention(query, key, value, cu_seqlens, cu_seqlens, longest, longest, dropout, rule.window)
+        if qkv.device.type != "cpu":
+            return self._attend_padded(qkv, dropout, rule)
+        if only_window and self.max_seqlen <= _LONG:
+            return _BucketedAttention.apply(qkv, self.buckets, dropout, rule.window)
+        with torch.autocast("cpu", enabled=False):
+            return torch.cat([_attend_bucket(qkv, bucket, dropout, rule) for bucket in self.buckets])
 
     def _attend_padded(self, qkv: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         mask, places = self._padding
         return Padded(mask).attend(self._pad(qkv), dropout, rule).flatten(0, 1)[places]
 
-    def _attend_by_rule(self, qkv: Tensor, dropout: float, rule: ScoreRule) -> Tensor:
-        if qkv.device.type != "cpu":
-            return self._attend_padded(qkv, dropout, rule)
-        with torch.autocast("cpu", enabled=False):
-            return torch.cat([_attend_bucket(qkv, bucket, dropout, rule) for bucket in self.buckets])
-
     def first(self, hidden: Tensor) -> Tensor:
         return hidden[self.cu_seqlens[:-1]]
 
+    def mean(self, hidden: Tensor) -> Tensor:
+        # Over the padded layout: index_add_ would add on a GPU in another order each time.
+        return self._pad(hidden).sum(1) / copy_async(self._sizes[:, None], hidden.device)
+
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
+        rule = rule.within(self.max_seqlen)
         if rule == PLAIN and varlen.has_kernel(query):  # one query for each pair
             each = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
             key, value = key_value.unbind(-3)
@@ -202,6 +252,7 @@ class Bucket:
     tokens: slice
     places: Tensor | None = None
     bias: Tensor | None = None
+    _windowed: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, lengths: Sequence[int], start: int) -> Bucket:
@@ -212,6 +263,17 @@ class Bucket:
         real = torch.arange(length) < torch.tensor(lengths)[:, None]
         bias = torch.zeros(real.shape).masked_fill_(~real, -torch.inf)[:, None, None, :]
         return cls(pairs, length, tokens, real.flatten().nonzero().squeeze(1), bias)
+
+    def score_bias(self, window: int | None) -> Tensor | None:
+        """What is added to the bucket's scores, `[pairs or 1, 1, length or 1, length]`: minus infinity at padding, and
+        outside the window."""
+        if window is None or window >= self.length - 1:
+            return self.bias
+        if window not in self._windowed:
+            real = torch.ones(1, self.length, dtype=torch.bool) if self.bias is None else self.bias == 0
+            reached = _in_window(real, self.length, window)
+            self._windowed[window] = torch.zeros(reached.shape).masked_fill_(~reached, -torch.inf)
+        return self._windowed[window]
 
     def fill(self, x: Tensor) -> Tensor:
         """Gather: this bucket's part of a batch's `[tokens, n, heads, head_size]`, padded, as fp32
@@ -231,6 +293,10 @@ class Bucket:
         else:
             ordered = ordered.to(into.dtype, memory_format=torch.contiguous_format).flatten(0, 1)
             torch.index_select(ordered, 0, self.places, out=into[self.tokens])
+
+
+_LONG = 1024
+"""Tokens. Attention over longer pairs on a CPU is torch's own, which keeps no scores."""
 
 
 def _buckets(lengths: Sequence[int]) -> list[Bucket]:
@@ -258,7 +324,7 @@ def _attend_bucket(qkv: Tensor, bucket: Bucket, dropout: float, rule: ScoreRule)
 
 
 class _BucketedAttention(torch.autograd.Function):
-    """Attention, forward and backward, one bucket after the other, computed in fp32.
+    """Attention, forward and backward, one bucket after the other, computed in fp32; with a window for each token.
 
     torch's scaled_dot_product_attention, called for each bucket, takes several times as long in training on a CPU: it
     copies query, key and value one by one, handles rows that are fully masked, and draws dropout slowly. fp32, because
@@ -267,7 +333,7 @@ class _BucketedAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
-    def forward(ctx: Any, qkv: Tensor, buckets: list[Bucket], probability: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, buckets: list[Bucket], probability: float, window: int | None) -> Tensor:
         heads, size = qkv.shape[-2:]
         cells = [bucket.pairs * heads * bucket.length**2 for bucket in buckets]
         mask, ctx.dropout_scale = dropout.keep([sum(cells)], probability, torch.float32) if probability else (None, 1.0)
@@ -277,8 +343,8 @@ class _BucketedAttention(torch.autograd.Function):
             filled = bucket.fill(qkv)
             query, key, value = filled
             scores = _product(query, key.mT, size**-0.5)
-            if bucket.bias is not None:
-                scores.unflatten(0, (bucket.pairs, heads)).add_(bucket.bias)
+            if (bias := bucket.score_bias(window)) is not None:
+                scores.unflatten(0, (bucket.pairs, heads)).add_(bias)
             weights = scores.softmax(-1)
             bucket.put(_product(_masked(weights, keep), value, ctx.dropout_scale).unsqueeze(0), mixed.unsqueeze(1))
             used += [filled, weights]
@@ -287,7 +353,7 @@ class _BucketedAttention(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         # Forward: P = softmax(Q K^T / sqrt(d)), O = (mask x P) V. So dV = (mask x P)^T dO, dP = mask x (dO V^T),
         # dS = softmax's backward of dP, dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d).
         mask, *used = ctx.saved_tensors
@@ -306,7 +372,7 @@ class _BucketedAttention(torch.autograd.Function):
             _product(grad_scores.mT, query, scale, grad_filled[1])
             _product(_masked(weights, keep).mT, grad_mixed, ctx.dropout_scale, grad_filled[2])
             bucket.put(grad_filled, grad_qkv)
-        return grad_qkv, None, None
+        return grad_qkv, None, None, None
 
 
 def _split(mask: Tensor | None, cells: list[int]) -> Sequence[Tensor | None]:

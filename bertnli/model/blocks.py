@@ -13,6 +13,7 @@ from bertnli.families.config import ModelConfig
 from bertnli.model.attention import PLAIN, Layout, ScoreRule
 from bertnli.model.disentangled import PositionTerms
 from bertnli.model.dropout import Dropout
+from bertnli.model.rotary import Rotation, rotate
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -57,9 +58,7 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
         self.positions = None if config.disentangled is None else PositionTerms(config)
 
-    def forward(
-        self, hidden: Tensor, layout: Layout, first: Tensor | None = None, relative: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, layout: Layout, first: Tensor | None = None, relative: Any = None) -> Tensor:
         """Attention of every token; with `first`, the hidden states of the pairs' first tokens, of these alone.
 
         relative: what the blocks share of relative positions (see `PairClassifier`).
@@ -67,15 +66,22 @@ class SelfAttention(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         rule = self.rule(relative)
         if first is None:
-            mixed = layout.attend(self.qkv(hidden).unflatten(-1, (3, *self.heads)), dropout, rule)
+            qkv = self.qkv(hidden).unflatten(-1, (3, *self.heads))
+            mixed = layout.attend(self.placed(qkv, 2, relative), dropout, rule)
         else:
             query, key_value = self.qkv(hidden, first)
-            mixed = layout.attend_first(
-                query.unflatten(-1, self.heads), key_value.unflatten(-1, (2, *self.heads)), dropout, rule
-            )
+            key_value = self.placed(key_value.unflatten(-1, (2, *self.heads)), 1, relative)
+            mixed = layout.attend_first(query.unflatten(-1, self.heads), key_value, dropout, rule)
         return self.output(mixed.flatten(-2))
 
-    def rule(self, relative: Tensor | None) -> ScoreRule:
+    def placed(self, parts: Tensor, count: int, relative: Any) -> Tensor:
+        """`parts` `[…, 2 or 3, heads, head_size]`, with the tokens' positions in the first `count`: query and key.
+
+        Never in a first token's query: its position is 0, which changes nothing.
+        """
+        return parts
+
+    def rule(self, relative: Any) -> ScoreRule:
         if relative is None:
             return PLAIN
         if self.positions is not None:
@@ -83,12 +89,32 @@ class SelfAttention(nn.Module):
         return ScoreRule(bias=lambda query, key: relative[:, :, : query.shape[2], : key.shape[2]])
 
 
+class RotaryAttention(SelfAttention):
+    """Self-attention with rotary positions, in some blocks over a window of neighbours only."""
+
+    def __init__(self, config: ModelConfig, number: int):
+        super().__init__(config, number)
+        assert config.rotary is not None
+        self.theta, self.window = config.rotary.thetas[number], config.rotary.windows[number]
+
+    def placed(self, parts: Tensor, count: int, relative: dict[float, Rotation]) -> Tensor:
+        return rotate(parts, count, relative[self.theta])
+
+    def rule(self, relative: Any) -> ScoreRule:
+        return ScoreRule(window=self.window)
+
+
+def self_attention(config: ModelConfig, number: int) -> SelfAttention:
+    """Of the block `number`, by the kind of its positions."""
+    return (SelfAttention if config.rotary is None else RotaryAttention)(config, number)
+
+
 class Block(nn.Module):
     """A post-norm transformer block: attention, then the feed-forward network, each with a residual and a norm."""
 
     def __init__(self, config: ModelConfig, number: int = 0):
         super().__init__()
-        self.attention = SelfAttention(config, number)
+        self.attention = self_attention(config, number)
         self.attention_norm = norm(config)
         self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
         self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
@@ -97,11 +123,37 @@ class Block(nn.Module):
         self.dropout = Dropout(config.hidden_dropout if config.dropout_after_feed_forward else 0.0)
         self.activation = ACTIVATIONS[config.activation]
 
-    def forward(
-        self, hidden: Tensor, layout: Layout, only_first: bool = False, relative: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, layout: Layout, only_first: bool = False, relative: Any = None) -> Tensor:
         """`only_first`: return `[pairs, hidden_size]`, for each pair's first token; nothing else is computed."""
         first = layout.first(hidden) if only_first else None
         attended = self.attention(hidden, layout, first, relative)
         hidden = self.attention_norm((hidden if first is None else first) + self.attention_dropout(attended))
         return self.output_norm(hidden + self.dropout(self.contract(self.activation(self.expand(hidden)))))
+
+
+class PreNormBlock(nn.Module):
+    """ModernBERT's block: the norms are before attention and feed-forward network, so the residual stream has none; and
+    half of the first layer's outputs are gates of the other half (GeGLU, Shazeer 2020).
+
+    The first block reads embeddings that have a norm of their own, and has none before its attention.
+    """
+
+    def __init__(self, config: ModelConfig, number: int = 0):
+        super().__init__()
+        self.attention_norm = norm(config) if number else nn.Identity()
+        self.attention = self_attention(config, number)
+        self.attention_output_dropout = Dropout(config.attention_dropout)
+        self.expand_norm = norm(config)
+        self.expand = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.intermediate_bias)
+        self.contract = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.intermediate_bias)
+        self.dropout = Dropout(config.hidden_dropout)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, hidden: Tensor, layout: Layout, only_first: bool = False, relative: Any = None) -> Tensor:
+        """As `Block.forward`."""
+        normed = self.attention_norm(hidden)
+        first = layout.first(normed) if only_first else None
+        attended = self.attention(normed, layout, first, relative)
+        hidden = (hidden if first is None else layout.first(hidden)) + self.attention_output_dropout(attended)
+        inner, gate = self.expand(self.expand_norm(hidden)).chunk(2, -1)
+        return hidden + self.contract(self.dropout(self.activation(inner) * gate))

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Layout
-from bertnli.model.blocks import ACTIVATIONS, Block, norm
+from bertnli.model.blocks import ACTIVATIONS, Block, PreNormBlock, norm
 from bertnli.model.disentangled import RelativePositions
 from bertnli.model.dropout import Dropout
 from bertnli.model.relative_bias import SharedBias
+from bertnli.model.rotary import Rotations
 
 
 class Embedding(nn.Embedding):
@@ -68,19 +69,22 @@ class Embeddings(nn.Module):
 
 
 def shared_positions(config: ModelConfig) -> nn.Module | None:
-    """What the blocks share of relative positions: a module whose output, for the longest pair's length, every block
-    is given as `relative`."""
+    """What the blocks share of relative positions: a module whose output, for a layout, every block is given as
+    `relative`."""
     if config.disentangled is not None:
         return RelativePositions(config)
+    if config.rotary is not None:
+        return Rotations(config)
     return None if config.relative_bias is None else SharedBias(config)
 
 
 class PairClassifier(nn.Module):
     """Encoder, pooler (Linear and activation on the first token) and classifier: `[pairs, labels]` logits.
 
-    The pooler reads only each pair's first token ([CLS]). So the last block computes queries, attention output,
+    The pooler reads only each pair's first token ([CLS]), so the last block computes queries, attention output,
     feed-forward network and norms for these tokens alone, which is a small part of its work; keys and values are
-    computed for all tokens. For MiniLM this saves a seventh of all work.
+    computed for all tokens. For MiniLM this saves a seventh of all work. Where the pooler reads the mean over the pair,
+    the last block computes everything.
 
     `input_ids` and `token_type_ids` have the shape of `layout`: `[pairs, length]` (Padded) or `[tokens]` (Packed).
     """
@@ -90,12 +94,15 @@ class PairClassifier(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(
-            Block(config, number) for number in range(config.distinct_blocks or config.num_layers)
+            (PreNormBlock if config.pre_norm else Block)(config, number)
+            for number in range(config.distinct_blocks or config.num_layers)
         )
         self.relative = shared_positions(config)
+        self.final_norm = norm(config) if config.pre_norm else nn.Identity()
         self.pooler_dropout = Dropout(config.head.input_dropout or 0.0)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head.bias)
         self.pooler_activation = ACTIVATIONS[config.head.activation]
+        self.pooler_norm = norm(config) if config.head.norm else nn.Identity()
         self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.labels))
         if config.initializer_range is not None and not self.pooler.weight.is_meta:
@@ -104,7 +111,7 @@ class PairClassifier(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-    def layers(self) -> list[Block]:
+    def layers(self) -> list[Block | PreNormBlock]:
         """The block of each layer, in their order; a block may serve several neighbouring layers.
 
         The division and its rounding are transformers' (ALBERT), for numbers of layers that are no multiple.
@@ -114,10 +121,13 @@ class PairClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, layout: Layout) -> Tensor:
         hidden = self.embeddings(input_ids, token_type_ids, layout.positions)
-        relative = None if self.relative is None else self.relative(layout.longest)
+        relative = None if self.relative is None else self.relative(layout)
         *blocks, last = self.layers()
         for block in blocks:
             hidden = block(hidden, layout, relative=relative)
-        first = last(hidden, layout, only_first=True, relative=relative)
-        pooled = self.pooler_activation(self.pooler(self.pooler_dropout(first)))
+        if self.config.head.pooling == "first":
+            pooled = self.final_norm(last(hidden, layout, only_first=True, relative=relative))
+        else:
+            pooled = layout.mean(self.final_norm(last(hidden, layout, relative=relative)))
+        pooled = self.pooler_norm(self.pooler_activation(self.pooler(self.pooler_dropout(pooled))))
         return self.classifier(self.dropout(pooled))

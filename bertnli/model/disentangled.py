@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.families.config import Disentangled, ModelConfig
-from bertnli.model.attention import ScoreRule
+from bertnli.model.attention import Layout, ScoreRule
 from bertnli.model.dropout import Dropout
 
 
@@ -37,9 +37,9 @@ class RelativePositions(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if attention.norm else nn.Identity()
         self.register_buffer("rows", table_rows(attention, config.max_positions), persistent=False)
 
-    def forward(self, longest: int) -> Tensor:
+    def forward(self, layout: Layout) -> Tensor:
         """Of the distances -(longest - 1) to longest - 1, in this order: `[2 x longest - 1, hidden_size]`."""
-        zero = self.max_positions - 1
+        zero, longest = self.max_positions - 1, layout.longest
         return self.norm(self.table(self.rows[zero - longest + 1 : zero + longest]))
 
 
@@ -78,61 +78,68 @@ class PositionTerms(nn.Module):
 
     def rule(self, relative: Tensor, qkv: nn.Module) -> ScoreRule:
         """relative: as `RelativePositions` returns it. qkv: the projections of the contents."""
-        relative = self.dropout(relative)
+        key, query = self.projected(self.dropout(relative), qkv)
+        return score_rule(None if key is None else key.flip(1), query, self.scale)
+
+    def projected(self, relative: Tensor, qkv: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+        """Position keys and position queries of `[distances, hidden_size]`, with the scale of the scores:
+        `[heads, distances, head_size]` each; None where the model has no such term."""
+        query: Tensor | None
+        key: Tensor | None
         if self.shared:
             query, key = qkv(relative, values=False).chunk(2, -1)
         else:
             key, query = (None if part is None else part(relative) for part in (self.key, self.query))
-        return self.scores(self.by_head(key) if self.c2p else None, self.by_head(query) if self.p2c else None)
+        return self._by_head(key) if self.c2p else None, self._by_head(query) if self.p2c else None
 
-    def by_head(self, rows: Tensor) -> Tensor:
-        """`[distances, hidden_size]` to `[heads, head_size, distances]`, with the scale of the scores."""
-        return (rows * self.scale).unflatten(-1, self.heads).permute(1, 2, 0)
-
-    def scores(self, position_key: Tensor | None, position_query: Tensor | None) -> ScoreRule:
-        """The rule with these, `[heads, head_size, distances]` each, of the distances as `RelativePositions` has them;
-        None: without the term."""
-
-        def bias(query: Tensor, key: Tensor) -> Tensor:
-            terms = []
-            if position_key is not None:
-                terms.append(content_to_position(query, position_key, key.shape[2]))
-            if position_query is not None:
-                terms.append(position_to_content(key, position_query, query.shape[2]))
-            return terms[0] if len(terms) == 1 else terms[0] + terms[1]
-
-        return ScoreRule(bias, self.scale)
+    def _by_head(self, rows: Tensor | None) -> Tensor:
+        assert rows is not None
+        return (rows * self.scale).unflatten(-1, self.heads).transpose(0, 1)
 
 
-def content_to_position(query: Tensor, position_key: Tensor, keys: int) -> Tensor:
-    """`[pairs, heads, queries, keys]` of queries `[pairs, heads, queries, head_size]`."""
-    queries = query.shape[2]
-    # Row i needs the distances i, i - 1, …, i - keys + 1: in falling order, from the largest of all.
-    rows = _around_zero(position_key, keys - 1, queries - 1).flip(-1)
-    return _shifted(query @ rows, queries - 1, keys)
+def score_rule(position_key: Tensor | None, position_query: Tensor | None, scale: float) -> ScoreRule:
+    """The rule with these, `[heads, distances, head_size]` each, None: without the term. The distances of
+    `position_query` rise, as `RelativePositions` has them, those of `position_key` fall."""
 
+    def bias(query: Tensor, key: Tensor) -> Tensor:
+        queries, keys = query.shape[2], key.shape[2]
+        terms = []
+        if position_key is not None:
+            terms.append(content_to_position(query, _around_zero(position_key, queries - 1, keys - 1)))
+        if position_query is not None:
+            terms.append(position_to_content(key, _around_zero(position_query, keys - 1, queries - 1)))
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-def position_to_content(key: Tensor, position_query: Tensor, queries: int) -> Tensor:
-    """`[pairs, heads, queries, keys]` of keys `[pairs, heads, keys, head_size]`."""
-    keys = key.shape[2]
-    rows = _around_zero(position_query, keys - 1, queries - 1)
-    if queries == 1:  # the pairs' first tokens: one distance for each key, -j
-        return (key * rows.flip(-1).mT).sum(-1).unsqueeze(2)
-    return _shifted(key @ rows, keys - 1, queries).mT
+    return ScoreRule(bias, scale)
 
 
 def _around_zero(rows: Tensor, before: int, after: int) -> Tensor:
-    """Of `[…, distances]` those from -before to after."""
-    zero = rows.shape[-1] // 2
-    return rows[..., zero - before : zero + after + 1]
+    """Of `[heads, distances, head_size]`, with distance 0 in the middle, as many as there are before and after it."""
+    zero = rows.shape[1] // 2
+    return rows[:, zero - before : zero + after + 1]
 
 
-def _shifted(x: Tensor, first: int, columns: int) -> Tensor:
-    """`y[…, i, j] = x[…, i, first - i + j]` with `columns` columns, where first is x's number of rows - 1; a view.
+def content_to_position(query: Tensor, position_key: Tensor) -> Tensor:
+    """`[pairs, heads, queries, keys]` of queries `[pairs, heads, queries, head_size]`, and of the distances from
+    queries - 1 down to 1 - keys: query i needs i, i - 1, …, i - keys + 1."""
+    return _shifted(query @ position_key.mT)
+
+
+def position_to_content(key: Tensor, position_query: Tensor) -> Tensor:
+    """`[pairs, heads, queries, keys]` of keys `[pairs, heads, keys, head_size]`, and of the distances from 1 - keys up
+    to queries - 1: key j needs -j, 1 - j, …, queries - 1 - j."""
+    if position_query.shape[1] == key.shape[2]:  # one query, the pair's first token: one distance for each key
+        return (key * position_query.flip(1)).sum(-1).unsqueeze(2)
+    return _shifted(key @ position_query.mT).mT
+
+
+def _shifted(x: Tensor) -> Tensor:
+    """`y[…, i, j] = x[…, i, rows - 1 - i + j]` of `x` `[…, rows, rows + columns - 1]`, with these columns: a view.
 
     In memory a step down and one to the left, from (i, c) to (i + 1, c - 1), is one of width - 1.
     """
     rows, width = x.shape[-2:]
     if rows == 1:
         return x
-    return x.flatten(-2)[..., first : first + rows * (width - 1)].unflatten(-1, (rows, width - 1))[..., :columns]
+    first, step = rows - 1, width - 1
+    return x.flatten(-2)[..., first : first + rows * step].unflatten(-1, (rows, step))[..., : step - rows + 2]

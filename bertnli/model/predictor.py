@@ -33,6 +33,7 @@ class TorchPredictor:
         self.model = model.to(self.device).eval()
         self.tokenizer, self.temperature = tokenizer, temperature
         self.labels, self.outputs = model.config.labels, model.config.outputs
+        self.truncated = 0  # pairs that were cut so far
 
     @torch.inference_mode()
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
@@ -41,6 +42,7 @@ class TorchPredictor:
         Raises RunError if the GPU has no memory for one pair.
         """
         encoded = self.tokenizer.encode(premises, hypotheses)
+        self.truncated += int(encoded.truncated.sum())
         result = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
         while True:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from bertnli.model.classifier import PairClassifier
 from bertnli.model.keymaps import from_foreign, to_foreign
 from bertnli.model.model_files import Files, open_files, read_json
 
-Truncation = Literal["longest_first", "d2l", "proportional"]
+Truncation = Literal["longest_first", "only_first", "only_second", "d2l", "proportional"]
 
 
 @dataclass(frozen=True)
@@ -162,36 +162,31 @@ def _load_hf(
     folder_config.check_token_types(parsed, tokenizer, where)
     weights = weight_files.read_hf(files, path)
     family = parsed.family
-    tensors, replaced = _kept(
-        keymaps.plain_names(weights.tensors), family, labels if new_classifier else None, problem_type
-    )
+    tensors = keymaps.plain_names(weights.tensors)
+    count = keymaps.outputs(tensors, family)
+    others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
+
+    def own() -> output_config.Meaning:
+        return output_config.meaning(content, count or output_config.count(content, where), where, others, str(path))
+
+    replaced = _replaced(count, labels if new_classifier else None, problem_type, lambda: own().problem_type)
+    tensors = keymaps.without_classifier(tensors, family) if replaced else tensors
     notes = [*weights.notes, *replaced]
     if keymaps.has_classifier(tensors, family):
-        outputs, remarks = _outputs(path, files, content, labels, keymaps.outputs(tensors, family))
+        outputs, remarks = output_config.read(content, where, others, str(path), labels=labels, outputs=count)
         notes += remarks
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
         outputs = Outputs(label_orders.check_names(labels or new, "--labels"))
+        if replaced and labels and own().problem_type == "multi_label_classification":
+            # As the model's own classifier; problem_type may say otherwise.
+            outputs = Outputs(outputs.names, "multi_label_classification", "sigmoid")
     config = parsed.to_ours(outputs)
     state = from_foreign(tensors, config, weights.where, do="check that the weights belong to this config.json")
     has_meaning = outputs.activation != "identity"
     temperature = 1.0 if replaced else temperatures.of_config(content, where, has_meaning=has_meaning)
     revision = commit_of(path, weights.sha256)
     return Pretrained(config, state, tokenizer, weights.sha256, temperature, (*notes, *tokenizer.notes), revision)
-
-
-def _outputs(
-    path: Path, files: Files, content: Mapping[str, Any], labels: Sequence[str] | None, count: int | None
-) -> tuple[Outputs, tuple[str, ...]]:
-    """What a classifier's outputs mean, and notes of how that was read. count: of its weights, if they are known."""
-    where = f"{path}/config.json"
-    count = count or output_config.count(content, where)
-    others = {name: read_json(files, name, path) for name in output_config.OTHER_FILES if name in files}
-    problem_type, activation, notes = output_config.meaning(content, count, where, others, str(path))
-    if problem_type == "regression":
-        return Outputs(output_config.check_score(content, where, labels), problem_type, activation), notes
-    names = label_orders.from_config(content, where, labels, count)
-    return Outputs(names, problem_type, activation), (*notes, *label_orders.other_order(content, names, where))
 
 
 def _load_d2l(
@@ -215,9 +210,11 @@ def _load_d2l(
     if not isinstance(vocab, list):
         raise InputError(f"{path}/vocab.json", found=type(vocab).__name__, expected="a list of words, each at its id")
     weights = weight_files.read_d2l(files, path)
-    tensors, replaced = _kept(
-        keymaps.plain_names(weights.tensors), "d2l", labels if new_classifier else None, problem_type
-    )
+    tensors = keymaps.plain_names(weights.tensors)
+    count = keymaps.outputs(tensors, "d2l")
+    new_labels = labels if new_classifier else None
+    replaced = _replaced(count, new_labels, problem_type, lambda: "single_label_classification")
+    tensors = keymaps.without_classifier(tensors, "d2l") if replaced else tensors
     config = D2L_ARCHITECTURES[arch]
     positions = tensors.get("encoder.pos_embedding")
     config = replace(
@@ -239,16 +236,22 @@ def _load_d2l(
     return Pretrained(config, state, tokenizer, weights.sha256, notes=replaced)
 
 
-def _kept(
-    tensors: Mapping[str, Tensor], family: str, new_labels: Sequence[str] | None, problem_type: ProblemType | None
-) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-    """The tensors without a classifier that has another number of outputs than the new labels, or that is not for
-    `problem_type`, and a note of that."""
-    outputs = keymaps.outputs(tensors, family)
-    if outputs is not None and problem_type not in (None, "single_label_classification"):
-        note = f"the model's classifier is not for problem_type: {problem_type}, and is left out"
-        return keymaps.without_classifier(tensors, family), (note,)
-    if new_labels is None or outputs is None or outputs == len(new_labels):
-        return tensors, ()
-    note = f"the model's classifier has {outputs} outputs: a new one takes its place, for {', '.join(new_labels)}"
-    return keymaps.without_classifier(tensors, family), (note,)
+def _replaced(
+    count: int | None,
+    new_labels: Sequence[str] | None,
+    wanted: ProblemType | None,
+    own: Callable[[], ProblemType],
+) -> tuple[str, ...]:
+    """A note if the model's own classifier is left out.
+
+    It is if it is not for the problem type `wanted` (None: any) but for `own`, or if its `count` outputs are not as
+    many as the new labels.
+    """
+    if count is None:
+        return ()
+    if wanted is not None and (found := own()) != wanted:
+        return (f"the model's classifier is for problem_type: {found}, and not {wanted}: it is left out",)
+    if new_labels is None or count == len(new_labels):
+        return ()
+    number = "1 output" if count == 1 else f"{count} outputs"
+    return (f"the model's classifier has {number}: a new one takes its place, for {', '.join(new_labels)}",)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.families.config import ModelConfig
+from bertnli.model.attention import Layout
 
 
 def buckets_of(distances: Tensor, buckets: int, max_distance: int) -> Tensor:
@@ -38,9 +39,10 @@ class SharedBias(nn.Module):
         self.register_buffer("buckets", buckets_of(distances, rule.buckets, rule.max_distance), persistent=False)
         self.bias = nn.Embedding(rule.buckets, config.num_heads)
 
-    def forward(self, length: int) -> Tensor:
+    def forward(self, layout: Layout) -> Tensor:
         """`[1, heads, length, length]`: what is added to the score of each query and key. A shorter pair's bias is its
         upper left corner."""
+        length = layout.longest
         zero = self.positions - 1  # the place of distance 0
         of_distance = self.bias(self.buckets[zero + 1 - length : zero + length]).T
         places = torch.arange(length, device=of_distance.device)

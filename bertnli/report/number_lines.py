@@ -15,6 +15,7 @@ NAMES = {
     "average_precision": "average precision",
     "micro_average_precision": "micro average precision",
     "roc_auc": "ROC AUC",
+    "f1": "F1",
     "micro_f1": "micro F1",
     "macro_f1": "macro F1",
     "exact_match": "rows with exactly the right labels",
@@ -45,6 +46,12 @@ def known(found: Mapping[str, Any]) -> dict[str, str]:
     return {name: shown(found[key]) for key, name in NAMES.items() if key in found}
 
 
+def cut(found: Mapping[str, Any]) -> Iterator[str]:
+    """How many pairs were longer than the model reads, if there are any."""
+    if number := found.get("truncated"):
+        yield f"  {number:,} pairs are longer than {found['max_length']} tokens, and were cut"
+
+
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """What `evaluate_numbers` returned, for a terminal."""
     main = main_figure(found)
@@ -53,6 +60,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     left_out = {label: rows["left out"] for label, rows in found["rows_by_label"].items() if rows["left out"]}
     if left_out:
         yield "  rows left out: " + ", ".join(f"{rows:,} {label}" for label, rows in left_out.items())
+    yield from cut(found)
     others = known({key: value for key, value in found.items() if key != main and value is not None})
     yield "; ".join(
         [*(f"{name}: {value}" for name, value in others.items()), f"{found['pairs_per_second']:.0f} pairs/s"]
@@ -69,7 +77,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"ranked within the {ranking['groups']:,} groups of column {ranking['group']!r}: {figures}"
     for label, one in found.get("per_label", {}).items():
         figures = ", ".join(
-            f"{key.replace('_', ' ')} {shown(one[key])}" for key in ("precision", "recall", "f1", "average_precision")
+            f"{NAMES.get(key, key)} {shown(one[key])}" for key in ("precision", "recall", "f1", "average_precision")
         )
         yield f"  {label}: {figures} ({one['rows']:,} rows)"
 

@@ -264,7 +264,7 @@ class RunConfig(Section):
     """Replaces every dropout probability of the model. Default: the model's own."""
     max_length: Annotated[int, Field(ge=5)] | None = None
     """Tokens of a pair, special tokens included; longer pairs are truncated. Default: the model's own."""
-    truncation: Literal["longest_first", "d2l", "proportional"] | None = None
+    truncation: Literal["longest_first", "only_first", "only_second", "d2l", "proportional"] | None = None
     """Default: the model's own rule."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

@@ -23,9 +23,9 @@ slower."""
 
 def block_weights(config: ModelConfig) -> int:
     """Weights in the matrix products of all blocks; each block has 4 H^2 in attention and 2 H I in the feed-forward
-    network (H: hidden_size, I: intermediate_size)."""
-    hidden = config.hidden_size
-    return config.num_layers * (4 * hidden**2 + 2 * hidden * config.intermediate_size)
+    network, 3 H I with a gate (H: hidden_size, I: intermediate_size)."""
+    hidden, matrices = config.hidden_size, 3 if config.pre_norm else 2
+    return config.num_layers * (4 * hidden**2 + matrices * hidden * config.intermediate_size)
 
 
 def training_flop(config: ModelConfig, tokens: float) -> float:
@@ -42,8 +42,10 @@ def needed_flop(config: ModelConfig, tokens: float, pairs: float) -> float:
     """`training_flop` without the operations that a pair classifier does not need, and ours does not compute.
 
     The last block's keys and values are needed for every token, the rest of that block only for each pair's first token
-    (`classifier.PairClassifier`).
+    (`classifier.PairClassifier`), unless the classifier reads the mean over all.
     """
+    if config.head.pooling == "mean":
+        return training_flop(config, tokens)
     of_one_block = block_weights(config) / config.num_layers
     keys_and_values = 2 * config.hidden_size**2
     return training_flop(config, tokens) - 6 * (of_one_block - keys_and_values) * (tokens - pairs)

@@ -117,6 +117,9 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         for note in chosen.file.notes:
             if note not in notes:
                 say(note)
+        if cut := corpus.about["truncated"]:
+            length = source.tokenizer.max_length
+            say(f"{name}: {cut:,} of {len(corpus):,} pairs are longer than {length} tokens, and were cut (max_length)")
         say(f"{name}: {len(corpus):,} labelled pairs ({_described(corpus, outputs)}); {skipped}")
         return corpus
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertnli.common.errors import InputError
-from bertnli.data.outputs import Activation, Outputs
-from bertnli.evaluation.set_metrics import THRESHOLD
+from bertnli.data.outputs import THRESHOLD, Activation, Outputs
 
 Kind = Literal["cross_entropy", "bce", "mse"]
 

@@ -34,7 +34,7 @@ def with_outputs(source: Pretrained, config: RunConfig) -> Pretrained:
 
 
 def _new(source: Pretrained, config: RunConfig) -> Outputs:
-    problem = config.problem_type or "single_label_classification"
+    problem = config.problem_type or source.config.problem_type
     if problem == "regression":
         return Outputs((SCORE,), problem, "sigmoid" if config.loss == "bce" else "identity")
     if problem == "single_label_classification":

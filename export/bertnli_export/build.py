@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.outputs import ProblemType
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.families.folder_config import folder_config
 from bertnli.model.pretrained import Pretrained
@@ -60,7 +61,7 @@ def export_bundle(
         out = out / triton.NAME
     bundle.check_target(out, force=force)
     config, tokenizer = source.config, source.tokenizer
-    rows = None if verify_data is None else RealRows.read(verify_data, config.outputs)
+    rows = None if verify_data is None else RealRows.read(verify_data, config.outputs, tokenizer)
 
     model = source.build().eval()
     checkpoint = partial(torch_logits, model)
@@ -112,8 +113,18 @@ def export_bundle(
         "precision": precision,
         "fused_attention": attention.fused,
         "layers": attention.layers,
-        **(unverified if parity is None else parity.model_dump()),
+        **(unverified if parity is None else _figures(parity, config.problem_type)),
     }
+
+
+def _figures(parity: bundle.Parity, problem_type: ProblemType) -> dict[str, Any]:
+    """Those that have a meaning for the model's outputs."""
+    without = {
+        "single_label_classification": {"score_error"},
+        "multi_label_classification": {"accuracy", "labelled_rows"},
+        "regression": {"accuracy", "labelled_rows", "label_flips", "label_flips_allowed"},
+    }
+    return parity.model_dump(exclude=without[problem_type])
 
 
 def _check_arguments(source: Pretrained, precision: str, layout: str) -> None:

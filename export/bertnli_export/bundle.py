@@ -109,6 +109,7 @@ class Parity(_Section):
     data: str | None = None  # the file the real rows came from
     accuracy: dict[str, _Fraction] | None = None  # of "checkpoint" and "bundle", on the labelled rows of the data
     labelled_rows: _Count = 0
+    truncated: _Count = 0  # of the real rows: those that are longer than max_length, and were cut
     score_error: _Difference | None = None  # of scores and of independent labels: see `parity.Differences.score_error`
 
 

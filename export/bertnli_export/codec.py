@@ -66,7 +66,7 @@ class Codec:
         found = map(RowResult, scores.predictions, scores.values.tolist(), scores.truncated.tolist(), repeat(None))
         results = [next(found) if row.error is None else _without_scores(row.error) for row in rows]
         for index in np.flatnonzero(~finite):
-            results[task.good[index]] = _without_scores(NOT_FINITE)
+            results[task.good[index]] = _without_scores(scores.refused.get(int(index), NOT_FINITE))
         bad = [(row.number, result.error) for row, result in zip(rows, results, strict=True) if result.error]
         counts.errors = len(bad)
         if self.outputs.problem_type == "single_label_classification":

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError, first_line
+from bertnli.data import unfit_rows
 from bertnli.data.columns import listed
 from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.outputs import Outputs
@@ -33,6 +34,9 @@ from bertnli_export.scorer import Logits, length_batches, run_batches
 from bertnli_export.session import Session
 
 BATCH_SIZES = (1, 2, 3, 32)
+_LONG = 1024
+"""Tokens. Of longer pairs the gate has fewer, and puts fewer of them into a batch: a head's scores have the square of
+their length."""
 
 
 ROWS = 2000
@@ -130,18 +134,19 @@ class Reference:
 def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
     """The built-in pairs (those of sentences.py, and one of each of `chosen_lengths`) and the checkpoint's logits."""
     unusual = tokenizer.encode(*zip(*sentences.UNUSUAL, strict=True))
-    lengths = chosen_lengths(tokenizer.max_length)
-    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    template = tokenizer.template
+    lengths = chosen_lengths(tokenizer.max_length, template.special_tokens)
     # Pairs of any length, made by repeating the tokens of those sentences.
-    words = unusual.ids[(unusual.ids != cls) & (unusual.ids != sep)]
+    words = unusual.ids[~np.isin(unusual.ids, template.join([], []))]
     made = []
     for length in lengths:
-        inner = np.resize(np.roll(words, -length), length - 3)
-        made.append(np.concatenate([[cls], inner[: len(inner) // 2], [sep], inner[len(inner) // 2 :], [sep]]))
+        inner = np.resize(np.roll(words, -length), length - template.special_tokens).tolist()
+        made += template.join(inner[: len(inner) // 2], inner[len(inner) // 2 :])
+    inner_lengths = np.array(lengths) - template.special_tokens
     by_length = Encoded(
-        ids=np.concatenate(made).astype(np.int32),
+        ids=np.array(made, np.int32),
         lengths=np.array(lengths, np.int32),
-        first_segment=np.array([2 + (length - 3) // 2 for length in lengths], np.int32),
+        first_segment=template.first_segment(inner_lengths // 2, inner_lengths - inner_lengths // 2),
         truncated=np.zeros(len(lengths), bool),
     )
     plain = tokenizer.encode(*zip(*sentences.plain(), strict=True))
@@ -155,12 +160,13 @@ def reference(checkpoint: Logits, tokenizer: PairTokenizer) -> Reference:
     return Reference(encoded, np.concatenate([*alone, together]), mixed)
 
 
-def chosen_lengths(longest: int) -> list[int]:
-    """Lengths from 3 tokens to `longest`: the short ones, and those around every power of two."""
-    steps = {3, 4, 5, 6, 7, longest - 1, longest}
+def chosen_lengths(longest: int, shortest: int = 3) -> list[int]:
+    """Lengths from `shortest` tokens to `longest`: the short ones, and those around every power of two; of those beyond
+    _LONG, the powers alone."""
+    steps = {3, 4, 5, 6, 7, longest} | ({longest - 1} if longest <= _LONG else set())
     for power in range(3, longest.bit_length()):
-        steps |= {2**power - 1, 2**power, 2**power + 1}
-    return sorted(length for length in steps if 3 <= length <= longest)
+        steps |= {2**power - 1, 2**power, 2**power + 1} if 2**power <= _LONG else {2**power}
+    return sorted(length for length in steps if shortest <= length <= longest)
 
 
 @dataclass
@@ -263,7 +269,7 @@ def compare(reference: Reference, logits: Logits, pad_id: int, outputs: Outputs)
     differences = Differences(outputs)
     mixed = reference.mixed
     alone = np.empty_like(reference.logits[:mixed])
-    for indices in _mixed_batches(mixed):
+    for indices in _mixed_batches(reference.encoded.lengths[:mixed]):
         found = _run(logits, reference.encoded, indices, pad_id)
         differences.add(found, reference.logits[indices])
         if len(indices) == 1:
@@ -280,11 +286,14 @@ def _largest(values: NDArray[np.float32]) -> float:
     return np.inf if np.isnan(largest) else largest
 
 
-def _mixed_batches(pairs: int) -> Iterator[NDArray[np.int64]]:
-    """Batches of each size, those of one pair first."""
+def _mixed_batches(lengths: NDArray[np.integer]) -> Iterator[NDArray[np.int64]]:
+    """Batches of each size, those of one pair first. A batch of one may be of any length; no other needs more memory
+    for its scores than 32 pairs of _LONG tokens."""
     draw = np.random.default_rng(0)
     for size in BATCH_SIZES:
-        order = np.resize(draw.permutation(pairs), -(-pairs // size) * size)  # the last batch is full, too
+        longest = lengths.max() if size == 1 else math.isqrt(BATCH_SIZES[-1] * _LONG**2 // size)
+        pairs = draw.permutation(np.flatnonzero(lengths <= longest))
+        order = np.resize(pairs, -(-len(pairs) // size) * size)  # the last batch is full, too
         yield from order.reshape(-1, size)
 
 
@@ -304,10 +313,13 @@ class RealRows:
     gold: NDArray[np.int64]
 
     @classmethod
-    def read(cls, data: LabelledSet, outputs: Outputs, most: int = ROWS) -> RealRows:
-        """The first `most` good rows. Raises InputError if there are none, or if the model knows none of their labels:
-        the accuracy could not be compared."""
-        rows = list(islice((row for row in data.file.rows() if row.error is None), most))
+    def read(
+        cls, data: LabelledSet, outputs: Outputs, tokenizer: PairTokenizer | None = None, most: int = ROWS
+    ) -> RealRows:
+        """The first `most` good rows. tokenizer: pairs that it cannot cut are bad rows. Raises InputError if there are
+        none, or if the model knows none of their labels: the accuracy could not be compared."""
+        every = unfit_rows.marked(data.file.rows(), tokenizer)
+        rows = list(islice((row for row in every if row.error is None), most))
         if not rows:
             raise InputError(f"{data.file.name}: no usable row", do="give another file to verify with")
         pairs = [str(row.premise) for row in rows], [str(row.hypothesis) for row in rows]
@@ -343,10 +355,10 @@ def gate(
     own, real = compare(reference, session.logits, tokenizer.pad_id, outputs), Differences(outputs)
     own.check(precision, "the exported graph")
     lengths = reference.encoded.lengths
-    accuracy, labelled = None, 0
+    accuracy, labelled, truncated = None, 0, 0
     if rows is not None:
         encoded = tokenizer.encode(rows.premises, rows.hypotheses)
-        lengths = np.concatenate([lengths, encoded.lengths])
+        lengths, truncated = np.concatenate([lengths, encoded.lengths]), int(encoded.truncated.sum())
         expected = run_batches(checkpoint, encoded, session.outputs, tokenizer.pad_id, CPU)
         found = run_batches(session.logits, encoded, session.outputs, tokenizer.pad_id, session.device)
         real.add(found, expected)
@@ -368,6 +380,7 @@ def gate(
         data=None if rows is None else Path(rows.data).name,
         accuracy=accuracy,
         labelled_rows=labelled,
+        truncated=truncated,
     )
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import compress, islice
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +73,7 @@ class Submitted(NamedTuple):
     """Pairs whose batches the session has or will run."""
 
     truncated: NDArray[np.bool_]  # [pairs]
+    unfit: NDArray[np.int64]  # indices of pairs that truncation cannot shorten (`Encoded.unfit`)
     batches: list[tuple[NDArray[np.int64], Future[NDArray[np.float32]]]]  # indices of pairs, their logits
 
 
@@ -85,6 +87,7 @@ class Scores(NamedTuple):
     predictions: Sequence[Prediction]  # [pairs]
     values: NDArray[np.float64]  # [pairs, outputs]: probabilities, or the score
     truncated: NDArray[np.bool_]  # [pairs]
+    refused: Mapping[int, str] = MappingProxyType({})  # index of a pair that cannot be scored: the reason
 
 
 class Scorer:
@@ -122,6 +125,7 @@ class Scorer:
     def _load(self, setup: ScoringSetup, threads: int | None) -> None:
         self.bundle, self.tokenizer = setup.bundle, setup.tokenizer
         self.temperature, self.threshold = setup.temperature, setup.threshold
+        self.truncated = 0  # pairs that were cut so far
         self.session = Session(self.bundle.model, setup.device, threads=threads)
         if self.session.outputs != len(self.labels):
             raise InputError(
@@ -177,6 +181,8 @@ class Scorer:
                 if isinstance(pair, str) or len(pair) != 2:
                     raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
             scores = self.collect(self.submit(*zip(*chunk, strict=True)))
+            for index, reason in scores.refused.items():
+                raise InputError(f"a pair to score: {reason}", found=repr(chunk[index])[:200])
             if np.isnan(scores.values).any():
                 raise RunError(
                     f"{self.bundle.path}: {NOT_FINITE}",
@@ -201,14 +207,18 @@ class Scorer:
         """Tokenise, batch by length, pad, and hand the batches to the session. Raises as `score` does."""
         encoded = self.tokenizer.encode(premises, hypotheses)
         batches = padded_batches(encoded, self.tokenizer.pad_id, self.session.device)
-        return Submitted(encoded.truncated, [(indices, self.session.submit(inputs)) for indices, inputs in batches])
+        self.truncated += int(encoded.truncated.sum())
+        begun = [(indices, self.session.submit(inputs)) for indices, inputs in batches]
+        return Submitted(encoded.truncated, encoded.unfit, begun)
 
     def collect(self, submitted: Submitted) -> Scores:
         """Wait for the logits of `submitted`. Raises RunError if the session fails."""
         logits = self._wait_for_logits(submitted)
         logits[~np.isfinite(logits).all(axis=1)] = np.nan
+        logits[submitted.unfit] = np.nan
         values = activate(logits, self.outputs.activation, self.temperature)
-        return Scores(self._predictions(logits, values), values, submitted.truncated)
+        refused = dict.fromkeys(submitted.unfit.tolist(), self.tokenizer.refusal) if len(submitted.unfit) else {}
+        return Scores(self._predictions(logits, values), values, submitted.truncated, refused)
 
     def _predictions(self, logits: NDArray[np.float32], values: NDArray[np.float64]) -> list[Prediction]:
         labels, problem = self.labels, self.outputs.problem_type

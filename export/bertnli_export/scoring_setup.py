@@ -8,14 +8,13 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from bertnli.common.errors import InputError
+from bertnli.data.outputs import THRESHOLD
 from bertnli_export.devices import Device, choose_device
 from bertnli_export.runtime import check_runtime
 
 if TYPE_CHECKING:
     from bertnli.data.tokenizer import PairTokenizer
     from bertnli_export.bundle import Bundle
-
-THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)

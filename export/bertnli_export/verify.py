@@ -17,6 +17,8 @@ from bertnli_export.parity import Differences, Reference, compare, to_parity
 from bertnli_export.scorer import Scorer
 from bertnli_export.scoring_setup import prepare
 
+_FIGURES = ("accuracy", "pearson", "spearman", "mse", "average_precision", "roc_auc", "micro_f1", "rows", "truncated")
+
 
 def verify(
     path: str | os.PathLike[str],
@@ -39,8 +41,9 @@ def verify(
 
     Returns `bundle`, `device`, `precision`, `pairs`, `max_logit_difference`, `max_company_difference` (batch
     invariance), `label_flips` unless the model gives a score, `score_error` unless it gives one of several labels, and
-    with data `accuracy` and `rows`. Raises InputError for a damaged bundle, bad data or an unusable device, RunError if
-    the bundle does not compute what its checkpoint computes.
+    with data `rows`, `truncated` and `accuracy`, or the figures of scores or of independent labels. Raises InputError
+    for a damaged bundle, bad data or an unusable device, RunError if the bundle does not compute what its checkpoint
+    computes.
     """
     scorer = Scorer.from_setup(prepare(path, device, unverified=True))
     bundle = scorer.bundle
@@ -67,5 +70,5 @@ def verify(
         found = given.measure(scorer, skip_bad_rows=skip_bad_rows)
         for note in given.file.notes:
             say(note)
-        summary |= {"accuracy": found["accuracy"], "rows": found["rows"]}
+        summary |= {name: found[name] for name in _FIGURES if name in found}
     return summary

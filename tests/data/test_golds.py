@@ -153,3 +153,46 @@ def test_unknown_labels_and_bad_scores_are_told_with_their_rows(tmp_path: Path) 
         "score": {"used": 1, "left out": 0},
         "bad, without a known label": {"used": 0, "left out": 3},
     }
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_labels_with_a_column_each(tmp_path: Path, form: str) -> None:
+    rows = [(1, 0), (0, 0), (-1, -1), (1, 1), (0, None), (2, 0)]
+    table = {
+        "premise": ["p"] * 6,
+        "hypothesis": ["h"] * 6,
+        "Toxic": [a for a, _ in rows],
+        "insult": [b for _, b in rows],
+    }
+    path = tmp_path / f"a.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table(table), path)
+    elif form == "jsonl":
+        path.write_text(
+            "".join(json.dumps(dict(zip(table, row, strict=True))) + "\n" for row in zip(*table.values(), strict=True))
+        )
+    else:
+        lines = [
+            ",".join("" if cell is None else str(cell) for cell in row) for row in zip(*table.values(), strict=True)
+        ]
+        path.write_text("\n".join([",".join(table), *lines]) + "\n")
+    options: Any = {"problem_type": "multi_label_classification"}
+    with pytest.raises(
+        InputError, match=r"2 bad rows of 6; found row 5: no value in column 'insult', .* row 6: '2' in"
+    ):
+        list(read_labelled(PairFile(path), ("toxic", "insult"), **options))
+    found = read_labelled(PairFile(path), ("toxic", "insult"), skip_bad_rows=True, **options)
+    for _ in range(2):  # a file can be read again
+        assert [(pair.label, pair.number) for pair in found] == [((1, 0), 1), ((0, 0), 2), ((1, 1), 4)]
+    assert (found.no_gold, found.bad) == (1, 2)
+    with pytest.raises(InputError, match=r"no label column; .*or gold_label, or a column for each label"):
+        read_labelled(PairFile(path), ("toxic", "other"), **options)
+    with pytest.raises(InputError, match="no label column"):
+        read_labelled(PairFile(path), ("toxic", "insult"))
+
+
+def test_labels_in_a_column_of_scores_are_met_with_advice(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("premise\thypothesis\tlabel\np\th\tentailment\np\th\t1\n")
+    with pytest.raises(InputError, match="; say which number each label is, such as --label-names entailment=1"):
+        list(read_labelled(PairFile(path), ("score",), problem_type="regression"))

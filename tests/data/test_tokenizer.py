@@ -120,11 +120,18 @@ def test_proportional_fills_the_room_in_proportion(len_p: int, len_h: int, room:
             assert abs(keep_p - exact) <= 0.5
 
 
-@pytest.mark.parametrize(
-    ("rule", "kept"), [("longest_first", (4, 5)), ("d2l", (5, 4)), ("proportional", (6, 3))], ids=TRUNCATIONS
-)
-def test_the_rules_differ(rule: str, kept: tuple[int, int]) -> None:
-    lengths = (20, 10) if rule == "proportional" else (10, 10)
+KEPT = {
+    "longest_first": ((10, 10), (4, 5)),
+    "d2l": ((10, 10), (5, 4)),
+    "proportional": ((20, 10), (6, 3)),
+    "only_first": ((10, 4), (5, 4)),
+    "only_second": ((4, 10), (4, 5)),
+}
+
+
+@pytest.mark.parametrize("rule", TRUNCATIONS)
+def test_the_rules_differ(rule: str) -> None:
+    lengths, kept = KEPT[rule]
     assert truncated(rule, *lengths, 9) == kept
 
 
@@ -452,7 +459,7 @@ def test_not_a_d2l_vocabulary(tmp_path: Path, vocab: Any) -> None:
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no tokenizer; expected tokenizer\.json, vocab\.txt or"):
+    with pytest.raises(InputError, match=r"no tokenizer; expected one of tokenizer\.json, vocab\.txt, "):
         PairTokenizer.from_folder(tmp_path)
 
 
@@ -474,7 +481,8 @@ def test_another_way_to_join_a_pair(bert: Path, tmp_path: Path) -> None:
     other.post_processor = processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2))
     other.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(
-        InputError, match=re.escape("post_processor; found the pair (a, b) joined as [CLS] a [SEP] [SEP]")
+        InputError,
+        match=re.escape("post_processor; found [CLS] a [SEP] [SEP] b [SEP], no token types; expected [CLS] a"),
     ):
         PairTokenizer.from_folder(tmp_path)
     write(tmp_path, tokenizer_json=bert_json(bert, post_processor=None))
@@ -669,3 +677,40 @@ def test_of_an_endless_sentence_the_beginning_is_looked_at(tmp_path, monkeypatch
     for at in range(5):  # the other pairs of the batch change nothing
         alone = pairs.encode([premises[at]], ["a man"])
         assert alone.ids.tolist() == found.ids[found.offsets[at] : found.offsets[at + 1]].tolist()
+
+
+# --- Truncation that cuts one sentence only --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["only_first", "only_second"])
+def test_one_sentence_is_cut_as_in_transformers(rule: str, bert: Path) -> None:
+    theirs = BertTokenizerFast.from_pretrained(bert)
+    ours = PairTokenizer.from_folder(bert, max_length=9, truncation=rule)
+    sentences = ["", "man", "the man man", "the man the man the man", "man " * 12]
+    pairs = [(premise, hypothesis) for premise in sentences for hypothesis in sentences]
+    encoded = ours.encode(*zip(*pairs, strict=True))
+    for at, pair in enumerate(pairs):
+        begin, end = encoded.offsets[at : at + 2]
+        premise, hypothesis = ([text] for text in pair)
+        try:
+            (ids,) = theirs(premise, hypothesis, truncation=rule, max_length=9)["input_ids"]
+        except Exception as error:
+            assert "too short to respect the provided max_length" in str(error)
+            assert at in encoded.unfit, pair
+        else:
+            assert at not in encoded.unfit, pair
+            assert encoded.ids[begin:end].tolist() == ids, pair
+        assert encoded.truncated[at] == (len(theirs(premise, hypothesis)["input_ids"][0]) > 9)
+    assert 0 < len(encoded.unfit) < len(pairs)
+    kept = "hypothesis" if rule == "only_first" else "premise"
+    assert ours.refusal.startswith(f"the {kept} alone fills the 9 tokens of a pair, and truncation {rule} cuts only")
+
+
+def test_another_length_and_truncation_than_the_folders(bert: Path) -> None:
+    changed = PairTokenizer.from_folder(bert).changed(16, "only_first", 512)
+    assert changed.settings == PairTokenizer.from_folder(bert, max_length=16, truncation="only_first").settings
+    assert changed.fingerprint != PairTokenizer.from_folder(bert).fingerprint
+    with pytest.raises(InputError, match="max_length; found 600; expected 512 or less"):
+        changed.changed(600, None, 512)
+    with pytest.raises(InputError, match="truncation; found 'first'; expected longest_first or"):
+        changed.changed(None, "first", 512)

@@ -17,7 +17,10 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.data.outputs import Activation, Outputs
 from bertnli.evaluation.calibrate import calibrate
 from bertnli.evaluation.data_sets import open_set
+from bertnli.model import pretrained
+from bertnli.model.predictor import TorchPredictor
 from tests.evaluation.test_evaluate import Reader
+from tests.support import tiny
 
 TOPICS = ("toxic", "insult", "threat")
 
@@ -179,6 +182,14 @@ def test_what_means_nothing_is_refused_before_the_work(
     assert not model.calls or rows[-1][0] == 3  # gold scores of another range are found among the scored rows
 
 
+def test_every_set_has_the_group_before_one_is_scored(tmp_path: Path) -> None:
+    model, rows = scorer(), [(1, [1]), (0, [0])]
+    sets = [write(tmp_path / "a.jsonl", rows, query=["q", "q"]), write(tmp_path / "b.jsonl", rows, query=["q", ""])]
+    with pytest.raises(InputError, match=r"b\.jsonl: row 2: no value in column 'query'"):
+        evaluation("m", model, sets, group="query")
+    assert model.calls == 0
+
+
 def test_a_score_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="row 2: the model's scores are not finite numbers"):
         open_set(write(tmp_path / "a.jsonl", [(0, [1]), (1, ["nan"])])).measure(scorer())
@@ -228,3 +239,20 @@ def test_the_results_are_printed_and_reported(tmp_path: Path, capsys: pytest.Cap
     assert "come" in out and "from the hypotheses alone" in out
     assert "Furthest from the gold labels" in page or kind in ("real", "graded")
     assert "Confusion" not in page and "accuracy" not in out.casefold()
+
+
+@pytest.mark.parametrize("activation", ["Identity", "Sigmoid"])
+def test_a_model_has_the_figures_that_cross_encoder_gives_it(tmp_path: Path, activation: str) -> None:
+    cross_encoder = pytest.importorskip("sentence_transformers.cross_encoder")
+    judge = pytest.importorskip("sentence_transformers.cross_encoder.evaluation").CrossEncoderCorrelationEvaluator
+    path = {"Identity": "linear.Identity", "Sigmoid": "activation.Sigmoid"}[activation]
+    config = {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{path}"}}
+    folder = tiny.hf_folder(tmp_path / "model", labels=("LABEL_0",), max_length=None, config=config)
+    pairs = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(60)]
+    gold = drawn(60)[0].tolist()
+    rows = [{"premise": a, "hypothesis": b, "label": score} for (a, b), score in zip(pairs, gold, strict=True)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = pretrained.load(folder)
+    found = open_set(str(tmp_path / "a.jsonl")).measure(TorchPredictor(source.build(), source.tokenizer, "cpu"))
+    theirs = judge(pairs, gold, write_csv=False)(cross_encoder.CrossEncoder(str(folder), device="cpu"))
+    assert (found["pearson"], found["spearman"]) == pytest.approx((theirs["pearson"], theirs["spearman"]), abs=1e-5)

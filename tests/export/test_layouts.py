@@ -209,7 +209,7 @@ def test_onnxruntime_alone_gives_the_same_scores(family, d2l_bundle, tmp_path) -
         (tmp_path / "none" / package / "__init__.py").write_text("raise ImportError('not here')\n")
     program = (
         f"import json, runpy; made = runpy.run_path({str(EXAMPLE)!r});"
-        "print(json.dumps([made['pairs'], made['batch']['attention_mask'].tolist(), made['probabilities'].tolist()]))"
+        "print(json.dumps([made['pairs'], made['batch']['attention_mask'].tolist(), made['values'].tolist()]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

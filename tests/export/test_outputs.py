@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from bertnli_export.verify import verify
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.outputs import Outputs
 from bertnli.evaluation.activations import activate
+from tests.conftest import ROOT
 from tests.support import tiny
 from tests.support.bundles import edit_config, edit_graph, edit_manifest, rows_file, with_outputs
 from tests.support.scored_files import CHUNK, FORMATS, Stop, read, stop_after, write
@@ -135,6 +138,17 @@ def test_small_scores_keep_their_digits(tmp_path, bundles) -> None:
     score_file(bundle, write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl")
     found = [row["score"] for row in read(tmp_path / "out.jsonl")]
     assert min(found) < 1e-8 and len(set(found)) > 0.9 * len(set(PAIRS))
+
+
+@pytest.mark.parametrize("outputs", [RERANKER, SIMILARITY, INDEPENDENT])
+def test_onnxruntime_alone_gives_the_same(tmp_path, bundles, outputs, monkeypatch, capsys) -> None:
+    (tmp_path / "bundle").symlink_to(bundles[outputs])
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path(str(ROOT / "examples" / "onnxruntime_only.py"))
+    scores = Scorer(bundles[outputs], "cpu").score(made["pairs"])
+    expected = [{"score": one.score} if one.score is not None else one.probabilities for one in scores]
+    for line, one in zip(capsys.readouterr().out.splitlines(), expected, strict=True):
+        assert ast.literal_eval(line) == pytest.approx(one, abs=1e-5)
 
 
 # --- options and contradictions

@@ -94,3 +94,16 @@ def test_labels_that_the_model_does_not_know_do_not_pass_for_none(tiny_source, t
         parity.RealRows.read(data, tiny_source.config.outputs)
     told = open_set(str(data.file.path), label_names=dict(zip("012", tiny_source.config.labels, strict=True)))
     assert parity.RealRows.read(told, tiny_source.config.outputs).gold.tolist() == [0, 1, 2] * 2
+
+
+def test_long_pairs_are_few_and_not_many_together():
+    """A batch of 32 pairs of 8,192 tokens would need 100 GB for the scores of 12 heads."""
+    lengths = parity.chosen_lengths(8192)
+    assert {1023, 1024, 1025, 2048, 4096, 8192} <= set(lengths) and 2047 not in lengths
+    assert parity.chosen_lengths(512) == [n for n in lengths if n <= 512]
+    seen = set()
+    for batch in parity._mixed_batches(np.array(lengths)):
+        longest = max(lengths[pair] for pair in batch)
+        assert len(batch) == 1 or len(batch) * longest**2 <= 32 * 1024**2
+        seen.add((len(batch), longest))
+    assert {(1, 8192), (2, 4096), (32, 1024)} <= seen

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bertnli_export.parquet_schema import with_columns
 
 from tests.support.writer_runs import HEAD, run
 
@@ -53,6 +54,22 @@ def test_hugging_face_features_keep_their_class_names(tmp_path: Path) -> None:
     names = {"string": "string", "double": "float64", "boolean": "bool"}
     added = {name: {"dtype": names[kind], "_type": "Value"} for name, kind in _ADDED.items()}
     assert json.loads(found[b"huggingface"]) == {"info": {"features": features | added}, "x": 1}
+
+
+def test_a_list_of_labels_in_the_words_of_others() -> None:
+    """As Spark writes it, and as every version of datasets reads it (from 4 on they write `List`)."""
+    columns = [pa.field("premise", pa.string())]
+    added = [pa.field("prediction", pa.list_(pa.string()))]
+    metadata = {
+        SPARK: json.dumps({"type": "struct", "fields": [{"name": "premise"}]}).encode(),
+        b"huggingface": json.dumps({"info": {"features": {}}}).encode(),
+    }
+    found = with_columns(metadata, columns, added)
+    text = {"type": "array", "elementType": "string", "containsNull": True}
+    column = {"name": "prediction", "type": text, "nullable": True, "metadata": {}}
+    assert json.loads(found[SPARK])["fields"] == [{"name": "premise"}, column]
+    value = {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"}
+    assert json.loads(found[b"huggingface"])["info"]["features"] == {"prediction": value}
 
 
 def test_schemas_of_others_are_left_out_and_all_else_is_kept(tmp_path: Path) -> None:

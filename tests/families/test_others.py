@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bertnli.common.errors import InputError
-from bertnli.families import others
-from bertnli.families.table import BY_MODEL_TYPE
+from bertnli.families import described, others
+from bertnli.families.table import BY_MODEL_TYPE, FAMILIES
 
 KNOWN = {repo: model_type for models in others._MODELS.values() for repo, model_type in models}
 
@@ -52,3 +52,8 @@ def test_no_model_both_runs_and_does_not() -> None:
 def test_any_value_of_model_type_is_refused(value: object) -> None:
     with pytest.raises(InputError, match="key model_type; found"):
         others.check({"model_type": value}, "config.json")
+
+
+def test_every_family_is_described() -> None:
+    assert [row["family"] for row in described.families()] == list(FAMILIES)
+    assert described.ABOUT.keys() >= {family.model_types[0] for family in FAMILIES.values()}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub import constants
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.families import folder_config
@@ -19,8 +17,8 @@ from bertnli.fetch import cache, catalog, download, known_repositories, model_hu
 from bertnli.fetch.entry import HubModel, SourceError
 from bertnli.fetch.resolve import fetch as fetch_any
 from bertnli.fetch.resolve import resolve_model
-from tests.support import tiny
-from tests.support.http_stand_in import StandIn
+from tests.support import hub_stand_in, tiny
+from tests.support.http_stand_in import Hosted, StandIn
 
 BERT = tiny.hub_files()
 WEIGHTS = BERT["model.safetensors"]
@@ -31,20 +29,9 @@ fetch = partial(fetch_any, parse_config=folder_config.parse)
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """The hub is this server, both caches are empty, and nobody is logged in."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BERTNLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(model_hub.time, "sleep", lambda seconds: None)  # also download.py's
-    with StandIn() as stand_in:
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url(""))
-        template = stand_in.url("") + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(cache, "LARGE", len(WEIGHTS))
+    monkeypatch.setattr(model_hub, "LARGE", len(WEIGHTS))
+    with hub_stand_in.serving(tmp_path, monkeypatch) as stand_in:
         yield stand_in
 
 
@@ -74,6 +61,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         ({"quantization_config": {"load_in_8bit": True}}, ["quantised from"]),
         ({"architectures": ["BertForTokenClassification"]}, ["a sequence classifier or an encoder"]),
         ({"hidden_size": 33}, ["a multiple of num_attention_heads"]),
+        ({"problem_type": "ranking"}, ["'ranking'"]),
+        ({"sentence_transformers": {"activation_fn": "my.Code"}}, ["'my.Code'"]),
+        ({"id2label": {"0": "a", "2": "b"}}, ["id2label"]),
     ],
 )
 def test_what_cannot_run_is_refused_by_its_config_alone(
@@ -84,7 +74,7 @@ def test_what_cannot_run_is_refused_by_its_config_alone(
         fetch("org/model")
     for part in named:
         assert part in str(caught.value)
-    assert set(hub.resolved("org/model")) == {"config.json", "README.md"}
+    assert hub.resolved("org/model") == ["config.json"]
     assert not (tmp_path / "cache" / "hub" / "org" / "model").exists()
 
 
@@ -122,6 +112,16 @@ def test_a_repository_of_files_alone_costs_one_request(hub: StandIn) -> None:
     with pytest.raises(InputError, match="LoRA"):
         fetch("org/lora")
     assert [request.path for request in hub.requests] == ["/api/models/org/lora"]
+
+
+def test_a_classifier_is_needed_to_measure_a_model_and_not_to_train_one(hub: StandIn) -> None:
+    hub.add_model("org/encoder", tiny.hub_files(architectures=["BertModel"]))
+    with pytest.raises(InputError, match=r"^model org/encoder/config\.json: no classifier .* found BertModel"):
+        resolve_model("org/encoder", folder_config.parse_classifier)
+    assert hub.resolved("org/encoder") == ["config.json"]
+    assert resolve_model("org/encoder", folder_config.parse).path.is_dir()
+    for classes in ([], None, ["BertForSequenceClassification"]):
+        folder_config.parse_classifier(json.loads(tiny.hub_files(architectures=classes)["config.json"]), "config.json")
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,33 @@ def test_other_ways_to_write_a_hub_id_are_told_the_right_one(hub: StandIn) -> No
             resolve_model(given, folder_config.parse)
 
 
+def test_a_model_that_was_renamed(hub: StandIn) -> None:
+    commit = hub.add_model("org/new", BERT)
+    hub.files["/api/models/org/old"] = Hosted(location="/api/models/org/new")
+    for name in BERT:
+        hub.files[f"/org/old/resolve/{commit}/{name}"] = Hosted(location=f"/org/new/resolve/{commit}/{name}")
+    assert (fetch("org/old") / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_mirror_that_says_neither_commit_nor_checksums(hub: StandIn) -> None:
+    commit = hub.add_model("org/it", BERT)
+    siblings = [{"rfilename": name} for name in BERT]
+    hub.files["/api/models/org/it"].body = json.dumps({"id": "org/it", "siblings": siblings}).encode()
+    for name in BERT:
+        hub.files[f"/org/it/resolve/main/{name}"] = hub.files.pop(f"/org/it/resolve/{commit}/{name}")
+    assert (fetch("org/it") / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_file_name_that_leads_out_of_the_folder_is_no_file_of_the_model(hub: StandIn, tmp_path: Path) -> None:
+    bad = ["../escaped.safetensors", "sub/b.safetensors"]
+    files = {name: body for name, body in BERT.items() if name != "model.safetensors"} | dict.fromkeys(bad, WEIGHTS)
+    index = json.dumps({"weight_map": dict(enumerate(bad))}).encode()
+    hub.add_model("org/it", files | {"model.safetensors.index.json": index})
+    with pytest.raises(RunError, match="names files that are not there"):
+        fetch("org/it")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 # --- what the hub answers
 
 
@@ -404,6 +431,8 @@ def test_the_weights_are_on_the_disk_once(hub: StandIn, tmp_path: Path) -> None:
     assert (tmp_path / "to" / "it" / "model.safetensors").is_file()
     assert copies(tmp_path) == 1
     assert hub.resolved("org/it").count("model.safetensors") == 1
+    (tmp_path / "to" / "it" / "config.json").write_text("edited in place")
+    assert (fetch("org/it") / "config.json").read_bytes() == BERT["config.json"]
 
 
 def test_what_transformers_has_downloaded_is_taken(hub: StandIn, tmp_path: Path) -> None:

@@ -65,13 +65,8 @@ def test_only_what_a_loader_needs_and_again_without_the_hub(hub: StandIn, tmp_pa
     answer = call(hub, tmp_path, "org/bert", "first")
     assert answer["files"] == KEPT
     assert len(str(answer["commit"])) == 40
-    assert hub.resolved("org/bert") == [
-        "config.json",
-        "README.md",
-        "tokenizer_config.json",
-        "vocab.txt",
-        "model.safetensors",
-    ]
+    order = ["config.json", "tokenizer_config.json", "vocab.txt", "README.md", "model.safetensors"]
+    assert hub.resolved("org/bert") == order
     for name in KEPT:
         assert (tmp_path / "first" / name).read_bytes() == MODEL[name]
     assert not [request for request in hub.requests if request.path.endswith((".bin", ".h5", ".onnx", ".py"))]

@@ -327,12 +327,12 @@ def test_a_full_disk_says_so_and_leaves_nothing_half(
 
 
 def test_the_disk_that_is_full_is_named(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(source: Path, target: Path) -> None:  # as shutil's own error has it
+    def full(source: Path, target: Path, at_least: int = 0) -> None:  # as shutil's own error has it
         raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
 
     path = fetch("rows")
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_link_or_copy", full)
+        patch.setattr(cache, "link_or_copy", full)
         with pytest.raises(
             RunError, match=rf"no space left on the disk of {tmp_path}/to/.*; free some, or give another"
         ):

@@ -3,19 +3,26 @@ from their folder, from a bundle, and from the folder that bertnli writes."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from bertnli_export.build import export_bundle
 from bertnli_export.scorer import Score, Scorer
 from bertnli_export.verify import verify
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
+from bertnli.data.output_config import MODULES, SETTINGS, meaning
+from bertnli.data.outputs import Outputs, ProblemType, contradiction
 from bertnli.evaluation.activations import activate
 from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
@@ -127,6 +134,18 @@ def test_labels_of_a_score_are_refused_and_need_no_option(tmp_path: Path) -> Non
     assert len(pretrained.load(folder, labels=["yes", "no"], new_classifier=True).config.labels) == 2
 
 
+def test_a_run_keeps_a_classifier_that_is_for_its_problem_type(tmp_path: Path) -> None:
+    def kept(folder: Path, **options: Any) -> bool:
+        return pretrained.load(folder, new_classifier=True, **options).has_classifier
+
+    reranker = made_by_transformers(tmp_path / "reranker", **KINDS["reranker"])
+    topics = made_by_transformers(tmp_path / "topics", **KINDS["independent"])
+    assert kept(reranker) and kept(reranker, problem_type="regression")
+    assert not kept(reranker, problem_type="single_label_classification") and not kept(reranker, labels=["a", "b"])
+    assert kept(topics) and kept(topics, problem_type="multi_label_classification", labels=TOPICS)
+    assert not kept(topics, problem_type="regression") and not kept(topics, problem_type="single_label_classification")
+
+
 # --- bundles
 
 
@@ -165,3 +184,61 @@ def test_int8_has_its_gate(kind: str, tmp_path: Path) -> None:
     scores = np.array([values(score) for score in Scorer(tmp_path / "bundle", "cpu").score(PAIRS)])
     expected = ours(source)
     assert np.abs(scores - expected).max() > 1e-5 and np.sqrt(((scores - expected) ** 2).mean()) < 0.1 * expected.std()
+
+
+# --- whatever the files say
+
+
+IDENTITIES = [IDENTITY, SIGMOID, "torch.nn.Identity", "torch.nn.Sigmoid", "torch.nn.modules.activation.Softmax"]
+paths = st.sampled_from([*IDENTITIES, "torch.nn.modules.activation.Tanh", "mine.Sigmoid", None])
+problem_types = st.sampled_from([None, *get_args(ProblemType)])
+configs = st.fixed_dictionaries(
+    {},
+    optional={
+        "problem_type": problem_types,
+        "sbert_ce_default_activation_function": paths,
+        "sentence_transformers": st.fixed_dictionaries({}, optional={"activation_fn": paths, "version": st.just("4")}),
+    },
+)
+settings_files = st.fixed_dictionaries(
+    {}, optional={"activation_fn": paths, "model_type": st.sampled_from(["CrossEncoder", "SentenceTransformer"])}
+)
+
+
+@given(configs, st.none() | settings_files, st.integers(1, 4))
+def test_any_config_means_what_cross_encoder_and_the_pipeline_take_it_for(config, written, outputs) -> None:
+    """Where the two give other numbers, a note says so, or it is refused. CrossEncoder gives several labels' logits."""
+    modules = [{"type": "sentence_transformers.base.modules.transformer.Transformer"}]
+    files = {} if written is None else {MODULES: modules, SETTINGS: written}
+    try:
+        found = meaning(config, outputs, "config.json", files)
+    except InputError:
+        return
+    activation = _of_cross_encoder(config, written, outputs)
+    pipeline = _of_pipeline(config, outputs)
+    assert contradiction(Outputs(("score",) if outputs == 1 else tuple("abcd"[:outputs]), *found[:2])) == ""
+    if outputs > 1 and activation == "identity":
+        assert found.activation == pipeline
+    elif found.activation != activation:
+        assert found.activation == pipeline and found.notes
+
+
+def _of_cross_encoder(config: dict[str, Any], written: dict[str, Any] | None, outputs: int) -> str:
+    """By CrossEncoder's own functions, without a model."""
+    kind = sentence_transformers.CrossEncoder
+    stand_in = SimpleNamespace(
+        config=SimpleNamespace(**copy.deepcopy(config)), num_labels=outputs, trust_remote_code=False, activation_fn=None
+    )
+    stand_in._resolve_activation_fn = partial(kind._resolve_activation_fn, stand_in)
+    own = written if written and written.get("model_type") == "CrossEncoder" else {}
+    if own.get("activation_fn") is not None:
+        stand_in.activation_fn = stand_in._resolve_activation_fn(own["activation_fn"])
+    chosen = stand_in.activation_fn or kind.get_default_activation_fn(stand_in)
+    return type(chosen).__name__.lower()
+
+
+def _of_pipeline(config: dict[str, Any], outputs: int) -> str:
+    problem = config.get("problem_type")
+    if problem == "regression":
+        return "identity"
+    return "sigmoid" if problem == "multi_label_classification" or outputs == 1 else "softmax"

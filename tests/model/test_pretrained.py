@@ -459,7 +459,10 @@ CONFIGS: list[tuple[dict[str, Any], list[str]]] = [
     ({"is_decoder": True}, ["key is_decoder", "True"]),
     ({"problem_type": "regression"}, ["key problem_type", "regression, with 3 outputs", "one output"]),
     ({"problem_type": "ranking"}, ["key problem_type", "'ranking'", "multi_label_classification"]),
-    ({"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}, ["sentence_transformers.activation_fn", "Tanh"]),
+    (
+        {"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}},
+        ["key sentence_transformers", "Tanh"],
+    ),
     ({"num_labels": 1, "id2label": {"0": "LABEL_0"}}, ["key id2label", "'LABEL_0'", "two or more"]),
     ({"id2label": ...}, ["key id2label is missing", "--labels"]),
     ({"id2label": {"0": "a", "1": "b", "3": "c"}}, ["key id2label", "indices 0, 1, 3"]),

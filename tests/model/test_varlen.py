@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bertnli.data.batches import pack
-from bertnli.families.config import ModelConfig
+from bertnli.families.config import Head, ModelConfig, Rotary
 from bertnli.model import varlen
 from bertnli.model.attention import to_device
 from bertnli.model.classifier import PairClassifier
@@ -114,6 +114,37 @@ def test_evaluation_waits_for_nothing_before_its_logits(dtype, sizes, lengths):
     assert operators.attention() == {expected(dtype, sizes["hidden_size"])}
 
 
+MODERNBERT = {
+    "family": "modernbert",
+    "hidden_size": 64,
+    "rotary": Rotary(thetas=(100.0, 10.0, 10.0), windows=(None, 8, 8)),
+    "learned_positions": False,
+    "type_vocab_size": 0,
+    "pre_norm": True,
+    "norm_bias": False,
+    "head": Head(norm=True, pooling="mean"),
+}
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, (9, 5, 5)], ids=["longer than the window", "within the window"])
+def test_windows_need_a_kernel_that_has_them(dtype, lengths, monkeypatch):
+    """FlashAttention-2 has; in fp32 blocks with a window have padding and a mask, unless all pairs are within it."""
+    windows, kernel = [], varlen.attention
+    monkeypatch.setattr(varlen, "attention", lambda *given: windows.append(given[8]) or kernel(*given))
+    model, pairs = meta_model(dtype, **MODERNBERT).train(), corpus(lengths)
+    with Operators() as operators:
+        logits = model(*to_device(pack(pairs, np.arange(len(lengths))), META))
+        logits.sum().backward()
+    assert (logits.shape, logits.dtype) == ((len(lengths), 3), dtype)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    if dtype == torch.float32:
+        assert operators.attention() == {EFFICIENT}
+        assert windows == ([None] if lengths == LENGTHS else [None, None, None])
+    else:
+        assert operators.attention() == {FLASH}
+        assert windows == ([None, 8, 8] if lengths == LENGTHS else [None, None, None])
+
+
 def test_what_would_wait_raises_here():
     """Else the tests above could not fail."""
     x = torch.zeros(3, device=META)
@@ -123,7 +154,7 @@ def test_what_would_wait_raises_here():
 
 
 def test_an_older_gpu_has_the_memory_efficient_kernel_in_16_bits(monkeypatch):
-    monkeypatch.setattr(varlen, "_runs_flash", lambda device: False)
+    monkeypatch.setattr(varlen, "_is_ampere", lambda device: False)
     with torch.no_grad(), Operators() as operators:
         meta_model(torch.float16, hidden_size=64).eval()(*to_device(pack(corpus(), np.arange(3)), META))
     assert operators.attention() == {EFFICIENT}
@@ -136,7 +167,7 @@ def test_an_older_gpu_has_the_memory_efficient_kernel_in_16_bits(monkeypatch):
             torch.ops.aten._flash_attention_forward,
             "Tensor query, Tensor key, Tensor value, Tensor? cum_seq_q, Tensor? cum_seq_k, SymInt max_q, SymInt max_k, "
             "float dropout_p, bool is_causal, bool return_debug_mask",
-            "",
+            "SymInt? window_size_left=None, SymInt? window_size_right=None",
         ),
         (
             torch.ops.aten._efficient_attention_forward,

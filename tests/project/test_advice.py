@@ -52,7 +52,9 @@ WORDS_OF_OTHERS = {  # what looks like a key of a run file, and is a key or a na
     ),  # DeepSpeed
     *("tokenizer_class", "added_tokens_decoder", "extra_special_tokens", "additional_special_tokens"),  # in HF's files
     *("model_input_names", "input_ids", "attention_mask"),
-    *("transformers_weights", "num_labels", "quantization_config"),
+    *("transformers_weights", "num_labels", "quantization_config", "peft_type"),
+    "open_clip",  # a library
+    *("inner_group_num", "relative_attention_num_buckets"),  # in config.json
     *("single_label_classification", "multi_label_classification"),  # values of problem_type
     "default_prompt_name",  # sentence-transformers
 }
@@ -130,10 +132,11 @@ def test_the_reader_sees_what_is_there() -> None:
 
 
 def unknown_options(place: str, text: str) -> set[str]:
-    # --long is zstd's.
+    # --long is zstd's; the others are those of `hf download`.
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
     known = {option for command in COMMANDS.values() for one in command.params for option in one.opts}
-    return named - known - {"--debug", "--help", "--long"} if place not in PLACES_OF_OPTIONS_OF_OTHERS else set()
+    others = {"--debug", "--help", "--long", "--revision", "--include", "--local-dir"}
+    return named - known - others if place not in PLACES_OF_OPTIONS_OF_OTHERS else set()
 
 
 def unknown_keys(place: str, text: str) -> set[str]:

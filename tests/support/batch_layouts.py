@@ -36,7 +36,15 @@ def packed(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -
 
 
 def varlen_reference(
-    query: Tensor, key: Tensor, value: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    max_q: int,
+    max_k: int,
+    dropout: float,
+    window: int | None = None,
 ) -> Tensor:
     """What `varlen.attention`'s kernels compute on a GPU, one sequence after the other."""
     assert cu_q.dtype == cu_k.dtype == torch.int32  # the kernels read nothing else
@@ -44,14 +52,16 @@ def varlen_reference(
     mixed = []
     for (q_from, q_to), (k_from, k_to) in zip(pairwise(cu_q.tolist()), pairwise(cu_k.tolist()), strict=True):
         parts = (query[q_from:q_to], key[k_from:k_to], value[k_from:k_to])
-        mixed.append(F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts), dropout_p=dropout))
+        queries, keys = torch.arange(q_to - q_from)[:, None], torch.arange(k_to - k_from)
+        mask = None if window is None else (queries - keys).abs() <= window
+        mixed.append(F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts), mask, dropout))
     return torch.cat([part.transpose(0, 1) for part in mixed])
 
 
 def on_a_gpu(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
     """Packed as on a GPU whose kernels take the heads' size."""
     with (
-        mock.patch.object(varlen, "has_kernel", lambda x: True),
+        mock.patch.object(varlen, "has_kernel", lambda x, window=None: True),
         mock.patch.object(varlen, "attention", varlen_reference),
     ):
         return packed(model, ids, segments, mask)

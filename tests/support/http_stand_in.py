@@ -88,12 +88,19 @@ class StandIn:
         return self.files[f"/files/{filename}"]
 
     def add_model(
-        self, repo: str, files: dict[str, bytes], *, revisions: tuple[str, ...] = ("main",), redirect: bool = False
+        self,
+        repo: str,
+        files: dict[str, bytes],
+        *,
+        revisions: tuple[str, ...] = ("main",),
+        redirect: bool = False,
+        sizes: dict[str, int] | None = None,
     ) -> str:
         """A model repository at one commit, as huggingface_hub reads it. Returns the commit.
 
         Files over 1,000 bytes count as large (LFS) ones. revisions: names of the commit. redirect: large files are at
-        another address, as the hub's are, and the first answer has their checksum and size.
+        another address, as the hub's are; the first answer has their checksum and size. sizes: of files, for the list,
+        if not their own.
         """
         commit = hashlib.sha1("".join([repo, *revisions[1:]]).encode()).hexdigest()
         siblings, tree = [], []
@@ -101,7 +108,7 @@ class StandIn:
             blob = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
             sha256 = hashlib.sha256(body).hexdigest()
             large = len(body) > 1000
-            sibling: dict[str, object] = {"rfilename": name, "size": len(body), "blobId": blob}
+            sibling: dict[str, object] = {"rfilename": name, "size": (sizes or {}).get(name, len(body)), "blobId": blob}
             leaf: dict[str, object] = {"type": "file", "path": name, "size": len(body), "oid": blob}
             if large:
                 sibling["lfs"] = {"size": len(body), "sha256": sha256, "pointerSize": 130}

@@ -14,6 +14,6 @@ class WholeBlock(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, hidden: Tensor, layout: Any, only_first: bool, relative: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, layout: Any, only_first: bool, relative: Any = None) -> Tensor:
         assert only_first
         return layout.first(self.block(hidden, layout, relative=relative))

@@ -126,7 +126,7 @@ def test_a_run_takes_no_labels_option(trained: Path, command: Run) -> None:
 def test_a_d2l_name_implies_its_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files do not contain the number of heads; for a path the user has to give it."""
     folder = tiny.d2l_folder(tmp_path / "book", classifier=True)
-    monkeypatch.setattr("bertnli.fetch.resolve.fetch", lambda name: folder)
+    monkeypatch.setattr("bertnli.fetch.resolve.fetch", lambda name, **options: folder)
     content = {"data": {"train": "rows.jsonl"}, "output": "run", "epochs": 1}
     run = validate_run({**content, "model": "bert.small"}, "run.yaml")
     assert load_starting_model(run).config.num_heads == 4

@@ -108,6 +108,18 @@ def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, data, kind, 
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
 
 
+def test_the_pairs_of_a_step_are_written_with_their_labels(run, data):
+    written = {}
+    for kind, keys in KINDS.items():
+        config = load_run(run(data=data[kind], **keys))
+        source = load_starting_model(config)
+        loaded = load_data(config, source, lambda line: None)
+        written[kind] = [row["label"] for row in loaded.rows(np.arange(300), source)]
+    json.dumps(written)
+    assert set(written["mse"]) == {3.0, 0.0, -1.0} and set(written["bce"]) == {0.0, 1.0}
+    assert sorted(map(str, {tuple(one) for one in written["labels"]})) == ["('a man',)", "('dogs',)", "()"]
+
+
 def test_micro_batches_and_stages_of_zero_change_nothing(tmp_path, run, ranks, data):
     keys = {"data": data["labels"], "max_steps": 4, "dropout": 0.0, **KINDS["labels"]}
     for name, more in (("whole", {}), ("cut", {"micro_batch_tokens": 60}), ("zero", {"zero_stage": 3})):

@@ -9,6 +9,9 @@ biases:
     reader.bias += reader.weight @ mean    the output of the layer that reads it stays the same
     added.bias  += mean                    and so does the residual sum around that layer
 
+Models with the norms before the layers (ModernBERT) stay as they are: most have no biases, so centring would add one to
+each layer.
+
 The model computes the same for any constant in place of the mean, so the tokens that the mean is taken over need only
 be roughly typical. Norms share one mean where a block serves several layers (ALBERT): its layers read the outputs of
 several norms, and have one bias.
@@ -27,6 +30,7 @@ from torch import Tensor, nn
 from bertnli.data.batches import pack
 from bertnli.data.tokenizer import Encoded
 from bertnli.model.attention import to_device
+from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
 from bertnli_export.graphs.exported_model import own_last_block
 
@@ -46,6 +50,8 @@ class CentredNorm(NamedTuple):
 def centre(model: PairClassifier, typical: Encoded) -> PairClassifier:
     """A copy of `model` in which each channel that a block's layers read has mean 0 over the tokens of `typical`."""
     model = copy.deepcopy(model).float().cpu().eval()
+    if model.config.pre_norm:
+        return model
     own_last_block(model)
     groups = _norms_to_centre(model)
     means = _means(model, {one.norm for group in groups for one in group}, typical)
@@ -67,7 +73,7 @@ def _norms_to_centre(model: PairClassifier) -> list[list[CentredNorm]]:
 
     d2l's models have no norm on the embeddings.
     """
-    blocks = model.layers()
+    blocks: list[Block] = model.layers()  # type: ignore[assignment]
     first, source = blocks[0].attention, model.embeddings.projection or model.embeddings.norm
     between = [
         CentredNorm(block.output_norm, following.attention.qkv, following.attention.output)

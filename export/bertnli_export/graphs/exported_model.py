@@ -4,22 +4,29 @@
   Runtime would fuse a sum and a norm into one operator (SkipLayerNormalization), which on a CPU takes six times as long
   as the two.
 * Attention is ONNX's own operator over `[pairs, length, hidden_size]`, so the graph has no transposition of heads.
-* The key's bias is dropped: it adds the same to all scores of a query, and softmax ignores that.
+* The key's bias is dropped: it adds the same to all scores of a query, and softmax ignores that. DeBERTa's position to
+  content term needs it, and so do rotary positions, which turn it by the key's position.
 * The value's bias moves into the output layer's bias: attention weights sum to 1, so the weighted mean contains it as
   it is.
+* Rotary positions are ONNX's own operator with a table of cosines and sines; it takes as long as one product of each
+  element.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Padded
-from bertnli.model.blocks import Block, SelfAttention
+from bertnli.model.blocks import Block, PreNormBlock, RotaryAttention, SelfAttention
 from bertnli.model.classifier import PairClassifier
+from bertnli.model.rotary import rotation
+from bertnli_export.graphs.folded_positions import reads_keys, with_folded_positions
 
 ConvertLinear = Callable[[nn.Linear], nn.Module]
 
@@ -48,6 +55,9 @@ class FlattenedLayout:
     def first(self, hidden: Tensor) -> Tensor:
         return hidden.unflatten(0, self.shape)[:, 0]
 
+    def mean(self, hidden: Tensor) -> Tensor:
+        return self.padded.mean(hidden.unflatten(0, self.shape))
+
 
 class ExportedAttention(nn.Module):
     """`SelfAttention` over a `FlattenedLayout`. `convert` is applied to the layers of key and value, `convert_outer` to
@@ -59,19 +69,26 @@ class ExportedAttention(nn.Module):
         self.rule = attention.rule
         hidden, output, bias = attention.output.in_features, attention.output, attention.qkv.bias
         query, key, value = attention.qkv.weight.split(hidden)
-        query_bias, _, value_bias = (None, None, None) if bias is None else bias.split(hidden)
+        query_bias, key_bias, value_bias = (None, None, None) if bias is None else bias.split(hidden)
+        self.theta = attention.theta if isinstance(attention, RotaryAttention) else None
+        if self.theta is None and not reads_keys(attention):
+            key_bias = None
         self.query = convert_outer(linear(query, query_bias))
-        self.key, self.value = convert(linear(key)), convert(linear(value))
+        self.key, self.value = convert(linear(key, key_bias)), convert(linear(value))
         moved = output.bias if value_bias is None else output.bias + output.weight @ value_bias
         self.output = convert_outer(linear(output.weight, moved))
 
     def forward(
-        self, hidden: Tensor, layout: FlattenedLayout, first: Tensor | None = None, relative: Tensor | None = None
+        self, hidden: Tensor, layout: FlattenedLayout, first: Tensor | None = None, relative: Any = None
     ) -> Tensor:
         pairs, length = layout.shape
         query = self.query(hidden if first is None else first).unflatten(0, (pairs, length if first is None else 1))
         key, value = (part(hidden).unflatten(0, (pairs, length)) for part in (self.key, self.value))
         rule = self.rule(relative)
+        if self.theta is not None:
+            turn = relative[self.theta]
+            key = turn(key, layout, self.heads)
+            query = turn(query, layout, self.heads) if first is None else query
         mixed, *_ = torch.onnx.ops.attention(
             query,
             key,
@@ -86,6 +103,38 @@ class ExportedAttention(nn.Module):
     def _by_head(self, x: Tensor) -> Tensor:
         """`[pairs, length, hidden_size]` to `[pairs, heads, length, head_size]`."""
         return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
+
+
+class ExportedRotation(nn.Module):
+    """The rotation of a query or key (see `bertnli.model.rotary`): a table with a row for each position."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, positions: int, theta: float, head_size: int):
+        super().__init__()
+        for name, table in zip(("cos", "sin"), rotation(torch.arange(positions), theta, head_size), strict=True):
+            self.register_buffer(name, table.flatten(1).contiguous())
+
+    def forward(self, x: Tensor, layout: FlattenedLayout, heads: int) -> Tensor:
+        """`[pairs, length, hidden_size]`."""
+        positions = layout.positions.unflatten(0, layout.shape)
+        return torch.onnx.ops.rotary_embedding(x, self.cos, self.sin, positions, num_heads=heads)
+
+
+class ExportedRotations(nn.Module):
+    """`bertnli.model.rotary.Rotations`: what `ExportedAttention` has as `relative`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        assert config.rotary is not None
+        self.thetas = sorted(set(config.rotary.thetas))
+        self.turns = nn.ModuleList(
+            ExportedRotation(config.max_positions, theta, config.head_size) for theta in self.thetas
+        )
+
+    def forward(self, layout: FlattenedLayout) -> dict[float, nn.Module]:
+        return dict(zip(self.thetas, self.turns, strict=True))
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
@@ -105,18 +154,23 @@ def for_export(
     """A copy of `model` to be exported.
 
     convert: applied to the linear layers over all tokens. convert_after_activation: to those of them whose input is the
-    activation's output. Layers over the first tokens only stay unchanged.
+    activation's output, without a gate. Layers over the first tokens only stay unchanged.
     """
-    model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    model = with_folded_positions(model).requires_grad_(False)
     if convert is not unchanged:
         own_last_block(model)
     *blocks, last = model.layers()
     for block in dict.fromkeys([*blocks, last]):
-        assert isinstance(block, Block)
-        outer, after = (unchanged, unchanged) if block is last else (convert, convert_after_activation)
+        gated = isinstance(block, PreNormBlock)
+        assert gated or isinstance(block, Block)
+        outer, after = convert, convert if gated else convert_after_activation
+        if block is last and model.config.head.pooling == "first":
+            outer = after = unchanged
         block.attention = ExportedAttention(block.attention, convert, outer)  # type: ignore[assignment]
         block.expand = outer(block.expand)  # type: ignore[assignment]
         block.contract = after(block.contract)  # type: ignore[assignment]
+    if model.config.rotary is not None:
+        model.relative = ExportedRotations(model.config)
     return ExportedClassifier(model)
 
 

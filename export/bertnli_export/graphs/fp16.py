@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import onnx_ir as ir
@@ -160,7 +160,7 @@ def _logits(
     layout = _PackedLayout(add, attention_mask)
     hidden = _embeddings(add, model, layout, layout.take(input_ids), token_type_ids)
     relative = _relative_bias(add, model, layout)
-    activation, (*blocks, last) = model.config.activation, model.layers()
+    activation, (*blocks, last) = model.config.activation, cast(list[Block], model.layers())
     for block in blocks:
         hidden = _block(add, block, activation, hidden, layout, relative)
     hidden = _block(add, last, activation, hidden, layout, relative, only_first=True)

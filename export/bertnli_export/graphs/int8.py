@@ -25,6 +25,7 @@ from bertnli.data.tokenizer import Encoded
 from bertnli.model.classifier import PairClassifier
 from bertnli_export.graphs.centering import centre
 from bertnli_export.graphs.exported_model import for_export
+from bertnli_export.graphs.folded_positions import with_folded_positions
 from bertnli_export.graphs.graph import OPSET, export_graph
 
 
@@ -49,7 +50,7 @@ def export_int8(model: PairClassifier, typical: Encoded) -> onnx.ModelProto:
     typical: pairs whose hidden states are centred (centering.py). No scale is taken from them.
     """
     after = _AFTER_ACTIVATION[model.config.activation]
-    model = centre(model, typical)
+    model = centre(with_folded_positions(model), typical)
     return export_graph(model, for_export(model, Int8Linear, lambda layer: Int8Linear(layer, after)))
 
 

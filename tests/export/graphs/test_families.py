@@ -13,7 +13,14 @@ from bertnli_export.graphs.graph import export_graph, fused_attention
 
 from tests.model.test_families import ROWS, call, inputs_of, ours_of, theirs_of
 
-SHAPES = [("mpnet", {}), ("albert", {"embedding_size": 10, "num_hidden_layers": 4})]
+SHAPES = [
+    ("roberta", {"type_vocab_size": 1}),
+    ("distilbert", {"hidden_size": 35, "num_attention_heads": 5}),
+    ("electra", {"embedding_size": 16}),
+    ("ernie", {"use_task_id": True, "type_vocab_size": 4}),
+    ("mpnet", {}),
+    ("albert", {"embedding_size": 10, "num_hidden_layers": 4}),
+]
 
 
 def weights(graph: onnx.ModelProto) -> int:
@@ -32,6 +39,7 @@ def test_a_graph_computes_what_transformers_computes_at_every_length(model_type:
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     for lengths in ([2], [7, 7], [60, 3, 41, 17], [9, 33, 2]):
         ids, segments, mask = inputs_of(theirs, lengths)
+        ids[0, 1] = theirs.config.pad_token_id  # as a text may contain it
         feeds = {"input_ids": ids, "attention_mask": mask.long(), "token_type_ids": segments}
         (found,) = session.run(None, {name: tensor.numpy() for name, tensor in feeds.items()})
         with torch.no_grad():
