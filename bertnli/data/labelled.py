@@ -50,7 +50,7 @@ class LabelledPairs:
         columns: Mapping[str, str] | None = None,
         tokenizer: PairTokenizer | None = None,
     ):
-        """columns: label -> its column, if each has one (label_columns.py)."""
+        """columns: label -> its column, if each has one (label_columns.py). tokenizer: see `read_labelled`."""
         self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
         self._golds, self._columns, self._tokenizer = golds, columns, tokenizer
         self._reset()
