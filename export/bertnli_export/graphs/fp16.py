@@ -22,7 +22,13 @@ model. The choices, and the reasons:
 * **SkipLayerNormalization and BiasGelu (FastGelu)** add the biases of the products before them. ONNX Runtime would not
   fuse the former by itself, because its fusion expects three axes. Its kernels compute mean and variance in fp32 since
   ONNX Runtime's pull request 28682 (version 1.31), and in fp16 before.
+* **A relative bias (MPNet) is the operator's own input**, `[1, heads, length, length]`, made once for all layers. With
+  it the operator is memory-efficient attention if the batch is padded to a multiple of 8, as our sessions do; if not,
+  it pads queries, keys and values, and waits for the GPU in each layer.
 * **Pooler and classifier are fp32**: one row per pair costs nothing, and the logits lose no digits.
+
+Families differ in the embeddings, the activations and the head; blocks that serve several layers (ALBERT) are in the
+file once. DeBERTa's and ModernBERT's attention is not written here.
 
 There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with three digits logits do not stay within
 2e-2.
@@ -30,6 +36,7 @@ There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -40,8 +47,10 @@ from onnx_ir.tape import Tape
 from torch import Tensor, nn
 
 from bertnli.common.errors import InputError
+from bertnli.families.config import ModelConfig
 from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
+from bertnli.model.relative_bias import SharedBias
 from bertnli_export.graphs.graph import check, check_size
 from bertnli_export.interface import INPUTS, OUTPUT
 
@@ -55,16 +64,10 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
     A row whose mask is all 0, which a server may add to fill a batch, counts as one token, so its logits are finite.
 
-    Raises InputError if the weights do not fit one file, or fp16's range, or if the model has another attention.
+    Raises InputError if the model's attention is not among those here, if the weights do not fit one file, or fp16's
+    range.
     """
-    # PackedMultiHeadAttention has neither rotary positions nor windows, and its bias is for padded pairs.
-    if any((model.config.rotary, model.config.disentangled, model.config.relative_bias)):
-        raise InputError(
-            "--precision fp16",
-            found=f"a {model.config.family} model",
-            expected="a model with BERT's attention",
-            do="export it with --precision fp32 or int8, which run on a CPU",
-        )
+    _check_attention(model.config)
     check_size(model, bytes_per_weight=2)
     inputs = [_value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
     builder = _GraphBuilder()
@@ -84,37 +87,65 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
     return proto
 
 
+def has_graph(config: ModelConfig) -> bool:
+    """Whether there are operators for CUDA that compute the model's attention without padding."""
+    return config.disentangled is None and config.rotary is None
+
+
+def _check_attention(config: ModelConfig) -> None:
+    if not has_graph(config):
+        raise InputError(
+            "--precision fp16",
+            found=f"a {config.family} model, whose attention no operator for CUDA computes without padding",
+            do="export it with --precision fp32, which runs on a GPU too, or int8 for CPUs",
+        )
+
+
 class _GraphBuilder:
     """Appends nodes. Shapes below: `tokens` is the number of the batch's real tokens, which are packed end to end."""
 
     def __init__(self) -> None:
         self.tape = Tape()
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def __call__(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """A node of a standard operator."""
         return self.tape.op(op_type, inputs, attributes, name=self._name(op_type))
 
-    def fused(self, op_type: str, *inputs: ir.Value | None, rows: str, size: int, **attributes: Any) -> ir.Value:
-        """A node of one of ONNX Runtime's own operators. Its output is fp16 `[rows, size]`, which onnx cannot infer."""
-        output = _value(f"fused_{len(self.tape.nodes)}", ir.DataType.FLOAT16, [rows, size])
+    def fused(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        rows: str,
+        size: int,
+        dtype: torch.dtype = torch.float16,
+        **attributes: Any,
+    ) -> ir.Value:
+        """A node of one of ONNX Runtime's own operators. Its output is `[rows, size]`, which onnx cannot infer."""
+        kind = ir.DataType.FLOAT if dtype == torch.float32 else ir.DataType.FLOAT16
+        output = _value(f"fused_{len(self.tape.nodes)}", kind, [rows, size])
         return self.tape.op(op_type, inputs, attributes, domain=_ORT, name=self._name(op_type), output=output)
 
     def constant(self, value: Tensor | Sequence[int] | int, dtype: torch.dtype = torch.int64) -> ir.Value:
+        """An initializer; the same one for the same values."""
         tensor = torch.as_tensor(value).detach().to(dtype)
         if not tensor.isfinite().all():
             raise InputError(
                 "the model has weights beyond fp16's range of 65,504", do="export it with --precision fp32"
             )
         array = tensor.contiguous().numpy()
-        name = f"constant_{len(self.tape.initializers)}"
-        return self.tape.initializer(ir.tensor(array, name=name))
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
+        if key not in self._constants:
+            name = f"constant_{len(self.tape.initializers)}"
+            self._constants[key] = self.tape.initializer(ir.tensor(array, name=name))
+        return self._constants[key]
 
     def half(self, tensor: Tensor) -> ir.Value:
         return self.constant(tensor, torch.float16)
 
-    def matmul(self, x: ir.Value, weight: Tensor) -> ir.Value:
+    def matmul(self, x: ir.Value, weight: Tensor, dtype: torch.dtype = torch.float16) -> ir.Value:
         """The product of a linear layer. The next node adds its bias."""
-        return self("MatMul", x, self.half(weight.T))
+        return self("MatMul", x, self.constant(weight.T, dtype))
 
     def linear(self, x: ir.Value, weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float16) -> ir.Value:
         return self("Gemm", x, self.constant(weight, dtype), self.constant(bias, dtype), transB=1)
@@ -127,13 +158,14 @@ def _logits(
     add: _GraphBuilder, model: PairClassifier, input_ids: ir.Value, attention_mask: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
     layout = _PackedLayout(add, attention_mask)
-    hidden = _embeddings(add, model, layout.take(input_ids), layout.take(token_type_ids), layout.positions)
-    activation, (*blocks, last) = model.config.activation, cast(list[Block], model.blocks)
+    hidden = _embeddings(add, model, layout, layout.take(input_ids), token_type_ids)
+    relative = _relative_bias(add, model, layout)
+    activation, (*blocks, last) = model.config.activation, cast(list[Block], model.layers())
     for block in blocks:
-        hidden = _block(add, block, activation, hidden, layout)
-    hidden = _block(add, last, activation, hidden, layout, only_first=True)
+        hidden = _block(add, block, activation, hidden, layout, relative)
+    hidden = _block(add, last, activation, hidden, layout, relative, only_first=True)
     first = add("Cast", hidden, to=ir.DataType.FLOAT)
-    pooled = add("Tanh", add.linear(first, model.pooler.weight, model.pooler.bias, torch.float32))
+    pooled = _pooler(add, model, first)
     return add.linear(pooled, model.classifier.weight, model.classifier.bias, torch.float32)
 
 
@@ -141,7 +173,8 @@ class _PackedLayout:
     """The packed (varlen) layout: the real tokens of a padded batch, end to end.
 
     tokens: their indices in the flattened batch, `[tokens]`. positions: of each token in its pair. pair: the pair of
-    each token. first: the indices of the pairs' first tokens among the tokens, `[batch]`. cu_seqlens: the number of
+    each token. first: the indices of the pairs' first tokens among the tokens, `[batch]`. column: the positions of the
+    padded batch, `[length]`. cu_seqlens: the number of
     tokens before each pair, then the total, int32 `[batch + 1]`. token_offset: the indices of the real tokens in the
     flattened batch, then those of the padding, int32 `[batch, length]`; the kernels of PackedMultiHeadAttention other
     than flash attention need it.
@@ -151,7 +184,7 @@ class _PackedLayout:
         self._add = add
         shape, length = add("Shape", attention_mask), add("Shape", attention_mask, start=1, end=2)
         zero, one = add.constant(0), add.constant(1)
-        column = add("Range", zero, add("Squeeze", length), one)
+        self.column = column = add("Range", zero, add("Squeeze", length), one)
         mask = add("Cast", attention_mask, to=ir.DataType.BOOL)
         real = add("Or", mask, add("Equal", column, zero))
         self._flat = add.constant([-1])
@@ -176,22 +209,61 @@ class _PackedLayout:
 
 
 def _embeddings(
-    add: _GraphBuilder, model: PairClassifier, ids: ir.Value, types: ir.Value, positions: ir.Value
+    add: _GraphBuilder, model: PairClassifier, layout: _PackedLayout, ids: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
+    """`[tokens, hidden_size]`. ids: of the tokens; token_type_ids: padded. What every token has is in the table of
+    positions."""
     embeddings = model.embeddings
-    assert embeddings.segment is not None and embeddings.position is not None
-    token, segment, position = (
-        add("Gather", add.half(table.weight), at)
-        for table, at in ((embeddings.token, ids), (embeddings.segment, types), (embeddings.position, positions))
-    )
-    other = add("Add", segment, position)
+    assert embeddings.position is not None
+    table = embeddings.position.weight
+    if embeddings.task is not None:
+        table = table + embeddings.task.weight[0]
+    if embeddings.segment is not None and embeddings.type_vocab_size == 1:
+        table = table + embeddings.segment.weight[0]
+    other = add("Gather", add.half(table), _position_rows(add, embeddings.first_position, layout, ids))
+    if embeddings.segment is not None and embeddings.type_vocab_size > 1:
+        other = add("Add", add("Gather", add.half(embeddings.segment.weight), layout.take(token_type_ids)), other)
+    token = add("Gather", add.half(embeddings.token.weight), ids)
     if isinstance(embeddings.norm, nn.Identity):
-        return add("Add", token, other)
-    return _skip_layer_norm(add, token, other, "tokens", embeddings.norm)
+        embedded = add("Add", token, other)
+    else:
+        embedded = _skip_layer_norm(add, token, other, "tokens", embeddings.norm)
+    projection = embeddings.projection
+    return embedded if projection is None else add.linear(embedded, projection.weight, projection.bias)
+
+
+def _position_rows(add: _GraphBuilder, first_position: int, layout: _PackedLayout, ids: ir.Value) -> ir.Value:
+    """The row of each token in the table of positions; see `Embeddings`, also for padding tokens in a text."""
+    if not first_position:
+        return layout.positions
+    padding, first = add.constant(first_position - 1), add.constant(first_position)
+    is_padding = add("Equal", ids, padding)
+    passed = add("CumSum", add("Cast", is_padding, to=ir.DataType.INT64), add.constant(0))
+    before = add("Gather", add("Gather", passed, layout.first), layout.pair)
+    counted = add("Sub", layout.positions, add("Sub", passed, before))
+    return add("Where", is_padding, padding, add("Add", counted, first))
+
+
+def _relative_bias(add: _GraphBuilder, model: PairClassifier, layout: _PackedLayout) -> ir.Value | None:
+    """What is added to all scores, `[1, heads, length, length]` for the padded length; see `SharedBias`."""
+    if model.relative is None:
+        return None
+    assert isinstance(model.relative, SharedBias)
+    of_distance = model.relative.bias(model.relative.buckets).T  # [heads, distances]
+    zero = add.constant(model.relative.positions - 1)  # the place of distance 0
+    queries = add("Sub", add("Unsqueeze", layout.column, add.constant([1])), zero)
+    places = add("Sub", layout.column, queries)
+    return add("Unsqueeze", add("Gather", add.half(of_distance), places, axis=1), add.constant([0]))
 
 
 def _block(
-    add: _GraphBuilder, block: Block, activation: str, hidden: ir.Value, layout: _PackedLayout, only_first: bool = False
+    add: _GraphBuilder,
+    block: Block,
+    activation: str,
+    hidden: ir.Value,
+    layout: _PackedLayout,
+    relative: ir.Value | None,
+    only_first: bool = False,
 ) -> ir.Value:
     """`[tokens, hidden_size]` to the same; with `only_first` to `[pairs, hidden_size]`, of the pairs' first tokens."""
     attention = block.attention
@@ -206,7 +278,10 @@ def _block(
     keys, values = add.matmul(hidden, key), add.matmul(hidden, value)
     heads, head_size = attention.heads
     packed = (queries, keys, values, None, layout.token_offset, layout.cu_seqlens)
-    mixed = add.fused("PackedMultiHeadAttention", *packed, rows="tokens", size=heads * head_size, num_heads=heads)
+    scores = () if relative is None else (relative,)
+    mixed = add.fused(
+        "PackedMultiHeadAttention", *packed, *scores, rows="tokens", size=heads * head_size, num_heads=heads
+    )
     if only_first:
         mixed = add("Gather", mixed, layout.first)
     bias = output_bias + output @ value_bias
@@ -215,6 +290,13 @@ def _block(
     expanded = _activation(add, add.matmul(hidden, block.expand.weight), rows, block.expand.bias, activation)
     contracted = add.matmul(expanded, block.contract.weight)
     return _skip_layer_norm(add, contracted, hidden, rows, block.output_norm, block.contract.bias)
+
+
+def _pooler(add: _GraphBuilder, model: PairClassifier, first: ir.Value) -> ir.Value:
+    weight, bias, activation = model.pooler.weight, model.pooler.bias, model.config.head.activation
+    if activation in ("tanh", "relu"):
+        return add(activation.capitalize(), add.linear(first, weight, bias, torch.float32))
+    return _activation(add, add.matmul(first, weight, torch.float32), "batch", bias, activation, torch.float32)
 
 
 def _skip_layer_norm(
@@ -226,12 +308,14 @@ def _skip_layer_norm(
     return add.fused("SkipLayerNormalization", x, skip, *weights, rows=rows, size=size, epsilon=norm.eps)
 
 
-def _activation(add: _GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str) -> ir.Value:
+def _activation(
+    add: _GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str, dtype: torch.dtype = torch.float16
+) -> ir.Value:
     """One of model.ACTIVATIONS, applied to `x` + `bias`."""
     if activation == "relu":
-        return add("Relu", add("Add", x, add.half(bias)))
+        return add("Relu", add("Add", x, add.constant(bias, dtype)))
     operator = "BiasGelu" if activation == "gelu" else "FastGelu"  # FastGelu is GELU's tanh approximation
-    return add.fused(operator, x, add.half(bias), rows=rows, size=bias.numel())
+    return add.fused(operator, x, add.constant(bias, dtype), rows=rows, size=bias.numel(), dtype=dtype)
 
 
 def _value(name: str, dtype: ir.DataType, shape: Sequence[str | int]) -> ir.Value:
