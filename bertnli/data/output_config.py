@@ -16,7 +16,11 @@ from bertnli.data.outputs import SCORE, Activation, Outputs, ProblemType
 SECTION, KEY, OLD_KEY = "sentence_transformers", "activation_fn", "sbert_ce_default_activation_function"
 """Where sentence-transformers writes the activation into config.json, from version 4 on and before."""
 
-MODULES, SETTINGS = OTHER_FILES = "modules.json", "config_sentence_transformers.json"
+MODULES, SETTINGS, LENGTH = OTHER_FILES = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+)
 """The other files of a CrossEncoder's folder, from version 6 on."""
 
 _CLASS = re.compile(r"torch\.nn(?:\.modules\.\w+)?\.(Identity|Sigmoid|Softmax)")
@@ -84,6 +88,15 @@ def read(
         return Outputs(check_score(config, where, labels), problem_type, activation), notes
     names = label_orders.from_config(config, where, labels, number)
     return Outputs(names, problem_type, activation), (*notes, *label_orders.other_order(config, names, where))
+
+
+def length_note(files: Mapping[str, Any], folder: str, max_length: int) -> tuple[str, ...]:
+    """A note if CrossEncoder reads another number of tokens of a pair than `max_length`, which is transformers'."""
+    content = files.get(LENGTH)
+    length = content.get("max_seq_length") if isinstance(content, Mapping) and _is_cross_encoders(files) else None
+    if not isinstance(length, int) or length == max_length:
+        return ()
+    return (f"{folder}/{LENGTH}: CrossEncoder reads up to {length} tokens of a pair; so does --max-length {length}",)
 
 
 def lacks_names(config: Mapping[str, Any], where: str) -> bool:
@@ -175,8 +188,8 @@ def _of_several(problem: str | None, place: str, name: str | None, count: int, w
 
 def _activation(config: Mapping[str, Any], where: str, files: Mapping[str, Any], folder: str) -> tuple[str, str | None]:
     """Where CrossEncoder finds the activation, and the name of its class; None if it takes its default."""
-    settings = files.get(SETTINGS)
-    if MODULES in files and isinstance(settings, Mapping) and settings.get("model_type") == "CrossEncoder":
+    if _is_cross_encoders(files):
+        settings = files[SETTINGS]
         _check_modules(files[MODULES], f"{folder}/{MODULES}")
         _check_prompt(settings, f"{folder}/{SETTINGS}")
         if settings.get(KEY) is not None:
@@ -188,6 +201,11 @@ def _activation(config: Mapping[str, Any], where: str, files: Mapping[str, Any],
     else:
         place, path = f"{where}: key {OLD_KEY}", config.get(OLD_KEY)
     return place, None if path is None else _known(path, place)
+
+
+def _is_cross_encoders(files: Mapping[str, Any]) -> bool:
+    settings = files.get(SETTINGS)
+    return MODULES in files and isinstance(settings, Mapping) and settings.get("model_type") == "CrossEncoder"
 
 
 def _known(path: object, place: str) -> str:

@@ -105,9 +105,11 @@ def score_rule(position_key: Tensor | None, position_query: Tensor | None, scale
         queries, keys = query.shape[2], key.shape[2]
         terms = []
         if position_key is not None:
-            terms.append(content_to_position(query, _around_zero(position_key, queries - 1, keys - 1)))
+            rows = _around_zero(position_key, queries - 1, keys - 1).to(query.dtype)
+            terms.append(content_to_position(query, rows))
         if position_query is not None:
-            terms.append(position_to_content(key, _around_zero(position_query, keys - 1, queries - 1)))
+            rows = _around_zero(position_query, keys - 1, queries - 1).to(key.dtype)
+            terms.append(position_to_content(key, rows))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
     return ScoreRule(bias, scale)

@@ -175,6 +175,8 @@ def _load_hf(
     if keymaps.has_classifier(tensors, family):
         outputs, remarks = output_config.read(content, where, others, str(path), labels=labels, outputs=count)
         notes += remarks
+        if settings["max_length"] is None:
+            notes += output_config.length_note(others, str(path), tokenizer.max_length)
     else:  # without a classifier the labels in config.json mean nothing
         new = label_orders.D2L_ORDER if family == "d2l" else label_orders.SNLI_ORDER
         outputs = Outputs(label_orders.check_names(labels or new, "--labels"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bertnli.common.errors import InputError
-from bertnli.data.output_config import MODULES, SETTINGS, check_score, count, entries, meaning
+from bertnli.data.output_config import LENGTH, MODULES, SETTINGS, check_score, count, entries, length_note, meaning
 from bertnli.data.outputs import Outputs, contradiction
 
 IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
@@ -117,6 +117,17 @@ def test_outputs_that_contradict_themselves() -> None:
     assert "softmax does" in contradiction(Outputs(("a", "b"), activation="sigmoid"))
     assert "sigmoid or identity does" in contradiction(Outputs(("score",), "regression"))
     assert "one output, score, not a, b" in contradiction(Outputs(("a", "b"), "regression", "identity"))
+
+
+def test_another_length_of_cross_encoders_is_said() -> None:
+    others = {**files(None), LENGTH: {"max_seq_length": 16}}
+    assert length_note(others, "m", 16) == ()
+    assert length_note({LENGTH: others[LENGTH]}, "m", 24) == ()  # CrossEncoder does not read it then
+    assert length_note({**others, LENGTH: {"max_seq_length": None}}, "m", 24) == ()
+    [note] = length_note(others, "m", 24)
+    assert (
+        note.startswith("m/sentence_bert_config.json: CrossEncoder reads up to 16 tokens") and "--max-length 16" in note
+    )
 
 
 def test_how_many_outputs_a_config_has() -> None:

@@ -254,6 +254,19 @@ def test_the_gate_compares_scores_by_their_spread(bundles) -> None:
                     figures.check("int8", "it")
 
 
+def test_the_limits_of_a_score_go_with_its_unit() -> None:
+    """Rounding in fp32 is a share of a value, and a score may be in percent."""
+    expected = np.random.default_rng(0).normal(size=(500, 1)).astype(np.float32)
+    for unit, passes in ((100, True), (1, False)):
+        figures = Differences(RERANKER)
+        figures.add(unit * expected + 2e-3, unit * expected)
+        if passes:
+            figures.check("fp32", "it")
+        else:
+            with pytest.raises(RunError, match=r"a logit is 0\.002, 0\.0001 is allowed"):
+                figures.check("fp32", "it")
+
+
 def test_the_gate_counts_the_flips_of_every_independent_label() -> None:
     figures = Differences(Outputs(("a", "b"), "multi_label_classification", "sigmoid"))
     figures.add(np.array([[1.0, -1.0]] * 4, np.float32), np.array([[1.0, 1.0]] * 4, np.float32))

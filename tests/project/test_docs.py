@@ -30,11 +30,13 @@ def test_the_example_is_what_the_command_prints(bertnli, tmp_path):
 
 def test_columns_and_labels_of_your_own(tmp_path):
     page = ROOT / "docs" / "labels.md"
-    [block] = pages.blocks(page, "yaml")
+    block, scores = pages.blocks(page, "yaml")
     (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\n{block}")
     run = load_run(tmp_path / "run.yaml").data
     assert run.label_names_of("train") == {"yes": "entailment", "maybe": "neutral", "no": "contradiction"}
     assert (run.columns_of("train").label, run.columns_of("eval").label) == ("verdict", "gold_label")
+    (tmp_path / "scores.yaml").write_text(f"model: m\noutput: x\nepochs: 1\n{scores}")
+    assert load_run(tmp_path / "scores.yaml").loss == "bce"
     names = ("yes=entailment,maybe=neutral,no=contradiction", '"no, never=neutral"')
     assert all(text in page.read_text() for text in (f"--label-names {names[0]}", shlex.quote(names[1])))
     assert [len(parse_label_names("--label-names", text)) for text in names] == [3, 1]

@@ -13,6 +13,7 @@ from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.run.folder import read_metrics
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
+from bertnli.train.checkpoint import TrainerState
 from bertnli.train.inputs import load_run_model
 from tests.support.runs import run_files, same, train
 
@@ -108,3 +109,10 @@ def test_a_resumed_run_remembers_the_best(straight, files, ranks, killed_after):
     assert same(weights(folder), weights(straight, 4))
     found = [row["eval_accuracy"] for row in read_metrics(folder / "metrics.jsonl") if "eval_accuracy" in row]
     assert found == [0.5, 0.7, 0.6, 0.7, 0.4]
+
+
+def test_an_older_checkpoint_has_the_best_accuracy_under_its_old_name():
+    state = TrainerState.of(4, {"best_accuracy": 0.7, "best_step": 2, "not_better": 1})
+    assert not state.record_evaluation(0.7) and not state.record_evaluation(float("nan"))
+    assert (state.best_step, state.not_better) == (2, 3)
+    assert state.record_evaluation(0.71) and "best_accuracy" not in state.to_json()

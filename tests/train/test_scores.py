@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bertnli.common.errors import InputError
 from bertnli.data.corpus import prepare
+from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import PairFile
 from bertnli.data.tokenizer import PairTokenizer
+from bertnli.model import pretrained
+from bertnli.model.predictor import TorchPredictor
 from bertnli.run.folder import read_metrics
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
@@ -106,6 +110,24 @@ def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, data, kind, 
     )
     assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+
+
+def test_the_held_out_loss_is_the_loss_of_training(tmp_path, run, ranks, data):
+    """A reranker without a sigmoid, trained with the loss of one: its scores stay logits."""
+    start = tiny.hf_folder(tmp_path / "reranker", labels=("LABEL_0",), config={"problem_type": "regression"})
+    file = str(tmp_path / "scored.jsonl")
+    keys = {"model": str(start), "loss": "bce", "data": {**data["bce"], "eval": file}}
+    train(run(max_steps=2, dropout=0.0, **keys), ranks)
+    [last] = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval_loss" in row]
+    source = pretrained.load(tmp_path / "run" / "model")
+    assert source.config.outputs == Outputs(("score",), "regression", "identity")
+    rows = [json.loads(line) for line in Path(file).read_text().splitlines()]
+    pairs = zip(*((row["sentence1"], row["sentence2"]) for row in rows), strict=True)
+    logits = torch.from_numpy(TorchPredictor(source.build(), source.tokenizer, "cpu").logits(*pairs))
+    gold = torch.tensor([[float(row["bce"])] for row in rows])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, gold)
+    assert last["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert last["eval_mse"] == pytest.approx(((logits - gold) ** 2).mean().item(), rel=1e-5)
 
 
 def test_the_pairs_of_a_step_are_written_with_their_labels(run, data):

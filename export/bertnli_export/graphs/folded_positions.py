@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from bertnli.model.attention import ScoreRule
+from bertnli.model.attention import Layout, ScoreRule
 from bertnli.model.blocks import SelfAttention
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.disentangled import PositionTerms, RelativePositions, score_rule
@@ -27,8 +27,8 @@ class _Rows(nn.Module):
         self.register_buffer("rows", relative.rows)
         self.max_positions = relative.max_positions
 
-    def forward(self, longest: int) -> Tensor:
-        zero = self.max_positions - 1
+    def forward(self, layout: Layout) -> Tensor:
+        zero, longest = self.max_positions - 1, layout.longest
         return self.rows[zero - longest + 1 : zero + longest]
 
 
