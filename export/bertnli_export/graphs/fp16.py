@@ -28,7 +28,8 @@ model. The choices, and the reasons:
 * **Pooler and classifier are fp32**: one row per pair costs nothing, and the logits lose no digits.
 
 Families differ in the embeddings, the activations and the head; blocks that serve several layers (ALBERT) are in the
-file once. DeBERTa's and ModernBERT's attention is not written here.
+file once. ModernBERT's blocks are in fp16_pre_norm.py. DeBERTa's bias is another for each pair, so it needs the scores
+of padded pairs: there is no graph for it.
 
 There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with three digits logits do not stay within
 2e-2.
@@ -36,14 +37,11 @@ There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with th
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import onnx
 import onnx_ir as ir
 import torch
-from onnx_ir.tape import Tape
 from torch import Tensor, nn
 
 from bertnli.common.errors import InputError
@@ -51,11 +49,12 @@ from bertnli.families.config import ModelConfig
 from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.relative_bias import SharedBias
+from bertnli_export.graphs import fp16_pre_norm
 from bertnli_export.graphs.graph import check, check_size
+from bertnli_export.graphs.packed_graph import ORT, GraphBuilder, PackedLayout, value
 from bertnli_export.interface import INPUTS, OUTPUT
 
 _OPSET = 18  # older versions of ONNX Runtime have CUDA kernels for it, and the graph needs no newer operator
-_ORT = "com.microsoft"
 _IR_VERSION = 10
 
 
@@ -69,8 +68,8 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
     """
     _check_attention(model.config)
     check_size(model, bytes_per_weight=2)
-    inputs = [_value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
-    builder = _GraphBuilder()
+    inputs = [value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
+    builder = GraphBuilder()
     logits = _logits(builder, model, *inputs)
     logits.name = OUTPUT
     logits.dtype, logits.shape = ir.DataType.FLOAT, ir.Shape(["batch", len(model.config.labels)])
@@ -79,7 +78,7 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
         [logits],
         nodes=builder.tape.nodes,
         initializers=builder.tape.initializers,
-        opset_imports={"": _OPSET, _ORT: 1},
+        opset_imports={"": _OPSET, ORT: 1},
         name="bertnli",
     )
     proto = ir.to_proto(ir.Model(graph, ir_version=_IR_VERSION, producer_name="bertnli"))
@@ -89,7 +88,7 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
 def has_graph(config: ModelConfig) -> bool:
     """Whether there are operators for CUDA that compute the model's attention without padding."""
-    return config.disentangled is None and config.rotary is None
+    return config.disentangled is None
 
 
 def _check_attention(config: ModelConfig) -> None:
@@ -101,115 +100,33 @@ def _check_attention(config: ModelConfig) -> None:
         )
 
 
-class _GraphBuilder:
-    """Appends nodes. Shapes below: `tokens` is the number of the batch's real tokens, which are packed end to end."""
-
-    def __init__(self) -> None:
-        self.tape = Tape()
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-
-    def __call__(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """A node of a standard operator."""
-        return self.tape.op(op_type, inputs, attributes, name=self._name(op_type))
-
-    def fused(
-        self,
-        op_type: str,
-        *inputs: ir.Value | None,
-        rows: str,
-        size: int,
-        dtype: torch.dtype = torch.float16,
-        **attributes: Any,
-    ) -> ir.Value:
-        """A node of one of ONNX Runtime's own operators. Its output is `[rows, size]`, which onnx cannot infer."""
-        kind = ir.DataType.FLOAT if dtype == torch.float32 else ir.DataType.FLOAT16
-        output = _value(f"fused_{len(self.tape.nodes)}", kind, [rows, size])
-        return self.tape.op(op_type, inputs, attributes, domain=_ORT, name=self._name(op_type), output=output)
-
-    def constant(self, value: Tensor | Sequence[int] | int, dtype: torch.dtype = torch.int64) -> ir.Value:
-        """An initializer; the same one for the same values."""
-        tensor = torch.as_tensor(value).detach().to(dtype)
-        if not tensor.isfinite().all():
-            raise InputError(
-                "the model has weights beyond fp16's range of 65,504", do="export it with --precision fp32"
-            )
-        array = tensor.contiguous().numpy()
-        key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
-        if key not in self._constants:
-            name = f"constant_{len(self.tape.initializers)}"
-            self._constants[key] = self.tape.initializer(ir.tensor(array, name=name))
-        return self._constants[key]
-
-    def half(self, tensor: Tensor) -> ir.Value:
-        return self.constant(tensor, torch.float16)
-
-    def matmul(self, x: ir.Value, weight: Tensor, dtype: torch.dtype = torch.float16) -> ir.Value:
-        """The product of a linear layer. The next node adds its bias."""
-        return self("MatMul", x, self.constant(weight.T, dtype))
-
-    def linear(self, x: ir.Value, weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float16) -> ir.Value:
-        return self("Gemm", x, self.constant(weight, dtype), self.constant(bias, dtype), transB=1)
-
-    def _name(self, op_type: str) -> str:
-        return f"{op_type}_{len(self.tape.nodes)}"
-
-
 def _logits(
-    add: _GraphBuilder, model: PairClassifier, input_ids: ir.Value, attention_mask: ir.Value, token_type_ids: ir.Value
+    add: GraphBuilder, model: PairClassifier, input_ids: ir.Value, attention_mask: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
-    layout = _PackedLayout(add, attention_mask)
-    hidden = _embeddings(add, model, layout, layout.take(input_ids), token_type_ids)
+    layout = PackedLayout(add, attention_mask)
+    ids = layout.take(input_ids)
+    if model.config.pre_norm:
+        states = fp16_pre_norm.states(add, model, layout, ids)
+    else:
+        states = add("Cast", _first_states(add, model, layout, ids, token_type_ids), to=ir.DataType.FLOAT)
+    pooled = _pooler(add, model, states)
+    return add.linear(pooled, model.classifier.weight, model.classifier.bias, torch.float32)
+
+
+def _first_states(
+    add: GraphBuilder, model: PairClassifier, layout: PackedLayout, ids: ir.Value, token_type_ids: ir.Value
+) -> ir.Value:
+    """The encoder's output for the pairs' first tokens, `[batch, hidden_size]`."""
+    hidden = _embeddings(add, model, layout, ids, token_type_ids)
     relative = _relative_bias(add, model, layout)
     activation, (*blocks, last) = model.config.activation, cast(list[Block], model.layers())
     for block in blocks:
         hidden = _block(add, block, activation, hidden, layout, relative)
-    hidden = _block(add, last, activation, hidden, layout, relative, only_first=True)
-    first = add("Cast", hidden, to=ir.DataType.FLOAT)
-    pooled = _pooler(add, model, first)
-    return add.linear(pooled, model.classifier.weight, model.classifier.bias, torch.float32)
-
-
-class _PackedLayout:
-    """The packed (varlen) layout: the real tokens of a padded batch, end to end.
-
-    tokens: their indices in the flattened batch, `[tokens]`. positions: of each token in its pair. pair: the pair of
-    each token. first: the indices of the pairs' first tokens among the tokens, `[batch]`. column: the positions of the
-    padded batch, `[length]`. cu_seqlens: the number of
-    tokens before each pair, then the total, int32 `[batch + 1]`. token_offset: the indices of the real tokens in the
-    flattened batch, then those of the padding, int32 `[batch, length]`; the kernels of PackedMultiHeadAttention other
-    than flash attention need it.
-    """
-
-    def __init__(self, add: _GraphBuilder, attention_mask: ir.Value):
-        self._add = add
-        shape, length = add("Shape", attention_mask), add("Shape", attention_mask, start=1, end=2)
-        zero, one = add.constant(0), add.constant(1)
-        self.column = column = add("Range", zero, add("Squeeze", length), one)
-        mask = add("Cast", attention_mask, to=ir.DataType.BOOL)
-        real = add("Or", mask, add("Equal", column, zero))
-        self._flat = add.constant([-1])
-        flat = add("Reshape", real, self._flat)
-        self.tokens = self._indices(flat)
-        padding = self._indices(add("Not", flat))
-        self.positions = add("Mod", self.tokens, length)
-        self.pair = add("Div", self.tokens, length)
-        offsets = add("Cast", add("Concat", self.tokens, padding, axis=0), to=ir.DataType.INT32)
-        self.token_offset = add("Reshape", offsets, shape)
-        lengths = add("ReduceSum", add("Cast", real, to=ir.DataType.INT32), add.constant([1]), keepdims=0)
-        ends = add("CumSum", lengths, zero)
-        self.cu_seqlens = add("Concat", add.constant([0], torch.int32), ends, axis=0)
-        self.first = add("Sub", ends, lengths)
-
-    def take(self, padded: ir.Value) -> ir.Value:
-        """The values of `padded` `[batch, length]` at the real tokens: `[tokens]`."""
-        return self._add("Gather", self._add("Reshape", padded, self._flat), self.tokens)
-
-    def _indices(self, flat: ir.Value) -> ir.Value:
-        return self._add("Reshape", self._add("NonZero", flat), self._flat)
+    return _block(add, last, activation, hidden, layout, relative, only_first=True)
 
 
 def _embeddings(
-    add: _GraphBuilder, model: PairClassifier, layout: _PackedLayout, ids: ir.Value, token_type_ids: ir.Value
+    add: GraphBuilder, model: PairClassifier, layout: PackedLayout, ids: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
     """`[tokens, hidden_size]`. ids: of the tokens; token_type_ids: padded. What every token has is in the table of
     positions."""
@@ -232,7 +149,7 @@ def _embeddings(
     return embedded if projection is None else add.linear(embedded, projection.weight, projection.bias)
 
 
-def _position_rows(add: _GraphBuilder, first_position: int, layout: _PackedLayout, ids: ir.Value) -> ir.Value:
+def _position_rows(add: GraphBuilder, first_position: int, layout: PackedLayout, ids: ir.Value) -> ir.Value:
     """The row of each token in the table of positions; see `Embeddings`, also for padding tokens in a text."""
     if not first_position:
         return layout.positions
@@ -244,7 +161,7 @@ def _position_rows(add: _GraphBuilder, first_position: int, layout: _PackedLayou
     return add("Where", is_padding, padding, add("Add", counted, first))
 
 
-def _relative_bias(add: _GraphBuilder, model: PairClassifier, layout: _PackedLayout) -> ir.Value | None:
+def _relative_bias(add: GraphBuilder, model: PairClassifier, layout: PackedLayout) -> ir.Value | None:
     """What is added to all scores, `[1, heads, length, length]` for the padded length; see `SharedBias`."""
     if model.relative is None:
         return None
@@ -257,11 +174,11 @@ def _relative_bias(add: _GraphBuilder, model: PairClassifier, layout: _PackedLay
 
 
 def _block(
-    add: _GraphBuilder,
+    add: GraphBuilder,
     block: Block,
     activation: str,
     hidden: ir.Value,
-    layout: _PackedLayout,
+    layout: PackedLayout,
     relative: ir.Value | None,
     only_first: bool = False,
 ) -> ir.Value:
@@ -276,12 +193,7 @@ def _block(
     if only_first:
         queries = add("Gather", queries, layout.pair)
     keys, values = add.matmul(hidden, key), add.matmul(hidden, value)
-    heads, head_size = attention.heads
-    packed = (queries, keys, values, None, layout.token_offset, layout.cu_seqlens)
-    scores = () if relative is None else (relative,)
-    mixed = add.fused(
-        "PackedMultiHeadAttention", *packed, *scores, rows="tokens", size=heads * head_size, num_heads=heads
-    )
+    mixed = layout.attend(queries, keys, values, relative, attention.heads)
     if only_first:
         mixed = add("Gather", mixed, layout.first)
     bias = output_bias + output @ value_bias
@@ -292,15 +204,19 @@ def _block(
     return _skip_layer_norm(add, contracted, hidden, rows, block.output_norm, block.contract.bias)
 
 
-def _pooler(add: _GraphBuilder, model: PairClassifier, first: ir.Value) -> ir.Value:
+def _pooler(add: GraphBuilder, model: PairClassifier, states: ir.Value) -> ir.Value:
+    """`[batch, hidden_size]` to the same, in fp32."""
     weight, bias, activation = model.pooler.weight, model.pooler.bias, model.config.head.activation
     if activation in ("tanh", "relu"):
-        return add(activation.capitalize(), add.linear(first, weight, bias, torch.float32))
-    return _activation(add, add.matmul(first, weight, torch.float32), "batch", bias, activation, torch.float32)
+        pooled = add(activation.capitalize(), add.linear(states, weight, bias, torch.float32))
+    else:
+        bias = torch.zeros(len(weight)) if bias is None else bias
+        pooled = _activation(add, add.matmul(states, weight, torch.float32), "batch", bias, activation, torch.float32)
+    return pooled if isinstance(model.pooler_norm, nn.Identity) else fp16_pre_norm.norm(add, pooled, model.pooler_norm)
 
 
 def _skip_layer_norm(
-    add: _GraphBuilder, x: ir.Value, skip: ir.Value, rows: str, norm: nn.LayerNorm, bias: Tensor | None = None
+    add: GraphBuilder, x: ir.Value, skip: ir.Value, rows: str, norm: nn.LayerNorm, bias: Tensor | None = None
 ) -> ir.Value:
     """The layer norm of `x` + `bias` + `skip`."""
     weights = [add.half(tensor) for tensor in (norm.weight, norm.bias, bias) if tensor is not None]
@@ -309,14 +225,10 @@ def _skip_layer_norm(
 
 
 def _activation(
-    add: _GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str, dtype: torch.dtype = torch.float16
+    add: GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str, dtype: torch.dtype = torch.float16
 ) -> ir.Value:
     """One of model.ACTIVATIONS, applied to `x` + `bias`."""
     if activation == "relu":
         return add("Relu", add("Add", x, add.constant(bias, dtype)))
     operator = "BiasGelu" if activation == "gelu" else "FastGelu"  # FastGelu is GELU's tanh approximation
     return add.fused(operator, x, add.constant(bias, dtype), rows=rows, size=bias.numel(), dtype=dtype)
-
-
-def _value(name: str, dtype: ir.DataType, shape: Sequence[str | int]) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
