@@ -28,8 +28,7 @@ model. The choices, and the reasons:
 * **Pooler and classifier are fp32**: one row per pair costs nothing, and the logits lose no digits.
 
 Families differ in the embeddings, the activations and the head; blocks that serve several layers (ALBERT) are in the
-file once. ModernBERT's blocks are in fp16_pre_norm.py. DeBERTa's bias is another for each pair, so it needs the scores
-of padded pairs: there is no graph for it.
+file once. ModernBERT's blocks are in fp16_pre_norm.py, DeBERTa's terms of positions in fp16_disentangled.py.
 
 There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with three digits logits do not stay within
 2e-2.
@@ -48,8 +47,10 @@ from bertnli.common.errors import InputError
 from bertnli.families.config import ModelConfig
 from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
+from bertnli.model.disentangled import RelativePositions
 from bertnli.model.relative_bias import SharedBias
 from bertnli_export.graphs import fp16_pre_norm
+from bertnli_export.graphs.fp16_disentangled import Distances, key_bias
 from bertnli_export.graphs.graph import check, check_size
 from bertnli_export.graphs.packed_graph import ORT, GraphBuilder, PackedLayout, value
 from bertnli_export.interface import INPUTS, OUTPUT
@@ -63,10 +64,10 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
     A row whose mask is all 0, which a server may add to fill a batch, counts as one token, so its logits are finite.
 
-    Raises InputError if the model's attention is not among those here, if the weights do not fit one file, or fp16's
+    Raises InputError if the model has a part that is not written here, if the weights do not fit one file, or fp16's
     range.
     """
-    _check_attention(model.config)
+    _check_parts(model.config)
     check_size(model, bytes_per_weight=2)
     inputs = [value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
     builder = GraphBuilder()
@@ -87,15 +88,15 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
 
 def has_graph(config: ModelConfig) -> bool:
-    """Whether there are operators for CUDA that compute the model's attention without padding."""
-    return config.disentangled is None
+    """Whether the graph has all parts of the model: DeBERTa-v2-xlarge's convolution is not written here."""
+    return config.disentangled is None or not config.disentangled.convolution
 
 
-def _check_attention(config: ModelConfig) -> None:
+def _check_parts(config: ModelConfig) -> None:
     if not has_graph(config):
         raise InputError(
             "--precision fp16",
-            found=f"a {config.family} model, whose attention no operator for CUDA computes without padding",
+            found=f"a {config.family} model with a convolution beside its first block",
             do="export it with --precision fp32, which runs on a GPU too, or int8 for CPUs",
         )
 
@@ -118,7 +119,7 @@ def _first_states(
 ) -> ir.Value:
     """The encoder's output for the pairs' first tokens, `[batch, hidden_size]`."""
     hidden = _embeddings(add, model, layout, ids, token_type_ids)
-    relative = _relative_bias(add, model, layout)
+    relative = _relative(add, model, layout)
     activation, (*blocks, last) = model.config.activation, cast(list[Block], model.layers())
     for block in blocks:
         hidden = _block(add, block, activation, hidden, layout, relative)
@@ -128,23 +129,26 @@ def _first_states(
 def _embeddings(
     add: GraphBuilder, model: PairClassifier, layout: PackedLayout, ids: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
-    """`[tokens, hidden_size]`. ids: of the tokens; token_type_ids: padded. What every token has is in the table of
-    positions."""
+    """`[tokens, hidden_size]`. ids: of the tokens; token_type_ids: padded. What all tokens have is in their table."""
     embeddings = model.embeddings
-    assert embeddings.position is not None
-    table = embeddings.position.weight
+    table, summands = embeddings.token.weight, []
     if embeddings.task is not None:
         table = table + embeddings.task.weight[0]
     if embeddings.segment is not None and embeddings.type_vocab_size == 1:
         table = table + embeddings.segment.weight[0]
-    other = add("Gather", add.half(table), _position_rows(add, embeddings.first_position, layout, ids))
-    if embeddings.segment is not None and embeddings.type_vocab_size > 1:
-        other = add("Add", add("Gather", add.half(embeddings.segment.weight), layout.take(token_type_ids)), other)
-    token = add("Gather", add.half(embeddings.token.weight), ids)
-    if isinstance(embeddings.norm, nn.Identity):
-        embedded = add("Add", token, other)
+    elif embeddings.segment is not None:
+        summands.append(add("Gather", add.half(embeddings.segment.weight), layout.take(token_type_ids)))
+    if embeddings.position is not None:
+        rows = _position_rows(add, embeddings.first_position, layout, ids)
+        summands.append(add("Gather", add.half(embeddings.position.weight), rows))
+    embedded, norm = add("Gather", add.half(table), ids), embeddings.norm
+    other = add("Add", *summands) if len(summands) == 2 else summands[0] if summands else None
+    if isinstance(norm, nn.Identity):
+        embedded = embedded if other is None else add("Add", embedded, other)
+    elif other is None:
+        embedded = add("LayerNormalization", embedded, add.half(norm.weight), add.half(norm.bias), epsilon=norm.eps)
     else:
-        embedded = _skip_layer_norm(add, token, other, "tokens", embeddings.norm)
+        embedded = _skip_layer_norm(add, embedded, other, "tokens", norm)
     projection = embeddings.projection
     return embedded if projection is None else add.linear(embedded, projection.weight, projection.bias)
 
@@ -161,10 +165,13 @@ def _position_rows(add: GraphBuilder, first_position: int, layout: PackedLayout,
     return add("Where", is_padding, padding, add("Add", counted, first))
 
 
-def _relative_bias(add: GraphBuilder, model: PairClassifier, layout: PackedLayout) -> ir.Value | None:
-    """What is added to all scores, `[1, heads, length, length]` for the padded length; see `SharedBias`."""
+def _relative(add: GraphBuilder, model: PairClassifier, layout: PackedLayout) -> ir.Value | Distances | None:
+    """What the blocks share of relative positions: what is added to all scores, `[1, heads, length, length]` for the
+    padded length (`SharedBias`), or what they make a bias of their own with."""
     if model.relative is None:
         return None
+    if isinstance(model.relative, RelativePositions):
+        return Distances(add, layout, model.relative, (model.config.num_heads, model.config.head_size))
     assert isinstance(model.relative, SharedBias)
     of_distance = model.relative.bias(model.relative.buckets).T  # [heads, distances]
     zero = add.constant(model.relative.positions - 1)  # the place of distance 0
@@ -179,7 +186,7 @@ def _block(
     activation: str,
     hidden: ir.Value,
     layout: PackedLayout,
-    relative: ir.Value | None,
+    relative: ir.Value | Distances | None,
     only_first: bool = False,
 ) -> ir.Value:
     """`[tokens, hidden_size]` to the same; with `only_first` to `[pairs, hidden_size]`, of the pairs' first tokens."""
@@ -192,8 +199,11 @@ def _block(
     queries = add.linear(kept, query, query_bias)
     if only_first:
         queries = add("Gather", queries, layout.pair)
-    keys, values = add.matmul(hidden, key), add.matmul(hidden, value)
-    mixed = layout.attend(queries, keys, values, relative, attention.heads)
+    keys, values = add.linear(hidden, key, key_bias(attention)), add.matmul(hidden, value)
+    if isinstance(relative, Distances):
+        mixed = layout.attend(queries, keys, values, *relative.bias(attention, queries, keys), attention.heads)
+    else:
+        mixed = layout.attend(queries, keys, values, relative, None, attention.heads)
     if only_first:
         mixed = add("Gather", mixed, layout.first)
     bias = output_bias + output @ value_bias
