@@ -43,14 +43,12 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from bertnli.common.errors import InputError
-from bertnli.families.config import ModelConfig
 from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.disentangled import RelativePositions
 from bertnli.model.relative_bias import SharedBias
 from bertnli_export.graphs import fp16_pre_norm
-from bertnli_export.graphs.fp16_disentangled import Distances, key_bias
+from bertnli_export.graphs.fp16_disentangled import Distances, key_bias, neighbours
 from bertnli_export.graphs.graph import check, check_size
 from bertnli_export.graphs.packed_graph import ORT, GraphBuilder, PackedLayout, value
 from bertnli_export.interface import INPUTS, OUTPUT
@@ -64,10 +62,8 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
     A row whose mask is all 0, which a server may add to fill a batch, counts as one token, so its logits are finite.
 
-    Raises InputError if the model has a part that is not written here, if the weights do not fit one file, or fp16's
-    range.
+    Raises InputError if the weights do not fit one file, or fp16's range.
     """
-    _check_parts(model.config)
     check_size(model, bytes_per_weight=2)
     inputs = [value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
     builder = GraphBuilder()
@@ -85,20 +81,6 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
     proto = ir.to_proto(ir.Model(graph, ir_version=_IR_VERSION, producer_name="bertnli"))
     check(proto, len(model.config.labels))
     return proto
-
-
-def has_graph(config: ModelConfig) -> bool:
-    """Whether the graph has all parts of the model: DeBERTa-v2-xlarge's convolution is not written here."""
-    return config.disentangled is None or not config.disentangled.convolution
-
-
-def _check_parts(config: ModelConfig) -> None:
-    if not has_graph(config):
-        raise InputError(
-            "--precision fp16",
-            found=f"a {config.family} model with a convolution beside its first block",
-            do="export it with --precision fp32, which runs on a GPU too, or int8 for CPUs",
-        )
 
 
 def _logits(
@@ -121,8 +103,11 @@ def _first_states(
     hidden = _embeddings(add, model, layout, ids, token_type_ids)
     relative = _relative(add, model, layout)
     activation, (*blocks, last) = model.config.activation, cast(list[Block], model.layers())
-    for block in blocks:
+    embedded = hidden
+    for number, block in enumerate(blocks):
         hidden = _block(add, block, activation, hidden, layout, relative)
+        if model.convolution is not None and number == 0:
+            hidden = _convolution(add, model, layout, embedded, hidden)
     return _block(add, last, activation, hidden, layout, relative, only_first=True)
 
 
@@ -214,6 +199,21 @@ def _block(
     return _skip_layer_norm(add, contracted, hidden, rows, block.output_norm, block.contract.bias)
 
 
+def _convolution(
+    add: GraphBuilder, model: PairClassifier, layout: PackedLayout, embedded: ir.Value, hidden: ir.Value
+) -> ir.Value:
+    """See `bertnli.model.convolution.Convolution`."""
+    convolution, disentangled = model.convolution, model.config.disentangled
+    assert convolution is not None and disentangled is not None
+    product, activation = convolution.product, disentangled.convolution_activation
+    around = neighbours(add, layout, embedded, convolution.width)
+    summed = add.matmul(around, product.weight.transpose(1, 2).flatten(1))
+    bias = torch.zeros(len(product.weight)) if product.bias is None else product.bias
+    return _skip_layer_norm(
+        add, _activation(add, summed, "tokens", bias, activation), hidden, "tokens", convolution.norm
+    )
+
+
 def _pooler(add: GraphBuilder, model: PairClassifier, states: ir.Value) -> ir.Value:
     """`[batch, hidden_size]` to the same, in fp32."""
     weight, bias, activation = model.pooler.weight, model.pooler.bias, model.config.head.activation
@@ -238,7 +238,7 @@ def _activation(
     add: GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str, dtype: torch.dtype = torch.float16
 ) -> ir.Value:
     """One of model.ACTIVATIONS, applied to `x` + `bias`."""
-    if activation == "relu":
-        return add("Relu", add("Add", x, add.constant(bias, dtype)))
+    if activation in ("relu", "tanh"):
+        return add(activation.capitalize(), add("Add", x, add.constant(bias, dtype)))
     operator = "BiasGelu" if activation == "gelu" else "FastGelu"  # FastGelu is GELU's tanh approximation
     return add.fused(operator, x, add.constant(bias, dtype), rows=rows, size=bias.numel(), dtype=dtype)

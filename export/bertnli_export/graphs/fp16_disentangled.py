@@ -3,7 +3,7 @@
 The bias is another for each pair, so queries and keys are padded for it, and only for it: products, norms and attention
 itself stay without padding. As in the model it takes a product with one row for each distance, whose rows are then
 shifted against each other (`bertnli.model.disentangled`): no index for each score. Padding's rows of the bias are not
-read.
+read. The convolution of DeBERTa-v2-xlarge is one product of what each token's neighbours have side by side.
 """
 
 from __future__ import annotations
@@ -64,6 +64,21 @@ class Distances:
         flat = add("Reshape", x, add.constant([0, 0, -1]))
         steps = add("Reshape", add("Slice", flat, self._first, self._end, add.constant([2])), self._steps)
         return add("Slice", steps, add.constant([0]), self._length, add.constant([3]))
+
+
+def neighbours(add: GraphBuilder, layout: PackedLayout, hidden: ir.Value, width: int) -> ir.Value:
+    """The hidden states around each token, side by side: `[tokens, width x hidden_size]`, zeros beyond its pair."""
+    first, length = (
+        add("Gather", add("Cast", of_pairs, to=ir.DataType.INT64), layout.pair)
+        for of_pairs in (layout.first, layout.lengths)
+    )
+    zero, found = add.constant(0), []
+    for offset in range(-(width // 2), width // 2 + 1):
+        position = add("Add", layout.positions, add.constant(offset))
+        inside = add("And", add("GreaterOrEqual", position, zero), add("Less", position, length))
+        states = add("Gather", hidden, add("Add", first, add("Where", inside, position, zero)))
+        found.append(add("Where", add("Unsqueeze", inside, add.constant([1])), states, add.half(torch.tensor(0.0))))
+    return add("Concat", *found, axis=1)
 
 
 def key_bias(attention: SelfAttention) -> Tensor | None:
