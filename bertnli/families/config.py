@@ -49,7 +49,6 @@ class Disentangled:
     norm: bool = True
     convolution: int = 0
     convolution_activation: str = "tanh"
-    convolution_groups: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +70,10 @@ class Rotary:
 
     thetas: tuple[float, ...]
     windows: tuple[int | None, ...]
+
+    @property
+    def distinct_thetas(self) -> list[float]:
+        return sorted(set(self.thetas))
 
 
 @dataclass(frozen=True, kw_only=True)
