@@ -17,7 +17,7 @@ _TERMS = ("c2p", "p2c")
 class _Deberta(FolderConfig):
     """The keys of transformers' DebertaV2Config, and those that its model reads and its class does not list."""
 
-    family: ClassVar[str] = "deberta"
+    family: ClassVar[str] = "deberta-v2"
 
     type_vocab_size: int = Field(0, ge=0, le=2**10)
     activation: Activation = Field("gelu", alias="hidden_act")
@@ -143,7 +143,7 @@ def _keys() -> dict[str, tuple[str, ...]]:
 
 
 DEBERTA = Family(
-    name="deberta",
+    name="deberta-v2",
     model_types=("deberta-v2",),
     schema=_Deberta,
     keys=_keys(),

@@ -223,6 +223,10 @@ class Packed:
         # On a CPU these products are so small that padding costs less than many calls.
         return Padded(self._padding[0]).attend_first(query, self._pad(key_value), dropout, rule)
 
+    def prepare_padding(self) -> None:
+        """Compute what attention with a bias needs of the padded layout: a compiled block cannot."""
+        _ = self._padding
+
     @cached_property
     def _padding(self) -> tuple[Tensor, Tensor]:
         """The padded layout's mask, `[pairs, length]`, and each token's index in it, flattened."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.families.config import Disentangled, ModelConfig
-from bertnli.model.attention import Layout, ScoreRule
+from bertnli.model.attention import Layout, Packed, ScoreRule
 from bertnli.model.dropout import Dropout
 
 
@@ -39,6 +39,8 @@ class RelativePositions(nn.Module):
 
     def forward(self, layout: Layout) -> Tensor:
         """Of the distances -(longest - 1) to longest - 1, in this order: `[2 x longest - 1, hidden_size]`."""
+        if isinstance(layout, Packed):
+            layout.prepare_padding()
         zero, longest = self.max_positions - 1, layout.longest
         return self.norm(self.table(self.rows[zero - longest + 1 : zero + longest]))
 
@@ -49,12 +51,12 @@ def table_rows(attention: Disentangled, positions: int) -> Tensor:
     Distances of up to half the buckets have their own. Those beyond share buckets, on a logarithmic scale up to
     max_distance. Each operation is transformers' own, in its order, because a bucket hangs on the rounding.
     """
-    distances = torch.arange(1 - positions, positions, device="cpu")
+    distances = torch.arange(1 - positions, positions)
     span = attention.position_buckets or attention.max_distance
     if attention.position_buckets:
         middle = span // 2
         far = distances.abs().clamp(min=middle)
-        scale = torch.log(torch.tensor((attention.max_distance - 1) / middle, device="cpu"))
+        scale = torch.log(torch.tensor((attention.max_distance - 1) / middle))
         logarithmic = torch.ceil(torch.log(far / middle) / scale * (middle - 1)) + middle
         distances = torch.where(distances.abs() <= middle, distances, (logarithmic * distances.sign()).long())
     return (distances + span).clamp(0, 2 * span - 1)

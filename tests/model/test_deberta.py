@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
 from bertnli.common.errors import InputError
@@ -17,6 +18,7 @@ from bertnli.families import folder_config
 from bertnli.families.config import Disentangled
 from bertnli.model.attention import Packed, to_device
 from bertnli.model.classifier import PairClassifier
+from bertnli.model.compiled import compile_blocks
 from bertnli.model.disentangled import table_rows
 from bertnli.model.dropout import Dropout
 from bertnli.model.keymaps import from_foreign
@@ -111,6 +113,21 @@ def test_a_gpu_waits_for_nothing_and_its_memory_efficient_kernel_takes_the_bias(
     assert all(parameter.grad is not None for parameter in model.parameters())
     heads = model.config.num_heads
     assert biases == [(dtype, 1, (6, heads, 20, 20))] * 2 + [(dtype, 1, (6, heads, 1, 20))]
+
+
+def test_a_gpus_block_is_one_graph_and_other_sizes_need_no_other() -> None:
+    """As test_compiled.py has it for BERT."""
+    torch._dynamo.reset()
+    config = ours(theirs(**V3)).config
+    with META:
+        model = PairClassifier(config)
+    backend = CompileCounterWithBackend("eager")
+    compile_blocks(model, fullgraph=True, backend=backend)
+    graphs = []
+    for lengths in ((5, 7, 9, 12, 12, 20), (5, 7, 9), (31, 30, 8, 9)):
+        model(*to_device(pack(corpus(lengths), np.arange(len(lengths))), META))
+        graphs.append(backend.frame_count)
+    assert graphs[0] == graphs[-1] < 5
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
