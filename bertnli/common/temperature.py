@@ -97,8 +97,8 @@ def _with_section(card: str, found: Calibration) -> str:
 
 ## Calibration
 
-Divide the logits by {found.temperature:.4g} before the softmax; then a probability says how often the model is right
-(temperature scaling, Guo et al. 2017; fitted on {found.rows:,} held-out rows, whose mean log loss changed from
+Divide the logits by {found.temperature:.4g} before the softmax or sigmoid; then a probability says how often the model
+is right (temperature scaling, Guo et al. 2017; fitted on {found.rows:,} held-out rows, whose mean log loss changed from
 {found.loss_without:.3f} to {found.loss:.3f}). The predicted label does not change. bertnli reads it from the key
 `bertnli.temperature` in config.json and applies it, also in exported bundles. Other libraries ignore that key.
 """

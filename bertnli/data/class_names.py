@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+_LISTS = ("Sequence", "List", "LargeList")
+
+
 def class_names(schema: pyarrow.Schema, column: str | None) -> tuple[str, ...]:
     """The names of the classes 0, 1, … of a column; () if the file does not say any."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         feature = features[column]
+        if isinstance(feature, list):  # of lists of labels, as older versions write it
+            [feature] = feature
+        feature = feature["feature"] if feature["_type"] in _LISTS else feature
         names = feature["names"] if feature["_type"] == "ClassLabel" else ()
     except (KeyError, TypeError, ValueError, RecursionError):  # none, or of another form
         return ()
@@ -29,11 +35,24 @@ def class_names(schema: pyarrow.Schema, column: str | None) -> tuple[str, ...]:
 
 
 def class_of(label: str | None, names: Sequence[str]) -> str | None:
-    """The name of the class if the text of a label cell is its number; otherwise the text."""
+    """The name of the class if the text of a label cell is its number; of a list of numbers the list of their names, if
+    each has one; otherwise the text."""
+    if label is not None and label.startswith("["):
+        return _classes_of(label, names)
     number = number_in("1" if label == "true" else "0" if label == "false" else label or "")
     if number is None or not number.is_integer() or not 0 <= number < len(names):
         return label
     return names[int(number)]
+
+
+def _classes_of(text: str, names: Sequence[str]) -> str:
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(listed, list) or not all(type(one) is int and 0 <= one < len(names) for one in listed):
+        return text
+    return json.dumps([names[one] for one in listed], ensure_ascii=False)
 
 
 def by_class(label_names: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, str]:

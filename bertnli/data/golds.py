@@ -76,9 +76,15 @@ class LabelGolds:
         self.names = tuple(labels)
         self._index = table.index
         self._golds = {index: Gold(index, (index,)) for index in range(len(labels))} | {WITHOUT_GOLD: WITHOUT}
+        self._seen: dict[str | None, Gold] = {}
 
     def read(self, cell: str | None) -> Gold:
-        return self._golds.get(self._index(cell)) or Gold(unknown=(str(cell),))
+        gold = self._seen.get(cell)
+        if gold is None:
+            gold = self._golds.get(self._index(cell)) or Gold(unknown=(str(cell),))
+            if len(self._seen) < _REMEMBERED:
+                self._seen[cell] = gold
+        return gold
 
 
 class ScoreGolds:

@@ -50,7 +50,7 @@ class LabelledPairs:
         columns: Mapping[str, str] | None = None,
         tokenizer: PairTokenizer | None = None,
     ):
-        """columns: label -> its column, if each has one (label_columns.py)."""
+        """columns: label -> its column, if each has one (label_columns.py). tokenizer: see `read_labelled`."""
         self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
         self._golds, self._columns, self._tokenizer = golds, columns, tokenizer
         self._reset()
@@ -58,7 +58,7 @@ class LabelledPairs:
     def _reset(self) -> None:
         self.read = self.used = self.no_gold = self.bad = 0
         self.first_bad: list[tuple[int, str]] = []
-        self._used, self._bad = Counter[int](), Counter[int]()  # by the place of the name in `golds.names`
+        self._used, self._bad = Counter[tuple[int, ...]](), Counter[tuple[int, ...]]()  # by `Gold.counted`
         self._unknown = UnknownLabels()
 
     def __iter__(self) -> Iterator[LabelledPair]:
@@ -80,7 +80,7 @@ class LabelledPairs:
                 self.no_gold += 1
             elif error is not None:
                 self.bad += 1
-                self._bad.update(gold.counted or (_UNREADABLE,))
+                self._bad[gold.counted or (_UNREADABLE,)] += 1
                 if len(self.first_bad) < _FIRST_BAD:
                     self.first_bad.append((row.number, error))
             elif gold.unknown:
@@ -88,11 +88,12 @@ class LabelledPairs:
                     self._unknown.add(label, row.number)
             else:
                 self.used += 1
-                self._used.update(gold.counted)
+                self._used[gold.counted] += 1
                 if (skip or not self.bad) and not self._unknown:
                     yield LabelledPair(row.premise, row.hypothesis, gold.value, row.number)  # type: ignore[arg-type]
         if self._unknown:
-            used = {label: self._used[index] for index, label in enumerate(self.labels) if self._used[index]}
+            counts = _by_place(self._used)
+            used = {label: counts[place] for place, label in enumerate(self.labels) if counts[place]}
             raise self._unknown.error(self.file.name, self.file.columns.label, self.labels, used)
         examples = "; ".join(f"row {number}: {reason}" for number, reason in self.first_bad)
         if self.bad and not skip:
@@ -112,15 +113,25 @@ class LabelledPairs:
 
     def rows_by_label(self) -> dict[str, dict[str, int]]:
         """For each label, and for rows without one: how many rows are `used`, and how many `left out`."""
+        used, bad = _by_place(self._used), _by_place(self._bad)
         found = {
-            name: {"used": self._used[place], "left out": self._bad[place]}
+            name: {"used": used[place], "left out": bad[place]}
             for place, name in enumerate(self._golds.names)
-            if name != NONE_OF_THEM or self._used[place] or self._bad[place]
+            if name != NONE_OF_THEM or used[place] or bad[place]
         }
-        for name, rows in ((NO_GOLD_ROWS, self.no_gold), (UNREADABLE_ROWS, self._bad[_UNREADABLE])):
+        for name, rows in ((NO_GOLD_ROWS, self.no_gold), (UNREADABLE_ROWS, bad[_UNREADABLE])):
             if rows:
                 found[name] = {"used": 0, "left out": rows}
         return found
+
+
+def _by_place(counts: Counter[tuple[int, ...]]) -> Counter[int]:
+    """Rows by the place of each name in `Golds.names`, from rows by the places of all their names."""
+    found = Counter[int]()
+    for places, rows in counts.items():
+        for place in places:
+            found[place] += rows
+    return found
 
 
 def _without_blank_end(rows: Iterator[Row]) -> Iterator[Row]:

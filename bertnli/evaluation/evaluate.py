@@ -34,7 +34,7 @@ class Predictor(Protocol):
     """A classifier of pairs. It makes its own batches."""
 
     temperature: float
-    """The logits are divided by it before the softmax."""
+    """The logits are divided by it before the softmax or sigmoid."""
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -49,7 +49,6 @@ class Disentangled:
     norm: bool = True
     convolution: int = 0
     convolution_activation: str = "tanh"
-    convolution_groups: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

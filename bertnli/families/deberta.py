@@ -17,7 +17,7 @@ _TERMS = ("c2p", "p2c")
 class _Deberta(FolderConfig):
     """The keys of transformers' DebertaV2Config, and those that its model reads and its class does not list."""
 
-    family: ClassVar[str] = "deberta"
+    family: ClassVar[str] = "deberta-v2"
 
     type_vocab_size: int = Field(0, ge=0, le=2**10)
     activation: Activation = Field("gelu", alias="hidden_act")
@@ -36,11 +36,15 @@ class _Deberta(FolderConfig):
     share_att_key: bool = False
     norm_rel_ebd: Literal["none", "layer_norm"] = "none"
 
-    # Sizes that a model could have apart from the others, and none has; and the convolution of -xlarge.
+    # The convolution of -xlarge.
+    conv_kernel_size: int = Field(0, ge=0, le=2**8)
+    conv_act: Literal[(*ACTIVATIONS, "tanh")] = "tanh"  # type: ignore[valid-type]
+    conv_groups: Literal[1] = 1
+
+    # Sizes that a model could have apart from the others, and none has.
     embedding_size: int | None = None
     attention_head_size: int | None = None
     pooler_hidden_size: int | None = None
-    conv_kernel_size: Literal[0] = 0
 
     @field_validator("pos_att_type", mode="before")
     @classmethod
@@ -57,6 +61,15 @@ class _Deberta(FolderConfig):
         expected = hidden // heads if info.field_name == "attention_head_size" else hidden
         if value != expected:
             raise PydanticCustomError("another_size", "Input should be {expected}", {"expected": expected})
+        return value
+
+    @field_validator("conv_kernel_size")
+    @classmethod
+    def _as_wide_on_both_sides(cls, value: int, info: Any) -> int:
+        if value and not value % 2:
+            raise PydanticCustomError("even", "Input should be an odd number, or 0")
+        if value and info.data.get("num_layers") == 1:
+            raise PydanticCustomError("one_block", "Input should be 0 in a model of one layer")
         return value
 
     @field_validator("position_buckets")
@@ -83,6 +96,8 @@ class _Deberta(FolderConfig):
                 position_to_content="p2c" in self.pos_att_type,
                 shared_projections=self.share_att_key,
                 norm=self.norm_rel_ebd == "layer_norm",
+                convolution=self.conv_kernel_size,
+                convolution_activation=self.conv_act if self.conv_kernel_size else "tanh",
             ),
         }
 
@@ -102,6 +117,8 @@ class _Deberta(FolderConfig):
             "pooler_hidden_act": config.head.activation,
             "pooler_dropout": config.head.input_dropout,
             "pooler_hidden_size": config.hidden_size,
+            "conv_kernel_size": attention.convolution,
+            "conv_act": attention.convolution_activation,
         }
 
 
@@ -118,13 +135,15 @@ def _keys() -> dict[str, tuple[str, ...]]:
         "blocks.{i}.attention.positions.query": (f"{of_block}pos_query_proj",),
         "relative.table": ("deberta.encoder.rel_embeddings",),
         "relative.norm": ("deberta.encoder.LayerNorm",),
+        "convolution.product": ("deberta.encoder.conv.conv",),
+        "convolution.norm": ("deberta.encoder.conv.LayerNorm",),
         "pooler": ("pooler.dense",),
         "classifier": ("classifier",),
     }
 
 
 DEBERTA = Family(
-    name="deberta",
+    name="deberta-v2",
     model_types=("deberta-v2",),
     schema=_Deberta,
     keys=_keys(),

@@ -88,6 +88,10 @@ OTHERS = {
     "eurobert": Other("EuroBERT", "nli in many languages"),
     "neobert": Other("NeoBERT", "nli of long texts"),
     "modernbert-decoder": Other(f"the decoder of ModernBERT, {_LANGUAGE_MODEL}", "nli of long texts"),
+    "ernie_m": Other("ERNIE-M, whose blocks differ from those of ERNIE", "nli in many languages"),
+    "roberta-prelayernorm": Other("RoBERTa whose blocks normalise first"),
+    "data2vec-text": Other("Data2Vec of texts"),
+    "jina_embeddings_v3": Other("Jina's encoder with adapters for each task", "rerank long texts"),
     "mobilebert": Other("MobileBERT, whose blocks have bottlenecks"),
     "squeezebert": Other("SqueezeBERT, with convolutions"),
     "convbert": Other("ConvBERT, with convolutions"),
@@ -126,7 +130,7 @@ def check(content: Mapping[str, Any], where: str) -> None:
     values are for the family's own schema.
     """
     model_type, code = content.get("model_type"), _own_code(content)
-    other = OTHERS.get(model_type) if isinstance(model_type, str) else None
+    other = (OTHERS.get(model_type) or _by_class(content, model_type)) if isinstance(model_type, str) else None
     if other is None and not code and isinstance(model_type, str) and model_type in BY_MODEL_TYPE:
         return
     do = instead(_use(content, where, other))
@@ -142,6 +146,17 @@ def check(content: Mapping[str, Any], where: str) -> None:
     if "model_type" not in content:
         raise InputError(f"{where}: key model_type is missing", **_without_type(content))
     raise InputError(f"{where}: key model_type", found=repr(model_type)[:80], expected=_expected(), do=do)
+
+
+def _by_class(content: Mapping[str, Any], model_type: str) -> Other | None:
+    """What a model of an unknown type is, by the name of its class; None for one that may be an encoder."""
+    classes = content.get("architectures")
+    names = " ".join(map(str, classes)) if isinstance(classes, list) else ""
+    if model_type in BY_MODEL_TYPE:
+        return None
+    if "ForCausalLM" in names:
+        return Other(_LANGUAGE_MODEL, "rerank")
+    return Other(_GENERATOR) if "ForConditionalGeneration" in names else None
 
 
 def _expected() -> str:

@@ -24,6 +24,17 @@ from bertnli.fetch.unpack import unpack
 __all__ = ["NotFetchedError", "cache_dir", "check_name", "fetch", "resolve", "resolve_data", "resolve_model"]
 
 
+_ORGANISATIONS = {  # of models that the hub lists by their names alone in older texts
+    "bert": "google-bert",
+    "roberta": "FacebookAI",
+    "xlm-roberta": "FacebookAI",
+    "distilbert": "distilbert",
+    "distilroberta": "distilbert",
+    "albert": "albert",
+    "camembert": "almanach",
+}
+
+
 class NotFetchedError(RunError):
     """All sources of a name failed; `reason` says why for each source, in one line."""
 
@@ -137,17 +148,20 @@ def _names(name: str, kind: Kind | None = None) -> str:
 
 
 def _hub_id(name: str) -> str | None:
-    """What to do if the name is the address of a model's page on the hub, or a catalogue name with a revision."""
+    """What to do if the text means a model on the hub: its page's address, a catalogue name with a revision, or a name
+    from the time before all had an organisation."""
     page = re.match(
         r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)([^/?#]+/[^/?#]+)(?:/tree/([^?#]+))?", name
     )
     if page:
         return f"give its hub id: {page[1]}{f'@{page[2]}' if page[2] else ''}"
-    known, at, revision = name.partition("@")
-    repos = (
-        [source.repo for source in CATALOG[known].sources if isinstance(source, HubModel)] if known in CATALOG else []
-    )
-    return f"give its hub id: {repos[0]}@{revision}" if at and repos else None
+    known, at, _ = name.partition("@")
+    sources = CATALOG[known].sources if known in CATALOG else ()
+    repo = next((source.repo for source in sources if isinstance(source, HubModel)), None)
+    if repo is not None:
+        return f"give its hub id: {repo}{name.removeprefix(known)}" if at else None
+    organisation = next((org for start, org in _ORGANISATIONS.items() if re.match(rf"{start}-\w", name)), None)
+    return f"give its hub id: {organisation}/{name}" if organisation and "/" not in name else None
 
 
 def _disk_error(entry: Entry, error: OSError, to: Path | None = None) -> InputError | RunError:

@@ -74,6 +74,11 @@ class Layout(Protocol):
         """The mean of each pair's hidden states: `[pairs, hidden_size]`."""
         ...
 
+    def neighbours(self, hidden: Tensor, width: int) -> Tensor:
+        """The hidden states around each token, `[…, width, hidden_size]`: its own in the middle, and zeros beyond the
+        pair. `width` is odd."""
+        ...
+
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         """`attend` for the first token of each pair alone: it attends to all tokens of its pair.
 
@@ -102,6 +107,10 @@ class Padded:
     def mean(self, hidden: Tensor) -> Tensor:
         real = self.mask[:, 0, 0, :, None]
         return hidden.where(real, 0).sum(1) / real.sum(1)
+
+    def neighbours(self, hidden: Tensor, width: int) -> Tensor:
+        wider = F.pad(hidden.where(self.mask[:, 0, 0, :, None], 0), (0, 0, width // 2, width // 2))
+        return torch.stack([wider[:, shift : shift + hidden.shape[1]] for shift in range(width)], 2)
 
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         key, value = (x.transpose(1, 2) for x in key_value.unbind(-3))
@@ -201,6 +210,10 @@ class Packed:
         # Over the padded layout: index_add_ would add on a GPU in another order each time.
         return self._pad(hidden).sum(1) / copy_async(self._sizes[:, None], hidden.device)
 
+    def neighbours(self, hidden: Tensor, width: int) -> Tensor:
+        mask, places = self._padding
+        return Padded(mask).neighbours(self._pad(hidden), width).flatten(0, 1)[places]
+
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         rule = rule.within(self.max_seqlen)
         if rule == PLAIN and varlen.has_kernel(query):  # one query for each pair
@@ -209,6 +222,10 @@ class Packed:
             return varlen.attention(query, key, value, each, self.cu_seqlens, 1, self.max_seqlen, dropout)
         # On a CPU these products are so small that padding costs less than many calls.
         return Padded(self._padding[0]).attend_first(query, self._pad(key_value), dropout, rule)
+
+    def prepare_padding(self) -> None:
+        """Compute what attention with a bias needs of the padded layout: a compiled block cannot."""
+        _ = self._padding
 
     @cached_property
     def _padding(self) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Layout
 from bertnli.model.blocks import ACTIVATIONS, Block, PreNormBlock, norm
+from bertnli.model.convolution import Convolution
 from bertnli.model.disentangled import RelativePositions
 from bertnli.model.dropout import Dropout
 from bertnli.model.relative_bias import SharedBias
@@ -97,6 +98,8 @@ class PairClassifier(nn.Module):
             for number in range(config.distinct_blocks or config.num_layers)
         )
         self.relative = shared_positions(config)
+        convolved = config.disentangled is not None and config.disentangled.convolution
+        self.convolution = Convolution(config) if convolved else None
         self.final_norm = norm(config) if config.pre_norm else nn.Identity()
         self.pooler_dropout = Dropout(config.head.input_dropout or 0.0)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head.bias)
@@ -122,8 +125,11 @@ class PairClassifier(nn.Module):
         hidden = self.embeddings(input_ids, token_type_ids, layout.positions)
         relative = None if self.relative is None else self.relative(layout)
         *blocks, last = self.layers()
-        for block in blocks:
+        embedded = hidden
+        for number, block in enumerate(blocks):
             hidden = block(hidden, layout, relative=relative)
+            if self.convolution is not None and number == 0:
+                hidden = self.convolution(embedded, hidden, layout)
         if self.config.head.pooling == "first":
             pooled = self.final_norm(last(hidden, layout, only_first=True, relative=relative))
         else:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.families.config import Disentangled, ModelConfig
-from bertnli.model.attention import Layout, ScoreRule
+from bertnli.model.attention import Layout, Packed, ScoreRule
 from bertnli.model.dropout import Dropout
 
 
@@ -39,6 +39,8 @@ class RelativePositions(nn.Module):
 
     def forward(self, layout: Layout) -> Tensor:
         """Of the distances -(longest - 1) to longest - 1, in this order: `[2 x longest - 1, hidden_size]`."""
+        if isinstance(layout, Packed):
+            layout.prepare_padding()
         zero, longest = self.max_positions - 1, layout.longest
         return self.norm(self.table(self.rows[zero - longest + 1 : zero + longest]))
 
@@ -49,12 +51,12 @@ def table_rows(attention: Disentangled, positions: int) -> Tensor:
     Distances of up to half the buckets have their own. Those beyond share buckets, on a logarithmic scale up to
     max_distance. Each operation is transformers' own, in its order, because a bucket hangs on the rounding.
     """
-    distances = torch.arange(1 - positions, positions, device="cpu")
+    distances = torch.arange(1 - positions, positions)
     span = attention.position_buckets or attention.max_distance
     if attention.position_buckets:
         middle = span // 2
         far = distances.abs().clamp(min=middle)
-        scale = torch.log(torch.tensor((attention.max_distance - 1) / middle, device="cpu"))
+        scale = torch.log(torch.tensor((attention.max_distance - 1) / middle))
         logarithmic = torch.ceil(torch.log(far / middle) / scale * (middle - 1)) + middle
         distances = torch.where(distances.abs() <= middle, distances, (logarithmic * distances.sign()).long())
     return (distances + span).clamp(0, 2 * span - 1)
@@ -105,9 +107,11 @@ def score_rule(position_key: Tensor | None, position_query: Tensor | None, scale
         queries, keys = query.shape[2], key.shape[2]
         terms = []
         if position_key is not None:
-            terms.append(content_to_position(query, _around_zero(position_key, queries - 1, keys - 1)))
+            rows = _around_zero(position_key, queries - 1, keys - 1).to(query.dtype)
+            terms.append(content_to_position(query, rows))
         if position_query is not None:
-            terms.append(position_to_content(key, _around_zero(position_query, keys - 1, queries - 1)))
+            rows = _around_zero(position_query, keys - 1, queries - 1).to(key.dtype)
+            terms.append(position_to_content(key, rows))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
     return ScoreRule(bias, scale)

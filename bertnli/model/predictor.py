@@ -18,7 +18,7 @@ from bertnli.model.classifier import PairClassifier
 class TorchPredictor:
     """Runs a model in fp32 on `device`: `cpu`, `cuda`, or `auto` for a GPU if there is one.
 
-    temperature: the model's own; the caller divides the logits by it before the softmax. Raises InputError for another
+    temperature: the model's own; the caller divides the logits by it first. Raises InputError for another
     `device`, and for `cuda` without a GPU.
     """
 

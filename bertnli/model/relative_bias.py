@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.families.config import ModelConfig
-from bertnli.model.attention import Layout
+from bertnli.model.attention import Layout, Packed
 
 
 def buckets_of(distances: Tensor, buckets: int, max_distance: int) -> Tensor:
@@ -42,6 +42,8 @@ class SharedBias(nn.Module):
     def forward(self, layout: Layout) -> Tensor:
         """`[1, heads, length, length]`: what is added to the score of each query and key. A shorter pair's bias is its
         upper left corner."""
+        if isinstance(layout, Packed):
+            layout.prepare_padding()
         length = layout.longest
         zero = self.positions - 1  # the place of distance 0
         of_distance = self.bias(self.buckets[zero + 1 - length : zero + length]).T

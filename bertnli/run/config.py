@@ -228,7 +228,7 @@ class Checkpointing(Section):
 
 class RunConfig(Section):
     model: Text
-    """The model to start from: a fetched name, an HF-format folder, a d2l folder or zip, a hub id."""
+    """The model to start from: a fetched name, an HF-format folder, a d2l folder or zip, a hub id (`org/name`)."""
     arch: Literal["bert.small", "bert.base"] | None = None
     """For d2l weights given as a path, because their files do not contain the number of heads."""
     labels: tuple[str, ...] | None = None

@@ -12,6 +12,7 @@ import pytest
 from bertnli.commands import about_model
 from bertnli.common.errors import InputError, RunError
 from bertnli.families import folder_config
+from bertnli.families.table import FAMILIES
 from bertnli.fetch.resolve import fetch
 from tests.support import hub_stand_in, tiny
 from tests.support.http_stand_in import StandIn
@@ -155,3 +156,22 @@ def test_paths(tmp_path: Path) -> None:
 def test_a_name_of_d2l_is_told_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BERTNLI_CACHE", str(tmp_path))
     assert "family: d2l (the d2l book" in text(about_model.about_model("bert.small"))
+
+
+def test_the_command_ends_with_2_where_a_model_cannot_run(command: Any, tmp_path: Path) -> None:
+    for name, body in tiny.hub_files(model_type="bart").items():
+        (tmp_path / name).write_bytes(body)
+    done = command("doctor", "--model", tmp_path, "--json")
+    assert done.returncode == 2 and "'bart': BART" in done.stderr
+    (tmp_path / "config.json").write_bytes(tiny.hub_files()["config.json"])
+    done = command("doctor", "--model", tmp_path, "--json")
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0 and found["model"]["family"] == "bert" and found["cores"]
+
+
+def test_the_list_has_the_families_that_run(command: Any) -> None:
+    shown = command("fetch", "--list").stdout
+    listed = json.loads(command("fetch", "--list", "--json").stdout)["families"]
+    assert [row["family"] for row in listed] == list(FAMILIES)
+    for row in listed:
+        assert f"{', '.join(row['model_types']):<18} {row['about']}" in shown

@@ -51,6 +51,17 @@ def test_a_number_without_a_name_stays_a_number(tmp_path: Path) -> None:
     assert [row.label for row in PairFile(write(tmp_path / "a.parquet", [3, 0])).rows()] == ["3", "neutral"]
 
 
+@pytest.mark.parametrize("form", ["Sequence", "List", "a list"])
+def test_lists_of_numbers_have_their_names(tmp_path: Path, form: str) -> None:
+    inner = {"names": ["toxic", "insult"], "_type": "ClassLabel"}
+    features = {"label": [inner] if form == "a list" else {"feature": inner, "_type": form}}
+    table = pa.table({"premise": ["p"] * 5, "hypothesis": ["h"] * 5, "label": [[0, 1], [], [1], None, [2]]})
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(about), tmp_path / "a.parquet")
+    found = [row.label for row in PairFile(tmp_path / "a.parquet").rows()]
+    assert found == ['["toxic", "insult"]', "[]", '["insult"]', None, "[2]"]
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

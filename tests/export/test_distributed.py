@@ -33,7 +33,9 @@ from bertnli_export.scoring_setup import prepare
 
 from bertnli import cli
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.outputs import Outputs
 from tests.support import tiny
+from tests.support.bundles import with_outputs
 from tests.support.scored_files import Stop, stop_after, write
 
 OPTIONS = {"strict": False, "restart": False, "columns": None, "prefix": ""}
@@ -135,6 +137,17 @@ def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeyp
     assert len(loaded) == 1
     # the records beside the outputs do not get in the way of those who read the folder
     assert pyarrow.dataset.dataset(tmp_path / "out", format="parquet").count_rows() == 100
+
+
+def test_a_worker_has_the_threshold_of_the_command(tmp_path) -> None:
+    bundle = with_outputs(tmp_path / "bundle", Outputs(("a", "b", "c"), "multi_label_classification", "sigmoid"))
+    file, output = write(tmp_path / "in.jsonl", tiny.snli_rows(50)), tmp_path / "out.jsonl"
+    of_job = {"bundle": str(bundle), "sha256": Bundle.open(bundle).sha256, "threshold": 0.6}
+    _PartitionWorker(job(**of_job), None)._score(str(file), str(output))
+    for threshold in (0.6, 0.5):
+        alone = tmp_path / f"{threshold}.jsonl"
+        score_file(bundle, file, alone, device="cpu", threshold=threshold)
+        assert (output.read_bytes() == alone.read_bytes()) == (threshold == 0.6)
 
 
 class Beside:

@@ -9,16 +9,20 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import onnx
 import psutil
 import pytest
 from bertnli_export.build import export_bundle
+from bertnli_export.graphs import fp16
 
 from bertnli.model import pretrained
 from tests.conftest import environment
 from tests.export.test_distributed_system import cluster
+from tests.model.test_families import ROWS as ROW_OF_FAMILY
+from tests.model.test_families import ours_of, theirs_of
 from tests.support import tiny
 from tests.support.stub_cuda import build as stub
 
@@ -198,18 +202,35 @@ import numpy as np
 import onnxruntime as ort
 from bertnli_export.interface import INPUTS, OUTPUT
 
-options = ort.SessionOptions()
-options.enable_profiling = True
-options.profile_file_prefix = str(Path(tempfile.mkdtemp()) / "profile")
-providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
-session = ort.InferenceSession(sys.argv[1], options, providers=providers)
-mask = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
-batch = dict(zip(INPUTS, (np.full_like(mask, 7), mask, np.zeros_like(mask)), strict=True))
-(logits,) = session.run([OUTPUT], batch)
-events = json.loads(Path(session.end_profiling()).read_text())
-nodes = [event["args"] for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-print(json.dumps([logits.shape, [[node["provider"], node["op_name"]] for node in nodes]]))
+for model in sys.argv[1:]:
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(Path(tempfile.mkdtemp()) / "profile")
+    providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    session = ort.InferenceSession(model, options, providers=providers)
+    mask = np.array([[1] * 8, [1] * 7 + [0]])
+    batch = dict(zip(INPUTS, (np.full_like(mask, 7), mask, np.zeros_like(mask)), strict=True))
+    (logits,) = session.run([OUTPUT], batch)
+    events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = [event["args"] for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    print(json.dumps([logits.shape, [[node["provider"], node["op_name"]] for node in nodes]]))
 """
+COUNTS = "15,1"
+"""What the fp16 graph's two NonZero find in that batch, real tokens and padding: they are read back from the GPU."""
+
+
+def placed(built: Path, models: Sequence[Path], **stubs: object) -> Iterator[tuple[list[int], list[str], list[str]]]:
+    """For each graph the logits' shape, and the operators that ran on the GPU and on the CPU."""
+    command = [sys.executable, "-c", PLACEMENT, *map(str, models)]
+    env = environment(**stub.environment(built, **stubs))
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines()[-len(models) :]:
+        shape, nodes = json.loads(line)
+        where = {"CUDAExecutionProvider": [], "CPUExecutionProvider": []}
+        for provider, operator in nodes:
+            where[provider].append(operator)
+        yield shape, *where.values()
 
 
 @pytest.mark.parametrize("sm", [75, 80, 90])
@@ -223,16 +244,30 @@ print(json.dumps([logits.shape, [[node["provider"], node["op_name"]] for node in
 def test_nodes_are_placed_on_the_gpu(built, tmp_path, precision, kernels, on_the_cpu, sm):
     """All but those that compute shapes, a handful."""
     export_bundle(pretrained.load(tiny.hf_folder(tmp_path / "model")), tmp_path / "bundle", precision=precision)
-    # The fp16 graph counts real tokens and padding, 7 and 1 of this batch: NonZero reads them back.
-    stubs = stub.environment(built, sm=sm, STUB_CUDA_ANSWERS="7,1" if precision == "fp16" else "")
-    command = [sys.executable, "-c", PLACEMENT, str(tmp_path / "bundle" / "model.onnx")]
-    done = subprocess.run(command, env=environment(**stubs), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    shape, nodes = json.loads(done.stdout.splitlines()[-1])
-    gpu = [operator for provider, operator in nodes if provider == "CUDAExecutionProvider"]
-    cpu = [operator for provider, operator in nodes if provider == "CPUExecutionProvider"]
+    answers = COUNTS if precision == "fp16" else ""
+    [(shape, gpu, cpu)] = placed(built, [tmp_path / "bundle" / "model.onnx"], sm=sm, STUB_CUDA_ANSWERS=answers)
     assert shape == [2, 3] and kernels <= set(gpu) and len(gpu) > 25
     assert set(cpu) <= on_the_cpu and len(cpu) <= 5, cpu
+
+
+@pytest.mark.parametrize("sm", [75, 90])
+def test_the_fp16_graph_of_every_family_is_placed_on_the_gpu(built, tmp_path, sm):
+    """All nodes but those that compute shapes: one, and for DeBERTa some that say where rows are cut."""
+    models, layers = {}, []
+    for row in ROW_OF_FAMILY:
+        for which in (0, -1):
+            sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_labels": 3}
+            model = ours_of(theirs_of(row.config(**row.configurations[which] | sizes)))
+            name = f"{row.model_type} {which}"
+            models[name] = tmp_path / f"{name}.onnx"
+            layers.append(model.config.num_layers)
+            onnx.save(fp16.fp16_graph(model), models[name])
+    answers = ",".join([COUNTS] * len(models))
+    found = placed(built, list(models.values()), sm=sm, STUB_CUDA_ANSWERS=answers)
+    for name, count, (shape, gpu, cpu) in zip(models, layers, found, strict=True):
+        shapes = {"Squeeze", "Concat", "Add", "Sub", "Mul"} if name.startswith("deberta") else {"Squeeze"}
+        assert shape == [2, 3] and set(cpu) <= shapes and len(cpu) <= 12, name
+        assert gpu.count("PackedMultiHeadAttention") == count, name
 
 
 def test_ray_gives_each_worker_a_gpu(command, built, rows, tmp_path):

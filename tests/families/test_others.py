@@ -37,6 +37,8 @@ def test_what_is_named_instead_runs(use: others.Use) -> None:
         ("allenai/longformer", {"model_type": "longformer"}, "nli of long texts"),
         ("nomic/x", {"model_type": "nomic_bert"}, "rerank long texts"),
         ("org/x", {"model_type": "never_seen"}, "nli"),
+        ("org/x", {"model_type": "never_seen", "architectures": ["NeverForCausalLM"]}, "rerank"),
+        ("org/x", {"model_type": "never_seen", "architectures": ["NeverForConditionalGeneration"]}, "nli"),
         ("jinaai/jina-reranker-v2", {"auto_map": {"AutoModelForSequenceClassification": "x.Y"}}, "rerank"),
     ],
 )
@@ -46,6 +48,13 @@ def test_it_is_of_the_same_use(where: str, config: dict[str, object], use: other
 
 def test_no_model_both_runs_and_does_not() -> None:
     assert not others.OTHERS.keys() & BY_MODEL_TYPE.keys()
+
+
+def test_a_language_model_that_nobody_knows_is_called_one() -> None:
+    config = {"model_type": "never_seen", "architectures": ["NeverForCausalLM"]}
+    with pytest.raises(InputError, match="'never_seen': a language model that generates text"):
+        others.check(config, "config.json")
+    others.check({"model_type": "bert", "architectures": ["BertLMHeadModel", "XForCausalLM"]}, "config.json")
 
 
 @pytest.mark.parametrize("value", [None, 1, ["bert"], {"a": 1}])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.families import folder_config
@@ -246,6 +248,19 @@ def test_what_is_a_hub_id(name: str, parsed: tuple[str, str | None] | None) -> N
     assert (found and (found.repo, found.revision)) == parsed
 
 
+@given(st.lists(st.text("ab/.@-+%_", min_size=1, max_size=9), min_size=2, max_size=2), st.text("ab/.-%", max_size=6))
+def test_every_hub_id_has_a_folder_of_its_own_in_the_cache(revisions: list[str], name: str) -> None:
+    ids = {f"o/n{name}@{revision}" for revision in revisions} | {f"o/n{name}"}
+    folders = [cache.folder_of(entry) for one in ids if (entry := catalog.lookup(one)) is not None]
+    assert len(set(folders)) == len(folders)
+    for folder in folders:
+        assert (
+            folder.parent == cache.cache_dir() / "hub" / "o"
+            and folder.name.startswith("n")
+            and ".." not in folder.parts
+        )
+
+
 def test_a_catalogue_models_revision_has_its_disclosure_and_not_its_checksums() -> None:
     entry = catalog.lookup("sentence-transformers/all-MiniLM-L6-v2@v1")
     assert entry is not None and "SNLI" in str(entry.disclosure) and not any(entry.files.values())
@@ -253,15 +268,18 @@ def test_a_catalogue_models_revision_has_its_disclosure_and_not_its_checksums() 
 
 
 def test_other_ways_to_write_a_hub_id_are_told_the_right_one(hub: StandIn) -> None:
-    for given, told in (
+    for written, told in (
         ("minilm@v1", "sentence-transformers/all-MiniLM-L6-v2@v1"),
         ("https://huggingface.co/org/bert", "org/bert"),
+        ("roberta-base", "FacebookAI/roberta-base"),
+        ("bert-large-cased@v1", "google-bert/bert-large-cased@v1"),
+        ("distilroberta-base", "distilbert/distilroberta-base"),
         ("https://huggingface.co/org/bert/tree/v1", "org/bert@v1"),
     ):
         with pytest.raises(InputError, match=f"give its hub id: {told}$"):
-            fetch(given)
+            fetch(written)
         with pytest.raises(InputError, match=f"give its hub id: {told}$"):
-            resolve_model(given, folder_config.parse)
+            resolve_model(written, folder_config.parse)
 
 
 def test_a_model_that_was_renamed(hub: StandIn) -> None:
@@ -432,7 +450,9 @@ def test_the_weights_are_on_the_disk_once(hub: StandIn, tmp_path: Path) -> None:
     assert copies(tmp_path) == 1
     assert hub.resolved("org/it").count("model.safetensors") == 1
     (tmp_path / "to" / "it" / "config.json").write_text("edited in place")
+    asked = len(hub.requests)
     assert (fetch("org/it") / "config.json").read_bytes() == BERT["config.json"]
+    assert len(hub.requests) == asked
 
 
 def test_what_transformers_has_downloaded_is_taken(hub: StandIn, tmp_path: Path) -> None:

@@ -241,6 +241,8 @@ def test_with_dropout_sets_only_what_the_architecture_has() -> None:
     assert SMALL.with_dropout(0.3) == replace(
         SMALL, embedding_dropout=0.3, hidden_dropout=0.3, attention_dropout=0.3, classifier_dropout=0.3
     )
+    before_the_pooler = replace(SMALL, head=Head(input_dropout=0.0)).with_dropout(0.3)  # RoBERTa's
+    assert before_the_pooler == replace(SMALL.with_dropout(0.3), head=Head(input_dropout=0.3))
     assert SMALL_D2L.with_dropout(0.3) == replace(SMALL_D2L, hidden_dropout=0.3, attention_dropout=0.3)
 
 

@@ -13,6 +13,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from bertnli.common.errors import InputError
 from bertnli.data.batches import pack
 from bertnli.data.labels import SNLI_ORDER
+from bertnli.data.outputs import Outputs
 from bertnli.families import folder_config
 from bertnli.model.attention import to_device
 from bertnli.model.classifier import PairClassifier
@@ -57,7 +58,7 @@ def test_what_cannot_run_is_refused_by_name(family: str, key: str, value: Any, s
 def test_a_gpu_waits_for_nothing(family: str, dtype: torch.dtype) -> None:
     """As test_varlen.py has it for BERT."""
     content = transformers.AutoConfig.for_model(family, **SIZES, **(ALBERT if family == "albert" else {})).to_dict()
-    config = folder_config.parse(content, "config.json").to_ours(SNLI_ORDER)
+    config = folder_config.parse(content, "config.json").to_ours(Outputs(SNLI_ORDER))
     with META:
         model = PairClassifier(config).to(dtype)
     with Operators():  # raises where a tensor is left on the CPU

@@ -31,11 +31,12 @@ _FLOAT, _INT, _BOOL = {"float16", "float"}, {"int32", "int64"}, {"bool"}
 KERNELS = {
     operator: types
     for operators, types in (
-        ("BiasGelu FastGelu Gemm MatMul PackedMultiHeadAttention Relu SkipLayerNormalization Tanh", _FLOAT),
-        ("Add Concat Div Gather Squeeze Sub", _FLOAT | _INT),
-        ("CumSum Mod Range ReduceSum", _INT),
-        ("Not Or", _BOOL),
-        ("Cast Equal NonZero Reshape Shape", _FLOAT | _INT | _BOOL),
+        ("BiasGelu FastGelu Gelu Gemm LayerNormalization MatMul PackedMultiHeadAttention Relu", _FLOAT),
+        ("RotaryEmbedding SkipLayerNormalization Split Tanh", _FLOAT),
+        ("Add Concat Div Gather Mul Squeeze Sub", _FLOAT | _INT),
+        ("Abs CumSum Greater GreaterOrEqual Less Mod Range ReduceSum", _INT),
+        ("And Not Or Where", _BOOL),
+        ("Cast Equal NonZero Reshape Shape Slice Transpose Unsqueeze", _FLOAT | _INT | _BOOL),
     )
     for operator in operators.split()
 }
@@ -97,6 +98,26 @@ PackedMultiHeadAttention <num_heads> (query, key, value, bias, token_offset, end
 """
 
 
+# The bias is for pairs of positions, which a token has in its own sequence.
+_WITH_BIAS = (
+    _ATTENTION.replace("token_offset, ends)", "token_offset, ends, bias_of_positions)")
+    .replace(
+        "    q = Unsq",
+        """
+    one_before = Sub (pair, one)
+    start = Gather (ends, one_before)
+    position = Sub (place, start)
+    of_queries = Gather <axis: int = 2> (bias_of_positions, position)
+    added = Gather <axis: int = 3> (of_queries, position)
+    never = Constant <value: tensor = float {-inf}> ()
+    low = CastLike (never, added)
+    biased_mask = Where (full_mask, added, low)
+    q = Unsq""",
+    )
+    .replace("(q, k, v, full_mask)", "(q, k, v, biased_mask)")
+)
+
+
 def for_the_cpu(graph: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with PackedMultiHeadAttention, which ONNX Runtime has for CUDA only, written in standard operators:
     attention of all tokens to all tokens, masked to those of the same pair. ONNX Runtime's kernels run the rest."""
@@ -107,7 +128,8 @@ def for_the_cpu(graph: onnx.ModelProto) -> onnx.ModelProto:
             node.domain = "stand.in"
     for entry in copy.opset_import:
         entry.version = 23 if entry.domain == "" else entry.version  # the first with Attention
-    copy.functions.append(onnx.parser.parse_function(_ATTENTION))
+    biased = any(node.op_type == "PackedMultiHeadAttention" and len(node.input) > 6 for node in graph.graph.node)
+    copy.functions.append(onnx.parser.parse_function(_WITH_BIAS if biased else _ATTENTION))
     copy.opset_import.append(onnx.helper.make_opsetid("stand.in", 1))
     return copy
 
@@ -118,7 +140,17 @@ class PackedMultiHeadAttention(OpRun):
     op_domain = ORT
 
     def _run(  # type: ignore[override]
-        self, query, key, value, bias, token_offset, cumulative_sequence_length, num_heads=None, scale=None, **_: Any
+        self,
+        query,
+        key,
+        value,
+        bias,
+        token_offset,
+        cumulative_sequence_length,
+        attention_bias=None,
+        num_heads=None,
+        scale=None,
+        **_: Any,
     ) -> tuple[NDArray[Any]]:
         tokens, hidden = query.shape
         pairs, length = token_offset.shape
@@ -130,13 +162,17 @@ class PackedMultiHeadAttention(OpRun):
         # The kernels other than flash attention copy tokens by these indices.
         assert (np.sort(token_offset.ravel()) == np.arange(pairs * length)).all()
         assert (token_offset.ravel()[:tokens] // length == np.repeat(np.arange(pairs), lengths)).all()
+        if attention_bias is None:
+            attention_bias = np.zeros((1, num_heads, length, length), np.float32)
+        assert attention_bias.shape[2:] == (length, length)
+        biases = np.broadcast_to(attention_bias, (pairs, num_heads, length, length)).astype(np.float32)
         if bias is not None:
             query, key, value = (x + b for x, b in zip((query, key, value), np.split(bias, 3), strict=True))
         heads = [x.astype(np.float32).reshape(tokens, num_heads, -1) for x in (query, key, value)]
         result = np.empty((tokens, num_heads, hidden // num_heads), np.float32)
-        for begin, end in pairwise(ends):
+        for (begin, end), added in zip(pairwise(ends), biases, strict=True):
             q, k, v = (x[begin:end].transpose(1, 0, 2) for x in heads)
-            scores = q @ k.transpose(0, 2, 1) * (scale or q.shape[-1] ** -0.5)
+            scores = q @ k.transpose(0, 2, 1) * (scale or q.shape[-1] ** -0.5) + added[:, : end - begin, : end - begin]
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             result[begin:end] = (weights / weights.sum(axis=-1, keepdims=True) @ v).transpose(1, 0, 2)
         return (result.reshape(tokens, hidden).astype(query.dtype),)
@@ -161,11 +197,33 @@ class BiasGelu(OpRun):
         return ((total * 0.5 * (1 + erf(total / np.sqrt(np.float32(2))))).astype(x.dtype),)
 
 
+class Gelu(OpRun):
+    op_domain = ORT
+
+    def _run(self, x, **_: Any) -> tuple[NDArray[Any]]:  # type: ignore[override]
+        wide = x.astype(np.float32)
+        return ((wide * 0.5 * (1 + erf(wide / np.sqrt(np.float32(2))))).astype(x.dtype),)
+
+
+class RotaryEmbedding(OpRun):
+    """The halves of a head are a plane's two coordinates."""
+
+    op_domain = ORT
+
+    def _run(self, x, position_ids, cos, sin, **_: Any) -> tuple[NDArray[Any]]:  # type: ignore[override]
+        batch, length, hidden = x.shape
+        assert position_ids.shape == (batch, length) and position_ids.max() < len(cos) and length <= len(cos)
+        heads = x.reshape(batch, length, -1, 2, cos.shape[1])
+        one, other = heads[..., 0, :], heads[..., 1, :]
+        c, s = cos[position_ids][:, :, None], sin[position_ids][:, :, None]
+        return (np.stack([one * c - other * s, other * c + one * s], axis=-2).reshape(batch, length, hidden),)
+
+
 class FastGelu(OpRun):
     op_domain = ORT
 
-    def _run(self, x, bias) -> tuple[NDArray[Any]]:  # type: ignore[override]
-        total = x.astype(np.float32) + bias
+    def _run(self, x, bias=None) -> tuple[NDArray[Any]]:  # type: ignore[override]
+        total = x.astype(np.float32) + (0 if bias is None else bias)
         return ((total * 0.5 * (1 + np.tanh(0.797885 * total + 0.035677 * total**3))).astype(x.dtype),)
 
 
@@ -182,7 +240,16 @@ class Gemm(OpRun):
         return ((a.astype(np.float32) @ b.T.astype(np.float32) + c).astype(a.dtype),)
 
 
-OPERATORS = [PackedMultiHeadAttention, SkipLayerNormalization, BiasGelu, FastGelu, MatMul, Gemm]
+OPERATORS = [
+    PackedMultiHeadAttention,
+    RotaryEmbedding,
+    SkipLayerNormalization,
+    BiasGelu,
+    FastGelu,
+    Gelu,
+    MatMul,
+    Gemm,
+]
 
 
 def stand_in_gpu(monkeypatch: pytest.MonkeyPatch, count: int = 1) -> None:

@@ -27,6 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "v2 without buckets": {"pos_att_type": ["c2p", "p2c"], "type_vocab_size": 2, "max_relative_positions": 12},
     "own projections": V3 | {"share_att_key": False, "pooler_hidden_act": "tanh", "hidden_act": "gelu_new"},
     "c2p alone": V3 | {"pos_att_type": "c2p", "share_att_key": False},
+    "convolution": V3 | {"conv_kernel_size": 3, "conv_act": "gelu"},
     "p2c alone": V3 | {"pos_att_type": ["p2c"], "norm_rel_ebd": "none"},
 }
 LENGTHS = [3, 9, 30, 28, 2, 1, 17, 17]  # both within the buckets and far beyond
@@ -41,7 +42,7 @@ def theirs(**changes: Any) -> DebertaV2ForSequenceClassification:
         config = DebertaV2Config(num_labels=3, **(sizes | changes))
         model = DebertaV2ForSequenceClassification(config)
         for module in model.modules():
-            if isinstance(module, nn.Linear | nn.LayerNorm | nn.Embedding):
+            if isinstance(module, nn.Linear | nn.LayerNorm | nn.Embedding | nn.Conv1d):
                 for parameter in module.parameters():
                     nn.init.normal_(parameter, std=0.3, mean=float(isinstance(module, nn.LayerNorm)))
     return model.eval()

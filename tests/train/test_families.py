@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from bertnli.model import pretrained
-from tests.model.test_families import ROWS, of_eval, of_transformers, save, theirs_of
+from tests.model.test_families import ROWS, V3, of_eval, of_transformers, save, theirs_of
 from tests.support.runs import losses, train
 
 STARTS: dict[str, dict[str, Any]] = {
@@ -19,6 +19,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "distilbert": {},
     "electra": {"embedding_size": 16},
     "ernie": {"use_task_id": True},
+    "deberta-v2": V3 | {"conv_kernel_size": 3},
     "modernbert": {"local_attention": 8},
 }
 
@@ -34,6 +35,7 @@ def start(folder: Path, model_type: str, auto: Any = AutoModelForSequenceClassif
         ("roberta", AutoModel, {}),
         ("distilbert", AutoModelForSequenceClassification, {"num_labels": 5}),  # a new one takes its place
         ("electra", AutoModelForSequenceClassification, {}),
+        ("deberta-v2", AutoModelForSequenceClassification, {}),
         ("modernbert", AutoModel, {"classifier_pooling": "mean"}),
     ],
 )
@@ -60,9 +62,10 @@ def test_a_new_classifier_keeps_the_layer_before_it(tmp_path):
         assert not after.has_classifier and after.build().classifier.weight.shape[0] == 2
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "ernie", "modernbert"])
+@pytest.mark.parametrize("model_type", ["roberta", "ernie", "deberta-v2", "modernbert"])
 def test_stages_of_zero_train_a_family_the_same(tmp_path, run, ranks, model_type):
-    """Stage 3 gathers weights where they are used: one row of the token types, and of ERNIE's tasks."""
+    """Stage 3 gathers weights where they are used: one row of the token types, and of ERNIE's tasks; and DeBERTa's
+    projections, for the tokens and for the positions."""
     folder = start(tmp_path / "model", model_type)
     for stage in (0, 3):
         train(run(f"z{stage}", model=str(folder), dropout=0.0, zero_stage=stage, max_steps=3), ranks)

@@ -71,7 +71,7 @@ def _norms_to_centre(model: PairClassifier) -> list[list[CentredNorm]]:
     """The norms whose outputs int8 layers read: all but those of the last block, which only fp32 layers read. Those of
     a list have modules in common, so they have one mean.
 
-    d2l's models have no norm on the embeddings.
+    d2l's models have no norm on the embeddings. Beside a convolution the first block's norms stay.
     """
     blocks: list[Block] = model.layers()  # type: ignore[assignment]
     first, source = blocks[0].attention, model.embeddings.projection or model.embeddings.norm
@@ -81,6 +81,9 @@ def _norms_to_centre(model: PairClassifier) -> list[list[CentredNorm]]:
     ]
     if not isinstance(source, nn.Identity):
         between.insert(0, CentredNorm(source, first.qkv, first.output))
+    if model.convolution is not None:  # it reads the first block's input and output too
+        second = blocks[1].attention
+        between[:2] = [CentredNorm(model.convolution.norm, second.qkv, second.output)]
     groups: list[list[CentredNorm]] = []
     for one in between:  # what is shared is shared by neighbours
         if groups and set(groups[-1][-1]) & set(one):

@@ -58,6 +58,9 @@ class FlattenedLayout:
     def mean(self, hidden: Tensor) -> Tensor:
         return self.padded.mean(hidden.unflatten(0, self.shape))
 
+    def neighbours(self, hidden: Tensor, width: int) -> Tensor:
+        return self.padded.neighbours(hidden.unflatten(0, self.shape), width).flatten(0, 1)
+
 
 class ExportedAttention(nn.Module):
     """`SelfAttention` over a `FlattenedLayout`. `convert` is applied to the layers of key and value, `convert_outer` to

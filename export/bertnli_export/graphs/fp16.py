@@ -22,7 +22,13 @@ model. The choices, and the reasons:
 * **SkipLayerNormalization and BiasGelu (FastGelu)** add the biases of the products before them. ONNX Runtime would not
   fuse the former by itself, because its fusion expects three axes. Its kernels compute mean and variance in fp32 since
   ONNX Runtime's pull request 28682 (version 1.31), and in fp16 before.
+* **A relative bias (MPNet) is the operator's own input**, `[1, heads, length, length]`, made once for all layers. With
+  it the operator is memory-efficient attention if the batch is padded to a multiple of 8, as our sessions do; if not,
+  it pads queries, keys and values, and waits for the GPU in each layer.
 * **Pooler and classifier are fp32**: one row per pair costs nothing, and the logits lose no digits.
+
+Families differ in the embeddings, the activations and the head; blocks that serve several layers (ALBERT) are in the
+file once. ModernBERT's blocks are in fp16_pre_norm.py, DeBERTa's terms of positions in fp16_disentangled.py.
 
 There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with three digits logits do not stay within
 2e-2.
@@ -30,23 +36,24 @@ There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import onnx
 import onnx_ir as ir
 import torch
-from onnx_ir.tape import Tape
 from torch import Tensor, nn
 
-from bertnli.common.errors import InputError
 from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
+from bertnli.model.disentangled import RelativePositions
+from bertnli.model.relative_bias import SharedBias
+from bertnli_export.graphs import fp16_pre_norm
+from bertnli_export.graphs.fp16_disentangled import Distances, key_bias, neighbours
 from bertnli_export.graphs.graph import check, check_size
+from bertnli_export.graphs.packed_graph import ORT, GraphBuilder, PackedLayout, value
 from bertnli_export.interface import INPUTS, OUTPUT
 
 _OPSET = 18  # older versions of ONNX Runtime have CUDA kernels for it, and the graph needs no newer operator
-_ORT = "com.microsoft"
 _IR_VERSION = 10
 
 
@@ -55,19 +62,11 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
     A row whose mask is all 0, which a server may add to fill a batch, counts as one token, so its logits are finite.
 
-    Raises InputError if the weights do not fit one file, or fp16's range, or if the model has another attention.
+    Raises InputError if the weights do not fit one file, or fp16's range.
     """
-    # PackedMultiHeadAttention has neither rotary positions nor windows, and its bias is for padded pairs.
-    if model.config.rotary is not None or model.config.disentangled is not None:
-        raise InputError(
-            "--precision fp16",
-            found=f"a {model.config.family} model",
-            expected="a model with BERT's attention",
-            do="export it with --precision fp32 or int8, which run on a CPU",
-        )
     check_size(model, bytes_per_weight=2)
-    inputs = [_value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
-    builder = _GraphBuilder()
+    inputs = [value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
+    builder = GraphBuilder()
     logits = _logits(builder, model, *inputs)
     logits.name = OUTPUT
     logits.dtype, logits.shape = ir.DataType.FLOAT, ir.Shape(["batch", len(model.config.labels)])
@@ -76,7 +75,7 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
         [logits],
         nodes=builder.tape.nodes,
         initializers=builder.tape.initializers,
-        opset_imports={"": _OPSET, _ORT: 1},
+        opset_imports={"": _OPSET, ORT: 1},
         name="bertnli",
     )
     proto = ir.to_proto(ir.Model(graph, ir_version=_IR_VERSION, producer_name="bertnli"))
@@ -84,114 +83,96 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
     return proto
 
 
-class _GraphBuilder:
-    """Appends nodes. Shapes below: `tokens` is the number of the batch's real tokens, which are packed end to end."""
-
-    def __init__(self) -> None:
-        self.tape = Tape()
-
-    def __call__(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """A node of a standard operator."""
-        return self.tape.op(op_type, inputs, attributes, name=self._name(op_type))
-
-    def fused(self, op_type: str, *inputs: ir.Value | None, rows: str, size: int, **attributes: Any) -> ir.Value:
-        """A node of one of ONNX Runtime's own operators. Its output is fp16 `[rows, size]`, which onnx cannot infer."""
-        output = _value(f"fused_{len(self.tape.nodes)}", ir.DataType.FLOAT16, [rows, size])
-        return self.tape.op(op_type, inputs, attributes, domain=_ORT, name=self._name(op_type), output=output)
-
-    def constant(self, value: Tensor | Sequence[int] | int, dtype: torch.dtype = torch.int64) -> ir.Value:
-        tensor = torch.as_tensor(value).detach().to(dtype)
-        if not tensor.isfinite().all():
-            raise InputError(
-                "the model has weights beyond fp16's range of 65,504", do="export it with --precision fp32"
-            )
-        array = tensor.contiguous().numpy()
-        name = f"constant_{len(self.tape.initializers)}"
-        return self.tape.initializer(ir.tensor(array, name=name))
-
-    def half(self, tensor: Tensor) -> ir.Value:
-        return self.constant(tensor, torch.float16)
-
-    def matmul(self, x: ir.Value, weight: Tensor) -> ir.Value:
-        """The product of a linear layer. The next node adds its bias."""
-        return self("MatMul", x, self.half(weight.T))
-
-    def linear(self, x: ir.Value, weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float16) -> ir.Value:
-        return self("Gemm", x, self.constant(weight, dtype), self.constant(bias, dtype), transB=1)
-
-    def _name(self, op_type: str) -> str:
-        return f"{op_type}_{len(self.tape.nodes)}"
-
-
 def _logits(
-    add: _GraphBuilder, model: PairClassifier, input_ids: ir.Value, attention_mask: ir.Value, token_type_ids: ir.Value
+    add: GraphBuilder, model: PairClassifier, input_ids: ir.Value, attention_mask: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
-    layout = _PackedLayout(add, attention_mask)
-    hidden = _embeddings(add, model, layout.take(input_ids), layout.take(token_type_ids), layout.positions)
-    activation, (*blocks, last) = model.config.activation, cast(list[Block], model.blocks)
-    for block in blocks:
-        hidden = _block(add, block, activation, hidden, layout)
-    hidden = _block(add, last, activation, hidden, layout, only_first=True)
-    first = add("Cast", hidden, to=ir.DataType.FLOAT)
-    pooled = add("Tanh", add.linear(first, model.pooler.weight, model.pooler.bias, torch.float32))
+    layout = PackedLayout(add, attention_mask)
+    ids = layout.take(input_ids)
+    if model.config.pre_norm:
+        states = fp16_pre_norm.states(add, model, layout, ids)
+    else:
+        states = add("Cast", _first_states(add, model, layout, ids, token_type_ids), to=ir.DataType.FLOAT)
+    pooled = _pooler(add, model, states)
     return add.linear(pooled, model.classifier.weight, model.classifier.bias, torch.float32)
 
 
-class _PackedLayout:
-    """The packed (varlen) layout: the real tokens of a padded batch, end to end.
-
-    tokens: their indices in the flattened batch, `[tokens]`. positions: of each token in its pair. pair: the pair of
-    each token. first: the indices of the pairs' first tokens among the tokens, `[batch]`. cu_seqlens: the number of
-    tokens before each pair, then the total, int32 `[batch + 1]`. token_offset: the indices of the real tokens in the
-    flattened batch, then those of the padding, int32 `[batch, length]`; the kernels of PackedMultiHeadAttention other
-    than flash attention need it.
-    """
-
-    def __init__(self, add: _GraphBuilder, attention_mask: ir.Value):
-        self._add = add
-        shape, length = add("Shape", attention_mask), add("Shape", attention_mask, start=1, end=2)
-        zero, one = add.constant(0), add.constant(1)
-        column = add("Range", zero, add("Squeeze", length), one)
-        mask = add("Cast", attention_mask, to=ir.DataType.BOOL)
-        real = add("Or", mask, add("Equal", column, zero))
-        self._flat = add.constant([-1])
-        flat = add("Reshape", real, self._flat)
-        self.tokens = self._indices(flat)
-        padding = self._indices(add("Not", flat))
-        self.positions = add("Mod", self.tokens, length)
-        self.pair = add("Div", self.tokens, length)
-        offsets = add("Cast", add("Concat", self.tokens, padding, axis=0), to=ir.DataType.INT32)
-        self.token_offset = add("Reshape", offsets, shape)
-        lengths = add("ReduceSum", add("Cast", real, to=ir.DataType.INT32), add.constant([1]), keepdims=0)
-        ends = add("CumSum", lengths, zero)
-        self.cu_seqlens = add("Concat", add.constant([0], torch.int32), ends, axis=0)
-        self.first = add("Sub", ends, lengths)
-
-    def take(self, padded: ir.Value) -> ir.Value:
-        """The values of `padded` `[batch, length]` at the real tokens: `[tokens]`."""
-        return self._add("Gather", self._add("Reshape", padded, self._flat), self.tokens)
-
-    def _indices(self, flat: ir.Value) -> ir.Value:
-        return self._add("Reshape", self._add("NonZero", flat), self._flat)
+def _first_states(
+    add: GraphBuilder, model: PairClassifier, layout: PackedLayout, ids: ir.Value, token_type_ids: ir.Value
+) -> ir.Value:
+    """The encoder's output for the pairs' first tokens, `[batch, hidden_size]`."""
+    hidden = _embeddings(add, model, layout, ids, token_type_ids)
+    relative = _relative(add, model, layout)
+    activation, (*blocks, last) = model.config.activation, cast(list[Block], model.layers())
+    embedded = hidden
+    for number, block in enumerate(blocks):
+        hidden = _block(add, block, activation, hidden, layout, relative)
+        if model.convolution is not None and number == 0:
+            hidden = _convolution(add, model, layout, embedded, hidden)
+    return _block(add, last, activation, hidden, layout, relative, only_first=True)
 
 
 def _embeddings(
-    add: _GraphBuilder, model: PairClassifier, ids: ir.Value, types: ir.Value, positions: ir.Value
+    add: GraphBuilder, model: PairClassifier, layout: PackedLayout, ids: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
+    """`[tokens, hidden_size]`. ids: of the tokens; token_type_ids: padded. What all tokens have is in their table."""
     embeddings = model.embeddings
-    assert embeddings.segment is not None and embeddings.position is not None
-    token, segment, position = (
-        add("Gather", add.half(table.weight), at)
-        for table, at in ((embeddings.token, ids), (embeddings.segment, types), (embeddings.position, positions))
-    )
-    other = add("Add", segment, position)
-    if isinstance(embeddings.norm, nn.Identity):
-        return add("Add", token, other)
-    return _skip_layer_norm(add, token, other, "tokens", embeddings.norm)
+    table, summands = embeddings.token.weight, []
+    if embeddings.task is not None:
+        table = table + embeddings.task.weight[0]
+    if embeddings.segment is not None and embeddings.type_vocab_size == 1:
+        table = table + embeddings.segment.weight[0]
+    elif embeddings.segment is not None:
+        summands.append(add("Gather", add.half(embeddings.segment.weight), layout.take(token_type_ids)))
+    if embeddings.position is not None:
+        rows = _position_rows(add, embeddings.first_position, layout, ids)
+        summands.append(add("Gather", add.half(embeddings.position.weight), rows))
+    embedded, norm = add("Gather", add.half(table), ids), embeddings.norm
+    other = add("Add", *summands) if len(summands) == 2 else summands[0] if summands else None
+    if isinstance(norm, nn.Identity):
+        embedded = embedded if other is None else add("Add", embedded, other)
+    elif other is None:
+        embedded = add("LayerNormalization", embedded, add.half(norm.weight), add.half(norm.bias), epsilon=norm.eps)
+    else:
+        embedded = _skip_layer_norm(add, embedded, other, "tokens", norm)
+    projection = embeddings.projection
+    return embedded if projection is None else add.linear(embedded, projection.weight, projection.bias)
+
+
+def _position_rows(add: GraphBuilder, first_position: int, layout: PackedLayout, ids: ir.Value) -> ir.Value:
+    """The row of each token in the table of positions; see `Embeddings`, also for padding tokens in a text."""
+    if not first_position:
+        return layout.positions
+    padding, first = add.constant(first_position - 1), add.constant(first_position)
+    is_padding = add("Equal", ids, padding)
+    passed = add("CumSum", add("Cast", is_padding, to=ir.DataType.INT64), add.constant(0))
+    before = add("Gather", add("Gather", passed, layout.first), layout.pair)
+    counted = add("Sub", layout.positions, add("Sub", passed, before))
+    return add("Where", is_padding, padding, add("Add", counted, first))
+
+
+def _relative(add: GraphBuilder, model: PairClassifier, layout: PackedLayout) -> ir.Value | Distances | None:
+    """What the blocks share of relative positions: what is added to all scores, `[1, heads, length, length]` for the
+    padded length (`SharedBias`), or what they make a bias of their own with."""
+    if model.relative is None:
+        return None
+    if isinstance(model.relative, RelativePositions):
+        return Distances(add, layout, model.relative, (model.config.num_heads, model.config.head_size))
+    assert isinstance(model.relative, SharedBias)
+    of_distance = model.relative.bias(model.relative.buckets).T  # [heads, distances]
+    zero = add.constant(model.relative.positions - 1)  # the place of distance 0
+    queries = add("Sub", add("Unsqueeze", layout.column, add.constant([1])), zero)
+    places = add("Sub", layout.column, queries)
+    return add("Unsqueeze", add("Gather", add.half(of_distance), places, axis=1), add.constant([0]))
 
 
 def _block(
-    add: _GraphBuilder, block: Block, activation: str, hidden: ir.Value, layout: _PackedLayout, only_first: bool = False
+    add: GraphBuilder,
+    block: Block,
+    activation: str,
+    hidden: ir.Value,
+    layout: PackedLayout,
+    relative: ir.Value | Distances | None,
+    only_first: bool = False,
 ) -> ir.Value:
     """`[tokens, hidden_size]` to the same; with `only_first` to `[pairs, hidden_size]`, of the pairs' first tokens."""
     attention = block.attention
@@ -203,10 +184,11 @@ def _block(
     queries = add.linear(kept, query, query_bias)
     if only_first:
         queries = add("Gather", queries, layout.pair)
-    keys, values = add.matmul(hidden, key), add.matmul(hidden, value)
-    heads, head_size = attention.heads
-    packed = (queries, keys, values, None, layout.token_offset, layout.cu_seqlens)
-    mixed = add.fused("PackedMultiHeadAttention", *packed, rows="tokens", size=heads * head_size, num_heads=heads)
+    keys, values = add.linear(hidden, key, key_bias(attention)), add.matmul(hidden, value)
+    if isinstance(relative, Distances):
+        mixed = layout.attend(queries, keys, values, *relative.bias(attention, queries, keys), attention.heads)
+    else:
+        mixed = layout.attend(queries, keys, values, relative, None, attention.heads)
     if only_first:
         mixed = add("Gather", mixed, layout.first)
     bias = output_bias + output @ value_bias
@@ -217,8 +199,34 @@ def _block(
     return _skip_layer_norm(add, contracted, hidden, rows, block.output_norm, block.contract.bias)
 
 
+def _convolution(
+    add: GraphBuilder, model: PairClassifier, layout: PackedLayout, embedded: ir.Value, hidden: ir.Value
+) -> ir.Value:
+    """See `bertnli.model.convolution.Convolution`."""
+    convolution, disentangled = model.convolution, model.config.disentangled
+    assert convolution is not None and disentangled is not None
+    product, activation = convolution.product, disentangled.convolution_activation
+    around = neighbours(add, layout, embedded, convolution.width)
+    summed = add.matmul(around, product.weight.transpose(1, 2).flatten(1))
+    bias = torch.zeros(len(product.weight)) if product.bias is None else product.bias
+    return _skip_layer_norm(
+        add, _activation(add, summed, "tokens", bias, activation), hidden, "tokens", convolution.norm
+    )
+
+
+def _pooler(add: GraphBuilder, model: PairClassifier, states: ir.Value) -> ir.Value:
+    """`[batch, hidden_size]` to the same, in fp32."""
+    weight, bias, activation = model.pooler.weight, model.pooler.bias, model.config.head.activation
+    if activation in ("tanh", "relu"):
+        pooled = add(activation.capitalize(), add.linear(states, weight, bias, torch.float32))
+    else:
+        bias = torch.zeros(len(weight)) if bias is None else bias
+        pooled = _activation(add, add.matmul(states, weight, torch.float32), "batch", bias, activation, torch.float32)
+    return pooled if isinstance(model.pooler_norm, nn.Identity) else fp16_pre_norm.norm(add, pooled, model.pooler_norm)
+
+
 def _skip_layer_norm(
-    add: _GraphBuilder, x: ir.Value, skip: ir.Value, rows: str, norm: nn.LayerNorm, bias: Tensor | None = None
+    add: GraphBuilder, x: ir.Value, skip: ir.Value, rows: str, norm: nn.LayerNorm, bias: Tensor | None = None
 ) -> ir.Value:
     """The layer norm of `x` + `bias` + `skip`."""
     weights = [add.half(tensor) for tensor in (norm.weight, norm.bias, bias) if tensor is not None]
@@ -226,13 +234,11 @@ def _skip_layer_norm(
     return add.fused("SkipLayerNormalization", x, skip, *weights, rows=rows, size=size, epsilon=norm.eps)
 
 
-def _activation(add: _GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str) -> ir.Value:
+def _activation(
+    add: GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str, dtype: torch.dtype = torch.float16
+) -> ir.Value:
     """One of model.ACTIVATIONS, applied to `x` + `bias`."""
-    if activation == "relu":
-        return add("Relu", add("Add", x, add.half(bias)))
+    if activation in ("relu", "tanh"):
+        return add(activation.capitalize(), add("Add", x, add.constant(bias, dtype)))
     operator = "BiasGelu" if activation == "gelu" else "FastGelu"  # FastGelu is GELU's tanh approximation
-    return add.fused(operator, x, add.half(bias), rows=rows, size=bias.numel())
-
-
-def _value(name: str, dtype: ir.DataType, shape: Sequence[str | int]) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    return add.fused(operator, x, add.constant(bias, dtype), rows=rows, size=bias.numel(), dtype=dtype)

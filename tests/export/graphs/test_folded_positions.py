@@ -25,6 +25,7 @@ from bertnli.model import pretrained
 from bertnli.model.attention import Padded
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.pretrained import Pretrained
+from tests.model.test_families import ROWS, ours_of, theirs_of
 from tests.support import tiny
 from tests.support.deberta import KINDS, V3, batch, ours, theirs
 
@@ -77,8 +78,8 @@ def check_lengths(model: PairClassifier, graph: onnx.ModelProto) -> None:
         np.testing.assert_allclose(session.run(None, feed)[0], expected, atol=1e-4)
 
 
-def test_a_graph_with_a_row_for_each_distance_is_right_at_every_length() -> None:
-    model = ours(theirs(**KINDS["v2 without buckets"], num_hidden_layers=2))
+def test_a_graph_with_a_row_for_each_distance_and_a_convolution_is_right_at_every_length() -> None:
+    model = ours(theirs(**KINDS["v2 without buckets"], num_hidden_layers=2, conv_kernel_size=3))
     check_lengths(model, export_graph(model))
 
 
@@ -97,6 +98,9 @@ def test_a_bundle_is_right_at_every_length_and_a_score_depends_on_no_other_pair(
     assert np.ptp([score.probabilities["a"] for score in together]) > 0.02
 
 
-def test_fp16_is_refused_by_name(source: Pretrained) -> None:
-    with pytest.raises(InputError, match=r"--precision fp16; found a deberta model.*fp32"):
-        fp16_graph(source.build())
+@pytest.mark.parametrize("model_type", ["deberta-v2", "modernbert", "mpnet"])
+def test_fp16_is_refused_by_name_where_its_operator_lacks_the_attention(model_type: str) -> None:
+    [row] = [row for row in ROWS if row.model_type == model_type]
+    model = ours_of(theirs_of(row.config(**row.configurations[0])))
+    with pytest.raises(InputError, match=f"--precision fp16; found a {model.config.family} model.*fp32"):
+        fp16_graph(model)

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from bertnli.evaluation.evaluate import evaluate
 from bertnli.model import pretrained
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.pretrained import Pretrained
+from tests.model.test_families import ROWS, Row, inputs_of, ours_of, theirs_of
 from tests.support import cuda_operators, tiny
 from tests.support.bundles import edit_manifest, note_new_content, rows_file
 from tests.support.cuda_operators import no_gpu, stand_in_gpu
@@ -99,20 +101,25 @@ def test_the_same_model_gives_the_same_file_at_half_the_size_and_stays_fp32(mode
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_the_packed_attention_of_the_stand_in_is_attention_within_each_pair() -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_packed_attention_of_the_stand_in_is_attention_within_each_pair(biased: bool) -> None:
     draw = torch.Generator().manual_seed(0)
     lengths, ends = [3, 1, 5], np.array([0, 3, 4, 9], np.int32)
     q, k, v = (torch.randn(9, 8, generator=draw) for _ in range(3))
     offsets = np.array([0, 1, 2, 5, 10, 11, 12, 13, 14, 3, 4, 6, 7, 8, 9], np.int32).reshape(3, 5)
+    bias = torch.randn(1, 2, 5, 5, generator=draw) if biased else torch.zeros(1, 2, 5, 5)
     expected = [
-        F.scaled_dot_product_attention(*(x.unflatten(-1, (2, 4)).transpose(0, 1) for x in parts))
+        F.scaled_dot_product_attention(
+            *(x.unflatten(-1, (2, 4)).transpose(0, 1) for x in parts), attn_mask=bias[0, :, : len(part), : len(part)]
+        )
         for parts in zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
+        for part in parts[:1]
     ]
     expected = torch.cat([x.transpose(0, 1).flatten(-2) for x in expected])
     inputs = dict.fromkeys("qkv", onnx.TensorProto.FLOAT) | dict.fromkeys(("o", "e"), onnx.TensorProto.INT32)
-    node = onnx.helper.make_node(
-        "PackedMultiHeadAttention", ["q", "k", "v", "", "o", "e"], ["y"], domain="com.microsoft", num_heads=2
-    )
+    inputs |= {"b": onnx.TensorProto.FLOAT} if biased else {}
+    names = ["q", "k", "v", "", "o", "e", *("b" for _ in range(biased))]
+    node = onnx.helper.make_node("PackedMultiHeadAttention", names, ["y"], domain="com.microsoft", num_heads=2)
     values = [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()]
     output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     made = onnx.helper.make_model(
@@ -120,7 +127,7 @@ def test_the_packed_attention_of_the_stand_in_is_attention_within_each_pair() ->
         ir_version=10,
         opset_imports=[onnx.helper.make_opsetid("", 23), onnx.helper.make_opsetid("com.microsoft", 1)],
     )
-    given = dict(zip("qkvoe", (q.numpy(), k.numpy(), v.numpy(), offsets, ends), strict=True))
+    given = dict(zip(inputs, (q.numpy(), k.numpy(), v.numpy(), offsets, ends, bias.numpy()), strict=False))
     [by_definition] = cuda_operators.ReferenceEvaluator(made, new_ops=cuda_operators.OPERATORS).run(None, given)
     written_out = onnxruntime.InferenceSession(cuda_operators.for_the_cpu(made).SerializeToString())
     for found in (by_definition, written_out.run(None, given)[0]):
@@ -155,6 +162,37 @@ def test_d2l_models(tmp_path: Path) -> None:
     assert cuda_operators.without_kernel(made) == []
 
 
+FAMILIES = [
+    pytest.param(row, changes, id=f"{row.model_type}-{number}")
+    for row in ROWS
+    for number, changes in enumerate(row.configurations)
+]
+
+
+@pytest.mark.parametrize(("row", "changes"), FAMILIES)
+def test_every_family_is_computed(row: Row, changes: dict[str, Any]) -> None:
+    """At several lengths, with padding anywhere, and with padding's id among a text's tokens."""
+    theirs = theirs_of(row.config(**changes))
+    model = ours_of(theirs)
+    made = fp16.fp16_graph(model)
+    assert cuda_operators.without_kernel(made) == []
+    assert graph.fused_attention(made) == {"com.microsoft::PackedMultiHeadAttention": model.config.num_layers}
+    weights = sum(parameter.numel() for parameter in model.parameters())  # each once, also of shared blocks
+    if model.config.disentangled is not None:  # and for each block what it makes of the table of positions
+        weights += 2 * model.config.num_layers * model.relative.table.weight.numel()
+    assert sum(int(np.prod(tensor.dims)) for tensor in made.graph.initializer) < 1.05 * weights + 8000
+
+    run = cuda_operators.evaluator(made)
+    ids, types, mask = inputs_of(theirs, [9, 3, 40, 17])
+    ids[2, 5] = ids[3, 16] = theirs.config.pad_token_id
+    given = [tensor.numpy().astype(np.int64) for tensor in (ids, mask, types)]
+    expected = graph.torch_logits(model, *given)
+    np.testing.assert_allclose(run(*given), expected, atol=2e-2)
+    for row_number, length in enumerate([9, 3, 40, 17]):
+        alone = [part[row_number : row_number + 1, :length] for part in given]
+        np.testing.assert_allclose(run(*alone), expected[row_number : row_number + 1], atol=2e-2)
+
+
 def test_onnx_runtime_lacks_one_operator_on_the_cpu_and_runs_the_rest(
     source, model, known, monkeypatch, tmp_path
 ) -> None:
@@ -182,7 +220,7 @@ def test_a_row_without_tokens_has_finite_logits_and_changes_no_other(model: Pair
     np.testing.assert_allclose(found[[0, 2]], run(ids[[0, 2]], mask[[0, 2]], types[[0, 2]]), atol=1e-3)
 
 
-class _Broken(fp16._PackedLayout):
+class _Broken(fp16.PackedLayout):
     """The layout with one attribute that is wrong."""
 
     what = ""
@@ -198,7 +236,7 @@ class _Broken(fp16._PackedLayout):
 @pytest.mark.parametrize("what", ["positions", "pair", "first", "tokens"])
 def test_a_graph_that_is_wrong_about_the_packing_fails_the_gate(source, model, known, monkeypatch, what) -> None:
     monkeypatch.setattr(_Broken, "what", what)
-    monkeypatch.setattr(fp16, "_PackedLayout", _Broken)
+    monkeypatch.setattr(fp16, "PackedLayout", _Broken)
     logits = cuda_operators.evaluator(fp16.fp16_graph(model))
     figures = parity.compare(known, logits, source.tokenizer.pad_id, source.config.outputs)
     with pytest.raises(RunError, match="it does not compute what its checkpoint computes"):
@@ -206,11 +244,11 @@ def test_a_graph_that_is_wrong_about_the_packing_fails_the_gate(source, model, k
 
 
 def test_a_graph_that_sees_padding_fails_the_gate(source, model, known, monkeypatch) -> None:
-    class SeesPadding(fp16._PackedLayout):
+    class SeesPadding(fp16.PackedLayout):
         def __init__(self, write, attention_mask):
             super().__init__(write, write("Equal", attention_mask, attention_mask))
 
-    monkeypatch.setattr(fp16, "_PackedLayout", SeesPadding)
+    monkeypatch.setattr(fp16, "PackedLayout", SeesPadding)
     figures = parity.compare(
         known, cuda_operators.evaluator(fp16.fp16_graph(model)), source.tokenizer.pad_id, source.config.outputs
     )
@@ -363,7 +401,7 @@ def test_with_a_gpu_the_gate_runs_at_export(source, tmp_path, monkeypatch) -> No
     assert parity is not None
     assert 1e-4 < parity.max_logit_difference < 2e-2
 
-    monkeypatch.setattr(fp16, "_PackedLayout", _Broken)
+    monkeypatch.setattr(fp16, "PackedLayout", _Broken)
     monkeypatch.setattr(_Broken, "what", "positions")
     with pytest.raises(RunError, match="the exported graph does not compute"):
         export_bundle(source, tmp_path / "other", precision="fp16")
