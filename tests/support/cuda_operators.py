@@ -32,7 +32,8 @@ KERNELS = {
     operator: types
     for operators, types in (
         ("BiasGelu FastGelu Gemm MatMul PackedMultiHeadAttention Relu SkipLayerNormalization Tanh", _FLOAT),
-        ("Add Concat Div Gather Squeeze Sub", _FLOAT | _INT),
+        ("LayerNormalization", _FLOAT),
+        ("Add Concat Div Gather Mul Slice Squeeze Sub Transpose", _FLOAT | _INT),
         ("CumSum Mod Range ReduceSum", _INT),
         ("Not Or Where", _BOOL),
         ("Cast Equal NonZero Reshape Shape Unsqueeze", _FLOAT | _INT | _BOOL),

@@ -28,7 +28,7 @@ model. The choices, and the reasons:
 * **Pooler and classifier are fp32**: one row per pair costs nothing, and the logits lose no digits.
 
 Families differ in the embeddings, the activations and the head; blocks that serve several layers (ALBERT) are in the
-file once. DeBERTa's and ModernBERT's attention is not written here.
+file once. DeBERTa's positions are in fp16_positions.py. ModernBERT's attention is not written here.
 
 There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with three digits logits do not stay within
 2e-2.
@@ -51,6 +51,8 @@ from bertnli.families.config import ModelConfig
 from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.relative_bias import SharedBias
+from bertnli_export.graphs.folded_positions import FoldedTerms, Rows, reads_keys, with_folded_positions
+from bertnli_export.graphs.fp16_positions import DistanceRows
 from bertnli_export.graphs.graph import check, check_size
 from bertnli_export.interface import INPUTS, OUTPUT
 
@@ -69,8 +71,9 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
     """
     _check_attention(model.config)
     check_size(model, bytes_per_weight=2)
+    model = with_folded_positions(model)
     inputs = [_value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
-    builder = _GraphBuilder()
+    builder = GraphBuilder()
     logits = _logits(builder, model, *inputs)
     logits.name = OUTPUT
     logits.dtype, logits.shape = ir.DataType.FLOAT, ir.Shape(["batch", len(model.config.labels)])
@@ -89,7 +92,8 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
 def has_graph(config: ModelConfig) -> bool:
     """Whether there are operators for CUDA that compute the model's attention without padding."""
-    return config.disentangled is None and config.rotary is None
+    convolved = config.disentangled is not None and config.disentangled.convolution
+    return config.rotary is None and not convolved
 
 
 def _check_attention(config: ModelConfig) -> None:
@@ -101,7 +105,7 @@ def _check_attention(config: ModelConfig) -> None:
         )
 
 
-class _GraphBuilder:
+class GraphBuilder:
     """Appends nodes. Shapes below: `tokens` is the number of the batch's real tokens, which are packed end to end."""
 
     def __init__(self) -> None:
@@ -155,11 +159,11 @@ class _GraphBuilder:
 
 
 def _logits(
-    add: _GraphBuilder, model: PairClassifier, input_ids: ir.Value, attention_mask: ir.Value, token_type_ids: ir.Value
+    add: GraphBuilder, model: PairClassifier, input_ids: ir.Value, attention_mask: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
-    layout = _PackedLayout(add, attention_mask)
+    layout = PackedLayout(add, attention_mask)
     hidden = _embeddings(add, model, layout, layout.take(input_ids), token_type_ids)
-    relative = _relative_bias(add, model, layout)
+    relative = _relative(add, model, layout)
     activation, (*blocks, last) = model.config.activation, cast(list[Block], model.layers())
     for block in blocks:
         hidden = _block(add, block, activation, hidden, layout, relative)
@@ -169,20 +173,21 @@ def _logits(
     return add.linear(pooled, model.classifier.weight, model.classifier.bias, torch.float32)
 
 
-class _PackedLayout:
+class PackedLayout:
     """The packed (varlen) layout: the real tokens of a padded batch, end to end.
 
     tokens: their indices in the flattened batch, `[tokens]`. positions: of each token in its pair. pair: the pair of
-    each token. first: the indices of the pairs' first tokens among the tokens, `[batch]`. column: the positions of the
-    padded batch, `[length]`. cu_seqlens: the number of
-    tokens before each pair, then the total, int32 `[batch + 1]`. token_offset: the indices of the real tokens in the
+    each token. first: the indices of the pairs' first tokens among the tokens, `[batch]`. length: of the padded batch,
+    `[1]`. column: its positions, `[length]`. cu_seqlens: the number of tokens before each pair, then the total, int32
+    `[batch + 1]`. token_offset: the indices of the real tokens in the
     flattened batch, then those of the padding, int32 `[batch, length]`; the kernels of PackedMultiHeadAttention other
     than flash attention need it.
     """
 
-    def __init__(self, add: _GraphBuilder, attention_mask: ir.Value):
+    def __init__(self, add: GraphBuilder, attention_mask: ir.Value):
         self._add = add
-        shape, length = add("Shape", attention_mask), add("Shape", attention_mask, start=1, end=2)
+        shape = add("Shape", attention_mask)
+        self.length = length = add("Shape", attention_mask, start=1, end=2)
         zero, one = add.constant(0), add.constant(1)
         self.column = column = add("Range", zero, add("Squeeze", length), one)
         mask = add("Cast", attention_mask, to=ir.DataType.BOOL)
@@ -209,13 +214,18 @@ class _PackedLayout:
 
 
 def _embeddings(
-    add: _GraphBuilder, model: PairClassifier, layout: _PackedLayout, ids: ir.Value, token_type_ids: ir.Value
+    add: GraphBuilder, model: PairClassifier, layout: PackedLayout, ids: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
     """`[tokens, hidden_size]`. ids: of the tokens; token_type_ids: padded. What every token has is in the table of
     positions."""
     embeddings = model.embeddings
-    assert embeddings.position is not None
-    table = embeddings.position.weight
+    token = add("Gather", add.half(embeddings.token.weight), ids)
+    if embeddings.position is None and embeddings.segment is None:
+        norm = embeddings.norm
+        assert isinstance(norm, nn.LayerNorm) and embeddings.projection is None
+        return add("LayerNormalization", token, add.half(norm.weight), add.half(norm.bias), axis=-1, epsilon=norm.eps)
+    rows = embeddings.token.weight.shape[1]
+    table = torch.zeros(1, rows) if embeddings.position is None else embeddings.position.weight
     if embeddings.task is not None:
         table = table + embeddings.task.weight[0]
     if embeddings.segment is not None and embeddings.type_vocab_size == 1:
@@ -223,7 +233,6 @@ def _embeddings(
     other = add("Gather", add.half(table), _position_rows(add, embeddings.first_position, layout, ids))
     if embeddings.segment is not None and embeddings.type_vocab_size > 1:
         other = add("Add", add("Gather", add.half(embeddings.segment.weight), layout.take(token_type_ids)), other)
-    token = add("Gather", add.half(embeddings.token.weight), ids)
     if isinstance(embeddings.norm, nn.Identity):
         embedded = add("Add", token, other)
     else:
@@ -232,7 +241,7 @@ def _embeddings(
     return embedded if projection is None else add.linear(embedded, projection.weight, projection.bias)
 
 
-def _position_rows(add: _GraphBuilder, first_position: int, layout: _PackedLayout, ids: ir.Value) -> ir.Value:
+def _position_rows(add: GraphBuilder, first_position: int, layout: PackedLayout, ids: ir.Value) -> ir.Value:
     """The row of each token in the table of positions; see `Embeddings`, also for padding tokens in a text."""
     if not first_position:
         return layout.positions
@@ -244,10 +253,16 @@ def _position_rows(add: _GraphBuilder, first_position: int, layout: _PackedLayou
     return add("Where", is_padding, padding, add("Add", counted, first))
 
 
-def _relative_bias(add: _GraphBuilder, model: PairClassifier, layout: _PackedLayout) -> ir.Value | None:
-    """What is added to all scores, `[1, heads, length, length]` for the padded length; see `SharedBias`."""
+Relative = ir.Value | DistanceRows | None
+"""What the blocks share of relative positions."""
+
+
+def _relative(add: GraphBuilder, model: PairClassifier, layout: PackedLayout) -> Relative:
+    """MPNet's is what is added to all scores, `[1, heads, length, length]` for the padded length; see `SharedBias`."""
     if model.relative is None:
         return None
+    if isinstance(model.relative, Rows):
+        return DistanceRows(add, model.relative, layout)
     assert isinstance(model.relative, SharedBias)
     of_distance = model.relative.bias(model.relative.buckets).T  # [heads, distances]
     zero = add.constant(model.relative.positions - 1)  # the place of distance 0
@@ -257,31 +272,35 @@ def _relative_bias(add: _GraphBuilder, model: PairClassifier, layout: _PackedLay
 
 
 def _block(
-    add: _GraphBuilder,
+    add: GraphBuilder,
     block: Block,
     activation: str,
     hidden: ir.Value,
-    layout: _PackedLayout,
-    relative: ir.Value | None,
+    layout: PackedLayout,
+    relative: Relative,
     only_first: bool = False,
 ) -> ir.Value:
     """`[tokens, hidden_size]` to the same; with `only_first` to `[pairs, hidden_size]`, of the pairs' first tokens."""
     attention = block.attention
     query, key, value = attention.qkv.weight.chunk(3)
-    query_bias, _, value_bias = attention.qkv.bias.chunk(3)
+    query_bias, key_bias, value_bias = attention.qkv.bias.chunk(3)
     output, output_bias = attention.output.weight, attention.output.bias
 
     kept = add("Gather", hidden, layout.first) if only_first else hidden
     queries = add.linear(kept, query, query_bias)
     if only_first:
         queries = add("Gather", queries, layout.pair)
-    keys, values = add.matmul(hidden, key), add.matmul(hidden, value)
+    keys = add.linear(hidden, key, key_bias) if reads_keys(attention) else add.matmul(hidden, key)
+    values = add.matmul(hidden, value)
     heads, head_size = attention.heads
     packed = (queries, keys, values, None, layout.token_offset, layout.cu_seqlens)
+    options: dict[str, Any] = {"rows": "tokens", "size": heads * head_size, "num_heads": heads}
+    terms: Any = attention.positions
+    if isinstance(relative, DistanceRows):
+        assert isinstance(terms, FoldedTerms)
+        options["scale"], relative = terms.scale, relative.bias(terms, queries, keys)
     scores = () if relative is None else (relative,)
-    mixed = add.fused(
-        "PackedMultiHeadAttention", *packed, *scores, rows="tokens", size=heads * head_size, num_heads=heads
-    )
+    mixed = add.fused("PackedMultiHeadAttention", *packed, *scores, **options)
     if only_first:
         mixed = add("Gather", mixed, layout.first)
     bias = output_bias + output @ value_bias
@@ -292,7 +311,7 @@ def _block(
     return _skip_layer_norm(add, contracted, hidden, rows, block.output_norm, block.contract.bias)
 
 
-def _pooler(add: _GraphBuilder, model: PairClassifier, first: ir.Value) -> ir.Value:
+def _pooler(add: GraphBuilder, model: PairClassifier, first: ir.Value) -> ir.Value:
     weight, bias, activation = model.pooler.weight, model.pooler.bias, model.config.head.activation
     if activation in ("tanh", "relu"):
         return add(activation.capitalize(), add.linear(first, weight, bias, torch.float32))
@@ -300,7 +319,7 @@ def _pooler(add: _GraphBuilder, model: PairClassifier, first: ir.Value) -> ir.Va
 
 
 def _skip_layer_norm(
-    add: _GraphBuilder, x: ir.Value, skip: ir.Value, rows: str, norm: nn.LayerNorm, bias: Tensor | None = None
+    add: GraphBuilder, x: ir.Value, skip: ir.Value, rows: str, norm: nn.LayerNorm, bias: Tensor | None = None
 ) -> ir.Value:
     """The layer norm of `x` + `bias` + `skip`."""
     weights = [add.half(tensor) for tensor in (norm.weight, norm.bias, bias) if tensor is not None]
@@ -309,7 +328,7 @@ def _skip_layer_norm(
 
 
 def _activation(
-    add: _GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str, dtype: torch.dtype = torch.float16
+    add: GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str, dtype: torch.dtype = torch.float16
 ) -> ir.Value:
     """One of model.ACTIVATIONS, applied to `x` + `bias`."""
     if activation == "relu":

@@ -15,17 +15,14 @@ from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.graphs.centering import centre
 from bertnli_export.graphs.folded_positions import with_folded_positions
-from bertnli_export.graphs.fp16 import fp16_graph
 from bertnli_export.graphs.graph import export_graph, fused_attention
 from bertnli_export.scorer import Scorer
 from torch import Tensor
 
-from bertnli.common.errors import InputError
 from bertnli.model import pretrained
 from bertnli.model.attention import Padded
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.pretrained import Pretrained
-from tests.model.test_families import ROWS, ours_of, theirs_of
 from tests.support import tiny
 from tests.support.deberta import KINDS, V3, batch, ours, theirs
 
@@ -96,11 +93,3 @@ def test_a_bundle_is_right_at_every_length_and_a_score_depends_on_no_other_pair(
     assert [scorer.score([pair])[0] for pair in PAIRS] == together
     assert scorer.score(PAIRS[::-1]) == together[::-1]
     assert np.ptp([score.probabilities["a"] for score in together]) > 0.02
-
-
-@pytest.mark.parametrize("model_type", ["deberta-v2", "modernbert", "mpnet"])
-def test_fp16_is_refused_by_name_where_its_operator_lacks_the_attention(model_type: str) -> None:
-    [row] = [row for row in ROWS if row.model_type == model_type]
-    model = ours_of(theirs_of(row.config(**row.configurations[0])))
-    with pytest.raises(InputError, match=f"--precision fp16; found a {model.config.family} model.*fp32"):
-        fp16_graph(model)

@@ -20,6 +20,7 @@ from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.devices import Device
 from bertnli_export.graphs import fp16, graph
+from bertnli_export.graphs.folded_positions import with_folded_positions
 from bertnli_export.parity import Reference
 from bertnli_export.scorer import Scorer
 from bertnli_export.session import Session
@@ -181,7 +182,8 @@ def test_every_family_is_computed_or_refused_by_name(row: Row, changes: dict[str
     made = fp16.fp16_graph(model)
     assert cuda_operators.without_kernel(made) == []
     assert graph.fused_attention(made) == {"com.microsoft::PackedMultiHeadAttention": model.config.num_layers}
-    weights = sum(parameter.numel() for parameter in model.parameters())  # each once, also of shared blocks
+    kept = with_folded_positions(model)  # each weight once, also of shared blocks; DeBERTa's positions are projected
+    weights = sum(tensor.numel() for tensor in (*kept.parameters(), *kept.buffers()))
     assert sum(int(np.prod(tensor.dims)) for tensor in made.graph.initializer) < 1.05 * weights + 8000
 
     run = cuda_operators.evaluator(made)
@@ -222,7 +224,7 @@ def test_a_row_without_tokens_has_finite_logits_and_changes_no_other(model: Pair
     np.testing.assert_allclose(found[[0, 2]], run(ids[[0, 2]], mask[[0, 2]], types[[0, 2]]), atol=1e-3)
 
 
-class _Broken(fp16._PackedLayout):
+class _Broken(fp16.PackedLayout):
     """The layout with one attribute that is wrong."""
 
     what = ""
@@ -238,7 +240,7 @@ class _Broken(fp16._PackedLayout):
 @pytest.mark.parametrize("what", ["positions", "pair", "first", "tokens"])
 def test_a_graph_that_is_wrong_about_the_packing_fails_the_gate(source, model, known, monkeypatch, what) -> None:
     monkeypatch.setattr(_Broken, "what", what)
-    monkeypatch.setattr(fp16, "_PackedLayout", _Broken)
+    monkeypatch.setattr(fp16, "PackedLayout", _Broken)
     logits = cuda_operators.evaluator(fp16.fp16_graph(model))
     figures = parity.compare(known, logits, source.tokenizer.pad_id, source.config.outputs)
     with pytest.raises(RunError, match="it does not compute what its checkpoint computes"):
@@ -246,11 +248,11 @@ def test_a_graph_that_is_wrong_about_the_packing_fails_the_gate(source, model, k
 
 
 def test_a_graph_that_sees_padding_fails_the_gate(source, model, known, monkeypatch) -> None:
-    class SeesPadding(fp16._PackedLayout):
+    class SeesPadding(fp16.PackedLayout):
         def __init__(self, write, attention_mask):
             super().__init__(write, write("Equal", attention_mask, attention_mask))
 
-    monkeypatch.setattr(fp16, "_PackedLayout", SeesPadding)
+    monkeypatch.setattr(fp16, "PackedLayout", SeesPadding)
     figures = parity.compare(
         known, cuda_operators.evaluator(fp16.fp16_graph(model)), source.tokenizer.pad_id, source.config.outputs
     )
@@ -403,7 +405,7 @@ def test_with_a_gpu_the_gate_runs_at_export(source, tmp_path, monkeypatch) -> No
     assert parity is not None
     assert 1e-4 < parity.max_logit_difference < 2e-2
 
-    monkeypatch.setattr(fp16, "_PackedLayout", _Broken)
+    monkeypatch.setattr(fp16, "PackedLayout", _Broken)
     monkeypatch.setattr(_Broken, "what", "positions")
     with pytest.raises(RunError, match="the exported graph does not compute"):
         export_bundle(source, tmp_path / "other", precision="fp16")
