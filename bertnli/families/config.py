@@ -71,6 +71,10 @@ class Rotary:
     thetas: tuple[float, ...]
     windows: tuple[int | None, ...]
 
+    @property
+    def distinct_thetas(self) -> list[float]:
+        return sorted(set(self.thetas))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

@@ -95,10 +95,11 @@ class RotaryAttention(SelfAttention):
     def __init__(self, config: ModelConfig, number: int):
         super().__init__(config, number)
         assert config.rotary is not None
-        self.theta, self.window = config.rotary.thetas[number], config.rotary.windows[number]
+        self.which = config.rotary.distinct_thetas.index(config.rotary.thetas[number])
+        self.window = config.rotary.windows[number]
 
-    def placed(self, parts: Tensor, count: int, relative: dict[float, Rotation]) -> Tensor:
-        return rotate(parts, count, relative[self.theta])
+    def placed(self, parts: Tensor, count: int, relative: tuple[Rotation, ...]) -> Tensor:
+        return rotate(parts, count, relative[self.which])
 
     def rule(self, relative: Any) -> ScoreRule:
         return ScoreRule(window=self.window)

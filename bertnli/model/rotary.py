@@ -19,15 +19,18 @@ Rotation = tuple[Tensor, Tensor]
 
 
 class Rotations(nn.Module):
-    """The rotations of a batch's tokens for each theta: blocks with the same theta share them."""
+    """The rotations of a batch's tokens for each of `distinct_thetas`: blocks with the same theta share them.
+
+    They are a tuple, because ZeRO-3's hooks on modules take no map from numbers.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         assert config.rotary is not None
-        self.thetas, self.head_size = sorted(set(config.rotary.thetas)), config.head_size
+        self.thetas, self.head_size = config.rotary.distinct_thetas, config.head_size
 
-    def forward(self, layout: Layout) -> dict[float, Rotation]:
-        return {theta: rotation(layout.positions, theta, self.head_size) for theta in self.thetas}
+    def forward(self, layout: Layout) -> tuple[Rotation, ...]:
+        return tuple(rotation(layout.positions, theta, self.head_size) for theta in self.thetas)
 
 
 def rotation(positions: Tensor, theta: float, head_size: int) -> Rotation:

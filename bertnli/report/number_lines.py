@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,7 +39,8 @@ def main_figure(found: Mapping[str, Any]) -> str:
 
 
 def shown(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.4f}"
+    """A figure as text. None and NaN: it is not defined, as a correlation with equal scores is not."""
+    return "not defined" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def known(found: Mapping[str, Any]) -> dict[str, str]:

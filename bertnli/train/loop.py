@@ -31,6 +31,7 @@ from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model.attention import EVAL_BATCH_TOKENS, to_device
 from bertnli.model.compiled import can_compile, compile_blocks
 from bertnli.model.pretrained import Pretrained
+from bertnli.report.number_lines import shown
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import deepspeed_config
 from bertnli.run.folder import RunFolder
@@ -232,7 +233,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
                 name, figure = tally.main
                 better = state.record_evaluation(figure)
                 due = due or (better and config.keep_best)
-                say(f"step {state.steps}: held-out {name.replace('_', ' ')} {figure:.4f}, loss {tally.loss:.4f}")
+                say(f"step {state.steps}: held-out {name.replace('_', ' ')} {shown(figure)}, loss {tally.loss:.4f}")
                 if metrics is not None:
                     found = {**tally.figures, "loss": tally.loss}
                     metrics.add(

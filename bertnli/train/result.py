@@ -16,7 +16,7 @@ from bertnli.model.pretrained import Pretrained
 from bertnli.report import licences, report
 from bertnli.report.licences import notes_about
 from bertnli.report.model_card import write_model_card
-from bertnli.report.number_lines import NAMES
+from bertnli.report.number_lines import NAMES, shown
 from bertnli.report.provenance import provenance
 from bertnli.run.config import Holdout, RunConfig
 from bertnli.run.folder import RunFolder, read_metrics
@@ -74,7 +74,7 @@ def write_result(
         if tally is not None:
             name, figure = tally.main
             title = NAMES.get(name, name)
-            figures = {title[0].upper() + title[1:]: f"{figure:.4f} on {tally.rows:,} pairs, {held_out}", **figures}
+            figures = {title[0].upper() + title[1:]: f"{shown(figure)} on {tally.rows:,} pairs, {held_out}", **figures}
         report.write_report(
             folder.report,
             title=f"bertnli run {folder.path.name}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from operator import eq
 from typing import NamedTuple
 
 import numpy as np
@@ -70,20 +71,22 @@ class Codec:
         bad = [(row.number, result.error) for row, result in zip(rows, results, strict=True) if result.error]
         counts.errors = len(bad)
         if self.outputs.problem_type == "single_label_classification":
-            kept = np.flatnonzero(finite).tolist()
-            gold = [rows[task.good[index]].label for index in kept]
-            counts.labels = self._against_gold(gold, [scores.predictions[index] for index in kept])
+            good, predictions = task.good, scores.predictions
+            if not finite.all():
+                good = [task.good[index] for index in np.flatnonzero(finite).tolist()]
+                predictions = [scores.predictions[index] for index in np.flatnonzero(finite).tolist()]
+            counts.labels = self._against_gold([rows[index].label for index in good], predictions)
         return ScoredChunk(self.encoder.encode(task.chunk, results), counts, bad[0] if bad else None)
 
-    def _against_gold(self, gold: Sequence[str | None], predictions: Sequence[Prediction]) -> LabelCounts:
+    def _against_gold(self, cells: Sequence[str | None], predictions: Sequence[Prediction]) -> LabelCounts:
         """Label cells, and what the model says of the same rows."""
-        labels, table, counts = self.outputs.names, LabelTable(self.outputs.names), LabelCounts()
-        for cell, prediction in zip(gold, predictions, strict=True):
-            index = table.index(cell)
-            if index >= 0:
-                counts.known += 1
-                counts.correct += labels[index] == prediction
-            elif index == UNKNOWN and cell is not None:
+        names = self.outputs.names
+        table, named = LabelTable(names), dict(enumerate(names)).get
+        gold = [table.index(cell) for cell in cells]
+        indices = np.array(gold, np.int64)
+        counts = LabelCounts(int((indices >= 0).sum()), sum(map(eq, map(named, gold), predictions)))
+        for place in np.flatnonzero(indices == UNKNOWN).tolist():
+            if (cell := cells[place]) is not None:
                 counts.add_unknown(cell)
         return counts
 

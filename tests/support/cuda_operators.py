@@ -31,10 +31,10 @@ _FLOAT, _INT, _BOOL = {"float16", "float"}, {"int32", "int64"}, {"bool"}
 KERNELS = {
     operator: types
     for operators, types in (
-        ("BiasGelu FastGelu Gemm MatMul PackedMultiHeadAttention Relu SkipLayerNormalization Tanh", _FLOAT),
-        ("LayerNormalization", _FLOAT),
+        ("BiasGelu FastGelu Gelu Gemm LayerNormalization MatMul PackedMultiHeadAttention Relu", _FLOAT),
+        ("RotaryEmbedding SkipLayerNormalization Split Tanh", _FLOAT),
         ("Add Concat Div Gather Mul Slice Squeeze Sub Transpose", _FLOAT | _INT),
-        ("CumSum Mod Range ReduceSum", _INT),
+        ("Abs CumSum Greater Mod Range ReduceSum", _INT),
         ("Not Or Where", _BOOL),
         ("Cast Equal NonZero Reshape Shape Unsqueeze", _FLOAT | _INT | _BOOL),
     )
@@ -164,8 +164,8 @@ class PackedMultiHeadAttention(OpRun):
         assert (token_offset.ravel()[:tokens] // length == np.repeat(np.arange(pairs), lengths)).all()
         if attention_bias is None:
             attention_bias = np.zeros((1, num_heads, length, length), np.float32)
-        assert attention_bias.shape in ((1, num_heads, length, length), (pairs, num_heads, length, length))
-        biases = np.broadcast_to(attention_bias, (pairs, *attention_bias.shape[1:])).astype(np.float32)
+        assert attention_bias.shape[2:] == (length, length)
+        biases = np.broadcast_to(attention_bias, (pairs, num_heads, length, length)).astype(np.float32)
         if bias is not None:
             query, key, value = (x + b for x, b in zip((query, key, value), np.split(bias, 3), strict=True))
         heads = [x.astype(np.float32).reshape(tokens, num_heads, -1) for x in (query, key, value)]
@@ -197,11 +197,33 @@ class BiasGelu(OpRun):
         return ((total * 0.5 * (1 + erf(total / np.sqrt(np.float32(2))))).astype(x.dtype),)
 
 
+class Gelu(OpRun):
+    op_domain = ORT
+
+    def _run(self, x, **_: Any) -> tuple[NDArray[Any]]:  # type: ignore[override]
+        wide = x.astype(np.float32)
+        return ((wide * 0.5 * (1 + erf(wide / np.sqrt(np.float32(2))))).astype(x.dtype),)
+
+
+class RotaryEmbedding(OpRun):
+    """The halves of a head are a plane's two coordinates."""
+
+    op_domain = ORT
+
+    def _run(self, x, position_ids, cos, sin, **_: Any) -> tuple[NDArray[Any]]:  # type: ignore[override]
+        batch, length, hidden = x.shape
+        assert position_ids.shape == (batch, length) and position_ids.max() < len(cos) and length <= len(cos)
+        heads = x.reshape(batch, length, -1, 2, cos.shape[1])
+        one, other = heads[..., 0, :], heads[..., 1, :]
+        c, s = cos[position_ids][:, :, None], sin[position_ids][:, :, None]
+        return (np.stack([one * c - other * s, other * c + one * s], axis=-2).reshape(batch, length, hidden),)
+
+
 class FastGelu(OpRun):
     op_domain = ORT
 
-    def _run(self, x, bias) -> tuple[NDArray[Any]]:  # type: ignore[override]
-        total = x.astype(np.float32) + bias
+    def _run(self, x, bias=None) -> tuple[NDArray[Any]]:  # type: ignore[override]
+        total = x.astype(np.float32) + (0 if bias is None else bias)
         return ((total * 0.5 * (1 + np.tanh(0.797885 * total + 0.035677 * total**3))).astype(x.dtype),)
 
 
@@ -218,7 +240,16 @@ class Gemm(OpRun):
         return ((a.astype(np.float32) @ b.T.astype(np.float32) + c).astype(a.dtype),)
 
 
-OPERATORS = [PackedMultiHeadAttention, SkipLayerNormalization, BiasGelu, FastGelu, MatMul, Gemm]
+OPERATORS = [
+    PackedMultiHeadAttention,
+    RotaryEmbedding,
+    SkipLayerNormalization,
+    BiasGelu,
+    FastGelu,
+    Gelu,
+    MatMul,
+    Gemm,
+]
 
 
 def stand_in_gpu(monkeypatch: pytest.MonkeyPatch, count: int = 1) -> None:

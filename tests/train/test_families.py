@@ -20,6 +20,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "electra": {"embedding_size": 16},
     "ernie": {"use_task_id": True},
     "deberta-v2": V3 | {"conv_kernel_size": 3},
+    "modernbert": {"local_attention": 8},
 }
 
 
@@ -35,6 +36,7 @@ def start(folder: Path, model_type: str, auto: Any = AutoModelForSequenceClassif
         ("distilbert", AutoModelForSequenceClassification, {"num_labels": 5}),  # a new one takes its place
         ("electra", AutoModelForSequenceClassification, {}),
         ("deberta-v2", AutoModelForSequenceClassification, {}),
+        ("modernbert", AutoModel, {"classifier_pooling": "mean"}),
     ],
 )
 def test_a_run_learns_and_leaves_what_transformers_reads(tmp_path, run, ranks, model_type, auto, changes):
@@ -60,7 +62,7 @@ def test_a_new_classifier_keeps_the_layer_before_it(tmp_path):
         assert not after.has_classifier and after.build().classifier.weight.shape[0] == 2
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "ernie", "deberta-v2"])
+@pytest.mark.parametrize("model_type", ["roberta", "ernie", "deberta-v2", "modernbert"])
 def test_stages_of_zero_train_a_family_the_same(tmp_path, run, ranks, model_type):
     """Stage 3 gathers weights where they are used: one row of the token types, and of ERNIE's tasks; and DeBERTa's
     projections, for the tokens and for the positions."""

@@ -130,6 +130,22 @@ def test_the_held_out_loss_is_the_loss_of_training(tmp_path, run, ranks, data):
     assert last["eval_mse"] == pytest.approx(((logits - gold) ** 2).mean().item(), rel=1e-5)
 
 
+def test_equal_scores_are_a_warning_and_have_no_correlation(tmp_path, run, ranks, data):
+    (tmp_path / "equal.jsonl").write_text("".join(json.dumps({**row, "s": 2}) + "\n" for row in tiny.snli_rows(60)))
+    section = {"train": str(tmp_path / "equal.jsonl"), "eval": {"holdout": 20}, "columns": {"label": "s"}}
+    lines: list[str] = []
+    path = run(
+        data=section, max_steps=2, problem_type="regression", eval_every_steps=1, keep_best=True, early_stopping=5
+    )
+    summary = training.train(load_run(path), ranks, lines.append)
+    assert any("all rows to train on have the score 2" in line for line in lines)
+    assert any("held-out spearman not defined, loss" in line for line in lines)
+    assert summary["eval_spearman"] is None and summary["eval_mse"] > 0 and json.dumps(summary)
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval_loss" in row]
+    assert len(rows) == 2 and "eval_spearman" not in rows[0]
+    assert "not defined on 20 pairs" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_the_pairs_of_a_step_are_written_with_their_labels(run, data):
     written = {}
     for kind, keys in KINDS.items():

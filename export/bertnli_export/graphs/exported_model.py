@@ -73,8 +73,8 @@ class ExportedAttention(nn.Module):
         hidden, output, bias = attention.output.in_features, attention.output, attention.qkv.bias
         query, key, value = attention.qkv.weight.split(hidden)
         query_bias, key_bias, value_bias = (None, None, None) if bias is None else bias.split(hidden)
-        self.theta = attention.theta if isinstance(attention, RotaryAttention) else None
-        if self.theta is None and not reads_keys(attention):
+        self.which = attention.which if isinstance(attention, RotaryAttention) else None
+        if self.which is None and not reads_keys(attention):
             key_bias = None
         self.query = convert_outer(linear(query, query_bias))
         self.key, self.value = convert(linear(key, key_bias)), convert(linear(value))
@@ -88,8 +88,8 @@ class ExportedAttention(nn.Module):
         query = self.query(hidden if first is None else first).unflatten(0, (pairs, length if first is None else 1))
         key, value = (part(hidden).unflatten(0, (pairs, length)) for part in (self.key, self.value))
         rule = self.rule(relative)
-        if self.theta is not None:
-            turn = relative[self.theta]
+        if self.which is not None:
+            turn = relative[self.which]
             key = turn(key, layout, self.heads)
             query = turn(query, layout, self.heads) if first is None else query
         mixed, *_ = torch.onnx.ops.attention(
@@ -131,13 +131,12 @@ class ExportedRotations(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         assert config.rotary is not None
-        self.thetas = sorted(set(config.rotary.thetas))
         self.turns = nn.ModuleList(
-            ExportedRotation(config.max_positions, theta, config.head_size) for theta in self.thetas
+            ExportedRotation(config.max_positions, theta, config.head_size) for theta in config.rotary.distinct_thetas
         )
 
-    def forward(self, layout: FlattenedLayout) -> dict[float, nn.Module]:
-        return dict(zip(self.thetas, self.turns, strict=True))
+    def forward(self, layout: FlattenedLayout) -> list[nn.Module]:
+        return list(self.turns)
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:

@@ -28,7 +28,8 @@ model. The choices, and the reasons:
 * **Pooler and classifier are fp32**: one row per pair costs nothing, and the logits lose no digits.
 
 Families differ in the embeddings, the activations and the head; blocks that serve several layers (ALBERT) are in the
-file once. DeBERTa's positions are in fp16_positions.py. ModernBERT's attention is not written here.
+file once. ModernBERT's blocks are in fp16_pre_norm.py, DeBERTa's positions in fp16_positions.py: a bias for each
+pair, of padded queries and keys. There is no graph for the convolution of DeBERTa-v2-xlarge.
 
 There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with three digits logits do not stay within
 2e-2.
@@ -36,14 +37,11 @@ There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with th
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import onnx
 import onnx_ir as ir
 import torch
-from onnx_ir.tape import Tape
 from torch import Tensor, nn
 
 from bertnli.common.errors import InputError
@@ -51,13 +49,14 @@ from bertnli.families.config import ModelConfig
 from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.relative_bias import SharedBias
+from bertnli_export.graphs import fp16_pre_norm
 from bertnli_export.graphs.folded_positions import FoldedTerms, Rows, reads_keys, with_folded_positions
 from bertnli_export.graphs.fp16_positions import DistanceRows
 from bertnli_export.graphs.graph import check, check_size
+from bertnli_export.graphs.packed_graph import ORT, GraphBuilder, PackedLayout, value
 from bertnli_export.interface import INPUTS, OUTPUT
 
 _OPSET = 18  # older versions of ONNX Runtime have CUDA kernels for it, and the graph needs no newer operator
-_ORT = "com.microsoft"
 _IR_VERSION = 10
 
 
@@ -66,13 +65,13 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
     A row whose mask is all 0, which a server may add to fill a batch, counts as one token, so its logits are finite.
 
-    Raises InputError if the model's attention is not among those here, if the weights do not fit one file, or fp16's
+    Raises InputError if the model is not among those here, if the weights do not fit one file, or fp16's
     range.
     """
-    _check_attention(model.config)
+    _check_written(model.config)
     check_size(model, bytes_per_weight=2)
     model = with_folded_positions(model)
-    inputs = [_value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
+    inputs = [value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
     builder = GraphBuilder()
     logits = _logits(builder, model, *inputs)
     logits.name = OUTPUT
@@ -82,7 +81,7 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
         [logits],
         nodes=builder.tape.nodes,
         initializers=builder.tape.initializers,
-        opset_imports={"": _OPSET, _ORT: 1},
+        opset_imports={"": _OPSET, ORT: 1},
         name="bertnli",
     )
     proto = ir.to_proto(ir.Model(graph, ir_version=_IR_VERSION, producer_name="bertnli"))
@@ -91,126 +90,42 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
 
 def has_graph(config: ModelConfig) -> bool:
-    """Whether there are operators for CUDA that compute the model's attention without padding."""
-    convolved = config.disentangled is not None and config.disentangled.convolution
-    return config.rotary is None and not convolved
+    """Whether the model is written here."""
+    return config.disentangled is None or not config.disentangled.convolution
 
 
-def _check_attention(config: ModelConfig) -> None:
+def _check_written(config: ModelConfig) -> None:
     if not has_graph(config):
         raise InputError(
             "--precision fp16",
-            found=f"a {config.family} model, whose attention no operator for CUDA computes without padding",
+            found=f"a {config.family} model with a convolution",
             do="export it with --precision fp32, which runs on a GPU too, or int8 for CPUs",
         )
-
-
-class GraphBuilder:
-    """Appends nodes. Shapes below: `tokens` is the number of the batch's real tokens, which are packed end to end."""
-
-    def __init__(self) -> None:
-        self.tape = Tape()
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-
-    def __call__(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """A node of a standard operator."""
-        return self.tape.op(op_type, inputs, attributes, name=self._name(op_type))
-
-    def fused(
-        self,
-        op_type: str,
-        *inputs: ir.Value | None,
-        rows: str,
-        size: int,
-        dtype: torch.dtype = torch.float16,
-        **attributes: Any,
-    ) -> ir.Value:
-        """A node of one of ONNX Runtime's own operators. Its output is `[rows, size]`, which onnx cannot infer."""
-        kind = ir.DataType.FLOAT if dtype == torch.float32 else ir.DataType.FLOAT16
-        output = _value(f"fused_{len(self.tape.nodes)}", kind, [rows, size])
-        return self.tape.op(op_type, inputs, attributes, domain=_ORT, name=self._name(op_type), output=output)
-
-    def constant(self, value: Tensor | Sequence[int] | int, dtype: torch.dtype = torch.int64) -> ir.Value:
-        """An initializer; the same one for the same values."""
-        tensor = torch.as_tensor(value).detach().to(dtype)
-        if not tensor.isfinite().all():
-            raise InputError(
-                "the model has weights beyond fp16's range of 65,504", do="export it with --precision fp32"
-            )
-        array = tensor.contiguous().numpy()
-        key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
-        if key not in self._constants:
-            name = f"constant_{len(self.tape.initializers)}"
-            self._constants[key] = self.tape.initializer(ir.tensor(array, name=name))
-        return self._constants[key]
-
-    def half(self, tensor: Tensor) -> ir.Value:
-        return self.constant(tensor, torch.float16)
-
-    def matmul(self, x: ir.Value, weight: Tensor, dtype: torch.dtype = torch.float16) -> ir.Value:
-        """The product of a linear layer. The next node adds its bias."""
-        return self("MatMul", x, self.constant(weight.T, dtype))
-
-    def linear(self, x: ir.Value, weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float16) -> ir.Value:
-        return self("Gemm", x, self.constant(weight, dtype), self.constant(bias, dtype), transB=1)
-
-    def _name(self, op_type: str) -> str:
-        return f"{op_type}_{len(self.tape.nodes)}"
 
 
 def _logits(
     add: GraphBuilder, model: PairClassifier, input_ids: ir.Value, attention_mask: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
     layout = PackedLayout(add, attention_mask)
-    hidden = _embeddings(add, model, layout, layout.take(input_ids), token_type_ids)
+    ids = layout.take(input_ids)
+    if model.config.pre_norm:
+        states = fp16_pre_norm.states(add, model, layout, ids)
+    else:
+        states = add("Cast", _first_states(add, model, layout, ids, token_type_ids), to=ir.DataType.FLOAT)
+    pooled = _pooler(add, model, states)
+    return add.linear(pooled, model.classifier.weight, model.classifier.bias, torch.float32)
+
+
+def _first_states(
+    add: GraphBuilder, model: PairClassifier, layout: PackedLayout, ids: ir.Value, token_type_ids: ir.Value
+) -> ir.Value:
+    """The encoder's output for the pairs' first tokens, `[batch, hidden_size]`."""
+    hidden = _embeddings(add, model, layout, ids, token_type_ids)
     relative = _relative(add, model, layout)
     activation, (*blocks, last) = model.config.activation, cast(list[Block], model.layers())
     for block in blocks:
         hidden = _block(add, block, activation, hidden, layout, relative)
-    hidden = _block(add, last, activation, hidden, layout, relative, only_first=True)
-    first = add("Cast", hidden, to=ir.DataType.FLOAT)
-    pooled = _pooler(add, model, first)
-    return add.linear(pooled, model.classifier.weight, model.classifier.bias, torch.float32)
-
-
-class PackedLayout:
-    """The packed (varlen) layout: the real tokens of a padded batch, end to end.
-
-    tokens: their indices in the flattened batch, `[tokens]`. positions: of each token in its pair. pair: the pair of
-    each token. first: the indices of the pairs' first tokens among the tokens, `[batch]`. length: of the padded batch,
-    `[1]`. column: its positions, `[length]`. cu_seqlens: the number of tokens before each pair, then the total, int32
-    `[batch + 1]`. token_offset: the indices of the real tokens in the
-    flattened batch, then those of the padding, int32 `[batch, length]`; the kernels of PackedMultiHeadAttention other
-    than flash attention need it.
-    """
-
-    def __init__(self, add: GraphBuilder, attention_mask: ir.Value):
-        self._add = add
-        shape = add("Shape", attention_mask)
-        self.length = length = add("Shape", attention_mask, start=1, end=2)
-        zero, one = add.constant(0), add.constant(1)
-        self.column = column = add("Range", zero, add("Squeeze", length), one)
-        mask = add("Cast", attention_mask, to=ir.DataType.BOOL)
-        real = add("Or", mask, add("Equal", column, zero))
-        self._flat = add.constant([-1])
-        flat = add("Reshape", real, self._flat)
-        self.tokens = self._indices(flat)
-        padding = self._indices(add("Not", flat))
-        self.positions = add("Mod", self.tokens, length)
-        self.pair = add("Div", self.tokens, length)
-        offsets = add("Cast", add("Concat", self.tokens, padding, axis=0), to=ir.DataType.INT32)
-        self.token_offset = add("Reshape", offsets, shape)
-        lengths = add("ReduceSum", add("Cast", real, to=ir.DataType.INT32), add.constant([1]), keepdims=0)
-        ends = add("CumSum", lengths, zero)
-        self.cu_seqlens = add("Concat", add.constant([0], torch.int32), ends, axis=0)
-        self.first = add("Sub", ends, lengths)
-
-    def take(self, padded: ir.Value) -> ir.Value:
-        """The values of `padded` `[batch, length]` at the real tokens: `[tokens]`."""
-        return self._add("Gather", self._add("Reshape", padded, self._flat), self.tokens)
-
-    def _indices(self, flat: ir.Value) -> ir.Value:
-        return self._add("Reshape", self._add("NonZero", flat), self._flat)
+    return _block(add, last, activation, hidden, layout, relative, only_first=True)
 
 
 def _embeddings(
@@ -221,11 +136,13 @@ def _embeddings(
     embeddings = model.embeddings
     token = add("Gather", add.half(embeddings.token.weight), ids)
     if embeddings.position is None and embeddings.segment is None:
+        assert isinstance(embeddings.norm, nn.LayerNorm) and embeddings.projection is None
         norm = embeddings.norm
-        assert isinstance(norm, nn.LayerNorm) and embeddings.projection is None
         return add("LayerNormalization", token, add.half(norm.weight), add.half(norm.bias), axis=-1, epsilon=norm.eps)
-    rows = embeddings.token.weight.shape[1]
-    table = torch.zeros(1, rows) if embeddings.position is None else embeddings.position.weight
+    size = embeddings.token.weight.shape[1]
+    table = torch.zeros(model.config.max_positions, size)
+    if embeddings.position is not None:
+        table = embeddings.position.weight
     if embeddings.task is not None:
         table = table + embeddings.task.weight[0]
     if embeddings.segment is not None and embeddings.type_vocab_size == 1:
@@ -291,16 +208,11 @@ def _block(
     if only_first:
         queries = add("Gather", queries, layout.pair)
     keys = add.linear(hidden, key, key_bias) if reads_keys(attention) else add.matmul(hidden, key)
-    values = add.matmul(hidden, value)
-    heads, head_size = attention.heads
-    packed = (queries, keys, values, None, layout.token_offset, layout.cu_seqlens)
-    options: dict[str, Any] = {"rows": "tokens", "size": heads * head_size, "num_heads": heads}
-    terms: Any = attention.positions
+    values, scale = add.matmul(hidden, value), None
     if isinstance(relative, DistanceRows):
-        assert isinstance(terms, FoldedTerms)
-        options["scale"], relative = terms.scale, relative.bias(terms, queries, keys)
-    scores = () if relative is None else (relative,)
-    mixed = add.fused("PackedMultiHeadAttention", *packed, *scores, **options)
+        terms = cast(FoldedTerms, attention.positions)
+        relative, scale = relative.bias(terms, queries, keys), terms.scale
+    mixed = layout.attend(queries, keys, values, relative, attention.heads, scale)
     if only_first:
         mixed = add("Gather", mixed, layout.first)
     bias = output_bias + output @ value_bias
@@ -311,11 +223,15 @@ def _block(
     return _skip_layer_norm(add, contracted, hidden, rows, block.output_norm, block.contract.bias)
 
 
-def _pooler(add: GraphBuilder, model: PairClassifier, first: ir.Value) -> ir.Value:
+def _pooler(add: GraphBuilder, model: PairClassifier, states: ir.Value) -> ir.Value:
+    """`[batch, hidden_size]` to the same, in fp32."""
     weight, bias, activation = model.pooler.weight, model.pooler.bias, model.config.head.activation
     if activation in ("tanh", "relu"):
-        return add(activation.capitalize(), add.linear(first, weight, bias, torch.float32))
-    return _activation(add, add.matmul(first, weight, torch.float32), "batch", bias, activation, torch.float32)
+        pooled = add(activation.capitalize(), add.linear(states, weight, bias, torch.float32))
+    else:
+        bias = torch.zeros(len(weight)) if bias is None else bias
+        pooled = _activation(add, add.matmul(states, weight, torch.float32), "batch", bias, activation, torch.float32)
+    return pooled if isinstance(model.pooler_norm, nn.Identity) else fp16_pre_norm.norm(add, pooled, model.pooler_norm)
 
 
 def _skip_layer_norm(
@@ -335,7 +251,3 @@ def _activation(
         return add("Relu", add("Add", x, add.constant(bias, dtype)))
     operator = "BiasGelu" if activation == "gelu" else "FastGelu"  # FastGelu is GELU's tanh approximation
     return add.fused(operator, x, add.constant(bias, dtype), rows=rows, size=bias.numel(), dtype=dtype)
-
-
-def _value(name: str, dtype: ir.DataType, shape: Sequence[str | int]) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))

@@ -7,15 +7,11 @@ which the operator does not read: the rows there are those of other tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import onnx_ir as ir
 from torch import Tensor
 
 from bertnli_export.graphs.folded_positions import FoldedTerms, Rows
-
-if TYPE_CHECKING:
-    from bertnli_export.graphs.fp16 import GraphBuilder, PackedLayout
+from bertnli_export.graphs.packed_graph import GraphBuilder, PackedLayout
 
 
 class DistanceRows:

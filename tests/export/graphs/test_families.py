@@ -17,9 +17,11 @@ SHAPES = [
     ("roberta", {"type_vocab_size": 1}),
     ("distilbert", {"hidden_size": 35, "num_attention_heads": 5}),
     ("electra", {"embedding_size": 16}),
-    ("ernie", {"use_task_id": True, "type_vocab_size": 4}),
     ("mpnet", {}),
     ("albert", {"embedding_size": 10, "num_hidden_layers": 4}),
+    pytest.param("bert", {"type_vocab_size": 1, "num_labels": 5}, marks=pytest.mark.system),
+    pytest.param("ernie", {"use_task_id": True, "type_vocab_size": 4}, marks=pytest.mark.system),
+    pytest.param("camembert", {"type_vocab_size": 1, "pad_token_id": 0}, marks=pytest.mark.system),
 ]
 
 

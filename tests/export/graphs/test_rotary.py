@@ -12,12 +12,10 @@ import onnx
 import pytest
 import torch
 from bertnli_export.devices import CPU
-from bertnli_export.graphs.fp16 import fp16_graph
 from bertnli_export.graphs.graph import export_graph, fused_attention, torch_logits
 from bertnli_export.graphs.int8 import export_int8
 from bertnli_export.session import Session
 
-from bertnli.common.errors import InputError
 from bertnli.data.labels import SNLI_ORDER
 from bertnli.families.config import Head, ModelConfig, Rotary
 from bertnli.model.classifier import PairClassifier
@@ -99,8 +97,3 @@ def test_int8_is_near_and_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     for row in range(5):
         alone = runs.logits(*(part[row : row + 1] for part in inputs))
         np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
-
-
-def test_fp16_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="--precision fp16; found a modernbert model"):
-        fp16_graph(random_model(PLAIN))
