@@ -108,7 +108,7 @@ def config(model_type: str, **more: Any) -> dict[str, Any]:
 
 def assert_as_transformers(folder: Path, number: int = NUMBER, **more: Any) -> PairTokenizer:
     """Of whole pairs and of truncated ones, and what we write reads the same, for us and for transformers."""
-    pairs = pair_texts.pairs(number, seed=2, **more)
+    pairs = pair_texts.pairs(number, **{"seed": 2, **more})
     columns = list(map(list, zip(*pairs, strict=True)))
     theirs, ours = AutoTokenizer.from_pretrained(folder), None
     for length in (480, 24):
@@ -371,7 +371,8 @@ def folders(draw: st.DrawFn, vocabularies: dict[str, Any]) -> dict[str, Any]:
     )
     roles = {"mask_token": names[-1], "pad_token": names[1] if specials in ("roberta", "mpnet") else names[0]}
     if specials in ("roberta", "mpnet"):
-        roles |= {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
+        cls = "<s>" if specials == "mpnet" else draw(st.sampled_from(["<s>", "<unk>"]))
+        roles |= {"bos_token": "<s>", "eos_token": "</s>", "cls_token": cls, "sep_token": "</s>"}
     mask = draw(st.sampled_from([names[-1], added(names[-1], lstrip=True)]))
     files: dict[str, Any] = {"config.json": config(draw(st.sampled_from(["bert", "roberta", "deberta-v2"])))}
     way = draw(st.sampled_from(["none", "decoder", "map", "file", "tokenizer.json"]))
@@ -410,7 +411,47 @@ def test_any_folder_reads_as_in_transformers(vocabularies: dict[str, Any], data:
     with tempfile.TemporaryDirectory() as place:
         folder = folder_of(Path(place) / "model", files)
         albert = "Albert" in files["tokenizer_config.json"]["tokenizer_class"]
-        special = ("[e1]", "NEW", "new", "aNEWb")
-        ours = assert_as_transformers(folder, 12, special=special)
+        special = ("[e1]", "NEW", "new", "aNEWb", "<unk>NOTUSED")
+        ours = assert_as_transformers(folder, 12, seed=data.draw(st.integers(0, 10**6)), special=special)
         if albert and "model_input_names" not in files["tokenizer_config.json"]:
             assert any("token types" in note for note in ours.notes)
+
+
+# --- Where versions 4.57 and 5 differ --------------------------------------------------------------------------------
+
+
+def test_a_normalizer_that_the_class_does_not_make_is_said(vocabularies: dict[str, Any], tmp_path: Path) -> None:
+    """DeBERTa's of version 4: the file's normalizer counts in 4.57 alone. The advice takes the file, in both."""
+    parts = {"normalizer": {"type": "Sequence", "normalizers": [STRIP, {"type": "NFKC"}, SPACES]}}
+    parts |= {"pre_tokenizer": METASPACE, "model": vocabularies["unigram-bert"], "post_processor": None}
+    made = Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "decoder": None, **parts}))
+    pair_template.build(made, "[CLS]", "[SEP]")
+    stated: dict[str, Any] = {"tokenizer_class": "DebertaV2Tokenizer", "pad_token": "[PAD]"}
+    files = {"config.json": config("deberta-v2"), "tokenizer.json": made.to_str(), "tokenizer_config.json": stated}
+    ours = assert_as_transformers(folder_of(tmp_path / "class", files), 20)
+    (note,) = (note for note in ours.notes if "4.57" in note)
+    assert "its normalizer is not what DebertaV2Tokenizer makes in transformers 5, which is read here" in note
+    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in note
+    stated |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "token_type_ids"]}
+    taken = assert_as_transformers(folder_of(tmp_path / "file", files), 20)
+    assert not any("4.57" in note for note in taken.notes)
+    assert taken.encode(["Ｔｈｅ"], ["a"]).ids.tolist() != ours.encode(["Ｔｈｅ"], ["a"]).ids.tolist()
+
+
+def test_a_class_with_another_model_in_its_file_is_refused(byte_level: dict[str, Any], tmp_path: Path) -> None:
+    made = Tokenizer(models.BPE(byte_level["vocab"], [tuple(pair) for pair in byte_level["merges"]]))
+    files = {"config.json": config("xlm-roberta"), "tokenizer.json": made.to_str()}
+    with pytest.raises(InputError, match=r"model; found BPE; expected Unigram, as the tokenizer's class is XLMRoberta"):
+        PairTokenizer.from_folder(folder_of(tmp_path, files))
+
+
+def test_a_pair_that_is_joined_backwards_is_refused(byte_level: dict[str, Any], tmp_path: Path) -> None:
+    """As XLNet does: the token that a classifier reads is the last."""
+    made = Tokenizer(models.BPE(byte_level["vocab"], [tuple(pair) for pair in byte_level["merges"]]))
+    made.post_processor = processors.TemplateProcessing(
+        single="$A </s> <s>", pair="$A </s> $B </s> <s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    stated = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}
+    files = {"config.json": config("roberta"), "tokenizer.json": made.to_str(), "tokenizer_config.json": stated}
+    with pytest.raises(InputError, match=r"post_processor; found the pair .a, b. joined as a </s> b </s> <s>"):
+        PairTokenizer.from_folder(folder_of(tmp_path, files))

@@ -33,10 +33,10 @@ KERNELS = {
     for operators, types in (
         ("BiasGelu FastGelu Gelu Gemm LayerNormalization MatMul PackedMultiHeadAttention Relu", _FLOAT),
         ("RotaryEmbedding SkipLayerNormalization Split Tanh", _FLOAT),
-        ("Add Concat Div Gather Mul Slice Squeeze Sub Transpose", _FLOAT | _INT),
-        ("Abs CumSum Greater Mod Range ReduceSum", _INT),
-        ("Not Or Where", _BOOL),
-        ("Cast Equal NonZero Reshape Shape Unsqueeze", _FLOAT | _INT | _BOOL),
+        ("Add Concat Div Gather Mul Squeeze Sub", _FLOAT | _INT),
+        ("Abs CumSum Greater GreaterOrEqual Less Mod Range ReduceSum", _INT),
+        ("And Not Or Where", _BOOL),
+        ("Cast Equal NonZero Reshape Shape Slice Transpose Unsqueeze", _FLOAT | _INT | _BOOL),
     )
     for operator in operators.split()
 }

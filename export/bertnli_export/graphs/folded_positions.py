@@ -17,7 +17,7 @@ from bertnli.model.classifier import PairClassifier
 from bertnli.model.disentangled import PositionTerms, RelativePositions, score_rule
 
 
-class Rows(nn.Module):
+class _Rows(nn.Module):
     """`RelativePositions` that returns, of each distance, only its row in the table: `[2 x longest - 1]`, int64."""
 
     rows: Tensor
@@ -32,7 +32,7 @@ class Rows(nn.Module):
         return self.rows[zero - longest + 1 : zero + longest]
 
 
-class FoldedTerms(nn.Module):
+class _FoldedTerms(nn.Module):
     """`PositionTerms` with the projections of the whole table, `[heads, rows, head_size]`."""
 
     key: Tensor | None
@@ -61,8 +61,8 @@ def with_folded_positions(model: PairClassifier) -> PairClassifier:
         for block in model.layers():
             attention = block.attention
             assert isinstance(attention.positions, PositionTerms)
-            attention.positions = FoldedTerms(attention.positions, table, attention.qkv)  # type: ignore[assignment]
-        model.relative = Rows(relative)
+            attention.positions = _FoldedTerms(attention.positions, table, attention.qkv)  # type: ignore[assignment]
+        model.relative = _Rows(relative)
     return model
 
 

@@ -28,8 +28,7 @@ model. The choices, and the reasons:
 * **Pooler and classifier are fp32**: one row per pair costs nothing, and the logits lose no digits.
 
 Families differ in the embeddings, the activations and the head; blocks that serve several layers (ALBERT) are in the
-file once. ModernBERT's blocks are in fp16_pre_norm.py, DeBERTa's positions in fp16_positions.py: a bias for each
-pair, of padded queries and keys. There is no graph for the convolution of DeBERTa-v2-xlarge.
+file once. ModernBERT's blocks are in fp16_pre_norm.py, DeBERTa's terms of positions in fp16_disentangled.py.
 
 There is no bf16 graph: PackedMultiHeadAttention has no bf16 kernel, and with three digits logits do not stay within
 2e-2.
@@ -44,14 +43,12 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from bertnli.common.errors import InputError
-from bertnli.families.config import ModelConfig
 from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier
+from bertnli.model.disentangled import RelativePositions
 from bertnli.model.relative_bias import SharedBias
 from bertnli_export.graphs import fp16_pre_norm
-from bertnli_export.graphs.folded_positions import FoldedTerms, Rows, reads_keys, with_folded_positions
-from bertnli_export.graphs.fp16_positions import DistanceRows
+from bertnli_export.graphs.fp16_disentangled import Distances, key_bias, neighbours
 from bertnli_export.graphs.graph import check, check_size
 from bertnli_export.graphs.packed_graph import ORT, GraphBuilder, PackedLayout, value
 from bertnli_export.interface import INPUTS, OUTPUT
@@ -65,12 +62,9 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
 
     A row whose mask is all 0, which a server may add to fill a batch, counts as one token, so its logits are finite.
 
-    Raises InputError if the model is not among those here, if the weights do not fit one file, or fp16's
-    range.
+    Raises InputError if the weights do not fit one file, or fp16's range.
     """
-    _check_written(model.config)
     check_size(model, bytes_per_weight=2)
-    model = with_folded_positions(model)
     inputs = [value(name, ir.DataType.INT64, ["batch", "length"]) for name in INPUTS]
     builder = GraphBuilder()
     logits = _logits(builder, model, *inputs)
@@ -87,20 +81,6 @@ def fp16_graph(model: PairClassifier) -> onnx.ModelProto:
     proto = ir.to_proto(ir.Model(graph, ir_version=_IR_VERSION, producer_name="bertnli"))
     check(proto, len(model.config.labels))
     return proto
-
-
-def has_graph(config: ModelConfig) -> bool:
-    """Whether the model is written here."""
-    return config.disentangled is None or not config.disentangled.convolution
-
-
-def _check_written(config: ModelConfig) -> None:
-    if not has_graph(config):
-        raise InputError(
-            "--precision fp16",
-            found=f"a {config.family} model with a convolution",
-            do="export it with --precision fp32, which runs on a GPU too, or int8 for CPUs",
-        )
 
 
 def _logits(
@@ -123,37 +103,37 @@ def _first_states(
     hidden = _embeddings(add, model, layout, ids, token_type_ids)
     relative = _relative(add, model, layout)
     activation, (*blocks, last) = model.config.activation, cast(list[Block], model.layers())
-    for block in blocks:
+    embedded = hidden
+    for number, block in enumerate(blocks):
         hidden = _block(add, block, activation, hidden, layout, relative)
+        if model.convolution is not None and number == 0:
+            hidden = _convolution(add, model, layout, embedded, hidden)
     return _block(add, last, activation, hidden, layout, relative, only_first=True)
 
 
 def _embeddings(
     add: GraphBuilder, model: PairClassifier, layout: PackedLayout, ids: ir.Value, token_type_ids: ir.Value
 ) -> ir.Value:
-    """`[tokens, hidden_size]`. ids: of the tokens; token_type_ids: padded. What every token has is in the table of
-    positions."""
+    """`[tokens, hidden_size]`. ids: of the tokens; token_type_ids: padded. What all tokens have is in their table."""
     embeddings = model.embeddings
-    token = add("Gather", add.half(embeddings.token.weight), ids)
-    if embeddings.position is None and embeddings.segment is None:
-        assert isinstance(embeddings.norm, nn.LayerNorm) and embeddings.projection is None
-        norm = embeddings.norm
-        return add("LayerNormalization", token, add.half(norm.weight), add.half(norm.bias), axis=-1, epsilon=norm.eps)
-    size = embeddings.token.weight.shape[1]
-    table = torch.zeros(model.config.max_positions, size)
-    if embeddings.position is not None:
-        table = embeddings.position.weight
+    table, summands = embeddings.token.weight, []
     if embeddings.task is not None:
         table = table + embeddings.task.weight[0]
     if embeddings.segment is not None and embeddings.type_vocab_size == 1:
         table = table + embeddings.segment.weight[0]
-    other = add("Gather", add.half(table), _position_rows(add, embeddings.first_position, layout, ids))
-    if embeddings.segment is not None and embeddings.type_vocab_size > 1:
-        other = add("Add", add("Gather", add.half(embeddings.segment.weight), layout.take(token_type_ids)), other)
-    if isinstance(embeddings.norm, nn.Identity):
-        embedded = add("Add", token, other)
+    elif embeddings.segment is not None:
+        summands.append(add("Gather", add.half(embeddings.segment.weight), layout.take(token_type_ids)))
+    if embeddings.position is not None:
+        rows = _position_rows(add, embeddings.first_position, layout, ids)
+        summands.append(add("Gather", add.half(embeddings.position.weight), rows))
+    embedded, norm = add("Gather", add.half(table), ids), embeddings.norm
+    other = add("Add", *summands) if len(summands) == 2 else summands[0] if summands else None
+    if isinstance(norm, nn.Identity):
+        embedded = embedded if other is None else add("Add", embedded, other)
+    elif other is None:
+        embedded = add("LayerNormalization", embedded, add.half(norm.weight), add.half(norm.bias), epsilon=norm.eps)
     else:
-        embedded = _skip_layer_norm(add, token, other, "tokens", embeddings.norm)
+        embedded = _skip_layer_norm(add, embedded, other, "tokens", norm)
     projection = embeddings.projection
     return embedded if projection is None else add.linear(embedded, projection.weight, projection.bias)
 
@@ -170,16 +150,13 @@ def _position_rows(add: GraphBuilder, first_position: int, layout: PackedLayout,
     return add("Where", is_padding, padding, add("Add", counted, first))
 
 
-Relative = ir.Value | DistanceRows | None
-"""What the blocks share of relative positions."""
-
-
-def _relative(add: GraphBuilder, model: PairClassifier, layout: PackedLayout) -> Relative:
-    """MPNet's is what is added to all scores, `[1, heads, length, length]` for the padded length; see `SharedBias`."""
+def _relative(add: GraphBuilder, model: PairClassifier, layout: PackedLayout) -> ir.Value | Distances | None:
+    """What the blocks share of relative positions: what is added to all scores, `[1, heads, length, length]` for the
+    padded length (`SharedBias`), or what they make a bias of their own with."""
     if model.relative is None:
         return None
-    if isinstance(model.relative, Rows):
-        return DistanceRows(add, model.relative, layout)
+    if isinstance(model.relative, RelativePositions):
+        return Distances(add, layout, model.relative, (model.config.num_heads, model.config.head_size))
     assert isinstance(model.relative, SharedBias)
     of_distance = model.relative.bias(model.relative.buckets).T  # [heads, distances]
     zero = add.constant(model.relative.positions - 1)  # the place of distance 0
@@ -194,25 +171,24 @@ def _block(
     activation: str,
     hidden: ir.Value,
     layout: PackedLayout,
-    relative: Relative,
+    relative: ir.Value | Distances | None,
     only_first: bool = False,
 ) -> ir.Value:
     """`[tokens, hidden_size]` to the same; with `only_first` to `[pairs, hidden_size]`, of the pairs' first tokens."""
     attention = block.attention
     query, key, value = attention.qkv.weight.chunk(3)
-    query_bias, key_bias, value_bias = attention.qkv.bias.chunk(3)
+    query_bias, _, value_bias = attention.qkv.bias.chunk(3)
     output, output_bias = attention.output.weight, attention.output.bias
 
     kept = add("Gather", hidden, layout.first) if only_first else hidden
     queries = add.linear(kept, query, query_bias)
     if only_first:
         queries = add("Gather", queries, layout.pair)
-    keys = add.linear(hidden, key, key_bias) if reads_keys(attention) else add.matmul(hidden, key)
-    values, scale = add.matmul(hidden, value), None
-    if isinstance(relative, DistanceRows):
-        terms = cast(FoldedTerms, attention.positions)
-        relative, scale = relative.bias(terms, queries, keys), terms.scale
-    mixed = layout.attend(queries, keys, values, relative, attention.heads, scale)
+    keys, values = add.linear(hidden, key, key_bias(attention)), add.matmul(hidden, value)
+    if isinstance(relative, Distances):
+        mixed = layout.attend(queries, keys, values, *relative.bias(attention, queries, keys), attention.heads)
+    else:
+        mixed = layout.attend(queries, keys, values, relative, None, attention.heads)
     if only_first:
         mixed = add("Gather", mixed, layout.first)
     bias = output_bias + output @ value_bias
@@ -221,6 +197,21 @@ def _block(
     expanded = _activation(add, add.matmul(hidden, block.expand.weight), rows, block.expand.bias, activation)
     contracted = add.matmul(expanded, block.contract.weight)
     return _skip_layer_norm(add, contracted, hidden, rows, block.output_norm, block.contract.bias)
+
+
+def _convolution(
+    add: GraphBuilder, model: PairClassifier, layout: PackedLayout, embedded: ir.Value, hidden: ir.Value
+) -> ir.Value:
+    """See `bertnli.model.convolution.Convolution`."""
+    convolution, disentangled = model.convolution, model.config.disentangled
+    assert convolution is not None and disentangled is not None
+    product, activation = convolution.product, disentangled.convolution_activation
+    around = neighbours(add, layout, embedded, convolution.width)
+    summed = add.matmul(around, product.weight.transpose(1, 2).flatten(1))
+    bias = torch.zeros(len(product.weight)) if product.bias is None else product.bias
+    return _skip_layer_norm(
+        add, _activation(add, summed, "tokens", bias, activation), hidden, "tokens", convolution.norm
+    )
 
 
 def _pooler(add: GraphBuilder, model: PairClassifier, states: ir.Value) -> ir.Value:
@@ -247,7 +238,7 @@ def _activation(
     add: GraphBuilder, x: ir.Value, rows: str, bias: Tensor, activation: str, dtype: torch.dtype = torch.float16
 ) -> ir.Value:
     """One of model.ACTIVATIONS, applied to `x` + `bias`."""
-    if activation == "relu":
-        return add("Relu", add("Add", x, add.constant(bias, dtype)))
+    if activation in ("relu", "tanh"):
+        return add(activation.capitalize(), add("Add", x, add.constant(bias, dtype)))
     operator = "BiasGelu" if activation == "gelu" else "FastGelu"  # FastGelu is GELU's tanh approximation
     return add.fused(operator, x, add.constant(bias, dtype), rows=rows, size=bias.numel(), dtype=dtype)

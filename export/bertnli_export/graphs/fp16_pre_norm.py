@@ -103,7 +103,7 @@ def _block(
         queries = add("Gather", queries, layout.pair)
     else:
         queries = turn(add.linear(normed, query, biases[0]))
-    mixed = layout.attend(queries, keys, values, window, attention.heads)
+    mixed = layout.attend(queries, keys, values, window, None, attention.heads)
     if only_first:
         mixed = add("Gather", mixed, layout.first)
     output = attention.output

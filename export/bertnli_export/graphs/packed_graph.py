@@ -78,22 +78,22 @@ class PackedLayout:
 
     tokens: their indices in the flattened batch, `[tokens]`. positions: of each token in its pair. pair: the pair of
     each token. first: the indices of the pairs' first tokens among the tokens, `[batch]`. column: the positions of the
-    padded batch, `[length]`. length: their number, `[1]`. lengths: tokens of each pair, int32 `[batch]`. cu_seqlens:
-    the number of tokens before each pair, then the total, int32 `[batch + 1]`. token_offset: the indices of the real
-    tokens in the flattened batch, then those of the padding, int32 `[batch, length]`; the kernels of
-    PackedMultiHeadAttention other than flash attention need it.
+    padded batch, `[length]`. shape, length: of the padded batch, as tensors. real: true at the real tokens of the
+    flattened batch. lengths: tokens of each pair, int32 `[batch]`. cu_seqlens: the number of tokens before each pair,
+    then the total, int32 `[batch + 1]`. token_offset: the indices of the real tokens in the flattened batch, then those
+    of the padding, int32 `[batch, length]`; the kernels of PackedMultiHeadAttention other than flash attention need it.
     """
 
     def __init__(self, add: GraphBuilder, attention_mask: ir.Value):
         self._add = add
-        shape = add("Shape", attention_mask)
+        self.shape = shape = add("Shape", attention_mask)
         self.length = length = add("Shape", attention_mask, start=1, end=2)
         zero, one = add.constant(0), add.constant(1)
         self.column = column = add("Range", zero, add("Squeeze", length), one)
         mask = add("Cast", attention_mask, to=ir.DataType.BOOL)
         real = add("Or", mask, add("Equal", column, zero))
         self._flat = add.constant([-1])
-        flat = add("Reshape", real, self._flat)
+        self.real = flat = add("Reshape", real, self._flat)
         self.tokens = self._indices(flat)
         padding = self._indices(add("Not", flat))
         self.positions = add("Mod", self.tokens, length)
@@ -116,11 +116,11 @@ class PackedLayout:
         key: ir.Value,
         value: ir.Value,
         bias: ir.Value | None,
+        scale: float | None,
         heads: tuple[int, int],
-        scale: float | None = None,
     ) -> ir.Value:
         """Attention within each pair, of `[tokens, hidden_size]` each. bias: of the scores, `[batch or 1, heads or 1,
-        length, length]`. heads: their number and size. scale: of the scores; None: 1 / sqrt(size)."""
+        length, length]`. scale: instead of 1 / sqrt(head_size). heads: their number and size."""
         inputs = (query, key, value, None, self.token_offset, self.cu_seqlens, *([] if bias is None else [bias]))
         number, size = heads
         options: dict[str, Any] = {"num_heads": number} | ({} if scale is None else {"scale": scale})
