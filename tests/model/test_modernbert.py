@@ -39,6 +39,10 @@ def test_a_window_that_reaches_everything_is_none() -> None:
     assert not torch.allclose(Packed([21]).attend(qkv, 0.0, rule), Packed([21]).attend(qkv, 0.0))
 
 
+def test_padding_beyond_every_window_does_not_make_gradients_nan() -> None:
+    check_equal(theirs_of(ROW.config(local_attention=4, num_hidden_layers=3)), [16, 17, 20])
+
+
 # --- config.json -----------------------------------------------------------------------------------------------------
 
 OF_TRANSFORMERS_4: dict[str, Any] = {  # answerdotai/ModernBERT-base's keys
