@@ -6,6 +6,11 @@ from typing import Any
 
 from bertnli.model.classifier import PairClassifier
 
+_KINDS = 32
+"""Forms of one block that torch compiles; it would run others eagerly. Its own limit is 8, and ModernBERT has 12: the
+first block, those with a window and without, and the last; pairs longer than the window and shorter ones; in training
+and in evaluation."""
+
 
 def can_compile() -> bool:
     """Whether torch.compile has what it needs for the GPU here: Triton, and compute capability 7.0."""
@@ -21,5 +26,8 @@ def compile_blocks(model: PairClassifier, **options: Any) -> None:
     all blocks but the last, which computes only the first tokens, share one. Compiled dropout takes other random
     numbers than eager dropout.
     """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _KINDS)
     for block in model.blocks:
         block.compile(dynamic=True, **options)

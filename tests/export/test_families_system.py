@@ -12,7 +12,7 @@ from bertnli_export.scorer import Scorer
 
 from bertnli.evaluation.metrics import softmax
 from bertnli.model import pretrained
-from tests.model.test_families import PAIRS, ROWS, of_transformers, save, theirs_of
+from tests.model.test_families import PAIRS, ROWS, V3, of_transformers, save, theirs_of
 
 pytestmark = pytest.mark.system
 
@@ -24,6 +24,9 @@ pytestmark = pytest.mark.system
         ("roberta", "int8", {"type_vocab_size": 1}),
         ("distilbert", "int8", {}),
         ("electra", "int8", {"embedding_size": 16}),
+        ("deberta-v2", "fp32", V3),
+        ("deberta-v2", "int8", V3),
+        ("deberta-v2", "int8", V3 | {"conv_kernel_size": 3, "share_att_key": False}),
     ],
 )
 def test_a_bundle_scores_as_transformers(model_type: str, precision: str, changes: Any, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from bertnli.families.config import ModelConfig
-from bertnli.model.attention import Packed
+from bertnli.data.batches import pack
+from bertnli.families.config import Head, ModelConfig, Rotary
+from bertnli.model.attention import Packed, to_device
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.compiled import compile_blocks
 from bertnli.train.loop import accumulate
 from bertnli.train.steps import MicroBatch, Step
-from tests.model.test_varlen import META, Engine, corpus, meta_model
+from tests.model.test_varlen import META, MODERNBERT, Engine, corpus, meta_model
 
 SIZES = [(5, 7, 9, 12, 12, 20), (5, 7, 9), (40, 30, 30, 8, 9)]
 
@@ -36,6 +37,23 @@ def test_a_gpus_block_is_one_graph_and_other_sizes_need_no_other():
         graphs.append(backend.frame_count)
     assert graphs[0] == graphs[-1] < 4  # forward of a block and of the last one, whatever the number of blocks
     assert "blocks.0.expand.weight" in model.state_dict()
+
+
+def test_modernberts_kinds_of_blocks_are_within_the_compilers_limit():
+    """The first block, those with a window and without, and the last; pairs within the window, and longer ones; in
+    training and in evaluation. Beyond its limit torch would run eagerly what is new."""
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend("eager")
+    rotary = Rotary(thetas=(100.0, 10.0, 100.0, 100.0), windows=(None, 8, None, None))
+    first = {"num_layers": 4, "rotary": rotary, "head": Head(norm=True)}
+    model = meta_model(torch.bfloat16, **{**MODERNBERT, **first})
+    compile_blocks(model, fullgraph=True, backend=backend)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for lengths in ((5, 7, 9), SIZES[0]):
+            accumulate(Engine(model.train()), step(lengths, META))
+            with torch.no_grad():
+                model.eval()(*to_device(pack(corpus(lengths), np.arange(len(lengths))), META))
+    assert backend.frame_count > 8
 
 
 def test_losses_and_gradients_are_the_eager_ones(monkeypatch):
