@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import Outputs
 from bertnli.families import folder_config
 from bertnli.families.config import Rotary
 from bertnli.families.modernbert import MODERNBERT
-from bertnli.model import attention
+from bertnli.model import attention, pretrained
 from bertnli.model.attention import Packed, Padded, ScoreRule
-from tests.model.test_families import ROWS, check_equal, theirs_of
+from tests.model.test_families import ROWS, check_equal, save, theirs_of
 
 ROW = next(row for row in ROWS if row.model_type == "modernbert")
 
@@ -37,6 +39,19 @@ def test_a_window_that_reaches_everything_is_none() -> None:
     qkv = torch.randn(sum(lengths), 3, 2, 4)
     assert torch.equal(Packed(lengths).attend(qkv, 0.0, rule), Packed(lengths).attend(qkv, 0.0))
     assert not torch.allclose(Packed([21]).attend(qkv, 0.0, rule), Packed([21]).attend(qkv, 0.0))
+
+
+def test_padding_beyond_every_window_does_not_make_gradients_nan() -> None:
+    check_equal(theirs_of(ROW.config(local_attention=4, num_hidden_layers=3)), [16, 17, 20])
+
+
+def test_the_pretraining_tasks_model_keeps_the_head_that_it_shares(tmp_path: Path) -> None:
+    """As in transformers, whose classifier has a layer and a norm of the same names."""
+    theirs = theirs_of(ROW.config(), AutoModelForMaskedLM)
+    source = pretrained.load(save(theirs, tmp_path))
+    assert not source.has_classifier
+    assert torch.equal(source.state["pooler.weight"], theirs.head.dense.weight)
+    assert torch.equal(source.state["pooler_norm.weight"], theirs.head.norm.weight)
 
 
 # --- config.json -----------------------------------------------------------------------------------------------------

@@ -105,3 +105,11 @@ def test_report_and_card_show_the_rows_by_label(
     assert "Rows by label" in (tmp_path / "run" / "report.html").read_text()
     _print_summary(summary, as_json=False)
     assert f"next: bertnli export {tmp_path}/run/model " in capsys.readouterr().out
+
+
+def test_how_many_pairs_were_cut_is_said(tmp_path: Path, run: Any) -> None:
+    lines = [f"{'a man is eating ' * 9 if number < 3 else 'a man'}\ta man\tneutral\n" for number in range(8)]
+    (tmp_path / "a.tsv").write_text("".join(["premise\thypothesis\tlabel\n", *lines]))
+    path = run(data={"train": str(tmp_path / "a.tsv")}, max_length=16, truncation="only_first")
+    said = loaded(path)[1]
+    assert f"{tmp_path / 'a.tsv'}: 3 of 8 pairs are longer than 16 tokens, and were cut (max_length)" in said
