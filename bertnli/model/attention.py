@@ -67,7 +67,7 @@ class Layout(Protocol):
         ...
 
     def first(self, hidden: Tensor) -> Tensor:
-        """The hidden state of each pair's first token ([CLS]): `[pairs, hidden_size]`."""
+        """The hidden state of each pair's first token ([CLS], <s>): `[pairs, hidden_size]`."""
         ...
 
     def mean(self, hidden: Tensor) -> Tensor:

@@ -139,7 +139,12 @@ LONG_ZSTD = b"\x28\xb5\x2f\xfd\x00\xa8\x09\x00\x00x"  # a window of 2 GiB, and o
         ("a.tsv", ZSTD, {}, r"zstd data; .*\.zst$"),
         ("a.parquet", b"premise,hypothesis", {}, "text; expected a Parquet file .*; give its name the ending of its"),
         ("a.parquet", gzip.compress(b"PAR1", mtime=0), {}, "gzip data; expected a Parquet file .*; unpack it$"),
-        ("a.tsv.gz", gzip.compress(b"PAR1", mtime=0), {}, r"a Parquet file, packed in \.gz; .*needs the ending \.parquet$"),
+        (
+            "a.tsv.gz",
+            gzip.compress(b"PAR1", mtime=0),
+            {},
+            r"a Parquet file, packed in \.gz; .*needs the ending \.parquet$",
+        ),
         ("a.tsv.gz", b"version https://git-lfs.github.com/spec/v1", {}, "a pointer of git-lfs; .*git lfs pull"),
         ("a.parquet", b"<!DOCTYPE html>", {}, "an HTML or XML page; .*get the file itself"),
         ("a.parquet", b"ARROW1\0\0", {}, "an Arrow or Feather file"),
