@@ -6,7 +6,7 @@ Only a model whose folder has no tokenizer.json needs it, and only until bertnli
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken
 
@@ -40,7 +40,7 @@ def read(file: Path) -> SentencePieces:
             expected="the packages sentencepiece and protobuf",
             do=_INSTALL,
         ) from None
-    model = sentencepiece_model_pb2.ModelProto()
+    model: Any = vars(sentencepiece_model_pb2)["ModelProto"]()  # protobuf makes the class when the module is loaded
     try:
         model.ParseFromString(file.read_bytes())
     except Exception as error:  # the library's DecodeError, or one of the system

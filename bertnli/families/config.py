@@ -142,6 +142,12 @@ class ModelConfig:
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
 
+    @property
+    def padded_positions(self) -> int:
+        """What the longest batch may be padded to: sessions on a GPU round a batch's length up, by less than an eighth
+        or 8. Tables that padding's positions have rows in are as long."""
+        return self.max_positions + self.max_positions // 8 + 8
+
     def without_dropout(self) -> ModelConfig:
         return self.with_dropout(0.0)
 

@@ -31,11 +31,11 @@ class RelativePositions(nn.Module):
         super().__init__()
         attention = config.disentangled
         assert attention is not None
-        self.max_positions = config.max_positions
+        self.max_positions = config.padded_positions
         span = attention.position_buckets or attention.max_distance
         self.table = nn.Embedding(2 * span, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if attention.norm else nn.Identity()
-        self.register_buffer("rows", table_rows(attention, config.max_positions), persistent=False)
+        self.register_buffer("rows", table_rows(attention, self.max_positions), persistent=False)
 
     def forward(self, layout: Layout) -> Tensor:
         """Of the distances -(longest - 1) to longest - 1, in this order: `[2 x longest - 1, hidden_size]`."""

@@ -33,7 +33,7 @@ class SharedBias(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        rule, self.positions = config.relative_bias, config.max_positions
+        rule, self.positions = config.relative_bias, config.padded_positions
         assert rule is not None
         distances = torch.arange(1 - self.positions, self.positions)
         self.register_buffer("buckets", buckets_of(distances, rule.buckets, rule.max_distance), persistent=False)

@@ -132,7 +132,8 @@ class ExportedRotations(nn.Module):
         super().__init__()
         assert config.rotary is not None
         self.turns = nn.ModuleList(
-            ExportedRotation(config.max_positions, theta, config.head_size) for theta in config.rotary.distinct_thetas
+            ExportedRotation(config.padded_positions, theta, config.head_size)
+            for theta in config.rotary.distinct_thetas
         )
 
     def forward(self, layout: FlattenedLayout) -> list[nn.Module]:
