@@ -19,7 +19,7 @@ from bertnli.common.installed import need
 from bertnli.common.signals import SIGNALS, meaning, not_ignored
 
 app = typer.Typer(
-    help="Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs.",
+    help="Fine-tune BERT and its relatives on sentence pairs, export them to ONNX, score files of pairs.",
     epilog="Start with: bertnli demo",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -30,7 +30,8 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on the last line.")]
 Arch = Annotated[str | None, typer.Option(help="bert.small or bert.base, if MODEL is the path of d2l weights.")]
 MaxLength = Annotated[
-    int | None, typer.Option(metavar="TOKENS", help="Longest pair, longer ones are cut. Default: the model's own.")
+    int | None,
+    typer.Option(metavar="TOKENS", help="Most tokens of a pair; longer pairs are cut. Default: the model's own."),
 ]
 Truncation = Annotated[
     str | None,
@@ -87,7 +88,7 @@ def _every_command(
         bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
     ] = False,
 ) -> None:
-    """Fine-tune BERT on natural language inference, export it to ONNX, score files of sentence pairs."""
+    """Fine-tune BERT and its relatives on sentence pairs, export them to ONNX, score files of pairs."""
 
 
 @app.command(epilog="Example: bertnli demo --out runs/demo")
@@ -237,7 +238,7 @@ def doctor(
     bundle: Annotated[Path | None, typer.Option(help="Check the files of this bundle against its manifest.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Say whether and how this model runs (hub id, name or path), without fetching its weights."),
+        typer.Option(help="Say whether and how a model runs (hub id, name or path), without fetching its weights."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -303,9 +304,7 @@ def evaluate(
     ] = False,
     group: Annotated[
         str | None,
-        typer.Option(
-            metavar="COLUMN", help="Of a model that gives a score: rank rows with the same value here (nDCG)."
-        ),
+        typer.Option(metavar="COLUMN", help="For a model that gives a score: rank the rows with the same value here."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -470,7 +469,7 @@ def score(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Of independent labels, predict those with a probability above it. Default: 0.5."),
+        typer.Option(help="For independent labels: predict those with a probability above it. Default: 0.5."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning, and replace OUTPUT.")] = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -28,6 +28,12 @@ class Columns:
     label: str | None = None
 
 
+def finder(fields: Sequence[str]) -> Callable[[str], str | None]:
+    """A function from a column's name, or one with other case or outer blanks, to the first such field."""
+    by_lower = {name.strip().casefold(): name for name in reversed(fields)}
+    return lambda name: name if name in fields else by_lower.get(name.strip().casefold())
+
+
 def find_columns(
     fields: Sequence[str], wanted: Columns, where: str, *, prefer_parse: bool = False, hint: str = ""
 ) -> Columns:
@@ -37,10 +43,7 @@ def find_columns(
     and says how to name them; `hint` is what else may help.
     """
     hint = hint and f"; {hint}"
-    by_lower = {name.strip().casefold(): name for name in reversed(fields)}
-
-    def find(name: str) -> str | None:
-        return name if name in fields else by_lower.get(name.strip().casefold())
+    find = finder(fields)
 
     def given(name: str, option: str) -> str:
         if (found := find(name)) is None:

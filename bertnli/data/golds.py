@@ -88,7 +88,7 @@ class LabelGolds:
 
 
 class ScoreGolds:
-    """A number for each pair: `(score,)`. No number is a bad row; an empty cell, `-` and NaN: the row has no score."""
+    """A number for each pair: `(score,)`. Other text is a bad row; an empty cell, `-` and NaN: the row has no score."""
 
     names: tuple[str, ...] = (SCORE,)
     advice = ""

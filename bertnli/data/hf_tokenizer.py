@@ -263,9 +263,9 @@ class _Folder:
             theirs = pair_template.read(self.saved, where)
             if kind.keeps_template:
                 tokenizer.post_processor, ours = self.saved.post_processor, theirs
-            elif theirs[:3] != ours[:3] or (ours.has_types and self.has_types() and not theirs.has_types):
+            elif theirs[:3] != ours[:3] or (ours.has_types and self.has_types and not theirs.has_types):
                 self._differ(kind, "post_processor", theirs.in_words(self.saved), ours.in_words(tokenizer))
-        if ours.has_types and not self.has_types():
+        if ours.has_types and not self.has_types:
             pair_template.without_types(tokenizer, ours)
 
     def _differ(self, kind: TokenizerClass, part: str, found: str, made: str) -> None:
@@ -298,7 +298,7 @@ class _Folder:
         tokens = special_tokens.read(self.path, self.stated, self.saved, special_tokens.Defaults())
         self._add(self.saved, tokens, vocab_size)
         template = pair_template.read(self.saved, str(self.saved_file))
-        if template.has_types and not self.has_types():
+        if template.has_types and not self.has_types:
             pair_template.without_types(self.saved, template)
         pad = tokens.named.get("pad_token") or (padding or {}).get("pad_token")
         if pad is None:  # transformers pads nothing then; any token does, because the model masks it
@@ -312,11 +312,8 @@ class _Folder:
 
     # How it is used.
 
-    def has_types(self) -> bool:
-        return self._has_types
-
     @cached_property
-    def _has_types(self) -> bool:
+    def has_types(self) -> bool:
         """Whether token types are among the model's inputs."""
         names = self.stated.get("model_input_names")
         if names is None:

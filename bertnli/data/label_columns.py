@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bertnli.data.columns import label_text
+from bertnli.data.columns import finder, label_text
 from bertnli.data.labels import WITHOUT_GOLD, LabelTable
 from bertnli.data.pairs import PairFile, Row
 
@@ -16,8 +16,8 @@ _VALUES = LabelTable(("0", "1"))  # in any form: 1.0, true; -1 and empty cells a
 
 def columns_of(file: PairFile, labels: Sequence[str]) -> dict[str, str] | None:
     """Label -> its column, found without case and outer blanks; None unless every label has one of its own."""
-    by_lower = {name.strip().casefold(): name for name in reversed(file.fields)}
-    found = {label: label if label in file.fields else by_lower.get(label.strip().casefold()) for label in labels}
+    find = finder(file.fields)
+    found = {label: find(label) for label in labels}
     columns = {label: name for label, name in found.items() if name is not None}
     pair = {file.columns.premise, file.columns.hypothesis}
     return columns if len(set(columns.values()) - pair) == len(labels) else None

@@ -1,4 +1,4 @@
-"""Makes a `Tokenizer` of the tokenizers library: from tokenizer.json, for BERT's vocabulary, for d2l's vocab.json."""
+"""Makes a `Tokenizer` of the tokenizers library: of tokenizer.json, vocab.txt, BPE's files or d2l's vocab.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def load(file: Path) -> Tokenizer:
     try:
         return rust.call(Tokenizer.from_str, file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
-        raise InputError(f"{file}: damaged", found=str(error), expected="a tokenizer like BERT's") from None
+        expected = "a tokenizer.json as the library tokenizers writes it"
+        raise InputError(f"{file}: damaged", found=str(error), expected=expected) from None
 
 
 def read_vocabulary(file: Path) -> dict[str, int]:
@@ -97,4 +98,4 @@ def call(method: Callable[..., Any], where: str, *arguments: Any, **options: Any
     except BaseException as error:  # Exception, or a Rust panic, which is a BaseException
         if isinstance(error, TypeError | KeyboardInterrupt | Interrupted):
             raise
-        raise InputError(f"{where}: cannot encode text", found=str(error), expected="a tokenizer like BERT's") from None
+        raise InputError(f"{where}: cannot encode text", found=str(error), expected="a tokenizer that can") from None

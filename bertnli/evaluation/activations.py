@@ -10,7 +10,7 @@ from bertnli.evaluation.metrics import Floats, softmax
 
 
 def activate(logits: NDArray[np.floating], activation: Activation, temperature: float = 1.0) -> Floats:
-    """`[pairs, outputs]` in float64. The logits are divided by `temperature` first, which `identity` does not have."""
+    """`[pairs, outputs]` in float64. The logits are divided by `temperature` first, but not for `identity`."""
     if activation == "softmax":
         return softmax(logits, temperature)
     exact = logits.astype(np.float64)

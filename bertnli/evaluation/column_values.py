@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
+from bertnli.data.columns import finder
 from bertnli.data.labelled import LabelledPair
 from bertnli.data.pairs import PairFile
 
@@ -39,8 +40,7 @@ class Groups:
 
     def __init__(self, file: PairFile, column: str):
         """Reads the file once. Raises InputError if it does not have the column."""
-        by_lower = {name.strip().casefold(): name for name in reversed(file.fields)}
-        found = column if column in file.fields else by_lower.get(column.strip().casefold())
+        found = finder(file.fields)(column)
         if found is None:
             raise InputError(
                 f"{file.name}: no column {column!r}", found=", ".join(map(repr, file.fields)), do="fix --group"

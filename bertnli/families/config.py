@@ -92,9 +92,9 @@ class ModelConfig:
     distinct_blocks: blocks with weights of their own; None: all. Fewer are each used several times (ALBERT).
     pre_norm: the norms are before attention and feed-forward network, and one at the end; and the feed-forward network
         has a gate (GeGLU, Shazeer 2020). Otherwise the blocks are BERT's.
-    dropout_after_feed_forward: hidden_dropout is not only after attention (ALBERT: there alone).
     attention_bias, intermediate_bias, norm_bias: whether the layers have biases.
-    dropout_after_attention: hidden_dropout acts on attention's output too, not on the feed-forward network's alone.
+    dropout_after_attention, dropout_after_feed_forward: hidden_dropout acts on the output of attention (not in
+        DistilBERT), and on the output of the feed-forward network (not in ALBERT).
     initializer_range: standard deviation of the weights of a new pooler or classifier; None: torch's own
         initialisation, as in the book.
     """

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import read_map
+from bertnli.fetch.known_repositories import WEIGHTS
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LARGEST_POINTER = 1024  # bytes, far above that of any pointer
-_OTHER_PROGRAMS = {  # a file of weights: whose it is, and how to get BERT's from it
+_OTHER_PROGRAMS = {  # a file of weights: whose it is, and how to get one that is read
     "*.onnx": (
         "ONNX",
         "give the checkpoint that it was exported from; of ONNX files bertnli scores only bundles that it wrote",
@@ -52,7 +52,7 @@ def check(folder: Path) -> None:
             f".from_pretrained({str(folder)!r}, num_labels=N)"
             ".merge_and_unload().save_pretrained(OUT), N the number of labels, and put the tokenizer's files into OUT",
         )
-    is_hf, is_d2l = "config.json" in names and names & set(_WEIGHTS), "vocab.json" in names
+    is_hf, is_d2l = "config.json" in names and names & set(WEIGHTS), "vocab.json" in names
     if is_hf or (is_d2l and "config.json" not in names):
         return
     if "manifest.json" in names and "model.onnx" in names:
@@ -74,7 +74,7 @@ def check(folder: Path) -> None:
             found=", ".join(str(path.relative_to(folder)) for path in inside[-3:]),
             do=f"give the path of the model: {inside[-1]}",
         )
-    if "bert_config.json" in names and names & set(_WEIGHTS):
+    if "bert_config.json" in names and names & set(WEIGHTS):
         raise InputError(
             f"{folder}: no config.json, but the bert_config.json of earlier programs",
             do='rename it to config.json, and add "model_type": "bert" to it',
@@ -99,7 +99,7 @@ def _pointers(folder: Path) -> Iterator[Path]:
 def _models_inside(folder: Path) -> Iterator[Path]:
     """Model folders inside: the Trainer's checkpoint-500, the hub cache's snapshots/COMMIT, a part of a model."""
     for path in (*folder.glob("*"), *folder.glob("snapshots/*"), *folder.glob("models--*/snapshots/*")):
-        has_weights = any((path / name).is_file() for name in _WEIGHTS)
+        has_weights = any((path / name).is_file() for name in WEIGHTS)
         if re.fullmatch(r"checkpoint-\d+", path.name) or (has_weights and (path / "config.json").is_file()):
             yield path
 

@@ -1,4 +1,4 @@
-"""BERT and its family for sentence-pair classification: one encoder and one classifier.
+"""BERT and its relatives for sentence-pair classification: one encoder and one classifier.
 
 HF's BERT (Devlin et al. 2018), the d2l book's BERT (Zhang et al., Dive into Deep Learning, section 15.8), RoBERTa and
 the others in the table of families (families/table.py) are configurations of the same classes: ModelConfig is the list
@@ -28,7 +28,7 @@ class Embedding(nn.Embedding):
 
 
 class Embeddings(nn.Module):
-    """The sum of token, position and segment embeddings: `[…]` ids to `[…, hidden_size]`."""
+    """The sum of the embeddings that the model has, with their norm and projection: `[…]` ids to `[…, hidden_size]`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -79,12 +79,12 @@ def shared_positions(config: ModelConfig) -> nn.Module | None:
 
 
 class PairClassifier(nn.Module):
-    """Encoder, pooler (Linear and activation on the first token) and classifier: `[pairs, labels]` logits.
+    """Encoder, pooler (`Head`) and classifier: `[pairs, outputs]` logits.
 
-    The pooler reads only each pair's first token ([CLS]), so the last block computes queries, attention output,
-    feed-forward network and norms for these tokens alone, which is a small part of its work; keys and values are
-    computed for all tokens. For MiniLM this saves a seventh of all work. Where the pooler reads the mean over the pair,
-    the last block computes everything.
+    In most families the pooler reads only each pair's first token ([CLS], <s>). There the last block computes queries,
+    attention output, feed-forward network and norms for these tokens alone, which is a small part of its work; keys and
+    values are computed for all tokens. For MiniLM this saves a seventh of all work. Where the pooler reads the mean
+    over the pair, the last block computes everything.
 
     `input_ids` and `token_type_ids` have the shape of `layout`: `[pairs, length]` (Padded) or `[tokens]` (Packed).
     """

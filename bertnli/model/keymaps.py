@@ -1,7 +1,7 @@
 """Converts parameter names: a family's to ours, and back, by the family's own table (families/).
 
-Every key of theirs is accounted for: a missing key, an unknown key
-and one of another shape are errors that name it; no key is skipped.
+Every key of theirs is accounted for: a missing key, an unknown key and one of another shape are errors that name it; no
+key is skipped.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def from_foreign(tensors: Mapping[str, Tensor], config: ModelConfig, where: str,
     with torch.device("meta"):
         ours = PairClassifier(config).state_dict()
     theirs = {name: [key.removeprefix(prefix) for key in _foreign_keys(name, config)] for name in ours}
-    read = {
-        key for keys in theirs.values() for key in keys
-    }  # a table of positions may be unused in some configurations
+    read = {key for keys in theirs.values() for key in keys}  # some configurations read a table that others leave out
     unused = FAMILIES[config.family].unused
     found = {name: tensor for name, tensor in found.items() if name in read or not unused.fullmatch(name)}
     for head in FAMILIES[config.family].heads:

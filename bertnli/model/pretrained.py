@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -26,8 +26,6 @@ from bertnli.model import keymaps, tensor_files, weight_files
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.keymaps import from_foreign, to_foreign
 from bertnli.model.model_files import Files, open_files, read_json
-
-Truncation = Literal["longest_first", "only_first", "only_second", "d2l", "proportional"]
 
 
 @dataclass(frozen=True)
@@ -82,16 +80,16 @@ def load(
     new_classifier: bool = False,
     problem_type: ProblemType | None = None,
     max_length: int | None = None,
-    truncation: Truncation | None = None,
+    truncation: str | None = None,
     hypothesis_only: bool | None = None,
 ) -> Pretrained:
     """The model at `path`: an HF folder, a folder `bertnli train` left, or a d2l folder or zip.
 
     arch: `bert.small` or `bert.base`, for d2l weights. labels: names in the order of the model's outputs, if its files
     have none or placeholders. new_classifier: `labels` of another number take the place of the model's classifier, as a
-    start for training. problem_type: a classifier with another meaning is left out, for the same reason.
-    max_length, truncation, hypothesis_only: default: the model's own. Raises InputError for
-    anything missing, damaged, unsafe (a pickle that would run code), not finite or of another architecture.
+    start for training. problem_type: a classifier with another meaning is left out, for the same reason. max_length,
+    truncation, hypothesis_only: default: the model's own. Raises InputError for anything missing, damaged, unsafe (a
+    pickle that would run code), not finite or of another architecture.
     """
     files = open_files(path)
     if path.is_dir():

@@ -89,7 +89,7 @@ class Origin(_Section):
     sha256: str  # of its weights file
     name: str | None = None
     revision: str | None = None  # its commit on the model hub, if it was fetched from there
-    family: str  # bert or d2l
+    family: str  # its name in families/table.py
     licence: str | None = None
     disclosure: str | None = None
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bertnli.model.blocks import SelfAttention
 from bertnli.model.disentangled import RelativePositions
+from bertnli_export.graphs.folded_positions import reads_keys
 from bertnli_export.graphs.packed_graph import GraphBuilder, PackedLayout
 
 
@@ -83,8 +84,7 @@ def neighbours(add: GraphBuilder, layout: PackedLayout, hidden: ir.Value, width:
 
 def key_bias(attention: SelfAttention) -> Tensor | None:
     """The bias that keys need: where positions are compared with keys, it counts."""
-    positions = attention.positions
-    if positions is None or not positions.p2c or attention.qkv.bias is None:
+    if attention.qkv.bias is None or not reads_keys(attention):
         return None
     bias: Tensor = attention.qkv.bias.chunk(3)[1]
     return bias if torch.any(bias) else None

@@ -46,7 +46,13 @@ FULL = replace(
     rotary=Rotary(thetas=(10.0, 10.0), windows=(5, 5)),
     head=Head(pooling="mean", activation="relu", norm=True),
 )
-EACH = pytest.mark.parametrize("config", [PLAIN, FULL], ids=["first, no biases", "mean, biases"])
+EACH = pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(PLAIN, id="first, no biases"),
+        pytest.param(FULL, id="mean, biases", marks=pytest.mark.system),  # in int8 below
+    ],
+)
 
 
 def random_model(config: ModelConfig) -> PairClassifier:
