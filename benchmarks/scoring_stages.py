@@ -23,11 +23,11 @@ def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
 
     from bertnli.data.pairs import PairFile
 
-    device = scorer.session.device
+    device, outputs = scorer.session.device, scorer.bundle.outputs
     file = PairFile(str(rows), prefer_parse=scorer.tokenizer.settings.reads_parse)
     found = {}
-    with tempfile.TemporaryDirectory() as folder, open_writer(f"{folder}/out.jsonl", file, scorer.labels) as writer:
-        codec = Codec(file, scorer.labels, writer.encoder)
+    with tempfile.TemporaryDirectory() as folder, open_writer(f"{folder}/out.jsonl", file, outputs) as writer:
+        codec = Codec(file, outputs, writer.encoder)
         with stopwatch() as seconds:
             tasks = [codec.parse(chunk) for chunk in file.raw_chunks(CHUNK[device.kind])]
         found["read"] = seconds()

@@ -181,7 +181,7 @@ class PairTokenizer:
         folder by its vocab.json. Each setting is the argument, else the value in config.json's key `bertnli`, else the
         folder's own: for the maximum length model_max_length, or the number of positions. Default of `max_positions`
         and `vocab_size`: the values in config.json. Raises InputError that names the file if there is no tokenizer, or
-        it is damaged or does not fit the model.
+        it is damaged or does not fit the model (ids or token types that have no embedding).
         """
         folder = Path(folder)
         config_file = folder / "config.json"
@@ -233,6 +233,14 @@ class PairTokenizer:
                 found=f"up to {pairs.vocab_size - 1}",
                 expected=f"below {vocab_size}, the number of the model's embeddings",
                 do="use the tokenizer that the model was trained with",
+            )
+        if pairs.has_token_types and config.get("type_vocab_size") == 1:  # as in klue/roberta-base
+            raise InputError(
+                f"{config_file}: key type_vocab_size",
+                found="1, and a tokenizer that gives a pair's second sentence another type than its first",
+                expected="a tokenizer without token types, or 2 types",
+                do='if the model was trained without them, add "model_input_names": ["input_ids", "attention_mask"] '
+                "to tokenizer_config.json",
             )
         return pairs
 

@@ -90,21 +90,6 @@ def _check_class(parsed: FolderConfig, family: Family, where: str) -> None:
         )
 
 
-def check_token_types(parsed: FolderConfig, tokenizer: PairTokenizer, where: str) -> None:
-    """Raises InputError if the tokenizer gives a type that the model has no embedding for, as in klue/roberta-base.
-
-    A model that reads no types at all is given none, whatever the tokenizer says.
-    """
-    if getattr(parsed, "type_vocab_size", None) == 1 and tokenizer.has_token_types:
-        raise InputError(
-            f"{where}: key type_vocab_size",
-            found="1, and a tokenizer that gives a pair's second sentence another type than its first",
-            expected="a tokenizer without token types, or 2 types",
-            do='if the model was trained without them, add "model_input_names": ["input_ids", "attention_mask"] '
-            "to tokenizer_config.json",
-        )
-
-
 def folder_config(config: ModelConfig, tokenizer: PairTokenizer) -> dict[str, Any]:
     """config.json of a model folder or a bundle: HF's keys, and ours under `bertnli`."""
     family = FAMILIES[config.family]

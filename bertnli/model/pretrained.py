@@ -157,7 +157,6 @@ def _load_hf(
     content = read_json(files, "config.json", path)
     parsed = folder_config.parse(content, where)
     tokenizer = PairTokenizer.from_folder(path, **settings)  # before the weights, which are large
-    folder_config.check_token_types(parsed, tokenizer, where)
     weights = weight_files.read_hf(files, path)
     family = parsed.family
     tensors = keymaps.plain_names(weights.tensors)

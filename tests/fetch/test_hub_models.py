@@ -146,6 +146,21 @@ def test_a_tokenizer_that_cannot_be_read_is_refused_before_the_weights(
     assert "model.safetensors" not in hub.resolved("org/bert")
 
 
+def test_token_types_that_have_no_embedding_are_refused_before_the_weights(hub: StandIn) -> None:
+    """As in klue/roberta-base. What the message says to do works."""
+    config = json.loads(BERT["config.json"]) | {"type_vocab_size": 1}
+    hub.add_model("org/klue", BERT | {"config.json": json.dumps(config).encode()})
+    with pytest.raises(InputError, match=r"^model org/klue/config.json: key type_vocab_size; found 1, .*another type"):
+        fetch("org/klue")
+    assert "model.safetensors" not in hub.resolved("org/klue")
+    settings = {"model_input_names": ["input_ids", "attention_mask"]}
+    hub.add_model(
+        "org/other",
+        BERT | {"config.json": json.dumps(config).encode(), "tokenizer_config.json": json.dumps(settings).encode()},
+    )
+    assert (fetch("org/other") / "model.safetensors").is_file()
+
+
 def test_no_tokenizer_at_all(hub: StandIn) -> None:
     hub.add_model("org/bert", {name: BERT[name] for name in ("config.json", "model.safetensors")})
     with pytest.raises(InputError, match=r"^model org/bert: no tokenizer"):

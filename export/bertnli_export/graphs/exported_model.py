@@ -56,7 +56,10 @@ class FlattenedLayout:
         return hidden.unflatten(0, self.shape)[:, 0]
 
     def mean(self, hidden: Tensor) -> Tensor:
-        return self.padded.mean(hidden.unflatten(0, self.shape))
+        # A product, as ONNX Runtime's sum of one pair alone adds in another order than that of several pairs.
+        real = self.padded.mask[:, 0, 0, :, None]
+        sums = real.to(hidden.dtype).transpose(1, 2) @ hidden.unflatten(0, self.shape).where(real, 0)
+        return sums[:, 0] / real.sum(1)
 
     def neighbours(self, hidden: Tensor, width: int) -> Tensor:
         return self.padded.neighbours(hidden.unflatten(0, self.shape), width).flatten(0, 1)

@@ -103,3 +103,13 @@ def test_int8_is_near_and_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     for row in range(5):
         alone = runs.logits(*(part[row : row + 1] for part in inputs))
         np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
+
+
+def test_without_padding_a_pair_has_the_same_logits_alone_to_the_last_bit(tmp_path: Path) -> None:
+    model = random_model(FULL)
+    for graph in (export_graph(model), export_int8(model, None)):  # type: ignore[arg-type]  # nothing is centred
+        runs = session(graph, tmp_path)
+        for length in (3, 31, 64):
+            inputs = batch([length] * 3, length)
+            alone = [runs.logits(*(part[row : row + 1] for part in inputs)) for row in range(3)]
+            np.testing.assert_array_equal(np.concatenate(alone), runs.logits(*inputs))
