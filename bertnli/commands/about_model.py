@@ -15,7 +15,6 @@ from bertnli.common.progress import megabytes
 from bertnli.data import output_config
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.families import folder_config
-from bertnli.families.table import FAMILIES
 from bertnli.fetch import known_folders, model_hub
 from bertnli.fetch.cache import commit_of, downloads_dir, folder_of, is_complete
 from bertnli.fetch.catalog import lookup
@@ -26,6 +25,7 @@ from bertnli.run.run_file import load_run
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float64": 8}  # of a weight, by config.json's dtype; else 4
 _LARGEST_GRAPH = 2**31  # bytes of weights in an ONNX file, protobuf's limit
+_IN_GRAPH = {"fp32": 4, "int8": 4, "fp16": 2}  # bytes of a weight in the largest file that an export makes
 _NEEDS = {"train": ("torch", "deepspeed"), "eval": ("torch",), "export": ("torch", "onnxscript"), "score": ()}
 
 Facts = dict[str, Any]
@@ -116,22 +116,19 @@ def _facts(model: str, folder: Path, weights: list[str], size: int | None, where
     config = read_json(folder / "config.json")
     parsed = folder_config.parse(config, f"{where}/config.json")
     tokenizer = PairTokenizer.from_folder(folder)
-    family = FAMILIES[parsed.family]
-    classes = parsed.architectures or []
-    classifier = any(name in family.classifiers for name in classes) if classes else None
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     parameters = None if size is None else size // _BYTES.get(dtype.removeprefix("torch."), 4)
-    fits = parameters is None or 4 * parameters < _LARGEST_GRAPH
+    fit = [name for name, each in _IN_GRAPH.items() if parameters is None or each * parameters < _LARGEST_GRAPH]
     facts: Facts = {
         "model": model,
         "family": parsed.family,
-        "classes": classes,
-        "classifier": classifier,
+        "classes": parsed.architectures or [],
+        "classifier": folder_config.has_classifier(parsed),
         "bi_encoder": model_hub.is_bi_encoder(folder),
         "outputs": None,
         "max_length": tokenizer.max_length,
         "truncation": tokenizer.settings.truncation,
-        "precisions": ["fp32", "int8", "fp16"] if fits else ["fp16"],
+        "precisions": fit,
         "weights": weights,
         "weights_bytes": size,
         "parameters": parameters,
@@ -140,7 +137,8 @@ def _facts(model: str, folder: Path, weights: list[str], size: int | None, where
     reason = _no_classifier(facts)
     if not reason:
         facts["outputs"], reason = _outputs(config, where, folder)
-    can = {"train": "", "eval": reason, "export": reason, "score": reason or "export it first"}
+    exports = reason or ("" if fit else "it is too large for one ONNX file")
+    can = {"train": "", "eval": reason, "export": exports, "score": exports or "export it first"}
     return facts | {"can": can}
 
 
@@ -187,8 +185,9 @@ def lines(facts: Facts) -> Iterator[str]:
                 "for weights, gradients and moments; and the activations"
             )
     devices = {"fp32": "CPU and GPU", "int8": "CPU", "fp16": "GPU"}
+    precisions = ", ".join(f"{name} ({devices[name]})" for name in facts["precisions"])
     large = "" if len(facts["precisions"]) > 1 else "; in fp32 it is too large for one ONNX file"
-    yield f"precisions: {', '.join(f'{name} ({devices[name]})' for name in facts['precisions'])}{large}"
+    yield f"precisions: {precisions}{large}" if precisions else "precisions: none, it is too large for one ONNX file"
     have = installed({name for needs in _NEEDS.values() for name in needs})
     for command, reason in facts["can"].items():
         lacking = [name for name in _NEEDS[command] if name not in have]

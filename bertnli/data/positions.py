@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# These count positions from behind the padding token's id, so that the first embeddings are never used.
+# These count positions from behind the padding token's id, so that the first embeddings are never used. The families'
+# own files have the same rule for the model; a test compares the two.
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 _PADDING = 1  # the id that these models have if config.json does not say it; MPNet's always
 

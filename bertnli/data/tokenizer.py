@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from bertnli.common.errors import InputError
 from bertnli.common.files import read_json, read_map
 from bertnli.data import exact_scores, hf_tokenizer, pair_template, tokenizer_files
+from bertnli.data.encoded import Encoded
 from bertnli.data.positions import usable_positions
 from bertnli.data.truncation import TRUNCATIONS, Ints, unfit
 
@@ -67,45 +68,9 @@ class TokenizerSettings:
             if not isinstance(getattr(self, key), bool):
                 raise InputError(f"{where}: {key}", found=repr(getattr(self, key)), expected="true or false")
 
-
-@dataclass
-class Encoded:
-    """Token ids of pairs of different lengths, end to end in flat arrays."""
-
-    ids: NDArray[np.int32]  # [total_tokens], [CLS] p [SEP] h [SEP] of each pair, or as the tokenizer joins them
-    lengths: NDArray[np.int32]  # [pairs], in tokens, special tokens included
-    # [pairs], tokens of type 0: [CLS] p [SEP], or all if the model has no token types. The others have type 1.
-    first_segment: NDArray[np.int32]
-    truncated: NDArray[np.bool_]  # [pairs]
-    # Indices of pairs that truncation cannot shorten (see `unfit`). They are cut too, but the result means nothing.
-    unfit: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @cached_property
-    def offsets(self) -> NDArray[np.int64]:
-        """[pairs + 1]: pair i is `ids[offsets[i]:offsets[i + 1]]`."""
-        return np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
-
-
-def pad_batch(encoded: Encoded, indices: Sequence[int] | Ints, pad_id: int = 0) -> dict[str, NDArray[np.int64]]:
-    """The pairs at `indices`, padded on the right to the longest of them.
-
-    Returns `input_ids`, `attention_mask` and `token_type_ids` as transformers names them, each int64 [batch, longest].
-    """
-    rows = np.asarray(indices, dtype=np.int64)
-    lengths = encoded.lengths[rows][:, None]
-    position = np.arange(lengths.max(initial=0))
-    mask = position < lengths
-    input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
-    input_ids[mask] = encoded.ids[(encoded.offsets[rows][:, None] + position)[mask]]
-    second_segment = mask & (position >= encoded.first_segment[rows][:, None])
-    return {
-        "input_ids": input_ids,
-        "attention_mask": mask.astype(np.int64),
-        "token_type_ids": second_segment.astype(np.int64),
-    }
+    def changed(self, **settings: Any) -> TokenizerSettings:
+        """The same with these settings; None: as it is."""
+        return replace(self, **{name: value for name, value in settings.items() if value is not None})
 
 
 def _ranges(starts: Ints, lengths: Ints) -> NDArray[np.int64]:
@@ -143,9 +108,8 @@ class PairTokenizer:
         if model not in _PADDING:
             raise InputError(f"{where}: model", found=model, expected=" or ".join(_PADDING))
         unknown = getattr(tokenizer.model, "unk_token", None)  # byte-level BPE needs none, Unigram has an id
-        if (
-            unknown is not None and tokenizer.model.token_to_id(unknown) is None
-        ):  # the model does not use an added token as unk_token
+        # The model uses no added token as unk_token.
+        if unknown is not None and tokenizer.model.token_to_id(unknown) is None:
             raise InputError(f"{where}: vocabulary", found=f"no {unknown}", expected=unknown)
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         if pad_id is None:
@@ -220,10 +184,7 @@ class PairTokenizer:
         settings.check(f"{config_file}: key bertnli", max_positions)
         if max_length is None and "max_length" not in kept and origin:
             notes.append(f"{folder}: of a pair up to {length} tokens are read, {origin}")
-        settings = settings if max_length is None else replace(settings, max_length=max_length)
-        settings = settings if truncation is None else replace(settings, truncation=truncation)
-        if hypothesis_only is not None:
-            settings = replace(settings, hypothesis_only=hypothesis_only)
+        settings = settings.changed(max_length=max_length, truncation=truncation, hypothesis_only=hypothesis_only)
         settings.check(f"tokenizer of {folder}", max_positions)
 
         pairs = cls(tokenizer, settings, str(file), pad_id, tuple(notes))
@@ -261,9 +222,7 @@ class PairTokenizer:
 
     def changed(self, max_length: int | None, truncation: str | None, max_positions: int) -> PairTokenizer:
         """The same with other settings; None: as they are. Raises InputError for an impossible one."""
-        settings = self.settings
-        settings = settings if max_length is None else replace(settings, max_length=max_length)
-        settings = settings if truncation is None else replace(settings, truncation=truncation)
+        settings = self.settings.changed(max_length=max_length, truncation=truncation)
         settings.check(f"tokenizer of {self._where}", max_positions)
         return PairTokenizer(self._tokenizer, settings, self._where, self.pad_id, self.notes)
 

@@ -14,7 +14,7 @@ ABOUT = {  # by a family's first model_type; a test compares them with the table
     "camembert": "CamemBERT, French",
     "distilbert": "DistilBERT, such as typeform/distilbert-base-uncased-mnli",
     "electra": "ELECTRA, such as cross-encoder/ms-marco-electra-base",
-    "ernie": "ERNIE 2.0 and 3.0",
+    "ernie": "ERNIE 1.0 to 3.0",
     "deberta-v2": "DeBERTa v2 and v3, mDeBERTa, such as MoritzLaurer/DeBERTa-v3-base-mnli-fever-anli",
     "modernbert": "ModernBERT, 8,192 tokens, such as tasksource/ModernBERT-base-nli",
     "mpnet": "MPNet, such as microsoft/mpnet-base",

@@ -67,15 +67,20 @@ def parse(content: Any, where: str) -> FolderConfig:
 def parse_classifier(content: Any, where: str) -> FolderConfig:
     """As `parse`. Also raises InputError if the weights have no classifier, as far as config.json says so."""
     parsed = parse(content, where)
-    classes = parsed.architectures or []
-    if classes and not set(classes) & set(FAMILIES[parsed.family].classifiers):
+    if has_classifier(parsed) is False:
         raise InputError(
             f"{where}: no classifier in the weights, so the model gives no labels and no scores",
-            found=", ".join(classes),
+            found=", ".join(parsed.architectures or ()),
             expected=FAMILIES[parsed.family].classifiers[0],
             do=f"train one from it first: bertnli train RUN.yaml; or {others.instead('nli')}",
         )
     return parsed
+
+
+def has_classifier(parsed: FolderConfig) -> bool | None:
+    """Whether the weights have a classifier, by the classes in config.json; None if it names none."""
+    classes = parsed.architectures
+    return bool(set(classes) & set(FAMILIES[parsed.family].classifiers)) if classes else None
 
 
 def _check_class(parsed: FolderConfig, family: Family, where: str) -> None:

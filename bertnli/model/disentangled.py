@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bertnli.families.config import Disentangled, ModelConfig
 from bertnli.model.attention import Layout, Packed, ScoreRule
+from bertnli.model.distances import occurring
 from bertnli.model.dropout import Dropout
 
 
@@ -41,8 +42,7 @@ class RelativePositions(nn.Module):
         """Of the distances -(longest - 1) to longest - 1, in this order: `[2 x longest - 1, hidden_size]`."""
         if isinstance(layout, Packed):
             layout.prepare_padding()
-        zero, longest = self.max_positions - 1, layout.longest
-        return self.norm(self.table(self.rows[zero - longest + 1 : zero + longest]))
+        return self.norm(self.table(occurring(self.rows, layout.longest)))
 
 
 def table_rows(attention: Disentangled, positions: int) -> Tensor:

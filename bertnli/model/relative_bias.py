@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Layout, Packed
+from bertnli.model.distances import occurring
 
 
 def buckets_of(distances: Tensor, buckets: int, max_distance: int) -> Tensor:
@@ -45,7 +46,6 @@ class SharedBias(nn.Module):
         if isinstance(layout, Packed):
             layout.prepare_padding()
         length = layout.longest
-        zero = self.positions - 1  # the place of distance 0
-        of_distance = self.bias(self.buckets[zero + 1 - length : zero + length]).T
+        of_distance = self.bias(occurring(self.buckets, length)).T
         places = torch.arange(length, device=of_distance.device)
         return of_distance[:, places - places[:, None] + length - 1][None]

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.data import unfit_rows
 from bertnli.data.columns import listed
+from bertnli.data.encoded import Encoded, pad_batch
 from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.outputs import Outputs
-from bertnli.data.tokenizer import Encoded, PairTokenizer, pad_batch
+from bertnli.data.tokenizer import PairTokenizer
 from bertnli.evaluation.activations import activate
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli_export import sentences

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.encoded import Encoded, pad_batch
 from bertnli.data.outputs import Outputs
-from bertnli.data.tokenizer import Encoded, pad_batch
 from bertnli.evaluation.activations import activate
 from bertnli_export.devices import Device
 from bertnli_export.interface import INPUTS

@@ -125,15 +125,25 @@ def test_a_fetched_model_is_not_asked_for(hub: StandIn) -> None:
     assert len(hub.requests) == asked
 
 
-def test_large_weights_in_shards_fit_an_onnx_file_in_fp16_alone(hub: StandIn) -> None:
+@pytest.mark.parametrize(
+    ("size", "precisions", "said"),
+    [
+        (1_100_000_000, ["fp16"], "precisions: fp16 (GPU); in fp32 it is too large for one ONNX file"),
+        (3_000_000_000, [], "precisions: none, it is too large for one ONNX file"),
+    ],
+)
+def test_large_weights_in_shards_fit_an_onnx_file_in_fp16_or_not_at_all(
+    hub: StandIn, size: int, precisions: list[str], said: str
+) -> None:
     files = tiny.hub_files()
     del files["model.safetensors"]
     shards = ["a.safetensors", "b.safetensors"]
     files |= {"model.safetensors.index.json": json.dumps({"weight_map": dict(enumerate(shards))}).encode()}
-    hub.add_model("org/large", files | dict.fromkeys(shards, b""), sizes=dict.fromkeys(shards, 1_100_000_000))
+    hub.add_model("org/large", files | dict.fromkeys(shards, b""), sizes=dict.fromkeys(shards, size))
     facts = about_model.about_model("org/large")
-    assert facts["precisions"] == ["fp16"] and facts["weights_bytes"] > 2_200_000_000
-    assert "precisions: fp16 (GPU); in fp32 it is too large for one ONNX file" in text(facts)
+    assert facts["precisions"] == precisions and facts["weights_bytes"] > 2 * size
+    assert said in text(facts)
+    assert bool(facts["can"]["export"]) == (not precisions)
 
 
 def test_paths(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertnli.data.batches import Stream, assign_to_ranks, batches_by_length, pack
-from bertnli.data.tokenizer import Encoded
+from bertnli.data.encoded import Encoded
 
 
 def encoded(lengths: np.ndarray) -> Encoded:

@@ -28,7 +28,8 @@ from transformers import AutoTokenizer, BertTokenizerFast
 from bertnli.common.errors import InputError, Interrupted
 from bertnli.common.files import cache_dir
 from bertnli.data import penn_treebank
-from bertnli.data.tokenizer import Encoded, PairTokenizer, TokenizerSettings, pad_batch
+from bertnli.data.encoded import Encoded, pad_batch
+from bertnli.data.tokenizer import PairTokenizer, TokenizerSettings
 from bertnli.data.truncation import TRUNCATIONS
 from tests.conftest import ROOT
 from tests.support import tiny

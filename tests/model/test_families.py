@@ -32,6 +32,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import Outputs
+from bertnli.data.positions import usable_positions
 from bertnli.evaluation.activations import activate
 from bertnli.families import folder_config
 from bertnli.families.table import BY_MODEL_TYPE
@@ -339,6 +340,13 @@ def test_any_configuration_is_computed_as_transformers_computes_it(row: Row, dat
     changes = {key: data.draw(strategy, label=key) for key, strategy in keys.items()}
     lengths = data.draw(st.lists(st.integers(3, LENGTH), min_size=1, max_size=6), label="lengths")
     check_equal(theirs_of(row.config(num_attention_heads=heads, **changes)), lengths, ALL[:2])
+
+
+@EACH_ROW
+def test_the_tokenizer_knows_as_many_positions_as_the_model_has(row: Row) -> None:
+    content = json.loads(row.config(**row.configurations[-1]).to_json_string())
+    model = folder_config.parse(content, "config.json").to_ours(Outputs(("a", "b")))
+    assert usable_positions(content) == model.max_positions
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.draws_alike], ids=lambda row: row.model_type)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.data.batches import pack
-from bertnli.data.tokenizer import Encoded
+from bertnli.data.encoded import Encoded
 from bertnli.model.attention import to_device
 from bertnli.model.blocks import Block
 from bertnli.model.classifier import PairClassifier

@@ -15,6 +15,7 @@ from bertnli.model.attention import Layout, ScoreRule
 from bertnli.model.blocks import SelfAttention
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.disentangled import PositionTerms, RelativePositions, score_rule
+from bertnli.model.distances import occurring
 
 
 class _Rows(nn.Module):
@@ -25,11 +26,9 @@ class _Rows(nn.Module):
     def __init__(self, relative: RelativePositions):
         super().__init__()
         self.register_buffer("rows", relative.rows)
-        self.max_positions = relative.max_positions
 
     def forward(self, layout: Layout) -> Tensor:
-        zero, longest = self.max_positions - 1, layout.longest
-        return self.rows[zero - longest + 1 : zero + longest]
+        return occurring(self.rows, layout.longest)
 
 
 class _FoldedTerms(nn.Module):

@@ -21,7 +21,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from bertnli.data.tokenizer import Encoded
+from bertnli.data.encoded import Encoded
 from bertnli.model.classifier import PairClassifier
 from bertnli_export.graphs.centering import centre
 from bertnli_export.graphs.exported_model import for_export

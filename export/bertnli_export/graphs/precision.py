@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx
 
-from bertnli.data.tokenizer import Encoded
+from bertnli.data.encoded import Encoded
 from bertnli.model.classifier import PairClassifier
 from bertnli_export.graphs.fp16 import fp16_graph
 from bertnli_export.graphs.graph import export_graph

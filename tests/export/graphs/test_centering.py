@@ -15,7 +15,7 @@ from bertnli_export.graphs.exported_model import for_export
 from bertnli_export.scorer import run_batches
 
 from bertnli.data.batches import pack
-from bertnli.data.tokenizer import Encoded
+from bertnli.data.encoded import Encoded
 from bertnli.model import pretrained
 from bertnli.model.attention import to_device
 from bertnli.model.classifier import PairClassifier

@@ -15,7 +15,7 @@ from bertnli_export.graphs.folded_positions import with_folded_positions
 from bertnli_export.graphs.graph import export_graph, fused_attention
 from torch import Tensor
 
-from bertnli.data.tokenizer import Encoded
+from bertnli.data.encoded import Encoded
 from bertnli.model import pretrained
 from bertnli.model.attention import Padded
 from bertnli.model.classifier import PairClassifier

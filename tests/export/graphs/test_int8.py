@@ -25,7 +25,7 @@ from bertnli_export.scorer import Scorer, run_batches
 from torch import Tensor, nn
 
 from bertnli.common.errors import RunError
-from bertnli.data.tokenizer import Encoded
+from bertnli.data.encoded import Encoded
 from bertnli.families import config
 from bertnli.model import pretrained
 from bertnli.model.blocks import ACTIVATIONS
