@@ -137,11 +137,14 @@ def _facts(model: str, folder: Path, weights: list[str], size: int | None, where
         "parameters": parameters,
         "notes": [note.replace(str(folder), where) for note in tokenizer.notes],
     }
-    reason = _no_classifier(facts)
-    if not reason:
-        facts["outputs"], reason = _outputs(config, where, folder)
-    can = {"train": "", "eval": reason, "export": reason, "score": reason or "export it first"}
-    return facts | {"can": can}
+    if reason := _no_classifier(facts):
+        return facts | {"can": {"train": "", "eval": reason, "export": reason, "score": reason}}
+    facts["outputs"] = _outputs(config, where, folder)
+    unnamed = "its config has no label names: give {}, in the order of its outputs"
+    option, key = ("", "") if facts["outputs"] else map(unnamed.format, ("--labels", "labels in the run file"))
+    if not classifier:  # the config names no class; an encoder, as MiniLM, gets a new classifier
+        key = ""
+    return facts | {"can": {"train": key, "eval": option, "export": option, "score": "export it first"}}
 
 
 def _no_classifier(facts: Facts) -> str:
@@ -155,12 +158,12 @@ def _no_classifier(facts: Facts) -> str:
     return "it has no classifier: train it first"
 
 
-def _outputs(config: Mapping[str, Any], where: str, folder: Path) -> tuple[Facts | None, str]:
-    """What the outputs mean; or None, and what to do."""
+def _outputs(config: Mapping[str, Any], where: str, folder: Path) -> Facts | None:
+    """What the outputs mean; None: the user has to name them."""
     if output_config.lacks_names(config, f"{where}/config.json"):
-        return None, "its config has no label names: give --labels, in the order of its outputs"
+        return None
     found, _ = output_config.read(config, f"{where}/config.json", model_hub.other_files(folder), where)
-    return asdict(found) | {"names": list(found.names)}, ""
+    return asdict(found) | {"names": list(found.names)}
 
 
 def lines(facts: Facts) -> Iterator[str]:
