@@ -134,11 +134,15 @@ def _facts(model: str, folder: Path, weights: list[str], size: int | None, where
         "parameters": parameters,
         "notes": [note.replace(str(folder), where) for note in tokenizer.notes],
     }
-    reason = _no_classifier(facts)
-    if not reason:
-        facts["outputs"], reason = _outputs(config, where, folder)
-    exports = reason or ("" if fit else "it is too large for one ONNX file")
-    can = {"train": "", "eval": reason, "export": exports, "score": exports or "export it first"}
+    if reason := _no_classifier(facts):
+        return facts | {"can": {"train": "", "eval": reason, "export": reason, "score": reason}}
+    facts["outputs"] = _outputs(config, where, folder)
+    unnamed = "its config has no label names: give {}, in the order of its outputs"
+    option, key = ("", "") if facts["outputs"] else map(unnamed.format, ("--labels", "labels in the run file"))
+    if not classifier:  # the config names no class; an encoder, as MiniLM, gets a new classifier
+        key = ""
+    too_large = "" if fit else "it is too large for one ONNX file"
+    can = {"train": key, "eval": option, "export": too_large or option, "score": too_large or "export it first"}
     return facts | {"can": can}
 
 
@@ -153,12 +157,12 @@ def _no_classifier(facts: Facts) -> str:
     return "it has no classifier: train it first"
 
 
-def _outputs(config: Mapping[str, Any], where: str, folder: Path) -> tuple[Facts | None, str]:
-    """What the outputs mean; or None, and what to do."""
+def _outputs(config: Mapping[str, Any], where: str, folder: Path) -> Facts | None:
+    """What the outputs mean; None: the user has to name them."""
     if output_config.lacks_names(config, f"{where}/config.json"):
-        return None, "its config has no label names: give --labels, in the order of its outputs"
+        return None
     found, _ = output_config.read(config, f"{where}/config.json", model_hub.other_files(folder), where)
-    return asdict(found) | {"names": list(found.names)}, ""
+    return asdict(found) | {"names": list(found.names)}
 
 
 def lines(facts: Facts) -> Iterator[str]:

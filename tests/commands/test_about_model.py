@@ -88,16 +88,28 @@ def test_a_hub_id_is_told_from_its_small_files(hub: StandIn, tmp_path: Path) -> 
             "outputs: entailment, neutral, contradiction; independent of each other, each by its sigmoid",
         ),
         (tiny.hub_files(architectures=...), {"classifier": None}, "family: bert (its config names no class)"),
+        (tiny.hub_files(architectures=..., id2label=...), {"classifier": None}, "train: yes"),
         (tiny.hub_files(torch_dtype="float16"), {"parameters": 5120}, "eval: yes"),
     ],
-    ids=["no labels", "no classifier", "bi-encoder", "score", "placeholders", "multi-label", "no class", "float16"],
+    ids=[
+        "no labels",
+        "no classifier",
+        "bi-encoder",
+        "score",
+        "placeholders",
+        "multi-label",
+        "no class",
+        "encoder",
+        "float16",
+    ],
 )
 def test_what_is_missing_is_said(hub: StandIn, files: dict[str, bytes], facts: dict[str, Any], line: str) -> None:
     hub.add_model("org/it", files)
     found = about_model.about_model("org/it")
     assert {key: found[key] for key in facts} == facts
     assert line in text(found)
-    assert "train: yes" in text(found)
+    unnamed = "train: its config has no label names: give labels in the run file, in the order of its outputs"
+    assert (unnamed if "give --labels" in line else "train: yes") in text(found)
 
 
 def test_what_cannot_run_has_the_message_of_fetch(hub: StandIn) -> None:
