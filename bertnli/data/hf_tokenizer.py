@@ -131,10 +131,16 @@ class _Folder:
                 )
             name = content.get("tokenizer_class")
             if name is not None:
+                takes_the_file = self.config.get("model_type") in TAKE_THE_FILE
                 for known in (name, name.removesuffix("Fast")) if isinstance(name, str) else ():
                     if known in CLASSES or known in FILE_CLASSES:
-                        takes_the_file = self.config.get("model_type") in TAKE_THE_FILE
                         return FILE_CLASS if takes_the_file else known
+                if takes_the_file and isinstance(name, str):
+                    self.notes.append(
+                        f"{file}: key tokenizer_class is {name[:60]}. As in transformers 5, tokenizer.json is read as "
+                        "it is. Version 4.57 makes that class of it, which may join a pair in another way"
+                    )
+                    return FILE_CLASS
                 raise InputError(
                     f"{file}: key tokenizer_class",
                     found=repr(name)[:80],
@@ -207,10 +213,14 @@ class _Folder:
 
     def _check_files(self, kind: TokenizerClass) -> None:
         if missing := [name for name in kind.files if not (self.path / name).is_file()]:
+            do = "copy it from where the model comes from"
+            if (self.path / "vocab.txt").is_file():  # as Chinese models of ALBERT have it
+                do += '; if the model reads vocab.txt, write "tokenizer_class": "BertTokenizer" '
+                do += f"into {self.stated_file}"
             raise InputError(
                 f"{self.path}: no {' and no '.join(missing)}",
                 expected=f"tokenizer.json, or {' and '.join(kind.files)}, which {self.class_name} reads",
-                do="copy it from where the model comes from",
+                do=do,
             )
 
     def _listed_vocabulary(self, kind: TokenizerClass) -> Vocabulary:

@@ -33,7 +33,7 @@ DEFAULT_LENGTH = 128
 _SENTENCES = 8192  # sentences that are encoded in one call, at most
 _PADDING = {"WordPiece": "[PAD]", "WordLevel": "<pad>", "BPE": "<pad>", "Unigram": "<pad>"}  # if not stated
 _FILES = (
-    *("tokenizer.json", "vocab.txt", "vocab.json"),  # vocab.json alone is d2l's; RoBERTa's has merges.txt beside it
+    *("tokenizer.json", "vocab.txt", "vocab.json"),  # vocab.json is d2l's, or RoBERTa's with merges.txt
     *("sentencepiece.bpe.model", "spm.model", "spiece.model"),
 )
 _SIDES = ("right", "left")
@@ -162,7 +162,7 @@ class PairTokenizer:
 
         side, own_length, pad_id, notes = "right", None, None, []
         is_ours = file.name == "tokenizer.json" and ("max_length" in kept or config.get("model_type") == "d2l-bert")
-        if file.name == "vocab.json" and not (folder / "merges.txt").is_file():
+        if file.name == "vocab.json" and config.get("model_type") in (None, "d2l-bert"):
             tokenizer = tokenizer_files.d2l(read_json(file), str(file))
         elif is_ours:
             tokenizer = tokenizer_files.load(file)

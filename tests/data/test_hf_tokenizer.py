@@ -245,6 +245,7 @@ AS_IT_IS = {"tokenizer_class": "PreTrainedTokenizerFast"}
         ({"tokenizer_class": "XLMRobertaTokenizerFast"}, {}, ["no sentencepiece.bpe.model; expected tokenizer.json"]),
         ({"tokenizer_class": "RobertaTokenizer"}, {}, ["no vocab.json and no merges.txt; expected tokenizer.json, or"]),
         ({}, {"model_type": "deberta-v2"}, ["no spm.model; expected tokenizer.json, or spm.model, which DebertaV2Tok"]),
+        ({}, {"model_type": "albert"}, ["no spiece.model", 'vocab.txt, write "tokenizer_class": "BertTokenizer" into']),
         ({"tokenizer_class": "ConvBertTokenizer"}, {}, ["'ConvBertTokenizer'"]),
         ({"tokenizer_class": ["BertTokenizer"]}, {}, ["key tokenizer_class; found ['BertTokenizer']"]),
         ({"auto_map": {"AutoTokenizer": ["my.Tokens", None]}}, {}, ["key auto_map", "my.Tokens", "code of its own"]),
@@ -274,6 +275,12 @@ def test_what_cannot_be_read_is_refused_by_name(
     with pytest.raises(InputError) as error:
         PairTokenizer.from_folder(folder_of(tmp_path, files))
     assert all(part in str(error.value) for part in named), str(error.value)
+
+
+def test_robertas_vocabulary_without_its_merges_is_not_taken_for_d2ls(tmp_path: Path) -> None:
+    files = {"config.json": config(model_type="roberta"), "vocab.json": {"<s>": 0, "<pad>": 1}}
+    with pytest.raises(InputError, match=r"no merges.txt; expected tokenizer.json, or vocab.json and merges.txt"):
+        PairTokenizer.from_folder(folder_of(tmp_path, files))
 
 
 KEYS = [
