@@ -73,7 +73,8 @@ def _of_entry(entry: Entry) -> Facts:
     except HubAnswerError as error:
         raise InputError(f"model {entry.name!r}", found=error.found, do=error.do) from error
     except SourceError as error:
-        raise RunError(f"model {entry.name}: {source}: {error}") from error
+        retry = "give the same command again, or, if you have the model's folder: bertnli doctor --model FOLDER"
+        raise RunError(f"model {entry.name}: {source}: {error}", do=retry) from error
     return facts | {"revision": found.commit, "weights_here": False}
 
 
