@@ -270,7 +270,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A model folder, run, checkpoint, d2l zip or bundle, or a name for fetch."
+            metavar="MODEL", help="A model folder, run, checkpoint, d2l zip or bundle; a hub id; or a name for fetch."
         ),
     ],
     data: Annotated[
@@ -308,7 +308,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure accuracy and more. MODEL may be a checkpoint, a Hugging Face folder or an ONNX bundle."""
+    """Measure accuracy and more. MODEL may be a checkpoint, a model of the hub or an ONNX bundle."""
     memory.require(512)
     from bertnli.commands import model_argument
     from bertnli.commands.eval import NamedModel, evaluation
@@ -344,7 +344,10 @@ def evaluate(
 @app.command(epilog="Example: bertnli export runs/snli/model bundle --verify snli-test")
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder, run, checkpoint or d2l zip, or a name for fetch.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model folder, run, checkpoint or d2l zip; a hub id; or a name for fetch."
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
     precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), int8 (CPU) or fp16 (GPU).")] = "fp32",

@@ -42,6 +42,11 @@ PACKAGES = [ROOT / "bertnli", ROOT / "export" / "bertnli_export", ROOT / "launch
 SOURCES = os.pathsep.join(str(package.parent) for package in PACKAGES)  # as PYTHONPATH takes them
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are not shown: gzip data have the time in them, and all workers must collect tests of the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # xdist's workers inherit the name, and so does a pytest that a test starts: only who chose it removes the bundle.
     if tiny.RUN not in os.environ:

@@ -139,7 +139,7 @@ def _facts(model: str, folder: Path, weights: list[str], size: int | None, where
     facts["outputs"] = _outputs(config, where, folder)
     unnamed = "its config has no label names: give {}, in the order of its outputs"
     option, key = ("", "") if facts["outputs"] else map(unnamed.format, ("--labels", "labels in the run file"))
-    if not classifier:  # the config names no class; an encoder, as MiniLM, gets a new classifier
+    if not facts["classifier"]:  # the config names no class; an encoder, as MiniLM, gets a new classifier
         key = ""
     too_large = "" if fit else "it is too large for one ONNX file"
     can = {"train": key, "eval": option, "export": too_large or option, "score": too_large or "export it first"}

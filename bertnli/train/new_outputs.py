@@ -29,7 +29,7 @@ def with_outputs(source: Pretrained, config: RunConfig) -> Pretrained:
     new = replace(
         source.config, labels=outputs.names, problem_type=outputs.problem_type, output_activation=outputs.activation
     )
-    note = f"{config.model} has no classifier: a new one is initialised, for {_described(outputs, config)}"
+    note = f"{config.model}: a new classifier is initialised, for {_described(outputs, config)}"
     return replace(source, config=new, notes=(*source.notes, note))
 
 
