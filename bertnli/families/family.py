@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bertnli.data.outputs import Outputs
 from bertnli.families.config import ACTIVATIONS, ModelConfig
@@ -15,7 +15,13 @@ from bertnli.families.config import ACTIVATIONS, ModelConfig
 # Keys of config.json with the meaning and the name of a field of ModelConfig. (data/output_config.py reads the others.)
 _OURS = {field.name for field in fields(ModelConfig)}
 
-Activation = Literal[ACTIVATIONS]  # type: ignore[valid-type]
+_SAME = {"gelu_python": "gelu"} | dict.fromkeys(("gelu_accurate", "gelu_fast", "gelu_python_tanh"), "gelu_new")
+"""Names of older checkpoints for the same function, in other words of Python; equal up to rounding."""
+
+Activation = Annotated[
+    Literal[ACTIVATIONS],  # type: ignore[valid-type]
+    BeforeValidator(lambda name: _SAME.get(name, name) if isinstance(name, str) else name),
+]
 
 
 class FolderConfig(BaseModel):

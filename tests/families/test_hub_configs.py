@@ -9,11 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig
+from transformers.activations import ACT2FN
 
 from bertnli.data import output_config
+from bertnli.data.outputs import Outputs
 from bertnli.data.positions import usable_positions
 from bertnli.families import folder_config
+from bertnli.model.blocks import ACTIVATIONS
 
 Content = dict[str, Any]
 
@@ -255,3 +259,18 @@ def test_a_well_known_checkpoint_runs(name: str) -> None:
     first = 2 if content["model_type"] in ("roberta", "xlm-roberta", "camembert") else 0
     assert config.max_positions == usable_positions(content) == theirs.max_position_embeddings - first
     assert config.first_position == first
+
+
+@pytest.mark.parametrize("name", ["gelu_python", "gelu_fast", "gelu_accurate", "gelu_python_tanh"])
+def test_another_name_of_an_activation_is_the_same_function(name: str) -> None:
+    sizes = {"vocab_size": 99, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    content = {
+        "model_type": "bert",
+        **sizes,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "hidden_act": name,
+    }
+    read = folder_config.parse(content, "config.json").to_ours(Outputs(("a", "b")))
+    x = torch.linspace(-8, 8, 1001)
+    torch.testing.assert_close(ACTIVATIONS[read.activation](x), ACT2FN[name](x), atol=3e-6, rtol=0)
