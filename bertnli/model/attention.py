@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertnli.data.batches import PackedBatch
-from bertnli.model import varlen
-from bertnli.model.buckets import Bucket, BucketedAttention, make_buckets
+from bertnli.model import buckets, varlen
+from bertnli.model.buckets import Bucket, make_buckets
 from bertnli.model.windows import in_window
 
 EVAL_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
@@ -187,7 +187,7 @@ class Packed:
         if qkv.device.type != "cpu":
             return self._attend_padded(qkv, dropout, rule)
         if only_window and self.max_seqlen <= _LONG:
-            return BucketedAttention.apply(qkv, self.buckets, dropout, rule.window)
+            return buckets.attend(qkv, self.buckets, dropout, rule.window)
         with torch.autocast("cpu", enabled=False):
             return torch.cat([_attend_bucket(qkv, bucket, dropout, rule) for bucket in self.buckets])
 

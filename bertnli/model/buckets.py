@@ -88,7 +88,16 @@ def make_buckets(lengths: Sequence[int]) -> list[Bucket]:
     return buckets
 
 
-class BucketedAttention(torch.autograd.Function):
+def attend(qkv: Tensor, buckets: Sequence[Bucket], dropout: float, window: int | None) -> Tensor:
+    """Scaled dot-product attention within each pair: `[tokens, 3, heads, head_size]` to `[tokens, heads, head_size]`.
+
+    dropout: probability. window: how many tokens to each side a token attends to; None: all.
+    """
+    attended: Tensor = _BucketedAttention.apply(qkv, buckets, dropout, window)
+    return attended
+
+
+class _BucketedAttention(torch.autograd.Function):
     """Attention, forward and backward, one bucket after the other, computed in fp32; with a window for each token.
 
     torch's scaled_dot_product_attention, called for each bucket, takes several times as long in training on a CPU: it

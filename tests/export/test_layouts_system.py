@@ -18,6 +18,7 @@ from bertnli_export import build, triton
 from bertnli_export.build import export_bundle
 from bertnli_export.scorer import Scorer
 
+from bertnli.data.outputs import SCORE, Outputs
 from bertnli.model import pretrained
 from tests.conftest import environment
 from tests.support import tiny
@@ -121,9 +122,10 @@ def test_tritons_protobuf_reads_config_pbtxt(tmp_path: Path) -> None:
     assert found.pop("max_batch_size") > 1
     assert int(found.pop("dynamic_batching")["max_queue_delay_microseconds"]) > 0
     assert found == {"backend": "onnxruntime", "instance_group": [{"count": 1}]}  # KIND_AUTO is the default
-    texts = [triton.config(3, precision) for precision in ("fp32", "fp16", "int8")]
+    outputs = [Outputs(("a", "b", "c")), Outputs((SCORE,), "regression", "sigmoid")]
+    texts = [triton.config(each, precision) for each in outputs for precision in ("fp32", "fp16", "int8")]
     kinds_found = [
         one["instance_group"][0].get("kind", "KIND_AUTO") for one in answer(_WITH_TRITON, [str(folder), *texts], folder)
     ]
-    assert kinds_found == ["KIND_AUTO", "KIND_GPU", "KIND_CPU"]
+    assert kinds_found == ["KIND_AUTO", "KIND_GPU", "KIND_CPU"] * 2
     assert set(build.EXPORTERS) <= {"fp32", "fp16", "int8"}
