@@ -100,10 +100,6 @@ class Family:
     encoders: tuple[str, ...]
     heads: tuple[str, ...] = ("classifier", "pooler")
 
-    @property
-    def in_transformers(self) -> bool:
-        return self.name != "d2l"
-
 
 def post_norm_keys(prefix: str, *, layer: str = "encoder.layer.{i}") -> dict[str, tuple[str, ...]]:
     """The names of BERT's embeddings and blocks, which most families have kept, under `prefix`."""

@@ -43,11 +43,18 @@ class _Roberta(BertLike):
         }
 
 
-def _roberta(name: str, model_type: str, class_prefix: str) -> Family:
-    schema = type(f"_{class_prefix}", (_Roberta,), {"family": name, "__annotations__": {}})
+class _XlmRoberta(_Roberta):
+    family: ClassVar[str] = "xlm-roberta"
+
+
+class _Camembert(_Roberta):
+    family: ClassVar[str] = "camembert"
+
+
+def _row(schema: type[_Roberta], class_prefix: str) -> Family:
     return Family(
-        name=name,
-        model_types=(model_type,),
+        name=schema.family,
+        model_types=(schema.family,),
         schema=schema,
         keys=post_norm_keys("roberta.") | {"pooler": ("classifier.dense",), "classifier": ("classifier.out_proj",)},
         prefix="roberta.",
@@ -60,6 +67,6 @@ def _roberta(name: str, model_type: str, class_prefix: str) -> Family:
     )
 
 
-ROBERTA = _roberta("roberta", "roberta", "Roberta")
-XLM_ROBERTA = _roberta("xlm-roberta", "xlm-roberta", "XLMRoberta")
-CAMEMBERT = _roberta("camembert", "camembert", "Camembert")
+ROBERTA = _row(_Roberta, "Roberta")
+XLM_ROBERTA = _row(_XlmRoberta, "XLMRoberta")
+CAMEMBERT = _row(_Camembert, "Camembert")
