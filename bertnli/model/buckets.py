@@ -53,13 +53,14 @@ class Bucket:
         return self._windowed[window]
 
     def fill(self, x: Tensor) -> Tensor:
-        """Gather: this bucket's part of a batch's `[tokens, n, heads, head_size]`, padded, as fp32
-        `[n, pairs x heads, length, head_size]`."""
+        """Gather: this bucket's part of a batch's `[tokens, n, heads, head_size]`, padded, in fp32 (or fp64 if it has
+        that) `[n, pairs x heads, length, head_size]`."""
         x = x[self.tokens]
         if self.places is not None:
             x = x.new_zeros(self.pairs * self.length, *x.shape[1:]).index_copy_(0, self.places, x)
         ordered = x.unflatten(0, (self.pairs, self.length)).permute(2, 0, 3, 1, 4)
-        return ordered.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return ordered.to(wide, memory_format=torch.contiguous_format).flatten(1, 2)
 
     def put(self, result: Tensor, into: Tensor) -> None:
         """Scatter, the inverse of `fill`: write `[n, pairs x heads, length, head_size]` to this bucket's tokens in

@@ -45,7 +45,7 @@ def rotate(x: Tensor, count: int, turn: Rotation) -> Tensor:
     if x.device.type == "cpu":
         return _Rotated.apply(x, count, *turn)
     cos, sin = turn  # by operators that torch.compile can fuse
-    one, other = x.narrow(-3, 0, count).float().chunk(2, -1)
+    one, other = _wide(x.narrow(-3, 0, count)).chunk(2, -1)
     turned = torch.cat([one * cos - other * sin, other * cos + one * sin], -1).to(x.dtype)
     return torch.cat([turned, x.narrow(-3, count, x.shape[-3] - count)], -3)
 
@@ -70,11 +70,15 @@ class _Rotated(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """In place, computed in fp32."""
-    wide = x if x.dtype == torch.float32 else x.float()
+    """In place, computed in fp32 (or fp64 if x has that)."""
+    wide = _wide(x)
     one, other = wide.chunk(2, -1)
     across = one * sin
     one.mul_(cos).addcmul_(other, sin, value=-1)
     other.mul_(cos).add_(across)
     if wide is not x:
         x.copy_(wide)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
