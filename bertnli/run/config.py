@@ -8,216 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-import typing
-from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    with_config,
-)
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from bertnli.common.errors import InputError
-from bertnli.data.columns import Columns
-from bertnli.data.dialect import Dialect
-from bertnli.data.labels import check_doubled
 from bertnli.data.outputs import ProblemType
+from bertnli.run.data_config import Data
+from bertnli.run.section import Fraction, Positive, Section, Text, read_exponent
 
-
-def _without_surprises(name: str) -> str:
-    """Raises for what a name or path can have and nobody means: the line break that YAML's > and | leave, for one."""
-    if name != name.strip() or not name.isprintable():
-        reason = "it has blanks around it, or characters such as a line break"
-        raise PydanticCustomError("form", "{reason}; write it without them", {"reason": reason})
-    return name
-
-
-Text = Annotated[str, Field(min_length=1), AfterValidator(_without_surprises)]
-Positive = Annotated[int, Field(gt=0, lt=2**31)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 STALL_TIMEOUT = 300.0  # seconds
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_as_meant(cls, given: Any, about: ValidationInfo) -> Any:
-        # pydantic takes true for 1. YAML 1.1 reads 1e3 as text.
-        kinds = _kinds(cls.model_fields[about.field_name or ""].annotation)
-        if isinstance(given, bool) and bool not in kinds:
-            expected = "a number" if kinds & {int, float} else "text" if str in kinds else "no truth value"
-            raise PydanticCustomError(
-                "truth_value", f"YAML reads yes, no, on, off, true and false as truth values; expected {expected}"
-            )
-        if isinstance(given, str) and "\0" in given:
-            raise PydanticCustomError("nul", "a name or path cannot have a NUL character")
-        return _read_exponent(given) if int in kinds else given
-
-
-def _read_exponent(given: Any) -> Any:
-    """The number for text such as 5e8, which YAML 1.1 takes for text; in maps and lists too. All else as it is."""
-    if isinstance(given, Mapping):
-        return {key: _read_exponent(value) for key, value in given.items()}
-    if isinstance(given, list):
-        return [_read_exponent(value) for value in given]
-    if isinstance(given, str) and re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]{1,2}", given):
-        number = float(given)
-        return int(number) if number.is_integer() else number
-    return given
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """The types that a field admits, and those of a Literal's values: {int, NoneType} for `Positive | None`."""
-    if typing.get_origin(annotation) is Literal:
-        return {type(value) for value in typing.get_args(annotation)}
-    members = typing.get_args(annotation)
-    return {kind for member in members for kind in _kinds(member)} if members else {annotation}
-
-
-with_config(ConfigDict(extra="forbid"))(Columns)  # unknown keys are refused in every section
-
-
-class Holdout(Section):
-    """Rows kept out of training for evaluation. No premise is in both parts."""
-
-    holdout: Positive
-
-
-def _as_text(names: Any) -> Any:
-    """Label cells are text. A run file's are so already (names_as_text.py); a dict from Python may have numbers. Raises
-    for the same label twice."""
-    if not isinstance(names, dict):
-        return names
-    if None in names:
-        raise PydanticCustomError("label", "null is not a label; put it in quotes if you mean the text")
-    try:
-        check_doubled(map(str, names), "label names")
-    except InputError as error:
-        raise PydanticCustomError("label", "{reason}", {"reason": str(error)}) from None
-    return {str(cell): label for cell, label in names.items()}
-
-
-LabelNames = Annotated[dict[str, str], BeforeValidator(_as_text)]
-
-
-class ColumnsApart(Section):
-    """Column names of the training file and of the evaluation file."""
-
-    train: Columns = Columns()
-    eval: Columns = Columns()
-
-
-class LabelNamesApart(Section):
-    """Label names of the training file and of the evaluation file."""
-
-    train: LabelNames = {}
-    eval: LabelNames = {}
-
-
-def _columns_form(given: Any) -> str:
-    """Which of two forms the value has: one for both files, or apart: one under `train` and another under `eval`."""
-    names = given.keys() if isinstance(given, dict) else ()
-    return "apart" if isinstance(given, ColumnsApart) or "train" in names or "eval" in names else "together"
-
-
-def _label_names_form(given: Any) -> str:
-    """As `_columns_form`. A label may be called `train`, but its meaning is text."""
-    maps = isinstance(given, dict) and any(isinstance(given.get(key), dict) for key in ("train", "eval"))
-    return "apart" if isinstance(given, LabelNamesApart) or maps else "together"
-
-
-def _not_mixed(given: Any) -> Any:
-    apart = isinstance(given, dict) and any(isinstance(given.get(key), dict) for key in ("train", "eval"))
-    if apart and (others := given.keys() - {"train", "eval"}):
-        reason = f"put {', '.join(map(repr, sorted(map(str, others))))} under train: or eval:, or both"
-        raise PydanticCustomError("form", "{reason}", {"reason": reason})
-    return given
-
-
-File = Literal["train", "eval"]
-_DIALECT = ("format", "delimiter", "quoting", "header")  # fields of Dialect
-
-
-class Data(Section):
-    train: Text
-    """A fetched name, or a path: .jsonl .tsv .csv .parquet, .gz or .zst of the text ones, SNLI's own .txt and .zip."""
-    eval: Text | Holdout | None = None
-    """Rows evaluated during training: a name or path, `{holdout: N}` rows of train, or nothing."""
-    columns: Annotated[
-        Annotated[Columns, Tag("together")] | Annotated[ColumnsApart, Tag("apart")],
-        Discriminator(_columns_form),
-        BeforeValidator(_not_mixed),
-    ] = Columns()
-    """Names of the columns: `{premise: …, hypothesis: …, label: …}`; default: they are found by their usual names. If
-    the evaluation file has others than the training file: `{train: {hypothesis: claim}, eval: {label: verdict}}`."""
-    label_names: Annotated[
-        Annotated[LabelNames, Tag("together")] | Annotated[LabelNamesApart, Tag("apart")],
-        Discriminator(_label_names_form),
-        BeforeValidator(_not_mixed),
-    ] = {}
-    """What label cells mean, such as `{0: entailment, 1: neutral, 2: contradiction}`; `-` stands for no gold label. If
-    the files differ: `{train: {yes: entailment, no: contradiction}, eval: {0: entailment, 1: contradiction}}`."""
-    format: str | dict[File, str] | None = None
-    """The files' format (tsv, csv, jsonl, parquet), if it is not the one in their names. This and the next three keys
-    are for paths, not for fetched names; if the files differ: `{train: …, eval: …}`."""
-    delimiter: str | dict[File, str] | None = None
-    """What is between the cells of a text table: one character, or tab, comma, semicolon, pipe. Default: found."""
-    quoting: str | dict[File, str] | None = None
-    """csv: double quotes may enclose a cell; none: a quote is a character like any other. Default: found."""
-    header: bool | dict[File, bool] = True
-    """Whether a text table begins with the names of its columns. Without them, columns are named 1, 2, …."""
-    skip_bad_rows: bool = False
-    """Skip rows that cannot be read and print how many, instead of refusing the file. A row with a label that the model
-    does not have is not one of them."""
-    max_train_pairs: Positive | None = None
-    """Train on this many pairs, drawn by the seed."""
-    hypothesis_only: bool | None = None
-    """Train a baseline that sees no premise: all it learns is annotation artefacts (Poliak et al. 2018). Default: what
-    the starting model was trained with (true only if that was such a baseline)."""
-
-    def columns_of(self, file: File) -> Columns:
-        return getattr(self.columns, file) if isinstance(self.columns, ColumnsApart) else self.columns
-
-    def label_names_of(self, file: File) -> dict[str, str]:
-        return getattr(self.label_names, file) if isinstance(self.label_names, LabelNamesApart) else self.label_names
-
-    def dialect_of(self, file: File) -> Dialect:
-        """How a file is written, as far as these keys say it."""
-        told: dict[str, Any] = {name: getattr(self, name) for name in _DIALECT}
-        of_file = {name: given.get(file) if isinstance(given, dict) else given for name, given in told.items()}
-        return Dialect(**{name: given for name, given in of_file.items() if given is not None})
-
-    @field_validator(*_DIALECT, mode="before")
-    @classmethod
-    def _possible(cls, given: Any, about: ValidationInfo) -> Any:
-        name = about.field_name or ""
-        apart = given if isinstance(given, dict) else {"train": given}
-        if not apart or apart.keys() - {"train", "eval"}:
-            raise PydanticCustomError("form", "expected one value, or one under train: and another under eval:")
-        for value in apart.values():
-            admitted = bool if name == "header" else (str, NoneType)
-            if not isinstance(value, admitted):
-                expected = "true or false" if name == "header" else "text"
-                raise PydanticCustomError("form", "expected {expected}", {"expected": expected})
-            try:
-                Dialect(**{name: value})  # type: ignore[arg-type]
-            except InputError as error:
-                raise PydanticCustomError("dialect", "{reason}", {"reason": str(error)}) from None
-        return given
 
 
 class Checkpointing(Section):
@@ -288,7 +90,7 @@ class RunConfig(Section):
     stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
     """Seconds without progress of any rank, or a sign of life from one, after which the job is ended
     (watch/watcher.py)."""
-    deepspeed: dict[str, Any] = {}
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed's own keys, merged with ours. One that contradicts ours, or cannot work here, is an error."""
 
     @field_validator("labels", mode="before")
@@ -300,7 +102,7 @@ class RunConfig(Section):
     @field_validator("deepspeed", mode="before")
     @classmethod
     def _numbers_of_deepspeed(cls, given: Any) -> Any:
-        return _read_exponent(given)
+        return read_exponent(given)
 
     @field_validator("output")
     @classmethod

@@ -18,7 +18,8 @@ from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.data.labels import check_names
 from bertnli.run import deepspeed_config, strict_yaml
-from bertnli.run.config import ColumnsApart, LabelNamesApart, RunConfig
+from bertnli.run.config import RunConfig
+from bertnli.run.data_config import ColumnsApart, LabelNamesApart
 from bertnli.run.mistakes import Contradiction, refuse
 
 _REQUIRED = ("model", "output", "data", "data.train")
@@ -26,7 +27,7 @@ _SECTIONS = ("data", "checkpoint")
 _UNIONS = (["eval"], ["columns"], ["label_names"])  # keys of data that have two forms
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")  # pydantic's names for an unknown key
 _OWN = "x-"  # begins the keys that hold what the file itself merges: `x-base: &base {…}`, `<<: *base`
-_OWN_WORDS = ("truth_value", "no_home", "nul", "label", "form")  # the errors of config.py itself
+_OWN_WORDS = ("truth_value", "no_home", "nul", "label", "form")  # our own errors, of section.py and others
 _NO_MAP = ("model_type", "dataclass_type", "dict_type")
 
 

@@ -22,7 +22,8 @@ from bertnli.fetch.entry import Kind
 from bertnli.fetch.resolve import check_name, resolve_model
 from bertnli.model import pretrained, tensor_files
 from bertnli.model.pretrained import Pretrained
-from bertnli.run.config import File, Holdout, RunConfig
+from bertnli.run.config import RunConfig
+from bertnli.run.data_config import File, Holdout
 from bertnli.run.folder import result_of, run_of, step_of
 from bertnli.run.mistakes import refuse
 from bertnli.run.run_file import load_run

@@ -18,7 +18,8 @@ from bertnli.report.licences import notes_about
 from bertnli.report.model_card import write_model_card
 from bertnli.report.number_lines import NAMES, shown
 from bertnli.report.provenance import provenance
-from bertnli.run.config import Holdout, RunConfig
+from bertnli.run.config import RunConfig
+from bertnli.run.data_config import Holdout
 from bertnli.run.folder import RunFolder, read_metrics
 
 _CARD_KEYS = {

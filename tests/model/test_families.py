@@ -296,7 +296,10 @@ def gradients(logits: Tensor, model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_equal(
-    theirs: Any, lengths: list[int], layouts: tuple[Callable[..., Tensor], ...] = ALL, dtype: torch.dtype = torch.float32
+    theirs: Any,
+    lengths: list[int],
+    layouts: tuple[Callable[..., Tensor], ...] = ALL,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Logits within 1e-5 and the gradient of every parameter within 1e-4, in each layout.
 

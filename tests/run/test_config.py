@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
-from bertnli.run.config import Holdout, RunConfig
+from bertnli.run.config import RunConfig
+from bertnli.run.data_config import Holdout
 from bertnli.run.run_file import load_run
 from bertnli.train import process
 
