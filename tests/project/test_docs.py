@@ -7,7 +7,9 @@ import shlex
 import signal
 
 from bertnli.common.errors import InputError, Interrupted, RunError
+from bertnli.data import column_names
 from bertnli.data.labels import parse_label_names
+from bertnli.data.pairs import PairFile
 from bertnli.run.run_file import load_run
 from tests.conftest import ROOT
 from tests.support import pages
@@ -40,3 +42,17 @@ def test_columns_and_labels_of_your_own(tmp_path):
     names = ("yes=entailment,maybe=neutral,no=contradiction", '"no, never=neutral"')
     assert all(text in page.read_text() for text in (f"--label-names {names[0]}", shlex.quote(names[1])))
     assert [len(parse_label_names("--label-names", text)) for text in names] == [3, 1]
+
+
+def test_the_usual_names_of_columns(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "columns.md"
+    rows = [line.strip("|").split("|") for line in page.read_text().splitlines() if line.startswith("| `")]
+    tables = [tuple(cell.strip(" `") for cell in row) for row in rows]
+    pairs = [(*pair, use) for pair, use in column_names.OTHER_PAIRS.items()]
+    labels = [*column_names.OTHER_LABELS.items(), *column_names.SCORE_COLUMNS.items()]
+    assert tables == [*column_names.PAIR_COLUMNS, *pairs, *labels]
+    assert all(f"* `{'`/`'.join(pair)}`: " in page.read_text() for pair in column_names.NOT_PAIRS)
+    (tmp_path / "fever.jsonl").write_text('{"claim": "a", "evidence": "b", "label": "c"}')
+    monkeypatch.chdir(tmp_path)
+    file = PairFile("fever.jsonl")
+    assert [f"{note}\n" for note in file.notes] == pages.blocks(page, "")
