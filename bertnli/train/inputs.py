@@ -141,6 +141,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         evaluation_corpus = corpus_of(config.data.eval, "eval")
         sha256["data.eval"] = evaluation_corpus.sha256
         evaluation = np.arange(len(evaluation_corpus))
+    loss.check_metric(config.metric_for_best, evaluation_corpus.labels[evaluation])
     wanted = config.data.max_train_pairs or len(train)
     if wanted > len(train):
         raise InputError(
