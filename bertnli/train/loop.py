@@ -78,6 +78,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             check_installed(config)
         source = load_starting_model(config)
         data = load_data(config, source, say)
+        total_steps = config.total_steps(len(data.train))
+        config.check_warmup(total_steps)
     with group.agree():
         if group.rank == 0:
             folder.claim(config, say)
@@ -101,11 +103,10 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             compile_blocks(model)
         else:
             say("compile: auto: torch has no Triton for this GPU, so nothing is compiled")
-    engine = Engine(model, settings, config.weight_decay, group)
+    engine = Engine(model, settings, config, group)
     source = source.without_weights()  # the engine has its own
 
     stream = Stream(len(data.train), config.global_batch_size, config.seed)
-    total_steps = config.total_steps(len(data.train))
     eval_every = config.eval_every_steps or config.steps_per_epoch(len(data.train))
 
     state = TrainerState(inputs={"model": source.sha256, **data.sha256})

@@ -40,3 +40,10 @@ def test_columns_and_labels_of_your_own(tmp_path):
     names = ("yes=entailment,maybe=neutral,no=contradiction", '"no, never=neutral"')
     assert all(text in page.read_text() for text in (f"--label-names {names[0]}", shlex.quote(names[1])))
     assert [len(parse_label_names("--label-names", text)) for text in names] == [3, 1]
+
+
+def test_the_optimizers_settings(tmp_path):
+    (block,) = pages.blocks(ROOT / "docs" / "training.md", "yaml")
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: t}}\n{block}")
+    run = load_run(tmp_path / "run.yaml")
+    assert (run.schedule, run.warmup, run.warmup_steps, run.betas) == ("cosine", None, 500, (0.9, 0.98))
