@@ -70,3 +70,10 @@ def test_losses_and_metrics(tmp_path):
     assert named == {metric for metrics in METRICS.values() for metric in metrics}
     [lower] = re.findall(r"^(`.*`) are better if they are lower", page.read_text(), re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", lower)) == LOWER_IS_BETTER
+
+
+def test_the_optimizers_settings(tmp_path):
+    (block,) = pages.blocks(ROOT / "docs" / "training.md", "yaml")
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: t}}\n{block}")
+    run = load_run(tmp_path / "run.yaml")
+    assert (run.schedule, run.warmup, run.warmup_steps, run.betas) == ("cosine", None, 500, (0.9, 0.98))
