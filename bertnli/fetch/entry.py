@@ -117,6 +117,8 @@ class Entry:
     sources: tuple[Source, ...]  # in the order of the attempts
     disclosure: str | None = None  # must be stated with every accuracy of a model that starts from this one
     paper: str | None = None  # the paper that describes a data set
+    language: str = "en"  # of a data set, as the model hub names it
+    listed_as: str | None = None  # the one name that stands for many entries in lists, such as xnli-LANG
     arch: str | None = None  # of a d2l model, whose files do not have the number of heads
     schema: DataSetSchema = field(default_factory=DataSetSchema)
 

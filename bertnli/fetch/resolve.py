@@ -142,7 +142,7 @@ def fetch(
 def _names(name: str, kind: Kind | None = None) -> str:
     """The names that the user may have meant."""
     close = nearest(name, kind)
-    known = [entry.name for entry in CATALOG.values() if kind in (None, entry.kind)]
+    known = dict.fromkeys(entry.listed_as or entry.name for entry in CATALOG.values() if kind in (None, entry.kind))
     hub = "" if kind == "dataset" else ", or a model's hub id (org/name)"
     return (f"perhaps {' or '.join(close)}" if close else f"one of {', '.join(known)}") + hub
 

@@ -16,7 +16,14 @@ from bertnli.report.rendering import Json, templates, write_file
 _HUB_LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "MIT": "mit"}
 
 # By the first part of a catalogue name.
-_HUB_DATASETS = {"snli": "stanfordnlp/snli", "mnli": "nyu-mll/multi_nli", "anli": "facebook/anli"}
+_HUB_DATASETS = {
+    "snli": "stanfordnlp/snli",
+    "mnli": "nyu-mll/multi_nli",
+    "anli": "facebook/anli",
+    "xnli": "facebook/xnli",
+    **dict.fromkeys(("qqp", "stsb", "rte", "qnli"), "nyu-mll/glue"),
+    **dict.fromkeys(("ocnli", "cmnli"), "clue/clue"),
+}
 
 _METRICS: dict[ProblemType, list[str]] = {  # the hub's names
     "single_label_classification": ["accuracy", "f1"],
@@ -61,7 +68,7 @@ def write_model_card(
     repos = [source.repo for source in base.sources if isinstance(source, HubModel)] if base else []
     nli = ["natural-language-inference"] * (outputs.problem_type == "single_label_classification")
     front = ModelCardData(
-        language="en" if any(_hub_dataset(one) for one in data) else None,
+        language=_languages(data),
         license=_hub_licence(licences.of_model(base_model).licence),
         library_name="bertnli" if family == "d2l" else "transformers",
         pipeline_tag="text-ranking" if outputs.problem_type == "regression" else "text-classification",
@@ -104,6 +111,13 @@ def write_model_card(
         notes=notes_about(base_model, [*data, *(one for one in evaluations if lookup_unless_path(one, "dataset"))]),
     )
     write_file(folder / "README.md", text)
+
+
+def _languages(data: Sequence[str]) -> str | list[str] | None:
+    """Of those data sets that the model hub has."""
+    entries = [lookup_unless_path(one, "dataset") for one in data if _hub_dataset(one)]
+    found = sorted({entry.language for entry in entries if entry is not None})
+    return found[0] if len(found) == 1 else found or None
 
 
 def _hub_licence(licence: str | None) -> str:

@@ -10,6 +10,8 @@ from bertnli.common.errors import InputError, Interrupted, RunError
 from bertnli.data import column_names
 from bertnli.data.labels import parse_label_names
 from bertnli.data.pairs import PairFile
+from bertnli.fetch.catalog import CATALOG
+from bertnli.fetch.other_languages import XNLI_LANGUAGES
 from bertnli.run.loss_config import LOWER_IS_BETTER, METRICS
 from bertnli.run.run_file import load_run
 from tests.conftest import ROOT
@@ -53,6 +55,15 @@ def test_several_data_sets(tmp_path):
     assert [one.weight for one in run.sources("train")] == [1, 1, 2]
     assert run.sources("train")[2].label_names["not enough info"] == "neutral"
     assert run.sources("eval")[1].label_names == {"1": "entailment", "0": "contradiction"}
+
+
+def test_the_named_data_sets():
+    table = (ROOT / "docs" / "data.md").read_text().partition("## Names")[2]
+    named = {name for name in re.findall(r"`([a-z0-9-]+)`", table) if name in CATALOG}
+    shown = {one.name for one in CATALOG.values() if one.kind == "dataset" and one.listed_as in (None, "xnli-LANG")}
+    other_rounds = {name for name in CATALOG if name.startswith(("anli-r2", "anli-r3"))}
+    others = {f"xnli-{one}" for one in XNLI_LANGUAGES if one != "de"} | other_rounds
+    assert named == shown - others | {"xnli-de-dev", "xnli-de-test"}
 
 
 def test_the_usual_names_of_columns(tmp_path, monkeypatch):
