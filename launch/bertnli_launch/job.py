@@ -179,12 +179,9 @@ def _say(line: str) -> None:
 def needs(config: RunConfig, run_file: str) -> Needs:
     """What the run needs on every host. Models and data that have names are fetched into this host's cache."""
     paths = {"run file": Path(run_file), "model": resolve_model(config.model, folder_config.parse).path}
-    data = {"data.train": config.data.train}
-    if isinstance(config.data.eval, str):
-        data["data.eval"] = config.data.eval
-    for label, name in data.items():
-        path = resolve_data(name)
-        paths[label] = Path(path if Path(path).exists() else path.rpartition("#")[0])  # FILE#member
+    for source in (*config.data.sources("train"), *config.data.sources("eval")):
+        path = resolve_data(source.name)
+        paths[source.key] = Path(path if Path(path).exists() else path.rpartition("#")[0])  # FILE#member
     model = paths["model"]
     files = model.glob("*") if model.is_dir() else [model]
     weights = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".bin", ".params", ".zip"))

@@ -221,7 +221,7 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("output=''",), "key output: found ''; input should be text that is not empty"),
         (RUN, ('output="a\\0b"',), "key output: found 'a\\x00b'; a name or path cannot have a NUL character"),
         (RUN, ("output=~nobody-of-that-name/x",), "the home folder is not known here: write the whole path"),
-        (RUN, ("data.train=[a, b]",), "key data.train: found ['a', 'b']; input should be one text, not a list"),
+        (RUN, ("output=[a, b]",), "key output: found ['a', 'b']; input should be one text, not a list"),
         (RUN, ("labels=entailment",), "key labels: found 'entailment'; input should be a list: [one, another]"),
         (RUN.replace("epochs", "epoch"), (), "unknown key epoch; did you mean epochs?"),
         (RUN.replace("model:", "modle:"), (), "unknown key modle; did you mean model?"),
