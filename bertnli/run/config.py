@@ -91,7 +91,8 @@ class RunConfig(Section):
     """Seconds without progress of any rank, or a sign of life from one, after which the job is ended
     (watch/watcher.py)."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """DeepSpeed's own keys, merged with ours. One that contradicts ours, or cannot work here, is an error."""
+    """DeepSpeed's own keys, or the path of a file with them: `ds_config.json`. What a key of the run file says as well
+    fills that key if it is left out; "auto" leaves a key to bertnli. A contradiction is an error."""
 
     @field_validator("labels", mode="before")
     @classmethod
