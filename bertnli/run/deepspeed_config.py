@@ -246,7 +246,9 @@ def _refused(problem: Any, settings: Mapping[str, Any]) -> InputError:
 
 
 def _on(key: str, value: Any) -> bool:
-    """Whether a mode's value turns it on."""
-    if is_section(value):
-        value = value.get("device", "none") if "offload" in key else value.get("enabled", True)
+    """Whether a mode's value turns it on: a section's `enabled` or `device`, or else any key in it."""
+    if is_section(value) and "offload" in key:
+        value = value.get("device", "none")
+    elif is_section(value):
+        value = value.get("enabled", any(_on("", inner) for inner in value.values()))
     return value is True or value not in (None, False, "none", 1)

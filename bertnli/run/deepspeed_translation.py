@@ -31,6 +31,7 @@ SAME = {
     "optimizer.params.weight_decay": "weight_decay",
     "scheduler.params.warmup_max_lr": "learning_rate",
     "scheduler.params.warmup_num_steps": "warmup_steps",
+    "scheduler.params.warmup_type": "warmup_type",
     "scheduler.params.total_num_steps": "max_steps",
 }
 SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
@@ -127,6 +128,7 @@ def translate(settings: Mapping[str, Any], ranks: int | None = None, zero_stage:
     if "scheduler.type" in given:
         kind = given.pop("scheduler.type")
         found.told["schedule"] = Told(SCHEDULES[kind], "scheduler.type", kind)
+        found.told.setdefault("warmup_type", Told("log", "scheduler.type", kind, fills_only=True))  # of all three
     given.pop("optimizer.type", None)
     stage = found.told["zero_stage"].value if zero_stage is None and "zero_stage" in found.told else zero_stage
     if stage not in (2, 3) and given.pop(_OVERLAP, False) is True:  # at other stages it fails during set-up
@@ -241,7 +243,8 @@ def clashes(content: Mapping[str, Any], config: RunConfig, told: Mapping[str, To
         if name is None or fills_only or (name == key and _equal(getattr(config, key), value)):
             continue
         error = f"deepspeed.{by}: {said} contradicts {name}: {getattr(config, name)}"
-        yield Contradiction((name,), InputError(error, do=f'remove one of the two, or write "auto" for {by}'))
+        do = f"remove one of the two: --set deepspeed.{by.partition(' x ')[0]}=auto leaves it to the run file"
+        yield Contradiction((name,), InputError(error, do=do))
 
 
 def _equal(ours: Any, theirs: Any) -> bool:

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, or watch the process that does. Returns the exit code."""
     standard_streams.protect()
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     heartbeat.start()
     spin_briefly(os.environ)
     rank = None
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The options of `python -m bertnli.train`."""
     parser = argparse.ArgumentParser(prog="python -m bertnli.train", description="Fine-tune as a run file says.")
     parser.add_argument("run_file", metavar="RUN.yaml")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
@@ -72,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sets(options: argparse.Namespace) -> list[str]:
+def sets_of(options: argparse.Namespace) -> list[str]:
+    """The `--set` of the options, after what `--deepspeed` stands for."""
     file = options.deepspeed_config or options.deepspeed
     return [*([] if file is None else [f"deepspeed={json.dumps(file)}"]), *options.sets]
 
@@ -82,7 +84,7 @@ def _watch(rank: Rank, options: argparse.Namespace, arguments: Sequence[str]) ->
 
     try:
         with contextlib.chdir(options.directory):
-            config = run_of_job(options.run_file, _sets(options), rank.world).config
+            config = run_of_job(options.run_file, sets_of(options), rank.world).config
             RunFolder(config.output).check(config)
             logs = RunFolder(config.output).logs.absolute()
         _make(logs)
@@ -122,7 +124,7 @@ def _train(options: argparse.Namespace) -> int:
     group = None
     try:
         os.chdir(options.directory)
-        loaded = run_of_job(options.run_file, _sets(options), int(os.environ.get("WORLD_SIZE", "1")))
+        loaded = run_of_job(options.run_file, sets_of(options), int(os.environ.get("WORLD_SIZE", "1")))
         config = loaded.config
         _share_the_host()
         need("torch", "train")

@@ -112,6 +112,7 @@ def test_modes_that_need_a_stage(key, value, works):
         ("zero_optimization.zero_quantized_weights", False),
         ("gradient_predivide_factor", 1.0),
         ("tensor_parallel", {"enabled": False}),
+        ("activation_checkpointing", {"partition_activations": False, "number_checkpoints": None}),
     ],
 )
 def test_a_mode_that_is_off_is_accepted(key, value):

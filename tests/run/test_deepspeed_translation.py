@@ -16,6 +16,7 @@ from bertnli.run.run_file import LoadedRun, load_run, read_run
 from tests.support import deepspeed_files as files
 
 BASE = {"model": "m", "data": {"train": "t"}, "output": "o", "epochs": 1}
+WARMUP_500 = {"warmup_steps": 500, "warmup": None, "warmup_type": "log", "schedule": "constant"}
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +55,12 @@ def read_run_without_file(**keys: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("settings", "sets"),
     [
-        (files.TRANSFORMERS_ZERO2, {"zero_stage": 2, "schedule": "constant"}),
-        (files.TRANSFORMERS_ZERO3, {"zero_stage": 3}),
+        (files.TRANSFORMERS_ZERO2, {"zero_stage": 2, "schedule": "constant", "warmup_type": "log"}),
+        (files.TRANSFORMERS_ZERO3, {"zero_stage": 3, "warmup_type": "log"}),
+        (
+            files.TRANSFORMERS_ZERO3_VALUES,
+            {"learning_rate": 3e-5, "betas": (0.8, 0.999), "weight_decay": 3e-7, "zero_stage": 3, **WARMUP_500},
+        ),
         (files.TRANSFORMERS_ZERO2_SECTION, {"zero_stage": 2}),
         (
             files.BING_BERT_SQUAD,
@@ -68,6 +73,19 @@ def read_run_without_file(**keys: Any) -> dict[str, Any]:
         (
             files.BF16_BASELINE,
             {"global_batch_size": 8, "learning_rate": 1e-4, "precision": "bf16", "zero_stage": 3},
+        ),
+        (
+            files.cifar("bf16", 2),
+            {
+                "global_batch_size": 16,
+                "learning_rate": 1e-3,
+                "betas": (0.8, 0.999),
+                "weight_decay": 3e-7,
+                "precision": "bf16",
+                "zero_stage": 2,
+                **WARMUP_500,
+                "warmup_steps": 1000,
+            },
         ),
         (files.AUTOTUNING_FP16_ZERO3, {"precision": "fp16", "zero_stage": 3}),
     ],
@@ -112,7 +130,9 @@ def test_what_the_run_file_says_too_may_agree_and_all_contradictions_are_told_at
         "deepspeed.train_batch_size: 24 contradicts global_batch_size: 32",
         "deepspeed.optimizer.params.lr: 3e-05 contradicts learning_rate: 1e-05",
     ]
-    assert said[-1].endswith('remove one of the two, or write "auto" for optimizer.params.lr')
+    assert said[-1].endswith(
+        "remove one of the two: --set deepspeed.optimizer.params.lr=auto leaves it to the run file"
+    )
     left_out = loaded(files.BING_BERT_SQUAD, "deepspeed.optimizer.params.lr=auto", learning_rate=1e-5).config
     assert left_out.learning_rate == 1e-5 and left_out.weight_decay == 0.0
 
@@ -123,8 +143,42 @@ def test_the_last_step_is_that_of_the_schedule():
     assert (run.max_steps, run.epochs, run.schedule) == (300, None, "linear")
     [said] = mistakes(decay)
     assert said.startswith("deepspeed.scheduler.params.total_num_steps: 300 contradicts epochs: 1; remove one")
+    warmup = {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 5}}}
+    assert mistakes(warmup, warmup=0.2)[0].startswith(
+        "deepspeed.scheduler.params.warmup_num_steps: 5 contradicts warmup: 0.2"
+    )
     [said] = mistakes(decay, max_steps=200, epochs=None)
     assert "total_num_steps: 300 contradicts max_steps: 200" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("WarmupLR", {}),
+        ("WarmupLR", {"warmup_type": "linear"}),
+        ("WarmupDecayLR", {"total_num_steps": 100}),
+        ("WarmupDecayLR", {"total_num_steps": 100, "warmup_type": "linear"}),
+        ("WarmupCosineLR", {"total_num_steps": 100}),
+    ],
+)
+def test_learning_rates_are_those_of_deepspeeds_scheduler(kind, more):
+    """Its iteration n, from 0, is our step n. Its cosine is one iteration ahead, and ends at a ten-thousandth."""
+    import torch
+    from deepspeed.runtime import lr_schedules
+
+    rate = {} if kind == "WarmupCosineLR" else {"warmup_min_lr": 0, "warmup_max_lr": 0.5}
+    settings = {
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.5}},
+        "scheduler": {"type": kind, "params": {"warmup_num_steps": 10, **rate, **more}},
+    }
+    run = loaded(settings, epochs=None, **({} if "total_num_steps" in more else {"max_steps": 100})).config
+    adamw = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.5)
+    scheduler = getattr(lr_schedules, kind)(adamw, **settings["scheduler"]["params"])
+    for step in range(100):
+        scheduler.step()
+        ahead = 1 if kind == "WarmupCosineLR" and step >= 10 else 0
+        close = 1e-4 if ahead else 1e-12
+        assert run.learning_rate_at(step + ahead, 100) == pytest.approx(scheduler.get_lr()[0], abs=close), step
 
 
 def test_the_pairs_of_a_step_follow_from_the_ranks():
@@ -136,6 +190,7 @@ def test_the_pairs_of_a_step_follow_from_the_ranks():
     assert unknown.global_batch_size == 256 and unknown.deepspeed == {}
     [said] = mistakes(step, global_batch_size=32)
     assert "x gradient_accumulation_steps x ranks: 4 x 3 x 2 contradicts global_batch_size: 32" in said
+    assert "--set deepspeed.train_micro_batch_size_per_gpu=auto" in said
     assert not loaded(step, global_batch_size=24).by_ranks
     # DeepSpeed would find the steps of accumulation itself.
     assert loaded({"train_micro_batch_size_per_gpu": 4}, global_batch_size=32).config.global_batch_size == 32
