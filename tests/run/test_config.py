@@ -273,6 +273,7 @@ epochs: two
 learnin_rate: 1
 labels: [LABEL_0, LABEL_1]
 keep_best: true
+max_grad_norm: 1
 deepspeed:
   gradient_clipping: 5.0
 """
@@ -284,7 +285,7 @@ EIGHT_MISTAKES = [
     "unknown key learnin_rate; did you mean learning_rate?",
     "labels: the label names are placeholders; found LABEL_0, LABEL_1",
     "keep_best needs data.eval; set data.eval: {holdout: 2000}",
-    "deepspeed.gradient_clipping: 5.0 contradicts 1.0, set by max_grad_norm; remove it, or change that key",
+    "deepspeed.gradient_clipping: 5.0 contradicts max_grad_norm: 1.0; remove one of the two",
 ]
 
 
