@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import ProblemType
 from bertnli.run.data_config import Data
+from bertnli.run.loss_config import LossConfig, Metric, loss_in_short
 from bertnli.run.section import Fraction, Positive, Section, Text, read_exponent
 
 STALL_TIMEOUT = 300.0  # seconds
@@ -44,9 +45,9 @@ class RunConfig(Section):
     """What the model gives a pair: one of several labels (single_label_classification), any number of labels, each
     independent of the others (multi_label_classification, with `labels`), or a score (regression). Default: what the
     starting model gives; if it has no classifier, one of several labels."""
-    loss: Literal["mse", "bce"] | None = None
-    """Of a score: mse, the squared error, or bce, the binary cross-entropy for scores from 0 to 1. Default: bce if the
-    starting model gives a score through a sigmoid, otherwise mse. A new output gets a sigmoid with bce alone."""
+    loss: Annotated[LossConfig, BeforeValidator(loss_in_short)] = LossConfig()
+    """What training minimises: `mse` or `bce` of a score, or a map with `class_weights`, `label_smoothing` and others
+    (loss_config.py, docs/losses.md)."""
     data: Data
     output: Text
     """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/. `~` is the home
@@ -102,10 +103,13 @@ class RunConfig(Section):
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""
     keep_best: bool = False
-    """The result is the model with the best held-out accuracy, not that of the last step. Of scores it is the best rank
-    correlation (Spearman's); of scores of 0 and 1, and of independent labels, the best average precision."""
+    """The result is the model of the best evaluation, not that of the last step."""
     early_stopping: Positive | None = None
-    """Stop after this many evaluations in a row without a better held-out accuracy, or what keep_best says."""
+    """Stop after this many evaluations in a row that were not better."""
+    metric_for_best: Metric | None = None
+    """What `best` is for these two: accuracy, macro_f1, mcc or log_loss for one label of a pair; docs/losses.md has the
+    metrics of other outputs. Default: accuracy; of scores the rank correlation (spearman); of scores of 0 and 1, and of
+    independent labels, average_precision."""
     tensorboard: bool = True
     stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
     """Seconds without progress of any rank, or a sign of life from one, after which the job is ended

@@ -14,6 +14,7 @@ from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import Holdout
+from bertnli.run.loss_config import LossConfig
 from bertnli.run.run_file import load_run
 from bertnli.train import process
 
@@ -101,6 +102,13 @@ def test_columns_and_label_names_of_the_two_files(tmp_path):
         ("keep_best: on\n", "keep_best", True),
         ("tensorboard: 0\n", "tensorboard", False),
         ("arch: ~\n", "arch", None),
+        ("loss: ~\n", "loss", LossConfig().model_dump()),
+        ("loss: bce\n", "loss", LossConfig(kind="bce").model_dump()),
+        (
+            "loss: {class_weights: {yes: 1, no: 2.5e0}}\n",
+            "loss",
+            LossConfig(class_weights={"yes": 1, "no": 2.5}).model_dump(),
+        ),
     ],
 )
 def test_what_is_meant_is_taken(tmp_path, added, key, value):
@@ -135,6 +143,24 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("learning_rate=.nan",), "key learning_rate"),
         (RUN, ("max_steps=3",), "epochs or max_steps"),
         (RUN, ("epochs=null",), "epochs or max_steps"),
+        (RUN, ("loss=mae",), "key loss.kind: found 'mae'; input should be 'mse' or 'bce'"),
+        (RUN, ("loss.class_weight=balanced",), "unknown key loss.class_weight; did you mean loss.class_weights?"),
+        (
+            RUN,
+            ("loss.class_weights=even",),
+            "key loss.class_weights: found 'even'; expected balanced, or a map",
+        ),
+        (RUN, ("loss.class_weights={a: 1, b: 0}",), "the weight of b is '0'; expected a number above 0"),
+        (RUN, ("loss.class_weights={a: 1, A: 2}",), "a label twice; found 'a' and 'A'"),
+        (RUN, ("loss.label_smoothing=1",), "key loss.label_smoothing: found 1"),
+        (RUN, ("loss.pos_weight=balanced", "problem_type=regression"), "loss.pos_weight does not go with problem_type"),
+        (RUN, ("metric_for_best=mcc",), "metric_for_best is for keep_best and early_stopping, and neither is set"),
+        (RUN, ("metric_for_best=f1", "keep_best=true"), "key metric_for_best: found 'f1'; input should be 'accuracy'"),
+        (
+            RUN,
+            ("metric_for_best=mcc", "keep_best=true", "problem_type=regression"),
+            "metric_for_best: mcc does not go with problem_type: regression; remove it, or set problem_type: single_l",
+        ),
         (RUN, ("compile=auto", "zero_stage=3"), "compile: auto does not go with zero_stage: 3"),
         (RUN, ("compile=true",), "compile"),
         (RUN, ("zero_stage=4",), "key zero_stage: found 4"),
