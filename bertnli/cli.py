@@ -49,7 +49,8 @@ LabelNames = Annotated[
     typer.Option(metavar="CELL=LABEL,…", help="What label cells mean, such as 0=entailment,1=neutral,2=contradiction."),
 ]
 Format = Annotated[
-    str | None, typer.Option(help="tsv, csv, jsonl or parquet: the files' format, if it is not the one in their names.")
+    str | None,
+    typer.Option(help="tsv, csv, jsonl, parquet or arrow: the files' format, if their names do not tell it."),
 ]
 Delimiter = Annotated[
     str | None,
@@ -458,11 +459,12 @@ def score(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A .tsv, .csv, .jsonl (also .gz, .zst) or .parquet file, or a name for fetch; - is standard input.",
+            help="A .tsv, .csv, .jsonl (also .gz, .zst), .parquet or .arrow file, or a name for fetch; - is standard "
+            "input.",
         ),
     ],
     output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="A file in one of these formats; - is standard output.")
+        str, typer.Argument(metavar="OUTPUT", help="A file in one of these formats, not .arrow; - is standard output.")
     ],
     device: Device = "auto",
     devices: Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1. Default: all.")] = None,
@@ -483,8 +485,8 @@ def score(
     format: Annotated[
         str | None,
         typer.Option(
-            help="tsv, csv, jsonl or parquet: of INPUT or OUTPUT if its name does not tell it, such as -; of INPUT if "
-            "both names do, but INPUT's is wrong."
+            help="tsv, csv, jsonl, parquet or arrow: of INPUT or OUTPUT if its name does not tell it, such as -; of "
+            "INPUT if both names do, but INPUT's is wrong."
         ),
     ] = None,
     delimiter: Delimiter = None,

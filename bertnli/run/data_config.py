@@ -89,7 +89,8 @@ _DIALECT = ("format", "delimiter", "quoting", "header")  # fields of Dialect
 
 class Data(Section):
     train: Text
-    """A fetched name, or a path: .jsonl .tsv .csv .parquet, .gz or .zst of the text ones, SNLI's own .txt and .zip."""
+    """A fetched name, or a path: .jsonl .tsv .csv .parquet .json .arrow, .gz or .zst of the text ones, a folder of
+    `save_to_disk`, SNLI's own .txt and .zip."""
     eval: Text | Holdout | None = None
     """Rows evaluated during training: a name or path, `{holdout: N}` rows of train, or nothing."""
     columns: Annotated[
@@ -107,8 +108,8 @@ class Data(Section):
     """What label cells mean, such as `{0: entailment, 1: neutral, 2: contradiction}`; `-` stands for no gold label. If
     the files differ: `{train: {yes: entailment, no: contradiction}, eval: {0: entailment, 1: contradiction}}`."""
     format: str | dict[File, str] | None = None
-    """The files' format (tsv, csv, jsonl, parquet), if it is not the one in their names. This and the next three keys
-    are for paths, not for fetched names; if the files differ: `{train: …, eval: …}`."""
+    """The files' format (tsv, csv, jsonl, parquet, arrow), if it is not the one in their names. This and the next
+    three keys are for paths, not for fetched names; if the files differ: `{train: …, eval: …}`."""
     delimiter: str | dict[File, str] | None = None
     """What is between the cells of a text table: one character, or tab, comma, semicolon, pipe. Default: found."""
     quoting: str | dict[File, str] | None = None
