@@ -98,9 +98,9 @@ def prepare(
     the file is read twice; and if the cache does not have the corpus, or a damaged one, and cannot be written.
     Raises RunError if the file changes meanwhile.
     """
-    if not Path(file.path).is_file():
+    if not file.rereadable:
         raise InputError(f"{file.name} is a pipe, but must be read twice", do="write it to a file first")
-    content = digest(Path(file.path))
+    content = file.sha256()
     depends_on = {
         "format": _FORMAT,
         "content": content,

@@ -98,9 +98,10 @@ File = Literal["train", "eval"]
 
 class Data(Section):
     train: Annotated[_Name | _TrainingSet | _TrainingSets, Discriminator(_form_of_set)]
-    """A fetched name, or a path: .jsonl .tsv .csv .parquet, .gz or .zst of the text ones, SNLI's own .txt and .zip. Or
-    a list of several, whose pairs are pooled, each of them a name, a path or a map with its own keys: `{path: …,
-    columns: …, label_names: …, weight: 0.5, max_pairs: 8000}` (data_source.py, docs/data.md)."""
+    """A fetched name, or a path: .jsonl .tsv .csv .parquet .json .arrow, .gz or .zst of the text ones, a folder of
+    `save_to_disk`, SNLI's own .txt and .zip. Or a list of several, whose pairs are pooled, each of them a name, a path
+    or a map with its own keys: `{path: …, columns: …, label_names: …, weight: 0.5, max_pairs: 8000}` (data_source.py,
+    docs/data.md)."""
     eval: (
         Annotated[_Name | _EvaluationSet | Annotated[Holdout, Tag("<holdout>")] | _EvaluationSets, Discriminator(_form)]
         | None
@@ -122,8 +123,8 @@ class Data(Section):
     """What label cells mean, such as `{0: entailment, 1: neutral, 2: contradiction}`; `-` stands for no gold label. If
     the files differ: `{train: {yes: entailment, no: contradiction}, eval: {0: entailment, 1: contradiction}}`."""
     format: str | dict[File, str] | None = None
-    """The files' format (tsv, csv, jsonl, parquet), if it is not the one in their names. This and the next three keys
-    are for paths, not for fetched names; if the files differ: `{train: …, eval: …}`."""
+    """The files' format (tsv, csv, jsonl, parquet, arrow), if it is not the one in their names. This and the next
+    three keys are for paths, not for fetched names; if the files differ: `{train: …, eval: …}`."""
     delimiter: str | dict[File, str] | None = None
     """What is between the cells of a text table: one character, or tab, comma, semicolon, pipe. Default: found."""
     quoting: str | dict[File, str] | None = None

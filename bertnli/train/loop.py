@@ -45,6 +45,7 @@ from bertnli.train.losses import CROSS_ENTROPY, Loss
 from bertnli.train.metrics_log import MetricsLog, RecentSteps, check_installed
 from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, measure_on_gpu
 from bertnli.train.next_command import next_command
+from bertnli.train.parameter_groups import check_depths, freeze
 from bertnli.train.pending_sum import PendingSum
 from bertnli.train.result import write_result
 from bertnli.train.steps import Step, Steps
@@ -78,6 +79,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         if group.rank == 0:
             check_installed(config)
         source = load_starting_model(config)
+        check_depths(config, source.config)
         data = load_data(config, source, say)
         outputs = source.config.outputs
         stream = Stream(len(data.train), config.global_batch_size, config.seed, data.parts)
@@ -97,6 +99,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     torch.manual_seed(config.seed)
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     model = source.build(model_config)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    if (left_to_train := freeze(model, config.frozen_blocks)) is not None:
+        say(left_to_train)
     loss_function = Loss.of(outputs, config.loss, label_weights)
     if label_weights is not None:
         weighed = zip(outputs.names, label_weights, strict=True)
@@ -144,7 +149,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     [peak] = group.sum([matmul_peak(model_config.hidden_size, model_config.intermediate_size, precision, group.device)])
     metrics = MetricsLog(folder, state.steps, config.tensorboard, say) if group.rank == 0 else None
     recent = RecentSteps(
-        lambda tokens, pairs: needed_flop(model_config, tokens, pairs) / peak, counted=loss_function.counted
+        lambda tokens, pairs: needed_flop(model_config, tokens, pairs, config.frozen_blocks) / peak,
+        counted=loss_function.counted,
     )
 
     def save_checkpoint() -> None:

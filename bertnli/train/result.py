@@ -26,7 +26,9 @@ _CARD_KEYS = {
     *("epochs", "max_steps", "global_batch_size", "learning_rate", "schedule", "warmup", "weight_decay"),
     *("max_grad_norm", "dropout", "max_length", "zero_stage", "seed"),
 }
-_NAMED_IF_CHANGED = {"schedule", "warmup", "warmup_steps", "betas", "eps"}  # in the report and on the card
+_NAMED_IF_CHANGED = {  # in the report and on the card
+    *("schedule", "warmup", "warmup_steps", "betas", "eps", "layer_decay", "freeze", "gradient_checkpointing"),
+}
 
 
 def write_result(

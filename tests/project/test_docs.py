@@ -12,8 +12,10 @@ from bertnli.data.labels import parse_label_names
 from bertnli.data.pairs import PairFile
 from bertnli.fetch.catalog import CATALOG
 from bertnli.fetch.other_languages import XNLI_LANGUAGES
+from bertnli.run.deepspeed_translation import SAME, SCHEDULES
 from bertnli.run.loss_config import LOWER_IS_BETTER, METRICS
 from bertnli.run.run_file import load_run
+from bertnli.train import process
 from tests.conftest import ROOT
 from tests.support import pages
 
@@ -98,3 +100,23 @@ def test_the_optimizers_settings(tmp_path):
     (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: t}}\n{block}")
     run = load_run(tmp_path / "run.yaml")
     assert (run.schedule, run.warmup, run.warmup_steps, run.betas) == ("cosine", None, 500, (0.9, 0.98))
+
+
+def test_deepspeed_files(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "deepspeed.md"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ds_config.json").write_text('{"gradient_clipping": 3}')
+    [block] = pages.blocks(page, "yaml")
+    (tmp_path / "run.yaml").write_text(block)
+    assert load_run("run.yaml").max_grad_norm == 3
+    for line in pages.blocks(page, "sh")[0].splitlines():
+        words = shlex.split(line.partition("run.yaml")[2])
+        sets = (
+            words[1::2] if words[0] == "--set" else process.sets_of(process.parser().parse_args(["run.yaml", *words]))
+        )
+        assert load_run("run.yaml", ["deepspeed={}", *sets]).max_grad_norm == 3
+    table = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    for key, ours in SAME.items():
+        section, _, name = key.rpartition(".")
+        assert any(name in line and section in line and f"`{ours}`" in line for line in table), key
+    assert all(name in page.read_text() for name in SCHEDULES)
