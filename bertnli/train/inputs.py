@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,11 +187,11 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         return corpus
 
     sources = config.data.sources("train")
-    corpora = [corpus_of(one) for one in sources]
+    corpora = [_about(one, corpus_of) for one in sources]
     corpus = corpora[0] if len(corpora) == 1 else PooledCorpus(corpora)
     train, held_out = np.arange(len(corpus)), np.arange(0)
     evaluations: dict[str, EvaluationSet] = {}
-    others = [(one, corpus_of(one)) for one in config.data.sources("eval")]
+    others = [(one, _about(one, corpus_of)) for one in config.data.sources("eval")]
     if isinstance(config.data.eval, Holdout):
         try:
             train, held_out = split_holdout(corpus, config.data.eval.holdout, config.seed)
@@ -227,6 +228,18 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     parts = tuple(Part(len(chosen), one.weight) for one, chosen in zip(sources, each, strict=True))
     sha256 = {one.key: its_corpus.sha256 for one, its_corpus in (*zip(sources, corpora, strict=True), *others)}
     return TrainingData(corpus, train, sources, parts, evaluations, sha256, rows_by_label)
+
+
+def _about(source: Source, corpus_of: Callable[[Source], Corpus]) -> Corpus:
+    """`corpus_of(source)`; an error names the keys of this source, if it is one of a list."""
+    try:
+        return corpus_of(source)
+    except InputError as error:
+        if source.key not in ("data.train", "data.eval"):
+            text = str(error).replace("data.columns, with train: and eval: in it if these differ", "data.columns")
+            keys = r"\bdata\.(columns|label_names|format|delimiter|quoting|header)"
+            error.args = (re.sub(keys, rf"{source.key}.\1", text),)
+        raise
 
 
 def _starts(corpus: AnyCorpus) -> Indices:

@@ -16,6 +16,7 @@ from bertnli.run.deepspeed_translation import SAME, SCHEDULES
 from bertnli.run.loss_config import LOWER_IS_BETTER, METRICS
 from bertnli.run.run_file import load_run
 from bertnli.train import process
+from bertnli.train.inputs import check_names
 from tests.conftest import ROOT
 from tests.support import pages
 
@@ -50,13 +51,15 @@ def test_columns_and_labels_of_your_own(tmp_path):
 
 
 def test_several_data_sets(tmp_path):
-    [block] = pages.blocks(ROOT / "docs" / "data.md", "yaml")
+    block, on_the_hub = pages.blocks(ROOT / "docs" / "data.md", "yaml")
     (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\n{block}")
     run = load_run(tmp_path / "run.yaml").data
     assert [one.name for one in run.sources("train")] == ["snli", "mnli-matched", "claims.csv"]
     assert [one.weight for one in run.sources("train")] == [1, 1, 2]
     assert run.sources("train")[2].label_names["not enough info"] == "neutral"
     assert run.sources("eval")[1].label_names == {"1": "entailment", "0": "contradiction"}
+    (tmp_path / "hub.yaml").write_text(f"model: minilm\noutput: x\nepochs: 1\n{on_the_hub}")
+    check_names(load_run(tmp_path / "hub.yaml"))
 
 
 def test_the_named_data_sets():
