@@ -75,6 +75,11 @@ class RunConfig(Section):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's: added to the root of the second mean."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Layer-wise decay of the learning rate: the head has `learning_rate`, the last block has it times this factor, and
+    so on down to the embeddings."""
+    freeze: Literal["embeddings"] | Annotated[int, Field(lt=2**31)] | None = None
+    """What is not trained: the embeddings, or with a number N the embeddings and the first N blocks."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are clipped to this norm; 0 turns clipping off."""
     dropout: Fraction | None = None
@@ -93,6 +98,9 @@ class RunConfig(Section):
     compile: Literal["auto", False] = False
     """`auto`: torch.compile of the model's blocks on a GPU, which takes a minute at the start. It may pay for a small
     model; it has not been measured yet. On a CPU nothing is compiled."""
+    gradient_checkpointing: bool = False
+    """Less memory for more time: of each block only the input is kept, and the block is computed again for the backward
+    pass. The gradients are the same to the last bit. On a GPU a micro-batch then has as many more tokens as fit."""
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""
@@ -125,6 +133,14 @@ class RunConfig(Section):
     def _labels_in_one_text(cls, given: Any) -> Any:
         # as the commands' --labels has them
         return [name.strip() for name in given.split(",")] if isinstance(given, str) and "," in given else given
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _embeddings_or_blocks(cls, given: Any) -> Any:
+        if given not in (None, "embeddings") and (not isinstance(given, int) or given < 1):
+            reason = "input should be embeddings, or a number of blocks from 1 on"
+            raise PydanticCustomError("form", "{reason}", {"reason": reason})
+        return given
 
     @field_validator("deepspeed", mode="before")
     @classmethod
@@ -181,6 +197,11 @@ class RunConfig(Section):
             return self.learning_rate
         left = (total_steps - step) / max(1, total_steps - warmup_steps)
         return self.learning_rate * (left if self.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2)
+
+    @property
+    def frozen_blocks(self) -> int | None:
+        """How many blocks are frozen, besides the embeddings; None: not even these."""
+        return self.freeze if self.freeze != "embeddings" else 0
 
     def to_yaml(self) -> str:
         """The run as resolved, with every key; `run_file.load_run` reads it back to an equal RunConfig."""

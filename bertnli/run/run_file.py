@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,7 +22,8 @@ from bertnli.data.columns import Columns
 from bertnli.data.labels import check_names
 from bertnli.run import deepspeed_config, deepspeed_file, strict_yaml
 from bertnli.run.config import RunConfig
-from bertnli.run.data_config import ColumnsApart, LabelNamesApart
+from bertnli.run.data_config import ColumnsApart, File, LabelNamesApart
+from bertnli.run.data_source import Source
 from bertnli.run.deepspeed_translation import Translation, clashes, fill, told_lines, translate
 from bertnli.run.loss_config import unfit_keys
 from bertnli.run.mistakes import Contradiction, refuse
@@ -28,10 +31,12 @@ from bertnli.run.section import read_exponent
 
 _REQUIRED = ("model", "output", "data", "data.train")
 _SECTIONS = ("data", "checkpoint")
-_UNIONS = (["eval"], ["columns"], ["label_names"])  # keys of data that have two forms
+_TAG = re.compile("<.*>")  # the name of a form that a key's value can have (data_config.py); not in the file
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")  # pydantic's names for an unknown key
+_FILES: tuple[File, ...] = ("train", "eval")
 _OWN = "x-"  # begins the keys that hold what the file itself merges: `x-base: &base {…}`, `<<: *base`
 _OWN_WORDS = ("truth_value", "no_home", "nul", "label", "form")  # our own errors, of section.py and others
+_PLACE = re.compile(r"\.\d+(?=\.|$)")  # in a list: the 1 of `data.train.1.weight`
 _NO_MAP = ("model_type", "dataclass_type", "dict_type")
 
 
@@ -156,7 +161,7 @@ def _validated(
     try:
         config = RunConfig.model_validate(content)
     except ValidationError as error:
-        problems = [problem for problem in error.errors() if not _of_another_member(problem)]
+        problems = error.errors()
         meant = {_nearest(_key(problem)) for problem in problems if problem["type"] in _UNKNOWN}
         mistakes += [
             InputError(f"{where}: {_explain(problem, {key: found.told[key].by for key in filled})}")
@@ -184,6 +189,8 @@ def _validated(
 
 def _with_text_keys(given: Any) -> Any:
     """YAML's other keys, such as numbers, as text, so that they are reported as unknown keys. Not those of labels."""
+    if isinstance(given, list):
+        return [_with_text_keys(one) for one in given]
     if not isinstance(given, Mapping):
         return given
     return {str(key): value if key == "label_names" else _with_text_keys(value) for key, value in given.items()}
@@ -230,9 +237,17 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
             yield Contradiction(("data", "data.eval"), InputError(f"{key} needs data.eval", do=do))
     for key, given in (("columns", config.data.columns), ("label_names", config.data.label_names)):
         apart = isinstance(given, (ColumnsApart, LabelNamesApart)) and given.eval not in (Columns(), {})
-        if apart and not isinstance(config.data.eval, str):
+        if apart and not config.data.sources("eval"):
             do = f"set data.eval to a name or path, or give data.{key} without train: and eval:"
             yield Contradiction(("data", "data.eval"), InputError(f"data.{key}.eval needs a file in data.eval", do=do))
+    for file in _FILES:
+        seen: list[Source] = []
+        for source in config.data.sources(file):
+            same = replace(source, key="", title="", weight=1.0, max_pairs=None)
+            if same in seen:
+                clash = InputError(f"{source.key}: {source.name} a second time", do="give it once, with weight: 2")
+                yield Contradiction(("data", f"data.{file}"), clash)
+            seen.append(same)
 
 
 def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
@@ -249,9 +264,7 @@ def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
 
 def _path(problem: Any) -> list[str]:
     """The parts of the key that one of pydantic's errors is about."""
-    path = [str(part) for part in problem["loc"]]
-    # For a union pydantic adds the member's name (`data.eval.Holdout.holdout`), which is not in the file.
-    return [*path[:2], *path[3:]] if path[:1] == ["data"] and path[1:2] in _UNIONS else path
+    return [str(part) for part in problem["loc"] if not _TAG.fullmatch(str(part))]
 
 
 def _key(problem: Any) -> str:
@@ -264,18 +277,14 @@ def _owner(problem: Any) -> str:
     return ".".join(path[: 2 if path[0] in _SECTIONS else 1])
 
 
-def _of_another_member(problem: Any) -> bool:
-    """Whether the error is from the member of data.eval's union that the value is not meant for."""
-    path, given = [str(part) for part in problem["loc"]], problem["input"]
-    if path[:2] != ["data", "eval"]:
-        return False
-    return isinstance(given, dict) if path[2:3] not in ([], ["Holdout"]) else problem["type"] == "model_type"
-
-
 def _nearest(key: str) -> str:
-    """The known key that is most like an unknown one; empty if no key is like it."""
-    others = [known for known in _known_keys(RunConfig) if not key.startswith(f"{known}.")]
-    return next(iter(difflib.get_close_matches(key, others, n=1, cutoff=0.5)), "")
+    """The known key that is most like an unknown one; empty if no key is like it. It has the same places in lists."""
+    plain = _PLACE.sub("", key)
+    others = [known for known in _known_keys(RunConfig) if not plain.startswith(f"{known}.")]
+    near = next(iter(difflib.get_close_matches(plain, others, n=1, cutoff=0.5)), "")
+    section, _, name = near.rpartition(".")
+    above = key.rpartition(".")[0]
+    return f"{above}.{name}" if plain != key and section == _PLACE.sub("", above) else near
 
 
 def _explain(problem: Any, told_by: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -323,9 +332,16 @@ def _known_keys(section: Any, prefix: str = "") -> list[str]:
     keys = []
     for name, kind in typing.get_type_hints(section).items() if _is_section(section) else ():
         keys.append(prefix + name)
-        for member in (kind, *typing.get_args(kind)):
-            keys += _known_keys(member, f"{prefix}{name}.")
+        for member in _members(kind):
+            keys += [key for key in _known_keys(member, f"{prefix}{name}.") if key not in keys]
     return keys
+
+
+def _members(kind: Any) -> Iterator[Any]:
+    """The types that a value of this type can have, and those of its values if it is a list."""
+    yield kind
+    for member in typing.get_args(kind):
+        yield from _members(member)
 
 
 def _is_section(kind: Any) -> bool:

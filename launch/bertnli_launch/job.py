@@ -179,14 +179,11 @@ def _say(line: str) -> None:
 def needs(config: RunConfig, run_file: str, deepspeed_file: str | None = None) -> Needs:
     """What the run needs on every host. Models and data that have names are fetched into this host's cache."""
     paths = {"run file": Path(run_file), "model": resolve_model(config.model, folder_config.parse).path}
+    for source in (*config.data.sources("train"), *config.data.sources("eval")):
+        path = resolve_data(source.name)
+        paths[source.key] = Path(path if Path(path).exists() else path.rpartition("#")[0])  # FILE#member
     if deepspeed_file is not None:
         paths["deepspeed"] = Path(deepspeed_file)
-    data = {"data.train": config.data.train}
-    if isinstance(config.data.eval, str):
-        data["data.eval"] = config.data.eval
-    for label, name in data.items():
-        path = resolve_data(name)
-        paths[label] = Path(path if Path(path).exists() else path.rpartition("#")[0])  # FILE#member
     model = paths["model"]
     files = model.glob("*") if model.is_dir() else [model]
     weights = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".bin", ".params", ".zip"))

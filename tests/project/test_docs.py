@@ -47,6 +47,16 @@ def test_columns_and_labels_of_your_own(tmp_path):
     assert [len(parse_label_names("--label-names", text)) for text in names] == [3, 1]
 
 
+def test_several_data_sets(tmp_path):
+    [block] = pages.blocks(ROOT / "docs" / "data.md", "yaml")
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\n{block}")
+    run = load_run(tmp_path / "run.yaml").data
+    assert [one.name for one in run.sources("train")] == ["snli", "mnli-matched", "claims.csv"]
+    assert [one.weight for one in run.sources("train")] == [1, 1, 2]
+    assert run.sources("train")[2].label_names["not enough info"] == "neutral"
+    assert run.sources("eval")[1].label_names == {"1": "entailment", "0": "contradiction"}
+
+
 def test_the_usual_names_of_columns(tmp_path, monkeypatch):
     page = ROOT / "docs" / "columns.md"
     rows = [line.strip("|").split("|") for line in page.read_text().splitlines() if line.startswith("| `")]
