@@ -132,10 +132,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Fine-tune on this machine as the run file says. The same command resumes a run that was stopped."""
-    from bertnli.run.run_file import load_run
+    from bertnli.run.run_file import read_run
     from bertnli.watch import rank_env
 
-    load_run(run_file, sets or [])  # reports mistakes in the run file before torch is loaded
+    read_run(run_file, sets or [], ranks)  # reports mistakes in the run file before torch is loaded
     need("torch", "train")
     need("deepspeed", "train")
     if ranks is None and rank_env.is_rank(os.environ):  # a launcher has started this command as one of several
