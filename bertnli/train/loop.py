@@ -39,7 +39,7 @@ from bertnli.run.loss_config import LOWER_IS_BETTER
 from bertnli.train import checkpoint
 from bertnli.train.checkpoint import Saver, TrainerState
 from bertnli.train.class_weights import class_weights
-from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
+from bertnli.train.engine import Engine, ProcessGroup, parse_settings
 from bertnli.train.flops import matmul_peak, needed_flop
 from bertnli.train.inputs import TrainingData, check_names, load_data, load_starting_model
 from bertnli.train.losses import CROSS_ENTROPY, Loss
@@ -48,6 +48,7 @@ from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memo
 from bertnli.train.next_command import next_command
 from bertnli.train.parameter_groups import check_depths, freeze
 from bertnli.train.pending_sum import PendingSum
+from bertnli.train.precision import resolve_precision
 from bertnli.train.result import write_result
 from bertnli.train.steps import Step, Steps
 
@@ -222,7 +223,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             try:
                 loss_and_counted = accumulate(engine, step, loss_function)
             except torch.OutOfMemoryError as error:
-                raise gpu_is_full(error, group, f"set micro_batch_tokens: {max(1, micro_tokens // 2)}") from None
+                less = f"set micro_batch_tokens: {max(1, micro_tokens // 2)}"
+                more = "" if config.gradient_checkpointing else " or gradient_checkpointing: true"
+                raise gpu_is_full(error, group, less + more) from None
             heartbeat.beat(f"step {state.steps + 1}", waiting=group.world > 1)
             learning_rate = config.learning_rate_at(state.steps, total_steps)
             engine.step(learning_rate)
