@@ -68,6 +68,8 @@ class RunConfig(Section):
     """Fraction of the steps in which the learning rate rises from 0. Default: 0.1, if there is no warmup_steps."""
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """The same as a number of steps, which must be fewer than the run has; give one of the two."""
+    warmup_type: Literal["linear", "log"] = "linear"
+    """How it rises: in a line, or with the step's logarithm, fast at first, as DeepSpeed's schedulers do by default."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's: how much of the moving means of the gradients and of their squares a step keeps."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
@@ -115,7 +117,8 @@ class RunConfig(Section):
     """Seconds without progress of any rank, or a sign of life from one, after which the job is ended
     (watch/watcher.py)."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """DeepSpeed's own keys, merged with ours. One that contradicts ours, or cannot work here, is an error."""
+    """DeepSpeed's own keys, or the path of a file with them: `ds_config.json`. What a key of the run file says as well
+    fills that key if it is left out; "auto" leaves a key to bertnli. A contradiction is an error."""
 
     @model_validator(mode="before")
     @classmethod
@@ -177,15 +180,17 @@ class RunConfig(Section):
             )
 
     def learning_rate_at(self, step: int, total_steps: int) -> float:
-        """Learning rate of the optimizer step number `step` (from 0): linear warm-up, then `schedule`.
+        """Learning rate of the optimizer step number `step` (from 0): warm-up, then `schedule`.
 
         As in Devlin et al. 2018, appendix A.2. It equals transformers' get_linear_schedule_with_warmup and
         get_cosine_schedule_with_warmup, except that the last step is never a warm-up step, so that a run of one step
-        learns.
+        learns. A warm-up of the type log is that of DeepSpeed's WarmupLR.
         """
         warmup_steps = self.warmup_steps
         if warmup_steps is None:
             warmup_steps = min(math.ceil((self.warmup or 0.0) * total_steps), total_steps - 1)
+        if step < warmup_steps and self.warmup_type == "log":
+            return self.learning_rate * (math.log(step + 1) / math.log(max(2, warmup_steps)))
         if step < warmup_steps:
             return self.learning_rate * (step / warmup_steps)
         if self.schedule == "constant":

@@ -19,7 +19,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bf16" if bf16 else "fp16" if device.type == "cuda" else "fp32"
     if precision == "fp16" and device.type == "cpu":
-        raise InputError("precision: fp16", found="a CPU, which trains in fp32 or bf16 only", do="set precision: auto")
+        do = "set precision: auto, or in a DeepSpeed file fp16.enabled: auto"
+        raise InputError("precision: fp16", found="a CPU, which trains in fp32 or bf16 only", do=do)
     if precision == "bf16" and device.type == "cuda" and not bf16:
         raise InputError("precision: bf16", found=torch.cuda.get_device_name(device), do="set precision: fp16")
     return precision
