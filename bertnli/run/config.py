@@ -78,7 +78,7 @@ class RunConfig(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Layer-wise decay of the learning rate: the head has `learning_rate`, the last block has it times this factor, and
     so on down to the embeddings."""
-    freeze: Literal["embeddings"] | Annotated[int, Field(lt=2**31)] | None = None
+    freeze: Literal["embeddings"] | int | None = None
     """What is not trained: the embeddings, or with a number N the embeddings and the first N blocks."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are clipped to this norm; 0 turns clipping off."""
@@ -99,8 +99,8 @@ class RunConfig(Section):
     """`auto`: torch.compile of the model's blocks on a GPU, which takes a minute at the start. It may pay for a small
     model; it has not been measured yet. On a CPU nothing is compiled."""
     gradient_checkpointing: bool = False
-    """Less memory for more time: of each block only the input is kept, and the block is computed again for the backward
-    pass. The gradients are the same to the last bit. On a GPU a micro-batch then has as many more tokens as fit."""
+    """Less memory for more time: of each block but the last only the input is kept, and the block is computed again for
+    the backward pass. The gradients are the same to the last bit. On a GPU a micro-batch then has more tokens."""
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""

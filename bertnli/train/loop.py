@@ -37,16 +37,17 @@ from bertnli.run.loss_config import LOWER_IS_BETTER
 from bertnli.train import checkpoint
 from bertnli.train.checkpoint import Saver, TrainerState
 from bertnli.train.class_weights import class_weights
-from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
+from bertnli.train.engine import Engine, ProcessGroup, parse_settings
 from bertnli.train.evaluations import Tallies, deciding, evaluation_figures, in_summary, in_words
 from bertnli.train.flops import matmul_peak, needed_flop
 from bertnli.train.inputs import AnyCorpus, EvaluationSet, TrainingData, check_names, load_data, load_starting_model
 from bertnli.train.losses import CROSS_ENTROPY, Loss
 from bertnli.train.metrics_log import MetricsLog, RecentSteps, check_installed
-from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, measure_on_gpu
+from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, gpu_is_full, measure_on_gpu
 from bertnli.train.next_command import next_command
 from bertnli.train.parameter_groups import check_depths, freeze
 from bertnli.train.pending_sum import PendingSum
+from bertnli.train.precision import resolve_precision
 from bertnli.train.result import write_result
 from bertnli.train.steps import Step, Steps
 
@@ -64,7 +65,7 @@ def train(config: RunConfig, group: ProcessGroup, say: Callable[[str], None]) ->
     try:
         return _train(config, folder, group, say)
     except torch.OutOfMemoryError as error:
-        raise gpu_is_full(error, group, "end what else runs on it") from None
+        raise gpu_is_full(error, group.rank, "end what else runs on it") from None
     finally:
         folder.release()
 
@@ -222,7 +223,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             try:
                 step_sums = accumulate(engine, step, loss_function)
             except torch.OutOfMemoryError as error:
-                raise gpu_is_full(error, group, f"set micro_batch_tokens: {max(1, micro_tokens // 2)}") from None
+                less = f"set micro_batch_tokens: {max(1, micro_tokens // 2)}"
+                more = "" if config.gradient_checkpointing else " or gradient_checkpointing: true"
+                raise gpu_is_full(error, group.rank, less + more) from None
             heartbeat.beat(f"step {state.steps + 1}", waiting=group.world > 1)
             learning_rate = config.learning_rate_at(state.steps, total_steps)
             engine.step(learning_rate)
@@ -326,14 +329,6 @@ def accumulate(engine: Engine, step: Step, loss_function: Loss = CROSS_ENTROPY) 
         ]
         sums.append(torch.stack([loss.detach(), counted * micro_batch.counts, *of_sources]))
     return torch.stack(sums).sum(dim=0)
-
-
-def gpu_is_full(error: torch.OutOfMemoryError, group: ProcessGroup, do: str) -> RunError:
-    return RunError(
-        f"rank {group.rank}: the GPU's memory is full",
-        found=str(error).partition(". ")[0],
-        do=f"{do}; the same command then continues from the last checkpoint",
-    )
 
 
 def non_finite_loss(

@@ -103,6 +103,7 @@ def test_the_optimizers_settings(tmp_path):
     (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: t}}\n{block}")
     run = load_run(tmp_path / "run.yaml")
     assert (run.schedule, run.warmup, run.warmup_steps, run.betas) == ("cosine", None, 500, (0.9, 0.98))
+    assert (run.layer_decay, run.freeze, run.gradient_checkpointing) == (0.9, "embeddings", True)
 
 
 def test_deepspeed_files(tmp_path, monkeypatch):
