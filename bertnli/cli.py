@@ -87,7 +87,7 @@ def fetch(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="A name from --list, or a model's hub id: org/name or org/name@revision.",
+            help="A name from --list, a model's hub id (org/name or org/name@revision), or hf:org/name:split.",
             autocompletion=_fetchable,
         ),
     ] = None,
