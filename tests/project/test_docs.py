@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import signal
 
@@ -12,6 +13,7 @@ from bertnli.data.labels import parse_label_names
 from bertnli.data.pairs import PairFile
 from bertnli.run.loss_config import LOWER_IS_BETTER, METRICS
 from bertnli.run.run_file import load_run
+from bertnli.train import recorders
 from tests.conftest import ROOT
 from tests.support import pages
 
@@ -77,3 +79,17 @@ def test_the_optimizers_settings(tmp_path):
     (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: t}}\n{block}")
     run = load_run(tmp_path / "run.yaml")
     assert (run.schedule, run.warmup, run.warmup_steps, run.betas) == ("cosine", None, 500, (0.9, 0.98))
+
+
+def test_the_page_of_names_from_elsewhere_is_that_of_the_tables():
+    made = runpy.run_path(str(ROOT / "docs" / "from_elsewhere.py"))
+    assert made["PAGE"].read_text() == made["page"](), "make it again: python docs/from_elsewhere.py"
+
+
+def test_where_metrics_go(tmp_path):
+    page = ROOT / "docs" / "report_to.md"
+    [block] = pages.blocks(page, "yaml")
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: a}}\n{block}")
+    assert load_run(tmp_path / "run.yaml").report_to == ("tensorboard", "wandb")
+    tags = [recorders.tag(name) for name in ("loss", "accuracy", "learning_rate", "eval_loss", "eval_accuracy")]
+    assert all(f"`{tag}`" in page.read_text() for tag in tags)

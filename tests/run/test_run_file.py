@@ -32,6 +32,10 @@ TEXT = Forms(
 )
 LABELS = Forms({"[a, b]": ("a", "b"), "a, b": ("a", "b"), "'a,b'": ("a", "b")}, ["a", "12", "{a: b}", "''", "off"])
 
+REPORTERS = Forms(
+    {"none": (), "wandb": ("wandb",), "[mlflow, wandb]": ("mlflow", "wandb")}, ["12", "true", "{a: b}", "''", "~"]
+)
+
 # data.train, model and output are in every file.
 ALWAYS = {"model": TEXT, "output": TEXT, "data.train": TEXT, "epochs": COUNT}
 OTHERS = {
@@ -39,7 +43,7 @@ OTHERS = {
     "learning_rate": RATE,
     "weight_decay": RATE,
     "deterministic": SWITCH,
-    "tensorboard": SWITCH,
+    "report_to": REPORTERS,
     "stall_timeout": RATE,
     "labels": LABELS,
     "data.skip_bad_rows": SWITCH,
