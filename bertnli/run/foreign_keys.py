@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from bertnli.run.deepspeed_config import KNOWN_KEYS
+from bertnli.run.deepspeed_keys import KNOWN_KEYS
 
 
 class Here(NamedTuple):
@@ -83,10 +83,9 @@ TRAINING_ARGUMENTS: dict[str, Here] = {
     "bf16_full_eval": _SAME_EVALUATION,
     "fp16_full_eval": _SAME_EVALUATION,
     "tf32": Here("precision: bf16", "fp32 is computed as fp32"),
-    "activation_checkpointing": Here("micro_batch_tokens: …", "smaller micro-batches take less memory for activations"),
-    "activation_checkpointing_kwargs": Here("micro_batch_tokens: …"),
-    "gradient_checkpointing": Here("micro_batch_tokens: …", "smaller micro-batches take less memory for activations"),
-    "gradient_checkpointing_kwargs": Here("micro_batch_tokens: …"),
+    "activation_checkpointing": Here("gradient_checkpointing: true"),
+    "activation_checkpointing_kwargs": Here("gradient_checkpointing: true", "it has no other settings"),
+    "gradient_checkpointing_kwargs": Here("gradient_checkpointing: true", "it has no other settings"),
     "torch_compile": Here("compile: auto", "on a GPU, the model's blocks"),
     "torch_compile_backend": Here("compile: auto"),
     "torch_compile_mode": Here("compile: auto"),
@@ -211,7 +210,7 @@ SCRIPTS: dict[str, Here] = {
     "do_regression": Here("problem_type: regression"),
     "task_name": Here("data: {train: …}", "a name of bertnli fetch --list, or a path"),
     "dataset_name": Here("data: {train: …}", "a name of bertnli fetch --list, or a path"),
-    "dataset_config_name": Here("data: {train: …}", "a name of bertnli fetch --list, or a path"),
+    "dataset_config_name": Here("data: {train: …}", "hf:org/name:config:split"),
     "train_file": Here("data: {train: VALUE}"),
     "train_dataset": Here("data: {train: VALUE}", "a name or a path"),
     "validation_file": Here("data: {eval: VALUE}"),
@@ -235,6 +234,11 @@ SCRIPTS: dict[str, Here] = {
     "shuffle_train_dataset": Here("seed: …", "each epoch is a new order by the seed"),
     "shuffle_seed": Here("seed: VALUE"),
     "preprocessing_num_workers": Here("", "as many as the cores allow"),
+    "freeze_encoder": Here("freeze: …", "a number of blocks, the embeddings with them"),
+    "freeze_layers": Here("freeze: …", "a number of blocks, the embeddings with them"),
+    "freeze_embeddings": Here("freeze: embeddings"),
+    "layerwise_learning_rate_decay": Here("layer_decay: VALUE"),
+    "llrd": Here("layer_decay: VALUE"),
     "lr": Here("learning_rate: VALUE"),
     "num_epochs": Here("epochs: VALUE"),
     "max_epochs": Here("epochs: VALUE"),
@@ -256,9 +260,9 @@ SCRIPTS: dict[str, Here] = {
 CROSS_ENCODER: dict[str, Here] = {
     "prompts": Here("", "put the text into the rows"),
     "batch_sampler": Here("", "each epoch is a new order by the seed"),
-    "multi_dataset_batch_sampler": Here("", "each epoch is a new order by the seed"),
+    "multi_dataset_batch_sampler": Here("data: {train: […, other.csv]}", "several are pooled: docs/data.md"),
     "router_mapping": Here("", "a model reads a pair as one text, so it has no routes"),
-    "learning_rate_mapping": Here("learning_rate: …", "one for all weights"),
+    "learning_rate_mapping": Here("layer_decay: …", "each block's rate is the next one's times this factor"),
     "train_dataloader": Here("data: {train: …}", "a name or a path"),
     "evaluator": Here("data: {eval: …}", "a name, a path or {holdout: N}"),
     "loss_fct": Here("loss: …", "mse or bce of a score; a model of labels has the cross-entropy"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -98,7 +99,9 @@ class Mlflow:
             mlflow.log_params({key: json.dumps(value)[:500] for key, value in settings.items()})
 
     def add(self, step: int, tags: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics(dict(tags), step=step)
+        # It refuses names with other characters, which a data set's name may have: `eval/accuracy/café.csv`.
+        named = {re.sub(r"[^\w .:/-]", "_", name, flags=re.ASCII): value for name, value in tags.items()}
+        self._mlflow.log_metrics(named, step=step)
 
     def end(self, finished: bool) -> None:
         self._mlflow.end_run("FINISHED" if finished else "KILLED")

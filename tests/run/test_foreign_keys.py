@@ -14,7 +14,7 @@ import yaml
 from bertnli.common.errors import InputError
 from bertnli.run import foreign_keys
 from bertnli.run.config import RunConfig
-from bertnli.run.deepspeed_config import KNOWN_KEYS
+from bertnli.run.deepspeed_keys import KNOWN_KEYS
 from bertnli.run.foreign_keys import CROSS_ENCODER, DEEPSPEED, SCRIPTS, TRAINING_ARGUMENTS
 from bertnli.run.run_file import _known_keys, load_run, validate_run
 

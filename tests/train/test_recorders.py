@@ -182,7 +182,7 @@ def test_with_the_library_itself_a_run_goes_on(tmp_path, run, name, monkeypatch)
     folder.claim(config)
     for steps in (0, 2):
         found = Recorders(config, folder, steps, lines.append)
-        found.add(steps + 1, {"loss": 0.5, "eval_accuracy": 0.75})
+        found.add(steps + 1, {"loss": 0.5, "eval_accuracy": 0.75, "eval_accuracy/my café (1).csv": 0.25})
         found.end(finished=steps > 0)
     assert lines == []
     known = json.loads((folder.path / "report_to.json").read_text())[name]
@@ -192,6 +192,5 @@ def test_with_the_library_itself_a_run_goes_on(tmp_path, run, name, monkeypatch)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         assert store.execute("select run_uuid, name, status from runs").fetchall() == [(known, "run", "FINISHED")]
         points = store.execute("select key, step, value from metrics order by key, step").fetchall()
-    assert points == [
-        (key, step, value) for key, value in (("eval/accuracy", 0.75), ("train/loss", 0.5)) for step in (1, 3)
-    ]
+    figures = {"eval/accuracy": 0.75, "eval/accuracy/my caf_ _1_.csv": 0.25, "train/loss": 0.5}
+    assert points == [(key, step, value) for key, value in figures.items() for step in (1, 3)]
