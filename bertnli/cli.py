@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bertnli.commands.command_group import CommandGroup, with_hyphens
 from bertnli.commands.options import (
     Arch,
     Delimiter,
@@ -43,12 +44,13 @@ from bertnli.common.installed import need
 from bertnli.common.signals import SIGNALS, meaning, not_ignored
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Fine-tune BERT and its relatives on sentence pairs, export them to ONNX, score files of pairs.",
     epilog="Start with: bertnli demo",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": with_hyphens},
 )
 
 

@@ -112,7 +112,9 @@ class RunConfig(Section):
     """What `best` is for these two: accuracy, macro_f1, mcc or log_loss for one label of a pair; docs/losses.md has the
     metrics of other outputs. Default: accuracy; of scores the rank correlation (spearman); of scores of 0 and 1, and of
     independent labels, average_precision."""
-    tensorboard: bool = True
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go beside metrics.jsonl, one or several: tensorboard (OUTPUT/tensorboard), wandb, mlflow, each with
+    its own library, whose environment variables say the server and the project (docs/report_to.md); or none."""
     stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
     """Seconds without progress of any rank, or a sign of life from one, after which the job is ended
     (watch/watcher.py)."""
@@ -133,6 +135,14 @@ class RunConfig(Section):
     def _labels_in_one_text(cls, given: Any) -> Any:
         # as the commands' --labels has them
         return [name.strip() for name in given.split(",")] if isinstance(given, str) and "," in given else given
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return names
+        return [] if names == ["none"] else [*dict.fromkeys(names)]
 
     @field_validator("freeze", mode="before")
     @classmethod

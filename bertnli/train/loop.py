@@ -11,6 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,7 +149,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         f"ZeRO-{config.zero_stage}, {group.world} x {group.device.type}"
     )
     [peak] = group.sum([matmul_peak(model_config.hidden_size, model_config.intermediate_size, precision, group.device)])
-    metrics = MetricsLog(folder, state.steps, config.tensorboard, say) if group.rank == 0 else None
+    with group.agree():
+        metrics = MetricsLog(folder, state.steps, config, say) if group.rank == 0 else None
     recent = RecentSteps(
         lambda tokens, pairs: needed_flop(model_config, tokens, pairs, config.frozen_blocks) / peak,
         counted=loss_function.counted,
@@ -169,6 +171,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     def finish_saving() -> None:
         """Called by all ranks before they end: a launcher kills the other ranks when the first one ends."""
         saver.wait()
+        if metrics is not None:
+            metrics.close(finished=False)
         group.barrier()
 
     def make_step(number: int) -> Step:
@@ -210,6 +214,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     tallies: Tallies = {}
     ahead = STEPS_AHEAD[group.device.type]
     with (
+        metrics or nullcontext(),
         StopRequest() as stop,
         Saver(folder.checkpoints, config.checkpoint.keep) as saver,
         progress("step", total_steps, quiet=group.rank != 0, start=state.steps) as show,
