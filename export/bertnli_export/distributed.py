@@ -207,7 +207,7 @@ def score_partitions(
         workers = sum(int(node["Resources"][each]) // threads for node in nodes)
         options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix, "dialect": dialect}
         known = versions(VERSIONS)
-        job = _Job(str(opened.path), opened.sha256, known, chosen, threads, temperature, threshold, options)
+        job = _Job(str(opened.place), opened.sha256, known, chosen, threads, temperature, threshold, options)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_nodes(nodes, job, partitions[0].input, folder)
