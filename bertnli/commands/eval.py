@@ -20,7 +20,7 @@ from bertnli.data.dialect import Dialect
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.evaluation.calibrate import calibrate as fit_temperature
 from bertnli.evaluation.data_sets import LabelledSet, expanded, open_all, open_set
-from bertnli.evaluation.evaluate import ComparedModel, Predictor
+from bertnli.evaluation.evaluate import ComparedModel, Predictor, outputs_of
 from bertnli.report import summary
 from bertnli.report.licences import notes_about
 from bertnli.report.provenance import provenance
@@ -76,7 +76,8 @@ def evaluation(
         option = "--calibrate" if calibrate else "--against"
         raise InputError(option, found=f"{len(names)} data sets", expected="one", do="give one DATA")
     settings = model.tokenizer.settings
-    read = partial(open_set, columns=columns, label_names=label_names, dialect=dialect)
+    problem_type = outputs_of(model).problem_type
+    read = partial(open_set, columns=columns, label_names=label_names, dialect=dialect, problem_type=problem_type)
     open_ = partial(read, shuffle_premises=shuffle_premises)
     sets, skipped = open_all(names, partial(open_, prefer_parse=settings.reads_parse))
     said: set[str] = set()
@@ -152,7 +153,7 @@ def _make_folder(report: Path) -> None:
 
 def _compared(other: NamedModel, given: LabelledSet, open_: Callable[..., LabelledSet]) -> ComparedModel:
     """The other model and the same data, opened again because that model may read other columns."""
-    if not Path(given.file.path).is_file():
+    if not given.file.rereadable:
         raise InputError(
             f"--against: {given.file.name} is a pipe, but must be read twice", do="write it to a file first"
         )
