@@ -331,7 +331,11 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
     precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), int8 (CPU) or fp16 (GPU).")] = "fp32",
     layout: Annotated[
-        str, typer.Option(help="bertnli (optimum can open it too), or triton: OUT is a Triton model repository.")
+        str,
+        typer.Option(
+            help="bertnli (optimum can open it too); hub: fp32 and int8, as models of the hub have them; triton: "
+            "OUT is a Triton model repository."
+        ),
     ] = "bertnli",
     verify: Annotated[
         str | None, typer.Option(metavar="DATA", help="Real rows for the parity check, by path or name.")

@@ -48,7 +48,8 @@ class ModelOptions(NamedTuple):
 
 
 def is_bundle(model: str) -> bool:
-    return (Path(model) / "manifest.json").is_file()
+    """Whether it is the folder of a bundle, or one of its graphs."""
+    return (Path(model) / "manifest.json").is_file() or (model.endswith(".onnx") and Path(model).is_file())
 
 
 def load(model: str, options: ModelOptions) -> Pretrained:
@@ -120,9 +121,9 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
     Raises InputError if it cannot be stored, as for a checkpoint.
     """
     if is_bundle(model):
-        from bertnli_export.bundle import update_manifest
+        from bertnli_export.bundle import folder_and_graph, update_manifest
 
-        bundle = Path(model)
+        bundle, _ = folder_and_graph(Path(model))
         temperature.check_writable(bundle)
         return lambda fitted: update_manifest(bundle, temperature=fitted.temperature)
     path = existing_path(model)
