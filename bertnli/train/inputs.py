@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
+from bertnli.common.urls import has_secret
 from bertnli.data.batches import Indices
 from bertnli.data.corpus import Corpus, prepare, split_holdout
 from bertnli.data.golds import NONE_OF_THEM
@@ -64,6 +65,12 @@ def check_names(config: RunConfig) -> None:
     mistakes = []
     for name, kind in dict.fromkeys(named):
         try:
+            if has_secret(name):  # the run's folder keeps the run file
+                raise InputError(
+                    f"{kind} {name!r}: a URL with a user, a password or a query",
+                    expected="credentials in the environment",
+                    do="remove them from the run file, or fetch the file first and give its path",
+                )
             check_name(name, kind)
         except InputError as error:
             mistakes.append(error)
