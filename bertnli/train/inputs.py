@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
+from bertnli.common.urls import has_secret, is_url
 from bertnli.data.batches import Indices, Part, pack, source_of
 from bertnli.data.corpus import Corpus, prepare, split_holdout
 from bertnli.data.golds import NONE_OF_THEM
@@ -113,7 +114,7 @@ def check_names(config: RunConfig) -> None:
     named: list[tuple[str, Kind]] = [(config.model, "model")]
     for source in (*config.data.sources("train"), *config.data.sources("eval")):
         there = existing_path(source.name.partition("#")[0]) is not None
-        if source.of == "path" and not there:
+        if source.of == "path" and not there and not is_url(source.name):
             mistakes.append(InputError(f"{source.key}.path: {source.name}", found="no such file", do="fix the path"))
         elif source.of == "name" and there:
             found = "a file or folder of that name here"
@@ -124,6 +125,12 @@ def check_names(config: RunConfig) -> None:
             named.append((source.name, "dataset"))
     for name, kind in dict.fromkeys(named):
         try:
+            if has_secret(name):  # the run's folder keeps the run file
+                raise InputError(
+                    f"{kind} {name!r}: a URL with a user, a password or a query",
+                    expected="credentials in the environment",
+                    do="remove them from the run file, or fetch the file first and give its path",
+                )
             check_name(name, kind)
         except InputError as error:
             mistakes.append(error)
