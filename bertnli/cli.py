@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -372,7 +372,8 @@ def export(
     rows = None
     if verify is not None:
         columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse
-        rows = open_set(verify, columns, label_names=names, dialect=dialect, prefer_parse=reads_parse)
+        kind: dict[str, Any] = {"prefer_parse": reads_parse, "problem_type": source.config.outputs.problem_type}
+        rows = open_set(verify, columns, label_names=names, dialect=dialect, **kind)
         for note in rows.file.notes:
             _say(note)
     summary = export_bundle(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from bertnli.common.errors import InputError
 from bertnli.data import unfit_rows
-from bertnli.data.columns import LABEL_COLUMNS, listed
+from bertnli.data.columns import no_label_column
 from bertnli.data.formats import empty
 from bertnli.data.golds import NONE_OF_THEM, WITHOUT, Golds, golds_for
 from bertnli.data.label_columns import columns_of, rows_with_labels
@@ -165,17 +165,13 @@ def read_labelled(
     label_names (data.label_names in a run file): translates label cells, for example {"0": "entailment"}, to one of
     `labels` or `-`. tokenizer: pairs that it cannot cut as its settings say are bad rows.
 
-    Raises InputError if the file has no label column, or `label_names` has a value that is not one of `labels`.
+    Raises InputError if the file has no label column, or several that are equally good, or if `label_names` has a value
+    that is not one of `labels`.
     """
     if not file.fields:
         raise empty(file.name)
     golds, several = golds_for(labels, problem_type, label_names), problem_type == "multi_label_classification"
     columns = columns_of(file, labels) if several and file.columns.label is None else None
     if file.columns.label is None and columns is None:
-        raise InputError(
-            f"{file.name}: no label column",
-            found=f"columns {listed(file.fields)}",
-            expected=" or ".join(LABEL_COLUMNS) + ", or a column for each label" * several,
-            do="name it with --label (in a run file: data.columns.label)",
-        )
+        raise no_label_column(file.fields, file.columns, file.name, problem_type)
     return LabelledPairs(file, golds, labels, skip_bad_rows, columns, tokenizer)

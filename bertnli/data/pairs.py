@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.arrow_values import holds_text, json_values
 from bertnli.data.class_names import class_names, class_of
+from bertnli.data.column_names import LABEL_COLUMNS
 from bertnli.data.columns import (
-    LABEL_COLUMNS,
     PARSE_COLUMNS,
+    AmbiguousColumnsError,
     Columns,
     HeaderRows,
     fault_of,
     find_columns,
+    find_text,
     label_text,
     listed,
     not_read,
+    note_of_names,
     numbered_columns,
     words_of_parse,
 )
@@ -42,6 +45,7 @@ from bertnli.data.formats import (
     empty,
     end_of_line,
 )
+from bertnli.data.outputs import ProblemType
 from bertnli.data.parquet import parquet_schema, parquet_tables
 from bertnli.data.records import (
     NOT_UTF8,
@@ -115,7 +119,8 @@ class PairFile:
 
     path: a file, `archive.zip#member`, or `-` for standard input (with `format`). dialect: how a text table is
     written, as far as the user says it; its format counts if `format` is None. prefer_parse: take SNLI's
-    binary-parse columns, without their parentheses, if the file has them; the d2l book does so. A file can be read
+    binary-parse columns, without their parentheses, if the file has them; the d2l book does so. problem_type: of the
+    model that reads the labels. texts: a row is a single text, which is both sentences of its pair. A file can be read
     several times, a pipe only once.
 
     Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found; `fields`,
@@ -134,11 +139,15 @@ class PairFile:
         format: str | None = None,
         dialect: Dialect | None = None,
         prefer_parse: bool = False,
+        problem_type: ProblemType = "single_label_classification",
+        texts: bool = False,
     ):
         self._told = dialect or Dialect()
         self._source = Source(path, format or self._told.format)
         self.name, self.path, self.format = self._source.name, self._source.path, self._source.format.kind
         self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
+        self._problem_type: ProblemType = problem_type
+        self._texts = texts
         self.header = ""
         self.schema: pyarrow.Schema | None = None
         self.class_names: tuple[str, ...] = ()
@@ -205,7 +214,8 @@ class PairFile:
         if found.note:
             self._notes.append(found.note)
         if not self._told.header and self._wanted == Columns():
-            names = [f"column {name} is the {role}" for role, name in asdict(self.columns).items() if name]
+            roles = {"text": self.columns.premise} if self._texts else asdict(self.columns)
+            names = [f"column {name} is the {role}" for role, name in roles.items() if name]
             self._notes.append(f"note: {self.name}: {', '.join(names)}")
         if self._source.rereadable:
             self._decide_quoting()
@@ -217,7 +227,13 @@ class PairFile:
     def _has_pairs(self, fields: Sequence[str]) -> bool:
         try:
             # Without a header the wanted names are numbers.
-            find_columns(fields, self._wanted if self._told.header else Columns(), "", prefer_parse=self._prefer_parse)
+            wanted = self._wanted if self._told.header else Columns()
+            if self._texts:
+                find_text(fields, wanted, "")
+            else:
+                find_columns(fields, wanted, "", prefer_parse=self._prefer_parse)
+        except AmbiguousColumnsError:
+            return True
         except InputError:
             return False
         return True
@@ -260,12 +276,16 @@ class PairFile:
                 try:
                     self._resolve(list(record[1]))
                     return again
+                except AmbiguousColumnsError:
+                    raise
                 except InputError as error:
                     first_error = first_error or error
         if not probed:  # a file without a row; its output in another format has columns, so that it can be read again
             premise, hypothesis = self._wanted.premise or "premise", self._wanted.hypothesis or "hypothesis"
             self.columns = Columns(premise, hypothesis, self._wanted.label)
-            self.fields = [name for name in (premise, hypothesis, self._wanted.label) if name is not None]
+            if self._texts:
+                self.columns = Columns(self._wanted.premise or "text", self._wanted.premise or "text")
+            self.fields = [*dict.fromkeys(name for name in asdict(self.columns).values() if name is not None)]
             return again
         raise first_error or InputError(
             f"{self.name}: no JSON object in the first {len(probed)} lines",
@@ -278,11 +298,15 @@ class PairFile:
         twice = sorted(name for name, times in Counter(fields).items() if times > 1)
         if twice:
             raise InputError(f"{self.name}: two columns have the same name", found=listed(twice), do="rename one")
-        if not self._told.header and self._wanted == Columns():
+        if self._texts:
+            self.columns = find_text(fields, self._wanted, self.name, hint)
+        elif not self._told.header and self._wanted == Columns():
             self.columns = numbered_columns(fields, self.name, hint)
         else:
-            self.columns = find_columns(fields, self._wanted, self.name, prefer_parse=self._prefer_parse, hint=hint)
-            for note in not_read(fields, self._wanted, self.columns):
+            options: dict[str, Any] = {"prefer_parse": self._prefer_parse, "problem_type": self._problem_type}
+            self.columns = find_columns(fields, self._wanted, self.name, hint=hint, **options)
+            taken = note_of_names(self._wanted, self.columns)
+            for note in filter(None, (taken, *not_read(fields, self._wanted, self.columns))):
                 self._note(f"note: {self.name}: {note}")
         self.fields = fields
 

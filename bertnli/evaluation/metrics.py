@@ -85,6 +85,10 @@ class ClassificationMetrics:
         """What the evaluation of a run records, beside the loss."""
         return {"accuracy": self.accuracy}
 
+    def figure(self, name: str) -> float:
+        """One of those that a model can be chosen by: accuracy, macro_f1, mcc, log_loss."""
+        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "mcc": self.mcc, "log_loss": self.loss}[name]
+
     @property
     def accuracy_interval(self) -> tuple[float, float]:
         """95% interval (see `wilson`)."""
@@ -92,7 +96,7 @@ class ClassificationMetrics:
 
     @property
     def loss(self) -> float:
-        """Mean log loss in nats: the cross-entropy, which training minimises."""
+        """Mean log loss in nats: the cross-entropy, which training minimises unless the run file says otherwise."""
         return self.log_loss / self.rows if self.rows else math.nan
 
     @property
@@ -127,6 +131,16 @@ class ClassificationMetrics:
         there = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) > 0
         return float(self.f1[there].mean()) if self.rows else math.nan
 
+    @property
+    def mcc(self) -> float:
+        """Matthews' correlation coefficient of predictions and gold labels (Gorodkin 2004, equation 8), as in
+        scikit-learn's `matthews_corrcoef`; 0 where all predictions, or all gold labels, are the same."""
+        counts = self.confusion.astype(np.float64)
+        gold, predicted, rows = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
+        spread = (rows**2 - gold @ gold) * (rows**2 - predicted @ predicted)
+        together = counts.trace() * rows - gold @ predicted
+        return float(together / math.sqrt(spread)) if spread else 0.0 if self.rows else math.nan
+
     def to_json(self) -> dict[str, Any]:
         """All metrics as JSON values. `confusion[gold][predicted]`; `reliability` has only the bins with rows."""
         return {
@@ -137,6 +151,7 @@ class ClassificationMetrics:
             "brier": self.brier,
             "ece": self.ece,
             "macro_f1": self.macro_f1,
+            "mcc": self.mcc,
             "labels": list(self.labels),
             "confusion": self.confusion.tolist(),
             "per_class": {

@@ -80,6 +80,16 @@ class OutputMetrics:
         return self.log_loss if self._loss_kind == "bce" else float(((self.values - self.gold) ** 2).mean())
 
     @property
+    def figures(self) -> dict[str, Any]:
+        """By name; None where a figure is not defined."""
+        raise NotImplementedError
+
+    def figure(self, name: str) -> float:
+        """One of `figures`, or `log_loss`; NaN where it is not defined."""
+        value = self.log_loss if name == "log_loss" else self.figures.get(name)
+        return math.nan if value is None else value
+
+    @property
     def log_loss(self) -> float:
         """The mean binary cross-entropy over rows and outputs, in nats."""
         exact = self.logits.astype(np.float64) / self.temperature

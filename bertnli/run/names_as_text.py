@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import yaml
 
-_PLACES = (("labels",), ("data", "label_names"), ("data", "columns"))
+_PLACES = (("labels",), ("data", "label_names"), ("data", "columns"), ("loss", "class_weights"), ("loss", "pos_weight"))
 _TAG = "tag:yaml.org,2002:"
 _NO_TEXT = {_TAG + name for name in ("bool", "int", "float", "timestamp")}
 

@@ -20,6 +20,7 @@ from bertnli.data.labels import check_names
 from bertnli.run import deepspeed_config, strict_yaml
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import ColumnsApart, LabelNamesApart
+from bertnli.run.loss_config import unfit_keys
 from bertnli.run.mistakes import Contradiction, refuse
 
 _REQUIRED = ("model", "output", "data", "data.train")
@@ -139,15 +140,27 @@ def _with_text_keys(given: Any) -> Any:
 def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
     if (config.epochs is None) == (config.max_steps is None):
         yield Contradiction(("epochs", "max_steps"), InputError("give epochs or max_steps, one of them"))
+    if config.warmup is not None and config.warmup_steps is not None:
+        yield Contradiction(("warmup", "warmup_steps"), InputError("give warmup or warmup_steps, one of them"))
+    elif config.max_steps is not None:
+        try:
+            config.check_warmup(config.max_steps)
+        except InputError as error:
+            yield Contradiction(("warmup_steps", "max_steps"), error)
     if config.problem_type == "regression" and config.labels is not None:
         clash = InputError("problem_type: regression does not go with labels", do="remove one of the two keys")
         yield Contradiction(("problem_type", "labels"), clash)
-    if config.loss is not None and config.problem_type not in (None, "regression"):
-        clash = InputError(
-            f"loss: {config.loss} does not go with problem_type: {config.problem_type}",
-            do="remove loss, or set problem_type: regression",
-        )
-        yield Contradiction(("problem_type", "loss"), clash)
+    if config.problem_type is not None:
+        for key, meant in unfit_keys(config.loss, config.metric_for_best, config.problem_type):
+            clash = InputError(
+                f"{key} does not go with problem_type: {config.problem_type}",
+                do=f"remove it, or set problem_type: {meant}",
+            )
+            yield Contradiction(("problem_type", "loss", "metric_for_best"), clash)
+    if config.metric_for_best is not None and not (config.keep_best or config.early_stopping):
+        do = "set one of them, or remove metric_for_best"
+        clash = InputError("metric_for_best is for keep_best and early_stopping, and neither is set", do=do)
+        yield Contradiction(("metric_for_best", "keep_best", "early_stopping"), clash)
     if config.labels is not None:
         try:
             check_names(config.labels, "labels")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -215,7 +216,7 @@ class TrainerState:
     """What the training loop keeps from step to step, besides the engine's state; in a checkpoint it is `progress`.
 
     steps: optimizer steps done. pairs, seconds: trained so far; seconds of training steps alone, without start-up and
-    evaluation. best_figure, best_step: of the best evaluation so far (step 0: no evaluation yet). not_better:
+    evaluation. best_figure, best_step: of the best evaluation so far (step 0: none yet). not_better:
     evaluations in a row that were not better. inputs: sha256 of the starting weights and the data, by their keys in
     the run file. fitting_tokens: of a micro-batch, if they were found by the GPU's memory; otherwise 0.
     """
@@ -223,7 +224,7 @@ class TrainerState:
     steps: int = 0
     pairs: int = 0
     seconds: float = 0.0
-    best_figure: float = -2.0  # below any accuracy or correlation
+    best_figure: float = 0.0
     best_step: int = 0
     not_better: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -238,10 +239,11 @@ class TrainerState:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def record_evaluation(self, figure: float) -> bool:
-        """Record an evaluation after this step, by the metrics' main figure. Returns whether it is the best so far; NaN
+    def record_evaluation(self, figure: float, lower_is_better: bool = False) -> bool:
+        """Record an evaluation after this step by the figure that decides. Returns whether it is the best so far; NaN
         is not."""
-        if figure > self.best_figure:
+        better = figure < self.best_figure if lower_is_better else figure > self.best_figure
+        if better or (self.best_step == 0 and not math.isnan(figure)):
             self.best_figure, self.best_step, self.not_better = figure, self.steps, 0
             return True
         self.not_better += 1

@@ -101,6 +101,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             label_names=config.data.label_names_of(file),
             dialect=config.data.dialect_of(file),
             prefer_parse=source.tokenizer.settings.reads_parse,
+            problem_type=outputs.problem_type,
         )
         notes = chosen.file.notes
         for note in notes:  # before an error, which may be due to what they say
@@ -140,6 +141,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         evaluation_corpus = corpus_of(config.data.eval, "eval")
         sha256["data.eval"] = evaluation_corpus.sha256
         evaluation = np.arange(len(evaluation_corpus))
+    loss.check_metric(config.metric_for_best, evaluation_corpus.labels[evaluation])
     wanted = config.data.max_train_pairs or len(train)
     if wanted > len(train):
         raise InputError(

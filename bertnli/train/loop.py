@@ -35,8 +35,10 @@ from bertnli.report.number_lines import shown
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import deepspeed_config
 from bertnli.run.folder import RunFolder
+from bertnli.run.loss_config import LOWER_IS_BETTER
 from bertnli.train import checkpoint
 from bertnli.train.checkpoint import Saver, TrainerState
+from bertnli.train.class_weights import class_weights
 from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
 from bertnli.train.flops import matmul_peak, needed_flop
 from bertnli.train.inputs import TrainingData, check_names, load_data, load_starting_model
@@ -78,6 +80,10 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             check_installed(config)
         source = load_starting_model(config)
         data = load_data(config, source, say)
+        outputs = source.config.outputs
+        label_weights = class_weights(config.loss, outputs, data.corpus.labels[data.train])
+        total_steps = config.total_steps(len(data.train))
+        config.check_warmup(total_steps)
     with group.agree():
         if group.rank == 0:
             folder.claim(config, say)
@@ -91,8 +97,10 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     torch.manual_seed(config.seed)
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     model = source.build(model_config)
-    outputs = source.config.outputs
-    loss_function = Loss.of(outputs, config.loss)
+    loss_function = Loss.of(outputs, config.loss, label_weights)
+    if label_weights is not None:
+        weighed = zip(outputs.names, label_weights, strict=True)
+        say("weights of the labels: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weighed))
     peaks: dict[int, int] = {}
     if config.micro_batch_tokens is None and group.device.type == "cuda":
         peaks = measure_on_gpu(model, loss_function, data.corpus, data.train, precision, group.device)
@@ -101,11 +109,10 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             compile_blocks(model)
         else:
             say("compile: auto: torch has no Triton for this GPU, so nothing is compiled")
-    engine = Engine(model, settings, config.weight_decay, group)
+    engine = Engine(model, settings, config, group)
     source = source.without_weights()  # the engine has its own
 
     stream = Stream(len(data.train), config.global_batch_size, config.seed)
-    total_steps = config.total_steps(len(data.train))
     eval_every = config.eval_every_steps or config.steps_per_epoch(len(data.train))
 
     state = TrainerState(inputs={"model": source.sha256, **data.sha256})
@@ -230,12 +237,12 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
 
             if evaluating:
                 tally = evaluate(engine, group, data, outputs, loss_function, eval_tokens)
-                name, figure = tally.main
-                better = state.record_evaluation(figure)
+                name, figure = deciding_figure(tally, config)
+                better = state.record_evaluation(figure, lower_is_better=name in LOWER_IS_BETTER)
                 due = due or (better and config.keep_best)
                 say(f"step {state.steps}: held-out {name.replace('_', ' ')} {shown(figure)}, loss {tally.loss:.4f}")
                 if metrics is not None:
-                    found = {**tally.figures, "loss": tally.loss}
+                    found = {**recorded(tally, config), "loss": tally.loss}
                     metrics.add(
                         state.steps, **{f"eval_{key}": value for key, value in found.items() if value is not None}
                     )
@@ -268,7 +275,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         "precision": precision,
         "ranks": group.world,
         **({"best_step": state.best_step} if config.keep_best else {}),
-        **({f"eval_{key}": value for key, value in tally.figures.items()} if tally is not None else {}),
+        **({f"eval_{key}": value for key, value in recorded(tally, config).items()} if tally is not None else {}),
         **({"eval_rows": tally.rows} if tally is not None else {}),
         "rows_by_label": data.rows_by_label,
         "next": next_command(str(folder.model), source.config.labels, config),
@@ -299,11 +306,11 @@ def accumulate(engine: Engine, step: Step, loss_function: Loss = CROSS_ENTROPY) 
     sum over micro-batches and ranks is the gradient of the step's mean loss, however it is cut. Returns this rank's
     summed loss and what the loss function counts, `[2]`, still on the device.
     """
-    sums = []
+    sums, pairs_per_weight = [], loss_function.pairs_per_weight(step.labels)
     for micro_batch in step.micro_batches:
         heartbeat.beat("training")
         logits = engine(*micro_batch.inputs).float()
-        loss, counted = loss_function(logits, micro_batch.labels)
+        loss, counted = loss_function(logits, micro_batch.labels, pairs_per_weight)
         loss = loss * float(micro_batch.counts)
         engine.backward(loss / len(step.pairs))
         sums.append(torch.stack([loss.detach(), counted * micro_batch.counts]))
@@ -335,6 +342,18 @@ def non_finite_loss(
         f"step {step}: the loss is {loss}; its {len(chosen)} pairs are in {inspect}",
         do="look at them; lower learning_rate, or try precision: fp32. The last checkpoint is from an earlier step",
     )
+
+
+def deciding_figure(tally: ClassificationMetrics | NumberMetrics, config: RunConfig) -> tuple[str, float]:
+    """The name and the value of the figure that says which evaluation is the best; NaN if it is not defined."""
+    metric = config.metric_for_best
+    return tally.main if metric is None else (metric, tally.figure(metric))
+
+
+def recorded(tally: ClassificationMetrics | NumberMetrics, config: RunConfig) -> dict[str, Any]:
+    """The figures of an evaluation that a run records beside the loss; None for one that is not defined."""
+    name, figure = deciding_figure(tally, config)
+    return {**tally.figures, name: None if math.isnan(figure) else figure}
 
 
 @torch.no_grad()

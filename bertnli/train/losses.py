@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import THRESHOLD, Activation, Outputs
+from bertnli.run.loss_config import LossConfig, Metric
 
+NO_CHOICE = LossConfig()
 Kind = Literal["cross_entropy", "bce", "mse"]
 
 
@@ -24,33 +27,49 @@ class Loss:
     kind: cross-entropy of one label for each pair; the binary cross-entropy of a sigmoid; the squared error of the
     score that users see. counted: the figure's name in metrics.jsonl. `accuracy`; `label_accuracy`, the share of right
     decisions on independent labels; or `mae`, the mean absolute error of a score.
+    weights: of the labels, in their order (class_weights.py). label_smoothing: as in torch's CrossEntropyLoss.
     """
 
     kind: Kind
     activation: Activation
     counted: Literal["accuracy", "label_accuracy", "mae"]
+    weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
 
     @classmethod
-    def of(cls, outputs: Outputs, chosen: Literal["bce", "mse"] | None) -> Loss:
-        """The loss of a model with these outputs. chosen: by the user; otherwise by the activation."""
+    def of(cls, outputs: Outputs, config: LossConfig = NO_CHOICE, weights: tuple[float, ...] | None = None) -> Loss:
+        """The loss of a model with these outputs, as a run file says."""
         if outputs.problem_type == "single_label_classification":
-            return cls("cross_entropy", outputs.activation, "accuracy")
+            return cls("cross_entropy", outputs.activation, "accuracy", weights, config.label_smoothing)
         if outputs.problem_type == "multi_label_classification":
-            return cls("bce", outputs.activation, "label_accuracy")
-        return cls(chosen or ("bce" if outputs.activation == "sigmoid" else "mse"), outputs.activation, "mae")
+            return cls("bce", outputs.activation, "label_accuracy", weights)
+        return cls(config.kind or ("bce" if outputs.activation == "sigmoid" else "mse"), outputs.activation, "mae")
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, with its gradient, and the counted figure, both summed over the pairs.
+    def pairs_per_weight(self, labels: NDArray[Any]) -> float:
+        """The pairs of a step / the sum of their weights. labels: of all pairs in the step.
+
+        Losses of weighted labels are averaged over the weights and not over the pairs, as in torch's CrossEntropyLoss.
+        """
+        if self.weights is None or self.kind != "cross_entropy":
+            return 1.0
+        return len(labels) / float(np.asarray(self.weights)[labels].sum())
+
+    def __call__(self, logits: Tensor, labels: Tensor, pairs_per_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The loss, with its gradient, and the counted figure, both summed over the pairs. The sum over all pairs of a
+        step, divided by their number, is the step's loss.
 
         logits: `[pairs, outputs]` in fp32. labels: int64 `[pairs]`, indices; or fp32 `[pairs, outputs]`. With several
-        outputs a pair's loss is their mean, as in torch's BCEWithLogitsLoss.
+        outputs a pair's loss is their mean, as in torch's BCEWithLogitsLoss. pairs_per_weight: see there.
         """
         detached = logits.detach()
+        weights = None if self.weights is None else _on_device(self.weights, logits.device)
         if self.kind == "cross_entropy":
             right = (detached.argmax(dim=1) == labels).sum()
-            return F.cross_entropy(logits, labels, reduction="sum"), right
+            smoothing = self.label_smoothing
+            loss = F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
+            return loss if weights is None else loss * pairs_per_weight, right
         if self.kind == "bce":
-            loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+            loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum", pos_weight=weights)
         else:
             loss = F.mse_loss(self._scores(logits), labels, reduction="sum")
         scores = self._scores(detached)
@@ -80,8 +99,27 @@ class Loss:
                 do=f"rescale them in the file{other}",
             )
 
+    def check_metric(self, metric: Metric | None, labels: NDArray[Any]) -> None:
+        """Raise InputError if a score evaluated against these gold scores, `[pairs, 1]`, cannot have the metric."""
+        found = expected = ""
+        if self.counted != "mae":
+            return
+        if metric in ("average_precision", "roc_auc") and set(np.unique(labels).tolist()) != {0.0, 1.0}:
+            found, expected = f"held-out scores from {labels.min():g} to {labels.max():g}", "0 and 1, and no others"
+        if metric == "log_loss" and (self.kind, self.activation) == ("mse", "identity"):
+            found, expected = "loss: mse", "loss: bce, or a model that gives a score through a sigmoid"
+        if found:
+            do = "set metric_for_best: spearman, or remove it"
+            raise InputError(f"metric_for_best: {metric}", found=found, expected=expected, do=do)
+
     def _scores(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits) if self.activation == "sigmoid" else logits
+
+
+@cache
+def _on_device(weights: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copied to a GPU once, as the host may wait for a copy."""
+    return torch.tensor(weights, device=device)
 
 
 CROSS_ENTROPY = Loss("cross_entropy", "softmax", "accuracy")

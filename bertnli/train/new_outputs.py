@@ -9,6 +9,7 @@ from bertnli.data.labels import check_names
 from bertnli.data.outputs import SCORE, Outputs
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
+from bertnli.run.loss_config import unfit_keys
 
 
 def with_outputs(source: Pretrained, config: RunConfig) -> Pretrained:
@@ -17,12 +18,12 @@ def with_outputs(source: Pretrained, config: RunConfig) -> Pretrained:
     Raises InputError for keys of the run file that do not go with the outputs.
     """
     outputs = source.config.outputs if source.has_classifier else _new(source, config)
-    if config.loss is not None and outputs.problem_type != "regression":
+    for key, meant in unfit_keys(config.loss, config.metric_for_best, outputs.problem_type):
         raise InputError(
-            f"loss: {config.loss}",
+            key,
             found=f"a model for problem_type: {outputs.problem_type}",
-            expected="one that gives a score",
-            do="set problem_type: regression, or remove loss",
+            expected=f"one for problem_type: {meant}",
+            do=f"set problem_type: {meant}, or remove the key",
         )
     if source.has_classifier:
         return source
@@ -36,7 +37,7 @@ def with_outputs(source: Pretrained, config: RunConfig) -> Pretrained:
 def _new(source: Pretrained, config: RunConfig) -> Outputs:
     problem = config.problem_type or source.config.problem_type
     if problem == "regression":
-        return Outputs((SCORE,), problem, "sigmoid" if config.loss == "bce" else "identity")
+        return Outputs((SCORE,), problem, "sigmoid" if config.loss.kind == "bce" else "identity")
     if problem == "single_label_classification":
         return Outputs(source.config.labels)
     if config.labels is None:
@@ -51,7 +52,7 @@ def _new(source: Pretrained, config: RunConfig) -> Outputs:
 
 def _described(outputs: Outputs, config: RunConfig) -> str:
     if outputs.problem_type == "regression":
-        default = "" if config.loss else ", as transformers does by default; loss: bce is for scores from 0 to 1"
-        return f"one score, trained with loss: {config.loss or 'mse'}{default}"
+        default = "" if config.loss.kind else ", as transformers does by default; loss: bce is for scores from 0 to 1"
+        return f"one score, trained with loss: {config.loss.kind or 'mse'}{default}"
     several = "independent labels: " if outputs.problem_type == "multi_label_classification" else ""
     return several + ", ".join(outputs.names)

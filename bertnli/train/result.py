@@ -26,6 +26,7 @@ _CARD_KEYS = {
     *("epochs", "max_steps", "global_batch_size", "learning_rate", "schedule", "warmup", "weight_decay"),
     *("max_grad_norm", "dropout", "max_length", "zero_stage", "seed"),
 }
+_NAMED_IF_CHANGED = {"schedule", "warmup", "warmup_steps", "betas", "eps"}  # in the report and on the card
 
 
 def write_result(
@@ -54,6 +55,7 @@ def write_result(
     with new_folder(folder.model) as partial:  # its final name means that the run is finished
         pretrained.save(model, source.tokenizer, partial, extra=base)
         settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
+        changed = config.model_dump(mode="json", include=_NAMED_IF_CHANGED, exclude_none=True, exclude_defaults=True)
         write_model_card(
             partial,
             name=folder.path.name,
@@ -63,7 +65,7 @@ def write_result(
             base_model=config.model,
             base_revision=source.revision,
             data=data,
-            settings={**settings, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
+            settings={**settings, **changed, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
             evaluations=evaluations,
             rows_by_label=summary["rows_by_label"],
             provenance=origin,
@@ -72,6 +74,8 @@ def write_result(
             "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
             "Started from": config.model if source.revision is None else f"{config.model}, commit {source.revision}",
         }
+        if changed:
+            figures["Settings"] = ", ".join(f"{key}: {value}" for key, value in changed.items())
         if tally is not None:
             name, figure = tally.main
             title = NAMES.get(name, name)

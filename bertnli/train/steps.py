@@ -6,9 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bertnli.data.batches import Assignment, Indices, assign_to_ranks, pack
@@ -44,17 +46,19 @@ class MicroBatch:
 @dataclass(frozen=True)
 class Step:
     """pairs: int64 `[pairs]`, indices of the step's pairs on all ranks. assignment: to the ranks. micro_batches: of
-    this rank."""
+    this rank. labels: of `pairs`, as the corpus has them."""
 
     pairs: Indices
     assignment: Assignment
     micro_batches: list[MicroBatch]
+    labels: NDArray[Any]
 
     @classmethod
     def of(cls, corpus: Corpus, pairs: Indices, rank: int, world: int, micro_tokens: int, device: torch.device) -> Step:
         assignment = assign_to_ranks(pairs, corpus.lengths, world)
         cut = assignment.micro_batches(rank, micro_tokens)
-        return cls(pairs, assignment, [MicroBatch.of(corpus, one, pairs[:1], device) for one in cut])
+        micro_batches = [MicroBatch.of(corpus, one, pairs[:1], device) for one in cut]
+        return cls(pairs, assignment, micro_batches, corpus.labels[pairs])
 
 
 class Steps:

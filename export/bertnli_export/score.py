@@ -98,7 +98,10 @@ def score_file(
 
     began = time.perf_counter()
     reads_parse = setup.tokenizer.settings.reads_parse
-    file = PairFile(input, columns=columns, format=input_format, dialect=dialect, prefer_parse=reads_parse)
+    options: dict[str, Any] = {"prefer_parse": reads_parse, "problem_type": setup.bundle.outputs.problem_type}
+    if expansion is not None:
+        options["texts"] = expansion.reads_texts
+    file = PairFile(input, columns=columns, format=input_format, dialect=dialect, **options)
     said, notes = len(file.notes), list[str]()
     size = CHUNK[setup.device.kind]
     place: dict[str, Any] = {}

@@ -52,8 +52,11 @@ def test_the_figures_are_scikit_learns(rows: int, labels: int) -> None:
     assert metrics.macro_f1 == pytest.approx(
         sklearn.metrics.f1_score(gold, predicted, average="macro", zero_division=0)
     )
-    assert metrics.loss == pytest.approx(
-        sklearn.metrics.log_loss(gold, exact / exact.sum(axis=1, keepdims=True), labels=everything)
+    assert metrics.figure("mcc") == pytest.approx(sklearn.metrics.matthews_corrcoef(gold, predicted))
+    assert (
+        metrics.figure("log_loss")
+        == metrics.loss
+        == pytest.approx(sklearn.metrics.log_loss(gold, exact / exact.sum(axis=1, keepdims=True), labels=everything))
     )
 
 

@@ -14,6 +14,7 @@ from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import Holdout
+from bertnli.run.loss_config import LossConfig
 from bertnli.run.run_file import load_run
 from bertnli.train import process
 
@@ -101,6 +102,13 @@ def test_columns_and_label_names_of_the_two_files(tmp_path):
         ("keep_best: on\n", "keep_best", True),
         ("tensorboard: 0\n", "tensorboard", False),
         ("arch: ~\n", "arch", None),
+        ("loss: ~\n", "loss", LossConfig().model_dump()),
+        ("loss: bce\n", "loss", LossConfig(kind="bce").model_dump()),
+        (
+            "loss: {class_weights: {yes: 1, no: 2.5e0}}\n",
+            "loss",
+            LossConfig(class_weights={"yes": 1, "no": 2.5}).model_dump(),
+        ),
     ],
 )
 def test_what_is_meant_is_taken(tmp_path, added, key, value):
@@ -135,6 +143,24 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("learning_rate=.nan",), "key learning_rate"),
         (RUN, ("max_steps=3",), "epochs or max_steps"),
         (RUN, ("epochs=null",), "epochs or max_steps"),
+        (RUN, ("loss=mae",), "key loss.kind: found 'mae'; input should be 'mse' or 'bce'"),
+        (RUN, ("loss.class_weight=balanced",), "unknown key loss.class_weight; did you mean loss.class_weights?"),
+        (
+            RUN,
+            ("loss.class_weights=even",),
+            "key loss.class_weights: found 'even'; expected balanced, or a map",
+        ),
+        (RUN, ("loss.class_weights={a: 1, b: 0}",), "the weight of b is '0'; expected a number above 0"),
+        (RUN, ("loss.class_weights={a: 1, A: 2}",), "a label twice; found 'a' and 'A'"),
+        (RUN, ("loss.label_smoothing=1",), "key loss.label_smoothing: found 1"),
+        (RUN, ("loss.pos_weight=balanced", "problem_type=regression"), "loss.pos_weight does not go with problem_type"),
+        (RUN, ("metric_for_best=mcc",), "metric_for_best is for keep_best and early_stopping, and neither is set"),
+        (RUN, ("metric_for_best=f1", "keep_best=true"), "key metric_for_best: found 'f1'; input should be 'accuracy'"),
+        (
+            RUN,
+            ("metric_for_best=mcc", "keep_best=true", "problem_type=regression"),
+            "metric_for_best: mcc does not go with problem_type: regression; remove it, or set problem_type: single_l",
+        ),
         (RUN, ("compile=auto", "zero_stage=3"), "compile: auto does not go with zero_stage: 3"),
         (RUN, ("compile=true",), "compile"),
         (RUN, ("zero_stage=4",), "key zero_stage: found 4"),
@@ -145,6 +171,21 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("early_stopping=0",), "key early_stopping: found 0"),
         (RUN, ("global_batch_size=0",), "key global_batch_size: found 0"),
         (RUN, ("warmup=1",), "key warmup: found 1"),
+        (RUN, ("warmup=0.2", "warmup_steps=7"), "give warmup or warmup_steps, one of them"),
+        (RUN, ("warmup=0", "warmup_steps=0"), "give warmup or warmup_steps, one of them"),
+        (RUN, ("warmup_steps=-1",), "key warmup_steps: found -1"),
+        (RUN, ("warmup_steps=0.1",), "key warmup_steps: found 0.1"),
+        (
+            RUN,
+            ("epochs=null", "max_steps=50", "warmup_steps=50"),
+            "warmup_steps: 50 does not go with a run of 50 steps; expected fewer, so that the learning rate is "
+            "reached; set warmup_steps: 5, or warmup: 0.1",
+        ),
+        (RUN, ("schedule=polynomial",), "key schedule: found 'polynomial'; input should be 'linear', 'cosine' or"),
+        (RUN, ("betas=[0.9, 1]",), "key betas.1: found 1; input should be less than 1"),
+        (RUN, ("betas=[0.9]",), "key betas"),
+        (RUN, ("betas=[false, 0.9]",), "key betas.0: found False; input should be a valid number"),
+        (RUN, ("eps=0",), "key eps: found 0; input should be greater than 0"),
         (RUN, ("deepspeed.zero_optimisation.stage=2",), "unknown key deepspeed.zero_optimisation; did you mean"),
         (RUN, ("deepspeed=3",), "key deepspeed: found 3"),
         (RUN, ("learning_rate",), "expected KEY=VALUE"),
@@ -312,17 +353,33 @@ def test_best_model_and_early_stopping_are_off_unless_asked_for(tmp_path):
     assert load(tmp_path, run.to_yaml()) == run
 
 
-def test_schedule_is_transformers(tmp_path):
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", ["warmup=0.13", "warmup_steps=13", "warmup_steps=0"])
+def test_schedule_is_transformers(tmp_path, schedule, warmup):
     import torch
-    from transformers import get_linear_schedule_with_warmup
+    from transformers import get_scheduler
 
-    run = load(tmp_path, RUN, "warmup=0.13")
+    run = load(tmp_path, RUN, f"schedule={schedule}", warmup)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=run.learning_rate)
-    schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=13, num_training_steps=100)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    theirs = get_scheduler(name, optimizer, 0 if warmup.endswith("=0") else 13, 100)
     for step in range(100):
-        assert run.learning_rate_at(step, 100) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+        assert run.learning_rate_at(step, 100) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
         optimizer.step()
-        schedule.step()
+        theirs.step()
+
+
+def test_the_run_file_says_which_of_the_two_warm_ups_holds(tmp_path):
+    for sets, expected in (
+        ((), (0.1, None)),
+        (("warmup=0.2",), (0.2, None)),
+        (("warmup_steps=7",), (None, 7)),
+        (("warmup_steps=0",), (None, 0)),
+        (("warmup=null",), (0.1, None)),
+    ):
+        run = load(tmp_path, RUN, *sets)
+        assert (run.warmup, run.warmup_steps) == expected
+        assert load(tmp_path, run.to_yaml()) == run
 
 
 BOMB = "x-a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

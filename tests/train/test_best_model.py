@@ -18,13 +18,14 @@ from bertnli.train.inputs import load_run_model
 from tests.support.runs import run_files, same, train
 
 ACCURACIES = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7, 10: 0.4, 12: 0.3}  # by step; the best comes first at step 4
+LOG_LOSSES = {2: 3.0, 4: 2.5, 6: 2.1, 8: 2.2, 10: 2.1, 12: 4.0}  # the lowest comes first at step 6
 # At a constant rate the first steps of a run do not depend on how many there will be.
 KEYS = {"eval_every_steps": 2, "checkpoint": {"every_steps": 3, "keep": 1}, "schedule": "constant", "warmup": 0.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def scored() -> Iterator[None]:
-    """Every evaluation finds the accuracy that ACCURACIES has for the step of the last update."""
+    """Every evaluation finds what ACCURACIES and LOG_LOSSES have for the step of the last update."""
     step = 0
     real_step, real_load, real_evaluate = training.Engine.step, training.Engine.load_state, training.evaluate
 
@@ -43,6 +44,7 @@ def scored() -> Iterator[None]:
         found = ClassificationMetrics(outputs.names)
         right = round(100 * ACCURACIES[step])
         found.confusion[0, :2] = right, 100 - right
+        found.log_loss = 100 * LOG_LOSSES[step]
         return found
 
     with pytest.MonkeyPatch.context() as patch:
@@ -83,6 +85,16 @@ def test_the_best_model_is_the_result(straight, files, ranks):
     assert same(weights(best), weights(straight, 4)) and not same(weights(best), weights(straight))
     # the newest, and the best one, which `keep: 1` would not keep
     assert {path.name for path in (best / "checkpoints").iterdir()} == {"step-00000004", "step-00000012"}
+
+
+def test_another_metric_decides_in_its_own_direction(straight, files, ranks):
+    keys = {**KEYS, "keep_best": True, "early_stopping": 3, "metric_for_best": "log_loss"}
+    summary = train(files("by-log-loss", **keys), ranks)
+    assert (summary["steps"], summary["best_step"], summary["eval_log_loss"]) == (12, 6, pytest.approx(2.1))
+    folder = straight.with_name("by-log-loss")
+    assert same(weights(folder), weights(straight, 6))
+    found = [row["eval_log_loss"] for row in read_metrics(folder / "metrics.jsonl") if "eval_log_loss" in row]
+    assert found == pytest.approx(list(LOG_LOSSES.values()))
 
 
 @pytest.mark.parametrize("keep_best", [True, False])

@@ -96,6 +96,9 @@ def test_a_start_and_a_run_file_have_one_meaning(
     [
         ("classes", {"loss": "bce"}, "loss: bce; found a model for problem_type: single_label_classification"),
         ("topics", {"loss": "bce"}, "loss: bce; found a model for problem_type: multi_label_classification"),
+        ("classes", {"loss": {"pos_weight": "balanced"}}, "loss.pos_weight; found a model for problem_type: single"),
+        ("topics", {"loss": {"label_smoothing": 0.1}}, "loss.label_smoothing; .*; set problem_type: single_label_"),
+        ("topics", {"metric_for_best": "mcc", "keep_best": True}, "metric_for_best: mcc; found a model for .*multi_"),
         ("classes", {"problem_type": "multi_label_classification"}, "found no labels; .*set labels: "),
         ("reranker", {"problem_type": "multi_label_classification"}, "found no labels; .*set labels: "),
         ("unnamed", {}, "the label names are placeholders"),
@@ -107,5 +110,11 @@ def test_what_can_be_meant_in_two_ways_is_refused(starts: Path, start: str, keys
 
 
 def _run(starts: Path, start: str, keys: Any) -> Any:
-    content = {"model": str(starts / start), "data": {"train": "a.tsv"}, "output": "out", "max_steps": 1, **keys}
+    content = {
+        "model": str(starts / start),
+        "data": {"train": "a.tsv", "eval": "b.tsv"},
+        "output": "out",
+        "max_steps": 1,
+        **keys,
+    }
     return validate_run(json.loads(json.dumps(content)), "test")
