@@ -24,11 +24,12 @@ def score(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A .tsv, .csv, .jsonl (also .gz, .zst) or .parquet file, or a name for fetch; - is standard input.",
+            help="A .tsv, .csv, .jsonl (also .gz, .zst), .parquet or .arrow file, or a name for fetch; - is standard "
+            "input.",
         ),
     ],
     output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="A file in one of these formats; - is standard output.")
+        str, typer.Argument(metavar="OUTPUT", help="A file in one of these formats, not .arrow; - is standard output.")
     ],
     device: Device = "auto",
     devices: Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1. Default: all.")] = None,
@@ -49,8 +50,8 @@ def score(
     format: Annotated[
         str | None,
         typer.Option(
-            help="tsv, csv, jsonl or parquet: of INPUT or OUTPUT if its name does not tell it, such as -; of INPUT if "
-            "both names do, but INPUT's is wrong."
+            help="tsv, csv, jsonl, parquet or arrow: of INPUT or OUTPUT if its name does not tell it, such as -; of "
+            "INPUT if both names do, but INPUT's is wrong."
         ),
     ] = None,
     delimiter: Delimiter = None,

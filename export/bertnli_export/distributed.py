@@ -57,8 +57,8 @@ class Partition(NamedTuple):
 def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[Partition]:
     """The files of a folder and its subfolders, or those that a glob matches; the largest first.
 
-    The output of each has the same name and the same subfolders in `output`. Names that begin with `.` or `_` are
-    ignored.
+    The output of each has the same name and the same subfolders in `output`; that of an Arrow file is Parquet. Names
+    that begin with `.` or `_` are ignored.
 
     Raises InputError if there are none, if one has an unknown format, or if `output` holds data of other partitions.
     """
@@ -81,18 +81,26 @@ def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str
         if not _is_data(path):
             raise InputError(
                 f"{path}: unknown format",
-                expected=".tsv, .csv or .jsonl (also with .gz or .zst) or .parquet",
+                expected=".tsv, .csv or .jsonl (also with .gz or .zst), .parquet or .arrow",
                 do="exclude it with a glob, as in 'parts/*.parquet'",
             )
     files.sort(key=lambda path: (-path.stat().st_size, path))
-    partitions = [Partition(path, target / path.relative_to(base)) for path in files]
-    ours = {partition.output for partition in partitions}
+    partitions = [Partition(path, target / _output_name(path.relative_to(base))) for path in files]
+    ours = {partition.output: partition.input for partition in partitions}
+    for path, output_path in partitions:
+        if path != ours[output_path]:
+            raise InputError(f"{path}: has the same output as {ours[output_path]}", do="give one of them another name")
     for path in _visible(str(Path(glob.escape(str(target)), "**")), target):
         if path not in ours and _is_data(path) and ".partial" not in path.name:
             raise InputError(
                 f"{path}: no partition of the input has this output", do="remove it, or name another output folder"
             )
     return partitions
+
+
+def _output_name(path: Path) -> Path:
+    """Scores are not written as Arrow, but as Parquet, which holds the same types."""
+    return path.with_suffix(".parquet") if format_of(path.name).kind == "arrow" else path
 
 
 def _visible(pattern: str, base: Path) -> list[Path]:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.encodings import with_escapes
-from bertnli.common.errors import RunError
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.data.dialect import USUAL
 from bertnli.data.pairs import Chunk, PairFile, Row
 from bertnli.data.records import JsonCells
-from bertnli_export.parquet_schema import storable, with_columns
+from bertnli_export.parquet_schema import ARROW, storable, with_columns
 from bertnli_export.score_columns import ScoreColumns
 
 if TYPE_CHECKING:
@@ -215,6 +215,8 @@ class ParquetEncoder(Encoder):
         if self._raw is not None:
             fields.append(pa.field(self._raw, pa.string()))
         metadata = with_columns(None if file.schema is None else file.schema.metadata, columns, fields)
+        if file.format == "arrow":
+            metadata[ARROW] = b""  # see `key_values`
         self.schema = pa.schema([*columns, *fields], metadata=metadata)
         self.stored = storable(self.schema)
 
@@ -249,6 +251,21 @@ class ParquetEncoder(Encoder):
         with pa.ipc.new_stream(stream, self.stored, options=options) as writer:
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.stored))
         return stream.getvalue().to_pybytes()
+
+    def check_types(self) -> None:
+        """Raise InputError if Parquet cannot hold a column of Arrow's types."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for field in self.stored if self._file.format == "arrow" else ():
+            try:
+                pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+            except pa.ArrowException as error:
+                raise InputError(
+                    f"{self._file.name}: column {field.name!r} of type {field.type} cannot be written as Parquet",
+                    found=first_line(error),
+                    do="write .jsonl, .csv or .tsv, or remove that column",
+                ) from None
 
     def _text_columns(self, chunk: Chunk) -> tuple[list[Any], list[str | None]]:
         raw: list[str | None] = []

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, Interrupted, RunError
-from bertnli.common.files import digest
 from bertnli.data.dialect import USUAL, Dialect
-from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns, PairFile
 from bertnli_export.bundle import check_outside, versions
 from bertnli_export.codec import Codec
@@ -31,7 +29,7 @@ from bertnli_export.run_record import RunRecord, check_free, resume
 from bertnli_export.scorer import CHUNK, NOT_FINITE, Score, Scorer
 from bertnli_export.scoring_setup import ScoringSetup, prepare
 from bertnli_export.stages import InProcess, ScoringEngine
-from bertnli_export.writer import Writer, open_writer
+from bertnli_export.writer import Writer, open_writer, output_format_of
 
 __all__ = ["Score", "Scorer", "score_file"]
 
@@ -175,20 +173,18 @@ def _open_record(
     if not to_stdout:
         check_output(output, file.path)
         check_outside(Path(output))
-    if to_stdout or file.path == "-" or not Path(file.path).is_file():  # a pipe cannot be read again
+    if to_stdout or not file.rereadable:  # a pipe cannot be read again
         if not (to_stdout or restart):
             check_free(Path(output))
         return RunRecord(None, {})
-    input_digest = digest(Path(file.path))
-    file.check_unchanged()  # it is the file that `file` has opened
     fingerprint = {
         "bundle": {"sha256": setup.bundle.sha256},
-        "input": {"sha256": input_digest, "member": file.name.removeprefix(file.path)},
+        "input": {"sha256": file.sha256(), "member": file.name.removeprefix(file.path)},
         "options": {
             **asdict(file.columns),
             "format": file.format,
             **_dialect_option(file),
-            "output format": ".".join(filter(None, format_of(os.fspath(output), output_format))),
+            "output format": ".".join(filter(None, output_format_of(os.fspath(output), output_format))),
             "prefix": prefix,
             "temperature": setup.temperature,
             **_threshold_option(setup),

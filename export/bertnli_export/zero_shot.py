@@ -32,7 +32,7 @@ from bertnli.data.records import is_text, json_type
 from bertnli.evaluation.activations import activate
 from bertnli_export.expansion import Expanded, Expansion, Texts
 from bertnli_export.score_columns import Extra, ScoreColumns
-from bertnli_export.scorer import Prediction, Scores
+from bertnli_export.scorer import Prediction, Score, Scores, score_of
 
 if TYPE_CHECKING:
     from bertnli.data.pairs import PairFile
@@ -79,7 +79,7 @@ class ZeroShot(Expansion):
         """
         labels: Sequence[str] | None = None
         try:
-            if Path(given).is_file():
+            if _is_file(given):
                 lines = read_text(given).split("\n")
                 labels = [line.strip() for line in (lines[:-1] if not lines[-1] else lines)]
         except (OSError, ValueError) as error:
@@ -186,6 +186,24 @@ class ZeroShot(Expansion):
                 extras[row] = ([labels[at] for at in order], scores[order].tolist())
         return Scores(predictions, values, expanded.truncated, expanded.refused, extras if self.labels is None else ())
 
+    def texts_of(self, items: Sequence[Any]) -> Texts:
+        """Texts, or without `labels` pairs of a text and its list of labels."""
+        if self.labels is not None:
+            return Texts(list(items), list(items), None)
+        if wrong := [item for item in items if isinstance(item, str) or len(item) != 2]:
+            raise InputError(
+                "a text to classify", found=repr(wrong[0])[:80], expected="a text and its candidate labels"
+            )
+        texts = [text for text, _ in items]
+        return Texts(texts, texts, [labels if isinstance(labels, str) else list(labels) for _, labels in items])
+
+    def score_of(self, outputs: Outputs, item: Any, scores: Scores, row: int) -> Score:
+        if self.labels is not None:
+            names, values = list(self.labels), scores.values[row, 1:].tolist()
+        else:
+            names, values = scores.extras[row]
+        return score_of(names, scores.predictions[row], values, bool(scores.truncated[row]))
+
 
 def entailment_and_contradiction(outputs: Outputs) -> tuple[int, int]:
     """The indices of these two labels, by their names; of two labels the other one is the contradiction.
@@ -204,6 +222,13 @@ def entailment_and_contradiction(outputs: Outputs) -> tuple[int, int]:
         expected="one with the labels entailment and contradiction, or entailment and another one",
         do="export it with their names: --labels; or choose a model of natural language inference",
     )
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # a list of labels may be too long for a name
+        return False
 
 
 def _labels_of(cell: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,9 @@ def test_columns_of_texts(tmp_path) -> None:
     from bertnli.data.pairs import Columns
 
     assert [row["error"] for row in scored("text\nA man.\n\npremise\n")] == [None, "blank line", None]
+    assert [row["error"] for row in scored("text,n\nA man.,1\ntext,2\ntext,n\n")] == [
+        *(None, None, "a second header; the file may be several that were put together")
+    ]
     assert scored("Sequence;n\nA man, a dog;1\n")[0]["Sequence"] == "A man, a dog"
     assert scored("body\ttext\nA man.\tx\n", "in.tsv", columns=Columns("body"))[0]["label"] in "ab"
     assert scored("A man.\nA dog.\n", dialect=Dialect(header=False))[1]["1"] == "A dog."
@@ -222,6 +226,21 @@ def test_a_temperature_divides_the_logits_and_changes_no_label(tmp_path) -> None
         assert ratios[0] == pytest.approx(3 * ratios[1], abs=1e-3)
 
 
+def test_in_python_the_scores_are_those_of_a_file(tmp_path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS])
+    expansion, scorer = ZeroShot(LABELS, multi_label=True), Scorer(tiny.bundle(), "cpu")
+    score_file(scorer, source, tmp_path / "out.jsonl", expansion=expansion)
+    own = scorer.score([(text, LABELS[::-1]) for text in TEXTS], replace(expansion, labels=None, column="any"))
+    for row, one, other in zip(read(tmp_path / "out.jsonl"), scorer.score(TEXTS, expansion), own, strict=True):
+        assert one.probabilities == pytest.approx({label: row[f"p_{label}"] for label in LABELS}, abs=1e-6)
+        assert (one.label, one.truncated) == (row["label"], row["truncated"])
+        assert (other.label, other.probabilities) == (one.label, one.probabilities)
+    with pytest.raises(InputError, match="premise of pair 0; found 5; expected text"):
+        scorer.score([5], expansion)
+    with pytest.raises(InputError, match="a pair to score: candidate labels: an empty label"):
+        scorer.score([("a", ["b"]), ("a", ["b", ""])], ZeroShot(column="any"))
+
+
 # --- options
 
 
@@ -254,6 +273,7 @@ def test_what_the_option_says(tmp_path, monkeypatch) -> None:
     (tmp_path / "topics.txt").write_bytes("\ufeffsports\r\npolitics, and war\r\n".encode())
     assert ZeroShot.read("topics.txt").labels == ("sports", "politics, and war")
     assert ZeroShot.read('a, "b, c"').labels == ("a", "b, c")
+    assert len(ZeroShot.read(",".join(map(str, range(2000)))).labels or ()) == 2000
     assert (ZeroShot.read("topics").labels, ZeroShot.read("topics").column) == (None, "topics")
     for content, message in (("a\n\nb\n", "an empty label"), ("", "none"), ("a\nb\na\n", "'a' 2 times")):
         (tmp_path / "bad.txt").write_text(content)
