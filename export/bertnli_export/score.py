@@ -104,6 +104,8 @@ def score_file(
     began = time.perf_counter()
     reads_parse = setup.tokenizer.settings.reads_parse
     options: dict[str, Any] = {"prefer_parse": reads_parse, "problem_type": setup.bundle.outputs.problem_type}
+    if expansion is not None:
+        options["texts"] = expansion.reads_texts
     file = PairFile(read, columns=columns, format=input_format, dialect=dialect, **options, shown=shown)
     said, notes = len(file.notes), list[str]()
     size = CHUNK[setup.device.kind]
