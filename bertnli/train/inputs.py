@@ -16,11 +16,13 @@ from bertnli.data.corpus import Corpus, prepare, split_holdout
 from bertnli.data.golds import NONE_OF_THEM
 from bertnli.data.labelled import RowsByLabel
 from bertnli.data.outputs import Outputs
+from bertnli.data.soft_labels import columns_of
 from bertnli.evaluation.data_sets import open_set
 from bertnli.families import folder_config
 from bertnli.fetch.entry import Kind
 from bertnli.fetch.resolve import check_name, resolve_model
 from bertnli.model import pretrained, tensor_files
+from bertnli.model.kept_layers import with_layers
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import File, Holdout
@@ -59,6 +61,8 @@ class TrainingData:
 def check_names(config: RunConfig) -> None:
     """Raises one InputError for all names in the run file that are neither known nor paths, before any is fetched."""
     named: list[tuple[str, Kind]] = [(config.model, "model"), (config.data.train, "dataset")]
+    if config.teacher is not None:
+        named.append((config.teacher.model, "model"))
     if isinstance(config.data.eval, str):
         named.append((config.data.eval, "dataset"))
     mistakes = []
@@ -73,7 +77,7 @@ def check_names(config: RunConfig) -> None:
 def load_starting_model(config: RunConfig) -> Pretrained:
     """The weights and tokenizer that a run starts from, with the outputs of its result.
 
-    Raises as `resolve_model`, `pretrained.load` and `with_outputs` do.
+    Raises as `resolve_model`, `pretrained.load`, `with_layers` and `with_outputs` do.
     """
     path, arch = resolve_model(config.model, folder_config.parse)
     source = pretrained.load(
@@ -86,6 +90,8 @@ def load_starting_model(config: RunConfig) -> Pretrained:
         truncation=config.truncation,
         hypothesis_only=config.data.hypothesis_only,
     )
+    if config.keep_layers is not None:
+        source = with_layers(source, config.keep_layers)
     return with_outputs(source, config)
 
 
@@ -112,6 +118,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             problem_type=outputs.problem_type,
             skip_bad_rows=config.data.skip_bad_rows,
             label_names=chosen.schema.label_names,
+            soft=config.loss.soft if file == "train" else None,
         )
         loss.check_scores(corpus.labels, corpus.rows, name)
         skipped = f"{corpus.about['no_gold']:,} rows without a gold label and {corpus.about['bad']:,} bad rows skipped"
@@ -122,12 +129,24 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             length = source.tokenizer.max_length
             say(f"{name}: {cut:,} of {len(corpus):,} pairs are longer than {length} tokens, and were cut (max_length)")
         say(f"{name}: {len(corpus):,} labelled pairs ({_described(corpus, outputs)}); {skipped}")
+        if corpus.without_gold:
+            counted = "they are counted under their most probable label"
+            say(f"{name}: {corpus.without_gold:,} of these pairs have soft labels alone; {counted}")
+        elif file == "train" and corpus.soft_labels is None and columns_of(chosen.file, source.config.labels):
+            say(f"note: {name}: its columns p_… are not read; loss: {{soft: 1}} trains on these probabilities")
         return corpus
 
     corpus = corpus_of(config.data.train, "train")
     sha256 = {"data.train": corpus.sha256}
     train, evaluation_corpus, evaluation = np.arange(len(corpus)), corpus, np.arange(0)
     if isinstance(config.data.eval, Holdout):
+        if corpus.without_gold:
+            raise InputError(
+                "data.eval.holdout",
+                found=f"{config.data.train}, in which {corpus.without_gold:,} pairs have soft labels alone",
+                expected="pairs with a gold label, to evaluate the model on",
+                do="set data.eval to a file of them, or remove it",
+            )
         try:
             train, evaluation = split_holdout(corpus, config.data.eval.holdout, config.seed)
         except ValueError as error:

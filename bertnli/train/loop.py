@@ -48,7 +48,8 @@ from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memo
 from bertnli.train.next_command import next_command
 from bertnli.train.pending_sum import PendingSum
 from bertnli.train.result import write_result
-from bertnli.train.steps import Step, Steps
+from bertnli.train.steps import SoftLabels, Step, Steps
+from bertnli.train.teacher import open_teacher, teacher_labels
 
 STEPS_AHEAD = {"cpu": 0, "cuda": 1}
 """Steps that the host launches before it reads the sums of an earlier one. A CPU computes them at once."""
@@ -82,6 +83,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         data = load_data(config, source, say)
         outputs = source.config.outputs
         label_weights = class_weights(config.loss, outputs, data.corpus.labels[data.train])
+        teacher = open_teacher(config.teacher.model, outputs, group.device, say) if config.teacher else None
     with group.agree():
         if group.rank == 0:
             folder.claim(config, say)
@@ -93,9 +95,14 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)
+    soft_labels: SoftLabels | None = data.corpus.soft_labels
+    taught_by = {"teacher": teacher.fingerprint} if teacher is not None else {}
+    if teacher is not None:
+        soft_labels = teacher_labels(teacher, config, data, group, say)
+        teacher = None  # frees its memory, before the model takes its own
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     model = source.build(model_config)
-    loss_function = Loss.of(outputs, config.loss, label_weights)
+    loss_function = Loss.of(outputs, config.loss, label_weights, config.teacher)
     if label_weights is not None:
         weighed = zip(outputs.names, label_weights, strict=True)
         say("weights of the labels: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weighed))
@@ -114,7 +121,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     total_steps = config.total_steps(len(data.train))
     eval_every = config.eval_every_steps or config.steps_per_epoch(len(data.train))
 
-    state = TrainerState(inputs={"model": source.sha256, **data.sha256})
+    state = TrainerState(inputs={"model": source.sha256, **data.sha256, **taught_by})
     resumed = checkpoint.newest(folder.checkpoints, warn=say)
     if resumed is not None:
         with group.agree():
@@ -165,9 +172,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         group.barrier()
 
     def make_step(number: int) -> Step:
-        return Step.of(
-            data.corpus, data.train[stream.step(number)], group.rank, group.world, micro_tokens, group.device
-        )
+        pairs = data.train[stream.step(number)]
+        return Step.of(data.corpus, pairs, group.rank, group.world, micro_tokens, group.device, soft_labels)
 
     launched: deque[LaunchedStep] = deque()
     clock = time.perf_counter()  # when the step before the next one to be finished was over
@@ -277,6 +283,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         **({f"eval_{key}": value for key, value in recorded(tally, config).items()} if tally is not None else {}),
         **({"eval_rows": tally.rows} if tally is not None else {}),
         "rows_by_label": data.rows_by_label,
+        **({"teacher": {**config.teacher.model_dump(), "sha256": taught_by["teacher"]}} if config.teacher else {}),
         "next": next_command(str(folder.model), source.config.labels, config),
     }
     if metrics is not None:
@@ -309,7 +316,7 @@ def accumulate(engine: Engine, step: Step, loss_function: Loss = CROSS_ENTROPY) 
     for micro_batch in step.micro_batches:
         heartbeat.beat("training")
         logits = engine(*micro_batch.inputs).float()
-        loss, counted = loss_function(logits, micro_batch.labels, pairs_per_weight)
+        loss, counted = loss_function(logits, micro_batch.labels, micro_batch.soft, pairs_per_weight)
         loss = loss * float(micro_batch.counts)
         engine.backward(loss / len(step.pairs))
         sums.append(torch.stack([loss.detach(), counted * micro_batch.counts]))

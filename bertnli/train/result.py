@@ -26,6 +26,7 @@ _CARD_KEYS = {
     *("epochs", "max_steps", "global_batch_size", "learning_rate", "schedule", "warmup", "weight_decay"),
     *("max_grad_norm", "dropout", "max_length", "zero_stage", "seed"),
 }
+_CARD_KEYS_IF_SET = {"loss", "teacher", "keep_layers", "metric_for_best"}
 
 
 def write_result(
@@ -51,9 +52,14 @@ def write_result(
     if source.revision is not None:
         base["base_revision"] = source.revision
     base |= {key: value for key, value in asdict(licences.of_model(config.model)).items() if value is not None}
+    if config.teacher is not None:
+        base |= {"teacher": summary["teacher"]}
     with new_folder(folder.model) as partial:  # its final name means that the run is finished
         pretrained.save(model, source.tokenizer, partial, extra=base)
         settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
+        chosen = config.model_dump(mode="json", include=_CARD_KEYS_IF_SET, exclude_defaults=True)
+        chosen |= {"teacher": config.teacher.model_dump()} if config.teacher is not None else {}
+        settings |= {key: _in_words(value) for key, value in chosen.items()}
         write_model_card(
             partial,
             name=folder.path.name,
@@ -72,6 +78,9 @@ def write_result(
             "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
             "Started from": config.model if source.revision is None else f"{config.model}, commit {source.revision}",
         }
+        if config.teacher is not None:
+            taught = config.teacher
+            figures["Taught by"] = f"{taught.model}, temperature {taught.temperature:g}, mix {taught.mix:g}"
         if tally is not None:
             name, figure = tally.main
             title = NAMES.get(name, name)
@@ -86,3 +95,10 @@ def write_result(
             provenance={"model": str(folder.model), **origin},
             notes=notes_about(config.model, data),
         )
+
+
+def _in_words(value: Any) -> Any:
+    """A value of the run file as one line of a table."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_in_words(inner)}" for key, inner in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,29 +18,48 @@ from bertnli.data.corpus import Corpus
 from bertnli.model.attention import Packed, copy_async, to_device
 
 
+class SoftLabels(Protocol):
+    """Of the pairs of a corpus: an array, or what a teacher says (teacher.py)."""
+
+    def __getitem__(self, pairs: Indices) -> NDArray[np.float32]:
+        """`[pairs, labels]`, probabilities."""
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """inputs: the model's three. labels: int64 `[pairs]`, or fp32 `[pairs, outputs]` (see `Corpus`). counts: False for
-    the pair of a rank that has none."""
+    the pair of a rank that has none. soft: fp32 `[pairs, labels]`, soft labels."""
 
     inputs: tuple[Tensor, Tensor, Packed]
     labels: Tensor
     counts: bool
+    soft: Tensor | None = None
 
     @classmethod
-    def of(cls, corpus: Corpus, indices: Indices, instead: Indices, device: torch.device) -> MicroBatch:
+    def of(
+        cls,
+        corpus: Corpus,
+        indices: Indices,
+        instead: Indices,
+        device: torch.device,
+        soft_labels: SoftLabels | None = None,
+    ) -> MicroBatch:
         """The pairs at `indices`. A rank without pairs still takes part in every collective operation: it takes the
         pair `instead`, which does not count."""
         counts = len(indices) > 0
         indices = indices if counts else instead
         gold = corpus.labels[indices]
         labels = torch.from_numpy(gold.astype(np.int64 if gold.ndim == 1 else np.float32))
-        return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts)
+        soft = None
+        if soft_labels is not None:
+            soft = copy_async(torch.from_numpy(soft_labels[indices]), device)
+        return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts, soft)
 
     def tensors(self) -> list[Tensor]:
         """All its tensors on the device."""
         ids, token_types, layout = self.inputs
-        return [ids, token_types, layout.positions, layout.cu_seqlens, self.labels]
+        soft = [] if self.soft is None else [self.soft]
+        return [ids, token_types, layout.positions, layout.cu_seqlens, self.labels, *soft]
 
 
 @dataclass(frozen=True)
@@ -54,10 +73,19 @@ class Step:
     labels: NDArray[Any]
 
     @classmethod
-    def of(cls, corpus: Corpus, pairs: Indices, rank: int, world: int, micro_tokens: int, device: torch.device) -> Step:
+    def of(
+        cls,
+        corpus: Corpus,
+        pairs: Indices,
+        rank: int,
+        world: int,
+        micro_tokens: int,
+        device: torch.device,
+        soft_labels: SoftLabels | None = None,
+    ) -> Step:
         assignment = assign_to_ranks(pairs, corpus.lengths, world)
         cut = assignment.micro_batches(rank, micro_tokens)
-        micro_batches = [MicroBatch.of(corpus, one, pairs[:1], device) for one in cut]
+        micro_batches = [MicroBatch.of(corpus, one, pairs[:1], device, soft_labels) for one in cut]
         return cls(pairs, assignment, micro_batches, corpus.labels[pairs])
 
 
