@@ -121,7 +121,7 @@ def training(pairs: int) -> dict[str, Any]:
     keys = {"model": "-", "data": {"train": "-"}, "output": "-", "epochs": 1, "precision": "bf16"}
     config = RunConfig.model_validate({**keys, "global_batch_size": pairs})
     model_config = ModelConfig(labels=("a", "b", "c"), vocab_size=30_522, **MODELS["BERT-base"])
-    engine = Engine(PairClassifier(model_config), deepspeed_config(config, "bf16", 1, parse_settings), 0.01, group)
+    engine = Engine(PairClassifier(model_config), deepspeed_config(config, "bf16", 1, parse_settings), config, group)
     engine.train()
     corpus = some_pairs()
     chosen = np.random.default_rng(1).integers(0, len(corpus.lengths), pairs)

@@ -144,7 +144,7 @@ def measure(case: Case) -> dict[str, Any]:
     config = RunConfig.model_validate({**keys, "global_batch_size": case.pairs, "zero_stage": case.zero})
     model = PairClassifier(ModelConfig(labels=("a", "b", "c"), vocab_size=30_522, **MODELS[case.model]))
     settings = deepspeed_config(config, case.precision, group.world, parse_settings)
-    engine = Engine(model, settings, config.weight_decay, group)
+    engine = Engine(model, settings, config, group)
     corpus = some_pairs()
     chosen = np.random.default_rng(1).integers(0, len(corpus.lengths), (WARM_UP + STEPS + 2, case.pairs))
 

@@ -11,6 +11,30 @@ from typing import Annotated, Any
 
 import typer
 
+from bertnli.commands.options import (
+    Arch,
+    Delimiter,
+    Device,
+    EnvFile,
+    Exclude,
+    Format,
+    Hypothesis,
+    Include,
+    Json,
+    Label,
+    LabelNames,
+    Labels,
+    MasterAddr,
+    MasterPort,
+    MaxLength,
+    NoHeader,
+    Premise,
+    Quoting,
+    SkipBadRows,
+    Truncation,
+)
+from bertnli.commands.score import score
+from bertnli.commands.summary import print_summary
 from bertnli.common import memory, standard_streams
 from bertnli.common.cores import spin_briefly
 from bertnli.common.errors import InputError, Interrupted, causes
@@ -26,53 +50,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on the last line.")]
-Arch = Annotated[str | None, typer.Option(help="bert.small or bert.base, if MODEL is the path of d2l weights.")]
-MaxLength = Annotated[
-    int | None,
-    typer.Option(metavar="TOKENS", help="Most tokens of a pair; longer pairs are cut. Default: the model's own."),
-]
-Truncation = Annotated[
-    str | None,
-    typer.Option(help="longest_first, only_first, only_second, d2l or proportional. Default: the model's own."),
-]
-Labels = Annotated[
-    str | None, typer.Option(help="Label names in the model's order, comma-separated, if its config has LABEL_0, ….")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Premise = Annotated[str | None, typer.Option(help="Name of the premise column.")]
-Hypothesis = Annotated[str | None, typer.Option(help="Name of the hypothesis column.")]
-Label = Annotated[str | None, typer.Option(help="Name of the label column.")]
-LabelNames = Annotated[
-    str | None,
-    typer.Option(metavar="CELL=LABEL,…", help="What label cells mean, such as 0=entailment,1=neutral,2=contradiction."),
-]
-Format = Annotated[
-    str | None, typer.Option(help="tsv, csv, jsonl or parquet: the files' format, if it is not the one in their names.")
-]
-Delimiter = Annotated[
-    str | None,
-    typer.Option(metavar="CHARACTER", help="Between the cells of a text table; also tab, semicolon. Default: found."),
-]
-Quoting = Annotated[
-    str | None,
-    typer.Option(
-        metavar="csv|none", help="Whether double quotes enclose cells of a text table, or are text. Default: found."
-    ),
-]
-NoHeader = Annotated[
-    bool, typer.Option("--no-header", help="The text table has no header; its columns are 1, 2, and so on.")
-]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Skip rows that cannot be used, and count them.")]
-
-Include = Annotated[str | None, typer.Option(metavar="HOST[:SLOT,…]@…", help="Only these hosts and slots.")]
-Exclude = Annotated[str | None, typer.Option(metavar="HOST[:SLOT,…]@…", help="All but these hosts and slots.")]
-EnvFile = Annotated[
-    str | None, typer.Option(help="File of NAME=VALUE lines for all ranks. Default: .deepspeed_env, as in DeepSpeed.")
-]
-MasterAddr = Annotated[str | None, typer.Option(help="Address of the first host. Default: found automatically.")]
-MasterPort = Annotated[int, typer.Option(min=1, max=65535, help="A free port on the first host.")]
 
 
 def _fetchable(incomplete: str) -> list[str]:
@@ -101,7 +78,7 @@ def demo(
     """Run all steps on real data, from fetching to scoring a file."""
     from bertnli.commands.demo import run
 
-    _finish(run(out), as_json)
+    print_summary(run(out), as_json)
 
 
 @app.command(epilog="Example: bertnli fetch minilm")
@@ -143,7 +120,7 @@ def fetch(
     if name is None:
         raise InputError("fetch: no name given", do="see the names with: bertnli fetch --list")
     path = fetch_name(name, to=to, source=source, parse_config=folder_config.parse)
-    _finish({"path": str(path)}, as_json)
+    print_summary({"path": str(path)}, as_json)
 
 
 @app.command(epilog="Example: bertnli train run.yaml --set learning_rate=2e-5 --ranks 2")
@@ -395,7 +372,8 @@ def export(
     rows = None
     if verify is not None:
         columns, reads_parse = Columns(premise, hypothesis, label), source.tokenizer.settings.reads_parse
-        rows = open_set(verify, columns, label_names=names, dialect=dialect, prefer_parse=reads_parse)
+        kind: dict[str, Any] = {"prefer_parse": reads_parse, "problem_type": source.config.outputs.problem_type}
+        rows = open_set(verify, columns, label_names=names, dialect=dialect, **kind)
         for note in rows.file.notes:
             _say(note)
     summary = export_bundle(
@@ -409,7 +387,7 @@ def export(
         name=model,
         terms=licences.of_model(model),
     )
-    _finish(summary, as_json)
+    print_summary(summary, as_json)
 
 
 @app.command(epilog="Example: bertnli verify bundle --data snli-test")
@@ -448,113 +426,10 @@ def verify(
         skip_bad_rows=skip_bad_rows,
         say=_say,
     )
-    _finish(summary, as_json)
+    print_summary(summary, as_json)
 
 
-@app.command(epilog="Example: bertnli score bundle pairs.tsv scores.tsv")
-def score(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
-    input: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT",
-            help="A .tsv, .csv, .jsonl (also .gz, .zst) or .parquet file, or a name for fetch; - is standard input.",
-        ),
-    ],
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="A file in one of these formats; - is standard output.")
-    ],
-    device: Device = "auto",
-    devices: Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1. Default: all.")] = None,
-    workers: Annotated[int, typer.Option(help="Number of processes, on the CPU; they share the cores.")] = 1,
-    temperature: Annotated[
-        float | None, typer.Option(help="Divide the logits by it; 1 turns it off. Default: the bundle's.")
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="For independent labels: predict those with a probability above it. Default: 0.5."),
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning, and replace OUTPUT.")] = False,
-    premise: Premise = None,
-    hypothesis: Hypothesis = None,
-    label: Label = None,
-    prefix: Annotated[str, typer.Option(help="Prefix for the names of the added columns.")] = "",
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="tsv, csv, jsonl or parquet: of INPUT or OUTPUT if its name does not tell it, such as -; of INPUT if "
-            "both names do, but INPUT's is wrong."
-        ),
-    ] = None,
-    delimiter: Delimiter = None,
-    quoting: Quoting = None,
-    no_header: NoHeader = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Score all files of a folder into a folder, on a Ray cluster: auto, local or HOST:PORT.",
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Score a file: each input row has one output row, in order. The same command resumes after a kill."""
-    memory.require(200)
-    from bertnli.common.progress import progress
-    from bertnli.data.dialect import Dialect, usual
-    from bertnli.data.formats import says_format
-    from bertnli.data.pairs import Columns
-    from bertnli.fetch.catalog import lookup_unless_path
-    from bertnli.fetch.resolve import resolve_data
-
-    dialect = Dialect(None if ray is None else format, delimiter, quoting, not no_header)
-    options: dict[str, Any] = {
-        "device": device,
-        "temperature": temperature,
-        "threshold": threshold,
-        "strict": strict,
-        "restart": restart,
-        "columns": Columns(premise, hypothesis, label),
-        "prefix": prefix,
-        "dialect": dialect,
-    }
-    if ray is not None:
-        need("ray", "ray")
-        from bertnli_export.distributed import find_partitions, score_partitions
-
-        if devices is not None or workers != 1:
-            raise InputError("--ray", found="also --devices or --workers", do="omit those")
-        partitions = find_partitions(input, output)
-        with progress("partitions", len(partitions)) as show:
-            summary = score_partitions(bundle, partitions, output, ray, progress=show, **options)
-        for note in summary.get("notes", ()):
-            _say(note)
-        return _finish(summary, as_json)
-
-    from bertnli_export.score import score_file
-
-    read = input if input == "-" else resolve_data(input)
-    if read != "-" and lookup_unless_path(input) is not None:
-        options["dialect"] = usual(str(read))
-    read_as, write_as = (None if format is None or says_format(name) else format for name in (read, output))
-    if format is not None and read_as is write_as is None:
-        read_as = format
-    with progress("rows") as show:
-        summary = score_file(
-            bundle,
-            read,
-            output,
-            gpus=devices,
-            workers=workers,
-            input_format=read_as,
-            output_format=write_as,
-            progress=show,
-            say=_say,
-            **options,
-        )
-    # If the scores go to standard output, the summary goes to standard error.
-    _finish(summary, as_json, file=sys.stderr if output == "-" else sys.stdout)
+app.command(epilog="Example: bertnli score bundle pairs.tsv scores.tsv")(score)
 
 
 def main() -> None:
@@ -605,17 +480,6 @@ def _say(line: str) -> None:
     from bertnli.common.progress import say
 
     say(line)
-
-
-def _finish(summary: dict[str, Any], as_json: bool, file: Any = None) -> None:
-    """Print the summary as text, and with `--json` also as JSON on the last line."""
-    for key, value in summary.items():
-        if isinstance(value, float):
-            print(f"{key}: {value:.4g}", file=file)
-        elif not isinstance(value, (dict, list)):
-            print(f"{key}: {value}", file=file)
-    if as_json:
-        print(json.dumps(summary), file=file)
 
 
 if __name__ == "__main__":

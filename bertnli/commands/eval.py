@@ -20,7 +20,7 @@ from bertnli.data.dialect import Dialect
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.evaluation.calibrate import calibrate as fit_temperature
 from bertnli.evaluation.data_sets import LabelledSet, expanded, open_all, open_set
-from bertnli.evaluation.evaluate import ComparedModel, Predictor
+from bertnli.evaluation.evaluate import ComparedModel, Predictor, outputs_of
 from bertnli.report import summary
 from bertnli.report.licences import notes_about
 from bertnli.report.provenance import provenance
@@ -76,7 +76,8 @@ def evaluation(
         option = "--calibrate" if calibrate else "--against"
         raise InputError(option, found=f"{len(names)} data sets", expected="one", do="give one DATA")
     settings = model.tokenizer.settings
-    read = partial(open_set, columns=columns, label_names=label_names, dialect=dialect)
+    problem_type = outputs_of(model).problem_type
+    read = partial(open_set, columns=columns, label_names=label_names, dialect=dialect, problem_type=problem_type)
     open_ = partial(read, shuffle_premises=shuffle_premises)
     sets, skipped = open_all(names, partial(open_, prefer_parse=settings.reads_parse))
     said: set[str] = set()

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
 from bertnli.common.encodings import with_escapes
 from bertnli.common.errors import InputError
 from bertnli.common.printable import shortened
+from bertnli.data.column_names import (
+    LABEL_COLUMNS,
+    NOT_PAIRS,
+    PAIR_COLUMNS,
+    usual_labels,
+    usual_pairs,
+    usual_partners,
+)
+from bertnli.data.outputs import ProblemType
 from bertnli.data.records import is_text, json_type
 
-PAIR_COLUMNS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text", "text_pair"))
 PARSE_COLUMNS = ("sentence1_binary_parse", "sentence2_binary_parse")
-LABEL_COLUMNS = ("label", "gold_label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +35,39 @@ class Columns:
     label: str | None = None
 
 
+class AmbiguousColumnsError(InputError):
+    """A file has several pairs of columns, and none of them is more usual than the others."""
+
+
+def fold(name: str) -> str:
+    """A column's name as names are compared."""
+    return name.strip().casefold()
+
+
 def finder(fields: Sequence[str]) -> Callable[[str], str | None]:
     """A function from a column's name, or one with other case or outer blanks, to the first such field."""
-    by_lower = {name.strip().casefold(): name for name in reversed(fields)}
-    return lambda name: name if name in fields else by_lower.get(name.strip().casefold())
+    by_folded = {fold(name): name for name in reversed(fields)}
+    return lambda name: name if name in fields else by_folded.get(fold(name))
 
 
 def find_columns(
-    fields: Sequence[str], wanted: Columns, where: str, *, prefer_parse: bool = False, hint: str = ""
+    fields: Sequence[str],
+    wanted: Columns,
+    where: str,
+    *,
+    prefer_parse: bool = False,
+    hint: str = "",
+    problem_type: ProblemType = "single_label_classification",
 ) -> Columns:
-    """The columns of the pair, and of the label if there is one, found by name, without case and outer blanks.
+    """The columns of the pair, and of the label if exactly one is the best (column_names.py), found by name, without
+    case and outer blanks.
 
-    prefer_parse: take SNLI's binary-parse columns if the file has them. Raises InputError that lists the columns found
-    and says how to name them; `hint` is what else may help.
+    prefer_parse: take SNLI's binary-parse columns if the file has them. problem_type: of the model; it decides which
+    names a label can have. Raises InputError that lists the columns found and says how to name them; `hint` is what
+    else may help. Raises AmbiguousColumnsError if the pair can be several.
     """
     hint = hint and f"; {hint}"
-    find = finder(fields)
+    find, folded = finder(fields), [fold(name) for name in fields]
 
     def given(name: str, option: str) -> str:
         if (found := find(name)) is None:
@@ -54,27 +78,37 @@ def find_columns(
             )
         return found
 
-    premise = hypothesis = None
-    if wanted.premise is None and wanted.hypothesis is None:
-        for names in (PARSE_COLUMNS, *PAIR_COLUMNS) if prefer_parse else PAIR_COLUMNS:
-            premise, hypothesis = map(find, names)
-            if premise and hypothesis:
-                break
+    premise = None if wanted.premise is None else given(wanted.premise, "--premise")
+    hypothesis = None if wanted.hypothesis is None else given(wanted.hypothesis, "--hypothesis")
+    if premise and hypothesis:
+        pairs = [(premise, hypothesis)]
+    elif premise:
+        pairs = [(premise, name) for name in usual_partners(fold(premise), 0, folded)]
+    elif hypothesis:
+        pairs = [(name, hypothesis) for name in usual_partners(fold(hypothesis), 1, folded)]
+    elif prefer_parse and all(map(find, PARSE_COLUMNS)):
+        pairs = [PARSE_COLUMNS]
     else:
-        sides = list(zip(*PAIR_COLUMNS, strict=True))
-        premise = next(filter(None, map(find, sides[0])), None)
-        hypothesis = next(filter(None, map(find, sides[1])), None)
-        if wanted.premise is not None:
-            premise = given(wanted.premise, "--premise")
-        if wanted.hypothesis is not None:
-            hypothesis = given(wanted.hypothesis, "--hypothesis")
-    if not premise or not hypothesis:
+        pairs = usual_pairs(folded)
+    found = [(find(one) or "", find(other) or "") for one, other in pairs]
+    if not found:
+        not_pairs = [reason for names, reason in NOT_PAIRS.items() if set(names) <= set(folded)]
         raise InputError(
             f"{where}: no columns with the sentence pairs",
             found=f"columns {listed(fields)}",
             expected=" or ".join("/".join(names) for names in PAIR_COLUMNS),
-            do=f"name them with --premise and --hypothesis (in a run file: data.columns){hint}",
+            do="; ".join(
+                [*not_pairs, f"name them with --premise and --hypothesis (in a run file: data.columns){hint}"]
+            ),
         )
+    if len(found) > 1:
+        raise AmbiguousColumnsError(
+            f"{where}: {len(found)} pairs of columns, and nothing says which one is meant",
+            found=" and ".join("/".join(map(repr, names)) for names in found),
+            do="name one with --premise and --hypothesis "
+            "(in a run file: data.columns, such as {premise: " + found[0][0] + ", hypothesis: " + found[0][1] + "})",
+        )
+    [(premise, hypothesis)] = found
     if premise == hypothesis:  # every sentence would be scored against itself
         raise InputError(
             f"{where}: premise and hypothesis are the same column",
@@ -83,17 +117,57 @@ def find_columns(
         )
     if wanted.label is not None:
         return Columns(premise, hypothesis, given(wanted.label, "--label"))
-    return Columns(premise, hypothesis, next(filter(None, map(find, LABEL_COLUMNS)), None))
+    labels = _usual_labels(fields, Columns(premise, hypothesis), problem_type)
+    return Columns(premise, hypothesis, labels[0] if len(labels) == 1 else None)
+
+
+def _usual_labels(fields: Sequence[str], pair: Columns, problem_type: ProblemType) -> list[str]:
+    find = finder(fields)
+    names = [find(name) or "" for name in usual_labels([fold(name) for name in fields], problem_type)]
+    return [name for name in names if name not in (pair.premise, pair.hypothesis)]
+
+
+def no_label_column(
+    fields: Sequence[str], found: Columns, where: str, problem_type: ProblemType, *, has_soft: bool = False
+) -> InputError:
+    """The error for a file in which `find_columns` found no label column: there is none, or there are several.
+
+    has_soft: it has soft labels (soft_labels.py).
+    """
+    do = "with --label (in a run file: data.columns.label)"
+    labels = _usual_labels(fields, found, problem_type)
+    if len(labels) > 1:
+        what = f"{where}: {len(labels)} label columns, and nothing says which one is meant"
+        return InputError(what, found=" and ".join(map(repr, labels)), do=f"name one {do}")
+    expected, scores = " or ".join(LABEL_COLUMNS), _usual_labels(fields, found, "regression")
+    if problem_type == "multi_label_classification":
+        expected += ", or a column for each label"
+    if problem_type == "single_label_classification" and scores:
+        do += f"; {scores[0]!r} is read for a model that gives a score (problem_type: regression)"
+    if has_soft:
+        do += ", or train on the probabilities in p_…: in a run file, loss: {soft: 1}"
+    return InputError(
+        f"{where}: no label column", found=f"columns {listed(fields)}", expected=expected, do=f"name it {do}"
+    )
+
+
+def note_of_names(wanted: Columns, found: Columns) -> str | None:
+    """Which columns were taken, if some have another name than the first ones of column_names.py."""
+    usual = {*chain(*PAIR_COLUMNS), *LABEL_COLUMNS, *PARSE_COLUMNS, None}
+    taken = asdict(found)
+    if all(fold(name or "") in usual or asdict(wanted)[role] for role, name in taken.items() if name):
+        return None
+    return ", ".join(f"column {name!r} is the {role}" for role, name in taken.items() if name)
 
 
 def not_read(fields: Sequence[str], wanted: Columns, found: Columns) -> list[str]:
     """For each role that the user named no column for, and for which `fields` have two: what is taken, and what not."""
     by_lower: dict[str, list[str]] = {}
     for name in fields:
-        by_lower.setdefault(name.strip().casefold(), []).append(name)
+        by_lower.setdefault(fold(name), []).append(name)
     chosen, notes = [found.premise or "", found.hypothesis or ""], list[str]()
     pairs = (names for names in PAIR_COLUMNS if all(name in by_lower for name in names))
-    keys = chain(*pairs, (name.strip().casefold() for name in chosen))
+    keys = chain(*pairs, map(fold, chosen))
     others = [name for key in keys for name in by_lower[key] if name not in chosen]
     if wanted.premise is None and wanted.hypothesis is None and others:
         notes.append(

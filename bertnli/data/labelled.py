@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bertnli.common.errors import InputError
 from bertnli.data import label_columns, soft_labels, unfit_rows
-from bertnli.data.columns import LABEL_COLUMNS, listed
+from bertnli.data.columns import listed, no_label_column
 from bertnli.data.formats import empty
 from bertnli.data.golds import NONE_OF_THEM, WITHOUT, Golds, golds_for
 from bertnli.data.labels import LabelTable
@@ -168,8 +168,8 @@ def read_labelled(
     `labels` or `-`. tokenizer: pairs that it cannot cut as its settings say are bad rows. soft: the file has soft
     labels, and a label is a tuple as `SoftGolds` has it (soft_labels.py).
 
-    Raises InputError if the file has no label column (or no columns of soft labels), or `label_names` has a value that
-    is not one of `labels`.
+    Raises InputError if the file has no label column (or no columns of soft labels), or several that are equally good,
+    or if `label_names` has a value that is not one of `labels`.
     """
     if not file.fields:
         raise empty(file.name)
@@ -179,13 +179,7 @@ def read_labelled(
     columns = label_columns.columns_of(file, labels) if several and file.columns.label is None else None
     if file.columns.label is None and columns is None:
         has_soft = not several and soft_labels.columns_of(file, labels) is not None
-        raise InputError(
-            f"{file.name}: no label column",
-            found=f"columns {listed(file.fields)}",
-            expected=" or ".join(LABEL_COLUMNS) + ", or a column for each label" * several,
-            do="name it with --label (in a run file: data.columns.label)"
-            + ", or train on the probabilities in p_…: in a run file, loss: {soft: 1}" * has_soft,
-        )
+        raise no_label_column(file.fields, file.columns, file.name, problem_type, has_soft=has_soft)
     rows = None if columns is None else partial(label_columns.rows_with_labels, file, columns)
     return LabelledPairs(file, golds, labels, skip_bad_rows, rows, tokenizer)
 

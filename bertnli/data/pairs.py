@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.arrow_values import holds_text, json_values
 from bertnli.data.class_names import class_names, class_of
+from bertnli.data.column_names import LABEL_COLUMNS
 from bertnli.data.columns import (
-    LABEL_COLUMNS,
     PARSE_COLUMNS,
+    AmbiguousColumnsError,
     Columns,
     HeaderRows,
     fault_of,
@@ -26,6 +27,7 @@ from bertnli.data.columns import (
     label_text,
     listed,
     not_read,
+    note_of_names,
     numbered_columns,
     words_of_parse,
 )
@@ -42,6 +44,7 @@ from bertnli.data.formats import (
     empty,
     end_of_line,
 )
+from bertnli.data.outputs import ProblemType
 from bertnli.data.parquet import parquet_schema, parquet_tables
 from bertnli.data.records import (
     NOT_UTF8,
@@ -115,8 +118,8 @@ class PairFile:
 
     path: a file, `archive.zip#member`, or `-` for standard input (with `format`). dialect: how a text table is
     written, as far as the user says it; its format counts if `format` is None. prefer_parse: take SNLI's
-    binary-parse columns, without their parentheses, if the file has them; the d2l book does so. A file can be read
-    several times, a pipe only once.
+    binary-parse columns, without their parentheses, if the file has them; the d2l book does so. problem_type: of the
+    model that reads the labels. A file can be read several times, a pipe only once.
 
     Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found; `fields`,
     all column names in order (JSONL: of the first object that has the columns; without rows those of a pair); `header`,
@@ -134,11 +137,13 @@ class PairFile:
         format: str | None = None,
         dialect: Dialect | None = None,
         prefer_parse: bool = False,
+        problem_type: ProblemType = "single_label_classification",
     ):
         self._told = dialect or Dialect()
         self._source = Source(path, format or self._told.format)
         self.name, self.path, self.format = self._source.name, self._source.path, self._source.format.kind
         self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
+        self._problem_type: ProblemType = problem_type
         self.header = ""
         self.schema: pyarrow.Schema | None = None
         self.class_names: tuple[str, ...] = ()
@@ -218,6 +223,8 @@ class PairFile:
         try:
             # Without a header the wanted names are numbers.
             find_columns(fields, self._wanted if self._told.header else Columns(), "", prefer_parse=self._prefer_parse)
+        except AmbiguousColumnsError:
+            return True
         except InputError:
             return False
         return True
@@ -260,6 +267,8 @@ class PairFile:
                 try:
                     self._resolve(list(record[1]))
                     return again
+                except AmbiguousColumnsError:
+                    raise
                 except InputError as error:
                     first_error = first_error or error
         if not probed:  # a file without a row; its output in another format has columns, so that it can be read again
@@ -281,8 +290,10 @@ class PairFile:
         if not self._told.header and self._wanted == Columns():
             self.columns = numbered_columns(fields, self.name, hint)
         else:
-            self.columns = find_columns(fields, self._wanted, self.name, prefer_parse=self._prefer_parse, hint=hint)
-            for note in not_read(fields, self._wanted, self.columns):
+            options: dict[str, Any] = {"prefer_parse": self._prefer_parse, "problem_type": self._problem_type}
+            self.columns = find_columns(fields, self._wanted, self.name, hint=hint, **options)
+            taken = note_of_names(self._wanted, self.columns)
+            for note in filter(None, (taken, *not_read(fields, self._wanted, self.columns))):
                 self._note(f"note: {self.name}: {note}")
         self.fields = fields
 

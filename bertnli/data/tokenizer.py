@@ -25,7 +25,8 @@ from bertnli.common.files import read_json, read_map
 from bertnli.data import exact_scores, hf_tokenizer, pair_template, tokenizer_files
 from bertnli.data.encoded import Encoded
 from bertnli.data.positions import usable_positions
-from bertnli.data.truncation import TRUNCATIONS, Ints, unfit
+from bertnli.data.sentence_pool import SentencePool
+from bertnli.data.truncation import TRUNCATIONS, unfit
 
 MIN_LENGTH = 5  # three special tokens, or more, and one token of each sentence
 MAX_CHARACTERS = 1 << 20  # the rest of a longer sentence is ignored: it would cost memory and time, and be truncated
@@ -71,12 +72,6 @@ class TokenizerSettings:
     def changed(self, **settings: Any) -> TokenizerSettings:
         """The same with these settings; None: as it is."""
         return replace(self, **{name: value for name, value in settings.items() if value is not None})
-
-
-def _ranges(starts: Ints, lengths: Ints) -> NDArray[np.int64]:
-    """The numbers of all ranges (start, start + 1, …), end to end."""
-    ends = np.cumsum(lengths, dtype=np.int64)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
 
 
 class PairTokenizer:
@@ -302,51 +297,59 @@ class PairTokenizer:
             parts.append(self.settings.truncation_side)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def encode(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
+    def encode(self, premises: Sequence[str], hypotheses: Sequence[str], *, truncation: str | None = None) -> Encoded:
         """Each pair as [CLS] premise [SEP] hypothesis [SEP], truncated to `max_length`, in the same order.
 
         With `hypothesis_only`, every premise is taken as empty: [CLS] [SEP] hypothesis [SEP]. Of a sentence longer than
         `MAX_CHARACTERS` the rest is ignored (at its end or its beginning, as `truncation_side` says), and its pair
-        counts as truncated.
+        counts as truncated. truncation: a rule in place of the settings' own.
 
         Raises InputError that names the pair if a sentence is not text or has a lone surrogate, which is not Unicode.
+        """
+        rule = truncation or self.settings.truncation
+        pool = self.pool([""] * len(premises) if self.settings.hypothesis_only else premises, hypotheses)
+        p, h = pool.premises, pool.hypotheses
+        len_p, len_h = pool.lengths[p], pool.lengths[h]
+        keep_p, keep_h = TRUNCATIONS[rule](len_p, len_h, self.room)
+        start_p, start_h = pool.starts[p], pool.starts[h]
+        if self.cuts_beginnings:
+            start_p, start_h = start_p + pool.kept[p] - keep_p, start_h + pool.kept[h] - keep_h
+        truncated = (keep_p + keep_h < len_p + len_h) | pool.too_long[p] | pool.too_long[h]
+        refused = np.flatnonzero(unfit(rule, len_p, len_h, self.room))
+        return pool.join(start_p, keep_p, start_h, keep_h, truncated=truncated, unfit=refused)
+
+    def pool(self, premises: Sequence[str], hypotheses: Sequence[str], *, whole: bool = False) -> SentencePool:
+        """The sentences of pairs, each tokenised once, up to `MAX_CHARACTERS` of its text.
+
+        Its `ids` have those tokens that fit into a pair; with `whole` all, and their places in the text. Raises as
+        `encode` does.
         """
         assert len(premises) == len(hypotheses), (len(premises), len(hypotheses))
         if not all(isinstance(text, str) for text in chain(premises, hypotheses)):
             _refuse(premises, hypotheses)
-        return self._encode_pairs([""] * len(premises) if self.settings.hypothesis_only else premises, hypotheses)
-
-    def _encode_pairs(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Encoded:
         number = {text: i for i, text in enumerate(dict.fromkeys(chain(premises, hypotheses)))}
         try:
-            pool, lengths = self._encode_sentences(list(number))
+            ids, lengths, characters = self._encode_sentences(list(number), whole)
         except TypeError:  # the library raises it for a string that is not Unicode
             _refuse(premises, hypotheses)
             raise
-        sentence_p = np.fromiter(map(number.__getitem__, premises), np.int64, len(premises))
-        sentence_h = np.fromiter(map(number.__getitem__, hypotheses), np.int64, len(hypotheses))
-        len_p, len_h = lengths[sentence_p], lengths[sentence_h]
-        too_long = np.fromiter((len(text) > MAX_CHARACTERS for text in number), np.bool_, len(number))
-        keep_p, keep_h = TRUNCATIONS[self.settings.truncation](len_p, len_h, self.room)
-
-        # A pair consists of five ranges of the pool. The pool begins with the special tokens.
-        prefix, separators, suffix = map(len, self.template[:3])
-        pooled = np.minimum(lengths, self.room)
-        starts = np.concatenate(([0], np.cumsum(pooled)))[:-1] + self.template.special_tokens
-        start_p, start_h = starts[sentence_p], starts[sentence_h]
-        if self._cuts_beginnings:
-            start_p, start_h = start_p + pooled[sentence_p] - keep_p, start_h + pooled[sentence_h] - keep_h
-        one = np.ones_like(keep_p)
-        range_starts = np.stack([0 * one, start_p, prefix * one, start_h, (prefix + separators) * one], axis=1)
-        range_lengths = np.stack([prefix * one, keep_p, separators * one, keep_h, suffix * one], axis=1)
-        total = range_lengths.sum(axis=1, dtype=np.int32)
-        return Encoded(
-            ids=pool[_ranges(range_starts.ravel(), range_lengths.ravel())],
-            lengths=total,
-            first_segment=self.template.first_segment(keep_p, keep_h),
-            truncated=(keep_p + keep_h < len_p + len_h) | too_long[sentence_p] | too_long[sentence_h],
-            unfit=np.flatnonzero(unfit(self.settings.truncation, len_p, len_h, self.room)),
+        kept = lengths if whole else np.minimum(lengths, self.room)
+        return SentencePool(
+            template=self.template,
+            ids=ids,
+            starts=np.concatenate(([0], np.cumsum(kept)))[:-1] + self.template.special_tokens,
+            kept=kept,
+            lengths=lengths,
+            too_long=np.fromiter((len(text) > MAX_CHARACTERS for text in number), np.bool_, len(number)),
+            premises=np.fromiter(map(number.__getitem__, premises), np.int64, len(premises)),
+            hypotheses=np.fromiter(map(number.__getitem__, hypotheses), np.int64, len(hypotheses)),
+            characters=characters,
         )
+
+    @property
+    def cuts_beginnings(self) -> bool:
+        """Whether tokens of a sentence are cut off at its beginning."""
+        return self.settings.truncation_side == "left"
 
     @property
     def may_refuse(self) -> bool:
@@ -366,30 +369,35 @@ class PairTokenizer:
         """The tokens of `ids`, as written in the vocabulary."""
         return [self._tokenizer.id_to_token(token) or f"?{token}" for token in ids]
 
-    def _encode_sentences(self, sentences: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The pool of ids (the special tokens, then of each sentence those that fit into a pair), and full lengths."""
-        parts = [np.array(self.template.join([], []), np.int32)]
+    def _encode_sentences(
+        self, sentences: list[str], whole: bool
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64] | None]:
+        """The ids of a pool, full lengths, and the characters of a pool if it is `whole`."""
+        special = self.template.join([], [])
+        parts = [np.array(special, np.int32)]
+        places = [np.zeros((len(special), 2), np.int64)]
         lengths = np.zeros(len(sentences), np.int64)
+        encode = self._tokenizer.encode_batch if whole else self._tokenizer.encode_batch_fast  # fast: without places
         begin = 0
         while begin < len(sentences):
             # The library's results take a hundred bytes for each token, so only few exist at the same time.
             characters = np.cumsum([len(text) for text in sentences[begin : begin + _SENTENCES]])
             end = begin + max(1, int(np.searchsorted(characters, MAX_CHARACTERS, side="right")))
-            kept = slice(-MAX_CHARACTERS, None) if self._cuts_beginnings else slice(MAX_CHARACTERS)
-            some = [text[kept] for text in sentences[begin:end]]
-            results = self._call(self._tokenizer.encode_batch_fast, some, add_special_tokens=False)
+            read = slice(-MAX_CHARACTERS, None) if self.cuts_beginnings else slice(MAX_CHARACTERS)
+            some = [text[read] for text in sentences[begin:end]]
+            results = self._call(encode, some, add_special_tokens=False)
             lengths[begin:end] = [len(result) for result in results]
-            kept = slice(-self.room, None) if self._cuts_beginnings else slice(self.room)
+            kept = slice(None) if whole else slice(-self.room, None) if self.cuts_beginnings else slice(self.room)
             parts.append(np.fromiter(chain.from_iterable(result.ids[kept] for result in results), np.int32))
+            if whole:
+                for text, cut, result in zip(sentences[begin:end], some, results, strict=True):
+                    before = len(text) - len(cut) if self.cuts_beginnings else 0
+                    places.append(np.array(result.offsets, np.int64).reshape(-1, 2) + before)
             begin = end
-        return np.concatenate(parts), lengths
+        return np.concatenate(parts), lengths, np.concatenate(places) if whole else None
 
     def _call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return tokenizer_files.call(method, self._where, *arguments, **options)
-
-    @property
-    def _cuts_beginnings(self) -> bool:
-        return self.settings.truncation_side == "left"
 
 
 def _refuse(premises: Sequence[object], hypotheses: Sequence[object]) -> None:

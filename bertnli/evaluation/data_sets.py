@@ -17,7 +17,7 @@ from bertnli.data.class_names import by_class
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect, usual
 from bertnli.data.labels import UNKNOWN, LabelTable
-from bertnli.data.outputs import Outputs
+from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.data.pairs import PairFile
 from bertnli.data.unknown_labels import UnknownLabelsError
 from bertnli.evaluation.accuracy_by_column import AccuracyByColumn
@@ -162,13 +162,14 @@ def open_set(
     label_names: Mapping[str, str] | None = None,
     dialect: Dialect | None = None,
     prefer_parse: bool = False,
+    problem_type: ProblemType = "single_label_classification",
     shuffle_premises: bool = False,
 ) -> LabelledSet:
     """The file at that path, or the data set of that name, which is fetched if needed.
 
     columns, label_names (text of a label cell -> label): from the user; they override those of the catalogue.
-    dialect: of a file; sets of the catalogue are read as their format says. prefer_parse: see `PairFile`. Raises as
-    `fetch.resolve` and `PairFile` do, and InputError for label names that contradict the file's own.
+    dialect: of a file; sets of the catalogue are read as their format says. prefer_parse, problem_type: see `PairFile`.
+    Raises as `fetch.resolve` and `PairFile` do, and InputError for label names that contradict the file's own.
     """
     entry = catalog.lookup_unless_path(name)
     schema = entry.schema if entry is not None else DataSetSchema()
@@ -182,7 +183,7 @@ def open_set(
     kind = ShuffledPremises if shuffle_premises else PairFile
     if entry is not None:
         dialect = usual(str(path))
-    file = kind(path, columns=wanted, dialect=dialect, prefer_parse=prefer_parse)
+    file = kind(path, columns=wanted, dialect=dialect, prefer_parse=prefer_parse, problem_type=problem_type)
     names = by_class({**schema.label_names, **(label_names or {})}, file.class_names, file.name)
     return LabelledSet(name, file, replace(schema, label_names=names))
 

@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from bertnli.common.errors import InputError
 from bertnli.data.outputs import ProblemType
 from bertnli.run.data_config import Data
 from bertnli.run.loss_config import LossConfig, Metric, TeacherConfig, loss_in_short, teacher_in_short
 from bertnli.run.section import Fraction, Positive, Section, Text, read_exponent
 
 STALL_TIMEOUT = 300.0  # seconds
+WARMUP = 0.1
+
+
+Beta = Annotated[float, Field(ge=0, lt=1, strict=True)]  # strict: in a list, too, YAML's true is no number
 
 
 class Checkpointing(Section):
@@ -60,10 +65,17 @@ class RunConfig(Section):
     """Tokens that a rank takes through the model at once. Default: 3072 on a CPU; on a GPU up to 65,536, as
     many as fit its free memory."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    schedule: Literal["linear", "constant"] = "linear"
-    """After the warm-up: linear decay to 0 at the last step, or no decay."""
-    warmup: Fraction = 0.1
-    """Fraction of the steps in which the learning rate rises from 0."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """After the warm-up: decay to 0 at the end of the run, in a line or along half a cosine (Loshchilov & Hutter 2017,
+    SGDR); or no decay."""
+    warmup: Fraction | None = WARMUP
+    """Fraction of the steps in which the learning rate rises from 0. Default: 0.1, if there is no warmup_steps."""
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """The same as a number of steps, which must be fewer than the run has; give one of the two."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW's: how much of the moving means of the gradients and of their squares a step keeps."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's: added to the root of the second mean."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are clipped to this norm; 0 turns clipping off."""
@@ -101,6 +113,14 @@ class RunConfig(Section):
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed's own keys, merged with ours. One that contradicts ours, or cannot work here, is an error."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_warmup(cls, given: Any) -> Any:
+        # so that run.yaml, which has every key, says which of the two holds
+        if not isinstance(given, dict) or given.get("warmup") is not None:
+            return given
+        return {**given, "warmup": WARMUP if given.get("warmup_steps") is None else None}
+
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_in_one_text(cls, given: Any) -> Any:
@@ -135,18 +155,31 @@ class RunConfig(Section):
     def total_steps(self, pairs: int) -> int:
         return self.max_steps if self.max_steps is not None else self.steps_per_epoch(pairs) * (self.epochs or 0)
 
+    def check_warmup(self, total_steps: int) -> None:
+        """Raises InputError if the learning rate would still be rising at the end of a run of `total_steps`."""
+        if self.warmup_steps is not None and self.warmup_steps >= total_steps:
+            raise InputError(
+                f"warmup_steps: {self.warmup_steps} does not go with a run of {total_steps} steps",
+                expected="fewer, so that the learning rate is reached",
+                do=f"set warmup_steps: {total_steps // 10}, or warmup: {WARMUP}",
+            )
+
     def learning_rate_at(self, step: int, total_steps: int) -> float:
         """Learning rate of the optimizer step number `step` (from 0): linear warm-up, then `schedule`.
 
-        As in Devlin et al. 2018, appendix A.2. It equals transformers' get_linear_schedule_with_warmup, except that the
-        last step is never a warm-up step, so that a run of one step learns.
+        As in Devlin et al. 2018, appendix A.2. It equals transformers' get_linear_schedule_with_warmup and
+        get_cosine_schedule_with_warmup, except that the last step is never a warm-up step, so that a run of one step
+        learns.
         """
-        warmup_steps = min(math.ceil(self.warmup * total_steps), total_steps - 1)
+        warmup_steps = self.warmup_steps
+        if warmup_steps is None:
+            warmup_steps = min(math.ceil((self.warmup or 0.0) * total_steps), total_steps - 1)
         if step < warmup_steps:
             return self.learning_rate * (step / warmup_steps)
         if self.schedule == "constant":
             return self.learning_rate
-        return self.learning_rate * ((total_steps - step) / max(1, total_steps - warmup_steps))
+        left = (total_steps - step) / max(1, total_steps - warmup_steps)
+        return self.learning_rate * (left if self.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2)
 
     def to_yaml(self) -> str:
         """The run as resolved, with every key; `run_file.load_run` reads it back to an equal RunConfig."""

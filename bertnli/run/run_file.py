@@ -140,6 +140,13 @@ def _with_text_keys(given: Any) -> Any:
 def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
     if (config.epochs is None) == (config.max_steps is None):
         yield Contradiction(("epochs", "max_steps"), InputError("give epochs or max_steps, one of them"))
+    if config.warmup is not None and config.warmup_steps is not None:
+        yield Contradiction(("warmup", "warmup_steps"), InputError("give warmup or warmup_steps, one of them"))
+    elif config.max_steps is not None:
+        try:
+            config.check_warmup(config.max_steps)
+        except InputError as error:
+            yield Contradiction(("warmup_steps", "max_steps"), error)
     if config.problem_type == "regression" and config.labels is not None:
         clash = InputError("problem_type: regression does not go with labels", do="remove one of the two keys")
         yield Contradiction(("problem_type", "labels"), clash)

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from bertnli.common.errors import InputError, ReportedElsewhere, RunError, first_line
 from bertnli.common.network import free_port, with_port
 from bertnli.model.attention import copy_async
+from bertnli.run.config import RunConfig
 from bertnli.train.allocator import keep_freed_memory
 from bertnli.train.pending_sum import PendingSum
 
@@ -209,16 +210,16 @@ def parse_settings(settings: dict[str, Any]) -> None:
 class Engine:
     """A model in DeepSpeed's engine: forward, backward, step; its state by parameter name, at any ZeRO stage."""
 
-    def __init__(self, model: nn.Module, settings: dict[str, Any], weight_decay: float, group: ProcessGroup):
-        """`settings`: as `deepspeed_config` returns them."""
+    def __init__(self, model: nn.Module, settings: dict[str, Any], config: RunConfig, group: ProcessGroup):
+        """`settings`: as `deepspeed_config` returns them for `config`."""
         self.group = group
         model.to(group.device)
         # No weight decay for norms and biases (Devlin et al. 2018, the released optimization.py).
         decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
         kept = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
         # The learning rate is 0 until `step`: some of DeepSpeed's wrappers take a step with zero gradients in set-up.
-        adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        adamw = torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=adamw, config=settings)
         if group.world == 1 and settings["zero_optimization"]["stage"] == 0:
             # It would copy all gradients into a buffer and back, to sum them over one rank.

@@ -107,6 +107,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             label_names=config.data.label_names_of(file),
             dialect=config.data.dialect_of(file),
             prefer_parse=source.tokenizer.settings.reads_parse,
+            problem_type=outputs.problem_type,
         )
         notes = chosen.file.notes
         for note in notes:  # before an error, which may be due to what they say

@@ -84,6 +84,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         outputs = source.config.outputs
         label_weights = class_weights(config.loss, outputs, data.corpus.labels[data.train])
         teacher = open_teacher(config.teacher.model, outputs, group.device, say) if config.teacher else None
+        total_steps = config.total_steps(len(data.train))
+        config.check_warmup(total_steps)
     with group.agree():
         if group.rank == 0:
             folder.claim(config, say)
@@ -114,11 +116,10 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             compile_blocks(model)
         else:
             say("compile: auto: torch has no Triton for this GPU, so nothing is compiled")
-    engine = Engine(model, settings, config.weight_decay, group)
+    engine = Engine(model, settings, config, group)
     source = source.without_weights()  # the engine has its own
 
     stream = Stream(len(data.train), config.global_batch_size, config.seed)
-    total_steps = config.total_steps(len(data.train))
     eval_every = config.eval_every_steps or config.steps_per_epoch(len(data.train))
 
     state = TrainerState(inputs={"model": source.sha256, **data.sha256, **taught_by})

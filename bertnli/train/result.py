@@ -26,7 +26,10 @@ _CARD_KEYS = {
     *("epochs", "max_steps", "global_batch_size", "learning_rate", "schedule", "warmup", "weight_decay"),
     *("max_grad_norm", "dropout", "max_length", "zero_stage", "seed"),
 }
-_CARD_KEYS_IF_SET = {"loss", "teacher", "keep_layers", "metric_for_best"}
+_NAMED_IF_CHANGED = {  # in the report and on the card
+    *("schedule", "warmup", "warmup_steps", "betas", "eps"),
+    *("loss", "keep_layers", "metric_for_best"),
+}
 
 
 def write_result(
@@ -57,9 +60,10 @@ def write_result(
     with new_folder(folder.model) as partial:  # its final name means that the run is finished
         pretrained.save(model, source.tokenizer, partial, extra=base)
         settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
-        chosen = config.model_dump(mode="json", include=_CARD_KEYS_IF_SET, exclude_defaults=True)
-        chosen |= {"teacher": config.teacher.model_dump()} if config.teacher is not None else {}
-        settings |= {key: _in_words(value) for key, value in chosen.items()}
+        changed = config.model_dump(mode="json", include=_NAMED_IF_CHANGED, exclude_none=True, exclude_defaults=True)
+        changed = {key: _in_words(value) for key, value in changed.items()}
+        taught = {} if config.teacher is None else {"teacher": _in_words(config.teacher.model_dump())}
+        found = {key: summary[key] for key in ("steps", "precision", "ranks")}
         write_model_card(
             partial,
             name=folder.path.name,
@@ -69,7 +73,7 @@ def write_result(
             base_model=config.model,
             base_revision=source.revision,
             data=data,
-            settings={**settings, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
+            settings={**settings, **changed, **taught, **found},
             evaluations=evaluations,
             rows_by_label=summary["rows_by_label"],
             provenance=origin,
@@ -78,9 +82,10 @@ def write_result(
             "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
             "Started from": config.model if source.revision is None else f"{config.model}, commit {source.revision}",
         }
-        if config.teacher is not None:
-            taught = config.teacher
-            figures["Taught by"] = f"{taught.model}, temperature {taught.temperature:g}, mix {taught.mix:g}"
+        if taught:
+            figures["Taught by"] = taught["teacher"].removeprefix("model ")
+        if changed:
+            figures["Settings"] = ", ".join(f"{key}: {value}" for key, value in changed.items())
         if tally is not None:
             name, figure = tally.main
             title = NAMES.get(name, name)
@@ -98,7 +103,5 @@ def write_result(
 
 
 def _in_words(value: Any) -> Any:
-    """A value of the run file as one line of a table."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_in_words(inner)}" for key, inner in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
+    """A value of the run file as one line of a table; a map without its braces."""
+    return ", ".join(f"{key} {_in_words(inner)}" for key, inner in value.items()) if isinstance(value, dict) else value

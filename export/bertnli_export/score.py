@@ -92,7 +92,8 @@ def score_file(
 
     began = time.perf_counter()
     reads_parse = setup.tokenizer.settings.reads_parse
-    file = PairFile(input, columns=columns, format=input_format, dialect=dialect, prefer_parse=reads_parse)
+    options: dict[str, Any] = {"prefer_parse": reads_parse, "problem_type": setup.bundle.outputs.problem_type}
+    file = PairFile(input, columns=columns, format=input_format, dialect=dialect, **options)
     said = len(file.notes)
     for note in file.notes:
         say(note)

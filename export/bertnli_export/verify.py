@@ -51,7 +51,7 @@ def verify(
     given = None
     if data is not None:
         options: dict[str, Any] = {"label_names": label_names, "dialect": dialect, "prefer_parse": reads_parse}
-        given = open_set(os.fspath(data), columns, **options)
+        given = open_set(os.fspath(data), columns, problem_type=bundle.outputs.problem_type, **options)
     reference, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
     reference.check_fits(len(bundle.labels), scorer.tokenizer, str(bundle.file(PARITY)))
     differences = compare(reference, scorer.session.logits, scorer.tokenizer.pad_id, bundle.outputs)

@@ -11,6 +11,8 @@ import pytest
 
 from bertnli.common.errors import InputError
 from bertnli.data import sniffing
+from bertnli.data.column_names import OTHER_LABELS, OTHER_PAIRS, SCORE_COLUMNS
+from bertnli.data.labelled import read_labelled
 from bertnli.data.pairs import Columns, PairFile
 from tests.support.pair_files import (
     pairs_of,
@@ -166,6 +168,122 @@ def test_columns_that_are_not_read_are_said(tmp_path: Path, fields: str, wanted:
         file = PairFile(path, columns=wanted)
         assert len(list(file.rows())) == len(list(file.rows())) == 1
         assert len(file.notes) == len(notes) and all(map(str.__contains__, file.notes, notes))
+
+
+def opened(tmp_path: Path, fields: str, **options: Any) -> PairFile:
+    (tmp_path / "a.csv").write_text(f"{fields}\n{fields}x\n")
+    (tmp_path / "a.jsonl").write_text(json.dumps(dict.fromkeys(fields.split(","), "x")) + "\n")
+    table, lines = PairFile(tmp_path / "a.csv", **options), PairFile(tmp_path / "a.jsonl", **options)
+    assert table.columns == lines.columns
+    return table
+
+
+@pytest.mark.parametrize("pair", list(OTHER_PAIRS))
+def test_pairs_of_public_data_sets_are_found_and_said(tmp_path: Path, pair: tuple[str, str]) -> None:
+    file = opened(tmp_path, f"id,{pair[1].upper()}, {pair[0].title()}")  # the sides do not follow their order
+    assert file.columns == Columns(f" {pair[0].title()}", pair[1].upper())
+    [note] = file.notes
+    assert f"a.csv: column ' {pair[0].title()}' is the premise, column '{pair[1].upper()}' is the hypothesis" in note
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem_type", "label"),
+    [
+        *((f"text1,text2,{label}", "single_label_classification", label) for label in OTHER_LABELS),
+        *((f"text1,text2,{label}", "regression", label) for label in SCORE_COLUMNS),
+        ("sentence1,sentence2,score", "single_label_classification", None),
+        ("sentence1,sentence2,Score,labels", "single_label_classification", "labels"),
+        ("sentence1,sentence2,Score,labels", "regression", "Score"),
+        ("sentence1,sentence2,is_duplicate", "regression", "is_duplicate"),
+        ("sentence_A,sentence_B,relatedness_score,entailment_judgment", "regression", "relatedness_score"),
+        (
+            "sentence_A,sentence_B,relatedness_score,entailment_judgment",
+            "single_label_classification",
+            "entailment_judgment",
+        ),
+        ("premise,hypothesis,label,is_duplicate", "single_label_classification", "label"),
+        ("premise,hypothesis,gold_label,label", "regression", "label"),
+        ("text1,text2,is_duplicate", "multi_label_classification", None),  # a label's own column
+        ("text1,text2,labels", "multi_label_classification", "labels"),
+        ("premise,hypothesis,score,truncated,error", "regression", None),  # what bertnli score has written
+        ("premise,hypothesis,label,score,truncated,error", "regression", "label"),
+    ],
+)
+def test_labels_of_public_data_sets_are_found_and_said(
+    tmp_path: Path, fields: str, problem_type: Any, label: str | None
+) -> None:
+    file = opened(tmp_path, fields, problem_type=problem_type)
+    assert file.columns.label == label
+    said = label not in (None, "label", "gold_label")
+    assert any(f"column {label!r} is the label" in note for note in file.notes) == said
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ("query,passage,document", "'query'/'passage' and 'query'/'document'"),
+        ("Question1,Question2,text1,text2", "'text1'/'text2' and 'Question1'/'Question2'"),
+    ],
+)
+def test_two_pairs_that_are_equally_good_are_named(tmp_path: Path, fields: str, found: str) -> None:
+    message = f"nothing says which one is meant; found {found}; name one with --premise and --hypothesis .*data.columns"
+    (tmp_path / "a.csv").write_text(f"{fields}\n")
+    names = fields.split(",")
+    lines = (dict.fromkeys(names, "x"), dict.fromkeys(names[:2], "x"))  # the second row is clear, the file is not
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name in ("a.csv", "a.jsonl"):
+        with pytest.raises(InputError, match=message):
+            PairFile(tmp_path / name)
+        told = PairFile(tmp_path / name, columns=Columns(names[0], names[1]))
+        assert (told.columns, told.notes) == (Columns(names[0], names[1]), [])
+    usual = opened(tmp_path, f"{fields},sentence1,sentence2")
+    assert (usual.columns.premise, usual.columns.hypothesis) == ("sentence1", "sentence2")
+
+
+def test_the_other_side_of_a_named_column(tmp_path: Path) -> None:
+    def other(fields: str, **named: str) -> Columns:
+        return opened(tmp_path, fields, columns=Columns(**named)).columns
+
+    assert other("query,answer,claim", premise="query") == Columns("query", "answer")
+    assert other("body,claim,evidence", premise="body") == Columns("body", "claim")
+    assert other("body,claim,evidence", hypothesis="claim") == Columns("evidence", "claim")
+    with pytest.raises(InputError, match=r"2 pairs of columns.*'query'/'passage' and 'query'/'document'"):
+        other("query,passage,document", premise="query")
+    with pytest.raises(InputError, match="no columns with the sentence pairs"):
+        other("body,evidence", premise="body")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [("anchor,positive,negative", "is two pairs, without a label"), ("query,context,label", "in others .NLI-FEVER")],
+)
+def test_columns_that_only_look_like_a_pair_are_explained(tmp_path: Path, fields: str, reason: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{fields}\n")
+    with pytest.raises(InputError, match=f"no columns with the sentence pairs; .*{reason}.*--premise"):
+        PairFile(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem_type", "message"),
+    [
+        (
+            "labels,is_duplicate",
+            "single_label_classification",
+            "2 label .*'labels' and 'is_duplicate'; .*--label",
+        ),
+        ("label,relatedness_score", "regression", "2 label columns.*'label' and 'relatedness_score'; name one with"),
+        ("Score", "single_label_classification", "no label column; .*'Score' is read for a model that gives a score"),
+        ("verdict", "regression", "no label column; found columns .*'verdict'; expected label or gold_label; name it"),
+    ],
+)
+def test_labels_that_are_not_clear_are_refused_where_they_are_needed(
+    tmp_path: Path, fields: str, problem_type: Any, message: str
+) -> None:
+    file = opened(tmp_path, f"sentence1,sentence2,{fields}", problem_type=problem_type)
+    assert file.columns.label is None  # so a file can be scored with any columns
+    labels = ("score",) if problem_type == "regression" else ("yes", "no")
+    with pytest.raises(InputError, match=message):
+        read_labelled(file, labels, problem_type=problem_type)
 
 
 def test_a_label_under_another_key_is_said(tmp_path: Path) -> None:

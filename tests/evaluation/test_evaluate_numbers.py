@@ -75,6 +75,13 @@ def sigmoid(logits: Any) -> Any:
     return 1 / (1 + np.exp(-np.asarray(logits, np.float32).astype(float)))
 
 
+def test_a_column_of_similarities_is_the_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"text1": "a", "text2": f"{n}", "similarity": n, "is_duplicate": "no"} for n in range(5)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert evaluation("m", scorer(), [str(tmp_path / "a.jsonl")])["pearson"] == pytest.approx(1)
+    assert "column 'similarity' is the label" in "".join(capsys.readouterr())
+
+
 def test_scores_against_real_numbers(tmp_path: Path) -> None:
     stats = pytest.importorskip("scipy.stats")
     gold, _, logits = drawn(5000)  # more than a batch

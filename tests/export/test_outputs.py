@@ -300,6 +300,18 @@ def test_verify_on_this_machine(bundles, tmp_path) -> None:
         verify(bundle, device="cpu")
 
 
+def test_a_column_of_scores_is_the_gold_of_a_model_that_gives_a_score(bundles, tmp_path) -> None:
+    lines = [{"query": one, "passage": other, "score": number} for number, (one, other) in enumerate(PAIRS)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said: list[str] = []
+    assert verify(bundles[RERANKER], tmp_path / "in.jsonl", device="cpu", say=said.append)["rows"] == len(PAIRS)
+    assert "column 'passage' is the hypothesis, column 'score' is the label" in said[0]
+    score_file(bundles[RERANKER], tmp_path / "in.jsonl", tmp_path / "out.jsonl", prefix="our_")
+    logits = Scorer(bundles[RERANKER], "cpu").logits(*zip(*PAIRS, strict=True))
+    scores = [json.loads(line)["our_score"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert np.allclose(scores, logits[:, 0], rtol=1e-5)
+
+
 def test_real_rows_of_a_gate_need_no_labels_that_the_model_knows(tmp_path) -> None:
     rows = [{"premise": one, "hypothesis": other, "label": "3.8"} for one, other in PAIRS[:4]]
     for outputs in (RERANKER, INDEPENDENT):

@@ -166,6 +166,21 @@ def test_columns_prefix_and_formats_can_be_given(tmp_path) -> None:
     assert row["nli_prediction"] in tiny.SNLI_LABELS
 
 
+def test_the_evidence_is_the_premise_of_a_claim(tmp_path, scorer) -> None:
+    rows = [row for row in tiny.snli_rows(12) if row["gold_label"] != "-"]
+    lines = [{"claim": r["sentence2"], "evidence": r["sentence1"], "labels": r["gold_label"]} for r in rows]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said: list[str] = []
+    summary = score_file(scorer, tmp_path / "in.jsonl", tmp_path / "out.jsonl", say=said.append)
+    expected = scorer.score([(row["sentence1"], row["sentence2"]) for row in rows])
+    assert [line["prediction"] for line in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())] == [
+        one.label for one in expected
+    ]
+    right = sum(one.label == row["gold_label"] for one, row in zip(expected, rows, strict=True))
+    assert summary["accuracy"] == right / len(rows)
+    assert "column 'evidence' is the premise, column 'claim' is the hypothesis, column 'labels' is the label" in said[0]
+
+
 def test_pipes_at_both_ends(tmp_path, capfdbinary, monkeypatch) -> None:
     rows = tiny.snli_rows(20)
     file = write(tmp_path / "in.jsonl", rows)

@@ -8,37 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from bertnli.model import pretrained
 from tests.model.test_families import PAIRS as OF_BERT
 from tests.model.test_families import ROWS, SIZES, of_eval, of_transformers, save, theirs_of
+from tests.support import family_vocabularies
+from tests.support.family_vocabularies import byte_level
 
-SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 PAIRS = [tuple(text.replace("[PAD]", "<pad>") for text in pair) for pair in OF_BERT]
-LETTERS = sorted(set("".join(map("".join, PAIRS))) | {"▁"})
-
-
-def byte_level(folder: Path) -> int:
-    """Writes vocab.json and merges.txt; returns the number of ids."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*SPECIALS, "<mask>", *alphabet, "Ġt", "Ġtw", "do"]
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\nĠ t\nĠt w\nd o\n")
-    return len(tokens)
 
 
 def unigram(folder: Path) -> int:
-    """Writes a tokenizer.json as sentencepiece's models are converted to."""
-    pieces = [(token, 0.0) for token in SPECIALS] + [(letter, -4.0) for letter in LETTERS] + [("▁two", -5.0)]
-    tokenizer = Tokenizer(models.Unigram([*pieces, ("<mask>", 0.0)], unk_id=3))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.add_special_tokens([*SPECIALS, "<mask>"])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return len(pieces) + 1
+    return family_vocabularies.unigram(folder, set("".join(map("".join, PAIRS))))
 
 
 CASES: list[tuple[str, str, Any, dict[str, Any]]] = [

@@ -7,7 +7,9 @@ import shlex
 import signal
 
 from bertnli.common.errors import InputError, Interrupted, RunError
+from bertnli.data import column_names
 from bertnli.data.labels import parse_label_names
+from bertnli.data.pairs import PairFile
 from bertnli.run.loss_config import LOWER_IS_BETTER, METRICS
 from bertnli.run.run_file import load_run
 from tests.conftest import ROOT
@@ -43,6 +45,20 @@ def test_columns_and_labels_of_your_own(tmp_path):
     assert [len(parse_label_names("--label-names", text)) for text in names] == [3, 1]
 
 
+def test_the_usual_names_of_columns(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "columns.md"
+    rows = [line.strip("|").split("|") for line in page.read_text().splitlines() if line.startswith("| `")]
+    tables = [tuple(cell.strip(" `") for cell in row) for row in rows]
+    pairs = [(*pair, use) for pair, use in column_names.OTHER_PAIRS.items()]
+    labels = [*column_names.OTHER_LABELS.items(), *column_names.SCORE_COLUMNS.items()]
+    assert tables == [*column_names.PAIR_COLUMNS, *pairs, *labels]
+    assert all(f"* `{'`/`'.join(pair)}`: " in page.read_text() for pair in column_names.NOT_PAIRS)
+    (tmp_path / "fever.jsonl").write_text('{"claim": "a", "evidence": "b", "label": "c"}')
+    monkeypatch.chdir(tmp_path)
+    file = PairFile("fever.jsonl")
+    assert [f"{note}\n" for note in file.notes] == pages.blocks(page, "")
+
+
 def test_losses_and_metrics(tmp_path):
     page = ROOT / "docs" / "losses.md"
     for number, block in enumerate(pages.blocks(page, "yaml")):
@@ -55,3 +71,10 @@ def test_losses_and_metrics(tmp_path):
     assert named == {metric for metrics in METRICS.values() for metric in metrics}
     [lower] = re.findall(r"^(`.*`) are better if they are lower", page.read_text(), re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", lower)) == LOWER_IS_BETTER
+
+
+def test_the_optimizers_settings(tmp_path):
+    (block,) = pages.blocks(ROOT / "docs" / "training.md", "yaml")
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: t}}\n{block}")
+    run = load_run(tmp_path / "run.yaml")
+    assert (run.schedule, run.warmup, run.warmup_steps, run.betas) == ("cosine", None, 500, (0.9, 0.98))

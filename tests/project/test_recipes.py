@@ -89,9 +89,9 @@ def test_trains(tmp_path, ranks, monkeypatch, name):
     trained = []
     engine = training.Engine
 
-    def watched(network, settings, weight_decay, *more, **options):
-        trained.append((network.config.hidden_dropout, settings["gradient_clipping"], weight_decay))
-        return engine(network, settings, weight_decay, *more, **options)
+    def watched(network, settings, config, *more, **options):
+        trained.append((network.config.hidden_dropout, settings["gradient_clipping"], config.weight_decay))
+        return engine(network, settings, config, *more, **options)
 
     monkeypatch.setattr(training, "Engine", watched)
     summary = training.train(recipe(name, *sets), ranks, say=lambda line: None)
@@ -111,7 +111,7 @@ def test_the_d2l_recipes_optimizer_is_the_books(ranks):
     ours = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.LayerNorm(32), torch.nn.Tanh(), torch.nn.Linear(32, 3))
     start, books = copy.deepcopy(ours.state_dict()), copy.deepcopy(ours)
     adam = torch.optim.Adam(books.parameters(), lr=1e-4)
-    engine = training.Engine(ours, deepspeed_config(run, "fp32", 1), run.weight_decay, ranks)
+    engine = training.Engine(ours, deepspeed_config(run, "fp32", 1), run, ranks)
     for step in range(30):
         inputs, labels = torch.randn(512, 16), torch.randint(3, (512,))
         engine.backward(F.cross_entropy(engine(inputs), labels))

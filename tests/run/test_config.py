@@ -179,6 +179,21 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("early_stopping=0",), "key early_stopping: found 0"),
         (RUN, ("global_batch_size=0",), "key global_batch_size: found 0"),
         (RUN, ("warmup=1",), "key warmup: found 1"),
+        (RUN, ("warmup=0.2", "warmup_steps=7"), "give warmup or warmup_steps, one of them"),
+        (RUN, ("warmup=0", "warmup_steps=0"), "give warmup or warmup_steps, one of them"),
+        (RUN, ("warmup_steps=-1",), "key warmup_steps: found -1"),
+        (RUN, ("warmup_steps=0.1",), "key warmup_steps: found 0.1"),
+        (
+            RUN,
+            ("epochs=null", "max_steps=50", "warmup_steps=50"),
+            "warmup_steps: 50 does not go with a run of 50 steps; expected fewer, so that the learning rate is "
+            "reached; set warmup_steps: 5, or warmup: 0.1",
+        ),
+        (RUN, ("schedule=polynomial",), "key schedule: found 'polynomial'; input should be 'linear', 'cosine' or"),
+        (RUN, ("betas=[0.9, 1]",), "key betas.1: found 1; input should be less than 1"),
+        (RUN, ("betas=[0.9]",), "key betas"),
+        (RUN, ("betas=[false, 0.9]",), "key betas.0: found False; input should be a valid number"),
+        (RUN, ("eps=0",), "key eps: found 0; input should be greater than 0"),
         (RUN, ("deepspeed.zero_optimisation.stage=2",), "unknown key deepspeed.zero_optimisation; did you mean"),
         (RUN, ("deepspeed=3",), "key deepspeed: found 3"),
         (RUN, ("learning_rate",), "expected KEY=VALUE"),
@@ -346,17 +361,33 @@ def test_best_model_and_early_stopping_are_off_unless_asked_for(tmp_path):
     assert load(tmp_path, run.to_yaml()) == run
 
 
-def test_schedule_is_transformers(tmp_path):
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", ["warmup=0.13", "warmup_steps=13", "warmup_steps=0"])
+def test_schedule_is_transformers(tmp_path, schedule, warmup):
     import torch
-    from transformers import get_linear_schedule_with_warmup
+    from transformers import get_scheduler
 
-    run = load(tmp_path, RUN, "warmup=0.13")
+    run = load(tmp_path, RUN, f"schedule={schedule}", warmup)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=run.learning_rate)
-    schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=13, num_training_steps=100)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    theirs = get_scheduler(name, optimizer, 0 if warmup.endswith("=0") else 13, 100)
     for step in range(100):
-        assert run.learning_rate_at(step, 100) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+        assert run.learning_rate_at(step, 100) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
         optimizer.step()
-        schedule.step()
+        theirs.step()
+
+
+def test_the_run_file_says_which_of_the_two_warm_ups_holds(tmp_path):
+    for sets, expected in (
+        ((), (0.1, None)),
+        (("warmup=0.2",), (0.2, None)),
+        (("warmup_steps=7",), (None, 7)),
+        (("warmup_steps=0",), (None, 0)),
+        (("warmup=null",), (0.1, None)),
+    ):
+        run = load(tmp_path, RUN, *sets)
+        assert (run.warmup, run.warmup_steps) == expected
+        assert load(tmp_path, run.to_yaml()) == run
 
 
 BOMB = "x-a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

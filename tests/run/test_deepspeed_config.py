@@ -293,7 +293,8 @@ def train_in_every_mode() -> list[str]:
         torch.manual_seed(0)
         # sizes that two ranks do not divide
         model = torch.nn.Sequential(torch.nn.Linear(7, 13), torch.nn.LayerNorm(13), torch.nn.Linear(13, 3))
-        return Engine(model, deepspeed_config(run(deepspeed, zero_stage=stage), precision, group.world), 0.01, group)
+        config = run(deepspeed, zero_stage=stage)
+        return Engine(model, deepspeed_config(config, precision, group.world), config, group)
 
     def losses(engine: Engine, steps: range) -> list[float]:
         found = []

@@ -86,6 +86,21 @@ def test_it_learns_and_says_how_well(tmp_path, run, ranks, data, kind):
         )
 
 
+def test_usual_names_are_found_for_scores_and_for_labels(tmp_path, run):
+    rows = [{"query": f"dogs {n}", "document": "a man", "relevance": n / 8, "is_duplicate": n % 2} for n in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = {"0": "yes", "1": "no"}
+    for keys, values in (
+        ({"problem_type": "regression"}, [[row["relevance"]] for row in rows]),
+        ({"labels": ["yes", "no"]}, [row["is_duplicate"] for row in rows]),
+    ):
+        label_names = {} if "problem_type" in keys else {"label_names": names}
+        config = load_run(run(data={"train": str(tmp_path / "pairs.jsonl"), **label_names}, **keys))
+        lines: list[str] = []
+        assert load_data(config, load_starting_model(config), lines.append).corpus.labels.tolist() == values
+        assert "column 'query' is the premise, column 'document' is the hypothesis" in lines[0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_equals_the_undisturbed(tmp_path, run, ranks, data, kind, monkeypatch):
     keys = {"data": data[kind], "max_steps": 6, "checkpoint": {"every_steps": 2}, **KINDS[kind]}

@@ -69,7 +69,7 @@ def test_a_step_has_hintons_loss(tmp_path, run, ranks, large):
     assert losses(tmp_path / "run") == pytest.approx([(0.7 * soft + 0.3 * hard).item()], rel=1e-5)
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| teacher | model " in card and "temperature 3.0, mix 0.7" in card
-    assert f"{large}, temperature 3, mix 0.7" in (tmp_path / "run" / "report.html").read_text()
+    assert f"{large}, temperature 3.0, mix 0.7" in (tmp_path / "run" / "report.html").read_text()
     kept = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["bertnli"]["teacher"]
     assert kept["model"] == str(large) and kept["sha256"].startswith(pretrained.load(large).sha256)
 
