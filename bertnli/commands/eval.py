@@ -153,7 +153,7 @@ def _make_folder(report: Path) -> None:
 
 def _compared(other: NamedModel, given: LabelledSet, open_: Callable[..., LabelledSet]) -> ComparedModel:
     """The other model and the same data, opened again because that model may read other columns."""
-    if not Path(given.file.path).is_file():
+    if not given.file.rereadable:
         raise InputError(
             f"--against: {given.file.name} is a pipe, but must be read twice", do="write it to a file first"
         )

@@ -28,7 +28,8 @@ LabelNames = Annotated[
     typer.Option(metavar="CELL=LABEL,…", help="What label cells mean, such as 0=entailment,1=neutral,2=contradiction."),
 ]
 Format = Annotated[
-    str | None, typer.Option(help="tsv, csv, jsonl or parquet: the files' format, if it is not the one in their names.")
+    str | None,
+    typer.Option(help="tsv, csv, jsonl, parquet or arrow: the files' format, if their names do not tell it."),
 ]
 Delimiter = Annotated[
     str | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from bertnli.common import memory
 from bertnli.common.errors import InputError
 from bertnli.common.installed import need
 
+if TYPE_CHECKING:
+    from bertnli_export.expansion import Expansion
+
 
 def score(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
@@ -21,11 +24,12 @@ def score(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A .tsv, .csv, .jsonl (also .gz, .zst) or .parquet file, or a name for fetch; - is standard input.",
+            help="A .tsv, .csv, .jsonl (also .gz, .zst), .parquet or .arrow file, or a name for fetch; - is standard "
+            "input.",
         ),
     ],
     output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="A file in one of these formats; - is standard output.")
+        str, typer.Argument(metavar="OUTPUT", help="A file in one of these formats, not .arrow; - is standard output.")
     ],
     device: Device = "auto",
     devices: Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1. Default: all.")] = None,
@@ -46,13 +50,26 @@ def score(
     format: Annotated[
         str | None,
         typer.Option(
-            help="tsv, csv, jsonl or parquet: of INPUT or OUTPUT if its name does not tell it, such as -; of INPUT if "
-            "both names do, but INPUT's is wrong."
+            help="tsv, csv, jsonl, parquet or arrow: of INPUT or OUTPUT if its name does not tell it, such as -; of "
+            "INPUT if both names do, but INPUT's is wrong."
         ),
     ] = None,
     delimiter: Delimiter = None,
     quoting: Quoting = None,
     no_header: NoHeader = False,
+    windows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="premise", help="Score a long premise in overlapping windows, each with the whole hypothesis."
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="What a window has in common with the one before. Default: 32.")
+    ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(metavar="max|mean", help="Of the windows' probabilities, by label. Default: max."),
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -81,6 +98,7 @@ def score(
         "columns": Columns(premise, hypothesis, label),
         "prefix": prefix,
         "dialect": dialect,
+        "expansion": _expansion(windows, stride, over),
     }
     if ray is not None:
         need("ray", "ray")
@@ -118,3 +136,17 @@ def score(
         )
     # If the scores go to standard output, the summary goes to standard error.
     print_summary(summary, as_json, file=sys.stderr if output == "-" else sys.stdout)
+
+
+def _expansion(windows: str | None, stride: int | None, over: str | None) -> Expansion | None:
+    """How a row becomes several pairs. Raises InputError for options that do not belong together."""
+    if windows is None:
+        if stride is not None or over is not None:
+            raise InputError("--stride, --over", found="no --windows", do="give --windows premise too")
+        return None
+    if windows != "premise":
+        raise InputError("--windows", found=repr(windows), expected="premise")
+    from bertnli_export.window_scores import Windows
+
+    given = {"stride": stride, "over": over}
+    return Windows(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

@@ -25,9 +25,9 @@ def from_line(source: Source, line: int) -> str:
     return source.piped(f"tail -n +{line}")
 
 
-def rows_of_array(source: Source, key: str | None = None) -> str:
-    """A JSON array of objects, or the one that an object has under `key`, to JSON lines."""
-    return _json_lines(source, "", "table" if key is None else f"table[{json.dumps(key)}]")
+def rows_of_array(source: Source, key: str) -> str:
+    """The JSON array that an object has under `key`, to JSON lines."""
+    return _json_lines(source, "", f"table[{json.dumps(key)}]")
 
 
 def rows_of_columns(source: Source) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,9 +111,9 @@ def prepare(
     the file is read twice; and if the cache does not have the corpus, or a damaged one, and cannot be written.
     Raises RunError if the file changes meanwhile.
     """
-    if not Path(file.path).is_file():
+    if not file.rereadable:
         raise InputError(f"{file.name} is a pipe, but must be read twice", do="write it to a file first")
-    content = digest(Path(file.path))
+    content = file.sha256()
     depends_on = {
         "format": _FORMAT,
         "content": content,
@@ -274,7 +274,15 @@ def _text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def split_holdout(corpus: Corpus, rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+class Premises(Protocol):
+    """A `Corpus`, or several in one (pooled_corpus.py)."""
+
+    @property
+    def premises(self) -> NDArray[np.uint64]: ...
+    def __len__(self) -> int: ...
+
+
+def split_holdout(corpus: Premises, rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the pairs to train on, and of `rows` pairs to evaluate on, chosen at random with the seed.
 
     SNLI has three hypotheses for each premise. A pair that shares its premise with a held-out pair is in neither part,

@@ -13,6 +13,7 @@ _PAGE = (b"<!doctype", b"<html", b"<?xml")
 _SKIPPED_BY_ZSTD = b"\x2a\x4d\x18"  # behind a byte 0x5? before frames that are no data
 _ENCRYPTED = b"PARE"
 _LENGTH = 512
+_NOT_PACKED = ("parquet", "arrow")  # they are not read from inside others
 
 
 class _Kind(NamedTuple):
@@ -27,7 +28,9 @@ _KINDS = [
     _Kind(b"\x28\xb5\x2f\xfd", "zstd data", "zst"),
     _Kind(b"PAR1", "a Parquet file", "parquet"),
     _Kind(_ENCRYPTED, "an encrypted Parquet file", do="decrypt it: write it again without encryption"),
-    _Kind(b"ARROW1", "an Arrow or Feather file", do="write it as .parquet"),
+    _Kind(b"ARROW1", "an Arrow file", "arrow"),
+    _Kind(b"\xff\xff\xff\xff", "an Arrow stream", "arrow"),
+    _Kind(b"FEA1", "a Feather file of version 1", do="write it as .parquet"),
     _Kind(
         b"PK\x03\x04",
         "an Excel workbook or a zip archive",
@@ -99,4 +102,4 @@ def _to_rename(kind: _Kind, source: Source) -> str:
     """What to do with a file of this kind whose name says another one."""
     if source.format.packing:
         return f"give its name the ending .{kind.ending} in place of .{source.format.packing}"
-    return "unpack it"  # Parquet is not read from inside others
+    return f"give its name the ending .{kind.ending}" if kind.ending in _NOT_PACKED else "unpack it"

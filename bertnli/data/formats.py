@@ -1,31 +1,26 @@
-"""File formats by file name, decompressed bytes, and text lines.
+"""File formats by file name, and decompressed bytes: a `Source` yields those of a file, a zip member or standard input.
 
-`Source` yields the decompressed bytes of a file, a zip member or standard input; `Ahead` lets others look at the first
-of them; `Lines` splits them into text lines. All are streams: the largest object in memory is one line.
+lines.py splits them into text lines, json_array.py into the elements of a JSON array.
 """
 
 from __future__ import annotations
 
-import codecs
 import os
 import shlex
 import stat
 import sys
 import zipfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from bertnli.common.errors import BertnliError, InputError, first_line
 from bertnli.data.gunzip import Gunzip
 from bertnli.data.same_file import SameFile
+from bertnli.data.saved_dataset import data_files
 
 BLOCK = 256 << 10  # bytes of one read call
-RETURN, DOUBLED_RETURN = b"\r", b"\r\r\n"  # line ends of old Macs, and of Windows programs that made CR LF twice
-MAX_LINE = 64 << 20  # bytes; a file with a longer line is not a text file, and memory is needed for the model
 
 _KINDS = {
     ".tsv": "tsv",
@@ -35,16 +30,19 @@ _KINDS = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
+_BINARY = {"parquet": "Parquet", "arrow": "Arrow"}  # kinds that need random access, with their names
 _PACKINGS = {".gz": "gz", ".zst": "zst"}
 _UNPACKERS = {"gz": "gzip -dc", "zst": "zstd -dc"}
 _SHEET, _TABLE, _PACKED = "save the sheet as CSV UTF-8", "write the table as .parquet or .jsonl", "decompress it"
 _OTHERS = {  # endings of formats that are not read, and what to do
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), _SHEET),
-    **dict.fromkeys((".arrow", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".npy", ".xml", ".yaml"), _TABLE),
+    **dict.fromkeys((".orc", ".avro", ".pkl", ".pickle", ".npy", ".xml", ".yaml"), _TABLE),
     **dict.fromkeys((".bz2", ".xz", ".7z", ".rar", ".tar", ".tgz"), _PACKED),
 }
-_EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson, .json (also with .gz or .zst) or .parquet"
+_EXPECTED = ".tsv, .txt, .csv, .jsonl, .ndjson, .json (also with .gz or .zst), .parquet, .arrow or .feather"
 
 
 class UnreadableError(Exception):
@@ -59,7 +57,7 @@ class UnreadableError(Exception):
 
 
 class Format(NamedTuple):
-    kind: str  # tsv, csv, jsonl or parquet
+    kind: str  # tsv, csv, jsonl, parquet or arrow
     packing: str  # "", gz or zst
 
 
@@ -72,7 +70,7 @@ def format_of(name: str, given: str | None = None) -> Format:
     if kind is None:
         if given is not None:
             raise InputError(
-                "--format (in a run file: data.format)", found=repr(given), expected="tsv, csv, jsonl or parquet"
+                "--format (in a run file: data.format)", found=repr(given), expected="tsv, csv, jsonl, parquet or arrow"
             )
         raise InputError(
             f"{name}: unknown format",
@@ -80,17 +78,20 @@ def format_of(name: str, given: str | None = None) -> Format:
             do="rename it, or give its format with --format (in a run file: data.format)",
         )
     packing = packing or _split(name)[1]
-    if kind == "parquet" and packing:
+    if packing and (known := _BINARY.get(kind)):
         raise InputError(
-            f"{name}: a Parquet file inside .{packing} cannot be read: Parquet has its own compression",
+            f"{name}: {known} inside .{packing} cannot be read: {known} has its own compression",
             do=f"decompress the .{packing}",
         )
     return Format(kind, packing)
 
 
 def says_format(name: str) -> bool:
-    """Whether a file's name tells the format, its own or that of the zip member it names; `-` does not."""
+    """Whether a file's name tells the format, its own or that of the zip member it names; `-` does not. A folder has
+    one format."""
     path, fragment = _split_member(name)
+    if Path(path).is_dir():
+        return True
     if not path.lower().endswith(".zip"):
         return _split(path)[0] is not None
     if not Path(path).exists():
@@ -112,14 +113,17 @@ def _split(name: str) -> tuple[str | None, str]:
 class Source:
     """The decompressed bytes of one input: a file, a zip member (`archive.zip#member`) or standard input (`-`).
 
-    Raises InputError if the file does not exist, is a folder, or is empty where its format has a header, if its
+    A folder that `save_to_disk` made (saved_dataset.py) has several `files`, which are read one after another.
+
+    Raises InputError if the file does not exist, is another folder, or is empty where its format has a header, if its
     format is unknown, or if the name fits no member of the archive, or several.
     """
 
     def __init__(self, path: str | os.PathLike[str], format: str | None = None):
         self.name = os.fspath(path)  # as messages show it
         self.path, self.member = self.name, ""
-        self._file: SameFile | None = None
+        self.files: list[str] = []  # none for a pipe
+        self._same: list[SameFile] = []
         self.notes: list[str] = []  # what the user should know about the bytes read so far
         if self.name == "-":
             if format is None:
@@ -127,23 +131,28 @@ class Source:
             self.format, self.rereadable = format_of("", format), False
             with suppress(OSError):  # it may be closed
                 if stat.S_ISREG((status := os.fstat(0)).st_mode):
-                    self._file = SameFile("/proc/self/fd/0", self.name, status)
+                    self._same = [SameFile("/proc/self/fd/0", self.name, status)]
         else:
             self.path, fragment = _split_member(self.name)
             status = _check_file(self.path)
-            self.rereadable = stat.S_ISREG(status.st_mode)
+            is_folder = stat.S_ISDIR(status.st_mode)
+            self.rereadable = is_folder or stat.S_ISREG(status.st_mode)
+            if self.rereadable:
+                self.files = data_files(self.path) if is_folder else [self.path]
+                self._same = [SameFile(file, self.name, Path(file).stat()) for file in self.files]
             if self.path.lower().endswith(".zip"):
                 self.member = _zip_member(self.path, fragment, format)
                 self.name = f"{self.path}#{self.member}"
             if format is None and (do := _OTHERS.get(PurePosixPath(self.path.lower()).suffix)):
                 raise InputError(f"{self.name}: a format that is not read", expected=_EXPECTED, do=do)
-            self.format = format_of(self.member or self.path, format)
-            if self.rereadable:
-                self._file = SameFile(self.path, self.name, status)
-                if status.st_size == 0 and self.format != Format("jsonl", ""):  # every other format has a header
-                    raise empty(self.path)
-        if self.format.kind == "parquet" and (self.member or not self.rereadable):
-            raise InputError(f"{self.name}: Parquet needs random access", expected="a regular file")
+            self.format = Format("arrow", "") if is_folder else format_of(self.member or self.path, format)
+            if self.rereadable and status.st_size == 0 and self.format != Format("jsonl", ""):
+                raise empty(self.path)  # every other format has a header
+        inner = PurePosixPath((self.member or self.path).lower())
+        self.is_any_json = format is None and ".json" in inner.suffixes[-2:]  # an array or lines
+        if self.format.kind in _BINARY and (self.member or not self.rereadable):
+            what = f"{self.name}: {_BINARY[self.format.kind]} needs random access"
+            raise InputError(what, expected="a regular file")
 
     def blocks(self) -> Iterator[bytes]:
         """The bytes, in blocks of at least one byte. Raises UnreadableError, and RunError as `open_file` does."""
@@ -180,16 +189,23 @@ class Source:
         return f"{' | '.join(stages)} > {shlex.quote(str(new))}"
 
     def open_file(self) -> BinaryIO:
-        """The file, the archive for a member, or the pipe. Raises RunError if it is not the file that was found."""
-        return Path(self.path).open("rb") if self._file is None else self._file.open()
+        """The file, the first of several, the archive for a member, or the pipe. Raises RunError if it is not the file
+        that was found."""
+        return self._same[0].open() if self._same else Path(self.path).open("rb")
+
+    def open_files(self) -> Generator[BinaryIO, None, None]:
+        """The files one after another, each until the next one. Raises as `open_file` does."""
+        for same in self._same:
+            with same.open() as file:
+                yield file
 
     def check_unchanged(self) -> None:
         """Raise RunError if the file has changed since this object was made. A pipe is not looked at.
 
         A file on standard input is.
         """
-        if self._file is not None:
-            self._file.check()
+        for same in self._same:
+            same.check()
 
     def _note_rest(self) -> None:
         what = "what follows its gzip data is not gzip data and is left out, as gunzip does"
@@ -235,8 +251,6 @@ def _check_file(path: str) -> os.stat_result:
         raise InputError(f"{path}: no such file", do="give the path of an existing file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         raise InputError(f"{path!r}: cannot be read ({first_line(error)})", do="make it readable") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path}: is a folder", expected="a file of sentence pairs")
     return status
 
 
@@ -255,7 +269,7 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
         if "__MACOSX" in member.parts or member.name.startswith(".") or not name.isprintable():
             continue
         try:
-            if format_of(name, format).kind != "parquet":
+            if format_of(name, format).kind not in _BINARY:
                 readable.append(name)
         except InputError:
             continue
@@ -278,120 +292,3 @@ def _zip_member(path: str, fragment: str, format: str | None) -> str:
             do=f"name one, as in {path}#{readable[0]}" if readable else None,
         )
     return found[0]
-
-
-class Ahead:
-    """The blocks of a source, once. Those at its start can be looked at before they are read.
-
-    If the bytes are damaged, UnreadableError is raised when their place is reached by reading.
-    """
-
-    def __init__(self, blocks: Iterator[bytes]):
-        self._blocks, self._waiting = blocks, deque[bytes]()
-        self._seen, self._has_line_end = bytearray(), False
-        self._error: UnreadableError | None = None
-        self._ended = False
-
-    def look(self, size: int) -> bytes:
-        """The first `size` bytes, or more, with a complete first line; fewer if the source ends or is damaged there."""
-        while not self._ended and (len(self._seen) < size or not self._has_line_end) and len(self._seen) <= MAX_LINE:
-            try:
-                block = next(self._blocks, b"")
-            except UnreadableError as error:
-                self._error, block = error, b""
-            self._ended = not block
-            self._seen += block
-            self._has_line_end = self._has_line_end or b"\n" in block or b"\r" in block
-            if block:
-                self._waiting.append(block)
-        if self._error and not self._has_line_end:
-            raise self._error
-        return bytes(self._seen)
-
-    @property
-    def all_seen(self) -> bool:
-        """Whether `look` saw all bytes of the source."""
-        return self._ended and self._error is None
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._seen = bytearray()
-        while self._waiting:
-            yield self._waiting.popleft()
-        if self._error:
-            raise self._error
-        if not self._ended:
-            yield from self._blocks
-
-
-class Lines:
-    """The text lines of UTF-8 blocks, split at line feeds only, without their line ends and the byte-order mark.
-
-    Bytes that are not UTF-8 become surrogate escapes, and `undecodable` is True from the first of them on. A carriage
-    return before a line feed belongs to the line end. With `keep_returns` it stays in the line (for quoted cells, in
-    which a line may end). `end` ends a line too: RETURN alone, or DOUBLED_RETURN. Raises UnreadableError.
-    """
-
-    def __init__(self, blocks: Iterable[bytes], *, keep_returns: bool = False, end: bytes = b"\n"):
-        self._blocks, self._keep_returns, self._end = blocks, keep_returns, end
-        self.undecodable = False
-
-    def __iter__(self) -> Iterator[str]:
-        for data in self.pieces():
-            text, undecodable = decoded(data)
-            self.undecodable |= undecodable
-            yield from split(text, keep_returns=self._keep_returns)
-
-    def pieces(self) -> Iterator[bytes]:
-        """The bytes of the lines, some complete ones at a time, for `decoded` and `split`. Raises as iterating does."""
-        pieces = self._complete_lines()
-        for data in chain([next(pieces, b"").removeprefix(codecs.BOM_UTF8)], pieces):
-            if data and self._end == RETURN:
-                data = data.replace(b"\r\n", b"\n")
-            if data:
-                yield data if self._end == b"\n" else data.replace(self._end, b"\n")
-
-    def _complete_lines(self) -> Iterator[bytes]:
-        """The blocks' bytes in pieces of complete lines."""
-        pending: list[bytes] = []
-        length = 0
-        for block in self._blocks:
-            cut = block.rfind(b"\n") + 1
-            if self._end == RETURN:  # the last byte may be the first half of a CR LF
-                cut = max(cut, block.rfind(b"\r", 0, -1) + 1)
-            if cut:
-                pending.append(block[:cut])
-                yield b"".join(pending)
-                pending, length, block = [], 0, block[cut:]
-            pending.append(block)
-            length += len(block)
-            if length > MAX_LINE:
-                raise UnreadableError(f"a line is longer than {MAX_LINE >> 20} MiB")
-        if rest := b"".join(pending):
-            yield rest
-
-
-def decoded(data: bytes) -> tuple[str, bool]:
-    """Text of UTF-8, and whether some bytes are not UTF-8: those become surrogate escapes."""
-    try:
-        return data.decode(), False
-    except UnicodeDecodeError:
-        return data.decode("utf-8", "surrogateescape"), True
-
-
-def split(text: str, *, keep_returns: bool = False) -> list[str]:
-    """The lines of `text`, which are complete ones, without their line ends (see `Lines`)."""
-    if not keep_returns:
-        text = text.replace("\r\n", "\n")
-    if text.endswith("\n"):
-        text = text[:-1]
-    elif not keep_returns:
-        text = text.removesuffix("\r")
-    return text.split("\n")
-
-
-def end_of_line(data: bytes, lines: int) -> int:
-    """Where line number `lines` ends, its line feed included, in `data` that has so many."""
-    end = 0
-    for _ in range(lines):
-        end = data.find(b"\n", end) + 1 or len(data)
-    return end

@@ -6,14 +6,19 @@ says why. Reading is in two steps, so that another process can do the second one
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice, tee
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.files import digest
+from bertnli.data.arrow_ipc import ipc_schema, ipc_tables
 from bertnli.data.arrow_values import holds_text, json_values
 from bertnli.data.class_names import class_names, class_of
 from bertnli.data.column_names import LABEL_COLUMNS
@@ -33,17 +38,9 @@ from bertnli.data.columns import (
 )
 from bertnli.data.dialect import USUAL, Dialect, option
 from bertnli.data.first_bytes import check_binary, check_text
-from bertnli.data.formats import (
-    BLOCK,
-    DOUBLED_RETURN,
-    RETURN,
-    Ahead,
-    Lines,
-    Source,
-    UnreadableError,
-    empty,
-    end_of_line,
-)
+from bertnli.data.formats import BLOCK, Source, UnreadableError, empty
+from bertnli.data.json_array import is_array, lines_of_array
+from bertnli.data.lines import DOUBLED_RETURN, RETURN, Ahead, Lines, end_of_line
 from bertnli.data.outputs import ProblemType
 from bertnli.data.parquet import parquet_schema, parquet_tables
 from bertnli.data.records import (
@@ -102,12 +99,12 @@ class RawChunk:
     first: int
     size: int
     records: bytes | list[Row] | pyarrow.RecordBatch
-    """JSON lines: the lines themselves; TSV and CSV: the rows; Parquet: an Arrow batch."""
+    """JSON: the lines themselves, or elements as lines; TSV and CSV: the rows; Parquet and Arrow: an Arrow batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive rows; for Parquet also their complete records as one Arrow batch with the same number of rows."""
+    """Consecutive rows; for Parquet and Arrow also their complete records as an Arrow batch of as many rows."""
 
     rows: list[Row]
     table: pyarrow.RecordBatch | None
@@ -116,15 +113,15 @@ class Chunk:
 class PairFile:
     """A file of sentence pairs. Its columns are found and checked when it is opened; its rows are a stream.
 
-    path: a file, `archive.zip#member`, or `-` for standard input (with `format`). dialect: how a text table is
-    written, as far as the user says it; its format counts if `format` is None. prefer_parse: take SNLI's
-    binary-parse columns, without their parentheses, if the file has them; the d2l book does so. problem_type: of the
-    model that reads the labels. A file can be read several times, a pipe only once.
+    path: a file, a folder that `save_to_disk` made (saved_dataset.py), `archive.zip#member`, or `-` for standard input
+    (with `format`). dialect: how a text table is written, as far as the user says it; its format counts if `format` is
+    None. prefer_parse: take SNLI's binary-parse columns, without their parentheses, if the file has them; the d2l book
+    does so. problem_type: of the model that reads the labels. A file can be read several times, a pipe only once.
 
-    Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl, parquet; `columns` as found; `fields`,
-    all column names in order (JSONL: of the first object that has the columns; without rows those of a pair); `header`,
-    the text of the header (TSV, CSV); `schema` (Parquet); `class_names`, what the numbers 0, 1, … in the label column
-    mean, if the file says it.
+    Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl (a JSON array too), parquet, arrow;
+    `columns` as found; `fields`, all column names in order (JSONL: of the first object that has the columns; without
+    rows those of a pair); `header`, the text of the header (TSV, CSV); `schema` (Parquet, Arrow); `class_names`, what
+    the numbers 0, 1, … in the label column mean, if the file says it.
 
     Raises InputError if the file is missing or empty, if its format or encoding is unknown, or if columns are missing.
     """
@@ -150,11 +147,12 @@ class PairFile:
         self._notes: list[str] = []
         self._late_note: str | None = None
         self._end = b"\n"
+        self._is_array = False  # JSON
         self._table: Header | None = None  # of a text table
         self._stream: Ahead | None = None  # until the rows are read for the first time
         self._opened: Iterator[bytes] | None = None  # the same for JSON lines: pieces of complete ones
         if self.format not in USUAL and not self._told.is_like(Dialect()):
-            kind = "Parquet" if self.format == "parquet" else "JSON lines"
+            kind = {"parquet": "Parquet", "arrow": "Arrow"}.get(self.format, "JSON lines")
             raise InputError(
                 "--delimiter, --quoting, --no-header (in a run file: data.delimiter, data.quoting, data.header)",
                 found=f"{self.name}, which is {kind}",
@@ -163,9 +161,9 @@ class PairFile:
             )
         check_binary(self._source)
         try:
-            if self.format == "parquet":
+            if self.format in ("parquet", "arrow"):
                 with self._source.open_file() as opened:
-                    self.schema = parquet_schema(opened)
+                    self.schema = (parquet_schema if self.format == "parquet" else ipc_schema)(opened)
                 self._resolve(self.schema.names)
                 self._check_types(self.schema)
                 self.class_names = class_names(self.schema, self.columns.label)
@@ -174,6 +172,17 @@ class PairFile:
         except UnreadableError as error:
             raise InputError(f"{self.name}: cannot be read: {error}", do=error.do) from None
         self._from_parse = prefer_parse and (self.columns.premise or "").casefold() == PARSE_COLUMNS[0]
+
+    @property
+    def rereadable(self) -> bool:
+        """Whether it can be read again: it is a file, or a folder of them, and no pipe."""
+        return bool(self._source.files)
+
+    def sha256(self) -> str:
+        """Of the file's bytes, for a folder of its files' checksums. Raises RunError if it changes meanwhile."""
+        found = [digest(Path(file)) for file in self._source.files]
+        self.check_unchanged()
+        return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
     @property
     def dialect(self) -> Dialect | None:
@@ -191,7 +200,11 @@ class PairFile:
     def _look(self) -> None:
         """Find the columns at the start of a text file. Of a pipe only a line is waited for."""
         self._stream = stream = Ahead(self._source.blocks())
-        head = stream.look(BLOCK if self._source.rereadable else 1)
+        first = BLOCK if self._source.rereadable else 1
+        if self.format == "jsonl" and self._looks_like_array(stream.look(first, longest=BLOCK), stream.all_seen):
+            self._opened, self._stream = self._probe(self._lines_of_json()), None
+            return
+        head = stream.look(first)
         if not head and self.format != "jsonl":
             raise empty(self.name)
         check_text(head, self._source)
@@ -218,6 +231,15 @@ class PairFile:
             sniffed = (self._table, self._source, self._end)
             notes = note_of_widths(head, *sniffed, self._widths()[1]), note_of_blanks(head, *sniffed)
             self._notes += filter(None, notes)
+
+    def _looks_like_array(self, head: bytes, complete: bool) -> bool:
+        """Whether it is a JSON array, whose elements are the rows. What a file called .json is, is said."""
+        self._is_array = is_array(head, complete)
+        if self._is_array:
+            self._notes.append(f"note: {self.name}: a JSON array; row 1 is its first element")
+        elif head and self._source.is_any_json:
+            self._notes.append(f"note: {self.name}: JSON lines; row 1 is its first line")
+        return self._is_array
 
     def _has_pairs(self, fields: Sequence[str]) -> bool:
         try:
@@ -247,6 +269,9 @@ class PairFile:
         return found or self._probe(self._lines_of_json())
 
     def _lines_of_json(self) -> Iterator[bytes]:
+        """The lines of JSON lines, or the elements of an array as such lines."""
+        if self._is_array:
+            return lines_of_array(self._blocks())
         return Lines(self._blocks(), end=self._end).pieces()
 
     def _blocks(self) -> Iterable[bytes]:
@@ -276,10 +301,11 @@ class PairFile:
             self.columns = Columns(premise, hypothesis, self._wanted.label)
             self.fields = [name for name in (premise, hypothesis, self._wanted.label) if name is not None]
             return again
+        part, example = ("element", "a pair in each element") if self._is_array else ("line", "one object in each line")
         raise first_error or InputError(
-            f"{self.name}: no JSON object in the first {len(probed)} lines",
-            found=f"line 1: {probed[0][2]}",
-            expected='one object in each line, such as {"premise": "…", "hypothesis": "…"}',
+            f"{self.name}: no JSON object in the first {len(probed)} {part}s",
+            found=f"{part} 1: {probed[0][2]}",
+            expected=f'{example}, such as {{"premise": "…", "hypothesis": "…"}}',
             do=from_windows(self._source) if probed[0][2] == NOT_UTF8 else None,
         )
 
@@ -324,7 +350,7 @@ class PairFile:
 
     def raw_chunks(self, size: int) -> Iterator[RawChunk]:
         """`chunks` before `parse`."""
-        if self.format == "parquet":
+        if self.schema is not None:
             yield from self._tables(size, None)
         elif self.format == "jsonl":
             yield from self._lines(size)
@@ -347,7 +373,7 @@ class PairFile:
 
     def rows(self) -> Iterator[Row]:
         """The rows one by one. Raises as `chunks` does."""
-        if self.format == "parquet":
+        if self.schema is not None:
             needed = [name for name in (self.columns.premise, self.columns.hypothesis, self.columns.label) if name]
             for raw in self._tables(_ROWS, needed):
                 yield from self.parse(raw).rows
@@ -415,8 +441,10 @@ class PairFile:
     def _tables(self, size: int, needed: list[str] | None) -> Iterator[RawChunk]:
         first = 1
         try:
-            with self._source.open_file() as opened:
-                for table in parquet_tables(opened, size, needed):
+            with closing(self._source.open_files()) as files:
+                arrow = self.format == "arrow"
+                tables = ipc_tables(files, size, needed) if arrow else parquet_tables(next(files), size, needed)
+                for table in tables:
                     yield RawChunk(first, table.num_rows, table)
                     first += table.num_rows
         except UnreadableError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -58,27 +58,32 @@ def parquet_tables(
     path: str | BinaryIO, size: int, columns: Sequence[str] | None = None
 ) -> Iterator[pyarrow.RecordBatch]:
     """The rows of a Parquet file in batches of exactly `size`, the last one shorter. Raises UnreadableError."""
-    import pyarrow as pa
-
-    pending: list[pyarrow.RecordBatch] = []
-    rows = 0
     try:
         with _open(path) as file:
-            for batch in _watched(path, file, size, columns):
-                while rows + batch.num_rows >= size:
-                    pending.append(batch.slice(0, size - rows))
-                    yield pa.concat_batches(pending)
-                    batch = batch.slice(size - rows)
-                    pending, rows = [], 0
-                if batch.num_rows:
-                    pending.append(batch)
-                    rows += batch.num_rows
-            if pending:
-                yield pa.concat_batches(pending)
+            yield from resized(_watched(path, file, size, columns), size)
     except MemoryError:
         raise
     except Exception as error:
         raise _unreadable(error) from error
+
+
+def resized(batches: Iterable[pyarrow.RecordBatch], size: int) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of `batches` in batches of exactly `size`; the last one may be shorter."""
+    import pyarrow as pa
+
+    pending: list[pyarrow.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        while rows + batch.num_rows >= size:
+            pending.append(batch.slice(0, size - rows))
+            yield pa.concat_batches(pending)
+            batch = batch.slice(size - rows)
+            pending, rows = [], 0
+        if batch.num_rows:
+            pending.append(batch)
+            rows += batch.num_rows
+    if pending:
+        yield pa.concat_batches(pending)
 
 
 def _unreadable(error: Exception) -> UnreadableError:

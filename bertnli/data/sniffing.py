@@ -18,7 +18,8 @@ from bertnli.common.errors import InputError
 from bertnli.data import conversions
 from bertnli.data.columns import listed
 from bertnli.data.dialect import USUAL, Dialect, option, shown
-from bertnli.data.formats import DOUBLED_RETURN, RETURN, Lines, Source
+from bertnli.data.formats import Source
+from bertnli.data.lines import DOUBLED_RETURN, RETURN, Lines
 from bertnli.data.records import BLANK_LINE, NOT_UTF8, Record, parse_jsonl, table_records
 
 HasPairs = Callable[[Sequence[str]], bool]  # whether names of columns include those that are wanted
@@ -77,9 +78,6 @@ def check_json(head: bytes, complete: bool, source: Source, has_pairs: HasPairs)
     first, _, rest = text.partition("\n")
     first, below = first.rstrip(), rest.strip()[:1]
     is_json = not (parse_jsonl(first)[1] or "").startswith("not JSON")
-    if re.match(r"\[\s*([\[{]|$)|\[\]", first) and (not is_json or (complete and not below)):
-        do = f"convert it: {conversions.rows_of_array(source)}"
-        raise InputError(f"{source.name}: a JSON array", expected=_ONE_EACH, do=do)
     goes_on = first.endswith(("{", "[")) or (first.endswith(",") and below in tuple('"]}'))
     one = parse_jsonl(text)[0] if complete and first.startswith("{") and (goes_on or not below) else None
     if one is not None and (command := _table_in_one_object(one, source, has_pairs)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, RunError
@@ -144,7 +143,7 @@ class LabelledSet:
 
     def _in_two_classes(self, labels: Sequence[str], error: UnknownLabelsError) -> LabelledSet:
         """The set, with its two classes if these explain the unknown labels. Raises the error again if not."""
-        classes = two_classes(labels, [*error.unknown, *error.used]) if Path(self.file.path).is_file() else None
+        classes = two_classes(labels, [*error.unknown, *error.used]) if self.file.rereadable else None
         if classes is None:
             raise error
         return replace(self, schema=replace(self.schema, classes=classes))

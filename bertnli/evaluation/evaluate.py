@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -201,7 +200,7 @@ def check_labelled_rows(
     """
     options: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "label_names": label_names, "tokenizer": tokenizer}
     pairs = read_labelled(file, labels, problem_type=problem_type, **options)
-    if not Path(file.path).is_file():
+    if not file.rereadable:
         return pairs, None
     return pairs, sum(1 for _ in pairs)
 

@@ -6,7 +6,6 @@ import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,7 +89,7 @@ def slices_of(premise: str, hypothesis: str) -> Iterator[Slice]:
 def _agreements(file: PairFile) -> Iterator[tuple[int, Slice | None]]:
     """For each row: its number, and the slice by how many annotators chose the gold label (None if fewer than two)."""
     single = [name for name in _ANNOTATORS if name in file.fields]
-    if not (single or "annotator_labels" in file.fields) or not Path(file.path).is_file():
+    if not (single or "annotator_labels" in file.fields) or not file.rereadable:
         return
     for chunk in file.chunks(_CHUNK):
         for row, record in zip(chunk.rows, file.values(chunk), strict=True):

@@ -43,14 +43,15 @@ def write_model_card(
     settings: Mapping[str, object],
     evaluations: Mapping[str, Json] = {},
     rows_by_label: Mapping[str, RowsByLabel] = {},
+    sources: Sequence[Json] = (),
     provenance: Mapping[str, str] = {},
 ) -> None:
     """Write `folder`/README.md, with the front matter that the model hub reads.
 
     base_model, data: as in the run file, so names of the catalogue, hub ids or paths. base_revision: the base model's
     commit on the model hub. settings: the hyper-parameters, by their names in the run file. hypothesis_only: the model
-    sees no premise. evaluations: data set -> results (`to_json`). rows_by_label: of each data file. provenance: see
-    `provenance()`.
+    sees no premise. evaluations: data set -> results (`to_json`). rows_by_label: of each data file. sources: of several
+    data sets, or weighted ones, how much of each an epoch has (`TrainingData.table`). provenance: see `provenance()`.
 
     Raises RunError if the file cannot be written.
     """
@@ -98,6 +99,7 @@ def write_model_card(
         settings=settings,
         evaluations=evaluations,
         rows_by_label=rows_by_label,
+        sources=sources,
         provenance=provenance,
         notes=notes_about(base_model, [*data, *(one for one in evaluations if lookup_unless_path(one, "dataset"))]),
     )

@@ -16,6 +16,7 @@ from torch import nn
 from bertnli.common.errors import RunError
 from bertnli.data.batches import Indices
 from bertnli.data.corpus import Corpus
+from bertnli.data.pooled_corpus import PooledCorpus
 from bertnli.train.flops import DTYPES
 from bertnli.train.losses import Loss
 from bertnli.train.steps import MicroBatch
@@ -57,7 +58,7 @@ def measure(peak: Callable[[int], int]) -> dict[int, int]:
 
 
 def measure_on_gpu(
-    model: nn.Module, loss: Loss, corpus: Corpus, chosen: Indices, precision: str, device: torch.device
+    model: nn.Module, loss: Loss, corpus: PooledCorpus | Corpus, chosen: Indices, precision: str, device: torch.device
 ) -> dict[int, int]:
     """`measure` on `model`, which is moved to the GPU `device`, with the corpus's pairs at `chosen`.
 

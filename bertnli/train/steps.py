@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertnli.data.batches import Assignment, Indices, assign_to_ranks, pack
+from bertnli.data.batches import Assignment, Indices, assign_to_ranks, pack, source_of
 from bertnli.data.corpus import Corpus
+from bertnli.data.pooled_corpus import PooledCorpus
 from bertnli.model.attention import Packed, copy_async, to_device
 
 
@@ -28,17 +29,19 @@ class SoftLabels(Protocol):
 @dataclass(frozen=True)
 class MicroBatch:
     """inputs: the model's three. labels: int64 `[pairs]`, or fp32 `[pairs, outputs]` (see `Corpus`). counts: False for
-    the pair of a rank that has none. soft: fp32 `[pairs, labels]`, soft labels."""
+    the pair of a rank that has none. by_source: of each of several data sets the places of its pairs; () if there is
+    one alone. soft: fp32 `[pairs, labels]`, soft labels."""
 
     inputs: tuple[Tensor, Tensor, Packed]
     labels: Tensor
     counts: bool
+    by_source: tuple[Tensor, ...] = ()
     soft: Tensor | None = None
 
     @classmethod
     def of(
         cls,
-        corpus: Corpus,
+        corpus: PooledCorpus | Corpus,
         indices: Indices,
         instead: Indices,
         device: torch.device,
@@ -50,16 +53,25 @@ class MicroBatch:
         indices = indices if counts else instead
         gold = corpus.labels[indices]
         labels = torch.from_numpy(gold.astype(np.int64 if gold.ndim == 1 else np.float32))
+        by_source: tuple[Tensor, ...] = ()
+        if isinstance(corpus, PooledCorpus):
+            source = source_of(indices, corpus.starts)
+            places = (torch.from_numpy(np.flatnonzero(source == one)) for one in range(len(corpus.starts)))
+            by_source = tuple(copy_async(one, device) for one in places)
         soft = None
         if soft_labels is not None:
             soft = copy_async(torch.from_numpy(soft_labels[indices]), device)
-        return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts, soft)
+        return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts, by_source, soft)
 
     def tensors(self) -> list[Tensor]:
         """All its tensors on the device."""
         ids, token_types, layout = self.inputs
         soft = [] if self.soft is None else [self.soft]
-        return [ids, token_types, layout.positions, layout.cu_seqlens, self.labels, *soft]
+        return [ids, token_types, layout.positions, layout.cu_seqlens, self.labels, *self.by_source, *soft]
+
+    def targets(self, places: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The labels and the soft labels of some of its pairs."""
+        return self.labels[places], None if self.soft is None else self.soft[places]
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Step:
     @classmethod
     def of(
         cls,
-        corpus: Corpus,
+        corpus: PooledCorpus | Corpus,
         pairs: Indices,
         rank: int,
         world: int,

@@ -38,7 +38,7 @@ from bertnli.model.predictor import TorchPredictor
 from bertnli.run.config import RunConfig
 from bertnli.run.folder import run_of
 from bertnli.train.engine import ProcessGroup
-from bertnli.train.inputs import TrainingData, load_run_model
+from bertnli.train.inputs import TrainingData, by_source, load_run_model
 
 PART = 1024
 """Pairs of a part. A part does not depend on the ranks; so neither do the logits."""
@@ -125,7 +125,7 @@ def teacher_labels(
             logits[number * PART :][: len(found)] = found
     to_do = sum(len(parts[number]) for number in missing)
     say(f"teacher {teacher.name}: {len(pairs):,} pairs to read" + ("" if to_do else ", all of them are in the cache"))
-    texts = _texts(teacher, config, data.corpus.rows[np.concatenate([pairs[:0], *(parts[one] for one in missing)])])
+    texts = _texts(teacher, data, np.concatenate([pairs[:0], *(parts[one] for one in missing)]))
     done = 0
     with progress("pair for the teacher", to_do, quiet=group.rank != 0 or not to_do) as show:
         for number in missing:
@@ -150,22 +150,23 @@ def teacher_labels(
     return TeacherLabels(pairs, softmax(logits[:, teacher.order], temperature).astype(np.float32))
 
 
-def _texts(teacher: Teacher, config: RunConfig, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
-    """Premise and hypothesis of these rows of the training file, which ascend, as the teacher reads them."""
-    if not len(rows):
-        return
+def _texts(teacher: Teacher, data: TrainingData, pairs: Indices) -> Iterator[tuple[str, str]]:
+    """Premise and hypothesis of these pairs, which ascend, from their own files, as the teacher reads them."""
     tokenizer = tokenizer_of(teacher.predictor)
-    file = open_set(
-        config.data.train,
-        config.data.columns_of("train"),
-        dialect=config.data.dialect_of("train"),
-        prefer_parse=tokenizer is not None and tokenizer.settings.reads_parse,
-    ).file
-    for row in unfit_rows.marked(_chosen(file, rows), tokenizer):
-        if row.error is not None or row.premise is None or row.hypothesis is None:
-            raise InputError(f"teacher {teacher.name}: {file.name}: row {row.number}: {row.error}")
-        yield row.premise, row.hypothesis
-    file.check_unchanged()
+    for source, its_pairs in zip(data.sources, by_source(data.corpus, pairs), strict=True):
+        if not len(its_pairs):
+            continue
+        file = open_set(
+            source.name,
+            source.columns,
+            dialect=source.dialect,
+            prefer_parse=tokenizer is not None and tokenizer.settings.reads_parse,
+        ).file
+        for row in unfit_rows.marked(_chosen(file, data.corpus.rows[its_pairs]), tokenizer):
+            if row.error is not None or row.premise is None or row.hypothesis is None:
+                raise InputError(f"teacher {teacher.name}: {file.name}: row {row.number}: {row.error}")
+            yield row.premise, row.hypothesis
+        file.check_unchanged()
 
 
 def _chosen(file: PairFile, rows: NDArray[np.int64]) -> Iterator[Row]:

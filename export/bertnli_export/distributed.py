@@ -29,6 +29,7 @@ from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns
 from bertnli_export.bundle import Bundle, check_outside, versions
 from bertnli_export.devices import DEVICES, Device
+from bertnli_export.expansion import Expansion
 from bertnli_export.label_counts import LabelCounts
 from bertnli_export.output_file import BusyError
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, name_of, ray_reason
@@ -56,8 +57,8 @@ class Partition(NamedTuple):
 def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[Partition]:
     """The files of a folder and its subfolders, or those that a glob matches; the largest first.
 
-    The output of each has the same name and the same subfolders in `output`. Names that begin with `.` or `_` are
-    ignored.
+    The output of each has the same name and the same subfolders in `output`; that of an Arrow file is Parquet. Names
+    that begin with `.` or `_` are ignored.
 
     Raises InputError if there are none, if one has an unknown format, or if `output` holds data of other partitions.
     """
@@ -80,18 +81,26 @@ def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str
         if not _is_data(path):
             raise InputError(
                 f"{path}: unknown format",
-                expected=".tsv, .csv or .jsonl (also with .gz or .zst) or .parquet",
+                expected=".tsv, .csv or .jsonl (also with .gz or .zst), .parquet or .arrow",
                 do="exclude it with a glob, as in 'parts/*.parquet'",
             )
     files.sort(key=lambda path: (-path.stat().st_size, path))
-    partitions = [Partition(path, target / path.relative_to(base)) for path in files]
-    ours = {partition.output for partition in partitions}
+    partitions = [Partition(path, target / _output_name(path.relative_to(base))) for path in files]
+    ours = {partition.output: partition.input for partition in partitions}
+    for path, output_path in partitions:
+        if path != ours[output_path]:
+            raise InputError(f"{path}: has the same output as {ours[output_path]}", do="give one of them another name")
     for path in _visible(str(Path(glob.escape(str(target)), "**")), target):
         if path not in ours and _is_data(path) and ".partial" not in path.name:
             raise InputError(
                 f"{path}: no partition of the input has this output", do="remove it, or name another output folder"
             )
     return partitions
+
+
+def _output_name(path: Path) -> Path:
+    """Scores are not written as Arrow, but as Parquet, which holds the same types."""
+    return path.with_suffix(".parquet") if format_of(path.name).kind == "arrow" else path
 
 
 def _visible(pattern: str, base: Path) -> list[Path]:
@@ -170,6 +179,7 @@ def score_partitions(
     columns: Columns | None = None,
     prefix: str = "",
     dialect: Dialect | None = None,
+    expansion: Expansion | None = None,
     temperature: float | None = None,
     threshold: float | None = None,
     progress: Progress | None = None,
@@ -200,12 +210,15 @@ def score_partitions(
     check_outside(folder)
     choose_temperature(opened, temperature)
     choose_threshold(opened, threshold)
+    if expansion is not None:
+        expansion.check(opened.outputs, opened.tokenizer())
     with connected(address):
         chosen, nodes = choose_nodes(device, address)
         opened.check_device(chosen)
         each, threads = ("GPU", 1) if chosen.kind == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
         workers = sum(int(node["Resources"][each]) // threads for node in nodes)
-        options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix, "dialect": dialect}
+        options: dict[str, Any] = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix}
+        options |= {"dialect": dialect, "expansion": expansion}
         known = versions(VERSIONS)
         job = _Job(str(opened.path), opened.sha256, known, chosen, threads, temperature, threshold, options)
         try:
@@ -228,7 +241,8 @@ def score_partitions(
                 nodes_used.add(result.node)
                 if progress is not None:
                     rate = rows / (time.perf_counter() - began)
-                    note = f"{rate:,.0f} pairs/s on {len(nodes_used)} node{'s' if len(nodes_used) > 1 else ''}"
+                    items = "pairs" if expansion is None else "rows"
+                    note = f"{rate:,.0f} {items}/s on {len(nodes_used)} node{'s' if len(nodes_used) > 1 else ''}"
                     progress(len(results), note)
         except Interrupted as stop:
             finished = sum(not result.error for result in results.values())

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import compress, islice
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,7 @@ class Scores(NamedTuple):
     values: NDArray[np.float64]  # [pairs, outputs]: probabilities, or the score
     truncated: NDArray[np.bool_]  # [pairs]
     refused: Mapping[int, str] = MappingProxyType({})  # index of a pair that cannot be scored: the reason
+    extras: Sequence[Sequence[Any]] = ()  # [pairs], what an expansion says of each; empty without one
 
 
 class Scorer:
@@ -201,11 +202,14 @@ class Scorer:
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         """`[pairs, labels]`, in the order of the pairs, before the temperature (`evaluation.evaluate.Predictor`)."""
-        return self._wait_for_logits(self.submit(premises, hypotheses))
+        return self.wait_for_logits(self.submit(premises, hypotheses))
 
     def submit(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Submitted:
         """Tokenise, batch by length, pad, and hand the batches to the session. Raises as `score` does."""
-        encoded = self.tokenizer.encode(premises, hypotheses)
+        return self.submit_encoded(self.tokenizer.encode(premises, hypotheses))
+
+    def submit_encoded(self, encoded: Encoded) -> Submitted:
+        """`submit` of pairs that are tokenised already."""
         batches = padded_batches(encoded, self.tokenizer.pad_id, self.session.device)
         self.truncated += int(encoded.truncated.sum())
         begun = [(indices, self.session.submit(inputs)) for indices, inputs in batches]
@@ -213,7 +217,7 @@ class Scorer:
 
     def collect(self, submitted: Submitted) -> Scores:
         """Wait for the logits of `submitted`. Raises RunError if the session fails."""
-        logits = self._wait_for_logits(submitted)
+        logits = self.wait_for_logits(submitted)
         logits[~np.isfinite(logits).all(axis=1)] = np.nan
         logits[submitted.unfit] = np.nan
         values = activate(logits, self.outputs.activation, self.temperature)
@@ -228,7 +232,8 @@ class Scorer:
             return [labels[index] for index in logits.argmax(axis=1).tolist()]
         return [tuple(compress(labels, above)) for above in (values > self.threshold).tolist()]
 
-    def _wait_for_logits(self, submitted: Submitted) -> NDArray[np.float32]:
+    def wait_for_logits(self, submitted: Submitted) -> NDArray[np.float32]:
+        """`[pairs, labels]`, before the temperature. Raises RunError if the session fails."""
         result = np.empty((len(submitted.truncated), len(self.labels)), np.float32)
         try:
             for indices, logits in submitted.batches:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertnli.common.errors import InputError
 from bertnli.common.progress import say
-from bertnli.data.formats import format_of
+from bertnli.data.formats import Format, format_of
 from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import Chunk, PairFile
 from bertnli.data.parquet import types_lost
@@ -49,30 +49,45 @@ _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 64 << 20
 
 
+def output_format_of(name: str, given: str | None = None) -> Format:
+    """As `format_of`. Raises InputError also for Arrow, in which scores are not written: Parquet has the same types."""
+    found = format_of(name, given)
+    if found.kind == "arrow":
+        raise InputError(
+            f"{name or 'standard output'}: scores are not written as Arrow",
+            expected=".tsv, .csv or .jsonl (also with .gz or .zst) or .parquet",
+            do="write .parquet, which holds the same types",
+        )
+    return found
+
+
 def open_writer(
     output: str | os.PathLike[str],
     file: PairFile,
     outputs: Outputs,
     *,
+    added: ScoreColumns | None = None,
     prefix: str = "",
     format: str | None = None,
     resume_at: Mapping[str, Any] | None = None,
 ) -> Writer:
-    """A writer of `file`'s rows, from the first row, or from the checkpoint `resume_at`. outputs: of the model.
+    """A writer of `file`'s rows, from the first row, or from the checkpoint `resume_at`. outputs: of the model. added:
+    the columns to add, by default those of the outputs.
 
     `output` is a path, or `-` for standard output (with `format`; not Parquet, and without resume). The unfinished work
     of an earlier run is continued at `resume_at`, or discarded without it. A finished output is replaced when the new
     one is finished.
 
     Raises InputError if an added column has the name of an input column; if the output cannot be written, is the input,
-    or is being written by another process; if there is less unfinished work than `resume_at` says.
+    or is being written by another process; if Parquet lacks the type of a column; if there is less unfinished work than
+    `resume_at` says.
     """
     path = os.fspath(output)
     if path == "-" and format is None:
         raise InputError("standard output has no name that shows its format", do="give it with --format")
-    kind, packing = format_of("" if path == "-" else path, format)
-    added = ScoreColumns.of(outputs, prefix)
-    raw = None if kind == file.format == "parquet" else prefix + "raw"
+    kind, packing = output_format_of("" if path == "-" else path, format)
+    added = added or ScoreColumns.of(outputs, prefix)
+    raw = None if kind == "parquet" and file.schema is not None else prefix + "raw"
     for name in (*added.names, raw):
         if name in file.fields:
             raise InputError(
@@ -80,6 +95,8 @@ def open_writer(
                 do="give the added columns other names with --prefix, for example --prefix nli_",
             )
     encoder = ENCODERS[kind](file, added, raw, kind, packing)
+    if isinstance(encoder, ParquetEncoder):
+        encoder.check_types()
     sink: Sink
     if path != "-":
         sink = PartialFile(path, file.path, resume_at)
@@ -87,7 +104,7 @@ def open_writer(
         raise InputError("standard output", expected="TSV, CSV or JSON lines, from the first row")
     else:
         sink = StandardOutput()
-    if kind == "parquet" and file.schema is not None:
+    if kind == "parquet" and file.format == "parquet":
         for column, lost in types_lost(file.path).items():
             say(f"warning: {file.name}: column {column!r} has the same values in the output, but not the type {lost}")
     rows = 0 if resume_at is None else int(resume_at["rows"])

@@ -26,8 +26,7 @@ SPACED = 'premise, hypothesis, label\n"a, b", "é", "neutral"\n"c", "d", entailm
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("array.json", "\ufeff" + json.dumps(OBJECTS), "a JSON array"),
-        ("data.json", json.dumps({"version": 1, "it's": OBJECTS}), "a table in one JSON object"),
+        ("data.json", "\ufeff" + json.dumps({"version": 1, "it's": OBJECTS}), "a table in one JSON object"),
         ("data.json", json.dumps({"data": OBJECTS}, indent=1), "a table in one JSON object"),
         ("columns.json", json.dumps(COLUMNS), "a table in one JSON object"),
         ("pandas.json", json.dumps(OF_PANDAS), "a table in one JSON object"),

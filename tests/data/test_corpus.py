@@ -76,8 +76,8 @@ def test_made_once_and_anew_when_something_changes(tmp_path, tokenizer, own_cach
 
 
 def test_a_file_that_changes_while_it_is_read_leaves_no_corpus(tmp_path, tokenizer, own_cache, monkeypatch):
-    path = write_rows(tmp_path / "a.jsonl", tiny.snli_rows(50))
-    monkeypatch.setattr(corpora.heartbeat, "beat", lambda _: write_rows(path, tiny.snli_rows(49)))
+    path, rows = write_rows(tmp_path / "a.jsonl", tiny.snli_rows(50)), tiny.snli_rows(49)
+    monkeypatch.setattr(corpora.heartbeat, "beat", lambda doing: "tokenising" in doing and write_rows(path, rows))
     with pytest.raises(RunError, match=r"a\.jsonl: was changed while it was read"):
         prepare(PairFile(path), tokenizer, LABELS)
     assert folders(own_cache) == []

@@ -98,7 +98,7 @@ LONG_ZSTD = b"\x28\xb5\x2f\xfd\x00\xa8\x09\x00\x00x"  # a window of 2 GiB, and o
     [
         ("a.txl", b"x", {}, r"a\.txl: unknown format; expected \.tsv"),
         ("a.xlsx", b"x", {}, r"a\.xlsx: a format that is not read; expected \.tsv.*; save the sheet as CSV UTF-8"),
-        ("a.feather", b"x", {}, r"not read; .*; write the table as \.parquet"),
+        ("a.orc", b"x", {}, r"not read; .*; write the table as \.parquet"),
         ("a.csv.bz2", b"x", {}, r"not read; .*; decompress it"),
         ("tsv", b"x", {}, "unknown format"),
         ("a.gz", b"x", {}, "unknown format"),
@@ -142,7 +142,7 @@ LONG_ZSTD = b"\x28\xb5\x2f\xfd\x00\xa8\x09\x00\x00x"  # a window of 2 GiB, and o
         ("a.tsv.gz", gzip.compress(b"PAR1"), {}, r"a Parquet file, packed in \.gz; .*needs the ending \.parquet$"),
         ("a.tsv.gz", b"version https://git-lfs.github.com/spec/v1", {}, "a pointer of git-lfs; .*git lfs pull"),
         ("a.parquet", b"<!DOCTYPE html>", {}, "an HTML or XML page; .*get the file itself"),
-        ("a.parquet", b"ARROW1\0\0", {}, "an Arrow or Feather file"),
+        ("a.parquet", b"ARROW1\0\0", {}, r"an Arrow file; .*\.arrow"),
         ("a.parquet", b"PARE\0\0\0\0PARE", {}, "an encrypted Parquet file; .*; decrypt it"),
     ],
 )

@@ -233,7 +233,7 @@ def test_a_million_characters(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bertnli.data.formats.MAX_LINE", 1 << 20)
+    monkeypatch.setattr("bertnli.data.lines.MAX_LINE", 1 << 20)
     good = b"premise\thypothesis\n" + b"a\tb\n" * 100_000
     with pytest.raises(RunError, match=r"cannot be read beyond row \d+: a line is longer than 1 MiB"):
         rows_of(tmp_path, "a.tsv", good + b"x" * (3 << 20))

@@ -26,6 +26,7 @@ READ = {
     "semi.csv": [("A man eats, sitting.", "A person eats.", "entailment")],
     "tab.csv": [(*DOG[:2], None)],
     "lines.json": [DOG],
+    "arr.json": [DOG],
     "zero.jsonl": [],
     "blank.jsonl": [DOG],
     "blank.csv": [DOG],
@@ -33,7 +34,6 @@ READ = {
 REFUSED = {
     "u16.csv": "UTF-16 text; expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 < ",
     "ps.jsonl": "UTF-16 text; expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 < ",
-    "arr.json": "a JSON array; expected JSON lines",
     "scitail.tsv": "--no-header",
 }
 

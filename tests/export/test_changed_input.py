@@ -12,6 +12,7 @@ from bertnli_export import score as score_module
 from bertnli_export.scorer import Scorer
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data import pairs
 from tests.support import tiny
 from tests.support.scored_files import CHUNK, FORMATS, score, write
 
@@ -73,7 +74,7 @@ def test_one_that_is_swapped_and_put_back_is_told(tmp_path, format, back, monkey
     """The checksum is that of the file itself, the rows would be those of another one."""
     input, output = write(tmp_path / f"in.{format}", tiny.snli_rows(4 * CHUNK)), tmp_path / f"out.{format}"
     foreign = write(tmp_path / f"foreign.{format}", tiny.snli_rows(4 * CHUNK, seed=1))
-    aside, digest = tmp_path / "aside", score_module.digest
+    aside, digest = tmp_path / "aside", pairs.digest
 
     def put_back() -> None:
         input.rename(foreign)
@@ -88,7 +89,7 @@ def test_one_that_is_swapped_and_put_back_is_told(tmp_path, format, back, monkey
             foreign.rename(input)
         return found
 
-    monkeypatch.setattr(score_module, "digest", digest_of_the_first)
+    monkeypatch.setattr(pairs, "digest", digest_of_the_first)
     if back == "after the checksum":
         input.rename(aside)
         foreign.rename(input)

@@ -89,6 +89,16 @@ def test_a_file_that_is_not_read_is_named_and_not_passed_over(parts, tmp_path) -
     assert len(find_partitions(parts / "*.tsv", tmp_path / "out")) == 1
 
 
+def test_scores_of_arrow_are_parquet_and_take_the_place_of_no_other(parts, tmp_path) -> None:
+    (parts / "year=2024" / "b.arrow").write_text("x")
+    assert [partition.output.name for partition in find_partitions(parts / "*" / "b*", tmp_path / "out")] == [
+        "b.parquet"
+    ]
+    (parts / "year=2024" / "a.feather").write_text("x")
+    with pytest.raises(InputError, match=r"has the same output as .*; give one of them another name"):
+        find_partitions(parts, tmp_path / "out")
+
+
 @pytest.mark.parametrize("input", ["none", "empty", "none/*.tsv", "in/*.jsonl"])
 def test_no_partitions_are_an_error(parts, tmp_path, monkeypatch, input) -> None:
     (tmp_path / "empty").mkdir()

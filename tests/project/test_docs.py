@@ -10,8 +10,10 @@ from bertnli.common.errors import InputError, Interrupted, RunError
 from bertnli.data import column_names
 from bertnli.data.labels import parse_label_names
 from bertnli.data.pairs import PairFile
+from bertnli.run.deepspeed_translation import SAME, SCHEDULES
 from bertnli.run.loss_config import LOWER_IS_BETTER, METRICS
 from bertnli.run.run_file import load_run
+from bertnli.train import process
 from tests.conftest import ROOT
 from tests.support import pages
 
@@ -43,6 +45,16 @@ def test_columns_and_labels_of_your_own(tmp_path):
     names = ("yes=entailment,maybe=neutral,no=contradiction", '"no, never=neutral"')
     assert all(text in page.read_text() for text in (f"--label-names {names[0]}", shlex.quote(names[1])))
     assert [len(parse_label_names("--label-names", text)) for text in names] == [3, 1]
+
+
+def test_several_data_sets(tmp_path):
+    [block] = pages.blocks(ROOT / "docs" / "data.md", "yaml")
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\n{block}")
+    run = load_run(tmp_path / "run.yaml").data
+    assert [one.name for one in run.sources("train")] == ["snli", "mnli-matched", "claims.csv"]
+    assert [one.weight for one in run.sources("train")] == [1, 1, 2]
+    assert run.sources("train")[2].label_names["not enough info"] == "neutral"
+    assert run.sources("eval")[1].label_names == {"1": "entailment", "0": "contradiction"}
 
 
 def test_the_usual_names_of_columns(tmp_path, monkeypatch):
@@ -78,3 +90,23 @@ def test_the_optimizers_settings(tmp_path):
     (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: t}}\n{block}")
     run = load_run(tmp_path / "run.yaml")
     assert (run.schedule, run.warmup, run.warmup_steps, run.betas) == ("cosine", None, 500, (0.9, 0.98))
+
+
+def test_deepspeed_files(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "deepspeed.md"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ds_config.json").write_text('{"gradient_clipping": 3}')
+    [block] = pages.blocks(page, "yaml")
+    (tmp_path / "run.yaml").write_text(block)
+    assert load_run("run.yaml").max_grad_norm == 3
+    for line in pages.blocks(page, "sh")[0].splitlines():
+        words = shlex.split(line.partition("run.yaml")[2])
+        sets = (
+            words[1::2] if words[0] == "--set" else process.sets_of(process.parser().parse_args(["run.yaml", *words]))
+        )
+        assert load_run("run.yaml", ["deepspeed={}", *sets]).max_grad_norm == 3
+    table = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    for key, ours in SAME.items():
+        section, _, name = key.rpartition(".")
+        assert any(name in line and section in line and f"`{ours}`" in line for line in table), key
+    assert all(name in page.read_text() for name in SCHEDULES)

@@ -25,6 +25,7 @@ from bertnli.train.metrics_log import MetricsLog
 from bertnli.train.process import main
 from tests.conftest import environment
 from tests.support import tiny
+from tests.support.deepspeed_files import TRANSFORMERS_ZERO2
 from tests.support.runs import fork, losses, on_ranks, same, start, train, train_here, wait_for_step, weights
 
 
@@ -338,11 +339,15 @@ def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, ranks):
 
 
 def test_the_deepspeed_launcher_starts_the_same(tmp_path, run):
-    path = run(max_steps=2)
+    path, file = run(max_steps=2), tmp_path / "ds.json"
+    file.write_text(json.dumps(TRANSFORMERS_ZERO2))
     command = [str(Path(sys.executable).parent / "deepspeed"), "--module", "bertnli.train", str(path), "--json"]
+    command += ["--deepspeed", "ds.json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("ds.json sets zero_stage: 2, schedule: constant, warmup_type: log\n") == 1
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+    assert load_run(tmp_path / "run" / "run.yaml") == load_run(path, [f"deepspeed={file}"])
 
 
 def train_as_the_command(path: Path, stderr: Path) -> int:

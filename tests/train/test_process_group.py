@@ -99,4 +99,4 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
 
 def test_each_launchers_option_for_the_rank_on_this_host_is_accepted():
     for option in ("--local_rank=1", "--local-rank=1"):  # DeepSpeed's, torch.distributed.launch's
-        assert process._parser().parse_args([option, "run.yaml"]).run_file == "run.yaml"
+        assert process.parser().parse_args([option, "run.yaml"]).run_file == "run.yaml"

@@ -69,7 +69,7 @@ def gold_index(row: dict[str, str]) -> int:
 
 
 def test_rows_to_evaluate_on_need_gold_labels(run, ranks, scores):
-    with pytest.raises(InputError, match=r"data.eval.holdout; found .*10 pairs have soft labels alone"):
+    with pytest.raises(InputError, match=r"data.eval.holdout; found 10 pairs of data.train with soft labels alone"):
         train(run(data={"train": str(scores), "eval": {"holdout": 5}}, loss={"soft": 1}), ranks)
 
 

@@ -15,6 +15,7 @@ from bertnli.common.errors import InputError
 from bertnli.data.outputs import Outputs
 from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
+from bertnli.run.folder import read_metrics
 from bertnli.run.loss_config import LossConfig, TeacherConfig
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
@@ -177,6 +178,21 @@ def test_a_run_with_another_teacher_does_not_go_on(tmp_path, run, ranks, large, 
     tiny.hf_folder(folder, seed=6)
     with pytest.raises(InputError, match="changed content of teacher"):
         train(run(**keys), ranks)
+
+
+def test_it_teaches_on_several_data_sets(tmp_path, run, ranks, large):
+    """One file in two parts teaches as the whole: each pair is found in its own file."""
+    lines = (tmp_path / "train.jsonl").read_text().splitlines(keepends=True)
+    for name, part in (("a", lines[:150]), ("b", lines[150:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(part))
+    keys = {"max_steps": 1, "global_batch_size": 512, "dropout": 0.0, "teacher": {"model": str(large), "mix": 1.0}}
+    train(run("whole", data={"train": str(tmp_path / "train.jsonl")}, **keys), ranks)
+    train(run("parts", data={"train": [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]}, **keys), ranks)
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    [row] = read_metrics(tmp_path / "parts" / "metrics.jsonl")
+    counts = [sum('"gold_label": "-"' not in line for line in part) for part in (lines[:150], lines[150:])]
+    mean = (counts[0] * row["loss/a.jsonl"] + counts[1] * row["loss/b.jsonl"]) / sum(counts)
+    assert mean == pytest.approx(row["loss"], rel=1e-5)
 
 
 @pytest.mark.system

@@ -1,0 +1,48 @@
+"""A folder that `save_to_disk` of the datasets library (Hugging Face) makes: Arrow streams, and state.json about them.
+
+Source: datasets/arrow_dataset.py, `Dataset.save_to_disk` and `load_from_disk`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bertnli.common.errors import InputError
+from bertnli.common.files import read_map
+
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
+
+
+def data_files(folder: str) -> list[str]:
+    """The Arrow files of the data set in `folder`, in the order of its rows.
+
+    Raises InputError if it is another folder, holds several splits, which it names, or is not complete.
+    """
+    path = Path(folder)
+    if splits := read_map(path / _SPLITS).get("splits"):
+        names = [str(name) for name in splits] if isinstance(splits, list) else ["?"]
+        raise InputError(
+            f"{folder}: a saved DatasetDict, with several splits",
+            found=", ".join(names),
+            expected="one split",
+            do=f"name it, as in {path / names[0]}",
+        )
+    if not (path / _STATE).exists():
+        raise InputError(
+            f"{folder}: is a folder", expected="a file of sentence pairs, or a folder that Dataset.save_to_disk made"
+        )
+    state = read_map(path / _STATE)
+    if state.get("_indices_files") or state.get("_indices_data_files"):  # written by datasets 1
+        raise InputError(
+            f"{folder}: its rows are chosen by another file", do="save it again with flatten_indices() before it"
+        )
+    listed = state.get("_data_files")
+    entries = listed if isinstance(listed, list) else []
+    names = [str(entry.get("filename")) for entry in entries if isinstance(entry, dict)]
+    if not names or any(Path(name).name != name for name in names):
+        expected = "the names of its data files, without folders"
+        raise InputError(f"{path / _STATE}: key _data_files", expected=expected, do="save it again")
+    for name in names:
+        if not (path / name).is_file():
+            raise InputError(f"{path / name}: no such file", expected=f"a file, as {_STATE} says", do="get it again")
+    return [str(path / name) for name in names]
