@@ -13,6 +13,7 @@ from bertnli.common.files import existing_path
 from bertnli.common.installed import need
 from bertnli.common.progress import say
 from bertnli.families import folder_config
+from bertnli.fetch.known_folders import is_bundle
 from bertnli.fetch.resolve import resolve_model
 from bertnli.run.folder import result_of, run_of
 
@@ -45,11 +46,6 @@ class ModelOptions(NamedTuple):
                 raise InputError(
                     option, found=f"{model}, a bundle", do=f"omit it, or export the model again with {option} {given}"
                 )
-
-
-def is_bundle(model: str) -> bool:
-    """Whether it is the folder of a bundle, or one of its graphs."""
-    return (Path(model) / "manifest.json").is_file() or (model.endswith(".onnx") and Path(model).is_file())
 
 
 def load(model: str, options: ModelOptions) -> Pretrained:

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import ProblemType
 from bertnli.run.data_config import Data
-from bertnli.run.loss_config import LossConfig, Metric, loss_in_short
+from bertnli.run.loss_config import LossConfig, Metric, TeacherConfig, loss_in_short, teacher_in_short
 from bertnli.run.section import Fraction, Positive, Section, Text, read_exponent
 
 STALL_TIMEOUT = 300.0  # seconds
@@ -48,6 +48,10 @@ class RunConfig(Section):
     loss: Annotated[LossConfig, BeforeValidator(loss_in_short)] = LossConfig()
     """What training minimises: `mse` or `bce` of a score, or a map with `class_weights`, `label_smoothing` and others
     (loss_config.py, docs/losses.md)."""
+    teacher: Annotated[TeacherConfig | None, BeforeValidator(teacher_in_short)] = None
+    """A model that this one learns from, too: `MODEL`, or `{model: MODEL, temperature: 2.0, mix: 0.5}`."""
+    keep_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Start with these blocks of the starting model alone, counted from 0, such as every second: `[1, 3, 5]`."""
     data: Data
     output: Text
     """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/. `~` is the home

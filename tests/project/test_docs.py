@@ -90,7 +90,8 @@ def test_losses_and_metrics(tmp_path):
     page = ROOT / "docs" / "losses.md"
     for number, block in enumerate(pages.blocks(page, "yaml")):
         path = tmp_path / f"{number}.yaml"
-        path.write_text(f"model: m\noutput: x\nepochs: 1\n{block}" + "data: {train: a.tsv}\n" * ("data:" not in block))
+        more = [line for line in ("model: m", "data: {train: a.tsv}") if line.partition(" ")[0] not in block]
+        path.write_text("\n".join([*more, "output: x", "epochs: 1", block]))
         load_run(path)
     [table] = re.findall(r"^\| the model gives \| `metric_for_best` \|\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE)
     named = {metric for row in table.splitlines() for metric in re.findall(r"`(\w+)`", row)}
