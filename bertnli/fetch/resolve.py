@@ -13,9 +13,10 @@ from urllib.parse import unquote
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import cache_dir, check_kinds, digest, existing_path, new_folder
 from bertnli.common.progress import megabytes, say
+from bertnli.common.urls import is_url, redact
 from bertnli.fetch.cache import Origin, copy_to, downloads_dir, folder_of, is_complete, lock, write_receipt
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
-from bertnli.fetch.download import check, download, redact
+from bertnli.fetch.download import check, download
 from bertnli.fetch.entry import (
     Archive,
     AsItIs,
@@ -31,6 +32,7 @@ from bertnli.fetch.entry import (
 from bertnli.fetch.hub_data import download_rows
 from bertnli.fetch.model_hub import ParseConfig, copy_model, download_model
 from bertnli.fetch.package_index import download_archive
+from bertnli.fetch.remote_files import local_copy, remote_file
 from bertnli.fetch.unpack import unpack
 
 __all__ = ["NotFetchedError", "cache_dir", "check_name", "fetch", "resolve", "resolve_data", "resolve_model"]
@@ -73,6 +75,9 @@ def check_name(name_or_path: str, kind: Kind) -> None:
     """Raises InputError as `resolve` does for a name that is unknown, and fetches nothing."""
     if existing_path(name_or_path) is not None:
         return
+    if kind == "dataset" and is_url(name_or_path):
+        remote_file(name_or_path.partition("#")[0])
+        return
     name = name_or_path.partition("#")[0] if kind == "dataset" else name_or_path
     entry = lookup(name)
     if existing_path(name) is None and (entry is None or entry.kind != kind):
@@ -100,12 +105,22 @@ def resolve_model(name_or_path: str, parse_config: ParseConfig) -> ResolvedModel
 
 
 def resolve_data(name_or_path: str) -> str:
-    """As `resolve` for a data set, and keeps the `#member` of an archive. `PairFile` takes the result."""
+    """As `resolve` for a data set, and keeps the `#member` of an archive. `PairFile` takes the result.
+
+    Of a file elsewhere (remote_files.py) it is the path of a copy; `shown_name` is for messages and records.
+    """
     path = existing_path(name_or_path)  # a file's own name may contain a #
     if path is not None:
         return str(path)
     file, mark, member = name_or_path.partition("#")
+    if is_url(file):
+        return f"{local_copy(file)}{mark}{member}"
     return f"{resolve(file, 'dataset')}{mark}{member}"
+
+
+def shown_name(name_or_path: str) -> str | None:
+    """What messages and records call a file elsewhere, whose path is that of a copy. None for all others."""
+    return redact(name_or_path.partition("#")[0]) if is_url(name_or_path) else None
 
 
 def fetch(
