@@ -149,6 +149,7 @@ def test_the_last_step_is_that_of_the_schedule():
     [said] = mistakes(decay)
     assert said.startswith("deepspeed.scheduler.params.total_num_steps: 300 contradicts epochs: 1; remove one")
     warmup = {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 5}}}
+    assert loaded(warmup, warmup_type="linear").config.warmup_type == "linear"  # it has a default there, no value
     assert mistakes(warmup, warmup=0.2)[0].startswith(
         "deepspeed.scheduler.params.warmup_num_steps: 5 contradicts warmup: 0.2"
     )
