@@ -210,12 +210,26 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
         clash = InputError("problem_type: regression does not go with labels", do="remove one of the two keys")
         yield Contradiction(("problem_type", "labels"), clash)
     if config.problem_type is not None:
-        for key, meant in unfit_keys(config.loss, config.metric_for_best, config.problem_type):
+        for key, meant in unfit_keys(config.loss, config.teacher, config.metric_for_best, config.problem_type):
             clash = InputError(
                 f"{key} does not go with problem_type: {config.problem_type}",
                 do=f"remove it, or set problem_type: {meant}",
             )
-            yield Contradiction(("problem_type", "loss", "metric_for_best"), clash)
+            yield Contradiction(("problem_type", "loss", "teacher", "metric_for_best"), clash)
+    if config.loss.soft is not None and config.loss.class_weights is not None:
+        clash = InputError(
+            "loss.class_weights does not go with loss.soft: a pair with soft labels is of several classes",
+            do="remove one of the two",
+        )
+        yield Contradiction(("loss",), clash)
+    if config.teacher is not None and config.loss.soft is not None:
+        clash = InputError("teacher does not go with loss.soft: both are soft labels", do="remove one of the two")
+        yield Contradiction(("loss", "teacher"), clash)
+    if config.teacher is not None and config.teacher.mix == 1:
+        for key in {"class_weights", "label_smoothing"}.intersection(config.loss.set_keys()):
+            do = f"remove loss.{key}, or set teacher.mix below 1"
+            clash = InputError(f"loss.{key} has no effect with teacher.mix: 1, which leaves gold labels out", do=do)
+            yield Contradiction(("loss", "teacher"), clash)
     if config.metric_for_best is not None and not (config.keep_best or config.early_stopping):
         do = "set one of them, or remove metric_for_best"
         clash = InputError("metric_for_best is for keep_best and early_stopping, and neither is set", do=do)

@@ -190,8 +190,13 @@ def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
     with pytest.raises(RunError, match=f"{text}end what else runs on it; the same command then continues"):
         train(run(), ranks)
     monkeypatch.setattr(training, "accumulate", full)
-    with pytest.raises(RunError, match=f"{text}set micro_batch_tokens: 1536; the same command then continues"):
+    less = "set micro_batch_tokens: 1536"
+    with pytest.raises(
+        RunError, match=f"{text}{less} or gradient_checkpointing: true; the same command then continues"
+    ):
         train(run(), ranks)
+    with pytest.raises(RunError, match=f"{text}{less}; the same command then continues"):
+        train(run(gradient_checkpointing=True), ranks)  # which the unfinished run's folder takes
 
 
 def test_a_finished_model_is_on_the_disk_before_it_has_its_name(tmp_path, run, ranks, monkeypatch):
