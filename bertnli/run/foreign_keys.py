@@ -260,7 +260,9 @@ SCRIPTS: dict[str, Here] = {
 CROSS_ENCODER: dict[str, Here] = {
     "prompts": Here("", "put the text into the rows"),
     "batch_sampler": Here("", "each epoch is a new order by the seed"),
-    "multi_dataset_batch_sampler": Here("data: {train: […, other.csv]}", "several are pooled: docs/data.md"),
+    "multi_dataset_batch_sampler": Here(
+        "data: {train: […, other.csv]}", "several are pooled; weight in a map says how often"
+    ),
     "router_mapping": Here("", "a model reads a pair as one text, so it has no routes"),
     "learning_rate_mapping": Here("layer_decay: …", "each block's rate is the next one's times this factor"),
     "train_dataloader": Here("data: {train: …}", "a name or a path"),
