@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,13 +12,14 @@ from bertnli.commands.summary import print_summary
 from bertnli.common import memory
 from bertnli.common.errors import InputError
 from bertnli.common.installed import need
+from bertnli.common.urls import is_url, redact
 
 if TYPE_CHECKING:
     from bertnli_export.expansion import Expansion
 
 
 def score(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
     input: Annotated[
         str,
         typer.Argument(
@@ -129,10 +129,13 @@ def score(
 
     from bertnli_export.score import score_file
 
-    read = input if input == "-" else resolve_data(input)
+    read = input if input == "-" or is_url(input) else resolve_data(input)
     if read != "-" and lookup_unless_path(input) is not None:
         options["dialect"] = usual(str(read))
-    read_as, write_as = (None if format is None or says_format(name) else format for name in (read, output))
+    read_as, write_as = (
+        None if format is None or says_format(redact(name) if is_url(name) else name) else format
+        for name in (read, output)
+    )
     if format is not None and read_as is write_as is None:
         read_as = format
     with progress("rows") as show:

@@ -154,8 +154,13 @@ def _usual_labels(fields: Sequence[str], pair: Columns, problem_type: ProblemTyp
     return [name for name in names if name not in (pair.premise, pair.hypothesis)]
 
 
-def no_label_column(fields: Sequence[str], found: Columns, where: str, problem_type: ProblemType) -> InputError:
-    """The error for a file in which `find_columns` found no label column: there is none, or there are several."""
+def no_label_column(
+    fields: Sequence[str], found: Columns, where: str, problem_type: ProblemType, *, has_soft: bool = False
+) -> InputError:
+    """The error for a file in which `find_columns` found no label column: there is none, or there are several.
+
+    has_soft: it has soft labels (soft_labels.py).
+    """
     do = "with --label (in a run file: data.columns.label)"
     labels = _usual_labels(fields, found, problem_type)
     if len(labels) > 1:
@@ -166,6 +171,8 @@ def no_label_column(fields: Sequence[str], found: Columns, where: str, problem_t
         expected += ", or a column for each label"
     if problem_type == "single_label_classification" and scores:
         do += f"; {scores[0]!r} is read for a model that gives a score (problem_type: regression)"
+    if has_soft:
+        do += ", or train on the probabilities in p_…: in a run file, loss: {soft: 1}"
     return InputError(
         f"{where}: no label column", found=f"columns {listed(fields)}", expected=expected, do=f"name it {do}"
     )

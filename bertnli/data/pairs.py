@@ -117,13 +117,14 @@ class PairFile:
     path: a file, a folder that `save_to_disk` made (saved_dataset.py), `archive.zip#member`, or `-` for standard input
     (with `format`). dialect: how a text table is written, as far as the user says it; its format counts if `format` is
     None. prefer_parse: take SNLI's binary-parse columns, without their parentheses, if the file has them; the d2l book
-    does so. problem_type: of the model that reads the labels. texts: a row is a single text, which is both sentences of
-    its pair. A file can be read several times, a pipe only once.
+    does so. problem_type: of the model that reads the labels. shown: the name for messages, if it is not the path.
+    texts: a row is a single text, which is both sentences of its pair. A file can be read several times, a pipe only
+    once.
 
-    Attributes: `name`, for messages; `path`; `format`, one of tsv, csv, jsonl (a JSON array too), parquet, arrow;
-    `columns` as found; `fields`, all column names in order (JSONL: of the first object that has the columns; without
-    rows those of a pair); `header`, the text of the header (TSV, CSV); `schema` (Parquet, Arrow); `class_names`, what
-    the numbers 0, 1, … in the label column mean, if the file says it.
+    Attributes: `name`, for messages; `path`; `member`, of an archive, with a # before it; `format`, one of tsv, csv,
+    jsonl (a JSON array too), parquet, arrow; `columns` as found; `fields`, all column names in order (JSONL: of the
+    first object that has the columns; without rows those of a pair); `header`, the text of the header (TSV, CSV);
+    `schema` (Parquet, Arrow); `class_names`, what the numbers 0, 1, … in the label column mean, if the file says it.
 
     Raises InputError if the file is missing or empty, if its format or encoding is unknown, or if columns are missing.
     """
@@ -137,11 +138,13 @@ class PairFile:
         dialect: Dialect | None = None,
         prefer_parse: bool = False,
         problem_type: ProblemType = "single_label_classification",
+        shown: str | None = None,
         texts: bool = False,
     ):
         self._told = dialect or Dialect()
-        self._source = Source(path, format or self._told.format)
+        self._source = Source(path, format or self._told.format, shown)
         self.name, self.path, self.format = self._source.name, self._source.path, self._source.format.kind
+        self.member = f"#{self._source.member}" if self._source.member else ""
         self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
         self._problem_type: ProblemType = problem_type
         self._texts = texts
