@@ -21,7 +21,7 @@ from benchmarks.peers.bertnli_train import train
 from bertnli.common.errors import RunError
 
 BATCH_SIZE, HELD_OUT = 32, 5000
-SETTINGS = {"epochs": 1, "learning_rate": 1e-4, "global_batch_size": BATCH_SIZE, "seed": 0, "tensorboard": False}
+SETTINGS = {"epochs": 1, "learning_rate": 1e-4, "global_batch_size": BATCH_SIZE, "seed": 0, "report_to": "none"}
 PRECISIONS = ("fp32", "int8")
 _CALIBRATION = ("ece", "brier", "loss", "accuracy")
 

@@ -117,9 +117,9 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
     Raises InputError if it cannot be stored, as for a checkpoint.
     """
     if is_bundle(model):
-        from bertnli_export.bundle import update_manifest
+        from bertnli_export.bundle import folder_and_graph, update_manifest
 
-        bundle = Path(model)
+        bundle, _ = folder_and_graph(Path(model))
         temperature.check_writable(bundle)
         return lambda fitted: update_manifest(bundle, temperature=fitted.temperature)
     path = existing_path(model)

@@ -112,5 +112,5 @@ def _newest_last(path: Path) -> tuple[bool, int, str]:
 
 
 def is_bundle(model: str) -> bool:
-    """Whether the path is the folder of a bundle, which `bertnli export` makes."""
-    return (Path(model) / "manifest.json").is_file()
+    """Whether the path is the folder of a bundle, which `bertnli export` makes, or one of its graphs."""
+    return (Path(model) / "manifest.json").is_file() or (model.endswith(".onnx") and Path(model).is_file())

@@ -82,7 +82,7 @@ class RunConfig(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Layer-wise decay of the learning rate: the head has `learning_rate`, the last block has it times this factor, and
     so on down to the embeddings."""
-    freeze: Literal["embeddings"] | Annotated[int, Field(lt=2**31)] | None = None
+    freeze: Literal["embeddings"] | int | None = None
     """What is not trained: the embeddings, or with a number N the embeddings and the first N blocks."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are clipped to this norm; 0 turns clipping off."""
@@ -103,8 +103,8 @@ class RunConfig(Section):
     """`auto`: torch.compile of the model's blocks on a GPU, which takes a minute at the start. It may pay for a small
     model; it has not been measured yet. On a CPU nothing is compiled."""
     gradient_checkpointing: bool = False
-    """Less memory for more time: of each block only the input is kept, and the block is computed again for the backward
-    pass. The gradients are the same to the last bit. On a GPU a micro-batch then has as many more tokens as fit."""
+    """Less memory for more time: of each block but the last only the input is kept, and the block is computed again for
+    the backward pass. The gradients are the same to the last bit. On a GPU a micro-batch then has more tokens."""
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""
@@ -116,7 +116,9 @@ class RunConfig(Section):
     """What `best` is for these two: accuracy, macro_f1, mcc or log_loss for one label of a pair; docs/losses.md has the
     metrics of other outputs. Default: accuracy; of scores the rank correlation (spearman); of scores of 0 and 1, and of
     independent labels, average_precision."""
-    tensorboard: bool = True
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go beside metrics.jsonl, one or several: tensorboard (OUTPUT/tensorboard), wandb, mlflow, each with
+    its own library, whose environment variables say the server and the project (docs/report_to.md); or none."""
     stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
     """Seconds without progress of any rank, or a sign of life from one, after which the job is ended
     (watch/watcher.py)."""
@@ -137,6 +139,14 @@ class RunConfig(Section):
     def _labels_in_one_text(cls, given: Any) -> Any:
         # as the commands' --labels has them
         return [name.strip() for name in given.split(",")] if isinstance(given, str) and "," in given else given
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return names
+        return [] if names == ["none"] else [*dict.fromkeys(names)]
 
     @field_validator("freeze", mode="before")
     @classmethod

@@ -32,7 +32,7 @@ _OWN_BATCHES = "bertnli makes the batches", "use global_batch_size and data.max_
 _NO_EXTENSION = "it needs a compiled extension, and bertnli builds none"
 _OFFLOAD = "set offload_optimizer: {device: cpu}"
 NOT_HERE = {
-    "activation_checkpointing": ("the model keeps its activations", "to save memory lower micro_batch_tokens"),
+    "activation_checkpointing": ("bertnli has a key of its own for it", "set gradient_checkpointing: true"),
     "aio": (_NO_EXTENSION, "offload to device: cpu"),
     "autotuning": ("it starts jobs with batches of its own", "try values of micro_batch_tokens"),
     "compile": ("DeepCompile ends steps by its own count", "remove it"),

@@ -20,7 +20,7 @@ from bertnli.common.encodings import read_text
 from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.data.labels import check_names
-from bertnli.run import deepspeed_config, deepspeed_file, strict_yaml
+from bertnli.run import deepspeed_config, deepspeed_file, foreign_keys, strict_yaml
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import ColumnsApart, File, LabelNamesApart
 from bertnli.run.data_source import Source
@@ -162,7 +162,7 @@ def _validated(
         config = RunConfig.model_validate(content)
     except ValidationError as error:
         problems = error.errors()
-        meant = {_nearest(_key(problem)) for problem in problems if problem["type"] in _UNKNOWN}
+        meant = {key for problem in problems if problem["type"] in _UNKNOWN for key in _meant(_key(problem))}
         mistakes += [
             InputError(f"{where}: {_explain(problem, {key: found.told[key].by for key in filled})}")
             for problem in problems
@@ -301,6 +301,19 @@ def _nearest(key: str) -> str:
     return f"{above}.{name}" if plain != key and section == _PLACE.sub("", above) else near
 
 
+def _meant(key: str) -> list[str]:
+    """The keys that an unknown one may stand for."""
+    foreign = _foreign(key)
+    return [_nearest(key)] if foreign is None else foreign_keys.keys(foreign)
+
+
+def _foreign(key: str) -> foreign_keys.Here | None:
+    """What serves for an unknown key that another program has; None for others, and for one of ours with a slip."""
+    if difflib.get_close_matches(key, _known_keys(RunConfig), n=1, cutoff=0.95):
+        return None
+    return foreign_keys.find(key.rpartition(".")[2])
+
+
 def _explain(problem: Any, told_by: Mapping[str, str] = MappingProxyType({})) -> str:
     """One of pydantic's errors as a message for the user. told_by: DeepSpeed's keys that filled the run file's."""
     key = _key(problem)
@@ -308,6 +321,8 @@ def _explain(problem: Any, told_by: Mapping[str, str] = MappingProxyType({})) ->
         if "." in str(problem["loc"][-1]) and key in _known_keys(RunConfig):
             section, _, name = key.rpartition(".")
             return f"unknown key {key!r}, as its name has a dot; write {section}: {{{name}: …}}"
+        if (foreign := _foreign(key)) is not None:
+            return f"unknown key {key}; {foreign_keys.advice(foreign, problem['input'])}"
         near = _nearest(key)
         if isinstance(problem["input"], Mapping) and near not in (*_SECTIONS, "deepspeed") and "." not in key:
             return f"unknown key {key}; if it is only there to be merged, call it {_OWN}{key}"

@@ -33,6 +33,7 @@ from bertnli.common.network import free_port, with_port
 from bertnli.model.attention import copy_async
 from bertnli.run.config import RunConfig
 from bertnli.train.allocator import keep_freed_memory
+from bertnli.train.own_gpu import gpu_id, own_gpu
 from bertnli.train.parameter_groups import parameter_groups
 from bertnli.train.pending_sum import PendingSum
 
@@ -60,7 +61,7 @@ class ProcessGroup:
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         cuda = torch.cuda.is_available()
         if cuda:
-            gpu = _own_gpu(self.local_rank, torch.cuda.device_count())
+            gpu = own_gpu(self.local_rank, torch.cuda.device_count())
             os.environ["LOCAL_RANK"] = str(gpu)  # DeepSpeed takes the GPU of that number
         with _named_failures():
             deepspeed.init_distributed(
@@ -72,17 +73,17 @@ class ProcessGroup:
         self.device = torch.device("cuda", gpu) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(self.device)
-            self._check_own_gpus(_gpu_id(self.device))
+            self._check_own_gpus(gpu_id(self.device))
         else:
             keep_freed_memory()
 
-    def _check_own_gpus(self, gpu_id: str) -> None:
+    def _check_own_gpus(self, own_id: str) -> None:
         """Raises InputError if two ranks have one GPU. NCCL would end them later, with an error of its own."""
         if self.world == 1:
             return
         over_cpu = torch.distributed.new_group(backend="gloo")
         ids: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(ids, gpu_id, group=over_cpu)
+        torch.distributed.all_gather_object(ids, own_id, group=over_cpu)
         sharing = [rank for rank, other in enumerate(ids) if ids.count(other) > 1]
         if sharing and self.rank != sharing[0]:
             raise ReportedElsewhere("reported by another rank")
@@ -158,50 +159,6 @@ def _named_failures() -> Iterator[None]:
             found=first_line(error),
             do="make sure that MASTER_ADDR is rank 0's host, and that every host reaches that port",
         ) from None
-
-
-def _own_gpu(local_rank: int, count: int) -> int:
-    """The number of this rank's GPU among the `count` that it sees.
-
-    A rank that sees one GPU takes it: srun with --gpus-per-task=1 shows each task its own. Raises InputError if a rank
-    that sees several has none of its own.
-    """
-    if count == 1:
-        return 0
-    if local_rank < count:
-        return local_rank
-    raise InputError(
-        f"rank {os.environ['RANK']} has no GPU of its own",
-        found=f"{count} GPUs on this host",
-        expected=f"{local_rank + 1} or more",
-        do="start fewer ranks on each host",
-    )
-
-
-def _gpu_id(device: torch.device) -> str:
-    """What tells a GPU from all others: its UUID; for an instance of MIG, its own from CUDA_VISIBLE_DEVICES."""
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    parts = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.startswith("MIG-")]
-    return parts[device.index or 0] if parts else uuid
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """`auto` becomes bf16 if the device supports it, otherwise fp16 on a GPU and fp32 on a CPU.
-
-    Raises InputError for a precision that the device does not support.
-    """
-    if device.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if precision == "auto":
-        return "bf16" if bf16 else "fp16" if device.type == "cuda" else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        do = "set precision: auto, or in a DeepSpeed file fp16.enabled: auto"
-        raise InputError("precision: fp16", found="a CPU, which trains in fp32 or bf16 only", do=do)
-    if precision == "bf16" and device.type == "cuda" and not bf16:
-        raise InputError("precision: bf16", found=torch.cuda.get_device_name(device), do="set precision: fp16")
-    return precision
 
 
 def parse_settings(settings: dict[str, Any]) -> None:

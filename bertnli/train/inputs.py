@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
+from bertnli.common.urls import has_secret, is_url
 from bertnli.data.batches import Indices, Part, pack, source_of
 from bertnli.data.corpus import Corpus, prepare, split_holdout
 from bertnli.data.golds import NONE_OF_THEM
@@ -116,7 +119,7 @@ def check_names(config: RunConfig) -> None:
         named.append((config.teacher.model, "model"))
     for source in (*config.data.sources("train"), *config.data.sources("eval")):
         there = existing_path(source.name.partition("#")[0]) is not None
-        if source.of == "path" and not there:
+        if source.of == "path" and not there and not is_url(source.name):
             mistakes.append(InputError(f"{source.key}.path: {source.name}", found="no such file", do="fix the path"))
         elif source.of == "name" and there:
             found = "a file or folder of that name here"
@@ -127,6 +130,12 @@ def check_names(config: RunConfig) -> None:
             named.append((source.name, "dataset"))
     for name, kind in dict.fromkeys(named):
         try:
+            if has_secret(name):  # the run's folder keeps the run file
+                raise InputError(
+                    f"{kind} {name!r}: a URL with a user, a password or a query",
+                    expected="credentials in the environment",
+                    do="remove them from the run file, or fetch the file first and give its path",
+                )
             check_name(name, kind)
         except InputError as error:
             mistakes.append(error)
@@ -198,11 +207,11 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             say(f"note: {name}: its columns p_… are not read; loss: {{soft: 1}} trains on these probabilities")
         return corpus
 
-    corpora = [corpus_of(one, config.loss.soft) for one in sources]
+    corpora = [_about(one, partial(corpus_of, soft=config.loss.soft)) for one in sources]
     corpus = corpora[0] if len(corpora) == 1 else PooledCorpus(corpora)
     train, held_out = np.arange(len(corpus)), np.arange(0)
     evaluations: dict[str, EvaluationSet] = {}
-    others = [(one, corpus_of(one)) for one in config.data.sources("eval")]
+    others = [(one, _about(one, corpus_of)) for one in config.data.sources("eval")]
     if isinstance(config.data.eval, Holdout):
         if corpus.without_gold:
             raise InputError(
@@ -246,6 +255,18 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     parts = tuple(Part(len(chosen), one.weight) for one, chosen in zip(sources, each, strict=True))
     sha256 = {one.key: its_corpus.sha256 for one, its_corpus in (*zip(sources, corpora, strict=True), *others)}
     return TrainingData(corpus, train, sources, parts, evaluations, sha256, rows_by_label)
+
+
+def _about(source: Source, corpus_of: Callable[[Source], Corpus]) -> Corpus:
+    """`corpus_of(source)`; an error names the keys of this source, if it is one of a list."""
+    try:
+        return corpus_of(source)
+    except InputError as error:
+        if source.key not in ("data.train", "data.eval"):
+            text = str(error).replace("data.columns, with train: and eval: in it if these differ", "data.columns")
+            keys = r"\bdata\.(columns|label_names|format|delimiter|quoting|header)"
+            error.args = (re.sub(keys, rf"{source.key}.\1", text),)
+        raise
 
 
 def _starts(corpus: AnyCorpus) -> Indices:

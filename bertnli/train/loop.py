@@ -11,6 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +38,17 @@ from bertnli.run.loss_config import LOWER_IS_BETTER
 from bertnli.train import checkpoint
 from bertnli.train.checkpoint import Saver, TrainerState
 from bertnli.train.class_weights import class_weights
-from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
+from bertnli.train.engine import Engine, ProcessGroup, parse_settings
 from bertnli.train.evaluations import Tallies, deciding, evaluation_figures, in_summary, in_words
 from bertnli.train.flops import matmul_peak, needed_flop
 from bertnli.train.inputs import AnyCorpus, EvaluationSet, TrainingData, check_names, load_data, load_starting_model
 from bertnli.train.losses import CROSS_ENTROPY, Loss
 from bertnli.train.metrics_log import MetricsLog, RecentSteps, check_installed
-from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, measure_on_gpu
+from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, gpu_is_full, measure_on_gpu
 from bertnli.train.next_command import next_command
 from bertnli.train.parameter_groups import check_depths, freeze
 from bertnli.train.pending_sum import PendingSum
+from bertnli.train.precision import resolve_precision
 from bertnli.train.result import write_result
 from bertnli.train.steps import SoftLabels, Step, Steps
 from bertnli.train.teacher import open_teacher, teacher_labels
@@ -65,7 +67,7 @@ def train(config: RunConfig, group: ProcessGroup, say: Callable[[str], None]) ->
     try:
         return _train(config, folder, group, say)
     except torch.OutOfMemoryError as error:
-        raise gpu_is_full(error, group, "end what else runs on it") from None
+        raise gpu_is_full(error, group.rank, "end what else runs on it") from None
     finally:
         folder.release()
 
@@ -154,7 +156,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         f"ZeRO-{config.zero_stage}, {group.world} x {group.device.type}"
     )
     [peak] = group.sum([matmul_peak(model_config.hidden_size, model_config.intermediate_size, precision, group.device)])
-    metrics = MetricsLog(folder, state.steps, config.tensorboard, say) if group.rank == 0 else None
+    with group.agree():
+        metrics = MetricsLog(folder, state.steps, config, say) if group.rank == 0 else None
     recent = RecentSteps(
         lambda tokens, pairs: needed_flop(model_config, tokens, pairs, config.frozen_blocks) / peak,
         counted=loss_function.counted,
@@ -175,6 +178,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     def finish_saving() -> None:
         """Called by all ranks before they end: a launcher kills the other ranks when the first one ends."""
         saver.wait()
+        if metrics is not None:
+            metrics.close(finished=False)
         group.barrier()
 
     def make_step(number: int) -> Step:
@@ -215,6 +220,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     tallies: Tallies = {}
     ahead = STEPS_AHEAD[group.device.type]
     with (
+        metrics or nullcontext(),
         StopRequest() as stop,
         Saver(folder.checkpoints, config.checkpoint.keep) as saver,
         progress("step", total_steps, quiet=group.rank != 0, start=state.steps) as show,
@@ -228,7 +234,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             try:
                 step_sums = accumulate(engine, step, loss_function)
             except torch.OutOfMemoryError as error:
-                raise gpu_is_full(error, group, f"set micro_batch_tokens: {max(1, micro_tokens // 2)}") from None
+                less = f"set micro_batch_tokens: {max(1, micro_tokens // 2)}"
+                more = "" if config.gradient_checkpointing else " or gradient_checkpointing: true"
+                raise gpu_is_full(error, group.rank, less + more) from None
             heartbeat.beat(f"step {state.steps + 1}", waiting=group.world > 1)
             learning_rate = config.learning_rate_at(state.steps, total_steps)
             engine.step(learning_rate)
@@ -333,14 +341,6 @@ def accumulate(engine: Engine, step: Step, loss_function: Loss = CROSS_ENTROPY) 
         ]
         sums.append(torch.stack([loss.detach(), counted * micro_batch.counts, *of_sources]))
     return torch.stack(sums).sum(dim=0)
-
-
-def gpu_is_full(error: torch.OutOfMemoryError, group: ProcessGroup, do: str) -> RunError:
-    return RunError(
-        f"rank {group.rank}: the GPU's memory is full",
-        found=str(error).partition(". ")[0],
-        do=f"{do}; the same command then continues from the last checkpoint",
-    )
 
 
 def non_finite_loss(

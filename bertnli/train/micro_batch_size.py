@@ -98,3 +98,12 @@ def free_memory(device: torch.device) -> int:
     """Bytes that this process can still allocate on a GPU: those that nobody has, and those that it keeps unused."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def gpu_is_full(error: torch.OutOfMemoryError, rank: int, do: str) -> RunError:
+    """The error for a step that needs more memory than the GPU has. do: what helps."""
+    return RunError(
+        f"rank {rank}: the GPU's memory is full",
+        found=str(error).partition(". ")[0],
+        do=f"{do}; the same command then continues from the last checkpoint",
+    )
