@@ -137,6 +137,8 @@ def test_what_a_run_needs(run_file):
     here = Path.cwd()
     assert needs.paths == {"run file": here / "run.yaml", "model": here / "start", "data.train": here / "train.tsv"}
     assert job.needs(load_run(run_file), run_file, "ds.json").paths["deepspeed"] == here / "ds.json"
+    taught = load_run(run_file, ["teacher=start"])
+    assert job.needs(taught, run_file).paths["teacher"] == here / "start"
     weights = (here / "start" / "model.safetensors").stat().st_size
     assert needs.output == here / "runs" / "x"
     assert (needs.disk, needs.memory) == (9 * weights, 4 * weights + 2**30)
