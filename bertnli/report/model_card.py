@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from bertnli.data.labelled import RowsByLabel
 from bertnli.data.outputs import Outputs, ProblemType
@@ -64,7 +65,7 @@ def write_model_card(
         language="en" if any(_hub_dataset(one) for one in data) else None,
         license=_hub_licence(licences.of_model(base_model).licence),
         library_name="bertnli" if family == "d2l" else "transformers",
-        pipeline_tag="text-ranking" if outputs.problem_type == "regression" else "text-classification",
+        pipeline_tag=_pipeline_tag(outputs),
         tags=[*nli, *(["bert", "bertnli", "d2l"] if family == "d2l" else [family, "bertnli"])],
         base_model=repos[0] if repos else None,
         datasets=sorted({hub_id for one in data if (hub_id := _hub_dataset(one))}) or None,
@@ -104,6 +105,50 @@ def write_model_card(
         notes=notes_about(base_model, [*data, *(one for one in evaluations if lookup_unless_path(one, "dataset"))]),
     )
     write_file(folder / "README.md", text)
+
+
+class Graph(Protocol):
+    """What a bundle's manifest says about one of its graphs."""
+
+    precision: Any
+    opset: int
+    parity: Any
+
+
+def bundle_card(
+    *,
+    name: str,
+    family: str,
+    outputs: Outputs,
+    licence: str | None,
+    disclosure: str | None,
+    max_length: int,
+    graphs: Mapping[str, Graph],
+) -> str:
+    """The text of a bundle's model card. graphs: what its manifest says about each, by the file's path."""
+    from huggingface_hub import ModelCardData
+
+    front = ModelCardData(
+        license=_hub_licence(licence),
+        library_name="bertnli" if family == "d2l" else "sentence-transformers",
+        pipeline_tag=_pipeline_tag(outputs),
+        tags=["onnx", family, "bertnli"],
+    )
+    template = templates(autoescape=False).get_template("bundle_card.md.j2")
+    return template.render(
+        front=front.to_yaml(),
+        name=name,
+        outputs=outputs,
+        licence=licence,
+        disclosure=disclosure,
+        max_length=max_length,
+        graphs=graphs,
+        shared=any(file.startswith("onnx/") for file in graphs),
+    )
+
+
+def _pipeline_tag(outputs: Outputs) -> str:
+    return "text-ranking" if outputs.problem_type == "regression" else "text-classification"
 
 
 def _hub_licence(licence: str | None) -> str:
