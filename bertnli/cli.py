@@ -337,6 +337,9 @@ def export(
             "OUT is a Triton model repository."
         ),
     ] = "bertnli",
+    opset: Annotated[
+        int, typer.Option(help="23; or 17, for programs with an older ONNX Runtime, from 1.16 (fp32 and int8).")
+    ] = 23,
     verify: Annotated[
         str | None, typer.Option(metavar="DATA", help="Real rows for the parity check, by path or name.")
     ] = None,
@@ -387,6 +390,7 @@ def export(
         out,
         precision=precision,
         layout=layout,
+        opset=opset,
         verify_data=rows,
         allow_unfused=allow_unfused,
         force=force,
@@ -436,6 +440,27 @@ def verify(
 
 
 app.command(epilog="Example: bertnli score bundle pairs.tsv scores.tsv")(score)
+
+
+@app.command(epilog="Example: bertnli push runs/snli org/name")
+def push(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The folder of a model, a finished run or a bundle.")],
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository on the model hub.")],
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Who sees a new repository. Default: private.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="A branch, made if it is missing. Default: main.")] = None,
+    message: Annotated[str | None, typer.Option(help="The commit's message.")] = None,
+    delete_others: Annotated[
+        bool, typer.Option("--delete-others", help="Remove the repository's other files in the same commit.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Push a model or a bundle to the model hub, as one commit. The token is HF_TOKEN, or that of `hf auth login`."""
+    from bertnli.commands.push import push as push_model
+
+    options: dict[str, Any] = {"private": private, "revision": revision, "message": message}
+    print_summary(push_model(model, repo, delete_others=delete_others, **options), as_json)
 
 
 def main() -> None:

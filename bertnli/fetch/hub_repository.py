@@ -77,7 +77,7 @@ class Repository:
         for there in self._on_this_machine(name):
             link_or_copy(there, target, LARGE)
             try:
-                _check_listed(target, self.files[name])
+                check_listed(target, self.files[name], name)
                 return
             except SourceError as error:
                 say(f"{self.name}: {there}: {error}; it is not used")
@@ -119,7 +119,7 @@ class Repository:
                     client=client,
                     shown=(size or _LARGEST) >= _SHOWN,
                 )
-                _check_listed(stored, self.files[name])
+                check_listed(stored, self.files[name], name)
                 stored.replace(target)
             except SourceError as error:
                 reason = str(error) if name in str(error) else f"{name}: {error}"
@@ -158,16 +158,17 @@ def repository(source: HubModel | HubDataSet) -> Repository:
             if tries == _TRIES or wait is None:
                 if isinstance(source, HubModel):
                     return _from_hub_cache(source, error)
-                raise SourceError(f"cannot be reached ({_reason(error)})") from error
-            say(f"{source.name}: the hub is busy (HTTP {_status(error)}); trying again in {wait:g} s")
+                raise SourceError(f"cannot be reached ({reason(error)})") from error
+            say(f"{source.name}: the hub is busy (HTTP {status_of(error)}); trying again in {wait:g} s")
             time.sleep(wait)
-    files = {file.rfilename: _listed(file) for file in info.siblings or []}
+    files = {file.rfilename: listed(file) for file in info.siblings or []}
     commit = info.sha or source.revision or "main"
     card = info.card_data.to_dict() if kind == "dataset" and info.card_data is not None else {}
     return Repository(source.name, source.repo, commit, files, kind=kind, card=card)
 
 
-def _listed(file: RepoSibling) -> HubFile:
+def listed(file: RepoSibling) -> HubFile:
+    """What the hub says about a file."""
     large = f"sha256:{file.lfs.sha256}" if file.lfs is not None else None
     return HubFile(file.size, large or (f"git:{file.blob_id}" if file.blob_id else None))
 
@@ -184,10 +185,10 @@ def _from_hub_cache(source: HubModel, why: Exception) -> Repository:
             )
         )
     except LocalEntryNotFoundError:
-        raise SourceError(f"cannot be reached ({_reason(why)})") from why
+        raise SourceError(f"cannot be reached ({reason(why)})") from why
     names = sorted(str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file())
     if not set(names) & set(known_repositories.WEIGHTS):
-        raise SourceError(f"cannot be reached ({_reason(why)}), and its cache on this machine has no weights of it")
+        raise SourceError(f"cannot be reached ({reason(why)}), and its cache on this machine has no weights of it")
     files = {name: HubFile((snapshot / name).stat().st_size) for name in names}
     say(f"{source.name}: the hub cannot be reached; taken from its cache on this machine, {snapshot}")
     return Repository(source.name, source.repo, snapshot.name, files, snapshot)
@@ -210,7 +211,7 @@ def _as_answer(error: Exception, repo: str, kind: Kind, revision: str | None = N
         return HubAnswerError(f"no branch, tag or commit {revision!r} in it", f"take one of {page}/tree/main, or none")
     if isinstance(error, errors.DisabledRepoError):
         return HubAnswerError(f"a {word} that the hub has disabled", "take another one")
-    status = _status(error)
+    status = status_of(error)
     if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and get_token() is None):
         if (other := _other_kind(repo, kind)) is not None:
             of_data = ", or to train on it hf:ORG/NAME:SPLIT" if other == "data set" else ""
@@ -259,14 +260,15 @@ def _other_kind(repo: str, kind: Kind) -> str | None:
     return None
 
 
-def _status(error: Exception) -> int | None:
+def status_of(error: BaseException) -> int | None:
+    """The hub's answer by HTTP that an error is of; None if it is of none."""
     response = getattr(error, "response", None)
     return getattr(response, "status_code", None)
 
 
 def _wait(error: Exception, tries: int) -> float | None:
     """Seconds to wait before the next try, if the hub is busy; None if that is not what the error says."""
-    status = _status(error)
+    status = status_of(error)
     if status is None or (status not in (408, 429) and status < 500):
         return None
     asked = error.response.headers.get("retry-after", "")  # type: ignore[attr-defined]  # it has a status
@@ -274,24 +276,29 @@ def _wait(error: Exception, tries: int) -> float | None:
     return wait if wait <= LONGEST_WAIT else None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """One line; of an answer by HTTP its status alone, without huggingface_hub's advice and the URL."""
-    status = _status(error)
+    status = status_of(error)
     if status is None:
         return first_line(error)
     advice = ": wait, or set HF_TOKEN, which has higher limits" if status == 429 else ""
     return f"HTTP {status} {error.response.reason_phrase}{advice}"  # type: ignore[attr-defined]  # it has a status
 
 
-def _check_listed(path: Path, file: HubFile) -> None:
-    """Check a file against the hub's list: sha256 of large files, git's blob id (sha1 with a header) of others."""
+def check_listed(content: Path | bytes, file: HubFile, name: str) -> None:
+    """Check a file against the hub's list: sha256 of large files, git's blob id (sha1 with a header) of others. Raises
+    SourceError with its name."""
     if file.checksum is None:
         return
     algorithm, _, expected = file.checksum.partition(":")
-    if algorithm != "git":
-        check(path, file.checksum)
+    if algorithm != "git" and isinstance(content, Path):
+        check(content, file.checksum)
         return
-    content = path.read_bytes()
-    found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    content = content if isinstance(content, bytes) else content.read_bytes()
+    if algorithm == "git":
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    else:
+        found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise SourceError(f"wrong checksum of {path.name}: found git blob {found}, expected {expected}")
+        what = "git blob" if algorithm == "git" else algorithm
+        raise SourceError(f"wrong checksum of {name}: found {what} {found}, expected {expected}")

@@ -63,9 +63,15 @@ def _is_text(value: object) -> bool:
 
 
 def copy_model(source: Path, folder: Path) -> None:
-    """Copy the files that a loader needs.
+    """Copy the files that a loader needs. Raises as `model_files` does."""
+    for name in model_files(source):
+        shutil.copyfile(source / name, folder / name)
 
-    Raises SourceError if `source` has no weights or no config.json, InputError for what known_folders.py recognises.
+
+def model_files(source: Path) -> list[str]:
+    """The names of the files in a model's folder that a loader needs, and of its card.
+
+    Raises SourceError if it has no weights or no config.json, InputError for what known_folders.py recognises.
     """
     known_folders.check(source)
     names = sorted(path.name for path in source.iterdir() if path.is_file())
@@ -75,8 +81,7 @@ def copy_model(source: Path, folder: Path) -> None:
             f"not a model: found {', '.join(names[:8]) or 'neither weights nor config.json'}; "
             "expected config.json and model.safetensors (or pytorch_model.bin)"
         )
-    for name in (*about(names), *tokenizer(names), *filter(_CARD.fullmatch, names), *chosen):
-        shutil.copyfile(source / name, folder / name)
+    return [*about(names), *tokenizer(names), *filter(_CARD.fullmatch, names), *chosen]
 
 
 def download_model(source: HubModel, folder: Path, parse_config: ParseConfig | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from bertnli.data.labelled import RowsByLabel
 from bertnli.data.outputs import Outputs, ProblemType
@@ -71,7 +72,7 @@ def write_model_card(
         language=_languages(data),
         license=_hub_licence(licences.of_model(base_model).licence),
         library_name="bertnli" if family == "d2l" else "transformers",
-        pipeline_tag="text-ranking" if outputs.problem_type == "regression" else "text-classification",
+        pipeline_tag=_pipeline_tag(outputs),
         tags=[*nli, *(["bert", "bertnli", "d2l"] if family == "d2l" else [family, "bertnli"])],
         base_model=repos[0] if repos else None,
         datasets=sorted({hub_id for one in data if (hub_id := _hub_dataset(one))}) or None,
@@ -118,6 +119,50 @@ def _languages(data: Sequence[str]) -> str | list[str] | None:
     entries = [lookup_unless_path(one, "dataset") for one in data if _hub_dataset(one)]
     found = sorted({entry.language for entry in entries if entry is not None and entry.language is not None})
     return found[0] if len(found) == 1 else found or None
+
+
+class Graph(Protocol):
+    """What a bundle's manifest says about one of its graphs."""
+
+    precision: Any
+    opset: int
+    parity: Any
+
+
+def bundle_card(
+    *,
+    name: str,
+    family: str,
+    outputs: Outputs,
+    licence: str | None,
+    disclosure: str | None,
+    max_length: int,
+    graphs: Mapping[str, Graph],
+) -> str:
+    """The text of a bundle's model card. graphs: what its manifest says about each, by the file's path."""
+    from huggingface_hub import ModelCardData
+
+    front = ModelCardData(
+        license=_hub_licence(licence),
+        library_name="bertnli" if family == "d2l" else "sentence-transformers",
+        pipeline_tag=_pipeline_tag(outputs),
+        tags=["onnx", family, "bertnli"],
+    )
+    template = templates(autoescape=False).get_template("bundle_card.md.j2")
+    return template.render(
+        front=front.to_yaml(),
+        name=name,
+        outputs=outputs,
+        licence=licence,
+        disclosure=disclosure,
+        max_length=max_length,
+        graphs=graphs,
+        shared=any(file.startswith("onnx/") for file in graphs),
+    )
+
+
+def _pipeline_tag(outputs: Outputs) -> str:
+    return "text-ranking" if outputs.problem_type == "regression" else "text-classification"
 
 
 def _hub_licence(licence: str | None) -> str:

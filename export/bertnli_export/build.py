@@ -16,14 +16,19 @@ from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.families.folder_config import folder_config
 from bertnli.model.pretrained import Pretrained
 from bertnli.report.licences import UNKNOWN, LicenceInfo
-from bertnli_export import bundle, hub_layout, sentences, triton
+from bertnli_export import bundle, hub_layout, runtime, sentences, triton
 from bertnli_export.devices import CPU, Device, choose_device
-from bertnli_export.graphs.graph import add_metadata, fused_attention, opset_of, torch_logits, without_token_types
+from bertnli_export.graphs import graph as graphs
+from bertnli_export.graphs import opset17
+from bertnli_export.graphs.graph import add_metadata, fused_attention, opset_of, torch_logits
 from bertnli_export.graphs.precision import EXPORTERS
 from bertnli_export.parity import RealRows, gate, reference
 from bertnli_export.session import Session
 
 LAYOUTS = ("bertnli", "hub", "triton")
+OPSETS = {graphs.OPSET: runtime.OLDEST, opset17.OPSET: opset17.OLDEST}
+"""The versions of ONNX's operators that a graph may have, and the oldest ONNX Runtime that opens it."""
+
 _COMPARED = ("max_logit_difference", "max_company_difference", "label_flips", "score_error", "accuracy")
 _VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tokenizers", "numpy")
 
@@ -34,6 +39,7 @@ def export_bundle(
     *,
     precision: str = "fp32",
     layout: str = "bertnli",
+    opset: int = graphs.OPSET,
     verify_data: LabelledSet | None = None,
     allow_unfused: bool = False,
     force: bool = False,
@@ -44,6 +50,8 @@ def export_bundle(
 
     layout: `hub` makes `out` a model as others publish it, in fp32 and in int8 (hub_layout.py); `triton` a model
     repository of Triton Inference Server, in which the bundle is the model `triton.NAME`.
+
+    opset: of ONNX's operators; 17 for programs with an ONNX Runtime of 1.16 or newer (graphs/opset17.py).
 
     verify_data: real rows for the parity gate, in addition to its built-in pairs. allow_unfused: accept a graph that
     has fewer fused attention operators than the model has layers. force: replace a bundle that exists. name, terms: of
@@ -58,7 +66,7 @@ def export_bundle(
     RunError if a graph cannot be made, is not fused, or does not compute what the checkpoint computes. After an error
     nothing is left.
     """
-    _check_arguments(source, precision, layout)
+    _check_arguments(source, precision, layout, opset)
     if layout == "triton":
         out = out / triton.NAME
     bundle.check_target(out, force=force)
@@ -71,14 +79,15 @@ def export_bundle(
             tokenizer.save(folder)
             bundle.write_json(folder / bundle.CONFIG, folder_config(config, tokenizer))
             exporter.reference.save(folder / bundle.PARITY)
-            graphs = hub_layout.GRAPHS if layout == "hub" else {precision: bundle.MODEL}
-            main, *others = (exporter.write(folder / name, each, layout) for each, name in graphs.items())
+            files = hub_layout.GRAPHS if layout == "hub" else {precision: bundle.MODEL}
+            main, *others = (exporter.write(folder / name, each, layout, opset) for each, name in files.items())
             if layout == "triton":
                 triton.arrange_files(folder, config.outputs, precision)
             bundle.write_manifest(
                 folder,
                 precision=precision,
                 opset=main.opset,
+                onnxruntime=OPSETS[opset],
                 labels=config.labels,
                 problem_type=config.problem_type,
                 activation=config.output_activation,
@@ -93,7 +102,7 @@ def export_bundle(
                 ),
                 parity=main.parity,
                 versions=bundle.versions(_VERSIONS),
-                others={Path(graphs[other.precision]).name: other.section() for other in others},
+                others={Path(files[other.precision]).name: other.section() for other in others},
             )
     except OSError as error:
         raise RunError(
@@ -143,14 +152,17 @@ class _Exporter:
         self._typical = source.tokenizer.encode(*zip(*sentences.plain(), strict=True))
         self.reference = reference(self._checkpoint, source.tokenizer)
 
-    def write(self, file: Path, precision: str, layout: str) -> _Written:
+    def write(self, file: Path, precision: str, layout: str, opset: int) -> _Written:
         """Write the graph into `file`, and compare it with the checkpoint if a device of this host runs it."""
         config, tokenizer = self._source.config, self._source.tokenizer
         graph = EXPORTERS[precision](self._model, self._typical)
+        if opset == opset17.OPSET:
+            graph = opset17.to_opset_17(graph)
+            graphs.check(graph, len(config.labels))
         attention = _attention(fused_attention(graph), config.num_layers, self._allow_unfused)
         add_metadata(graph, _metadata(self._source, precision, self._terms))
         if layout == "hub" and not tokenizer.has_token_types:
-            without_token_types(graph)
+            graphs.without_token_types(graph)
         file.parent.mkdir(exist_ok=True)
         onnx.save_model(graph, file)
         device, reason = _parity_device(precision)
@@ -171,10 +183,18 @@ def _figures(parity: bundle.Parity, problem_type: ProblemType) -> dict[str, Any]
     return parity.model_dump(exclude=without[problem_type])
 
 
-def _check_arguments(source: Pretrained, precision: str, layout: str) -> None:
-    for option, found, known in (("--precision", precision, EXPORTERS), ("--layout", layout, LAYOUTS)):
+def _check_arguments(source: Pretrained, precision: str, layout: str, opset: int) -> None:
+    for option, found, known in (
+        ("--precision", precision, EXPORTERS),
+        ("--layout", layout, LAYOUTS),
+        ("--opset", opset, OPSETS),
+    ):
         if found not in known:
-            raise InputError(option, found=repr(found), expected=" or ".join(known))
+            raise InputError(option, found=repr(found), expected=" or ".join(map(str, known)))
+    if opset == opset17.OPSET and precision == "fp16":
+        raise InputError(
+            "--opset", found=f"{opset} and --precision fp16", expected="fp32 or int8", do=f"omit --opset {opset}"
+        )
     if not source.has_classifier:
         raise InputError(
             "the model has no classifier",

@@ -26,7 +26,11 @@ from bertnli_export.interface import INPUTS, OUTPUT
 OPSET = 23  # the first that has Attention
 
 # Operators that compute a complete attention: (domain, name).
-FUSED_ATTENTION = {("", "Attention"), ("com.microsoft", "PackedMultiHeadAttention")}
+FUSED_ATTENTION = {
+    ("", "Attention"),
+    ("com.microsoft", "MultiHeadAttention"),
+    ("com.microsoft", "PackedMultiHeadAttention"),
+}
 
 _FIX = "install the versions in constraints.txt"
 _LARGEST = 2**31 - 2**20  # bytes of weights: protobuf's limit of a file, less some room for the graph
