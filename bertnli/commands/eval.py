@@ -157,7 +157,7 @@ def _compared(other: NamedModel, given: LabelledSet, open_: Callable[..., Labell
         raise InputError(
             f"--against: {given.file.name} is a pipe, but must be read twice", do="write it to a file first"
         )
-    again = open_(given.name, prefer_parse=other.model.tokenizer.settings.reads_parse)
+    again = open_(given.given or given.name, prefer_parse=other.model.tokenizer.settings.reads_parse)
     return ComparedModel(other.name, other.model, again.file)
 
 

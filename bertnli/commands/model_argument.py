@@ -13,6 +13,7 @@ from bertnli.common.files import existing_path
 from bertnli.common.installed import need
 from bertnli.common.progress import say
 from bertnli.families import folder_config
+from bertnli.fetch.known_folders import is_bundle
 from bertnli.fetch.resolve import resolve_model
 from bertnli.run.folder import result_of, run_of
 
@@ -45,10 +46,6 @@ class ModelOptions(NamedTuple):
                 raise InputError(
                     option, found=f"{model}, a bundle", do=f"omit it, or export the model again with {option} {given}"
                 )
-
-
-def is_bundle(model: str) -> bool:
-    return (Path(model) / "manifest.json").is_file()
 
 
 def load(model: str, options: ModelOptions) -> Pretrained:
@@ -120,9 +117,9 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
     Raises InputError if it cannot be stored, as for a checkpoint.
     """
     if is_bundle(model):
-        from bertnli_export.bundle import update_manifest
+        from bertnli_export.bundle import folder_and_graph, update_manifest
 
-        bundle = Path(model)
+        bundle, _ = folder_and_graph(Path(model))
         temperature.check_writable(bundle)
         return lambda fitted: update_manifest(bundle, temperature=fitted.temperature)
     path = existing_path(model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,13 +12,14 @@ from bertnli.commands.summary import print_summary
 from bertnli.common import memory
 from bertnli.common.errors import InputError
 from bertnli.common.installed import need
+from bertnli.common.urls import is_url, redact
 
 if TYPE_CHECKING:
     from bertnli_export.expansion import Expansion
 
 
 def score(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
     input: Annotated[
         str,
         typer.Argument(
@@ -70,6 +70,17 @@ def score(
         str | None,
         typer.Option(metavar="max|mean", help="Of the windows' probabilities, by label. Default: max."),
     ] = None,
+    candidate_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|COLUMN|A,B,…",
+            help="Zero-shot classification of texts: which of these labels (one in each line of a file) fits best.",
+        ),
+    ] = None,
+    hypothesis_template: Annotated[
+        str | None, typer.Option(help="The hypothesis of a label, which replaces {}. Default: 'This example is {}.'")
+    ] = None,
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="Several candidate labels may be true.")] = False,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -88,6 +99,9 @@ def score(
     from bertnli.fetch.catalog import lookup_unless_path
     from bertnli.fetch.resolve import resolve_data
 
+    if candidate_labels is not None and (hypothesis is not None or label is not None):
+        do = "omit them; --premise names the column of the texts"
+        raise InputError("--hypothesis, --label", found="also --candidate-labels", do=do)
     dialect = Dialect(None if ray is None else format, delimiter, quoting, not no_header)
     options: dict[str, Any] = {
         "device": device,
@@ -98,7 +112,7 @@ def score(
         "columns": Columns(premise, hypothesis, label),
         "prefix": prefix,
         "dialect": dialect,
-        "expansion": _expansion(windows, stride, over),
+        "expansion": _expansion(windows, stride, over, candidate_labels, hypothesis_template, multi_label),
     }
     if ray is not None:
         need("ray", "ray")
@@ -115,10 +129,13 @@ def score(
 
     from bertnli_export.score import score_file
 
-    read = input if input == "-" else resolve_data(input)
+    read = input if input == "-" or is_url(input) else resolve_data(input)
     if read != "-" and lookup_unless_path(input) is not None:
         options["dialect"] = usual(str(read))
-    read_as, write_as = (None if format is None or says_format(name) else format for name in (read, output))
+    read_as, write_as = (
+        None if format is None or says_format(redact(name) if is_url(name) else name) else format
+        for name in (read, output)
+    )
     if format is not None and read_as is write_as is None:
         read_as = format
     with progress("rows") as show:
@@ -138,11 +155,27 @@ def score(
     print_summary(summary, as_json, file=sys.stderr if output == "-" else sys.stdout)
 
 
-def _expansion(windows: str | None, stride: int | None, over: str | None) -> Expansion | None:
+def _expansion(
+    windows: str | None,
+    stride: int | None,
+    over: str | None,
+    candidate_labels: str | None,
+    template: str | None,
+    multi_label: bool,
+) -> Expansion | None:
     """How a row becomes several pairs. Raises InputError for options that do not belong together."""
+    if windows is None and (stride is not None or over is not None):
+        raise InputError("--stride, --over", found="no --windows", do="give --windows premise too")
+    if candidate_labels is None and (template is not None or multi_label):
+        found, do = "no --candidate-labels", "give --candidate-labels too"
+        raise InputError("--hypothesis-template, --multi-label", found=found, do=do)
+    if windows is not None and candidate_labels is not None:
+        raise InputError("--windows", found="also --candidate-labels", do="omit one of the two")
+    if candidate_labels is not None:
+        from bertnli_export.zero_shot import TEMPLATE, ZeroShot
+
+        return ZeroShot.read(candidate_labels, TEMPLATE if template is None else template, multi_label)
     if windows is None:
-        if stride is not None or over is not None:
-            raise InputError("--stride, --over", found="no --windows", do="give --windows premise too")
         return None
     if windows != "premise":
         raise InputError("--windows", found=repr(windows), expected="premise")

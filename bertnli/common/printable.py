@@ -1,12 +1,15 @@
 """Text from elsewhere in a message: names of files and tensors, words of libraries, servers and other hosts.
 
 It must not move a terminal's cursor, look like a line of ours, or fill the screen. All messages of bertnli go through
-here: errors (errors.py), progress (progress.py), heartbeats, and what ranks on other hosts say.
+here: errors (errors.py), progress (progress.py), heartbeats, and what ranks on other hosts say. It shows no password
+that a URL has.
 """
 
 from __future__ import annotations
 
 import unicodedata
+
+from bertnli.common.urls import redacted
 
 MOST = 2000
 """Characters of a line, or of one part of an error, that are shown."""
@@ -21,6 +24,7 @@ def printable(text: str, most: int = MOST) -> str:
 
     Of a longer one the middle is left out: a message's reason is often at its end.
     """
+    text = redacted(text)
     if len(text) <= most and text.isprintable():
         return text
     # Of a very long text only what can be shown is looked at.

@@ -115,17 +115,19 @@ class Source:
 
     A folder that `save_to_disk` made (saved_dataset.py) has several `files`, which are read one after another.
 
+    shown: the name for messages, if it is not the path.
+
     Raises InputError if the file does not exist, is another folder, or is empty where its format has a header, if its
     format is unknown, or if the name fits no member of the archive, or several.
     """
 
-    def __init__(self, path: str | os.PathLike[str], format: str | None = None):
-        self.name = os.fspath(path)  # as messages show it
-        self.path, self.member = self.name, ""
+    def __init__(self, path: str | os.PathLike[str], format: str | None = None, shown: str | None = None):
+        self.path, self.member = os.fspath(path), ""
+        self.name = shown or self.path  # as messages show it
         self.files: list[str] = []  # none for a pipe
         self._same: list[SameFile] = []
         self.notes: list[str] = []  # what the user should know about the bytes read so far
-        if self.name == "-":
+        if self.path == "-":
             if format is None:
                 raise InputError("standard input has no file name that tells its format", do="give it with --format")
             self.format, self.rereadable = format_of("", format), False
@@ -133,7 +135,7 @@ class Source:
                 if stat.S_ISREG((status := os.fstat(0)).st_mode):
                     self._same = [SameFile("/proc/self/fd/0", self.name, status)]
         else:
-            self.path, fragment = _split_member(self.name)
+            self.path, fragment = _split_member(self.path)
             status = _check_file(self.path)
             is_folder = stat.S_ISDIR(status.st_mode)
             self.rereadable = is_folder or stat.S_ISREG(status.st_mode)
@@ -142,7 +144,7 @@ class Source:
                 self._same = [SameFile(file, self.name, Path(file).stat()) for file in self.files]
             if self.path.lower().endswith(".zip"):
                 self.member = _zip_member(self.path, fragment, format)
-                self.name = f"{self.path}#{self.member}"
+                self.name = f"{shown or self.path}#{self.member}"
             if format is None and (do := _OTHERS.get(PurePosixPath(self.path.lower()).suffix)):
                 raise InputError(f"{self.name}: a format that is not read", expected=_EXPECTED, do=do)
             self.format = Format("arrow", "") if is_folder else format_of(self.member or self.path, format)

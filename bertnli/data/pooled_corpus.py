@@ -34,6 +34,11 @@ class PooledCorpus:
         self.labels: NDArray[np.int8] | NDArray[np.float64] = joined("labels")
         self.rows: NDArray[np.int64] = joined("rows")
         self.premises: NDArray[np.uint64] = joined("premises")
+        self.key = " ".join(corpus.key for corpus in corpora)
+        self.without_gold = sum(corpus.without_gold for corpus in corpora)
+        self.soft_labels: NDArray[np.float32] | None = None
+        if corpora[0].soft_labels is not None:
+            self.soft_labels = joined("soft_labels")
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -95,7 +95,7 @@ def _loss(outputs: Outputs, logits: NDArray[np.float32], gold: NDArray[Any], tem
 
 def _place(file: PairFile) -> tuple[Path, str]:
     """The file, and the member if it is an archive."""
-    return Path(file.path).resolve(), file.name.removeprefix(file.path)
+    return Path(file.path).resolve(), file.member
 
 
 def fit(logits: NDArray[np.float32], gold: NDArray[Any], data: str) -> float:

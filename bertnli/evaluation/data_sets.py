@@ -34,14 +34,15 @@ from bertnli.evaluation.merged_classes import MergedClasses, two_classes
 from bertnli.evaluation.shuffled_premises import SEED, ShuffledPremises
 from bertnli.fetch import catalog
 from bertnli.fetch.entry import DataSetSchema
-from bertnli.fetch.resolve import NotFetchedError, resolve_data
+from bertnli.fetch.resolve import NotFetchedError, resolve_data, shown_name
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    name: str  # as the user gave it
+    name: str  # as the user gave it, but of a URL without what may be secret
     file: PairFile
     schema: DataSetSchema
+    given: str = ""  # by the user
 
     def measure(self, predictor: Predictor, **options: Any) -> dict[str, Any]:
         """What `_measure` returns, and of a predictor that counts them `truncated`, the pairs that it cut, with its
@@ -182,9 +183,11 @@ def open_set(
     kind = ShuffledPremises if shuffle_premises else PairFile
     if entry is not None:
         dialect = usual(str(path))
-    file = kind(path, columns=wanted, dialect=dialect, prefer_parse=prefer_parse, problem_type=problem_type)
+    shown = shown_name(name)
+    options: dict[str, Any] = {"prefer_parse": prefer_parse, "problem_type": problem_type, "shown": shown}
+    file = kind(path, columns=wanted, dialect=dialect, **options)
     names = by_class({**schema.label_names, **(label_names or {})}, file.class_names, file.name)
-    return LabelledSet(name, file, replace(schema, label_names=names))
+    return LabelledSet(shown or name, file, replace(schema, label_names=names), name)
 
 
 def expanded(names: Sequence[str]) -> list[str]:

@@ -16,11 +16,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 from bertnli.common.errors import InputError, first_line
 from bertnli.common.files import digest, sync
 from bertnli.common.progress import Update, megabytes, progress
+from bertnli.common.urls import redact
 from bertnli.fetch.entry import SourceError
 
 if TYPE_CHECKING:
@@ -35,15 +35,6 @@ WORTHWHILE = 65_536  # a broken try counts as progress if it adds so many bytes
 
 _TLS_FILES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-
-
-def redact(url: str) -> str:
-    """The URL without user, password, query and fragment, which may contain secrets."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "a malformed URL"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def check(path: Path, checksum: str) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import getproxies, proxy_bypass
 
-from bertnli.fetch.download import download, redact, refuse_downgrade, timeouts, usable_settings
+from bertnli.common.urls import redact
+from bertnli.fetch.download import download, refuse_downgrade, timeouts, usable_settings
 from bertnli.fetch.entry import Archive, SourceError
 
 if TYPE_CHECKING:

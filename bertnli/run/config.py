@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import ProblemType
 from bertnli.run.data_config import Data
-from bertnli.run.loss_config import LossConfig, Metric, loss_in_short
+from bertnli.run.loss_config import LossConfig, Metric, TeacherConfig, loss_in_short, teacher_in_short
 from bertnli.run.section import Fraction, Positive, Section, Text, read_exponent
 
 STALL_TIMEOUT = 300.0  # seconds
@@ -48,6 +48,10 @@ class RunConfig(Section):
     loss: Annotated[LossConfig, BeforeValidator(loss_in_short)] = LossConfig()
     """What training minimises: `mse` or `bce` of a score, or a map with `class_weights`, `label_smoothing` and others
     (loss_config.py, docs/losses.md)."""
+    teacher: Annotated[TeacherConfig | None, BeforeValidator(teacher_in_short)] = None
+    """A model that this one learns from, too: `MODEL`, or `{model: MODEL, temperature: 2.0, mix: 0.5}`."""
+    keep_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Start with these blocks of the starting model alone, counted from 0, such as every second: `[1, 3, 5]`."""
     data: Data
     output: Text
     """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/. `~` is the home
@@ -112,7 +116,9 @@ class RunConfig(Section):
     """What `best` is for these two: accuracy, macro_f1, mcc or log_loss for one label of a pair; docs/losses.md has the
     metrics of other outputs. Default: accuracy; of scores the rank correlation (spearman); of scores of 0 and 1, and of
     independent labels, average_precision."""
-    tensorboard: bool = True
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go beside metrics.jsonl, one or several: tensorboard (OUTPUT/tensorboard), wandb, mlflow, each with
+    its own library, whose environment variables say the server and the project (docs/report_to.md); or none."""
     stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
     """Seconds without progress of any rank, or a sign of life from one, after which the job is ended
     (watch/watcher.py)."""
@@ -133,6 +139,14 @@ class RunConfig(Section):
     def _labels_in_one_text(cls, given: Any) -> Any:
         # as the commands' --labels has them
         return [name.strip() for name in given.split(",")] if isinstance(given, str) and "," in given else given
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return names
+        return [] if names == ["none"] else [*dict.fromkeys(names)]
 
     @field_validator("freeze", mode="before")
     @classmethod

@@ -82,6 +82,16 @@ def mistake(key: str, value: Any) -> InputError | None:
     return None
 
 
+def dotted_names(settings: Mapping[str, Any]) -> Iterator[InputError]:
+    """An error for each name with a dot, which is how sections are told here, and which no key of DeepSpeed has."""
+    for name, value in settings.items():
+        if "." in name:
+            do = "write a map for each part of it"
+            yield InputError(f"unknown key {name!r} in deepspeed, as its name has a dot", do=do)
+        if is_section(value):
+            yield from dotted_names(value)
+
+
 def is_section(value: Any) -> bool:
     return isinstance(value, Mapping)
 

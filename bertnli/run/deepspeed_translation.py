@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError
-from bertnli.run.deepspeed_keys import mistake, nested, walk
+from bertnli.run.deepspeed_keys import dotted_names, mistake, nested, walk
 from bertnli.run.mistakes import Contradiction
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def translate(settings: Mapping[str, Any], ranks: int | None = None, zero_stage:
     ranks: of the job; None if they are not known yet, and then a number of pairs that follows from them is left out.
     zero_stage: the run file's own, if it has one.
     """
-    found = Translation()
+    found = Translation(mistakes=list(dotted_names(settings)))
     given: dict[str, Any] = {}  # the keys (dotted) that have values
     for key, value in walk(_of_known_types(settings, found)):
         if wrong := mistake(key, value):

@@ -20,7 +20,7 @@ from bertnli.run.config import RunConfig
 from bertnli.run.run_file import LoadedRun, load_run, read_run
 
 # Keys that may differ when a run is continued: they change how a step is computed, not its result.
-_FREE = ("checkpoint", "tensorboard", "stall_timeout", "micro_batch_tokens", "zero_stage", "gradient_checkpointing")
+_FREE = ("checkpoint", "report_to", "stall_timeout", "micro_batch_tokens", "zero_stage", "gradient_checkpointing")
 _PATIENCE = 100.0  # seconds; a file server takes 90 to release the lock of a host that it no longer hears from
 
 

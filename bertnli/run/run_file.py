@@ -20,7 +20,7 @@ from bertnli.common.encodings import read_text
 from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.data.labels import check_names
-from bertnli.run import deepspeed_config, deepspeed_file, strict_yaml
+from bertnli.run import deepspeed_config, deepspeed_file, foreign_keys, strict_yaml
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import ColumnsApart, File, LabelNamesApart
 from bertnli.run.data_source import Source
@@ -162,7 +162,7 @@ def _validated(
         config = RunConfig.model_validate(content)
     except ValidationError as error:
         problems = error.errors()
-        meant = {_nearest(_key(problem)) for problem in problems if problem["type"] in _UNKNOWN}
+        meant = {key for problem in problems if problem["type"] in _UNKNOWN for key in _meant(_key(problem))}
         mistakes += [
             InputError(f"{where}: {_explain(problem, {key: found.told[key].by for key in filled})}")
             for problem in problems
@@ -210,12 +210,26 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
         clash = InputError("problem_type: regression does not go with labels", do="remove one of the two keys")
         yield Contradiction(("problem_type", "labels"), clash)
     if config.problem_type is not None:
-        for key, meant in unfit_keys(config.loss, config.metric_for_best, config.problem_type):
+        for key, meant in unfit_keys(config.loss, config.teacher, config.metric_for_best, config.problem_type):
             clash = InputError(
                 f"{key} does not go with problem_type: {config.problem_type}",
                 do=f"remove it, or set problem_type: {meant}",
             )
-            yield Contradiction(("problem_type", "loss", "metric_for_best"), clash)
+            yield Contradiction(("problem_type", "loss", "teacher", "metric_for_best"), clash)
+    if config.loss.soft is not None and config.loss.class_weights is not None:
+        clash = InputError(
+            "loss.class_weights does not go with loss.soft: a pair with soft labels is of several classes",
+            do="remove one of the two",
+        )
+        yield Contradiction(("loss",), clash)
+    if config.teacher is not None and config.loss.soft is not None:
+        clash = InputError("teacher does not go with loss.soft: both are soft labels", do="remove one of the two")
+        yield Contradiction(("loss", "teacher"), clash)
+    if config.teacher is not None and config.teacher.mix == 1:
+        for key in {"class_weights", "label_smoothing"}.intersection(config.loss.set_keys()):
+            do = f"remove loss.{key}, or set teacher.mix below 1"
+            clash = InputError(f"loss.{key} has no effect with teacher.mix: 1, which leaves gold labels out", do=do)
+            yield Contradiction(("loss", "teacher"), clash)
     if config.metric_for_best is not None and not (config.keep_best or config.early_stopping):
         do = "set one of them, or remove metric_for_best"
         clash = InputError("metric_for_best is for keep_best and early_stopping, and neither is set", do=do)
@@ -287,6 +301,19 @@ def _nearest(key: str) -> str:
     return f"{above}.{name}" if plain != key and section == _PLACE.sub("", above) else near
 
 
+def _meant(key: str) -> list[str]:
+    """The keys that an unknown one may stand for."""
+    foreign = _foreign(key)
+    return [_nearest(key)] if foreign is None else foreign_keys.keys(foreign)
+
+
+def _foreign(key: str) -> foreign_keys.Here | None:
+    """What serves for an unknown key that another program has; None for others, and for one of ours with a slip."""
+    if difflib.get_close_matches(key, _known_keys(RunConfig), n=1, cutoff=0.95):
+        return None
+    return foreign_keys.find(key.rpartition(".")[2])
+
+
 def _explain(problem: Any, told_by: Mapping[str, str] = MappingProxyType({})) -> str:
     """One of pydantic's errors as a message for the user. told_by: DeepSpeed's keys that filled the run file's."""
     key = _key(problem)
@@ -294,6 +321,8 @@ def _explain(problem: Any, told_by: Mapping[str, str] = MappingProxyType({})) ->
         if "." in str(problem["loc"][-1]) and key in _known_keys(RunConfig):
             section, _, name = key.rpartition(".")
             return f"unknown key {key!r}, as its name has a dot; write {section}: {{{name}: …}}"
+        if (foreign := _foreign(key)) is not None:
+            return f"unknown key {key}; {foreign_keys.advice(foreign, problem['input'])}"
         near = _nearest(key)
         if isinstance(problem["input"], Mapping) and near not in (*_SECTIONS, "deepspeed") and "." not in key:
             return f"unknown key {key}; if it is only there to be merged, call it {_OWN}{key}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,20 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
+from bertnli.common.urls import has_secret, is_url
 from bertnli.data.batches import Indices, Part, pack, source_of
 from bertnli.data.corpus import Corpus, prepare, split_holdout
 from bertnli.data.golds import NONE_OF_THEM
 from bertnli.data.labelled import RowsByLabel
 from bertnli.data.outputs import Outputs
 from bertnli.data.pooled_corpus import PooledCorpus
+from bertnli.data.soft_labels import columns_of
 from bertnli.evaluation.data_sets import open_set
 from bertnli.families import folder_config
 from bertnli.fetch.entry import Kind
 from bertnli.fetch.resolve import check_name, resolve_model
 from bertnli.model import pretrained, tensor_files
+from bertnli.model.kept_layers import with_layers
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import Holdout
@@ -110,9 +115,11 @@ def check_names(config: RunConfig) -> None:
     """Raises one InputError for all names in the run file that are neither known nor paths, before any is fetched."""
     mistakes = []
     named: list[tuple[str, Kind]] = [(config.model, "model")]
+    if config.teacher is not None:
+        named.append((config.teacher.model, "model"))
     for source in (*config.data.sources("train"), *config.data.sources("eval")):
         there = existing_path(source.name.partition("#")[0]) is not None
-        if source.of == "path" and not there:
+        if source.of == "path" and not there and not is_url(source.name):
             mistakes.append(InputError(f"{source.key}.path: {source.name}", found="no such file", do="fix the path"))
         elif source.of == "name" and there:
             found = "a file or folder of that name here"
@@ -123,6 +130,12 @@ def check_names(config: RunConfig) -> None:
             named.append((source.name, "dataset"))
     for name, kind in dict.fromkeys(named):
         try:
+            if has_secret(name):  # the run's folder keeps the run file
+                raise InputError(
+                    f"{kind} {name!r}: a URL with a user, a password or a query",
+                    expected="credentials in the environment",
+                    do="remove them from the run file, or fetch the file first and give its path",
+                )
             check_name(name, kind)
         except InputError as error:
             mistakes.append(error)
@@ -132,7 +145,7 @@ def check_names(config: RunConfig) -> None:
 def load_starting_model(config: RunConfig) -> Pretrained:
     """The weights and tokenizer that a run starts from, with the outputs of its result.
 
-    Raises as `resolve_model`, `pretrained.load` and `with_outputs` do.
+    Raises as `resolve_model`, `pretrained.load`, `with_layers` and `with_outputs` do.
     """
     path, arch = resolve_model(config.model, folder_config.parse)
     source = pretrained.load(
@@ -145,6 +158,8 @@ def load_starting_model(config: RunConfig) -> Pretrained:
         truncation=config.truncation,
         hypothesis_only=config.data.hypothesis_only,
     )
+    if config.keep_layers is not None:
+        source = with_layers(source, config.keep_layers)
     return with_outputs(source, config)
 
 
@@ -152,8 +167,9 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     """The run's pairs, tokenised and divided. Raises InputError for unusable files or sizes that do not fit."""
     outputs = source.config.outputs
     loss = Loss.of(outputs, config.loss)
+    sources = config.data.sources("train")
 
-    def corpus_of(given: Source) -> Corpus:
+    def corpus_of(given: Source, soft: float | None = None) -> Corpus:
         name = given.name
         chosen = open_set(
             name,
@@ -173,6 +189,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             problem_type=outputs.problem_type,
             skip_bad_rows=config.data.skip_bad_rows,
             label_names=chosen.schema.label_names,
+            soft=soft,
         )
         loss.check_scores(corpus.labels, corpus.rows, name)
         skipped = f"{corpus.about['no_gold']:,} rows without a gold label and {corpus.about['bad']:,} bad rows skipped"
@@ -183,15 +200,26 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             length = source.tokenizer.max_length
             say(f"{name}: {cut:,} of {len(corpus):,} pairs are longer than {length} tokens, and were cut (max_length)")
         say(f"{name}: {len(corpus):,} labelled pairs ({_described(corpus, outputs)}); {skipped}")
+        if corpus.without_gold:
+            counted = "they are counted under their most probable label"
+            say(f"{name}: {corpus.without_gold:,} of these pairs have soft labels alone; {counted}")
+        elif soft is None and given in sources and columns_of(chosen.file, source.config.labels):
+            say(f"note: {name}: its columns p_… are not read; loss: {{soft: 1}} trains on these probabilities")
         return corpus
 
-    sources = config.data.sources("train")
-    corpora = [corpus_of(one) for one in sources]
+    corpora = [_about(one, partial(corpus_of, soft=config.loss.soft)) for one in sources]
     corpus = corpora[0] if len(corpora) == 1 else PooledCorpus(corpora)
     train, held_out = np.arange(len(corpus)), np.arange(0)
     evaluations: dict[str, EvaluationSet] = {}
-    others = [(one, corpus_of(one)) for one in config.data.sources("eval")]
+    others = [(one, _about(one, corpus_of)) for one in config.data.sources("eval")]
     if isinstance(config.data.eval, Holdout):
+        if corpus.without_gold:
+            raise InputError(
+                "data.eval.holdout",
+                found=f"{corpus.without_gold:,} pairs of data.train with soft labels alone",
+                expected="pairs with a gold label, to evaluate the model on",
+                do="set data.eval to a file of them, or remove it",
+            )
         try:
             train, held_out = split_holdout(corpus, config.data.eval.holdout, config.seed)
         except ValueError as error:
@@ -206,14 +234,14 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         evaluations[one.title] = EvaluationSet(one.name, its_corpus, np.arange(len(its_corpus)))
     for deciding in list(evaluations.values())[:1]:
         loss.check_metric(config.metric_for_best, deciding.corpus.labels[deciding.pairs])
-    each = _chosen(config, sources, _by_source(corpus, train))
+    each = _chosen(config, sources, by_source(corpus, train))
     for one, chosen in zip(sources, each, strict=True):
         if one.weight != 1:
             part = Part(len(chosen), one.weight)
             say(f"{one.name}: weight {one.weight:g}: an epoch has {part.pairs_per_epoch:,} of {part.pairs:,} pairs")
     train = np.concatenate(each)
     rows_by_label = {}
-    uses = zip(sources, corpora, each, _by_source(corpus, held_out), _starts(corpus), strict=True)
+    uses = zip(sources, corpora, each, by_source(corpus, held_out), _starts(corpus), strict=True)
     for one, its_corpus, chosen, held, start in uses:
         rows_by_label[f"{one.key}: {one.name}"] = _rows_by_label(its_corpus, outputs, chosen - start, held - start)
     for one, its_corpus in others:
@@ -229,12 +257,24 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     return TrainingData(corpus, train, sources, parts, evaluations, sha256, rows_by_label)
 
 
+def _about(source: Source, corpus_of: Callable[[Source], Corpus]) -> Corpus:
+    """`corpus_of(source)`; an error names the keys of this source, if it is one of a list."""
+    try:
+        return corpus_of(source)
+    except InputError as error:
+        if source.key not in ("data.train", "data.eval"):
+            text = str(error).replace("data.columns, with train: and eval: in it if these differ", "data.columns")
+            keys = r"\bdata\.(columns|label_names|format|delimiter|quoting|header)"
+            error.args = (re.sub(keys, rf"{source.key}.\1", text),)
+        raise
+
+
 def _starts(corpus: AnyCorpus) -> Indices:
     """The index of each data set's first pair."""
     return corpus.starts if isinstance(corpus, PooledCorpus) else np.zeros(1, np.int64)
 
 
-def _by_source(corpus: AnyCorpus, pairs: Indices) -> list[Indices]:
+def by_source(corpus: AnyCorpus, pairs: Indices) -> list[Indices]:
     """`pairs` apart by the data set that they are from, in their order."""
     starts = _starts(corpus)
     source = source_of(pairs, starts)

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,8 @@ from bertnli.train.parameter_groups import check_depths, freeze
 from bertnli.train.pending_sum import PendingSum
 from bertnli.train.precision import resolve_precision
 from bertnli.train.result import write_result
-from bertnli.train.steps import Step, Steps
+from bertnli.train.steps import SoftLabels, Step, Steps
+from bertnli.train.teacher import open_teacher, teacher_labels
 
 STEPS_AHEAD = {"cpu": 0, "cuda": 1}
 """Steps that the host launches before it reads the sums of an earlier one. A CPU computes them at once."""
@@ -85,6 +87,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         outputs = source.config.outputs
         stream = Stream(len(data.train), config.global_batch_size, config.seed, data.parts)
         label_weights = class_weights(config.loss, outputs, data.corpus.labels[data.train[stream.epoch(0)]])
+        teacher = open_teacher(config.teacher.model, outputs, group.device, say) if config.teacher else None
         total_steps = config.total_steps(stream.pairs_per_epoch)
         config.check_warmup(total_steps)
     with group.agree():
@@ -98,12 +101,17 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)
+    soft_labels: SoftLabels | None = data.corpus.soft_labels
+    taught_by = {"teacher": teacher.fingerprint} if teacher is not None else {}
+    if teacher is not None:
+        soft_labels = teacher_labels(teacher, config, data, group, say)
+        teacher = None  # frees its memory, before the model takes its own
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     model = source.build(model_config)
     model.gradient_checkpointing = config.gradient_checkpointing
     if (left_to_train := freeze(model, config.frozen_blocks)) is not None:
         say(left_to_train)
-    loss_function = Loss.of(outputs, config.loss, label_weights)
+    loss_function = Loss.of(outputs, config.loss, label_weights, config.teacher)
     if label_weights is not None:
         weighed = zip(outputs.names, label_weights, strict=True)
         say("weights of the labels: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weighed))
@@ -120,7 +128,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
 
     eval_every = config.eval_every_steps or config.steps_per_epoch(stream.pairs_per_epoch)
 
-    state = TrainerState(inputs={"model": source.sha256, **data.sha256})
+    state = TrainerState(inputs={"model": source.sha256, **data.sha256, **taught_by})
     resumed = checkpoint.newest(folder.checkpoints, warn=say)
     if resumed is not None:
         with group.agree():
@@ -148,7 +156,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         f"ZeRO-{config.zero_stage}, {group.world} x {group.device.type}"
     )
     [peak] = group.sum([matmul_peak(model_config.hidden_size, model_config.intermediate_size, precision, group.device)])
-    metrics = MetricsLog(folder, state.steps, config.tensorboard, say) if group.rank == 0 else None
+    with group.agree():
+        metrics = MetricsLog(folder, state.steps, config, say) if group.rank == 0 else None
     recent = RecentSteps(
         lambda tokens, pairs: needed_flop(model_config, tokens, pairs, config.frozen_blocks) / peak,
         counted=loss_function.counted,
@@ -169,12 +178,13 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     def finish_saving() -> None:
         """Called by all ranks before they end: a launcher kills the other ranks when the first one ends."""
         saver.wait()
+        if metrics is not None:
+            metrics.close(finished=False)
         group.barrier()
 
     def make_step(number: int) -> Step:
-        return Step.of(
-            data.corpus, data.train[stream.step(number)], group.rank, group.world, micro_tokens, group.device
-        )
+        pairs = data.train[stream.step(number)]
+        return Step.of(data.corpus, pairs, group.rank, group.world, micro_tokens, group.device, soft_labels)
 
     launched: deque[LaunchedStep] = deque()
     clock = time.perf_counter()  # when the step before the next one to be finished was over
@@ -210,6 +220,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     tallies: Tallies = {}
     ahead = STEPS_AHEAD[group.device.type]
     with (
+        metrics or nullcontext(),
         StopRequest() as stop,
         Saver(folder.checkpoints, config.checkpoint.keep) as saver,
         progress("step", total_steps, quiet=group.rank != 0, start=state.steps) as show,
@@ -284,6 +295,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         **({"best_step": state.best_step} if config.keep_best else {}),
         **in_summary(tallies, config),
         "rows_by_label": data.rows_by_label,
+        **({"teacher": {**config.teacher.model_dump(), "sha256": taught_by["teacher"]}} if config.teacher else {}),
         **({"sources": table} if (table := data.table()) else {}),
         "next": next_command(str(folder.model), source.config.labels, config),
     }
@@ -319,11 +331,11 @@ def accumulate(engine: Engine, step: Step, loss_function: Loss = CROSS_ENTROPY) 
     for micro_batch in step.micro_batches:
         heartbeat.beat("training")
         logits = engine(*micro_batch.inputs).float()
-        loss, counted = loss_function(logits, micro_batch.labels, pairs_per_weight)
+        loss, counted = loss_function(logits, micro_batch.labels, micro_batch.soft, pairs_per_weight)
         loss = loss * float(micro_batch.counts)
         engine.backward(loss / len(step.pairs))
         of_sources = [
-            loss_function(logits.detach()[places], micro_batch.labels[places], pairs_per_weight)[0]
+            loss_function(logits.detach()[places], *micro_batch.targets(places), pairs_per_weight)[0]
             * float(micro_batch.counts)
             for places in micro_batch.by_source
         ]

@@ -28,6 +28,7 @@ _CARD_KEYS = {
 }
 _NAMED_IF_CHANGED = {  # in the report and on the card
     *("schedule", "warmup", "warmup_steps", "betas", "eps", "layer_decay", "freeze", "gradient_checkpointing"),
+    *("loss", "keep_layers", "metric_for_best"),
 }
 
 
@@ -53,10 +54,15 @@ def write_result(
     if source.revision is not None:
         base["base_revision"] = source.revision
     base |= {key: value for key, value in asdict(licences.of_model(config.model)).items() if value is not None}
+    if config.teacher is not None:
+        base |= {"teacher": summary["teacher"]}
     with new_folder(folder.model) as partial:  # its final name means that the run is finished
         pretrained.save(model, source.tokenizer, partial, extra=base)
         settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
         changed = config.model_dump(mode="json", include=_NAMED_IF_CHANGED, exclude_none=True, exclude_defaults=True)
+        changed = {key: _in_words(value) for key, value in changed.items()}
+        taught = {} if config.teacher is None else {"teacher": _in_words(config.teacher.model_dump())}
+        found = {key: summary[key] for key in ("steps", "precision", "ranks")}
         write_model_card(
             partial,
             name=folder.path.name,
@@ -66,7 +72,7 @@ def write_result(
             base_model=config.model,
             base_revision=source.revision,
             data=data,
-            settings={**settings, **changed, **{key: summary[key] for key in ("steps", "precision", "ranks")}},
+            settings={**settings, **changed, **taught, **found},
             evaluations=evaluations,
             rows_by_label=summary["rows_by_label"],
             sources=summary.get("sources", ()),
@@ -76,6 +82,8 @@ def write_result(
             "Training": f"{summary['steps']:,} steps, {summary['pairs_per_second']:.1f} pairs/s",
             "Started from": config.model if source.revision is None else f"{config.model}, commit {source.revision}",
         }
+        if taught:
+            figures["Taught by"] = taught["teacher"].removeprefix("model ")
         if changed:
             figures["Settings"] = ", ".join(f"{key}: {value}" for key, value in changed.items())
         if tallies:  # the first set decides
@@ -94,3 +102,8 @@ def write_result(
             provenance={"model": str(folder.model), **origin},
             notes=notes_about(config.model, data),
         )
+
+
+def _in_words(value: Any) -> Any:
+    """A value of the run file as one line of a table; a map without its braces."""
+    return ", ".join(f"{key} {_in_words(inner)}" for key, inner in value.items()) if isinstance(value, dict) else value

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,19 +19,34 @@ from bertnli.data.pooled_corpus import PooledCorpus
 from bertnli.model.attention import Packed, copy_async, to_device
 
 
+class SoftLabels(Protocol):
+    """Of the pairs of a corpus: an array, or what a teacher says (teacher.py)."""
+
+    def __getitem__(self, pairs: Indices) -> NDArray[np.float32]:
+        """`[pairs, labels]`, probabilities."""
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """inputs: the model's three. labels: int64 `[pairs]`, or fp32 `[pairs, outputs]` (see `Corpus`). counts: False for
     the pair of a rank that has none. by_source: of each of several data sets the places of its pairs; () if there is
-    one alone."""
+    one alone. soft: fp32 `[pairs, labels]`, soft labels."""
 
     inputs: tuple[Tensor, Tensor, Packed]
     labels: Tensor
     counts: bool
     by_source: tuple[Tensor, ...] = ()
+    soft: Tensor | None = None
 
     @classmethod
-    def of(cls, corpus: PooledCorpus | Corpus, indices: Indices, instead: Indices, device: torch.device) -> MicroBatch:
+    def of(
+        cls,
+        corpus: PooledCorpus | Corpus,
+        indices: Indices,
+        instead: Indices,
+        device: torch.device,
+        soft_labels: SoftLabels | None = None,
+    ) -> MicroBatch:
         """The pairs at `indices`. A rank without pairs still takes part in every collective operation: it takes the
         pair `instead`, which does not count."""
         counts = len(indices) > 0
@@ -43,12 +58,20 @@ class MicroBatch:
             source = source_of(indices, corpus.starts)
             places = (torch.from_numpy(np.flatnonzero(source == one)) for one in range(len(corpus.starts)))
             by_source = tuple(copy_async(one, device) for one in places)
-        return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts, by_source)
+        soft = None
+        if soft_labels is not None:
+            soft = copy_async(torch.from_numpy(soft_labels[indices]), device)
+        return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts, by_source, soft)
 
     def tensors(self) -> list[Tensor]:
         """All its tensors on the device."""
         ids, token_types, layout = self.inputs
-        return [ids, token_types, layout.positions, layout.cu_seqlens, self.labels, *self.by_source]
+        soft = [] if self.soft is None else [self.soft]
+        return [ids, token_types, layout.positions, layout.cu_seqlens, self.labels, *self.by_source, *soft]
+
+    def targets(self, places: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The labels and the soft labels of some of its pairs."""
+        return self.labels[places], None if self.soft is None else self.soft[places]
 
 
 @dataclass(frozen=True)
@@ -70,10 +93,11 @@ class Step:
         world: int,
         micro_tokens: int,
         device: torch.device,
+        soft_labels: SoftLabels | None = None,
     ) -> Step:
         assignment = assign_to_ranks(pairs, corpus.lengths, world)
         cut = assignment.micro_batches(rank, micro_tokens)
-        micro_batches = [MicroBatch.of(corpus, one, pairs[:1], device) for one in cut]
+        micro_batches = [MicroBatch.of(corpus, one, pairs[:1], device, soft_labels) for one in cut]
         return cls(pairs, assignment, micro_batches, corpus.labels[pairs])
 
 

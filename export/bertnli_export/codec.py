@@ -76,8 +76,7 @@ class Codec:
             results[task.good[index]] = _without_scores(scores.refused.get(int(index), NOT_FINITE))
         bad = [(row.number, result.error) for row, result in zip(rows, results, strict=True) if result.error]
         counts.errors = len(bad)
-        reads_texts = self.expansion is not None and self.expansion.reads_texts
-        if self.outputs.problem_type == "single_label_classification" and not reads_texts:
+        if self.outputs.problem_type == "single_label_classification":
             good, predictions = task.good, scores.predictions
             if not finite.all():
                 good = [task.good[index] for index in np.flatnonzero(finite).tolist()]

@@ -220,7 +220,7 @@ def score_partitions(
         options: dict[str, Any] = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix}
         options |= {"dialect": dialect, "expansion": expansion}
         known = versions(VERSIONS)
-        job = _Job(str(opened.path), opened.sha256, known, chosen, threads, temperature, threshold, options)
+        job = _Job(str(opened.place), opened.sha256, known, chosen, threads, temperature, threshold, options)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_nodes(nodes, job, partitions[0].input, folder)

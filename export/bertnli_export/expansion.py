@@ -11,8 +11,9 @@ Without an expansion a row is a pair. With one, everything else is the same: a r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from bertnli.data.encoded import Encoded
 from bertnli.data.outputs import Outputs
 from bertnli_export.score_columns import ScoreColumns
-from bertnli_export.scorer import Scorer, Scores
+from bertnli_export.scorer import CHUNK, Score, Scorer, Scores
 
 if TYPE_CHECKING:
     from bertnli.data.pairs import PairFile
@@ -88,6 +89,24 @@ class Expansion(ABC):
     @abstractmethod
     def reduce(self, expanded: Expanded, logits: NDArray[np.float32], setup: ScoringSetup) -> Scores:
         """The scores of the rows. logits: `[pairs, labels]`."""
+
+    @abstractmethod
+    def texts_of(self, items: Sequence[Any]) -> Texts:
+        """What a caller of `Scorer.score` gives. Raises InputError for an item that is something else."""
+
+    @abstractmethod
+    def score_of(self, outputs: Outputs, item: Any, scores: Scores, row: int) -> Score:
+        """What a caller of `Scorer.score` gets for the item of a row."""
+
+    def iter(self, scorer: Scorer, items: Iterable[Any]) -> Iterator[Score]:
+        """`Scorer.iter` with this expansion."""
+        self.check(scorer.outputs, scorer.tokenizer)
+        source, size = iter(items), self.rows_in_chunk(CHUNK[scorer.session.device.kind])
+        while chunk := list(islice(source, size)):
+            scores = submit(scorer, self.texts_of(chunk), self)()
+            scorer.check_scores(scores, chunk)
+            for row, item in enumerate(chunk):
+                yield self.score_of(scorer.outputs, item, scores, row)
 
 
 def submit(scorer: Scorer, texts: Texts, expansion: Expansion | None) -> Callable[[], Scores]:

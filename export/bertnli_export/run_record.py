@@ -24,7 +24,7 @@ from bertnli_export.output_file import partial_path
 Fingerprint = Mapping[str, Mapping[str, Any]]  # part -> key -> value
 
 _VERSION = 2
-_RESTART = "start over and replace it with --restart"
+RESTART = "start over and replace it with --restart"
 # What decides a finished output's content. Library versions and the device may change its last digits. They must not
 # change while it is being made, and do not matter afterwards.
 _CONTENT = ("bundle", "input", "options")
@@ -116,7 +116,18 @@ def load(output: Path) -> RunRecord | None:
     """The record beside `output`, if there is one. Raises InputError if it is damaged."""
     path = record_path(output)
     try:
-        content = json.loads(read_own(path))
+        text = read_own(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(str(path), error) from None
+    return parse(text, output, str(path))
+
+
+def parse(text: str, output: Path, where: str) -> RunRecord:
+    """The record of `output` that is written in `text`. where: for messages. Raises InputError if it is damaged."""
+    try:
+        content = json.loads(text)
         if content["bertnli_score_record"] != _VERSION:
             raise ValueError("of another version")
         if content.pop("checksum") != _checksum(content):
@@ -127,12 +138,12 @@ def load(output: Path) -> RunRecord | None:
         if record.counts.rows != (record.checkpoint or {"rows": 0})["rows"]:
             raise ValueError("its counts are not those of its checkpoint")
         return record
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: damaged, or not bertnli's ({first_line(error)})", do="start over with --restart"
-        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(where, error) from None
+
+
+def _damaged(where: str, error: Exception) -> InputError:
+    return InputError(f"{where}: damaged, or not bertnli's ({first_line(error)})", do="start over with --restart")
 
 
 def _checksum(content: Mapping[str, Any]) -> int:
@@ -145,7 +156,7 @@ def check_free(output: Path) -> None:
     for path in (output, partial):
         # An empty partial file is that of a run which was killed before it had a record.
         if os.path.lexists(path) and not (path is partial and path.lstat().st_size == 0):
-            raise InputError(f"{path}: exists, and no record says that bertnli made it", do=_RESTART)
+            raise InputError(f"{path}: exists, and no record says that bertnli made it", do=RESTART)
 
 
 def resume(output: Path, fingerprint: Fingerprint) -> RunRecord:
@@ -163,9 +174,9 @@ def resume(output: Path, fingerprint: Fingerprint) -> RunRecord:
         if not output.exists():
             return RunRecord(output, fingerprint)
         if changed := record.changes(fingerprint, content_only=True):
-            raise InputError(f"{output}: is the finished output of another run ({changed})", do=_RESTART)
+            raise InputError(f"{output}: is the finished output of another run ({changed})", do=RESTART)
         if digest(output) != record.sha256:
-            raise InputError(f"{output}: was changed after it was finished", do=_RESTART)
+            raise InputError(f"{output}: was changed after it was finished", do=RESTART)
         return record
     if changed := record.changes(fingerprint):
         raise InputError(

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError, Interrupted, RunError
+from bertnli.common.urls import is_url
 from bertnli.data.dialect import USUAL, Dialect
 from bertnli.data.pairs import Columns, PairFile
+from bertnli.fetch.resolve import resolve_data, shown_name
 from bertnli_export.bundle import check_outside, versions
 from bertnli_export.codec import Codec
 from bertnli_export.devices import CPU, Device, choose_devices
 from bertnli_export.expansion import Expansion
 from bertnli_export.output_file import check_output
 from bertnli_export.pool import Pool
+from bertnli_export.remote_output import RemoteOutput, to_urls
 from bertnli_export.run_record import RunRecord, check_free, resume
 from bertnli_export.scorer import CHUNK, NOT_FINITE, Score, Scorer
 from bertnli_export.scoring_setup import ScoringSetup, prepare
@@ -41,6 +44,7 @@ VERSIONS = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
 Progress = Callable[[int, str], None]  # rows done, and a short note on the speed
 
 
+@to_urls
 def score_file(
     bundle: str | os.PathLike[str] | Scorer,
     input: str | os.PathLike[str],
@@ -63,7 +67,8 @@ def score_file(
     say: Callable[[str], None] = lambda line: None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
-    """Score every row of `input` into `output`. Columns, formats and dialects: see `pairs.PairFile` and writer.py.
+    """Score every row of `input` into `output`; both may be URLs (docs/files.md). Columns, formats and dialects: see
+    `pairs.PairFile` and writer.py.
 
     The same call resumes a run that was stopped or killed, and does nothing if its output is finished; with `restart`
     it starts over. A run from a pipe, or with `-` as output, cannot be resumed. `strict` stops at the first bad row,
@@ -94,10 +99,14 @@ def score_file(
         expansion.check(setup.bundle.outputs, setup.tokenizer)
     load_seconds = time.perf_counter() - began
 
+    given = os.fspath(input)
+    shown, read = shown_name(given), resolve_data(given) if is_url(given) else given
     began = time.perf_counter()
     reads_parse = setup.tokenizer.settings.reads_parse
     options: dict[str, Any] = {"prefer_parse": reads_parse, "problem_type": setup.bundle.outputs.problem_type}
-    file = PairFile(input, columns=columns, format=input_format, dialect=dialect, **options)
+    if expansion is not None:
+        options["texts"] = expansion.reads_texts
+    file = PairFile(read, columns=columns, format=input_format, dialect=dialect, **options, shown=shown)
     said, notes = len(file.notes), list[str]()
     size = CHUNK[setup.device.kind]
     place: dict[str, Any] = {}
@@ -135,7 +144,7 @@ def score_file(
 
     counts = run.counts
     summary = {
-        "output": os.fspath(output),
+        "output": output.shown if isinstance(output, RemoteOutput) else os.fspath(output),
         "rows": counts.rows,
         "errors": counts.errors,
         "truncated": counts.truncated,
@@ -168,16 +177,20 @@ def _open_record(
 ) -> RunRecord:
     """The record of this run: a new one, or that of the run to resume."""
     to_stdout = os.fspath(output) == "-"
+    if str(output) == file.name and isinstance(output, RemoteOutput):
+        raise InputError(f"{output}: the output is the input", do="give it another name")
     if not to_stdout:
         check_output(output, file.path)
         check_outside(Path(output))
     if to_stdout or not file.rereadable:  # a pipe cannot be read again
-        if not (to_stdout or restart):
+        if isinstance(output, RemoteOutput) and not restart:
+            output.check_free()
+        elif not (to_stdout or restart):
             check_free(Path(output))
         return RunRecord(None, {})
     fingerprint = {
         "bundle": {"sha256": setup.bundle.sha256},
-        "input": {"sha256": file.sha256(), "member": file.name.removeprefix(file.path)},
+        "input": {"sha256": file.sha256(), "member": file.member},
         "options": {
             **asdict(file.columns),
             "format": file.format,
@@ -191,7 +204,9 @@ def _open_record(
         "device": {"kind": setup.device.kind, "rows in a chunk": size},
         "versions": versions(VERSIONS),
     }
-    return RunRecord(Path(output), fingerprint) if restart else resume(Path(output), fingerprint)
+    if restart:
+        return RunRecord(Path(output), fingerprint)
+    return output.resume(fingerprint) if isinstance(output, RemoteOutput) else resume(Path(output), fingerprint)
 
 
 def _threshold_option(setup: ScoringSetup) -> dict[str, float]:

@@ -13,6 +13,7 @@ The prediction is made of these numbers. A premise that fits has one window, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -26,7 +27,7 @@ from bertnli.data.windows import encode_windows
 from bertnli.evaluation.activations import activate
 from bertnli_export.expansion import Expanded, Expansion, Texts
 from bertnli_export.score_columns import Extra, ScoreColumns
-from bertnli_export.scorer import Prediction, Scores
+from bertnli_export.scorer import Prediction, Score, Scores, score_of, two_texts
 
 if TYPE_CHECKING:
     from bertnli.data.tokenizer import PairTokenizer
@@ -36,6 +37,17 @@ Over = Literal["max", "mean"]
 
 STRIDE = 32
 _WINDOWS = 8  # of a row, as a guess of how many there are
+
+
+@dataclass(frozen=True, slots=True)
+class WindowScore(Score):
+    """A `Score`, and the window that decided, of so many `windows`: its number from 1 on, and its characters,
+    `premise[begin:end]`."""
+
+    window: int = 1
+    windows: int = 1
+    begin: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,14 @@ class Windows(Expansion):
             extras[row] = (window + 1, count, *expanded.details[begin + window])
         predictions = _predictions(reduced, highest, outputs, setup.threshold)
         return Scores(predictions, reduced, expanded.truncated, expanded.refused, extras)
+
+    def texts_of(self, items: Sequence[Any]) -> Texts:
+        return Texts(*two_texts(items), None)
+
+    def score_of(self, outputs: Outputs, item: Any, scores: Scores, row: int) -> WindowScore:
+        values, truncated = scores.values[row].tolist(), bool(scores.truncated[row])
+        one = score_of(outputs.names, scores.predictions[row], values, truncated)
+        return WindowScore(one.label, one.probabilities, one.truncated, one.labels, one.score, *scores.extras[row])
 
 
 def _predictions(

@@ -179,6 +179,8 @@ def _say(line: str) -> None:
 def needs(config: RunConfig, run_file: str, deepspeed_file: str | None = None) -> Needs:
     """What the run needs on every host. Models and data that have names are fetched into this host's cache."""
     paths = {"run file": Path(run_file), "model": resolve_model(config.model, folder_config.parse).path}
+    if config.teacher is not None:
+        paths["teacher"] = resolve_model(config.teacher.model, folder_config.parse_classifier).path
     for source in (*config.data.sources("train"), *config.data.sources("eval")):
         path = resolve_data(source.name)
         paths[source.key] = Path(path if Path(path).exists() else path.rpartition("#")[0])  # FILE#member

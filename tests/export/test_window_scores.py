@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from bertnli_export.distributed import _Job, _PartitionWorker
+from bertnli_export.distributed import _Job, _PartitionWorker, find_partitions, score_partitions
 from bertnli_export.run_record import record_path
 from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer
 from bertnli_export.session import Session
-from bertnli_export.window_scores import Windows
+from bertnli_export.window_scores import Windows, WindowScore
 from transformers import AutoTokenizer
 
 from bertnli.common.errors import InputError
@@ -193,6 +193,9 @@ def test_a_partition_on_ray(tmp_path) -> None:
     _PartitionWorker(work, None)._score(str(source), str(tmp_path / "ray.csv"))
     score_file(tiny.bundle(), source, tmp_path / "out.csv", device="cpu", expansion=Windows(STRIDE))
     assert (tmp_path / "ray.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
+    partitions = find_partitions(source, tmp_path / "out")
+    with pytest.raises(InputError, match="--stride; found 44"):  # before any node is asked
+        score_partitions(tiny.bundle(), partitions, tmp_path / "out", "local", expansion=Windows(44))
 
 
 @pytest.mark.parametrize(
@@ -223,3 +226,23 @@ def test_the_command(command: Run, tmp_path) -> None:
         tiny.bundle(), tmp_path / "in.jsonl", tmp_path / "b.jsonl", device="cpu", expansion=Windows(STRIDE, "mean")
     )
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("outputs", [SNLI, RERANKER, INDEPENDENT], ids=lambda outputs: outputs.problem_type)
+def test_in_python_the_scores_are_those_of_a_file(bundles, outputs, tmp_path) -> None:
+    score_file(bundles[outputs], write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl", expansion=Windows(STRIDE))
+    rows = [row for row in read(tmp_path / "out.jsonl") if not row["error"]]
+    scorer = Scorer(bundles[outputs], "cpu")
+    scores = scorer.score([(row["sentence1"], row["sentence2"]) for row in rows], Windows(STRIDE))
+    for row, one in zip(rows, scores, strict=True):
+        assert isinstance(one, WindowScore)
+        assert [one.window, one.windows, one.begin, one.end, one.truncated] == [row[name] for name in ADDED[:5]]
+        if outputs == RERANKER:
+            assert one.score == pytest.approx(row["score"], rel=1e-6)
+        else:
+            assert row["prediction"] == (one.label or list(one.labels))
+            assert one.probabilities == pytest.approx({name: row[f"p_{name}"] for name in outputs.names}, abs=1e-6)
+    with pytest.raises(InputError, match="a pair to score: the hypothesis leaves too few of the 48 tokens"):
+        scorer.score([("a man", "a dog"), ("a man", "a dog " * 60)], Windows(STRIDE))
+    with pytest.raises(InputError, match="a pair to score; found 'ab'"):
+        scorer.score(["ab"], Windows())

@@ -19,9 +19,10 @@ import pytest
 
 from bertnli.common import heartbeat
 from bertnli.common.errors import InputError
+from bertnli.common.urls import redact
 from bertnli.fetch import download as module
 from bertnli.fetch import package_index
-from bertnli.fetch.download import download, redact
+from bertnli.fetch.download import download
 from bertnli.fetch.entry import SourceError
 from tests.support.http_stand_in import Hosted, StandIn
 

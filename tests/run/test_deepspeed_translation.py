@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
 from bertnli.run.deepspeed_config import deepspeed_config
+from bertnli.run.deepspeed_keys import KNOWN_KEYS
 from bertnli.run.folder import RunFolder, run_of_job
 from bertnli.run.run_file import LoadedRun, load_run, read_run
 from tests.support import deepspeed_files as files
@@ -144,6 +149,7 @@ def test_the_last_step_is_that_of_the_schedule():
     [said] = mistakes(decay)
     assert said.startswith("deepspeed.scheduler.params.total_num_steps: 300 contradicts epochs: 1; remove one")
     warmup = {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 5}}}
+    assert loaded(warmup, warmup_type="linear").config.warmup_type == "linear"  # it has a default there, no value
     assert mistakes(warmup, warmup=0.2)[0].startswith(
         "deepspeed.scheduler.params.warmup_num_steps: 5 contradicts warmup: 0.2"
     )
@@ -272,6 +278,7 @@ def test_precision():
             {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
             "does not go with zero_stage: 0; set zero_stage: 1",
         ),
+        ({"optimizer.params.lr": 1e-3}, "unknown key 'optimizer.params.lr' in deepspeed, as its name has a dot"),
         ({"train_batch_size": True}, "deepspeed.train_batch_size; found True; expected a number"),
         (
             {"zero_optimization": {"stgae": "auto"}},
@@ -323,3 +330,31 @@ def test_a_file_that_cannot_be_read_is_told_with_the_other_mistakes(text, expect
         load_run("run.yaml")
     first, second = str(raised.value).splitlines()[1:]
     assert expected in first and "epochs" in second
+
+
+_LEAVES = [f"{section}.{name}".lstrip(".") for section, names in KNOWN_KEYS.items() for name in names.split()]
+_SCALARS = ["auto", None, True, False, 0, 1, 2, 8, 0.5, 1e9, -1, "cpu", "AdamW", "WarmupLR", "WarmupDecayLR", "log"]
+_MAPS = [{}, {"enabled": True}, {"type": "Adam", "params": {"lr": "auto"}}]
+_VALUES = st.sampled_from([*_SCALARS, [0.8, 0.999], [], *_MAPS])
+
+
+@hypothesis.settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(st.sampled_from(_LEAVES), _VALUES, max_size=6), st.booleans())
+def test_any_configuration_is_taken_or_refused(flat, known):
+    """Never another exception; and what is taken is read back from run.yaml as the same run, whatever its ranks."""
+    content: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        inner = content
+        for section in sections:
+            inner = inner.setdefault(section, {}) if isinstance(inner.get(section, {}), dict) else {}
+        inner[name] = copy.deepcopy(value)
+    Path("any.json").write_text(json.dumps(content))
+    Path("run.yaml").write_text(yaml.safe_dump({**BASE, "deepspeed": "any.json"}))
+    try:
+        run = read_run("run.yaml", [], 2 if known else None)
+    except InputError:
+        return
+    Path("resolved.yaml").write_text(run.config.to_yaml())
+    again = read_run("resolved.yaml", [], 3)
+    assert again.config == run.config and again.notes == ()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.run.folder import RunFolder, read_metrics
@@ -30,7 +31,7 @@ from tests.support.runs import fork, losses, on_ranks, same, start, train, train
 
 
 def test_a_run_leaves_what_it_promises(tmp_path, run, ranks):
-    keys = {"tensorboard": True, "dropout": 0.0, "learning_rate": 5e-3}
+    keys = {"report_to": "tensorboard", "dropout": 0.0, "learning_rate": 5e-3}
     summary = train(run(max_steps=60, **keys), ranks, **{"data.max_train_pairs": 16})
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == [
@@ -44,7 +45,11 @@ def test_a_run_leaves_what_it_promises(tmp_path, run, ranks):
     assert [row["step"] for row in rows if "eval_loss" in row][-1] == 60
     assert np.mean(losses(out)[-5:]) < np.mean(losses(out)[:5]) / 2  # it learns 16 pairs by heart
     assert load_run(out / "run.yaml").max_steps == 60
-    assert any((out / "tensorboard").iterdir())
+    board = EventAccumulator(str(out / "tensorboard")).Reload()
+    tags = {"train/loss", "train/accuracy", "train/learning_rate", "eval/loss", "eval/accuracy"}
+    assert tags <= {*board.Tags()["scalars"]}
+    assert [point.step for point in board.Scalars("train/loss")] == list(range(1, 61))
+    assert [point.value for point in board.Scalars("train/loss")] == pytest.approx(losses(out))
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path, run, ranks):
@@ -127,7 +132,7 @@ def test_a_run_goes_on_only_with_the_files_it_started_with(tmp_path, run, ranks)
 def test_a_full_disk_is_reported(tmp_path, run):
     folder = RunFolder(tmp_path / "run")
     folder.claim(load_run(run()))
-    metrics = MetricsLog(folder, 0, tensorboard=False, warn=print)
+    metrics = MetricsLog(folder, 0, load_run(run()), warn=print)
     metrics._file = Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(RunError, match="cannot be written: No space left on device; make room and give the same"):
         metrics.add(1, loss=1.0)
@@ -138,14 +143,20 @@ def test_metrics_that_cannot_be_written_are_reported(tmp_path, run):
     folder.claim(load_run(run()))
     folder.metrics_file.mkdir()
     with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written: Is a directory; move it away"):
-        MetricsLog(folder, 0, tensorboard=False, warn=print)
+        MetricsLog(folder, 0, load_run(run()), warn=print)
 
 
 @pytest.mark.parametrize(
     ("keys", "missing", "said"),
     [
-        ({}, "tensorboard", "tensorboard needs tensorboard, which is not installed; pip install tensorboard, or set"),
-        ({"tensorboard": False}, "tensorboard", ""),
+        ({}, "tensorboard", "report_to: tensorboard needs tensorboard, .* pip install tensorboard, or remove it from"),
+        ({"report_to": "none"}, "tensorboard", ""),
+        ({"report_to": ["mlflow", "wandb"]}, "wandb", "report_to: wandb needs wandb, .* pip install wandb, or remove"),
+        (
+            {"report_to": "mlflow"},
+            "mlflow",
+            "report_to: mlflow needs mlflow, .*; pip install mlflow",
+        ),
         (
             {"deepspeed": {"wandb": {"enabled": True}}},
             "wandb",

@@ -80,7 +80,11 @@ def test_the_pairs_are_pooled_with_their_own_columns_and_labels(run: Any, sets: 
 
 def test_labels_of_two_classes_need_a_mapping_that_is_said(run: Any, sets: Any) -> None:
     del sets[1]["label_names"]
-    with pytest.raises(InputError, match=r"facts\.tsv: labels that the model does not know.*'false' \(10 rows\)"):
+    unknown = r"facts\.tsv: labels that the model does not know.*'false' \(10 rows\).*file: data\.train\.1\.label_names"
+    with pytest.raises(InputError, match=unknown):
+        loaded(run(data={"train": sets}))
+    sets[1]["columns"]["label"] = "truth"
+    with pytest.raises(InputError, match=r"no column 'truth'.*in a run file: data\.train\.1\.columns\)"):
         loaded(run(data={"train": sets}))
 
 
