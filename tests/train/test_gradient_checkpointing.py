@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,16 @@ def test_gradients_are_the_same_to_the_last_bit(row: Row, layout: str, monkeypat
     elif layout.endswith("kernel"):
         monkeypatch.setattr(Packed, "attend", Packed._attend_padded)
     compared(model.train(), inputs_of(theirs, LENGTHS), padded if layout == "padded" else packed)
+
+
+def test_under_autocast_they_are_the_same_too() -> None:
+    """As a run in bf16 has it; the backward pass is outside of it."""
+
+    def cast(*given: Any) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return packed(*given)
+
+    compared(PairClassifier(BERT).train(), batch(LENGTHS), cast)
 
 
 @contextmanager

@@ -116,6 +116,9 @@ def check(settings: dict[str, Any], stage: int, group: ProcessGroup) -> None:
             assert torch.equal(found[name], start[name]), name
         else:
             torch.testing.assert_close(found[name], weight, rtol=2e-5, atol=2e-6, msg=name)
+    if stage == 0:  # at others DeepSpeed makes one tensor of a group
+        moments = sum(state["exp_avg"].numel() for state in straight._adamw.state.values())
+        assert moments == sum(parameter.numel() for parameter in theirs.parameters() if parameter.requires_grad)
     assert {name.partition("/")[2] for name in half if name.startswith("weight/")} == start.keys()
     assert {name.partition("/")[2] for name in half if name.startswith("exp_avg/")} == start.keys() - frozen
 
