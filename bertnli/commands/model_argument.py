@@ -12,6 +12,7 @@ from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
 from bertnli.common.installed import need
 from bertnli.common.progress import say
+from bertnli.common.urls import is_url
 from bertnli.families import folder_config
 from bertnli.fetch.resolve import resolve_model
 from bertnli.run.folder import result_of, run_of
@@ -48,7 +49,8 @@ class ModelOptions(NamedTuple):
 
 
 def is_bundle(model: str) -> bool:
-    return (Path(model) / "manifest.json").is_file()
+    """Whether it is a bundle's folder; a URL can only be one."""
+    return is_url(model) or (Path(model) / "manifest.json").is_file()
 
 
 def load(model: str, options: ModelOptions) -> Pretrained:
@@ -119,6 +121,10 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
 
     Raises InputError if it cannot be stored, as for a checkpoint.
     """
+    if is_url(model):
+        raise InputError(
+            "--calibrate", found=f"{model}, which is elsewhere", do="copy the bundle here, and copy it back"
+        )
     if is_bundle(model):
         from bertnli_export.bundle import update_manifest
 
