@@ -12,6 +12,7 @@ from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
 from bertnli.common.installed import need
 from bertnli.common.progress import say
+from bertnli.common.urls import is_url
 from bertnli.families import folder_config
 from bertnli.fetch.known_folders import is_bundle
 from bertnli.fetch.resolve import resolve_model
@@ -116,6 +117,10 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
 
     Raises InputError if it cannot be stored, as for a checkpoint.
     """
+    if is_url(model):
+        raise InputError(
+            "--calibrate", found=f"{model}, which is elsewhere", do="copy the bundle here, and copy it back"
+        )
     if is_bundle(model):
         from bertnli_export.bundle import folder_and_graph, update_manifest
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import read_map
+from bertnli.common.urls import is_url
 from bertnli.fetch.known_repositories import WEIGHTS
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -112,5 +113,7 @@ def _newest_last(path: Path) -> tuple[bool, int, str]:
 
 
 def is_bundle(model: str) -> bool:
-    """Whether the path is the folder of a bundle, which `bertnli export` makes, or one of its graphs."""
+    """Whether it is the folder of a bundle, which `bertnli export` makes, or one of its graphs. A URL can only be one."""
+    if is_url(model):
+        return True
     return (Path(model) / "manifest.json").is_file() or (model.endswith(".onnx") and Path(model).is_file())

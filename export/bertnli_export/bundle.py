@@ -193,8 +193,8 @@ class Bundle:
                     expected=f"a folder with {MANIFEST}",
                     do="make one: bertnli export MODEL OUT",
                 )
-            raw = _manifest_bytes(where)
-            manifest = _parse_manifest(raw, where)
+            raw = manifest_bytes(where)
+            manifest = parse_manifest(raw, where)
             for name, entry in manifest.files.items():
                 found = kind_of(path / name) or "no such file"
                 if found == "a file":
@@ -346,7 +346,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _manifest_bytes(where: Path) -> bytes:
+def manifest_bytes(where: Path) -> bytes:
     """Raises InputError for a pipe, which would wait for ever, and for a file that is too large; and OSError."""
     kind = kind_of(where)
     if kind == "a file" and (size := where.stat().st_size) > _LARGEST_MANIFEST:
@@ -356,7 +356,7 @@ def _manifest_bytes(where: Path) -> bytes:
     return where.read_bytes()
 
 
-def _parse_manifest(raw: bytes, where: Path) -> Manifest:
+def parse_manifest(raw: bytes, where: Path) -> Manifest:
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -499,7 +499,7 @@ def check_outside(path: Path) -> None:
 
 def _is_bundle(folder: Path) -> bool:
     try:
-        content = json.loads(_manifest_bytes(folder / MANIFEST))
+        content = json.loads(manifest_bytes(folder / MANIFEST))
     except (OSError, ValueError, RecursionError):  # an InputError is a ValueError
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
@@ -523,7 +523,7 @@ def update_manifest(path: Path, **about: Any) -> None:
     """
     where = path / MANIFEST
     with _reading(where):
-        manifest = _parse_manifest(_manifest_bytes(where), where)
+        manifest = parse_manifest(manifest_bytes(where), where)
     content = manifest.model_copy(update=about).model_dump(mode="json")
     try:
         write_text(where, _json(content))

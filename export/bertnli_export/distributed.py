@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertnli.common.errors import BertnliError, InputError, Interrupted, RunError, first_line
+from bertnli.common.urls import is_url
 from bertnli.data.dialect import Dialect
 from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns
@@ -62,6 +63,13 @@ def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str
 
     Raises InputError if there are none, if one has an unknown format, or if `output` holds data of other partitions.
     """
+    for place in (input, output):
+        if is_url(os.fspath(place)):
+            raise InputError(
+                f"{place}: a URL with --ray",
+                expected="a folder that every node sees",
+                do="mount it, or score its files one by one: without --ray INPUT and OUTPUT may be URLs",
+            )
     base, target = Path(input).absolute(), Path(output).absolute()
     if base.is_dir():
         pattern = str(Path(glob.escape(str(base)), "**"))
@@ -204,6 +212,9 @@ def score_partitions(
     """
     if device not in DEVICES:
         raise InputError("--device", found=repr(device), expected=" or ".join(DEVICES))
+    if is_url(os.fspath(bundle)):
+        do = "copy it to where every node sees it"
+        raise InputError(f"{bundle}: a URL with --ray", expected="a folder that every node sees", do=do)
     opened, folder = Bundle.open(Path(bundle).absolute()), Path(output).absolute()
     opened.check_files()
     opened.check_config()

@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from bertnli.common.errors import InputError
+from bertnli.common.urls import is_url
 from bertnli.data.outputs import THRESHOLD
 from bertnli_export.devices import Device, choose_device
 from bertnli_export.runtime import check_runtime
@@ -36,7 +37,8 @@ def prepare(
     threshold: float | None = None,
     unverified: bool = False,
 ) -> ScoringSetup:
-    """Open the bundle at `path`, compare its files with its manifest, and choose the device and the options.
+    """Open the bundle at `path`, a folder or a URL (remote_bundle.py), compare its files with its manifest, and choose
+    the device and the options.
 
     device: as `choose_device` takes it, or one that was chosen already. temperature: by default the bundle's own.
     threshold: of a model with independent labels, by default 0.5. unverified: accept a bundle that was never compared
@@ -48,6 +50,10 @@ def prepare(
     """
     from bertnli_export.bundle import Bundle  # it loads pydantic: `from bertnli import Scorer` stays light
 
+    if is_url(os.fspath(path)):
+        from bertnli_export.remote_bundle import local_bundle
+
+        path = local_bundle(os.fspath(path))
     bundle = Bundle.open(path, unverified=unverified)
     check_runtime(bundle.manifest.onnxruntime, str(bundle.path))
     bundle.check_files()

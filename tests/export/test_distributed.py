@@ -99,6 +99,12 @@ def test_scores_of_arrow_are_parquet_and_take_the_place_of_no_other(parts, tmp_p
         find_partitions(parts, tmp_path / "out")
 
 
+@pytest.mark.parametrize(("input", "output"), [("s3://b/in", "out"), ("in", "s3://b/out")])
+def test_urls_are_refused_and_no_local_folder_of_that_name_is_made(input, output) -> None:
+    with pytest.raises(InputError, match=r"s3://b/\w+: a URL with --ray; expected a folder that every node sees"):
+        find_partitions(input, output)
+
+
 @pytest.mark.parametrize("input", ["none", "empty", "none/*.tsv", "in/*.jsonl"])
 def test_no_partitions_are_an_error(parts, tmp_path, monkeypatch, input) -> None:
     (tmp_path / "empty").mkdir()

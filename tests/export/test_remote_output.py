@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,24 @@ def test_a_pipe_can_be_scored_to_a_url(store: Any, tmp_path: Path, monkeypatch: 
     assert names(store) == ["in/pairs.tsv", "out/scores.tsv"]
     with pytest.raises(InputError, match=f"{OUTPUT}: exists already"):
         from_pipe()
+
+
+def test_a_bundle_is_read_from_a_url(store: Any, tmp_path: Path, expected: bytes) -> None:
+    for path in tiny.bundle().iterdir():
+        store.pipe_file(f"memory://bucket/models/nli/{path.name}", path.read_bytes())
+    url = "memory://bucket/models/nli"
+    score_file(url, INPUT, OUTPUT, device="cpu")
+    assert store.cat_file(OUTPUT) == expected
+    assert Scorer(f"{url}/", "cpu").bundle.path == Scorer(url, "cpu").bundle.path
+    store.pipe_file(f"{url}/model.onnx", store.cat_file(f"{url}/model.onnx")[:-1] + b"x")
+    [folder] = (tmp_path / "cache" / "bundles").glob("*/")
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match=r"model\.onnx: not the file that was exported; found SHA-256"):
+        Scorer(url, "cpu")
+    with pytest.raises(InputError, match=r"bucket/none/manifest\.json: no such file"):
+        Scorer("memory://bucket/none", "cpu")
+    with pytest.raises(InputError, match=r"https://host/nli: a user, a password or a query in the URL of a bundle"):
+        Scorer("https://host/nli?sig=1", "cpu")
 
 
 def test_signed_urls_are_in_no_record_and_no_summary(store: Any, tmp_path: Path) -> None:
