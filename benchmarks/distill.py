@@ -21,7 +21,7 @@ from benchmarks.start_up import score_command
 from bertnli.common.errors import RunError
 
 BATCH_SIZE = 32
-SETTINGS = {"learning_rate": 1e-4, "global_batch_size": BATCH_SIZE, "tensorboard": False}
+SETTINGS = {"learning_rate": 1e-4, "global_batch_size": BATCH_SIZE, "report_to": "none"}
 TEACHER = {"epochs": 2, "seed": 0}
 STUDENT = {"epochs": 3, "keep_layers": [1, 3, 5]}
 TAUGHT = {"temperature": 2.0, "mix": 0.5}
