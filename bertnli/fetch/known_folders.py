@@ -113,7 +113,7 @@ def _newest_last(path: Path) -> tuple[bool, int, str]:
 
 
 def is_bundle(model: str) -> bool:
-    """Whether it is the folder of a bundle, which `bertnli export` makes, or one of its graphs. A URL can only be one."""
+    """Whether it is a bundle's folder, which `bertnli export` makes, or one of its graphs. A URL can only be one."""
     if is_url(model):
         return True
     return (Path(model) / "manifest.json").is_file() or (model.endswith(".onnx") and Path(model).is_file())
