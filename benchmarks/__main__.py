@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks import gpu, readme, sets
 from benchmarks.accuracy import accuracy
+from benchmarks.distill import distill
 from benchmarks.evidence import evidence
 from benchmarks.long_row import long_row
 from benchmarks.memory import memory
@@ -36,7 +37,7 @@ from bertnli.common.errors import BertnliError
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
 SCORING = ("scoring-base", "long-row", "start-up", "score-memory", "score-processes")
-FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "evidence")
+FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "evidence", "distill")
 SETS = (*FULL, "shapes", "gpu")
 
 _BEGAN = time.monotonic()
@@ -124,6 +125,9 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
         yield accuracy(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, *counts, _say)
     elif name == "evidence":
         yield evidence(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, effort.evidence_pairs, _say)
+    elif name == "distill":
+        numbers = effort.evidence_pairs, range(effort.seeds), effort.rounds
+        yield distill(folder, sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA, *numbers, _say)
     elif name == "gpu":
         inputs = gpu.carried(options.carried) if options.carried else gpu.fetched()
         plan = gpu.REHEARSAL if options.rehearse else gpu.PLAN

@@ -21,7 +21,7 @@ from benchmarks.peers.bertnli_train import train
 from bertnli.common.errors import RunError
 
 BATCH_SIZE, HELD_OUT = 32, 5000
-SETTINGS = {"epochs": 1, "learning_rate": 1e-4, "global_batch_size": BATCH_SIZE, "seed": 0, "tensorboard": False}
+SETTINGS = {"epochs": 1, "learning_rate": 1e-4, "global_batch_size": BATCH_SIZE, "seed": 0, "report_to": "none"}
 PRECISIONS = ("fp32", "int8")
 _CALIBRATION = ("ece", "brier", "loss", "accuracy")
 
@@ -36,7 +36,7 @@ def evidence(folder: Path, model: str, data: str, test: str, pairs: int, say: Sa
 
     sources = {"checkpoint": max((run / "checkpoints").glob("step-*")), "folder": run / "model"}
     for precision in PRECISIONS:
-        sources[f"bundle-{precision}"] = _exported(run / "model", folder / f"bundle-{precision}", precision)
+        sources[f"bundle-{precision}"] = exported(run / "model", folder / f"bundle-{precision}", precision)
     found = {}
     for how, path in sources.items():
         found[how] = evaluate(path, test)
@@ -106,7 +106,7 @@ def _train(output: Path, model: str, rows: Path, more: Mapping[str, Any] | None 
     return output
 
 
-def _exported(model: Path, bundle: Path, precision: str) -> Path:
+def exported(model: Path, bundle: Path, precision: str) -> Path:
     from bertnli_export.build import export_bundle
 
     from bertnli.model import pretrained

@@ -48,7 +48,7 @@ def _train(scratch: Path, model: str, data: str, pairs: int) -> Path:
         "model": str(given.model),
         "data": {"train": str(given.rows)},
         "output": str(scratch / "run"),
-        "tensorboard": False,
+        "report_to": "none",
         **SETTINGS,
     }
     train(run_file)

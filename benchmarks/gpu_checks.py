@@ -208,7 +208,7 @@ def _train(
         "output": str(output),
         "max_steps": steps,
         "global_batch_size": given.batch_size,
-        "tensorboard": False,
+        "report_to": "none",
         **settings,
     }
     train(run_file, {**os.environ, **(environment or {})})

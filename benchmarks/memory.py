@@ -45,7 +45,7 @@ def memory(folder: Path, model: str, data: str, sizes: Sequence[int], say: Say, 
                 "output": str(folder / f"run-{rows}-{name}"),
                 "max_steps": steps,
                 "global_batch_size": _BATCH,
-                "tensorboard": False,
+                "report_to": "none",
             }
             one["starts"][name] = watched(run_file, cache)
         one["corpus_mib"] = mib(sum(part.stat().st_size for part in cache.rglob("*") if part.is_file()))

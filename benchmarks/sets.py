@@ -42,9 +42,9 @@ class Effort:
     training_pairs, scoring_pairs: pairs of one timed run. base_pairs: the same, for scoring with a model of BERT-base's
     shape. rounds: how often each peer runs. accuracy_pairs, seeds: pairs trained on for accuracy, and how many times.
     memory_rows, score_rows: the two file sizes that are compared, in training and in scoring. long_row_rows: rows
-    around the long one. starts: timed starts of the command. evidence_pairs: pairs that the model for `evidence` trains
-    on. patience: seconds that may be spent on waiting for a quiet machine. every_peer: also the peers that no target
-    needs (see `training_peers`, `scoring_peers`).
+    around the long one. starts: timed starts of the command. evidence_pairs: pairs that the models for `evidence` and
+    `distill` train on. patience: seconds that may be spent on waiting for a quiet machine. every_peer: also the peers
+    that no target needs (see `training_peers`, `scoring_peers`).
     """
 
     training_pairs: int

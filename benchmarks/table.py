@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _TITLES = {
     "gpu-minilm": "A GPU: fine-tuning MiniLM",
     "accuracy": "Accuracy after the same training",
     "evidence": "What `bertnli eval` reports of one model",
+    "distill": "A large model teaches a small one",
     "start-up": "Start-up",
     "memory": "Memory of training",
     "score-memory": "Memory of scoring",
@@ -289,6 +291,24 @@ def _evidence(result: Json) -> list[str]:
     return lines
 
 
+def _distill(result: Json) -> list[str]:
+    blocks = len(result["options"]["student"]["keep_layers"])
+    about = {
+        "teacher": "the teacher, all blocks",
+        "taught": f"{blocks} of its blocks, taught by it",
+        "alone": f"{blocks} of its blocks, without a teacher",
+    }
+    lines = grid((f"bertnli eval of {result['work']['test']}", "mean accuracy", "of each seed"))
+    for how, name in about.items():
+        each = ", ".join(f"{run['accuracy']:.4f}" for run in result["runs"] if run["how"] == how)
+        lines.append(f"| {name} | {result['mean'][how]:.4f} | {each} |")
+    lines += ["", *grid(("bertnli score, pairs/s", "the teacher", "the student", "speed-up"))]
+    for precision, rates in result["scoring"].items():
+        medians = [f"{statistics.median(rates[how]):,.0f}" for how in ("teacher", "taught")]
+        lines.append(f"| {precision} | {medians[0]} | {medians[1]} | {result['speed_up'][precision]:.2f} x |")
+    return lines
+
+
 def _gpu_checks(result: Json) -> list[str]:
     lines = grid(("check", "found", "at most", ""))
     for check in result["checks"]:
@@ -324,6 +344,7 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "memory": _memory,
     "accuracy": _accuracy,
     "evidence": _evidence,
+    "distill": _distill,
     "gpu-checks": _gpu_checks,
     "gpu-run": _gpu_run,
 }

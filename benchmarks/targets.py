@@ -198,6 +198,11 @@ def _evidence(result: Json) -> Iterator[Target]:
         yield Target(f"warning of swapped labels {'fires' if wanted else 'is silent'}", float(right), 1.0, "{:.0f}")
 
 
+def _distill(result: Json) -> Iterator[Target]:
+    yield Target("points by which a teacher helps", result["points_over_alone"], 1.0, "{:.2f}")
+    yield Target("scoring speed of half the blocks, fp32", result["speed_up"]["fp32"], 1.8, "{:.2f} x")
+
+
 _OF_KIND: dict[str, Callable[[Json], Iterator[Target]]] = {
     "training": _training,
     "scoring": _scoring,
@@ -214,4 +219,5 @@ _OF_KIND: dict[str, Callable[[Json], Iterator[Target]]] = {
     "memory": _memory,
     "accuracy": _accuracy,
     "evidence": _evidence,
+    "distill": _distill,
 }

@@ -11,10 +11,13 @@ from bertnli.common.installed import __version__
 
 if TYPE_CHECKING:
     from bertnli_export.scorer import Scorer as Scorer
+    from bertnli_export.window_scores import Windows as Windows
+    from bertnli_export.zero_shot import ZeroShot as ZeroShot
 
     from bertnli.model import pretrained as pretrained
 
-__all__ = ["Scorer", "__version__"]  # and `pretrained`, for code that was written before the folders
+# And `pretrained`, for code that was written before the folders.
+__all__ = ["Scorer", "Windows", "ZeroShot", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +25,14 @@ def __getattr__(name: str) -> Any:
         from bertnli_export.scorer import Scorer
 
         return Scorer
+    if name == "Windows":
+        from bertnli_export.window_scores import Windows
+
+        return Windows
+    if name == "ZeroShot":
+        from bertnli_export.zero_shot import ZeroShot
+
+        return ZeroShot
     if name == "pretrained":
         from bertnli.model import pretrained
 

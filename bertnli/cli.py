@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bertnli.commands.command_group import CommandGroup, with_hyphens
 from bertnli.commands.options import (
     Arch,
     Delimiter,
@@ -43,12 +44,13 @@ from bertnli.common.installed import need
 from bertnli.common.signals import SIGNALS, meaning, not_ignored
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Fine-tune BERT and its relatives on sentence pairs, export them to ONNX, score files of pairs.",
     epilog="Start with: bertnli demo",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": with_hyphens},
 )
 
 
@@ -87,7 +89,7 @@ def fetch(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="A name from --list, or a model's hub id: org/name or org/name@revision.",
+            help="A name from --list, a model's hub id (org/name or org/name@revision), or hf:org/name:split.",
             autocompletion=_fetchable,
         ),
     ] = None,
@@ -132,10 +134,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Fine-tune on this machine as the run file says. The same command resumes a run that was stopped."""
-    from bertnli.run.run_file import load_run
+    from bertnli.run.run_file import read_run
     from bertnli.watch import rank_env
 
-    load_run(run_file, sets or [])  # reports mistakes in the run file before torch is loaded
+    read_run(run_file, sets or [], ranks)  # reports mistakes in the run file before torch is loaded
     need("torch", "train")
     need("deepspeed", "train")
     if ranks is None and rank_env.is_rank(os.environ):  # a launcher has started this command as one of several
@@ -329,7 +331,11 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
     precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), int8 (CPU) or fp16 (GPU).")] = "fp32",
     layout: Annotated[
-        str, typer.Option(help="bertnli (optimum can open it too), or triton: OUT is a Triton model repository.")
+        str,
+        typer.Option(
+            help="bertnli (optimum can open it too); hub: fp32 and int8, as models of the hub have them; triton: "
+            "OUT is a Triton model repository."
+        ),
     ] = "bertnli",
     verify: Annotated[
         str | None, typer.Option(metavar="DATA", help="Real rows for the parity check, by path or name.")

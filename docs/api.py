@@ -31,7 +31,9 @@ def build(out: Path) -> list[str]:
                     _prepare(importlib.import_module(module.name))
             if hasattr(package, "__all__"):  # without it, pdoc shows all modules
                 package.__all__ += [module.name for module in pkgutil.iter_modules(package.__path__)]
-        bertnli.Scorer = bertnli.Scorer  # pdoc does not look for names that are loaded at their first use
+        # pdoc does not look for names that are loaded at their first use.
+        for name in ("Scorer", "Windows", "ZeroShot"):
+            setattr(bertnli, name, getattr(bertnli, name))
         pdoc.render.configure(docformat="markdown", footer_text="bertnli")
         pdoc.pdoc(*PACKAGES, output_directory=out)
     theirs = Path(pdoc.__file__).parent

@@ -15,7 +15,7 @@ from bertnli.common.progress import megabytes
 from bertnli.data import output_config
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.families import folder_config
-from bertnli.fetch import known_folders, model_hub
+from bertnli.fetch import hub_repository, known_folders, model_hub
 from bertnli.fetch.cache import commit_of, downloads_dir, folder_of, is_complete
 from bertnli.fetch.catalog import lookup
 from bertnli.fetch.entry import Entry, HubAnswerError, HubModel, SourceError
@@ -60,7 +60,7 @@ def _of_entry(entry: Entry) -> Facts:
     if source is None:
         return _of_d2l(entry)
     try:
-        found = model_hub.repository(source)
+        found = hub_repository.repository(source)
         downloads_dir().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=downloads_dir()) as temporary:  # on the disk of what is linked
             folder = Path(temporary)

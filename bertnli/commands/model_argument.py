@@ -14,6 +14,7 @@ from bertnli.common.installed import need
 from bertnli.common.progress import say
 from bertnli.common.urls import is_url
 from bertnli.families import folder_config
+from bertnli.fetch.known_folders import is_bundle
 from bertnli.fetch.resolve import resolve_model
 from bertnli.run.folder import result_of, run_of
 
@@ -48,11 +49,6 @@ class ModelOptions(NamedTuple):
                 )
 
 
-def is_bundle(model: str) -> bool:
-    """Whether it is a bundle's folder; a URL can only be one."""
-    return is_url(model) or (Path(model) / "manifest.json").is_file()
-
-
 def load(model: str, options: ModelOptions) -> Pretrained:
     """The weights, for torch or for export. Raises InputError and RunError as `pretrained.load` does."""
     need("torch", "train")
@@ -75,7 +71,7 @@ def load(model: str, options: ModelOptions) -> Pretrained:
 
 def predictor(model: str, options: ModelOptions, device: str) -> Model:
     """The model that `bertnli eval` measures: a bundle in ONNX Runtime, or a checkpoint in torch."""
-    if is_bundle(model):
+    if is_url(model) or is_bundle(model):  # a URL can only be a bundle's
         from bertnli_export.scorer import Scorer
 
         options.refuse_all(model)
@@ -105,7 +101,7 @@ def split_options(given: ModelOptions, model: str, other: str) -> tuple[ModelOpt
 
 def _missing_options(model: str) -> set[str]:
     """The options that the model's files do not specify: of "arch" and "labels"."""
-    if is_bundle(model):
+    if is_url(model) or is_bundle(model):
         return set()
     path, arch = resolve_model(model, folder_config.parse_classifier)
     if run_of(path) is not None:
@@ -126,9 +122,9 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
             "--calibrate", found=f"{model}, which is elsewhere", do="copy the bundle here, and copy it back"
         )
     if is_bundle(model):
-        from bertnli_export.bundle import update_manifest
+        from bertnli_export.bundle import folder_and_graph, update_manifest
 
-        bundle = Path(model)
+        bundle, _ = folder_and_graph(Path(model))
         temperature.check_writable(bundle)
         return lambda fitted: update_manifest(bundle, temperature=fitted.temperature)
     path = existing_path(model)

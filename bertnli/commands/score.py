@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from bertnli.common import memory
 from bertnli.common.errors import InputError
 from bertnli.common.installed import need
 from bertnli.common.urls import is_url, redact
+
+if TYPE_CHECKING:
+    from bertnli_export.expansion import Expansion
 
 
 def score(
@@ -54,6 +57,30 @@ def score(
     delimiter: Delimiter = None,
     quoting: Quoting = None,
     no_header: NoHeader = False,
+    windows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="premise", help="Score a long premise in overlapping windows, each with the whole hypothesis."
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="What a window has in common with the one before. Default: 32.")
+    ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(metavar="max|mean", help="Of the windows' probabilities, by label. Default: max."),
+    ] = None,
+    candidate_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|COLUMN|A,B,…",
+            help="Zero-shot classification of texts: which of these labels (one in each line of a file) fits best.",
+        ),
+    ] = None,
+    hypothesis_template: Annotated[
+        str | None, typer.Option(help="The hypothesis of a label, which replaces {}. Default: 'This example is {}.'")
+    ] = None,
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="Several candidate labels may be true.")] = False,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +99,9 @@ def score(
     from bertnli.fetch.catalog import lookup_unless_path
     from bertnli.fetch.resolve import resolve_data
 
+    if candidate_labels is not None and (hypothesis is not None or label is not None):
+        do = "omit them; --premise names the column of the texts"
+        raise InputError("--hypothesis, --label", found="also --candidate-labels", do=do)
     dialect = Dialect(None if ray is None else format, delimiter, quoting, not no_header)
     options: dict[str, Any] = {
         "device": device,
@@ -82,6 +112,7 @@ def score(
         "columns": Columns(premise, hypothesis, label),
         "prefix": prefix,
         "dialect": dialect,
+        "expansion": _expansion(windows, stride, over, candidate_labels, hypothesis_template, multi_label),
     }
     if ray is not None:
         need("ray", "ray")
@@ -122,3 +153,33 @@ def score(
         )
     # If the scores go to standard output, the summary goes to standard error.
     print_summary(summary, as_json, file=sys.stderr if output == "-" else sys.stdout)
+
+
+def _expansion(
+    windows: str | None,
+    stride: int | None,
+    over: str | None,
+    candidate_labels: str | None,
+    template: str | None,
+    multi_label: bool,
+) -> Expansion | None:
+    """How a row becomes several pairs. Raises InputError for options that do not belong together."""
+    if windows is None and (stride is not None or over is not None):
+        raise InputError("--stride, --over", found="no --windows", do="give --windows premise too")
+    if candidate_labels is None and (template is not None or multi_label):
+        found, do = "no --candidate-labels", "give --candidate-labels too"
+        raise InputError("--hypothesis-template, --multi-label", found=found, do=do)
+    if windows is not None and candidate_labels is not None:
+        raise InputError("--windows", found="also --candidate-labels", do="omit one of the two")
+    if candidate_labels is not None:
+        from bertnli_export.zero_shot import TEMPLATE, ZeroShot
+
+        return ZeroShot.read(candidate_labels, TEMPLATE if template is None else template, multi_label)
+    if windows is None:
+        return None
+    if windows != "premise":
+        raise InputError("--windows", found=repr(windows), expected="premise")
+    from bertnli_export.window_scores import Windows
+
+    given = {"stride": stride, "over": over}
+    return Windows(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,24 +20,63 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 
+class Part(NamedTuple):
+    """The pairs of one data set. weight: how often an epoch has each pair. A weight of 2.5 is each pair twice, and half
+    of them, drawn anew in each epoch, once more."""
+
+    pairs: int
+    weight: float = 1.0
+
+    @property
+    def pairs_per_epoch(self) -> int:
+        return max(1, math.floor(self.pairs * self.weight + 0.5))
+
+    def drawn(self, seed: Sequence[int]) -> Indices:
+        """The part's pairs of one epoch, from 0. seed: of what is drawn."""
+        times, more = divmod(self.pairs_per_epoch, self.pairs)
+        drawn = np.random.default_rng(seed).permutation(self.pairs)[:more] if more else np.arange(0)
+        return np.concatenate([np.tile(np.arange(self.pairs), times), drawn])
+
+
 @dataclass(frozen=True)
 class Stream:
-    """The endless sequence of global batches over `pairs` examples. Each epoch has its own order."""
+    """The endless sequence of global batches over `pairs` examples. Each epoch has its own order.
+
+    parts: the data sets that the pairs are from, one after the other; () if they are from one alone.
+    """
 
     pairs: int
     global_batch_size: int
     seed: int
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def pairs_per_epoch(self) -> int:
+        return sum(part.pairs_per_epoch for part in self.parts) if self.parts else self.pairs
 
     def step(self, number: int) -> Indices:
         """Indices of the pairs in optimizer step `number` (from 0). The last step of an epoch may have fewer pairs."""
-        epoch, place = divmod(number, math.ceil(self.pairs / self.global_batch_size))
+        epoch, place = divmod(number, math.ceil(self.pairs_per_epoch / self.global_batch_size))
         start = place * self.global_batch_size
-        return _epoch_order(self.pairs, self.seed, epoch)[start : start + self.global_batch_size]
+        return self.epoch(epoch)[start : start + self.global_batch_size]
+
+    def epoch(self, number: int) -> Indices:
+        """Indices of the pairs of epoch `number` (from 0), in their order."""
+        return _epoch_order(self.parts or (Part(self.pairs),), self.seed, number)
 
 
 @lru_cache(maxsize=1)
-def _epoch_order(pairs: int, seed: int, epoch: int) -> Indices:
-    return np.random.default_rng([seed, epoch]).permutation(pairs)
+def _epoch_order(parts: tuple[Part, ...], seed: int, epoch: int) -> Indices:
+    ends = np.cumsum([part.pairs for part in parts])
+    # "DRAW" in ASCII makes it another random stream than that of the order.
+    drawn = [part.drawn([seed, epoch, 0x44524157, place]) for place, part in enumerate(parts)]
+    pairs = np.concatenate([one + end - part.pairs for one, end, part in zip(drawn, ends, parts, strict=True)])
+    return pairs[np.random.default_rng([seed, epoch]).permutation(len(pairs))]
+
+
+def source_of(pairs: Indices, starts: Indices) -> Indices:
+    """The data set that each pair is from, by the first pair of each set."""
+    return np.searchsorted(starts, pairs, side="right") - 1
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from bertnli.data.outputs import ProblemType
 PAIR_COLUMNS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text", "text_pair"))
 """(premise, hypothesis). The first pair that a file has is read."""
 
+TEXT_COLUMNS = ("premise", "text", "sequence", "sentence")
+"""Where a row is a single text: read if a file has exactly one of these."""
+
 OTHER_PAIRS = {
     ("premise", "hypo"): "older NLI files",
     ("context", "hypothesis"): "ANLI as its authors wrote it",

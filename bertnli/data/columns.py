@@ -16,6 +16,7 @@ from bertnli.data.column_names import (
     LABEL_COLUMNS,
     NOT_PAIRS,
     PAIR_COLUMNS,
+    TEXT_COLUMNS,
     usual_labels,
     usual_pairs,
     usual_partners,
@@ -121,14 +122,45 @@ def find_columns(
     return Columns(premise, hypothesis, labels[0] if len(labels) == 1 else None)
 
 
+def find_text(fields: Sequence[str], wanted: Columns, where: str, hint: str = "") -> Columns:
+    """The column of the texts, where a row is a single text and no pair: it is both sentences, and there is no label.
+
+    Raises InputError as `find_columns` does.
+    """
+    find = finder(fields)
+    if wanted.premise is not None:
+        name = find(wanted.premise)
+        found = [] if name is None else [name]
+    else:
+        found = [name for name in map(find, TEXT_COLUMNS) if name is not None]
+        if list(fields) == ["1"]:  # a table without a header
+            found = ["1"]
+    if len(found) == 1:
+        return Columns(found[0], found[0])
+    if found:
+        what, do = f"{where}: {len(found)} columns of texts, and nothing says which one is meant", "name one"
+        raise AmbiguousColumnsError(what, found=" and ".join(map(repr, found)), do=f"{do} with --premise")
+    raise InputError(
+        f"{where}: no column {wanted.premise!r}" if wanted.premise else f"{where}: no column with the texts",
+        found=f"columns {listed(fields)}",
+        expected=None if wanted.premise else " or ".join(TEXT_COLUMNS),
+        do="; ".join(filter(None, ["fix --premise" if wanted.premise else "name it with --premise", hint])),
+    )
+
+
 def _usual_labels(fields: Sequence[str], pair: Columns, problem_type: ProblemType) -> list[str]:
     find = finder(fields)
     names = [find(name) or "" for name in usual_labels([fold(name) for name in fields], problem_type)]
     return [name for name in names if name not in (pair.premise, pair.hypothesis)]
 
 
-def no_label_column(fields: Sequence[str], found: Columns, where: str, problem_type: ProblemType) -> InputError:
-    """The error for a file in which `find_columns` found no label column: there is none, or there are several."""
+def no_label_column(
+    fields: Sequence[str], found: Columns, where: str, problem_type: ProblemType, *, has_soft: bool = False
+) -> InputError:
+    """The error for a file in which `find_columns` found no label column: there is none, or there are several.
+
+    has_soft: it has soft labels (soft_labels.py).
+    """
     do = "with --label (in a run file: data.columns.label)"
     labels = _usual_labels(fields, found, problem_type)
     if len(labels) > 1:
@@ -139,6 +171,8 @@ def no_label_column(fields: Sequence[str], found: Columns, where: str, problem_t
         expected += ", or a column for each label"
     if problem_type == "single_label_classification" and scores:
         do += f"; {scores[0]!r} is read for a model that gives a score (problem_type: regression)"
+    if has_soft:
+        do += ", or train on the probabilities in p_…: in a run file, loss: {soft: 1}"
     return InputError(
         f"{where}: no label column", found=f"columns {listed(fields)}", expected=expected, do=f"name it {do}"
     )
@@ -235,13 +269,14 @@ def fault_of(name: str, value: Any) -> str | None:
 class HeaderRows:
     """Recognises headers among the rows of a text table; tables that were put into one file have them.
 
-    words: cells that a header may have. If neither sentence of a row is one of them, the row is not a header.
+    words: cells that a header may have. If neither sentence of a row is one of them, the row is not a header. Where a
+    row is a single text, only the file's own header is recognised: a text may well be a column's name.
     """
 
     def __init__(self, fields: Sequence[str], columns: Columns):
         self._fields = [name.casefold() for name in fields]
         pairs = (*PAIR_COLUMNS, ((columns.premise or "").casefold(), (columns.hypothesis or "").casefold()))
-        self._pairs = [frozenset(names) for names in pairs]
+        self._pairs = [frozenset(names) for names in pairs] if columns.premise != columns.hypothesis else []
         known = {name for names in (*pairs, LABEL_COLUMNS) for name in names}
         self.words = frozenset(fields) | known | {name.title() for name in known} | {name.upper() for name in known}
 

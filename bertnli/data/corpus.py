@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ _ARRAYS: dict[str, np.dtype[Any]] = {
     "rows": np.dtype(np.int64),  # [pairs], row number in the file
     "premises": np.dtype(np.uint64),  # [pairs], hash of the premise's text
 }
+_SOFT = {"soft_labels": np.dtype(np.float32)}  # [pairs, labels], with soft labels alone: what a pair is trained towards
 
 
 class Corpus:
@@ -52,8 +53,10 @@ class Corpus:
 
     about: `vocabulary` (number of token ids), `tokens`, `truncated` (pairs that were cut), and the rows that are not in
         it: `no_gold`, `bad`.
-    rows_by_label: see `LabelledPairs.rows_by_label`. sha256: of the file that the corpus was made from. Raises
-    `DamagedError` if the folder's files are not those that `_make` left.
+    key: its name in the cache, a hash of all that it depends on. rows_by_label: see `LabelledPairs.rows_by_label`.
+    sha256: of the file that the corpus was made from. without_gold:
+    pairs that have soft labels alone; their label is the most probable one. Raises `DamagedError` if the folder's files
+    are not those that `_make` left.
     """
 
     ids: NDArray[np.integer]
@@ -63,17 +66,23 @@ class Corpus:
     labels: NDArray[np.int8] | NDArray[np.float64]
     rows: NDArray[np.int64]
     premises: NDArray[np.uint64]
+    soft_labels: NDArray[np.float32] | None = None
 
     def __init__(self, folder: Path):
         about = _read_record(folder)
+        self.key: str = about["name"]
         self.sha256: str = about["sha256"]
         self.rows_by_label: dict[str, dict[str, int]] = about["rows_by_label"]
         self.about: dict[str, int] = {name: about[name] for name in _COUNTS}
         targets: int | None = about.get("targets")
-        for name, dtype in _types(self.about["vocabulary"], targets).items():
+        soft: int | None = about.get("soft")
+        self.without_gold: int = about.get("without_gold", 0)
+        for name, dtype in _types(self.about["vocabulary"], targets, soft is not None).items():
             setattr(self, name, np.memmap(folder / name, dtype=dtype, mode="r"))
         if targets is not None:
             self.labels = self.labels.reshape(-1, targets)
+        if self.soft_labels is not None and soft is not None:
+            self.soft_labels = self.soft_labels.reshape(-1, soft)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -91,8 +100,12 @@ def prepare(
     problem_type: ProblemType = "single_label_classification",
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
+    soft: float | None = None,
 ) -> Corpus:
     """The corpus of `file`, from the cache or made now. Several processes may call this at the same time.
+
+    soft: the file has soft labels (soft_labels.py). A pair is trained towards this share of them and, for the rest, its
+    gold label; towards the soft labels alone if it has no gold label.
 
     Raises InputError as `read_labelled` does for bad rows (unless `skip_bad_rows`) and for labels; for a pipe, because
     the file is read twice; and if the cache does not have the corpus, or a damaged one, and cannot be written.
@@ -115,6 +128,8 @@ def prepare(
     classes = problem_type == "single_label_classification"
     if not classes:  # the names of the others stay as they were
         depends_on["problem_type"] = problem_type
+    if soft is not None:
+        depends_on["soft"] = soft
     key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir() / "corpora" / key
     corpus = _opened(folder)  # without the lock, which we cannot take if it is another user's
@@ -126,9 +141,9 @@ def prepare(
             corpus = _opened(folder, warn=say)
             if corpus is None:
                 options: dict[str, Any] = {"skip_bad_rows": skip_bad_rows, "label_names": label_names}
-                options["tokenizer"] = tokenizer
+                options |= {"tokenizer": tokenizer, "soft": soft is not None}
                 labelled = read_labelled(file, labels, problem_type=problem_type, **options)
-                _make(folder, file, labelled, tokenizer, content, None if classes else len(labels))
+                _make(folder, file, labelled, tokenizer, content, None if classes else len(labels), soft)
                 corpus = Corpus(folder)
             return corpus
     except OSError as error:
@@ -179,9 +194,10 @@ def _make(
     tokenizer: PairTokenizer,
     content: str,
     targets: int | None,
+    soft: float | None,
 ) -> None:
     """Write the corpus and its record, in place of what is there. content: sha256 of `file`. targets: the numbers of a
-    label; None if it is an index.
+    label; None if it is an index. soft: see `prepare`.
 
     Raises RunError if `file` has changed since it was opened: its corpus would be kept under another content's name.
     """
@@ -191,20 +207,24 @@ def _make(
         about: dict[str, Any] = {
             "name": folder.name,
             "sha256": content,
-            **_write(partial, labelled, tokenizer, targets),
+            **_write(partial, labelled, tokenizer, targets, soft),
         }
         file.check_unchanged()
         if targets is not None:
             about["targets"] = targets
+        if soft is not None:
+            about["soft"] = len(labelled.labels)
         about["rows_by_label"] = labelled.rows_by_label()
         about["files"] = {path.name: [path.stat().st_size, digest(path)] for path in partial.iterdir()}
         (partial / _ABOUT).write_text(json.dumps(about | {"checksum": _checksum(about)}), encoding="utf-8")
 
 
-def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, targets: int | None) -> dict[str, int]:
-    """Write the arrays into `folder`. Returns what `Corpus.about` has."""
-    types = _types(tokenizer.vocab_size, targets)
-    tokens = truncated = 0
+def _write(
+    folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, targets: int | None, soft: float | None
+) -> dict[str, int]:
+    """Write the arrays into `folder`. Returns what `Corpus.about` has, and `without_gold` with soft labels."""
+    types = _types(tokenizer.vocab_size, targets, soft is not None)
+    tokens = truncated = without_gold = 0
     with ExitStack() as opened:
         streams = {name: opened.enter_context((folder / name).open("wb")) for name in types}
         pairs = iter(labelled)
@@ -221,25 +241,48 @@ def _write(folder: Path, labelled: LabelledPairs, tokenizer: PairTokenizer, targ
                 "rows": rows,
                 "premises": [_text_hash(premise) for premise in premises],
             }
+            if soft is not None:
+                arrays |= _mixed(np.array(gold), soft)
+                without_gold += sum(label < 0 for label, *_ in gold)
             tokens += len(encoded.ids)
             truncated += int(encoded.truncated.sum())
             for name, values in arrays.items():
                 # not tofile, which does not say that the disk is full
                 streams[name].write(np.ascontiguousarray(values).astype(types[name]).data)
     counts = (tokenizer.vocab_size, tokens, truncated, labelled.no_gold, labelled.bad)
-    return dict(zip(_COUNTS, counts, strict=True))
+    counted = dict(zip(_COUNTS, counts, strict=True))
+    return counted if soft is None else {**counted, "without_gold": without_gold}
 
 
-def _types(vocabulary: int, targets: int | None) -> dict[str, np.dtype[Any]]:
+def _mixed(gold: NDArray[np.float64], soft: float) -> dict[str, NDArray[Any]]:
+    """What the values of `SoftGolds`, `[pairs, 1 + labels]`, are in a corpus. soft: see `prepare`."""
+    labels, probabilities = gold[:, 0].astype(np.int64), gold[:, 1:]
+    known = labels >= 0
+    mixed = probabilities.copy()
+    mixed[known] *= soft
+    mixed[known, labels[known]] += 1 - soft
+    return {"labels": np.where(known, labels, probabilities.argmax(axis=1)), "soft_labels": mixed}
+
+
+def _types(vocabulary: int, targets: int | None, soft: bool) -> dict[str, np.dtype[Any]]:
     wide = {"ids": np.dtype(np.uint32)} if vocabulary > 2**16 else {}
-    return {**_ARRAYS, **wide, **({} if targets is None else {"labels": np.dtype(np.float64)})}
+    numbers = {} if targets is None else {"labels": np.dtype(np.float64)}
+    return {**_ARRAYS, **wide, **numbers, **(_SOFT if soft else {})}
 
 
 def _text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def split_holdout(corpus: Corpus, rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+class Premises(Protocol):
+    """A `Corpus`, or several in one (pooled_corpus.py)."""
+
+    @property
+    def premises(self) -> NDArray[np.uint64]: ...
+    def __len__(self) -> int: ...
+
+
+def split_holdout(corpus: Premises, rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the pairs to train on, and of `rows` pairs to evaluate on, chosen at random with the seed.
 
     SNLI has three hypotheses for each premise. A pair that shares its premise with a held-out pair is in neither part,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from bertnli.common.errors import InputError
-from bertnli.data import unfit_rows
-from bertnli.data.columns import no_label_column
+from bertnli.data import label_columns, soft_labels, unfit_rows
+from bertnli.data.columns import listed, no_label_column
 from bertnli.data.formats import empty
 from bertnli.data.golds import NONE_OF_THEM, WITHOUT, Golds, golds_for
-from bertnli.data.label_columns import columns_of, rows_with_labels
+from bertnli.data.labels import LabelTable
 from bertnli.data.outputs import ProblemType
 from bertnli.data.pairs import PairFile, Row
 from bertnli.data.records import BLANK_LINE
@@ -47,12 +48,13 @@ class LabelledPairs:
         golds: Golds,
         labels: Sequence[str],
         skip_bad_rows: bool,
-        columns: Mapping[str, str] | None = None,
+        rows: Callable[[], Iterator[Row]] | None = None,
         tokenizer: PairTokenizer | None = None,
     ):
-        """columns: label -> its column, if each has one (label_columns.py). tokenizer: see `read_labelled`."""
+        """rows: the file's, with label cells that `golds` reads; by default those of the label column. tokenizer: see
+        `read_labelled`."""
         self.file, self.labels, self.skip_bad_rows = file, tuple(labels), skip_bad_rows
-        self._golds, self._columns, self._tokenizer = golds, columns, tokenizer
+        self._golds, self._rows, self._tokenizer = golds, rows or file.rows, tokenizer
         self._reset()
 
     def _reset(self) -> None:
@@ -71,8 +73,7 @@ class LabelledPairs:
         """
         self._reset()
         read, skip = self._golds.read, self.skip_bad_rows
-        rows = self.file.rows() if self._columns is None else rows_with_labels(self.file, self._columns)
-        for row in unfit_rows.marked(_without_blank_end(rows), self._tokenizer):
+        for row in unfit_rows.marked(_without_blank_end(self._rows()), self._tokenizer):
             self.read += 1
             gold = read(row.label)
             error = row.error or gold.fault
@@ -155,6 +156,7 @@ def read_labelled(
     skip_bad_rows: bool = False,
     label_names: Mapping[str, str] | None = None,
     tokenizer: PairTokenizer | None = None,
+    soft: bool = False,
 ) -> LabelledPairs:
     """The rows of `file` whose label is one of `labels`, in order, each label as an index into `labels`.
 
@@ -163,15 +165,40 @@ def read_labelled(
 
     Labels are compared as `label_key` says. Rows without a gold label (`-`, -1, empty) are skipped and counted.
     label_names (data.label_names in a run file): translates label cells, for example {"0": "entailment"}, to one of
-    `labels` or `-`. tokenizer: pairs that it cannot cut as its settings say are bad rows.
+    `labels` or `-`. tokenizer: pairs that it cannot cut as its settings say are bad rows. soft: the file has soft
+    labels, and a label is a tuple as `SoftGolds` has it (soft_labels.py).
 
-    Raises InputError if the file has no label column, or several that are equally good, or if `label_names` has a value
-    that is not one of `labels`.
+    Raises InputError if the file has no label column (or no columns of soft labels), or several that are equally good,
+    or if `label_names` has a value that is not one of `labels`.
     """
     if not file.fields:
         raise empty(file.name)
+    if soft:
+        return _read_soft(file, labels, skip_bad_rows, label_names, tokenizer)
     golds, several = golds_for(labels, problem_type, label_names), problem_type == "multi_label_classification"
-    columns = columns_of(file, labels) if several and file.columns.label is None else None
+    columns = label_columns.columns_of(file, labels) if several and file.columns.label is None else None
     if file.columns.label is None and columns is None:
-        raise no_label_column(file.fields, file.columns, file.name, problem_type)
-    return LabelledPairs(file, golds, labels, skip_bad_rows, columns, tokenizer)
+        has_soft = not several and soft_labels.columns_of(file, labels) is not None
+        raise no_label_column(file.fields, file.columns, file.name, problem_type, has_soft=has_soft)
+    rows = None if columns is None else partial(label_columns.rows_with_labels, file, columns)
+    return LabelledPairs(file, golds, labels, skip_bad_rows, rows, tokenizer)
+
+
+def _read_soft(
+    file: PairFile,
+    labels: Sequence[str],
+    skip_bad_rows: bool,
+    label_names: Mapping[str, str] | None,
+    tokenizer: PairTokenizer | None,
+) -> LabelledPairs:
+    columns = soft_labels.columns_of(file, labels)
+    if columns is None:
+        raise InputError(
+            f"{file.name}: no columns of soft labels",
+            found=f"columns {listed(file.fields)}",
+            expected=", ".join(f"p_{label}" for label in labels),
+            do="give a file that has them, as bertnli score writes it, or remove loss.soft",
+        )
+    golds = soft_labels.SoftGolds(labels, LabelTable(labels, label_names), columns)
+    rows = partial(soft_labels.rows_with_soft_labels, file, columns)
+    return LabelledPairs(file, golds, labels, skip_bad_rows, rows, tokenizer)

@@ -29,6 +29,7 @@ from bertnli.data.columns import (
     HeaderRows,
     fault_of,
     find_columns,
+    find_text,
     label_text,
     listed,
     not_read,
@@ -116,8 +117,9 @@ class PairFile:
     path: a file, a folder that `save_to_disk` made (saved_dataset.py), `archive.zip#member`, or `-` for standard input
     (with `format`). dialect: how a text table is written, as far as the user says it; its format counts if `format` is
     None. prefer_parse: take SNLI's binary-parse columns, without their parentheses, if the file has them; the d2l book
-    does so. problem_type: of the model that reads the labels. shown: the name for messages, if it is not the
-    path. A file can be read several times, a pipe only once.
+    does so. problem_type: of the model that reads the labels. shown: the name for messages, if it is not the path.
+    texts: a row is a single text, which is both sentences of its pair. A file can be read several times, a pipe only
+    once.
 
     Attributes: `name`, for messages; `path`; `member`, of an archive, with a # before it; `format`, one of tsv, csv,
     jsonl (a JSON array too), parquet, arrow; `columns` as found; `fields`, all column names in order (JSONL: of the
@@ -137,6 +139,7 @@ class PairFile:
         prefer_parse: bool = False,
         problem_type: ProblemType = "single_label_classification",
         shown: str | None = None,
+        texts: bool = False,
     ):
         self._told = dialect or Dialect()
         self._source = Source(path, format or self._told.format, shown)
@@ -144,6 +147,7 @@ class PairFile:
         self.member = f"#{self._source.member}" if self._source.member else ""
         self._wanted, self._prefer_parse = columns or Columns(), prefer_parse
         self._problem_type: ProblemType = problem_type
+        self._texts = texts
         self.header = ""
         self.schema: pyarrow.Schema | None = None
         self.class_names: tuple[str, ...] = ()
@@ -226,7 +230,8 @@ class PairFile:
         if found.note:
             self._notes.append(found.note)
         if not self._told.header and self._wanted == Columns():
-            names = [f"column {name} is the {role}" for role, name in asdict(self.columns).items() if name]
+            roles = {"text": self.columns.premise} if self._texts else asdict(self.columns)
+            names = [f"column {name} is the {role}" for role, name in roles.items() if name]
             self._notes.append(f"note: {self.name}: {', '.join(names)}")
         if self._source.rereadable:
             self._decide_quoting()
@@ -247,7 +252,11 @@ class PairFile:
     def _has_pairs(self, fields: Sequence[str]) -> bool:
         try:
             # Without a header the wanted names are numbers.
-            find_columns(fields, self._wanted if self._told.header else Columns(), "", prefer_parse=self._prefer_parse)
+            wanted = self._wanted if self._told.header else Columns()
+            if self._texts:
+                find_text(fields, wanted, "")
+            else:
+                find_columns(fields, wanted, "", prefer_parse=self._prefer_parse)
         except AmbiguousColumnsError:
             return True
         except InputError:
@@ -302,7 +311,9 @@ class PairFile:
         if not probed:  # a file without a row; its output in another format has columns, so that it can be read again
             premise, hypothesis = self._wanted.premise or "premise", self._wanted.hypothesis or "hypothesis"
             self.columns = Columns(premise, hypothesis, self._wanted.label)
-            self.fields = [name for name in (premise, hypothesis, self._wanted.label) if name is not None]
+            if self._texts:
+                self.columns = Columns(self._wanted.premise or "text", self._wanted.premise or "text")
+            self.fields = [*dict.fromkeys(name for name in asdict(self.columns).values() if name is not None)]
             return again
         part, example = ("element", "a pair in each element") if self._is_array else ("line", "one object in each line")
         raise first_error or InputError(
@@ -316,7 +327,9 @@ class PairFile:
         twice = sorted(name for name, times in Counter(fields).items() if times > 1)
         if twice:
             raise InputError(f"{self.name}: two columns have the same name", found=listed(twice), do="rename one")
-        if not self._told.header and self._wanted == Columns():
+        if self._texts:
+            self.columns = find_text(fields, self._wanted, self.name, hint)
+        elif not self._told.header and self._wanted == Columns():
             self.columns = numbered_columns(fields, self.name, hint)
         else:
             options: dict[str, Any] = {"prefer_parse": self._prefer_parse, "problem_type": self._problem_type}

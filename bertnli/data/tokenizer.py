@@ -233,9 +233,14 @@ class PairTokenizer:
         """
         folder = Path(folder)
         (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
-        if tokenizer_files.kind(self._tokenizer) in tokenizer_files.SUBWORDS:
+        if self.in_transformers:
             content = json.dumps(self._transformers_config(), indent=2, ensure_ascii=False)
             (folder / "tokenizer_config.json").write_text(content + "\n", encoding="utf-8")
+
+    @property
+    def in_transformers(self) -> bool:
+        """Whether transformers can read the files that `save` writes; it has no tokenizer such as d2l's."""
+        return tokenizer_files.kind(self._tokenizer) in tokenizer_files.SUBWORDS
 
     def _transformers_config(self) -> dict[str, Any]:
         named = {

@@ -1,7 +1,7 @@
 """The cache folder of fetched data sets and models: where each one is, whether it is complete, locks and receipts.
 
 `datasets/NAME/`, `models/NAME/` and `hub/ORG/NAME/` each contain the files of an entry and a `receipt.json`; a model at
-a revision that the user gave is in `hub/ORG/NAME@REVISION/`.
+a revision that the user gave is in `hub/ORG/NAME@REVISION/`. Rows of a data set on the hub are in `hub-data/`.
 `downloads/` contains archives and incomplete `.part` files; `locks/` contains one lock file for each name.
 """
 
@@ -36,6 +36,8 @@ def downloads_dir() -> Path:
 def folder_of(entry: Entry) -> Path:
     if entry.name in CATALOG:
         return cache_dir() / f"{entry.kind}s" / entry.name
+    if entry.kind == "dataset":
+        return cache_dir() / "hub-data" / quote(entry.name.removeprefix("hf:"), safe="@")
     repo, at, revision = entry.name.partition("@")
     return cache_dir() / "hub" / f"{repo}{at}{quote(revision, safe='')}"  # a branch's name may have slashes
 

@@ -89,7 +89,25 @@ class HubModel:
         return f"model hub, {self.name}"
 
 
-Source = Unpacked | AsItIs | HubModel
+@dataclass(frozen=True)
+class HubDataSet:
+    """The rows of one split of a data set on the model hub."""
+
+    repo: str
+    config: str | None  # its subset; None: the only one, or the one that it calls the default
+    split: str | None  # None: not said, which is an error that lists them
+    revision: str | None = None  # a branch, a tag or a commit; None: the main branch
+
+    @property
+    def name(self) -> str:
+        """As users write it, without the split."""
+        return f"hf:{self.repo}" if self.revision is None else f"hf:{self.repo}@{self.revision}"
+
+    def __str__(self) -> str:
+        return f"model hub, data set {self.name.removeprefix('hf:')}"
+
+
+Source = Unpacked | AsItIs | HubModel | HubDataSet
 
 
 @dataclass(frozen=True)
@@ -117,9 +135,11 @@ class Entry:
     sources: tuple[Source, ...]  # in the order of the attempts
     disclosure: str | None = None  # must be stated with every accuracy of a model that starts from this one
     paper: str | None = None  # the paper that describes a data set
+    language: str | None = "en"  # of a data set, as the model hub names it; None if not known
+    listed_as: str | None = None  # the one name that stands for many entries in lists, such as xnli-LANG
     arch: str | None = None  # of a d2l model, whose files do not have the number of heads
     schema: DataSetSchema = field(default_factory=DataSetSchema)
 
     @property
     def archives(self) -> tuple[Archive, ...]:
-        return tuple(source.archive for source in self.sources if not isinstance(source, HubModel))
+        return tuple(source.archive for source in self.sources if isinstance(source, Unpacked | AsItIs))

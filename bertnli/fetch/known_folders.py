@@ -109,3 +109,8 @@ def _newest_last(path: Path) -> tuple[bool, int, str]:
     step = re.fullmatch(r"checkpoint-(\d+)", path.name)
     main = path.parents[1] / "refs" / "main"
     return main.is_file() and main.read_text().strip() == path.name, int(step[1]) if step else -1, path.name
+
+
+def is_bundle(model: str) -> bool:
+    """Whether the path is the folder of a bundle, which `bertnli export` makes, or one of its graphs."""
+    return (Path(model) / "manifest.json").is_file() or (model.endswith(".onnx") and Path(model).is_file())

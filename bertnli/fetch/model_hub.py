@@ -1,42 +1,22 @@
-"""Fetches a model from the model hub: what says whether it can run first, then only the weights that are read.
-
-Every file is checked against the hub's checksums. huggingface_hub asks the hub, so its environment variables
-(HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN) are used. A file that its cache already has is linked, not copied.
-"""
+"""Fetches a model from the model hub: what says whether it can run first, then only the weights that are read."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import re
 import shutil
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from bertnli.common import heartbeat
-from bertnli.common.errors import InputError, first_line
-from bertnli.common.files import cache_dir, read_json
+from bertnli.common.errors import InputError
+from bertnli.common.files import read_json
 from bertnli.common.progress import megabytes, say
 from bertnli.fetch import known_folders, known_repositories
-from bertnli.fetch.cache import LARGE, downloads_dir, kept_files, link_or_copy, lock
-from bertnli.fetch.download import LONGEST_WAIT, check, download, new_client
-from bertnli.fetch.entry import HubAnswerError, HubModel, SourceError
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
+from bertnli.fetch.entry import HubModel, SourceError
+from bertnli.fetch.hub_repository import Repository, repository
 
 ParseConfig = Callable[[Any, str], object]
 """Takes the content of a config.json, and a name of it for messages. Raises InputError if such a model cannot run."""
-
-ANSWER_SECONDS = 10.0
-_TRIES = 5  # for a hub that is busy; huggingface_hub tries again by itself, but not for the list of files
-_SHOWN = 5_000_000  # bytes, of a file whose progress is shown
-_LARGEST = 1 << 38  # bytes, of a file whose size the hub does not say
 
 _CONFIG = re.compile(r"config\.json|modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json")
 _CARD = re.compile(r"README\.md|LICENSE(\.\w+)?")
@@ -136,243 +116,6 @@ def describe(found: Repository, folder: Path, parse_config: ParseConfig | None) 
 def _read_index(found: Repository, name: str, folder: Path) -> Any:
     found.get([name], folder)
     return read_json(folder / name)
-
-
-class HubFile(NamedTuple):
-    """size: in bytes. checksum: `sha256:…` of a large file, `git:…` of others (their blob). None: not known."""
-
-    size: int | None = None
-    checksum: str | None = None
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A model's repository at one commit. snapshot: its folder in huggingface_hub's cache, if the hub is not asked."""
-
-    name: str  # as the user wrote it
-    repo: str
-    commit: str
-    files: Mapping[str, HubFile]  # by their paths in it
-    snapshot: Path | None = None
-
-    def size(self, names: Iterable[str]) -> int | None:
-        """Bytes of these files; None if the hub does not say."""
-        sizes = [self.files[name].size for name in names]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
-
-    def get(self, names: Iterable[str], folder: Path) -> None:
-        """Put the files into `folder`, checked. Raises SourceError and OSError as `download_model` does."""
-        with heartbeat.periodic(f"fetching {self.name}"):
-            for name in names:
-                if not (folder / name).exists():
-                    self._get(name, folder / name)
-
-    def _get(self, name: str, target: Path) -> None:
-        if self.snapshot is not None:
-            link_or_copy(self.snapshot / name, target, LARGE)
-            return
-        for there in self._on_this_machine(name):
-            link_or_copy(there, target, LARGE)
-            try:
-                _check_listed(target, self.files[name])
-                return
-            except SourceError as error:
-                say(f"{self.name}: {there}: {error}; it is not used")
-                target.unlink()
-        self._download(name, target)
-
-    def _on_this_machine(self, name: str) -> Iterator[Path]:
-        """Where the file may already be: in huggingface_hub's cache, or in another folder of ours."""
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(self.repo, name, revision=self.commit)
-        if isinstance(cached, str):
-            yield Path(cached)
-        if (checksum := self.files[name].checksum) is not None and checksum.startswith("sha256:"):
-            yield from kept_files(checksum.removeprefix("sha256:"))
-
-    def _download(self, name: str, target: Path) -> None:
-        """Download a file. What a killed process has of it is continued (download.py), unlike in huggingface_hub 2."""
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers
-
-        size, checksum = self.files[name]
-        url = hf_hub_url(self.repo, name, revision=self.commit)
-        folder = downloads_dir() / f"{self.repo.replace('/', '--')}--{self.commit}"
-        sha256 = checksum if checksum is not None and checksum.startswith("sha256:") else None
-        with lock(folder.name), new_client() as client:
-            client.headers.update(build_hf_headers())  # the token; a redirect to another host does not get it
-            folder.mkdir(parents=True, exist_ok=True)
-            stored = folder / name
-            try:
-                download(
-                    url,
-                    stored,
-                    limit=size or _LARGEST,
-                    size=size,
-                    checksum=sha256,
-                    client=client,
-                    shown=(size or _LARGEST) >= _SHOWN,
-                )
-                _check_listed(stored, self.files[name])
-                stored.replace(target)
-            except SourceError as error:
-                reason = str(error) if name in str(error) else f"{name}: {error}"
-                raise _why(url, self.repo) or SourceError(reason) from error
-            finally:
-                stored.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # a part of a file is in it, for the next try
-                    folder.rmdir()
-
-
-def repository(source: HubModel) -> Repository:
-    """The repository at the revision that the user gave. Raises SourceError if the hub does not have it.
-
-    If the hub cannot be reached, or may not be asked (HF_HUB_OFFLINE), what its cache on this machine has.
-    """
-    if not os.path.expanduser("~").startswith("/"):  # noqa: PTH111  # no home folder: its cache goes beside ours
-        os.environ.setdefault("HF_HOME", str(cache_dir() / "huggingface"))
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    for tries in range(1, _TRIES + 1):
-        try:
-            info = HfApi().model_info(
-                source.repo, revision=source.revision, files_metadata=True, timeout=ANSWER_SECONDS
-            )
-            break
-        except Exception as error:  # it also raises errors of its HTTP library
-            if (answer := _as_answer(error, source.repo, source.revision)) is not None:
-                raise answer from error
-            wait = _wait(error, tries)
-            if tries == _TRIES or wait is None:
-                return _from_hub_cache(source, error)
-            say(f"{source.name}: the hub is busy (HTTP {_status(error)}); trying again in {wait:g} s")
-            time.sleep(wait)
-    files = {file.rfilename: _listed(file) for file in info.siblings or []}
-    return Repository(source.name, source.repo, info.sha or source.revision or "main", files)
-
-
-def _listed(file: RepoSibling) -> HubFile:
-    large = f"sha256:{file.lfs.sha256}" if file.lfs is not None else None
-    return HubFile(file.size, large or (f"git:{file.blob_id}" if file.blob_id else None))
-
-
-def _from_hub_cache(source: HubModel, why: Exception) -> Repository:
-    """An earlier download in huggingface_hub's cache, for use when the hub cannot be reached."""
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        snapshot = Path(
-            huggingface_hub.snapshot_download(
-                source.repo, revision=source.revision, local_files_only=True, allow_patterns=["config.json"]
-            )
-        )
-    except LocalEntryNotFoundError:
-        raise SourceError(f"cannot be reached ({_reason(why)})") from why
-    names = sorted(str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file())
-    if not set(names) & set(known_repositories.WEIGHTS):
-        raise SourceError(f"cannot be reached ({_reason(why)}), and its cache on this machine has no weights of it")
-    files = {name: HubFile((snapshot / name).stat().st_size) for name in names}
-    say(f"{source.name}: the hub cannot be reached; taken from its cache on this machine, {snapshot}")
-    return Repository(source.name, source.repo, snapshot.name, files, snapshot)
-
-
-# What the hub answers
-
-
-def _as_answer(error: Exception, repo: str, revision: str | None = None) -> HubAnswerError | None:
-    """The error of an answer that another try would get again; None if another try may succeed."""
-    from huggingface_hub import constants, errors, get_token
-
-    token, page = "the token in HF_TOKEN or of `hf auth login`", f"{constants.ENDPOINT}/{repo}"
-    if isinstance(error, errors.GatedRepoError):
-        if get_token() is None:
-            return HubAnswerError("a gated model, and no token", f"accept its conditions on {page}, and set HF_TOKEN")
-        return HubAnswerError(f"a gated model, and {token} has no access to it", f"accept its conditions on {page}")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return HubAnswerError(f"no branch, tag or commit {revision!r} in it", f"take one of {page}/tree/main, or none")
-    if isinstance(error, errors.DisabledRepoError):
-        return HubAnswerError("a model that the hub has disabled", "take another one")
-    status = _status(error)
-    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and get_token() is None):
-        if (kind := _other_kind(repo)) is not None:
-            return HubAnswerError(f"a {kind} on the hub, not a model", "give the hub id of a model")
-        private = "set HF_TOKEN" if get_token() is None else f"{token} does not show it to you: check its permissions"
-        return HubAnswerError(
-            "no such model on the hub, or it is private", f"check the name; if it is private: {private}"
-        )
-    if status == 401:
-        return HubAnswerError(f"the hub does not accept {token}", "set a new one, or unset HF_TOKEN for a public model")
-    if status == 403:
-        return HubAnswerError(f"the hub forbids it: {token} lacks the permission", "give it access to this model")
-    return None
-
-
-def _why(url: str, repo: str) -> HubAnswerError | None:
-    """Why the hub does not give a file, in the words of `_as_answer`: huggingface_hub reads its answers."""
-    from huggingface_hub import get_hf_file_metadata
-
-    try:
-        get_hf_file_metadata(url, timeout=ANSWER_SECONDS, retry_on_errors=False)
-    except Exception as error:  # it also raises errors of its HTTP library
-        return _as_answer(error, repo)
-    return None
-
-
-def _other_kind(repo: str) -> str | None:
-    """`data set` or `space` if there is one of this name. They have names of their own on the hub."""
-    from huggingface_hub import HfApi
-
-    hub = HfApi()
-    for kind, ask in (("data set", hub.dataset_info), ("space", hub.space_info)):
-        try:
-            ask(repo, timeout=ANSWER_SECONDS)
-            return kind
-        except Exception:  # not one of these, or it cannot be asked
-            continue
-    return None
-
-
-def _status(error: Exception) -> int | None:
-    response = getattr(error, "response", None)
-    return getattr(response, "status_code", None)
-
-
-def _wait(error: Exception, tries: int) -> float | None:
-    """Seconds to wait before the next try, if the hub is busy; None if that is not what the error says."""
-    status = _status(error)
-    if status is None or (status not in (408, 429) and status < 500):
-        return None
-    asked = error.response.headers.get("retry-after", "")  # type: ignore[attr-defined]  # it has a status
-    wait = float(asked) if asked.isdecimal() else 0.5 * 2 ** (tries - 1)
-    return wait if wait <= LONGEST_WAIT else None
-
-
-def _reason(error: Exception) -> str:
-    """One line; of an answer by HTTP its status alone, without huggingface_hub's advice and the URL."""
-    status = _status(error)
-    if status is None:
-        return first_line(error)
-    advice = ": wait, or set HF_TOKEN, which has higher limits" if status == 429 else ""
-    return f"HTTP {status} {error.response.reason_phrase}{advice}"  # type: ignore[attr-defined]  # it has a status
-
-
-def _check_listed(path: Path, file: HubFile) -> None:
-    """Check a file against the hub's list: sha256 of large files, git's blob id (sha1 with a header) of others."""
-    if file.checksum is None:
-        return
-    algorithm, _, expected = file.checksum.partition(":")
-    if algorithm != "git":
-        check(path, file.checksum)
-        return
-    content = path.read_bytes()
-    found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    if found != expected:
-        raise SourceError(f"wrong checksum of {path.name}: found git blob {found}, expected {expected}")
 
 
 def check_outputs(folder: Path, where: str) -> None:

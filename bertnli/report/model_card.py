@@ -8,7 +8,7 @@ from pathlib import Path
 from bertnli.data.labelled import RowsByLabel
 from bertnli.data.outputs import Outputs, ProblemType
 from bertnli.fetch.catalog import lookup_unless_path
-from bertnli.fetch.entry import HubModel
+from bertnli.fetch.entry import HubDataSet, HubModel
 from bertnli.report import licences, number_lines
 from bertnli.report.licences import notes_about
 from bertnli.report.rendering import Json, templates, write_file
@@ -16,7 +16,14 @@ from bertnli.report.rendering import Json, templates, write_file
 _HUB_LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "MIT": "mit"}
 
 # By the first part of a catalogue name.
-_HUB_DATASETS = {"snli": "stanfordnlp/snli", "mnli": "nyu-mll/multi_nli", "anli": "facebook/anli"}
+_HUB_DATASETS = {
+    "snli": "stanfordnlp/snli",
+    "mnli": "nyu-mll/multi_nli",
+    "anli": "facebook/anli",
+    "xnli": "facebook/xnli",
+    **dict.fromkeys(("qqp", "stsb", "rte", "qnli"), "nyu-mll/glue"),
+    **dict.fromkeys(("ocnli", "cmnli"), "clue/clue"),
+}
 
 _METRICS: dict[ProblemType, list[str]] = {  # the hub's names
     "single_label_classification": ["accuracy", "f1"],
@@ -43,14 +50,15 @@ def write_model_card(
     settings: Mapping[str, object],
     evaluations: Mapping[str, Json] = {},
     rows_by_label: Mapping[str, RowsByLabel] = {},
+    sources: Sequence[Json] = (),
     provenance: Mapping[str, str] = {},
 ) -> None:
     """Write `folder`/README.md, with the front matter that the model hub reads.
 
     base_model, data: as in the run file, so names of the catalogue, hub ids or paths. base_revision: the base model's
     commit on the model hub. settings: the hyper-parameters, by their names in the run file. hypothesis_only: the model
-    sees no premise. evaluations: data set -> results (`to_json`). rows_by_label: of each data file. provenance: see
-    `provenance()`.
+    sees no premise. evaluations: data set -> results (`to_json`). rows_by_label: of each data file. sources: of several
+    data sets, or weighted ones, how much of each an epoch has (`TrainingData.table`). provenance: see `provenance()`.
 
     Raises RunError if the file cannot be written.
     """
@@ -60,7 +68,7 @@ def write_model_card(
     repos = [source.repo for source in base.sources if isinstance(source, HubModel)] if base else []
     nli = ["natural-language-inference"] * (outputs.problem_type == "single_label_classification")
     front = ModelCardData(
-        language="en" if any(_hub_dataset(one) for one in data) else None,
+        language=_languages(data),
         license=_hub_licence(licences.of_model(base_model).licence),
         library_name="bertnli" if family == "d2l" else "transformers",
         pipeline_tag="text-ranking" if outputs.problem_type == "regression" else "text-classification",
@@ -98,10 +106,18 @@ def write_model_card(
         settings=settings,
         evaluations=evaluations,
         rows_by_label=rows_by_label,
+        sources=sources,
         provenance=provenance,
         notes=notes_about(base_model, [*data, *(one for one in evaluations if lookup_unless_path(one, "dataset"))]),
     )
     write_file(folder / "README.md", text)
+
+
+def _languages(data: Sequence[str]) -> str | list[str] | None:
+    """Of those data sets that the model hub has."""
+    entries = [lookup_unless_path(one, "dataset") for one in data if _hub_dataset(one)]
+    found = sorted({entry.language for entry in entries if entry is not None and entry.language is not None})
+    return found[0] if len(found) == 1 else found or None
 
 
 def _hub_licence(licence: str | None) -> str:
@@ -111,5 +127,9 @@ def _hub_licence(licence: str | None) -> str:
 
 
 def _hub_dataset(name: str) -> str | None:
-    """The model hub's id of a data set; None if it is not in the catalogue or not on the hub."""
-    return _HUB_DATASETS.get(name.split("-")[0]) if lookup_unless_path(name, "dataset") else None
+    """The model hub's id of a data set; None if it is neither in the catalogue nor on the hub."""
+    entry = lookup_unless_path(name, "dataset")
+    if entry is None:
+        return None
+    on_the_hub = [source.repo for source in entry.sources if isinstance(source, HubDataSet)]
+    return on_the_hub[0] if on_the_hub else _HUB_DATASETS.get(name.split("-")[0])

@@ -23,13 +23,15 @@ def write_report(
     metrics: Sequence[Json] = (),
     evaluations: Mapping[str, Json] = {},
     rows_by_label: Mapping[str, RowsByLabel] = {},
+    sources: Sequence[Json] = (),
     provenance: Mapping[str, str] = {},
     notes: Sequence[str] = (),
 ) -> None:
     """Write one self-contained HTML file, complete or not at all.
 
     figures: name -> text, shown first. metrics: rows of metrics.jsonl, drawn as curves. evaluations: data set -> result
-    of `LabelledSet.measure` or of metrics' `to_json`. rows_by_label: of each data file.
+    of `LabelledSet.measure` or of metrics' `to_json`. rows_by_label: of each data file. sources: of
+    several data sets, or weighted ones, how much of each an epoch has (`TrainingData.table`).
     provenance: see `provenance()`. notes: licences and disclosures (`notes_about`); URLs in them become links.
 
     Raises RunError if the file cannot be written.
@@ -46,6 +48,7 @@ def write_report(
         number_figures=number_lines.known,
         evaluations=evaluations,
         rows_by_label=rows_by_label,
+        sources=sources,
         provenance=provenance,
         notes=notes,
     )
@@ -60,11 +63,18 @@ def training_charts(metrics: Sequence[Json]) -> list[charts.Chart]:
     def of(figure: str) -> charts.Series:
         return charts.Series.of(number_lines.NAMES[figure], metrics, f"eval_{figure}", "marks")
 
+    def by_data_set(figure: str, style: charts.LineStyle = "marks") -> list[charts.Series]:
+        keys = dict.fromkeys(key for row in metrics for key in row if key.startswith(f"{figure}/"))
+        return [charts.Series.of(key.removeprefix(f"{figure}/"), metrics, key, style) for key in keys]
+
     drawn = [
         charts.chart(
             "Loss",
             [loss, loss.smoothed("training, mean"), charts.Series.of("evaluation", metrics, "eval_loss", "marks")],
         ),
+        charts.chart("Loss by data set, mean", [one.smoothed(one.name) for one in by_data_set("loss", "line")]),
+        charts.chart("Loss of each evaluation", by_data_set("eval_loss")),
+        charts.chart("Accuracy of each evaluation", by_data_set("eval_accuracy"), percent=True),
         charts.chart("Accuracy", [charts.Series.of("evaluation", metrics, "eval_accuracy", "marks")], percent=True),
         charts.chart("Correlation with the gold scores", [of("spearman"), of("pearson")]),
         charts.chart("Average precision", [of("average_precision")]),

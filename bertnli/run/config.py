@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import ProblemType
 from bertnli.run.data_config import Data
-from bertnli.run.loss_config import LossConfig, Metric, loss_in_short
+from bertnli.run.loss_config import LossConfig, Metric, TeacherConfig, loss_in_short, teacher_in_short
 from bertnli.run.section import Fraction, Positive, Section, Text, read_exponent
 
 STALL_TIMEOUT = 300.0  # seconds
@@ -48,6 +48,10 @@ class RunConfig(Section):
     loss: Annotated[LossConfig, BeforeValidator(loss_in_short)] = LossConfig()
     """What training minimises: `mse` or `bce` of a score, or a map with `class_weights`, `label_smoothing` and others
     (loss_config.py, docs/losses.md)."""
+    teacher: Annotated[TeacherConfig | None, BeforeValidator(teacher_in_short)] = None
+    """A model that this one learns from, too: `MODEL`, or `{model: MODEL, temperature: 2.0, mix: 0.5}`."""
+    keep_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Start with these blocks of the starting model alone, counted from 0, such as every second: `[1, 3, 5]`."""
     data: Data
     output: Text
     """The run's folder: run.yaml, metrics.jsonl, checkpoints/, report.html and the result in model/. `~` is the home
@@ -68,11 +72,18 @@ class RunConfig(Section):
     """Fraction of the steps in which the learning rate rises from 0. Default: 0.1, if there is no warmup_steps."""
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """The same as a number of steps, which must be fewer than the run has; give one of the two."""
+    warmup_type: Literal["linear", "log"] = "linear"
+    """How it rises: in a line, or with the step's logarithm, fast at first, as DeepSpeed's schedulers do by default."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's: how much of the moving means of the gradients and of their squares a step keeps."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's: added to the root of the second mean."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Layer-wise decay of the learning rate: the head has `learning_rate`, the last block has it times this factor, and
+    so on down to the embeddings."""
+    freeze: Literal["embeddings"] | int | None = None
+    """What is not trained: the embeddings, or with a number N the embeddings and the first N blocks."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are clipped to this norm; 0 turns clipping off."""
     dropout: Fraction | None = None
@@ -91,6 +102,9 @@ class RunConfig(Section):
     compile: Literal["auto", False] = False
     """`auto`: torch.compile of the model's blocks on a GPU, which takes a minute at the start. It may pay for a small
     model; it has not been measured yet. On a CPU nothing is compiled."""
+    gradient_checkpointing: bool = False
+    """Less memory for more time: of each block but the last only the input is kept, and the block is computed again for
+    the backward pass. The gradients are the same to the last bit. On a GPU a micro-batch then has more tokens."""
     checkpoint: Checkpointing = Checkpointing()
     eval_every_steps: Positive | None = None
     """Default: after every epoch and at the end. Needs data.eval, as keep_best and early_stopping do."""
@@ -102,12 +116,15 @@ class RunConfig(Section):
     """What `best` is for these two: accuracy, macro_f1, mcc or log_loss for one label of a pair; docs/losses.md has the
     metrics of other outputs. Default: accuracy; of scores the rank correlation (spearman); of scores of 0 and 1, and of
     independent labels, average_precision."""
-    tensorboard: bool = True
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go beside metrics.jsonl, one or several: tensorboard (OUTPUT/tensorboard), wandb, mlflow, each with
+    its own library, whose environment variables say the server and the project (docs/report_to.md); or none."""
     stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
     """Seconds without progress of any rank, or a sign of life from one, after which the job is ended
     (watch/watcher.py)."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """DeepSpeed's own keys, merged with ours. One that contradicts ours, or cannot work here, is an error."""
+    """DeepSpeed's own keys, or the path of a file with them: `ds_config.json`. What a key of the run file says as well
+    fills that key if it is left out; "auto" leaves a key to bertnli. A contradiction is an error."""
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +139,22 @@ class RunConfig(Section):
     def _labels_in_one_text(cls, given: Any) -> Any:
         # as the commands' --labels has them
         return [name.strip() for name in given.split(",")] if isinstance(given, str) and "," in given else given
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return names
+        return [] if names == ["none"] else [*dict.fromkeys(names)]
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _embeddings_or_blocks(cls, given: Any) -> Any:
+        if given not in (None, "embeddings") and (not isinstance(given, int) or given < 1):
+            reason = "input should be embeddings, or a number of blocks from 1 on"
+            raise PydanticCustomError("form", "{reason}", {"reason": reason})
+        return given
 
     @field_validator("deepspeed", mode="before")
     @classmethod
@@ -161,21 +194,28 @@ class RunConfig(Section):
             )
 
     def learning_rate_at(self, step: int, total_steps: int) -> float:
-        """Learning rate of the optimizer step number `step` (from 0): linear warm-up, then `schedule`.
+        """Learning rate of the optimizer step number `step` (from 0): warm-up, then `schedule`.
 
         As in Devlin et al. 2018, appendix A.2. It equals transformers' get_linear_schedule_with_warmup and
         get_cosine_schedule_with_warmup, except that the last step is never a warm-up step, so that a run of one step
-        learns.
+        learns. A warm-up of the type log is that of DeepSpeed's WarmupLR.
         """
         warmup_steps = self.warmup_steps
         if warmup_steps is None:
             warmup_steps = min(math.ceil((self.warmup or 0.0) * total_steps), total_steps - 1)
+        if step < warmup_steps and self.warmup_type == "log":
+            return self.learning_rate * (math.log(step + 1) / math.log(max(2, warmup_steps)))
         if step < warmup_steps:
             return self.learning_rate * (step / warmup_steps)
         if self.schedule == "constant":
             return self.learning_rate
         left = (total_steps - step) / max(1, total_steps - warmup_steps)
         return self.learning_rate * (left if self.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2)
+
+    @property
+    def frozen_blocks(self) -> int | None:
+        """How many blocks are frozen, besides the embeddings; None: not even these."""
+        return self.freeze if self.freeze != "embeddings" else 0
 
     def to_yaml(self) -> str:
         """The run as resolved, with every key; `run_file.load_run` reads it back to an equal RunConfig."""

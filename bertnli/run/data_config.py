@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from types import NoneType
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    with_config,
-)
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from bertnli.common.errors import InputError
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
-from bertnli.data.labels import check_doubled
+from bertnli.run.data_source import DIALECT, DataSet, LabelNames, Source, TrainingSet, check_dialect, titles
 from bertnli.run.section import Positive, Section, Text
-
-with_config(ConfigDict(extra="forbid"))(Columns)  # unknown keys are refused in every section
 
 
 class Holdout(Section):
     """Rows kept out of training for evaluation. No premise is in both parts."""
 
     holdout: Positive
-
-
-def _as_text(names: Any) -> Any:
-    """Label cells are text. A run file's are so already (names_as_text.py); a dict from Python may have numbers. Raises
-    for the same label twice."""
-    if not isinstance(names, dict):
-        return names
-    if None in names:
-        raise PydanticCustomError("label", "null is not a label; put it in quotes if you mean the text")
-    try:
-        check_doubled(map(str, names), "label names")
-    except InputError as error:
-        raise PydanticCustomError("label", "{reason}", {"reason": str(error)}) from None
-    return {str(cell): label for cell, label in names.items()}
-
-
-LabelNames = Annotated[dict[str, str], BeforeValidator(_as_text)]
 
 
 class ColumnsApart(Section):
@@ -66,13 +37,13 @@ class LabelNamesApart(Section):
 def _columns_form(given: Any) -> str:
     """Which of two forms the value has: one for both files, or apart: one under `train` and another under `eval`."""
     names = given.keys() if isinstance(given, dict) else ()
-    return "apart" if isinstance(given, ColumnsApart) or "train" in names or "eval" in names else "together"
+    return "<apart>" if isinstance(given, ColumnsApart) or "train" in names or "eval" in names else "<together>"
 
 
 def _label_names_form(given: Any) -> str:
     """As `_columns_form`. A label may be called `train`, but its meaning is text."""
     maps = isinstance(given, dict) and any(isinstance(given.get(key), dict) for key in ("train", "eval"))
-    return "apart" if isinstance(given, LabelNamesApart) or maps else "together"
+    return "<apart>" if isinstance(given, LabelNamesApart) or maps else "<together>"
 
 
 def _not_mixed(given: Any) -> Any:
@@ -83,25 +54,69 @@ def _not_mixed(given: Any) -> Any:
     return given
 
 
+def _form(given: Any) -> str:
+    """Which form the value of data.train, data.eval or of one of their lists has."""
+    if isinstance(given, (list, tuple)):
+        return "<list>"
+    if isinstance(given, Holdout) or (isinstance(given, dict) and not given.keys() & DataSet.model_fields.keys()):
+        return "<holdout>"
+    return "<set>" if isinstance(given, (dict, DataSet)) else "<name>"
+
+
+def _form_of_set(given: Any) -> str:
+    """As `_form`, where rows cannot be held out."""
+    return "<set>" if _form(given) == "<holdout>" else _form(given)
+
+
+def _form_in_list(given: Any) -> str:
+    """As `_form_of_set`, inside a list."""
+    return "<name>" if _form(given) == "<list>" else _form_of_set(given)
+
+
+def _not_empty(given: Any) -> Any:
+    if not len(given):
+        raise PydanticCustomError("form", "expected at least one name or path")
+    return given
+
+
+_Name = Annotated[Text, Tag("<name>")]
+_TrainingSet = Annotated[TrainingSet, Tag("<set>")]
+_EvaluationSet = Annotated[DataSet, Tag("<set>")]
+_TrainingSets = Annotated[
+    tuple[Annotated[_Name | _TrainingSet, Discriminator(_form_in_list)], ...],
+    BeforeValidator(_not_empty),
+    Tag("<list>"),
+]
+_EvaluationSets = Annotated[
+    tuple[Annotated[_Name | _EvaluationSet, Discriminator(_form_in_list)], ...],
+    BeforeValidator(_not_empty),
+    Tag("<list>"),
+]
+
 File = Literal["train", "eval"]
-_DIALECT = ("format", "delimiter", "quoting", "header")  # fields of Dialect
 
 
 class Data(Section):
-    train: Text
+    train: Annotated[_Name | _TrainingSet | _TrainingSets, Discriminator(_form_of_set)]
     """A fetched name, or a path: .jsonl .tsv .csv .parquet .json .arrow, .gz or .zst of the text ones, a folder of
-    `save_to_disk`, SNLI's own .txt and .zip."""
-    eval: Text | Holdout | None = None
-    """Rows evaluated during training: a name or path, `{holdout: N}` rows of train, or nothing."""
+    `save_to_disk`, SNLI's own .txt and .zip. Or a list of several, whose pairs are pooled, each of them a name, a path
+    or a map with its own keys: `{path: …, columns: …, label_names: …, weight: 0.5, max_pairs: 8000}` (data_source.py,
+    docs/data.md)."""
+    eval: (
+        Annotated[_Name | _EvaluationSet | Annotated[Holdout, Tag("<holdout>")] | _EvaluationSets, Discriminator(_form)]
+        | None
+    ) = None
+    """Rows evaluated during training: a name or path, a list of them as in train, `{holdout: N}` rows of train, or
+    nothing. Of several sets the first decides for keep_best and early_stopping."""
     columns: Annotated[
-        Annotated[Columns, Tag("together")] | Annotated[ColumnsApart, Tag("apart")],
+        Annotated[Columns, Tag("<together>")] | Annotated[ColumnsApart, Tag("<apart>")],
         Discriminator(_columns_form),
         BeforeValidator(_not_mixed),
     ] = Columns()
     """Names of the columns: `{premise: …, hypothesis: …, label: …}`; default: they are found by their usual names. If
     the evaluation file has others than the training file: `{train: {hypothesis: claim}, eval: {label: verdict}}`."""
     label_names: Annotated[
-        Annotated[LabelNames, Tag("together")] | Annotated[LabelNamesApart, Tag("apart")],
+        Annotated[LabelNames, Tag("<together>")] | Annotated[LabelNamesApart, Tag("<apart>")],
         Discriminator(_label_names_form),
         BeforeValidator(_not_mixed),
     ] = Field(default_factory=dict)
@@ -125,6 +140,37 @@ class Data(Section):
     """Train a baseline that sees no premise: all it learns is annotation artefacts (Poliak et al. 2018). Default: what
     the starting model was trained with (true only if that was such a baseline)."""
 
+    def sources(self, file: File) -> tuple[Source, ...]:
+        """The data sets of train or of eval; () if it is not given, or is a part of the other."""
+        given = getattr(self, file)
+        if given is None or isinstance(given, Holdout):
+            return ()
+        sets = given if isinstance(given, tuple) else (given,)
+        names = [one if isinstance(one, str) else one.path or one.name for one in sets]
+        return tuple(
+            self._source(file, f"data.{file}.{number}" if isinstance(given, tuple) else f"data.{file}", one, title)
+            for number, (one, title) in enumerate(zip(sets, titles(names), strict=True))
+        )
+
+    def _source(self, file: File, key: str, given: str | DataSet, title: str) -> Source:
+        """The source of one data set; `key` is its key in the run file."""
+        columns, label_names, dialect = self.columns_of(file), self.label_names_of(file), self.dialect_of(file)
+        if isinstance(given, str):
+            return Source(key, given, columns, label_names, dialect, title)
+        told = {name: value for name in DIALECT if (value := getattr(given, name)) is not None}
+        weighted = given if isinstance(given, TrainingSet) else None
+        return Source(
+            key,
+            given.path or given.name or "",
+            columns if given.columns is None else given.columns,
+            label_names if given.label_names is None else given.label_names,
+            replace(dialect, **told),
+            title,
+            "name" if given.path is None else "path",
+            weighted.weight if weighted else 1.0,
+            weighted.max_pairs if weighted else None,
+        )
+
     def columns_of(self, file: File) -> Columns:
         return getattr(self.columns, file) if isinstance(self.columns, ColumnsApart) else self.columns
 
@@ -133,11 +179,11 @@ class Data(Section):
 
     def dialect_of(self, file: File) -> Dialect:
         """How a file is written, as far as these keys say it."""
-        told: dict[str, Any] = {name: getattr(self, name) for name in _DIALECT}
+        told: dict[str, Any] = {name: getattr(self, name) for name in DIALECT}
         of_file = {name: given.get(file) if isinstance(given, dict) else given for name, given in told.items()}
         return Dialect(**{name: given for name, given in of_file.items() if given is not None})
 
-    @field_validator(*_DIALECT, mode="before")
+    @field_validator(*DIALECT, mode="before")
     @classmethod
     def _possible(cls, given: Any, about: ValidationInfo) -> Any:
         name = about.field_name or ""
@@ -145,12 +191,7 @@ class Data(Section):
         if not apart or apart.keys() - {"train", "eval"}:
             raise PydanticCustomError("form", "expected one value, or one under train: and another under eval:")
         for value in apart.values():
-            admitted = bool if name == "header" else (str, NoneType)
-            if not isinstance(value, admitted):
-                expected = "true or false" if name == "header" else "text"
-                raise PydanticCustomError("form", "expected {expected}", {"expected": expected})
-            try:
-                Dialect(**{name: value})  # type: ignore[arg-type]
-            except InputError as error:
-                raise PydanticCustomError("dialect", "{reason}", {"reason": str(error)}) from None
+            if value is None and name == "header":
+                raise PydanticCustomError("form", "expected true or false")
+            check_dialect(name, value)
         return given

@@ -7,83 +7,23 @@ the run file alone, `deepspeed_config` those that depend on the device and the n
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from bertnli.common.errors import InputError
+from bertnli.run.deepspeed_keys import is_section, nested, walk
 from bertnli.run.mistakes import Contradiction, refuse
 
 if TYPE_CHECKING:
     from bertnli.run.config import RunConfig
 
-# The keys that DeepSpeed 0.19 reads, by section; tests/run/test_deepspeed_config.py compares them with its parser.
-# Sections that are not here are checked by that parser alone.
-KNOWN_KEYS = {
-    "": """
-        activation_checkpointing aio autotuning bf16 bfloat16 checkpoint comet comms_logger communication_data_type
-        compile csv_monitor data_efficiency data_types dataloader_drop_last datastates_ckpt disable_allgather
-        disable_python_gc dump_state expert_parallel flops_profiler fp16 gradient_accumulation_steps
-        gradient_allreduce_op gradient_clipping gradient_predivide_factor hybrid_engine log_level
-        managed_gradient_accumulation memory_breakdown optimizer pipeline prescale_gradients scheduler
-        seq_parallel_communication_data_type sequence_parallel_size steps_per_print tensor_parallel tensorboard timers
-        torch_autocast train_batch_size train_micro_batch_size_per_gpu use_data_before_expert_parallelism
-        vocabulary_size wall_clock_breakdown wandb weight_quantization zero_allow_untested_optimizer
-        zero_force_ds_cpu_optimizer zero_optimization""",
-    "data_types": "buffer_dtype grad_accum_dtype keep_in_fp32_modules param_dtype",
-    "fp16": """
-        auto_cast consecutive_hysteresis enabled fp16_master_weights_and_grads hysteresis initial_scale_power
-        loss_scale loss_scale_window min_loss_scale""",
-    "torch_autocast": "dtype enabled lower_precision_safe_modules",
-    "zero_optimization": """
-        allgather_bucket_size allgather_partitions allgather_sequential compute_grad_norm contiguous_gradients
-        cpu_offload cpu_offload_param cpu_offload_use_pin_memory elastic_checkpoint enable_sanity_checks
-        gather_16bit_weights_on_model_save ignore_unused_parameters leaf_module legacy_stage1 load_from_fp32_weights
-        log_trace_cache_warnings max_live_parameters max_reuse_distance memory_efficient_linear
-        model_persistence_threshold module_granularity_threshold offload_optimizer offload_param overlap_comm
-        override_module_apply param_persistence_threshold parameter_alignment pipeline_loading_checkpoint
-        prefetch_bucket_size reduce_bucket_size reduce_scatter round_robin_gradients
-        save_muon_momentum_buffer_in_memory stage stage3_allgather_sequential
-        stage3_gather_16bit_weights_on_model_save stage3_gather_fp16_weights_on_model_save stage3_max_live_parameters
-        stage3_max_reuse_distance stage3_model_persistence_threshold stage3_module_granularity_threshold
-        stage3_param_persistence_threshold stage3_prefetch_bucket_size stage3_use_all_reduce_for_fetch_params
-        sub_group_size use_all_reduce_for_fetch_params use_multi_rank_bucket_allreduce zenflow
-        zero_hpz_partition_size zero_quantized_gradients zero_quantized_nontrainable_weights zero_quantized_weights""",
-    "zero_optimization.offload_optimizer": """
-        buffer_count cpuadam_cores_perc device fast_init nvme_path pin_memory pipeline_read pipeline_write ratio
-        super_offload""",
-    "zero_optimization.offload_param": "buffer_count buffer_size device max_in_cpu nvme_path pin_memory",
-}
-
-# Keys that take numbers. DeepSpeed's parser takes true for 1 there.
-NUMBERS = """
-    allgather_bucket_size buffer_count buffer_size cpuadam_cores_perc gradient_accumulation_steps gradient_clipping
-    gradient_predivide_factor hysteresis initial_scale_power loss_scale loss_scale_window max_in_cpu
-    max_live_parameters max_reuse_distance min_loss_scale model_persistence_threshold module_granularity_threshold
-    param_persistence_threshold prefetch_bucket_size ratio reduce_bucket_size stage stage3_max_live_parameters
-    stage3_max_reuse_distance stage3_model_persistence_threshold stage3_module_granularity_threshold
-    stage3_param_persistence_threshold stage3_prefetch_bucket_size steps_per_print sub_group_size train_batch_size
-    train_micro_batch_size_per_gpu zero_hpz_partition_size"""
-
 # Keys whose value is set by keys of the run file.
 DECIDED_BY = {
-    "bf16": "precision",
-    "bfloat16": "precision",
     "checkpoint": "checkpoint",
     "data_types.param_dtype": "precision",
     "datastates_ckpt": "checkpoint",
-    "fp16.enabled": "precision",
-    "gradient_accumulation_steps": "global_batch_size and micro_batch_tokens",
-    "gradient_clipping": "max_grad_norm",
-    "optimizer": "learning_rate and weight_decay",
-    "scheduler": "learning_rate, schedule and warmup",
-    "torch_autocast.dtype": "precision",
-    "torch_autocast.enabled": "precision",
-    "train_batch_size": "global_batch_size",
-    "train_micro_batch_size_per_gpu": "global_batch_size and micro_batch_tokens",
-    "zero_optimization.stage": "zero_stage",
 }
 
 # Modes that do not work here: why, and the nearest alternative that does.
@@ -92,7 +32,7 @@ _OWN_BATCHES = "bertnli makes the batches", "use global_batch_size and data.max_
 _NO_EXTENSION = "it needs a compiled extension, and bertnli builds none"
 _OFFLOAD = "set offload_optimizer: {device: cpu}"
 NOT_HERE = {
-    "activation_checkpointing": ("the model keeps its activations", "to save memory lower micro_batch_tokens"),
+    "activation_checkpointing": ("bertnli has a key of its own for it", "set gradient_checkpointing: true"),
     "aio": (_NO_EXTENSION, "offload to device: cpu"),
     "autotuning": ("it starts jobs with batches of its own", "try values of micro_batch_tokens"),
     "compile": ("DeepCompile ends steps by its own count", "remove it"),
@@ -116,11 +56,6 @@ NOT_HERE = {
     "zero_optimization.legacy_stage1": ("DeepSpeed no longer has it", "set zero_stage: 1 alone"),
     "zero_optimization.offload_optimizer.ratio": (_NO_EXTENSION, "remove it: all of the optimizer is offloaded"),
     "zero_optimization.offload_optimizer.super_offload": (_NO_EXTENSION, "remove it"),
-    # stage_1_and_2.py, _link_all_hp_params: its map from weights to ranks does not know the new order.
-    "zero_optimization.round_robin_gradients": (
-        "DeepSpeed then reads one weight's numbers as another's, in checkpoints and in the result",
-        "remove it",
-    ),
     "zero_optimization.zenflow": ("it needs an optimizer of its own", _OFFLOAD),
     "zero_optimization.zero_quantized_gradients": (
         _NO_EXTENSION,
@@ -138,7 +73,6 @@ STAGES = {
     "prescale_gradients": (0, 1),
     "zero_optimization.offload_optimizer": (1, 2, 3),
     "zero_optimization.offload_param": (3,),
-    "zero_optimization.overlap_comm": (2, 3),
     "zero_optimization.zero_hpz_partition_size": (3,),
 }
 
@@ -149,43 +83,30 @@ def contradictions(config: RunConfig) -> Iterator[Contradiction]:
     Each error names the key, the run file's own key where one decides, and what to do.
     """
     ours = _ours(config)
-    for key, value in _walk(config.deepspeed):
-        found = _mistake(key, value) or _contradiction(key, value, ours, config)
+    for key, value in walk(config.deepspeed):
+        found = _contradiction(key, value, ours, config)
         if found is not None:
             yield found
-
-
-def _mistake(key: str, value: Any) -> Contradiction | None:
-    section, _, name = key.rpartition(".")
-    known = KNOWN_KEYS.get(section, "").split()
-    if known and name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        do = f"did you mean {near[0]}?" if near else "DeepSpeed reads no such key"
-        return Contradiction((), InputError(f"unknown key deepspeed.{key}", do=do))
-    if key in KNOWN_KEYS and not _is_section(value):
-        return Contradiction((), InputError(f"deepspeed.{key}", found=repr(value), expected="a map of keys"))
-    if name in NUMBERS.split() and isinstance(value, bool):
-        return Contradiction((), InputError(f"deepspeed.{key}", found=repr(value), expected="a number"))
-    return None
 
 
 def _contradiction(key: str, value: Any, ours: Mapping[str, Any], config: RunConfig) -> Contradiction | None:
     if key in ours:
         if ours[key] == value:
             return None
-        by = DECIDED_BY.get(key)
         error = InputError(
-            f"deepspeed.{key}: {value!r} contradicts {ours[key]!r}, set by {by or 'bertnli itself'}",
-            do="remove it, or change that key" if by else "remove it",
+            f"deepspeed.{key}: {value!r} contradicts {ours[key]!r}, set by bertnli itself", do="remove it"
         )
-        return Contradiction((by,) if by else (), error)
-    if key in DECIDED_BY and not key.startswith(("fp16.", "torch_autocast.")):  # those depend on the device
+        return Contradiction((), error)
+    if key == f"{config.precision}.enabled" and value is False:
+        error = InputError(f"deepspeed.{key}: false contradicts precision: {config.precision}", do="change one of them")
+        return Contradiction(("precision",), error)
+    if key in DECIDED_BY:
         error = InputError(f"deepspeed.{key} contradicts the run file's {DECIDED_BY[key]}", do="remove it")
         return Contradiction((), error)
-    if key in NOT_HERE and _on(value):
+    if key in NOT_HERE and _on(key, value):
         why, instead = NOT_HERE[key]
         return Contradiction((), InputError(f"deepspeed.{key}: cannot be used here: {why}", do=instead))
-    if key in STAGES and config.zero_stage not in STAGES[key] and _on(value):
+    if key in STAGES and config.zero_stage not in STAGES[key] and _on(key, value):
         nearest = min(STAGES[key], key=lambda stage: abs(stage - config.zero_stage))
         error = InputError(
             f"deepspeed.{key} does not go with zero_stage: {config.zero_stage}",
@@ -214,7 +135,7 @@ def deepspeed_config(
     parse: DeepSpeed's own parser, which checks it before the weights are loaded. Raises InputError, with all that is
     wrong in it, where the run does not go with the device or the ranks, or DeepSpeed does not accept a value.
     """
-    theirs = dict(_walk(config.deepspeed))
+    theirs = {key: value for key, value in walk(config.deepspeed) if not is_section(value)}
     ours = _ours(config)
     if precision == "bf16":
         # As `torch.autocast` does, at every ZeRO stage: products in bf16, weights and optimizer in fp32.
@@ -226,11 +147,28 @@ def deepspeed_config(
         ours |= {"fp16.enabled": True}
     # DeepSpeed's own throughput timer waits for the device before each forward pass and after each step.
     theirs.setdefault("timers.throughput.enabled", False)
-    refuse(list(_mistakes_here(config, precision, world, ours, theirs)), "run file")
-    settings = _nested(ours | {key: value for key, value in theirs.items() if not _is_section(value)})
+    mistakes = [*_switched_off(config, precision, theirs), *_mistakes_here(config, precision, world, ours, theirs)]
+    refuse(mistakes, "run file")
+    settings = nested(ours | theirs)
     if parse is not None:
         _check_with(parse, settings)
     return settings
+
+
+def _switched_off(config: RunConfig, precision: str, theirs: dict[str, Any]) -> Iterator[InputError]:
+    """Take bf16's and fp16's keys out of `theirs` if that is off, or left to bertnli and not chosen. Yields a mistake
+    for one that is off and chosen."""
+    for name in ("bf16", "fp16"):
+        enabled = theirs.get(f"{name}.enabled")
+        if enabled is False and precision == name:
+            yield InputError(
+                f"deepspeed.{name}.enabled: false contradicts the run file's precision",
+                found=f"precision: {config.precision}, so {precision} on this device",
+                do="set precision to another one",
+            )
+        names = [key for key in theirs if key.startswith(f"{name}.")]
+        for key in names if precision != name and enabled in (False, "auto") else [f"{name}.enabled"]:
+            theirs.pop(key, None)
 
 
 def _mistakes_here(
@@ -244,13 +182,14 @@ def _mistakes_here(
             do=f"set global_batch_size: {world}, or start {config.global_batch_size} ranks",
         )
     for section, needed in (("fp16", "fp16"), ("torch_autocast", "bf16")):
-        if section in config.deepspeed and precision != needed:
+        if precision != needed and any(key.startswith(f"{section}.") for key in theirs):
             yield InputError(
                 f"deepspeed.{section} contradicts the run file's precision",
                 found=f"precision: {config.precision}, so {precision} on this device",
                 do=f"remove it, or set precision: {needed}",
             )
-    if precision == "bf16" and "communication_data_type" in theirs and config.zero_stage:
+    # With bf16 they are sent in fp32.
+    if precision == "bf16" and theirs.get("communication_data_type", "fp32") != "fp32" and config.zero_stage:
         yield InputError(
             "deepspeed.communication_data_type: DeepSpeed ignores it with precision: bf16 and "
             f"zero_stage: {config.zero_stage}",
@@ -300,37 +239,16 @@ def _refused(problem: Any, settings: Mapping[str, Any]) -> InputError:
     """One of the errors of DeepSpeed's parser, which has a pydantic model for each section."""
     path = [str(part) for part in problem["loc"]]
     # The error does not contain the section's name in the file.
-    holders = [name for name, value in settings.items() if path and _is_section(value) and path[0] in value]
+    holders = [name for name, value in settings.items() if path and is_section(value) and path[0] in value]
     path = path if not holders or path[0] in settings else [holders[0], *path]
     name = f"deepspeed.{'.'.join(path)}".rstrip(".")
     return InputError(name, found=repr(problem["input"]), expected=problem["msg"].lower())
 
 
-def _is_section(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _on(value: Any) -> bool:
-    """Whether a mode's value turns it on."""
-    if _is_section(value):
-        value = value.get("device", value.get("enabled", True))
+def _on(key: str, value: Any) -> bool:
+    """Whether a mode's value turns it on: a section's `enabled` or `device`, or else any key in it."""
+    if is_section(value) and "offload" in key:
+        value = value.get("device", "none")
+    elif is_section(value):
+        value = value.get("enabled", any(_on("", inner) for inner in value.values()))
     return value is True or value not in (None, False, "none", 1)
-
-
-def _walk(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key (dotted) with its value; a section comes before the keys in it."""
-    for name, value in settings.items():
-        yield f"{prefix}{name}", value
-        if _is_section(value):
-            yield from _walk(value, f"{prefix}{name}.")
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, name = key.split(".")
-        inner = nested
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[name] = value
-    return nested

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from bertnli.common.errors import InputError
 from bertnli.common.files import write_text
 from bertnli.common.locks import Lock
 from bertnli.run.config import RunConfig
-from bertnli.run.run_file import load_run
+from bertnli.run.run_file import LoadedRun, load_run, read_run
 
 # Keys that may differ when a run is continued: they change how a step is computed, not its result.
-_FREE = ("checkpoint", "tensorboard", "stall_timeout", "micro_batch_tokens", "zero_stage")
+_FREE = ("checkpoint", "report_to", "stall_timeout", "micro_batch_tokens", "zero_stage", "gradient_checkpointing")
 _PATIENCE = 100.0  # seconds; a file server takes 90 to release the lock of a host that it no longer hears from
 
 
@@ -118,6 +118,21 @@ class RunFolder:
             if self.finished:
                 self._lock.path.unlink(missing_ok=True)
             self._lock.release()
+
+
+def run_of_job(path: str | Path, sets: Sequence[str], ranks: int) -> LoadedRun:
+    """The run file at `path` for a job of `ranks` ranks, as `read_run`. A run that goes on keeps the number of pairs in
+    a step, also where a DeepSpeed file says it for each rank and the job has other ranks than before."""
+    loaded = read_run(path, sets, ranks)
+    folder = RunFolder(loaded.config.output)
+    if not loaded.by_ranks or not folder.run_file.exists():
+        return loaded
+    before = load_run(folder.run_file).global_batch_size
+    if before == loaded.config.global_batch_size:
+        return loaded
+    note = f"global_batch_size: {before}, as the run began on another number of ranks"
+    config = loaded.config.model_copy(update={"global_batch_size": before})
+    return loaded._replace(config=config, notes=(*loaded.notes, note))
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:

@@ -1,17 +1,17 @@
-"""The section `loss` of a run file, and the metric that decides which evaluation is the best."""
+"""The sections `loss` and `teacher` of a run file, and the metric that decides which evaluation is the best."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from bertnli.common.errors import InputError
 from bertnli.data.labels import check_doubled
 from bertnli.data.outputs import ProblemType
-from bertnli.run.section import Fraction, Section
+from bertnli.run.section import Fraction, Section, Text
 
 # fmt: off
 Metric = Literal[
@@ -74,24 +74,50 @@ class LossConfig(Section):
     """Of independent labels: the weight of the pairs that have a label, or `balanced`, the pairs without it / the pairs
     with it (torch's BCEWithLogitsLoss)."""
 
+    soft: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The training file has soft labels, a probability for each label in columns `p_<label>`, as `bertnli score` writes
+    them. The target of a pair is this share of them, and for the rest its gold label; 1 for them alone, as it is for a
+    pair without a gold label."""
+
     def set_keys(self) -> list[str]:
         """The keys that differ from their defaults."""
         return [key for key, value in self if value != type(self).model_fields[key].default]
+
+
+class TeacherConfig(Section):
+    """`teacher: MODEL` is short for `teacher: {model: MODEL}`."""
+
+    model: Text
+    """What the model learns from: a bundle, or anything that `bertnli eval` takes as a model, with the same labels."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """The logits of both are divided by it before the softmax, and the loss is multiplied by its square."""
+    mix: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The loss is this share of the cross-entropy with the teacher's probabilities, and for the rest that with the gold
+    label."""
+
+
+def teacher_in_short(given: Any) -> Any:
+    return {"model": given} if isinstance(given, str) else given
 
 
 _PROBLEMS: dict[str, ProblemType] = {
     "kind": "regression",
     "class_weights": "single_label_classification",
     "label_smoothing": "single_label_classification",
+    "soft": "single_label_classification",
     "pos_weight": "multi_label_classification",
 }
 """What a key of `loss` is for."""
 
 
-def unfit_keys(loss: LossConfig, metric: Metric | None, problem: ProblemType) -> Iterator[tuple[str, ProblemType]]:
+def unfit_keys(
+    loss: LossConfig, teacher: TeacherConfig | None, metric: Metric | None, problem: ProblemType
+) -> Iterator[tuple[str, ProblemType]]:
     """The keys that do not go with a model for `problem`, each as the user writes it, with the problem it is for."""
     for key in loss.set_keys():
         if _PROBLEMS[key] != problem:
             yield (f"loss: {loss.kind}" if key == "kind" else f"loss.{key}"), _PROBLEMS[key]
+    if teacher is not None and problem != "single_label_classification":
+        yield "teacher", "single_label_classification"
     if metric is not None and metric not in METRICS[problem]:
         yield f"metric_for_best: {metric}", next(one for one, metrics in METRICS.items() if metric in metrics)

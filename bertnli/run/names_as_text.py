@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import yaml
 
-_PLACES = (("labels",), ("data", "label_names"), ("data", "columns"), ("loss", "class_weights"), ("loss", "pos_weight"))
+_ANY = "*"  # a place in a list
+_OF_DATA = [(), *[(file, *place) for file in ("train", "eval") for place in ((), (_ANY,))]]
+_PLACES = (
+    ("labels",),
+    ("loss", "class_weights"),
+    ("loss", "pos_weight"),
+    *[("data", *part, name) for part in _OF_DATA for name in ("label_names", "columns")],
+)
 _TAG = "tag:yaml.org,2002:"
 _NO_TEXT = {_TAG + name for name in ("bool", "int", "float", "timestamp")}
 
@@ -25,6 +32,9 @@ def keep_names_as_text(node: yaml.Node | None, path: Sequence[str] = ()) -> None
                     keep_names_as_text(one, path)
             elif isinstance(key, yaml.ScalarNode):
                 keep_names_as_text(value, [*path, key.value])
+    elif isinstance(node, yaml.SequenceNode) and any(place[: len(path)] == tuple(path) for place in _PLACES):
+        for each in node.value:
+            keep_names_as_text(each, [*path, _ANY])
 
 
 def _as_text(node: yaml.Node | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,8 @@ from bertnli.common.network import free_port, with_port
 from bertnli.model.attention import copy_async
 from bertnli.run.config import RunConfig
 from bertnli.train.allocator import keep_freed_memory
+from bertnli.train.own_gpu import gpu_id, own_gpu
+from bertnli.train.parameter_groups import parameter_groups
 from bertnli.train.pending_sum import PendingSum
 
 # DeepSpeed's CPU collectives are a C++ extension that is compiled at first use. Without a compiler the job fails; with
@@ -59,7 +61,7 @@ class ProcessGroup:
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         cuda = torch.cuda.is_available()
         if cuda:
-            gpu = _own_gpu(self.local_rank, torch.cuda.device_count())
+            gpu = own_gpu(self.local_rank, torch.cuda.device_count())
             os.environ["LOCAL_RANK"] = str(gpu)  # DeepSpeed takes the GPU of that number
         with _named_failures():
             deepspeed.init_distributed(
@@ -71,17 +73,17 @@ class ProcessGroup:
         self.device = torch.device("cuda", gpu) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(self.device)
-            self._check_own_gpus(_gpu_id(self.device))
+            self._check_own_gpus(gpu_id(self.device))
         else:
             keep_freed_memory()
 
-    def _check_own_gpus(self, gpu_id: str) -> None:
+    def _check_own_gpus(self, own_id: str) -> None:
         """Raises InputError if two ranks have one GPU. NCCL would end them later, with an error of its own."""
         if self.world == 1:
             return
         over_cpu = torch.distributed.new_group(backend="gloo")
         ids: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(ids, gpu_id, group=over_cpu)
+        torch.distributed.all_gather_object(ids, own_id, group=over_cpu)
         sharing = [rank for rank, other in enumerate(ids) if ids.count(other) > 1]
         if sharing and self.rank != sharing[0]:
             raise ReportedElsewhere("reported by another rank")
@@ -159,49 +161,6 @@ def _named_failures() -> Iterator[None]:
         ) from None
 
 
-def _own_gpu(local_rank: int, count: int) -> int:
-    """The number of this rank's GPU among the `count` that it sees.
-
-    A rank that sees one GPU takes it: srun with --gpus-per-task=1 shows each task its own. Raises InputError if a rank
-    that sees several has none of its own.
-    """
-    if count == 1:
-        return 0
-    if local_rank < count:
-        return local_rank
-    raise InputError(
-        f"rank {os.environ['RANK']} has no GPU of its own",
-        found=f"{count} GPUs on this host",
-        expected=f"{local_rank + 1} or more",
-        do="start fewer ranks on each host",
-    )
-
-
-def _gpu_id(device: torch.device) -> str:
-    """What tells a GPU from all others: its UUID; for an instance of MIG, its own from CUDA_VISIBLE_DEVICES."""
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    parts = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.startswith("MIG-")]
-    return parts[device.index or 0] if parts else uuid
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """`auto` becomes bf16 if the device supports it, otherwise fp16 on a GPU and fp32 on a CPU.
-
-    Raises InputError for a precision that the device does not support.
-    """
-    if device.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if precision == "auto":
-        return "bf16" if bf16 else "fp16" if device.type == "cuda" else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise InputError("precision: fp16", found="a CPU, which trains in fp32 or bf16 only", do="set precision: auto")
-    if precision == "bf16" and device.type == "cuda" and not bf16:
-        raise InputError("precision: bf16", found=torch.cuda.get_device_name(device), do="set precision: fp16")
-    return precision
-
-
 def parse_settings(settings: dict[str, Any]) -> None:
     """Check a configuration with DeepSpeed's own parser; raises what DeepSpeed raises."""
     deepspeed.runtime.config.DeepSpeedConfig(settings)
@@ -213,11 +172,11 @@ class Engine:
     def __init__(self, model: nn.Module, settings: dict[str, Any], config: RunConfig, group: ProcessGroup):
         """`settings`: as `deepspeed_config` returns them for `config`."""
         self.group = group
+        # In fp32 and whole: DeepSpeed rounds them in fp16, and keeps no fp32 copy of what is not trained.
+        self._frozen = {name: one.detach().cpu() for name, one in model.named_parameters() if not one.requires_grad}
         model.to(group.device)
-        # No weight decay for norms and biases (Devlin et al. 2018, the released optimization.py).
-        decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-        kept = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = parameter_groups(model, config)
         # The learning rate is 0 until `step`: some of DeepSpeed's wrappers take a step with zero gradients in set-up.
         adamw = torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=adamw, config=settings)
@@ -228,7 +187,7 @@ class Engine:
         # At ZeRO-0 in fp32 and bf16 DeepSpeed clips one parameter after the other: 300 kernels and two waits for
         # BERT-base. The gradients are the same on all ranks by then, so each clips them by itself.
         self._engine.clip_fp32_gradients = partial(
-            nn.utils.clip_grad_norm_, list(model.parameters()), settings["gradient_clipping"], foreach=True
+            nn.utils.clip_grad_norm_, trained, settings["gradient_clipping"], foreach=True
         )
         self._make_state()
         self._scaler, self._lowest_scale = self._find_scaler()
@@ -259,11 +218,13 @@ class Engine:
     def step(self, learning_rate: float) -> None:
         """End the optimizer step: reduce gradients over the ranks, clip, update, zero.
 
+        learning_rate: the head's; that of the other parameters is this one times their group's factor.
+
         In fp16 a step whose gradients overflow is skipped and the loss scale is halved. Raises RunError if the scale is
         already at its minimum.
         """
         for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["lr_scale"]
         lowest = self._scaler is not None and self._scaler.cur_scale <= self._lowest_scale
         skipped = self.skipped_steps
         self._engine.step()
@@ -279,7 +240,8 @@ class Engine:
         elements = getattr(self._optimizer, "reduce_bucket_size", None)  # ZeRO-1 to 3: of two buffers
         if elements is not None:
             return 2 * 4 * elements
-        return 4 * sum(parameter.numel() for parameter in self._engine.module.parameters()) * (self.group.world > 1)
+        trained = (parameter.numel() for parameter in self._engine.module.parameters() if parameter.requires_grad)
+        return 4 * sum(trained) * (self.group.world > 1)
 
     @property
     def skipped_steps(self) -> int:
@@ -295,6 +257,7 @@ class Engine:
     def state(self) -> dict[str, Tensor]:
         """fp32 weights and AdamW's moments as `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, on the CPU.
 
+        Frozen parameters have a weight and no moments.
         The state of fp16's loss scaler is in `scaler/NAME`. The result does not depend on the number of ranks or the
         ZeRO stage. Every rank must call it, and each gets the complete state.
         """
@@ -310,8 +273,8 @@ class Engine:
     def load_state(self, state: Mapping[str, Tensor], steps: int) -> None:
         """Load what `state` returned after `steps` optimizer steps, on any number of ranks and at any ZeRO stage."""
         for name, parameter in self._engine.module.named_parameters():
-            for kind in ("weight", *MOMENTS):
-                self._set_full(parameter, kind, state[f"{kind}/{name}"])
+            for kind in self._kinds(name):
+                self._set_full(name, parameter, kind, state[f"{kind}/{name}"])
         for name in _SCALER:
             if f"scaler/{name}" in state and hasattr(self._scaler, name):
                 value = state[f"scaler/{name}"].item()
@@ -359,11 +322,17 @@ class Engine:
             state["step"].fill_(steps)
 
     def _full_tensors(self, moments: bool = True):
-        kinds = ("weight", *(MOMENTS if moments else ()))
         for name, parameter in self._engine.module.named_parameters():
-            yield name, {kind: self._get_full(parameter, kind).detach().to("cpu", copy=True) for kind in kinds}
+            kinds = self._kinds(name) if moments else ("weight",)
+            parts = {kind: self._get_full(name, parameter, kind) for kind in kinds}
+            yield name, {kind: part.detach().to("cpu", copy=True) for kind, part in parts.items()}
 
-    def _get_full(self, parameter: nn.Parameter, kind: str) -> Tensor:
+    def _kinds(self, name: str) -> tuple[str, ...]:
+        return ("weight",) if name in self._frozen else ("weight", *MOMENTS)
+
+    def _get_full(self, name: str, parameter: nn.Parameter, kind: str) -> Tensor:
+        if name in self._frozen:
+            return self._frozen[name]
         own = self._unsharded(parameter)
         if own is not None:
             return own if kind == "weight" else self._adamw.state[own][kind]
@@ -371,7 +340,11 @@ class Engine:
             return safe_get_full_fp32_param(parameter)
         return safe_get_full_optimizer_state(parameter, kind)
 
-    def _set_full(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+    def _set_full(self, name: str, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+        if name in self._frozen:
+            self._frozen[name] = value
+            self._set_working_copy(parameter, value)
+            return
         own = self._unsharded(parameter)
         if own is not None:
             target = own if kind == "weight" else self._adamw.state[own][kind]
@@ -384,14 +357,19 @@ class Engine:
                 safe_set_local_optimizer_state(parameter, local, kind)
                 return
             safe_set_local_fp32_param(parameter, local)
-            # That was the fp32 master copy; the working copy is partitioned as well.
-            with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0):
-                parameter.data.copy_(value)
+            self._set_working_copy(parameter, value)
         elif kind == "weight":
             safe_set_full_fp32_param(parameter, value.to(self.group.device))
-            parameter.data.copy_(value)
+            self._set_working_copy(parameter, value)
         else:
             safe_set_full_optimizer_state(parameter, value.to(self.group.device), kind)
+
+    def _set_working_copy(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Set what forward and backward read, which is not the fp32 copy that AdamW updates. At ZeRO-3 it is
+        partitioned, too."""
+        sharded = hasattr(parameter, "ds_id")
+        with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0) if sharded else nullcontext():
+            parameter.data.copy_(value)
 
     def _partition(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
         """This rank's part of `value` at ZeRO-3: all parts have one size, the last is padded with zeros.

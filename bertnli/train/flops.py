@@ -38,17 +38,28 @@ def training_flop(config: ModelConfig, tokens: float) -> float:
     return 6 * block_weights(config) * tokens
 
 
-def needed_flop(config: ModelConfig, tokens: float, pairs: float) -> float:
+def needed_flop(config: ModelConfig, tokens: float, pairs: float, frozen: int | None = None) -> float:
     """`training_flop` without the operations that a pair classifier does not need, and ours does not compute.
 
     The last block's keys and values are needed for every token, the rest of that block only for each pair's first token
     (`classifier.PairClassifier`), unless the classifier reads the mean over all.
+
+    frozen: the number of blocks that are frozen with the embeddings; None: nothing is. They are computed forward alone,
+    and the products that read their output need no gradient of it. What gradient checkpointing computes a second time
+    is not counted (PaLM, section 4.1).
     """
-    if config.head.pooling == "mean":
-        return training_flop(config, tokens)
-    of_one_block = block_weights(config) / config.num_layers
-    keys_and_values = 2 * config.hidden_size**2
-    return training_flop(config, tokens) - 6 * (of_one_block - keys_and_values) * (tokens - pairs)
+    layers, keys_and_values, query = config.num_layers, 2 * config.hidden_size**2, config.hidden_size**2
+    of_one_block = block_weights(config) / layers
+    in_last = tokens if config.head.pooling == "mean" else pairs  # those that the last block computes wholly
+    spared = 6 * (of_one_block - keys_and_values) * (tokens - in_last)
+    if frozen is not None:
+        last = keys_and_values * tokens + (of_one_block - keys_and_values) * in_last
+        blocks = [of_one_block * tokens] * (layers - 1) + [last]
+        spared += 4 * sum(blocks[:frozen])
+        norm_between = config.pre_norm and frozen > 0  # a norm that is trained, and so needs its output's gradient
+        if frozen < layers and not norm_between:
+            spared += 2 * (keys_and_values * tokens + query * (in_last if frozen == layers - 1 else tokens))
+    return training_flop(config, tokens) - spared
 
 
 def matmul_peak(hidden: int, wide: int, precision: str, device: torch.device, seconds: float = 0.02) -> float:

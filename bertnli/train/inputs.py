@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
-from bertnli.common.urls import has_secret
-from bertnli.data.batches import Indices
+from bertnli.common.files import existing_path
+from bertnli.common.urls import has_secret, is_url
+from bertnli.data.batches import Indices, Part, pack, source_of
 from bertnli.data.corpus import Corpus, prepare, split_holdout
 from bertnli.data.golds import NONE_OF_THEM
 from bertnli.data.labelled import RowsByLabel
 from bertnli.data.outputs import Outputs
+from bertnli.data.pooled_corpus import PooledCorpus
+from bertnli.data.soft_labels import columns_of
 from bertnli.evaluation.data_sets import open_set
 from bertnli.families import folder_config
 from bertnli.fetch.entry import Kind
 from bertnli.fetch.resolve import check_name, resolve_model
 from bertnli.model import pretrained, tensor_files
+from bertnli.model.kept_layers import with_layers
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
-from bertnli.run.data_config import File, Holdout
+from bertnli.run.data_config import Holdout
+from bertnli.run.data_source import Source
 from bertnli.run.folder import result_of, run_of, step_of
 from bertnli.run.mistakes import refuse
 from bertnli.run.run_file import load_run
@@ -32,37 +39,95 @@ from bertnli.train import checkpoint
 from bertnli.train.losses import Loss
 from bertnli.train.new_outputs import with_outputs
 
+AnyCorpus = Corpus | PooledCorpus
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """The pairs of a data set, or those held out of the training data, on which the model is measured."""
+
+    name: str
+    corpus: AnyCorpus
+    pairs: Indices
+
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A corpus, and the indices of its pairs for training; the evaluation pairs may be from another corpus."""
+    """A corpus, and the indices of its pairs for training; the evaluation pairs may be from other corpora.
 
-    corpus: Corpus
+    sources: the data sets of train, whose pairs follow one another in `train`; parts: how many of them are from each.
+    evaluations: by a short name of each set. The first one decides for keep_best and early_stopping.
+    """
+
+    corpus: AnyCorpus
     train: Indices
-    evaluation_corpus: Corpus
-    evaluation: Indices
+    sources: Sequence[Source]
+    parts: tuple[Part, ...]
+    evaluations: Mapping[str, EvaluationSet]
     sha256: Mapping[str, str]  # of the data files, by their keys in the run file
     rows_by_label: Mapping[str, RowsByLabel]  # by data file, with its key in the run file
+
+    @property
+    def to_evaluate(self) -> int:
+        """The number of pairs of all evaluation sets."""
+        return sum(len(one.pairs) for one in self.evaluations.values())
 
     def rows(self, chosen: Indices, source: Pretrained) -> Iterator[dict[str, Any]]:
         """Training pairs for a user to inspect: row in the data file, label, tokens and their ids."""
         corpus = self.corpus
         for index in chosen:
-            ids = corpus.ids[corpus.offsets[index] :][: corpus.lengths[index]].tolist()
+            ids = pack(corpus, np.array([index])).input_ids.tolist()
             yield {
+                **({"data": self.source_of(index)} if isinstance(corpus, PooledCorpus) else {}),
                 "row": int(corpus.rows[index]),
                 "label": _as_written(corpus.labels[index], source.config.outputs),
                 "tokens": source.tokenizer.tokens(ids),
                 "ids": ids,
             }
 
+    def table(self) -> list[dict[str, Any]]:
+        """For the summary, the report and the model card: how much of each data set an epoch has; [] for one data set
+        without a weight."""
+        if len(self.sources) == 1 and self.sources[0].weight == 1:
+            return []
+        return [
+            {"data": source.title, "pairs": part.pairs, "weight": part.weight, "pairs_per_epoch": part.pairs_per_epoch}
+            for source, part in zip(self.sources, self.parts, strict=True)
+        ]
+
+    def source_of(self, index: int) -> str:
+        return self.sources[int(source_of(np.array([index]), _starts(self.corpus))[0])].name
+
+    def losses_by_source(self, pairs: Indices, losses: Sequence[float]) -> dict[str, float]:
+        """The mean loss of each of several data sets in a step with these `pairs`, as metrics are named: `loss/snli`.
+
+        losses: `[sources]`, summed over the pairs of each; [] if there is only one. A data set without a pair in the
+        step has no figure.
+        """
+        if not isinstance(self.corpus, PooledCorpus):
+            return {}
+        counts = np.bincount(source_of(pairs, self.corpus.starts), minlength=len(self.sources))
+        found = zip(self.sources, losses, counts.tolist(), strict=True)
+        return {f"loss/{source.title}": loss / count for source, loss, count in found if count}
+
 
 def check_names(config: RunConfig) -> None:
     """Raises one InputError for all names in the run file that are neither known nor paths, before any is fetched."""
-    named: list[tuple[str, Kind]] = [(config.model, "model"), (config.data.train, "dataset")]
-    if isinstance(config.data.eval, str):
-        named.append((config.data.eval, "dataset"))
     mistakes = []
+    named: list[tuple[str, Kind]] = [(config.model, "model")]
+    if config.teacher is not None:
+        named.append((config.teacher.model, "model"))
+    for source in (*config.data.sources("train"), *config.data.sources("eval")):
+        there = existing_path(source.name.partition("#")[0]) is not None
+        if source.of == "path" and not there and not is_url(source.name):
+            mistakes.append(InputError(f"{source.key}.path: {source.name}", found="no such file", do="fix the path"))
+        elif source.of == "name" and there:
+            found = "a file or folder of that name here"
+            mistakes.append(
+                InputError(f"{source.key}.name: {source.name}", found=found, do="call it path:, or move it")
+            )
+        else:
+            named.append((source.name, "dataset"))
     for name, kind in dict.fromkeys(named):
         try:
             if has_secret(name):  # the run's folder keeps the run file
@@ -80,7 +145,7 @@ def check_names(config: RunConfig) -> None:
 def load_starting_model(config: RunConfig) -> Pretrained:
     """The weights and tokenizer that a run starts from, with the outputs of its result.
 
-    Raises as `resolve_model`, `pretrained.load` and `with_outputs` do.
+    Raises as `resolve_model`, `pretrained.load`, `with_layers` and `with_outputs` do.
     """
     path, arch = resolve_model(config.model, folder_config.parse)
     source = pretrained.load(
@@ -93,6 +158,8 @@ def load_starting_model(config: RunConfig) -> Pretrained:
         truncation=config.truncation,
         hypothesis_only=config.data.hypothesis_only,
     )
+    if config.keep_layers is not None:
+        source = with_layers(source, config.keep_layers)
     return with_outputs(source, config)
 
 
@@ -100,13 +167,15 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     """The run's pairs, tokenised and divided. Raises InputError for unusable files or sizes that do not fit."""
     outputs = source.config.outputs
     loss = Loss.of(outputs, config.loss)
+    sources = config.data.sources("train")
 
-    def corpus_of(name: str, file: File) -> Corpus:
+    def corpus_of(given: Source, soft: float | None = None) -> Corpus:
+        name = given.name
         chosen = open_set(
             name,
-            config.data.columns_of(file),
-            label_names=config.data.label_names_of(file),
-            dialect=config.data.dialect_of(file),
+            given.columns,
+            label_names=given.label_names,
+            dialect=given.dialect,
             prefer_parse=source.tokenizer.settings.reads_parse,
             problem_type=outputs.problem_type,
         )
@@ -120,6 +189,7 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             problem_type=outputs.problem_type,
             skip_bad_rows=config.data.skip_bad_rows,
             label_names=chosen.schema.label_names,
+            soft=soft,
         )
         loss.check_scores(corpus.labels, corpus.rows, name)
         skipped = f"{corpus.about['no_gold']:,} rows without a gold label and {corpus.about['bad']:,} bad rows skipped"
@@ -130,45 +200,117 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             length = source.tokenizer.max_length
             say(f"{name}: {cut:,} of {len(corpus):,} pairs are longer than {length} tokens, and were cut (max_length)")
         say(f"{name}: {len(corpus):,} labelled pairs ({_described(corpus, outputs)}); {skipped}")
+        if corpus.without_gold:
+            counted = "they are counted under their most probable label"
+            say(f"{name}: {corpus.without_gold:,} of these pairs have soft labels alone; {counted}")
+        elif soft is None and given in sources and columns_of(chosen.file, source.config.labels):
+            say(f"note: {name}: its columns p_… are not read; loss: {{soft: 1}} trains on these probabilities")
         return corpus
 
-    corpus = corpus_of(config.data.train, "train")
-    sha256 = {"data.train": corpus.sha256}
-    train, evaluation_corpus, evaluation = np.arange(len(corpus)), corpus, np.arange(0)
+    corpora = [_about(one, partial(corpus_of, soft=config.loss.soft)) for one in sources]
+    corpus = corpora[0] if len(corpora) == 1 else PooledCorpus(corpora)
+    train, held_out = np.arange(len(corpus)), np.arange(0)
+    evaluations: dict[str, EvaluationSet] = {}
+    others = [(one, _about(one, corpus_of)) for one in config.data.sources("eval")]
     if isinstance(config.data.eval, Holdout):
+        if corpus.without_gold:
+            raise InputError(
+                "data.eval.holdout",
+                found=f"{corpus.without_gold:,} pairs of data.train with soft labels alone",
+                expected="pairs with a gold label, to evaluate the model on",
+                do="set data.eval to a file of them, or remove it",
+            )
         try:
-            train, evaluation = split_holdout(corpus, config.data.eval.holdout, config.seed)
+            train, held_out = split_holdout(corpus, config.data.eval.holdout, config.seed)
         except ValueError as error:
             raise InputError(
                 "data.eval.holdout",
                 found=f"{config.data.eval.holdout} of {error}",
                 expected="fewer, so that some pairs are left for training",
             ) from None
-    elif config.data.eval is not None:
-        evaluation_corpus = corpus_of(config.data.eval, "eval")
-        sha256["data.eval"] = evaluation_corpus.sha256
-        evaluation = np.arange(len(evaluation_corpus))
-    loss.check_metric(config.metric_for_best, evaluation_corpus.labels[evaluation])
-    wanted = config.data.max_train_pairs or len(train)
-    if wanted > len(train):
-        raise InputError(
-            "data.max_train_pairs",
-            found=f"{wanted} of {len(train)} pairs",
-            do=f"set {len(train)} or fewer, or remove the key",
-        )
-    if wanted < len(train):
-        train = np.random.default_rng([config.seed, 1]).choice(train, wanted, replace=False)
-    held_out = evaluation if evaluation_corpus is corpus else evaluation[:0]
-    of_training = _rows_by_label(corpus, outputs, train, held_out)
-    rows_by_label = {f"data.train: {config.data.train}": of_training}
-    if evaluation_corpus is not corpus:
-        rows_by_label[f"data.eval: {config.data.eval}"] = evaluation_corpus.rows_by_label
-    for label in outputs.names:
-        if not of_training[label]["trained on"]:
-            say(f"warning: {config.data.train}: no row to train on has the label {label}")
+        name = f"held out of {', '.join(one.name for one in sources)}"
+        evaluations[name] = EvaluationSet(name, corpus, held_out)
+    for one, its_corpus in others:
+        evaluations[one.title] = EvaluationSet(one.name, its_corpus, np.arange(len(its_corpus)))
+    for deciding in list(evaluations.values())[:1]:
+        loss.check_metric(config.metric_for_best, deciding.corpus.labels[deciding.pairs])
+    each = _chosen(config, sources, by_source(corpus, train))
+    for one, chosen in zip(sources, each, strict=True):
+        if one.weight != 1:
+            part = Part(len(chosen), one.weight)
+            say(f"{one.name}: weight {one.weight:g}: an epoch has {part.pairs_per_epoch:,} of {part.pairs:,} pairs")
+    train = np.concatenate(each)
+    rows_by_label = {}
+    uses = zip(sources, corpora, each, by_source(corpus, held_out), _starts(corpus), strict=True)
+    for one, its_corpus, chosen, held, start in uses:
+        rows_by_label[f"{one.key}: {one.name}"] = _rows_by_label(its_corpus, outputs, chosen - start, held - start)
+    for one, its_corpus in others:
+        rows_by_label[f"{one.key}: {one.name}"] = its_corpus.rows_by_label
+    names = ", ".join(one.name for one in sources)
+    for label, pairs in zip(outputs.names, _counted(corpus.labels[train], outputs), strict=False):
+        if not pairs:
+            say(f"warning: {names}: no row to train on has the label {label}")
     if outputs.problem_type == "regression" and np.ptp(corpus.labels[train]) == 0:
-        say(f"warning: {config.data.train}: all rows to train on have the score {corpus.labels[train][0, 0]:g}")
-    return TrainingData(corpus, train, evaluation_corpus, evaluation, sha256, rows_by_label)
+        say(f"warning: {names}: all rows to train on have the score {corpus.labels[train][0, 0]:g}")
+    parts = tuple(Part(len(chosen), one.weight) for one, chosen in zip(sources, each, strict=True))
+    sha256 = {one.key: its_corpus.sha256 for one, its_corpus in (*zip(sources, corpora, strict=True), *others)}
+    return TrainingData(corpus, train, sources, parts, evaluations, sha256, rows_by_label)
+
+
+def _about(source: Source, corpus_of: Callable[[Source], Corpus]) -> Corpus:
+    """`corpus_of(source)`; an error names the keys of this source, if it is one of a list."""
+    try:
+        return corpus_of(source)
+    except InputError as error:
+        if source.key not in ("data.train", "data.eval"):
+            text = str(error).replace("data.columns, with train: and eval: in it if these differ", "data.columns")
+            keys = r"\bdata\.(columns|label_names|format|delimiter|quoting|header)"
+            error.args = (re.sub(keys, rf"{source.key}.\1", text),)
+        raise
+
+
+def _starts(corpus: AnyCorpus) -> Indices:
+    """The index of each data set's first pair."""
+    return corpus.starts if isinstance(corpus, PooledCorpus) else np.zeros(1, np.int64)
+
+
+def by_source(corpus: AnyCorpus, pairs: Indices) -> list[Indices]:
+    """`pairs` apart by the data set that they are from, in their order."""
+    starts = _starts(corpus)
+    source = source_of(pairs, starts)
+    return [pairs[source == number] for number in range(len(starts))]
+
+
+def _chosen(config: RunConfig, sources: Sequence[Source], each: Sequence[Indices]) -> list[Indices]:
+    """Of the pairs of each source those to train on, by max_pairs and data.max_train_pairs."""
+    each = [
+        _some(pairs, one.max_pairs, f"{one.key}.max_pairs", [config.seed, 1, number])
+        for number, (one, pairs) in enumerate(zip(sources, each, strict=True))
+    ]
+    if config.data.max_train_pairs is None:
+        return each
+    together = np.concatenate(each)
+    source = np.repeat(np.arange(len(each)), [len(pairs) for pairs in each])
+    # The order of what is drawn is kept within a source: a run of one source then trains as it always did.
+    places = _some(np.arange(len(together)), config.data.max_train_pairs, "data.max_train_pairs", [config.seed, 1])
+    found = [together[places[source[places] == number]] for number in range(len(each))]
+    for one, pairs in zip(sources, found, strict=True):
+        if not len(pairs):
+            do = f"set more than {config.data.max_train_pairs}, or remove that source"
+            raise InputError("data.max_train_pairs", found=f"no pair of {one.name} among those drawn", do=do)
+    return found
+
+
+def _some(pairs: Indices, wanted: int | None, key: str, seed: Sequence[int]) -> Indices:
+    """`wanted` of the pairs, drawn by the seed; all of them, in their order, if that is as many or None. key: of the
+    run file, for messages."""
+    if wanted is not None and wanted > len(pairs):
+        raise InputError(
+            key, found=f"{wanted} of {len(pairs)} pairs", do=f"set {len(pairs)} or fewer, or remove the key"
+        )
+    if wanted in (None, len(pairs)):
+        return pairs
+    return np.random.default_rng(seed).choice(pairs, wanted, replace=False)
 
 
 def _described(corpus: Corpus, outputs: Outputs) -> str:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +25,12 @@ from bertnli.common.files import write_text
 from bertnli.common.progress import progress
 from bertnli.common.signals import StopRequest
 from bertnli.data.batches import Indices, Stream, batches_by_length, pack
-from bertnli.data.corpus import Corpus
 from bertnli.data.outputs import Outputs
 from bertnli.evaluation.evaluate_numbers import NumberMetrics, metrics_for
 from bertnli.evaluation.metrics import ClassificationMetrics
 from bertnli.model.attention import EVAL_BATCH_TOKENS, to_device
 from bertnli.model.compiled import can_compile, compile_blocks
 from bertnli.model.pretrained import Pretrained
-from bertnli.report.number_lines import shown
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_config import deepspeed_config
 from bertnli.run.folder import RunFolder
@@ -39,16 +38,20 @@ from bertnli.run.loss_config import LOWER_IS_BETTER
 from bertnli.train import checkpoint
 from bertnli.train.checkpoint import Saver, TrainerState
 from bertnli.train.class_weights import class_weights
-from bertnli.train.engine import Engine, ProcessGroup, parse_settings, resolve_precision
+from bertnli.train.engine import Engine, ProcessGroup, parse_settings
+from bertnli.train.evaluations import Tallies, deciding, evaluation_figures, in_summary, in_words
 from bertnli.train.flops import matmul_peak, needed_flop
-from bertnli.train.inputs import TrainingData, check_names, load_data, load_starting_model
+from bertnli.train.inputs import AnyCorpus, EvaluationSet, TrainingData, check_names, load_data, load_starting_model
 from bertnli.train.losses import CROSS_ENTROPY, Loss
 from bertnli.train.metrics_log import MetricsLog, RecentSteps, check_installed
-from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, measure_on_gpu
+from bertnli.train.micro_batch_size import CPU_TOKENS, fitting_tokens, free_memory, gpu_is_full, measure_on_gpu
 from bertnli.train.next_command import next_command
+from bertnli.train.parameter_groups import check_depths, freeze
 from bertnli.train.pending_sum import PendingSum
+from bertnli.train.precision import resolve_precision
 from bertnli.train.result import write_result
-from bertnli.train.steps import Step, Steps
+from bertnli.train.steps import SoftLabels, Step, Steps
+from bertnli.train.teacher import open_teacher, teacher_labels
 
 STEPS_AHEAD = {"cpu": 0, "cuda": 1}
 """Steps that the host launches before it reads the sums of an earlier one. A CPU computes them at once."""
@@ -64,7 +67,7 @@ def train(config: RunConfig, group: ProcessGroup, say: Callable[[str], None]) ->
     try:
         return _train(config, folder, group, say)
     except torch.OutOfMemoryError as error:
-        raise gpu_is_full(error, group, "end what else runs on it") from None
+        raise gpu_is_full(error, group.rank, "end what else runs on it") from None
     finally:
         folder.release()
 
@@ -79,10 +82,13 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         if group.rank == 0:
             check_installed(config)
         source = load_starting_model(config)
+        check_depths(config, source.config)
         data = load_data(config, source, say)
         outputs = source.config.outputs
-        label_weights = class_weights(config.loss, outputs, data.corpus.labels[data.train])
-        total_steps = config.total_steps(len(data.train))
+        stream = Stream(len(data.train), config.global_batch_size, config.seed, data.parts)
+        label_weights = class_weights(config.loss, outputs, data.corpus.labels[data.train[stream.epoch(0)]])
+        teacher = open_teacher(config.teacher.model, outputs, group.device, say) if config.teacher else None
+        total_steps = config.total_steps(stream.pairs_per_epoch)
         config.check_warmup(total_steps)
     with group.agree():
         if group.rank == 0:
@@ -95,9 +101,17 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)
+    soft_labels: SoftLabels | None = data.corpus.soft_labels
+    taught_by = {"teacher": teacher.fingerprint} if teacher is not None else {}
+    if teacher is not None:
+        soft_labels = teacher_labels(teacher, config, data, group, say)
+        teacher = None  # frees its memory, before the model takes its own
     model_config = source.config if config.dropout is None else source.config.with_dropout(config.dropout)
     model = source.build(model_config)
-    loss_function = Loss.of(outputs, config.loss, label_weights)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    if (left_to_train := freeze(model, config.frozen_blocks)) is not None:
+        say(left_to_train)
+    loss_function = Loss.of(outputs, config.loss, label_weights, config.teacher)
     if label_weights is not None:
         weighed = zip(outputs.names, label_weights, strict=True)
         say("weights of the labels: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weighed))
@@ -112,10 +126,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     engine = Engine(model, settings, config, group)
     source = source.without_weights()  # the engine has its own
 
-    stream = Stream(len(data.train), config.global_batch_size, config.seed)
-    eval_every = config.eval_every_steps or config.steps_per_epoch(len(data.train))
+    eval_every = config.eval_every_steps or config.steps_per_epoch(stream.pairs_per_epoch)
 
-    state = TrainerState(inputs={"model": source.sha256, **data.sha256})
+    state = TrainerState(inputs={"model": source.sha256, **data.sha256, **taught_by})
     resumed = checkpoint.newest(folder.checkpoints, warn=say)
     if resumed is not None:
         with group.agree():
@@ -138,14 +151,16 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     # Without gradients a batch takes far less memory than in training.
     eval_tokens = min(EVAL_BATCH_TOKENS[group.device.type], max(micro_tokens, 2048))
     say(
-        f"{len(data.train):,} pairs to train on, {len(data.evaluation):,} to evaluate on; {total_steps} steps of "
+        f"{len(data.train):,} pairs to train on, {data.to_evaluate:,} to evaluate on; {total_steps} steps of "
         f"{config.global_batch_size} pairs in micro-batches of up to {micro_tokens:,} tokens, {precision}, "
         f"ZeRO-{config.zero_stage}, {group.world} x {group.device.type}"
     )
     [peak] = group.sum([matmul_peak(model_config.hidden_size, model_config.intermediate_size, precision, group.device)])
-    metrics = MetricsLog(folder, state.steps, config.tensorboard, say) if group.rank == 0 else None
+    with group.agree():
+        metrics = MetricsLog(folder, state.steps, config, say) if group.rank == 0 else None
     recent = RecentSteps(
-        lambda tokens, pairs: needed_flop(model_config, tokens, pairs) / peak, counted=loss_function.counted
+        lambda tokens, pairs: needed_flop(model_config, tokens, pairs, config.frozen_blocks) / peak,
+        counted=loss_function.counted,
     )
 
     def save_checkpoint() -> None:
@@ -163,12 +178,13 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     def finish_saving() -> None:
         """Called by all ranks before they end: a launcher kills the other ranks when the first one ends."""
         saver.wait()
+        if metrics is not None:
+            metrics.close(finished=False)
         group.barrier()
 
     def make_step(number: int) -> Step:
-        return Step.of(
-            data.corpus, data.train[stream.step(number)], group.rank, group.world, micro_tokens, group.device
-        )
+        pairs = data.train[stream.step(number)]
+        return Step.of(data.corpus, pairs, group.rank, group.world, micro_tokens, group.device, soft_labels)
 
     launched: deque[LaunchedStep] = deque()
     clock = time.perf_counter()  # when the step before the next one to be finished was over
@@ -180,7 +196,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         """
         nonlocal clock
         step = launched.popleft()
-        (loss, counted, interrupted, terminated), over = step.sums.read()
+        (loss, counted, *by_source, interrupted, terminated), over = step.sums.read()
         took, clock = over - clock, over
         pairs, assignment = step.step.pairs, step.step.assignment
         state.pairs += len(pairs)
@@ -193,6 +209,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             metrics.add(
                 step.number,
                 **recent.last(),
+                **data.losses_by_source(pairs, by_source),
                 learning_rate=step.learning_rate,
                 **({"imbalance": assignment.imbalance} if group.world > 1 else {}),
                 **step.loss_scale,
@@ -200,9 +217,10 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         show(step.number, str(recent))
         return signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
 
-    tally = None
+    tallies: Tallies = {}
     ahead = STEPS_AHEAD[group.device.type]
     with (
+        metrics or nullcontext(),
         StopRequest() as stop,
         Saver(folder.checkpoints, config.checkpoint.keep) as saver,
         progress("step", total_steps, quiet=group.rank != 0, start=state.steps) as show,
@@ -214,20 +232,22 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
             step = steps[state.steps]
             engine.train()
             try:
-                loss_and_counted = accumulate(engine, step, loss_function)
+                step_sums = accumulate(engine, step, loss_function)
             except torch.OutOfMemoryError as error:
-                raise gpu_is_full(error, group, f"set micro_batch_tokens: {max(1, micro_tokens // 2)}") from None
+                less = f"set micro_batch_tokens: {max(1, micro_tokens // 2)}"
+                more = "" if config.gradient_checkpointing else " or gradient_checkpointing: true"
+                raise gpu_is_full(error, group.rank, less + more) from None
             heartbeat.beat(f"step {state.steps + 1}", waiting=group.world > 1)
             learning_rate = config.learning_rate_at(state.steps, total_steps)
             engine.step(learning_rate)
             state.steps += 1
-            sums = group.start_sum(loss_and_counted, [stop.signal == signal.SIGINT, stop.signal == signal.SIGTERM])
+            sums = group.start_sum(step_sums, [stop.signal == signal.SIGINT, stop.signal == signal.SIGTERM])
             launched.append(LaunchedStep(state.steps, step, learning_rate, engine.loss_scale_metrics(), sums))
 
             # The one wait of a step for the device and for every rank. On a GPU it is for the step before this one, so
             # that this one is computed while the next is launched; before anything is saved or evaluated, for all.
             last = state.steps == total_steps
-            evaluating = len(data.evaluation) > 0 and (last or state.steps % eval_every == 0)
+            evaluating = len(data.evaluations) > 0 and (last or state.steps % eval_every == 0)
             due = state.steps % config.checkpoint.every_steps == 0
             stopping = 0
             while launched and (last or evaluating or due or stopping or len(launched) > ahead):
@@ -236,16 +256,14 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
                 stopping = 0
 
             if evaluating:
-                tally = evaluate(engine, group, data, outputs, loss_function, eval_tokens)
-                name, figure = deciding_figure(tally, config)
+                tallies = evaluate_all(engine, group, data, outputs, loss_function, eval_tokens)
+                name, figure = deciding(tallies, config)
                 better = state.record_evaluation(figure, lower_is_better=name in LOWER_IS_BETTER)
                 due = due or (better and config.keep_best)
-                say(f"step {state.steps}: held-out {name.replace('_', ' ')} {shown(figure)}, loss {tally.loss:.4f}")
+                for line in in_words(tallies, config):
+                    say(f"step {state.steps}: held-out {line}")
                 if metrics is not None:
-                    found = {**recorded(tally, config), "loss": tally.loss}
-                    metrics.add(
-                        state.steps, **{f"eval_{key}": value for key, value in found.items() if value is not None}
-                    )
+                    metrics.add(state.steps, **evaluation_figures(tallies, config))
             if last or stopping or due:
                 save_checkpoint()
             if stopping:
@@ -263,9 +281,9 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     if config.keep_best and state.best_step not in (0, state.steps):
         group.barrier()  # the first rank has written that checkpoint
         engine.load_state(checkpoint.read(folder.checkpoints, state.best_step).state, state.best_step)
-        tally = None
-    if tally is None and len(data.evaluation):  # also if the run was killed between its last step and this line
-        tally = evaluate(engine, group, data, outputs, loss_function, eval_tokens)
+        tallies = {}
+    if data.evaluations and not tallies:  # also if the run was killed between its last step and this line
+        tallies = evaluate_all(engine, group, data, outputs, loss_function, eval_tokens)
     weights = engine.weights()
     summary = {
         "output": str(folder.path),
@@ -275,14 +293,16 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         "precision": precision,
         "ranks": group.world,
         **({"best_step": state.best_step} if config.keep_best else {}),
-        **({f"eval_{key}": value for key, value in recorded(tally, config).items()} if tally is not None else {}),
-        **({"eval_rows": tally.rows} if tally is not None else {}),
+        **in_summary(tallies, config),
         "rows_by_label": data.rows_by_label,
+        **({"teacher": {**config.teacher.model_dump(), "sha256": taught_by["teacher"]}} if config.teacher else {}),
+        **({"sources": table} if (table := data.table()) else {}),
         "next": next_command(str(folder.model), source.config.labels, config),
     }
     if metrics is not None:
         metrics.close()
-        write_result(folder, config, source, weights, tally, summary)
+        of_sets = {data.evaluations[name].name: one for name, one in tallies.items()}
+        write_result(folder, config, source, weights, of_sets, summary)
     group.barrier()
     return summary
 
@@ -304,25 +324,23 @@ def accumulate(engine: Engine, step: Step, loss_function: Loss = CROSS_ENTROPY) 
 
     Each micro-batch's summed loss is divided by the number of pairs in the whole step, not in the micro-batch. So the
     sum over micro-batches and ranks is the gradient of the step's mean loss, however it is cut. Returns this rank's
-    summed loss and what the loss function counts, `[2]`, still on the device.
+    summed loss, what the loss function counts, and the summed loss of each of several sources, `[2 + sources]`, still
+    on the device.
     """
     sums, pairs_per_weight = [], loss_function.pairs_per_weight(step.labels)
     for micro_batch in step.micro_batches:
         heartbeat.beat("training")
         logits = engine(*micro_batch.inputs).float()
-        loss, counted = loss_function(logits, micro_batch.labels, pairs_per_weight)
+        loss, counted = loss_function(logits, micro_batch.labels, micro_batch.soft, pairs_per_weight)
         loss = loss * float(micro_batch.counts)
         engine.backward(loss / len(step.pairs))
-        sums.append(torch.stack([loss.detach(), counted * micro_batch.counts]))
+        of_sources = [
+            loss_function(logits.detach()[places], *micro_batch.targets(places), pairs_per_weight)[0]
+            * float(micro_batch.counts)
+            for places in micro_batch.by_source
+        ]
+        sums.append(torch.stack([loss.detach(), counted * micro_batch.counts, *of_sources]))
     return torch.stack(sums).sum(dim=0)
-
-
-def gpu_is_full(error: torch.OutOfMemoryError, group: ProcessGroup, do: str) -> RunError:
-    return RunError(
-        f"rank {group.rank}: the GPU's memory is full",
-        found=str(error).partition(". ")[0],
-        do=f"{do}; the same command then continues from the last checkpoint",
-    )
 
 
 def non_finite_loss(
@@ -344,24 +362,21 @@ def non_finite_loss(
     )
 
 
-def deciding_figure(tally: ClassificationMetrics | NumberMetrics, config: RunConfig) -> tuple[str, float]:
-    """The name and the value of the figure that says which evaluation is the best; NaN if it is not defined."""
-    metric = config.metric_for_best
-    return tally.main if metric is None else (metric, tally.figure(metric))
-
-
-def recorded(tally: ClassificationMetrics | NumberMetrics, config: RunConfig) -> dict[str, Any]:
-    """The figures of an evaluation that a run records beside the loss; None for one that is not defined."""
-    name, figure = deciding_figure(tally, config)
-    return {**tally.figures, name: None if math.isnan(figure) else figure}
+def evaluate_all(
+    engine: Engine, group: ProcessGroup, data: TrainingData, outputs: Outputs, loss_function: Loss, batch_tokens: int
+) -> Tallies:
+    return {
+        name: evaluate(engine, group, one, outputs, loss_function, batch_tokens)
+        for name, one in data.evaluations.items()
+    }
 
 
 @torch.no_grad()
 def evaluate(
-    engine: Engine, group: ProcessGroup, data: TrainingData, outputs: Outputs, loss_function: Loss, batch_tokens: int
+    engine: Engine, group: ProcessGroup, data: EvaluationSet, outputs: Outputs, loss_function: Loss, batch_tokens: int
 ) -> ClassificationMetrics | NumberMetrics:
-    """The metrics of all evaluation pairs: each pair is evaluated once, on one of the ranks."""
-    corpus, indices = data.evaluation_corpus, data.evaluation
+    """The metrics of all pairs of a set: each pair is evaluated once, on one of the ranks."""
+    corpus, indices = data.corpus, data.pairs
     scored = scored_here(engine, group, corpus, indices, batch_tokens)
     if loss_function.kind == "cross_entropy":
         tally = ClassificationMetrics(outputs.names)
@@ -379,7 +394,7 @@ def evaluate(
 
 
 def scored_here(
-    engine: Engine, group: ProcessGroup, corpus: Corpus, indices: Indices, batch_tokens: int
+    engine: Engine, group: ProcessGroup, corpus: AnyCorpus, indices: Indices, batch_tokens: int
 ) -> Iterator[tuple[Indices, NDArray[np.float32]]]:
     """The logits of this rank's batches of the pairs at `indices`, each with their places in `indices`."""
     engine.eval()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import THRESHOLD, Activation, Outputs
-from bertnli.run.loss_config import LossConfig, Metric
+from bertnli.run.loss_config import LossConfig, Metric, TeacherConfig
 
 NO_CHOICE = LossConfig()
 Kind = Literal["cross_entropy", "bce", "mse"]
@@ -28,6 +28,7 @@ class Loss:
     score that users see. counted: the figure's name in metrics.jsonl. `accuracy`; `label_accuracy`, the share of right
     decisions on independent labels; or `mae`, the mean absolute error of a score.
     weights: of the labels, in their order (class_weights.py). label_smoothing: as in torch's CrossEntropyLoss.
+    mix, temperature: of soft labels and a teacher; see `__call__`.
     """
 
     kind: Kind
@@ -35,12 +36,21 @@ class Loss:
     counted: Literal["accuracy", "label_accuracy", "mae"]
     weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
+    mix: float = 1.0
+    temperature: float = 1.0
 
     @classmethod
-    def of(cls, outputs: Outputs, config: LossConfig = NO_CHOICE, weights: tuple[float, ...] | None = None) -> Loss:
+    def of(
+        cls,
+        outputs: Outputs,
+        config: LossConfig = NO_CHOICE,
+        weights: tuple[float, ...] | None = None,
+        teacher: TeacherConfig | None = None,
+    ) -> Loss:
         """The loss of a model with these outputs, as a run file says."""
         if outputs.problem_type == "single_label_classification":
-            return cls("cross_entropy", outputs.activation, "accuracy", weights, config.label_smoothing)
+            taught = () if teacher is None else (teacher.mix, teacher.temperature)
+            return cls("cross_entropy", outputs.activation, "accuracy", weights, config.label_smoothing, *taught)
         if outputs.problem_type == "multi_label_classification":
             return cls("bce", outputs.activation, "label_accuracy", weights)
         return cls(config.kind or ("bce" if outputs.activation == "sigmoid" else "mse"), outputs.activation, "mae")
@@ -54,20 +64,28 @@ class Loss:
             return 1.0
         return len(labels) / float(np.asarray(self.weights)[labels].sum())
 
-    def __call__(self, logits: Tensor, labels: Tensor, pairs_per_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, logits: Tensor, labels: Tensor, soft: Tensor | None = None, pairs_per_weight: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """The loss, with its gradient, and the counted figure, both summed over the pairs. The sum over all pairs of a
         step, divided by their number, is the step's loss.
 
         logits: `[pairs, outputs]` in fp32. labels: int64 `[pairs]`, indices; or fp32 `[pairs, outputs]`. With several
         outputs a pair's loss is their mean, as in torch's BCEWithLogitsLoss. pairs_per_weight: see there.
+        soft: fp32 `[pairs, labels]`, probabilities: the cross-entropy with them, at `temperature` and times its square,
+        is the share `mix` of the loss, that with `labels` the rest (Hinton et al. 2015, section 2). label_smoothing is
+        for `labels`, or, if they have no share, for `soft`.
         """
         detached = logits.detach()
         weights = None if self.weights is None else _on_device(self.weights, logits.device)
         if self.kind == "cross_entropy":
             right = (detached.argmax(dim=1) == labels).sum()
             smoothing = self.label_smoothing
+            if soft is not None and self.mix == 1:
+                return self._softened(logits, soft, smoothing), right
             loss = F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
-            return loss if weights is None else loss * pairs_per_weight, right
+            loss = loss if weights is None else loss * pairs_per_weight
+            return loss if soft is None else self.mix * self._softened(logits, soft) + (1 - self.mix) * loss, right
         if self.kind == "bce":
             loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum", pos_weight=weights)
         else:
@@ -75,6 +93,10 @@ class Loss:
         scores = self._scores(detached)
         counted = (scores - labels).abs() if self.counted == "mae" else (scores > THRESHOLD) == (labels > THRESHOLD)
         return loss / logits.shape[1], counted.sum() / logits.shape[1]
+
+    def _softened(self, logits: Tensor, soft: Tensor, smoothing: float = 0.0) -> Tensor:
+        loss = F.cross_entropy(logits / self.temperature, soft, reduction="sum", label_smoothing=smoothing)
+        return loss * self.temperature**2
 
     def check_scores(self, labels: NDArray[Any], rows: NDArray[np.integer], where: str) -> None:
         """Raise InputError that names `where` if gold scores are not among those that the model can give.

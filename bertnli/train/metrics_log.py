@@ -1,4 +1,4 @@
-"""The metrics of every step: `metrics.jsonl`, TensorBoard if the run file asks for it, and the progress line."""
+"""The metrics of every step: `metrics.jsonl`, what `report_to` names (recorders.py), and the progress line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from bertnli.common.files import write_text
 from bertnli.run.config import RunConfig
 from bertnli.run.folder import RunFolder, read_metrics
 from bertnli.run.mistakes import refuse
+from bertnli.train.recorders import Recorders
 
 # What records metrics: its key in the run file -> its package.
 _RECORDERS = {
-    "tensorboard": "tensorboard",
+    "report_to: tensorboard": "tensorboard",
+    "report_to: wandb": "wandb",
+    "report_to: mlflow": "mlflow",
     "deepspeed.tensorboard": "tensorboard",
     "deepspeed.wandb": "wandb",
     "deepspeed.comet": "comet_ml",
@@ -25,14 +28,14 @@ _RECORDERS = {
 
 def check_installed(config: RunConfig) -> None:
     """Raises InputError for what is asked to record metrics and is not installed. On the rank that records them."""
-    asked = {"tensorboard": config.tensorboard}
+    asked = {f"report_to: {name}": True for name in config.report_to}
     asked |= {f"deepspeed.{name}": _enabled(section) for name, section in config.deepspeed.items()}
     missing = []
     for key, package in _RECORDERS.items():
         if asked.get(key) and util.find_spec(package) is None:
-            off = f"{key}: false" if key == "tensorboard" else f"{key}.enabled: false"
+            off = f"set {key}.enabled: false" if key.startswith("deepspeed") else "remove it from report_to"
             missing.append(
-                InputError(f"{key} needs {package}, which is not installed", do=f"pip install {package}, or set {off}")
+                InputError(f"{key} needs {package}, which is not installed", do=f"pip install {package}, or {off}")
             )
     refuse(missing, "run file")
 
@@ -42,27 +45,34 @@ def _enabled(section: Any) -> bool:
 
 
 class MetricsLog:
-    """`metrics.jsonl`, one JSON object a line, and optionally the same metrics for TensorBoard."""
+    """`metrics.jsonl`, one JSON object a line, and the same metrics for what `report_to` names.
 
-    def __init__(self, folder: RunFolder, steps: int, tensorboard: bool, warn: Callable[[str], None]):
+    A context that closes it if an error ends the run.
+    """
+
+    def __init__(self, folder: RunFolder, steps: int, config: RunConfig, warn: Callable[[str], None]):
         """`steps`: optimizer steps already done. Lines of later steps, from before a kill, are removed.
 
-        `warn` is told of damaged lines. Raises RunError if a file of it cannot be written.
+        `warn` is told of damaged lines, and of a recorder that fails. Raises RunError if metrics.jsonl cannot be
+        written, and InputError as `Recorders` does.
         """
-        self._board: Any = None
         try:
             counting = [row for row in read_metrics(folder.metrics_file, warn) if row["step"] <= steps]
             write_text(folder.metrics_file, "".join(json.dumps(row) + "\n" for row in counting))
             self._file = folder.metrics_file.open("a")
-            if tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._board = SummaryWriter(str(folder.tensorboard), purge_step=steps + 1)
         except OSError as error:
             raise RunError(
                 f"{error.filename2 or error.filename or folder.metrics_file}: cannot be written: {error.strerror}",
                 do="move it away, or make room, and give the same command again",
             ) from None
+        self._recorders = Recorders(config, folder, steps, warn)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            self.close(finished=False)
 
     def add(self, step: int, **figures: float) -> None:
         """Write one line. Raises RunError if the disk is full or fails."""
@@ -74,14 +84,12 @@ class MetricsLog:
                 f"{self._file.name}: cannot be written: {error.strerror}",
                 do="make room and give the same command again: it continues from the last good checkpoint",
             ) from None
-        if self._board is not None:
-            for name, value in figures.items():
-                self._board.add_scalar(name, value, step)
+        self._recorders.add(step, figures)
 
-    def close(self) -> None:
+    def close(self, finished: bool = True) -> None:
+        """finished: False if the run may go on later."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        self._recorders.end(finished)
 
 
 class RecentSteps:

@@ -16,6 +16,7 @@ from torch import nn
 from bertnli.common.errors import RunError
 from bertnli.data.batches import Indices
 from bertnli.data.corpus import Corpus
+from bertnli.data.pooled_corpus import PooledCorpus
 from bertnli.train.flops import DTYPES
 from bertnli.train.losses import Loss
 from bertnli.train.steps import MicroBatch
@@ -57,7 +58,7 @@ def measure(peak: Callable[[int], int]) -> dict[int, int]:
 
 
 def measure_on_gpu(
-    model: nn.Module, loss: Loss, corpus: Corpus, chosen: Indices, precision: str, device: torch.device
+    model: nn.Module, loss: Loss, corpus: PooledCorpus | Corpus, chosen: Indices, precision: str, device: torch.device
 ) -> dict[int, int]:
     """`measure` on `model`, which is moved to the GPU `device`, with the corpus's pairs at `chosen`.
 
@@ -97,3 +98,12 @@ def free_memory(device: torch.device) -> int:
     """Bytes that this process can still allocate on a GPU: those that nobody has, and those that it keeps unused."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def gpu_is_full(error: torch.OutOfMemoryError, rank: int, do: str) -> RunError:
+    """The error for a step that needs more memory than the GPU has. do: what helps."""
+    return RunError(
+        f"rank {rank}: the GPU's memory is full",
+        found=str(error).partition(". ")[0],
+        do=f"{do}; the same command then continues from the last checkpoint",
+    )

@@ -18,7 +18,7 @@ def with_outputs(source: Pretrained, config: RunConfig) -> Pretrained:
     Raises InputError for keys of the run file that do not go with the outputs.
     """
     outputs = source.config.outputs if source.has_classifier else _new(source, config)
-    for key, meant in unfit_keys(config.loss, config.metric_for_best, outputs.problem_type):
+    for key, meant in unfit_keys(config.loss, config.teacher, config.metric_for_best, outputs.problem_type):
         raise InputError(
             key,
             found=f"a model for problem_type: {outputs.problem_type}",

@@ -14,9 +14,9 @@ def next_command(model: str, labels: Sequence[str], config: RunConfig) -> str:
     """For the model folder `model` with these `labels`: its evaluation on rows that have such labels, or its export."""
     if all(LabelTable(labels).index(label) >= 0 for label in SNLI_ORDER):
         return shlex.join(["bertnli", "eval", model, "snli-test"])
-    if isinstance(config.data.eval, str):
-        dialect = config.data.dialect_of("eval")
-        columns, names = config.data.columns_of("eval"), config.data.label_names_of("eval")
+    if sources := config.data.sources("eval"):
+        first = sources[0]
+        dialect, columns, names = first.dialect, first.columns, first.label_names
         given = {
             "--premise": columns.premise,
             "--hypothesis": columns.hypothesis,
@@ -28,7 +28,7 @@ def next_command(model: str, labels: Sequence[str], config: RunConfig) -> str:
         }
         options = [part for option, value in given.items() if value for part in (option, value)]
         more = ["--no-header"] * (not dialect.header) + ["--skip-bad-rows"] * config.data.skip_bad_rows
-        return shlex.join(["bertnli", "eval", model, config.data.eval, *options, *more])
+        return shlex.join(["bertnli", "eval", model, first.name, *options, *more])
     classes = CATALOG["hans"].schema.classes
     table = LabelTable(tuple(dict.fromkeys(classes.values())), classes)
     if {table.index(label) for label in labels} == {0, 1}:

@@ -23,8 +23,7 @@ from bertnli.common.for_user import as_told
 from bertnli.common.installed import need
 from bertnli.common.network import set_interfaces
 from bertnli.common.progress import say_lines
-from bertnli.run.folder import RunFolder
-from bertnli.run.run_file import load_run
+from bertnli.run.folder import RunFolder, run_of_job
 from bertnli.watch.rank_env import local_world_size, set_rank_variables
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, or watch the process that does. Returns the exit code."""
     standard_streams.protect()
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     heartbeat.start()
     spin_briefly(os.environ)
     rank = None
@@ -58,16 +57,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The options of `python -m bertnli.train`."""
     parser = argparse.ArgumentParser(prog="python -m bertnli.train", description="Fine-tune as a run file says.")
     parser.add_argument("run_file", metavar="RUN.yaml")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--directory", default=".", help="change to this folder first: relative paths start there")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    # as in programs for DeepSpeed: `--deepspeed FILE`, and `--deepspeed --deepspeed_config FILE`
+    parser.add_argument("--deepspeed", nargs="?", metavar="FILE", help="--set deepspeed=FILE, before other --set")
+    parser.add_argument("--deepspeed_config", "--deepspeed-config", metavar="FILE", help="the same")
     # from DeepSpeed's launcher and from torch.distributed.launch
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="ignored: LOCAL_RANK is used")
     return parser
+
+
+def sets_of(options: argparse.Namespace) -> list[str]:
+    """The `--set` of the options, after what `--deepspeed` stands for."""
+    file = options.deepspeed_config or options.deepspeed
+    return [*([] if file is None else [f"deepspeed={json.dumps(file)}"]), *options.sets]
 
 
 def _watch(rank: Rank, options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -75,7 +84,7 @@ def _watch(rank: Rank, options: argparse.Namespace, arguments: Sequence[str]) ->
 
     try:
         with contextlib.chdir(options.directory):
-            config = load_run(options.run_file, options.sets)
+            config = run_of_job(options.run_file, sets_of(options), rank.world).config
             RunFolder(config.output).check(config)
             logs = RunFolder(config.output).logs.absolute()
         _make(logs)
@@ -115,7 +124,8 @@ def _train(options: argparse.Namespace) -> int:
     group = None
     try:
         os.chdir(options.directory)
-        config = load_run(options.run_file, options.sets)
+        loaded = run_of_job(options.run_file, sets_of(options), int(os.environ.get("WORLD_SIZE", "1")))
+        config = loaded.config
         _share_the_host()
         need("torch", "train")
         need("deepspeed", "train")
@@ -125,6 +135,8 @@ def _train(options: argparse.Namespace) -> int:
         from bertnli.train.loop import ProcessGroup, train  # torch takes seconds to load
 
         group = ProcessGroup()
+        for note in loaded.notes if group.rank == 0 else ():
+            say_lines(note)
         summary = train(config, group, say=say_lines if group.rank == 0 else lambda line: None)
         if group.rank == 0:
             _print_summary(summary, options.json)

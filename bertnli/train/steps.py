@@ -6,41 +6,72 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertnli.data.batches import Assignment, Indices, assign_to_ranks, pack
+from bertnli.data.batches import Assignment, Indices, assign_to_ranks, pack, source_of
 from bertnli.data.corpus import Corpus
+from bertnli.data.pooled_corpus import PooledCorpus
 from bertnli.model.attention import Packed, copy_async, to_device
+
+
+class SoftLabels(Protocol):
+    """Of the pairs of a corpus: an array, or what a teacher says (teacher.py)."""
+
+    def __getitem__(self, pairs: Indices) -> NDArray[np.float32]:
+        """`[pairs, labels]`, probabilities."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """inputs: the model's three. labels: int64 `[pairs]`, or fp32 `[pairs, outputs]` (see `Corpus`). counts: False for
-    the pair of a rank that has none."""
+    the pair of a rank that has none. by_source: of each of several data sets the places of its pairs; () if there is
+    one alone. soft: fp32 `[pairs, labels]`, soft labels."""
 
     inputs: tuple[Tensor, Tensor, Packed]
     labels: Tensor
     counts: bool
+    by_source: tuple[Tensor, ...] = ()
+    soft: Tensor | None = None
 
     @classmethod
-    def of(cls, corpus: Corpus, indices: Indices, instead: Indices, device: torch.device) -> MicroBatch:
+    def of(
+        cls,
+        corpus: PooledCorpus | Corpus,
+        indices: Indices,
+        instead: Indices,
+        device: torch.device,
+        soft_labels: SoftLabels | None = None,
+    ) -> MicroBatch:
         """The pairs at `indices`. A rank without pairs still takes part in every collective operation: it takes the
         pair `instead`, which does not count."""
         counts = len(indices) > 0
         indices = indices if counts else instead
         gold = corpus.labels[indices]
         labels = torch.from_numpy(gold.astype(np.int64 if gold.ndim == 1 else np.float32))
-        return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts)
+        by_source: tuple[Tensor, ...] = ()
+        if isinstance(corpus, PooledCorpus):
+            source = source_of(indices, corpus.starts)
+            places = (torch.from_numpy(np.flatnonzero(source == one)) for one in range(len(corpus.starts)))
+            by_source = tuple(copy_async(one, device) for one in places)
+        soft = None
+        if soft_labels is not None:
+            soft = copy_async(torch.from_numpy(soft_labels[indices]), device)
+        return cls(to_device(pack(corpus, indices), device), copy_async(labels, device), counts, by_source, soft)
 
     def tensors(self) -> list[Tensor]:
         """All its tensors on the device."""
         ids, token_types, layout = self.inputs
-        return [ids, token_types, layout.positions, layout.cu_seqlens, self.labels]
+        soft = [] if self.soft is None else [self.soft]
+        return [ids, token_types, layout.positions, layout.cu_seqlens, self.labels, *self.by_source, *soft]
+
+    def targets(self, places: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The labels and the soft labels of some of its pairs."""
+        return self.labels[places], None if self.soft is None else self.soft[places]
 
 
 @dataclass(frozen=True)
@@ -54,10 +85,19 @@ class Step:
     labels: NDArray[Any]
 
     @classmethod
-    def of(cls, corpus: Corpus, pairs: Indices, rank: int, world: int, micro_tokens: int, device: torch.device) -> Step:
+    def of(
+        cls,
+        corpus: PooledCorpus | Corpus,
+        pairs: Indices,
+        rank: int,
+        world: int,
+        micro_tokens: int,
+        device: torch.device,
+        soft_labels: SoftLabels | None = None,
+    ) -> Step:
         assignment = assign_to_ranks(pairs, corpus.lengths, world)
         cut = assignment.micro_batches(rank, micro_tokens)
-        micro_batches = [MicroBatch.of(corpus, one, pairs[:1], device) for one in cut]
+        micro_batches = [MicroBatch.of(corpus, one, pairs[:1], device, soft_labels) for one in cut]
         return cls(pairs, assignment, micro_batches, corpus.labels[pairs])
 
 

@@ -27,8 +27,11 @@ _MASK = INPUTS.index("attention_mask")
 class BoundSession:
     """Runs padded batches on `device` (a GPU; the CPU in tests) over bound buffers."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, device: Device, labels: int):
-        self._session, self._device, self._labels = session, device, labels
+    def __init__(
+        self, session: onnxruntime.InferenceSession, device: Device, labels: int, inputs: Sequence[str] = INPUTS
+    ):
+        """inputs: those that the graph has, the first of `INPUTS`."""
+        self._session, self._device, self._labels, self._inputs = session, device, labels, inputs
         self._binding = session.io_binding()
         self._tokens = self._pairs = 0  # the capacity of the buffers
 
@@ -38,7 +41,7 @@ class BoundSession:
         shape = bucket(pairs, length)
         self._grow(*shape)
         size = shape[0] * shape[1]
-        for number, (name, values) in enumerate(zip(INPUTS, inputs, strict=True)):
+        for number, (name, values) in enumerate(zip(self._inputs, inputs, strict=False)):
             padded = self._host[number, :size].reshape(shape)
             padded[:pairs, :length] = values
             padded[:pairs, length:] = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.families.folder_config import folder_config
 from bertnli.model.pretrained import Pretrained
 from bertnli.report.licences import UNKNOWN, LicenceInfo
-from bertnli_export import bundle, sentences, triton
+from bertnli_export import bundle, hub_layout, sentences, triton
 from bertnli_export.devices import CPU, Device, choose_device
-from bertnli_export.graphs.graph import add_metadata, fused_attention, opset_of, torch_logits
+from bertnli_export.graphs.graph import add_metadata, fused_attention, opset_of, torch_logits, without_token_types
 from bertnli_export.graphs.precision import EXPORTERS
 from bertnli_export.parity import RealRows, gate, reference
 from bertnli_export.session import Session
 
-LAYOUTS = ("bertnli", "triton")
+LAYOUTS = ("bertnli", "hub", "triton")
+_COMPARED = ("max_logit_difference", "max_company_difference", "label_flips", "score_error", "accuracy")
 _VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tokenizers", "numpy")
 
 
@@ -41,8 +42,8 @@ def export_bundle(
 ) -> dict[str, Any]:
     """Write the bundle of `source` to the folder `out`, parity-checked.
 
-    layout: `triton` makes `out` a model repository of Triton Inference Server, in which the bundle is the model
-    `triton.NAME`.
+    layout: `hub` makes `out` a model as others publish it, in fp32 and in int8 (hub_layout.py); `triton` a model
+    repository of Triton Inference Server, in which the bundle is the model `triton.NAME`.
 
     verify_data: real rows for the parity gate, in addition to its built-in pairs. allow_unfused: accept a graph that
     has fewer fused attention operators than the model has layers. force: replace a bundle that exists. name, terms: of
@@ -52,9 +53,10 @@ def export_bundle(
     `bertnli verify` has passed on a host that has one.
 
     Returns the summary: `bundle`, `precision`, `fused_attention`, `layers`, and the parity figures (see
-    `bundle.Parity`), or `parity` None with `reason` and `next`, what to do. Raises InputError for what is wrong before
-    the start; RunError if the graph cannot be made, is not fused, or does not compute what the checkpoint computes.
-    After an error nothing is left.
+    `bundle.Parity`), or `parity` None with `reason` and `next`, what to do; of the hub's layout also those of int8 by
+    `int8_…`, and a `note` of what other programs do otherwise. Raises InputError for what is wrong before the start;
+    RunError if a graph cannot be made, is not fused, or does not compute what the checkpoint computes. After an error
+    nothing is left.
     """
     _check_arguments(source, precision, layout)
     if layout == "triton":
@@ -63,29 +65,20 @@ def export_bundle(
     config, tokenizer = source.config, source.tokenizer
     rows = None if verify_data is None else RealRows.read(verify_data, config.outputs, tokenizer)
 
-    model = source.build().eval()
-    checkpoint = partial(torch_logits, model)
-    graph = EXPORTERS[precision](model, tokenizer.encode(*zip(*sentences.plain(), strict=True)))
-    attention = _attention(fused_attention(graph), config.num_layers, allow_unfused)
-    built_in = reference(checkpoint, tokenizer)
+    exporter = _Exporter(source, terms, allow_unfused, rows)
     try:
         with bundle.new_bundle(out, force=force) as folder:
-            add_metadata(graph, _metadata(source, precision, terms))
-            onnx.save_model(graph, folder / bundle.MODEL)
             tokenizer.save(folder)
             bundle.write_json(folder / bundle.CONFIG, folder_config(config, tokenizer))
-            built_in.save(folder / bundle.PARITY)
-            device, reason = _parity_device(precision)
-            parity = None
-            if device is not None:
-                session = Session(folder / bundle.MODEL, device)
-                parity = gate(checkpoint, session, built_in, tokenizer, precision, config.outputs, rows)
+            exporter.reference.save(folder / bundle.PARITY)
+            graphs = hub_layout.GRAPHS if layout == "hub" else {precision: bundle.MODEL}
+            main, *others = (exporter.write(folder / name, each, layout) for each, name in graphs.items())
             if layout == "triton":
                 triton.arrange_files(folder, config.outputs, precision)
             bundle.write_manifest(
                 folder,
                 precision=precision,
-                opset=opset_of(graph),
+                opset=main.opset,
                 labels=config.labels,
                 problem_type=config.problem_type,
                 activation=config.output_activation,
@@ -94,12 +87,13 @@ def export_bundle(
                 lower_case=tokenizer.lower_case,
                 temperature=source.temperature,
                 tokenizer_fingerprint=tokenizer.fingerprint,
-                attention=attention,
+                attention=main.attention,
                 origin=bundle.Origin(
                     sha256=source.sha256, name=name, revision=source.revision, family=config.family, **asdict(terms)
                 ),
-                parity=parity,
+                parity=main.parity,
                 versions=bundle.versions(_VERSIONS),
+                others={Path(graphs[other.precision]).name: other.section() for other in others},
             )
     except OSError as error:
         raise RunError(
@@ -107,14 +101,64 @@ def export_bundle(
         ) from error
     data = "" if verify_data is None else f" --data {verify_data.name}"  # not compared here
     then = f"on a host with an NVIDIA GPU: bertnli verify {out}{data}"
-    unverified = {"parity": None, "reason": reason, "next": then}
-    return {
+    unverified = {"parity": None, "reason": main.reason, "next": then}
+    summary = {
         "bundle": str(out),
         "precision": precision,
-        "fused_attention": attention.fused,
-        "layers": attention.layers,
-        **(unverified if parity is None else _figures(parity, config.problem_type)),
+        "fused_attention": main.attention.fused,
+        "layers": main.attention.layers,
+        **(unverified if main.parity is None else _figures(main.parity, config.problem_type)),
     }
+    for other in others:
+        figures = _figures(other.section().parity, config.problem_type)
+        summary |= {f"{other.precision}_{key}": figures[key] for key in _COMPARED if key in figures}
+    if layout == "hub" and (notes := hub_layout.notes(tokenizer, source.temperature)):
+        summary["note"] = "; ".join(notes)
+    return summary
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the manifest says about a graph. reason: why it has no parity: no device here runs it."""
+
+    precision: str
+    opset: int
+    attention: bundle.Attention
+    parity: bundle.Parity | None
+    reason: str | None
+
+    def section(self) -> bundle.OtherGraph:
+        assert self.parity is not None, "int8 runs on every host"
+        about = {"precision": self.precision, "opset": self.opset, "attention": self.attention, "parity": self.parity}
+        return bundle.OtherGraph.model_validate(about)
+
+
+class _Exporter:
+    """A checkpoint, and what its graphs are compared with; it writes one after the other."""
+
+    def __init__(self, source: Pretrained, terms: LicenceInfo, allow_unfused: bool, rows: RealRows | None):
+        self._source, self._terms, self._allow_unfused, self._rows = source, terms, allow_unfused, rows
+        self._model = source.build().eval()
+        self._checkpoint = partial(torch_logits, self._model)
+        self._typical = source.tokenizer.encode(*zip(*sentences.plain(), strict=True))
+        self.reference = reference(self._checkpoint, source.tokenizer)
+
+    def write(self, file: Path, precision: str, layout: str) -> _Written:
+        """Write the graph into `file`, and compare it with the checkpoint if a device of this host runs it."""
+        config, tokenizer = self._source.config, self._source.tokenizer
+        graph = EXPORTERS[precision](self._model, self._typical)
+        attention = _attention(fused_attention(graph), config.num_layers, self._allow_unfused)
+        add_metadata(graph, _metadata(self._source, precision, self._terms))
+        if layout == "hub" and not tokenizer.has_token_types:
+            without_token_types(graph)
+        file.parent.mkdir(exist_ok=True)
+        onnx.save_model(graph, file)
+        device, reason = _parity_device(precision)
+        parity = None
+        if device is not None:
+            session = Session(file, device)
+            parity = gate(self._checkpoint, session, self.reference, tokenizer, precision, config.outputs, self._rows)
+        return _Written(precision, opset_of(graph), attention, parity, reason)
 
 
 def _figures(parity: bundle.Parity, problem_type: ProblemType) -> dict[str, Any]:
@@ -138,6 +182,8 @@ def _check_arguments(source: Pretrained, precision: str, layout: str) -> None:
             expected="a model trained on sentence pairs",
             do="train it first: bertnli train RUN.yaml",
         )
+    if layout == "hub":
+        hub_layout.check(source.tokenizer, precision)
     if source.tokenizer.settings.hypothesis_only:  # programs that use a bundle without bertnli would give it premises
         raise InputError(
             "the model is a hypothesis-only baseline",

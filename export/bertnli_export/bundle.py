@@ -8,7 +8,8 @@
     manifest.json           what the bundle is and comes from, its parity figures, SHA-256 and size of the other files
 
 optimum's `ORTModelForSequenceClassification` opens this folder without changes. With `--layout triton` it is a model of
-Triton Inference Server (triton.py), with the graph in `1/`.
+Triton Inference Server (triton.py), with the graph in `1/`; with `--layout hub` a model as others publish it
+(hub_layout.py), with the graph and another one in int8 in `onnx/`.
 
 A bundle is written to a temporary folder and renamed, so a bundle that exists is complete.
 """
@@ -48,6 +49,7 @@ MODEL, TOKENIZER, CONFIG, PARITY, MANIFEST = (
     "manifest.json",
 )
 TOKENIZER_CONFIG = "tokenizer_config.json"
+QUANTIZED = "model_quantized.onnx"  # of the hub's layout
 LABELS = "labels.txt"  # of Triton's layout
 
 # The kinds of device that each precision's graph runs on. The packed attention of fp16 has a kernel for CUDA only. int8
@@ -58,11 +60,14 @@ DEVICE_KINDS: dict[str, tuple[str, ...]] = {"fp32": ("cpu", "cuda"), "fp16": ("c
 # What a folder may hold beside the files of its manifest: hidden ones (.gitattributes, .cache), and a description.
 _DESCRIPTIONS = ("README", "LICENSE", "LICENCE", "NOTICE")
 
+Precision = Literal["fp32", "fp16", "int8"]
+_Opset = Annotated[int, Field(ge=1, le=1000)]
 _Count = Annotated[int, Field(ge=0, le=10**9)]
 _Difference = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _LARGEST_MANIFEST = 1 << 24  # bytes
-_LARGEST = {MODEL: 2**31, TOKENIZER: 2**28, PARITY: 2**26}  # bytes; protobuf's limit, and far more than is ever needed
+# In bytes: protobuf's limit, and far more than is ever needed.
+_LARGEST = {MODEL: 2**31, QUANTIZED: 2**31, TOKENIZER: 2**28, PARITY: 2**26}
 _LARGEST_OTHER = 2**24
 
 
@@ -113,11 +118,20 @@ class Parity(_Section):
     score_error: _Difference | None = None  # of scores and of independent labels: see `parity.Differences.score_error`
 
 
+class OtherGraph(_Section):
+    """A graph of another precision in the same folder: what differs from the manifest's own."""
+
+    precision: Precision
+    opset: _Opset
+    attention: Attention
+    parity: Parity
+
+
 class Manifest(_Section):
     format: Literal["bertnli-bundle"] = "bertnli-bundle"
     format_version: int
-    precision: Literal["fp32", "fp16", "int8"]
-    opset: int = Field(ge=1, le=1000)
+    precision: Precision
+    opset: _Opset
     onnxruntime: str = Field(default=OLDEST, pattern=r"^\d{1,9}(\.\d{1,9}){1,3}$")  # the oldest that may open it
     labels: tuple[str, ...]  # or the name of the score
     problem_type: ProblemType = "single_label_classification"  # this and the next: bundles made before have neither
@@ -134,10 +148,22 @@ class Manifest(_Section):
     parity: Parity | None  # None: could not be checked where the bundle was made, and was not checked since
     versions: dict[str, str]
     files: dict[str, FileEntry]
+    others: dict[Literal["model_quantized.onnx"], OtherGraph] = {}  # in the hub's layout, by their names
 
     @property
     def outputs(self) -> Outputs:
         return Outputs(self.labels, self.problem_type, self.activation)
+
+    def about_graph(self, name: str, where: Path) -> Manifest:
+        """The manifest of the same bundle with this graph. Raises InputError, which names `where`, if it has none."""
+        if name == MODEL:
+            return self
+        other = next((other for known, other in self.others.items() if known == name), None)
+        if other is None:
+            raise InputError(
+                f"{where}: no graph of the bundle around it", found=name, expected=" or ".join((MODEL, *self.others))
+            )
+        return self.model_copy(update=dict(other))
 
 
 @dataclass(frozen=True)
@@ -147,13 +173,17 @@ class Bundle:
     path: Path
     manifest: Manifest
     sha256: str  # of manifest.json, which holds the checksums of the other files: it identifies the bundle
+    graph: str = MODEL  # the name of the file that is run; of another graph than MODEL, sha256 is of its name, too
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, unverified: bool = False) -> Bundle:
-        """Raises InputError if there is no bundle at `path`, if it is damaged, cannot be read or has other files than
-        its manifest, if another version of bertnli wrote it, and if its parity was never checked, unless `unverified`
-        is given."""
-        path = Path(path)
+        """path: the bundle's folder, or one of its graphs: in the hub's layout there are two.
+
+        Raises InputError if there is no bundle at `path`, if it is damaged, cannot be read or has other files than its
+        manifest, if another version of bertnli wrote it, and if its parity was never checked, unless `unverified` is
+        given."""
+        given = Path(path)
+        path, graph = folder_and_graph(given)
         where = path / MANIFEST
         with _reading(path):
             if kind_of(where) is None:
@@ -172,13 +202,15 @@ class Bundle:
                 if found != f"{entry.size:,} bytes":
                     raise _damaged(path / name, found, f"{entry.size:,} bytes")
             _check_nothing_else(path, manifest)
+        manifest = manifest.about_graph(graph, given)
         if manifest.parity is None and not unverified:
             raise InputError(
                 f"{path}: was never compared with its checkpoint, because the host that made it could not run it",
                 found="parity: null in its manifest",
                 do=f"on a host with an NVIDIA GPU: bertnli verify {path}",
             )
-        return cls(path, manifest, hashlib.sha256(raw).hexdigest())
+        identity = raw if graph == MODEL else raw + graph.encode()
+        return cls(path, manifest, hashlib.sha256(identity).hexdigest(), graph)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -193,7 +225,12 @@ class Bundle:
     @property
     def model(self) -> Path:
         """The graph with its weights."""
-        return self.file(MODEL)
+        return self.file(self.graph)
+
+    @property
+    def place(self) -> Path:
+        """What `open` opens again: the folder, or the graph if it is not the folder's first."""
+        return self.path if self.graph == MODEL else self.model
 
     def file(self, name: str) -> Path:
         """The bundle's file of that name, in whichever of its folders it is."""
@@ -289,6 +326,15 @@ class Bundle:
         return tokenizer
 
 
+def folder_and_graph(path: Path) -> tuple[Path, str]:
+    """The folder of the bundle that a user names by it or by one of its graphs, and the graph's name."""
+    if path.suffix == ".onnx" and path.is_file():
+        for folder in path.absolute().parents[:2]:
+            if os.path.lexists(folder / MANIFEST):
+                return folder, path.name
+    return path, MODEL
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Makes an InputError of an error of the system. `path`: for one that does not name its file."""
@@ -342,7 +388,7 @@ def parse_manifest(raw: bytes, where: Path) -> Manifest:
     if manifest.activation == "identity" and manifest.temperature != 1:
         found, expected = str(manifest.temperature), "1: raw scores are no probabilities"
         raise InputError(f"{where}: key temperature", found=found, expected=expected, do="export the model again")
-    missing = {MODEL, TOKENIZER, CONFIG, PARITY} - {Path(name).name for name in manifest.files}
+    missing = {MODEL, TOKENIZER, CONFIG, PARITY, *manifest.others} - {Path(name).name for name in manifest.files}
     strange = [
         name
         for name in manifest.files

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from operator import eq
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,24 +17,23 @@ from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.outputs import Outputs
 from bertnli.data.pairs import Chunk, PairFile, RawChunk
 from bertnli_export.encoders import Encoder, RowResult
+from bertnli_export.expansion import Expansion, Texts
 from bertnli_export.label_counts import LabelCounts
 from bertnli_export.run_record import Counts
 from bertnli_export.scorer import NOT_FINITE, Prediction, Scores
 
 
 class Task(NamedTuple):
-    """A chunk, and the indices of its rows that can be scored."""
+    """A chunk, and the indices of its rows that can be scored. cells: of these, if an expansion reads a column."""
 
     chunk: Chunk
     good: list[int]
+    cells: list[Any] | None = None
 
     @property
-    def premises(self) -> list[str]:
-        return [self.chunk.rows[index].premise or "" for index in self.good]
-
-    @property
-    def hypotheses(self) -> list[str]:
-        return [self.chunk.rows[index].hypothesis or "" for index in self.good]
+    def texts(self) -> Texts:
+        rows = [self.chunk.rows[index] for index in self.good]
+        return Texts([row.premise or "" for row in rows], [row.hypothesis or "" for row in rows], self.cells)
 
 
 class ScoredChunk(NamedTuple):
@@ -47,16 +46,22 @@ class ScoredChunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Codec:
-    """Of one input and output. It can be pickled, for worker processes. outputs: of the model."""
+    """Of one input and output. It can be pickled, for worker processes. outputs: of the model. expansion: how a row
+    becomes several pairs, if it does."""
 
     file: PairFile
     outputs: Outputs
     encoder: Encoder
+    expansion: Expansion | None = None
 
     def parse(self, raw: RawChunk) -> Task:
         """Raises RunError for a damaged file."""
         chunk = self.file.parse(raw)
-        return Task(chunk, [index for index, row in enumerate(chunk.rows) if row.error is None])
+        good = [index for index, row in enumerate(chunk.rows) if row.error is None]
+        if self.expansion is None or self.expansion.column is None:
+            return Task(chunk, good)
+        records = self.file.values(chunk)
+        return Task(chunk, good, [(records[index] or {}).get(self.expansion.column) for index in good])
 
     def encode(self, task: Task, scores: Scores) -> ScoredChunk:
         """`scores`: of the good rows. Raises RunError for values that the output cannot hold."""
@@ -64,7 +69,8 @@ class Codec:
         finite = np.isfinite(scores.values).all(axis=1)
         counts = Counts(rows=len(rows), truncated=int(scores.truncated[finite].sum()))
 
-        found = map(RowResult, scores.predictions, scores.values.tolist(), scores.truncated.tolist(), repeat(None))
+        columns = scores.predictions, scores.values.tolist(), scores.truncated.tolist(), repeat(None)
+        found = map(RowResult, *columns, *([scores.extras] if scores.extras else []))
         results = [next(found) if row.error is None else _without_scores(row.error) for row in rows]
         for index in np.flatnonzero(~finite):
             results[task.good[index]] = _without_scores(scores.refused.get(int(index), NOT_FINITE))

@@ -30,6 +30,7 @@ from bertnli.data.formats import format_of
 from bertnli.data.pairs import Columns
 from bertnli_export.bundle import Bundle, check_outside, versions
 from bertnli_export.devices import DEVICES, Device
+from bertnli_export.expansion import Expansion
 from bertnli_export.label_counts import LabelCounts
 from bertnli_export.output_file import BusyError
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, name_of, ray_reason
@@ -186,6 +187,7 @@ def score_partitions(
     columns: Columns | None = None,
     prefix: str = "",
     dialect: Dialect | None = None,
+    expansion: Expansion | None = None,
     temperature: float | None = None,
     threshold: float | None = None,
     progress: Progress | None = None,
@@ -219,14 +221,17 @@ def score_partitions(
     check_outside(folder)
     choose_temperature(opened, temperature)
     choose_threshold(opened, threshold)
+    if expansion is not None:
+        expansion.check(opened.outputs, opened.tokenizer())
     with connected(address):
         chosen, nodes = choose_nodes(device, address)
         opened.check_device(chosen)
         each, threads = ("GPU", 1) if chosen.kind == "cuda" else ("CPU", cores_each(nodes, len(partitions)))
         workers = sum(int(node["Resources"][each]) // threads for node in nodes)
-        options = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix, "dialect": dialect}
+        options: dict[str, Any] = {"strict": strict, "restart": restart, "columns": columns, "prefix": prefix}
+        options |= {"dialect": dialect, "expansion": expansion}
         known = versions(VERSIONS)
-        job = _Job(str(opened.path), opened.sha256, known, chosen, threads, temperature, threshold, options)
+        job = _Job(str(opened.place), opened.sha256, known, chosen, threads, temperature, threshold, options)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_nodes(nodes, job, partitions[0].input, folder)
@@ -247,7 +252,8 @@ def score_partitions(
                 nodes_used.add(result.node)
                 if progress is not None:
                     rate = rows / (time.perf_counter() - began)
-                    note = f"{rate:,.0f} pairs/s on {len(nodes_used)} node{'s' if len(nodes_used) > 1 else ''}"
+                    items = "pairs" if expansion is None else "rows"
+                    note = f"{rate:,.0f} {items}/s on {len(nodes_used)} node{'s' if len(nodes_used) > 1 else ''}"
                     progress(len(results), note)
         except Interrupted as stop:
             finished = sum(not result.error for result in results.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.encodings import with_escapes
@@ -31,6 +31,7 @@ class RowResult(NamedTuple):  # made three times as fast as a frozen dataclass
     values: Sequence[float] | None  # in the order of the model's outputs; finite
     truncated: bool
     error: str | None
+    extras: Sequence[Any] = ()  # in the order of `ScoreColumns.extras`
 
 
 class Encoder(ABC):
@@ -42,6 +43,7 @@ class Encoder(ABC):
         self._fields = frozenset(file.fields)
         dialect = file.dialect
         self._same_format = kind == file.format and (dialect is None or dialect.is_like(USUAL[kind]))
+        self._numbers = [extra.kind == "numbers" for extra in added.extras]
         self._prepare()
 
     def header(self) -> bytes:
@@ -57,6 +59,11 @@ class Encoder(ABC):
     def _lacks(self, record: Mapping[str, Any]) -> bool:
         """Whether the columns do not have all values of a record of JSON lines."""
         return not record.keys() <= self._fields or (isinstance(record, JsonCells) and record.lacking)
+
+    def _extras(self, result: RowResult) -> Iterator[Any]:
+        """The values of the columns of an expansion."""
+        for value, are_numbers in zip(result.extras, self._numbers, strict=True):
+            yield [self._added.rounded(number) for number in value] if are_numbers else value
 
     @abstractmethod
     def _prepare(self) -> None:
@@ -95,7 +102,8 @@ class _DelimitedEncoder(_TextEncoder):
         added = self._added
         self._has_prediction = added.prediction is not None
         predictions = ["%s"] * self._has_prediction
-        self._good_cells = self._separator.join([*predictions, *[added.number] * len(added.values), "%s", ""])
+        values = [added.number] * len(added.values)
+        self._good_cells = self._separator.join([*predictions, *values, *["%s"] * len(added.extras), "%s", ""])
         self._error_cells = self._separator.join([*[""] * (len(added.names) - 2), "false", "%s"])
 
     def _header(self) -> str:
@@ -121,7 +129,8 @@ class _DelimitedEncoder(_TextEncoder):
         else:
             truncated = "true" if result.truncated else "false"
             predictions = (self._cell(_text(result.prediction) or ""),) if self._has_prediction else ()
-            added = self._good_cells % (*predictions, *(result.values or ()), truncated)
+            extras = [self._cell(_json(value)) for value in self._extras(result)] if result.extras else ()
+            added = self._good_cells % (*predictions, *(result.values or ()), *extras, truncated)
         return f"{own}{self._separator}{added}{self._separator}{raw}\n"
 
 
@@ -135,6 +144,7 @@ class _JsonEncoder(_TextEncoder):
         self._has_prediction = self._added.prediction is not None
         *scores, truncated, error = (key.replace("%", "%%") for key in self._keys)
         forms = ["%s"] * self._has_prediction + [self._added.number] * len(self._added.values)
+        forms += ["%s"] * len(self._added.extras)
         cells = [f"{key}: {form}" for key, form in zip(scores, forms, strict=True)]
         nulls = [f"{key}: null" for key in scores]
         self._good_cells = ", ".join([*cells, f"{truncated}: %s", f"{error}: null"])
@@ -161,7 +171,8 @@ class _JsonEncoder(_TextEncoder):
         else:
             truncated = "true" if result.truncated else "false"
             predictions = (self._predictions[result.prediction],) if self._has_prediction else ()
-            added = self._good_cells % (*predictions, *(result.values or ()), truncated)
+            extras = map(_json, self._extras(result)) if result.extras else ()
+            added = self._good_cells % (*predictions, *(result.values or ()), *extras, truncated)
         comma = ", " if '"' in own else ""  # not after {
         return f"{own}{comma}{added}{raw}}}\n"
 
@@ -198,6 +209,8 @@ class ParquetEncoder(Encoder):
         prediction = pa.list_(pa.string()) if added.lists else pa.string()
         fields = [pa.field(name, prediction) for name in added.predictions]
         fields += [pa.field(name, pa.float64()) for name in added.values]
+        types = {"integer": pa.int64(), "texts": pa.list_(pa.string()), "numbers": pa.list_(pa.float64())}
+        fields += [pa.field(extra.name, types[extra.kind]) for extra in added.extras]
         fields += [pa.field(added.truncated, pa.bool_()), pa.field(added.error, pa.string())]
         if self._raw is not None:
             fields.append(pa.field(self._raw, pa.string()))
@@ -223,6 +236,8 @@ class ParquetEncoder(Encoder):
         values = [result and result.values for result in good]
         for at in range(len(added.values)):
             columns.append([each and added.rounded(each[at]) for each in values])
+        extras = [result and list(self._extras(result)) for result in good]
+        columns += [[each and each[at] for each in extras] for at in range(len(added.extras))]
         columns.append([result is not None and result.truncated for result in good])
         columns.append([_text(error) for error in errors])
         if self._raw is not None:

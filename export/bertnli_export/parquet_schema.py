@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 ARROW = b"ARROW:schema"
-_SPARK_TYPES = {"string": "string", "double": "double", "bool": "boolean"}  # of the added columns
-_HUGGING_FACE_TYPES = {"string": "string", "double": "float64", "bool": "bool"}
+# Of the added columns:
+_SPARK_TYPES = {"string": "string", "double": "double", "bool": "boolean", "int64": "long"}
+_HUGGING_FACE_TYPES = {"string": "string", "double": "float64", "bool": "bool", "int64": "int64"}
 
 
 def with_columns(

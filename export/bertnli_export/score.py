@@ -24,6 +24,7 @@ from bertnli.fetch.resolve import resolve_data, shown_name
 from bertnli_export.bundle import check_outside, versions
 from bertnli_export.codec import Codec
 from bertnli_export.devices import CPU, Device, choose_devices
+from bertnli_export.expansion import Expansion
 from bertnli_export.output_file import check_output
 from bertnli_export.pool import Pool
 from bertnli_export.remote_output import RemoteOutput, to_urls
@@ -61,6 +62,7 @@ def score_file(
     input_format: str | None = None,
     output_format: str | None = None,
     dialect: Dialect | None = None,
+    expansion: Expansion | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
@@ -72,13 +74,15 @@ def score_file(
     it starts over. A run from a pipe, or with `-` as output, cannot be resumed. `strict` stops at the first bad row,
     which otherwise keeps its place with the reason. On the CPU `workers` processes share the cores. Of several GPUs all
     are used, or those that `gpus` lists ("0,1"). The output does not depend on the number of workers. `temperature` and
-    `threshold`: as for `Scorer`. If `bundle` is a `Scorer`, it is used on its own device and stays open. `say` gets a
-    line for each thing to know about how the input is read.
+    `threshold`: as for `Scorer`. If `bundle` is a `Scorer`, it is used on its own device and stays open. `expansion`:
+    how a row becomes several pairs (expansion.py). `say` gets a line for each thing to know about how the input is
+    read.
 
     Returns the summary: `output`; `rows`, `errors`, `truncated`; `labelled` and `accuracy` if rows have gold labels
     (`no_accuracy` if the model does not know all of them, see label_counts.py); `device`, `load_seconds`;
-    `pairs_per_second` (rows of this run, from opening the input to closing the output, without loading); `resumed_at`,
-    the rows done before; `already_finished`; `notes`, the lines that `say` gets, and `worker_deaths`, if there are any.
+    `pairs_per_second` (rows of this run, from opening the input to closing the output, without loading; also with an
+    expansion a row counts once); `resumed_at`, the rows done before; `already_finished`; `notes`, the lines that `say`
+    gets, and `worker_deaths`, if there are any.
 
     Raises InputError for what is wrong before the start, and if `strict` finds a bad row; RunError if the input is
     damaged or changes meanwhile, or if the output cannot be written; Interrupted, with advice on how to continue.
@@ -91,6 +95,8 @@ def score_file(
         load = partial(_load, setup, devices)
     else:
         setup, load = bundle.setup, partial(InProcess, bundle, keep_open=True)
+    if expansion is not None:
+        expansion.check(setup.bundle.outputs, setup.tokenizer)
     load_seconds = time.perf_counter() - began
 
     given = os.fspath(input)
@@ -98,11 +104,19 @@ def score_file(
     began = time.perf_counter()
     reads_parse = setup.tokenizer.settings.reads_parse
     options: dict[str, Any] = {"prefer_parse": reads_parse, "problem_type": setup.bundle.outputs.problem_type}
+    if expansion is not None:
+        options["texts"] = expansion.reads_texts
     file = PairFile(read, columns=columns, format=input_format, dialect=dialect, **options, shown=shown)
-    said = len(file.notes)
-    for note in file.notes:
+    said, notes = len(file.notes), list[str]()
+    size = CHUNK[setup.device.kind]
+    place: dict[str, Any] = {}
+    if expansion is not None:
+        expansion = expansion.for_file(file)
+        notes, size = expansion.notes, expansion.rows_in_chunk(size)
+        place["added"] = expansion.columns(setup.bundle.outputs, prefix)
+    for note in notes + file.notes:
         say(note)
-    run = _open_record(output, file, setup, prefix, output_format, restart)
+    run = _open_record(output, file, setup, prefix, output_format, restart, expansion, size)
     if strict and run.counts.errors:
         raise InputError(
             f"{output}: an earlier run, without --strict, skipped {run.counts.errors} bad rows",
@@ -117,11 +131,10 @@ def score_file(
         engine = load()
         loading = time.perf_counter() - loading
         load_seconds, began = load_seconds + loading, began + loading
-        place: dict[str, Any] = {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
+        place |= {"prefix": prefix, "format": output_format, "resume_at": run.checkpoint}
         with closing(engine), _advice_on_stop(run), open_writer(output, file, setup.bundle.outputs, **place) as writer:
             run.save()
-            codec = Codec(file, setup.bundle.outputs, writer.encoder)
-            size = CHUNK[setup.device.kind]
+            codec = Codec(file, setup.bundle.outputs, writer.encoder, expansion)
             _score_rows(engine, codec, size, writer, run, strict, progress, checkpoint_seconds)
             writer.finish()
         deaths = engine.deaths
@@ -141,7 +154,7 @@ def score_file(
         "pairs_per_second": (counts.rows - resumed_at) / seconds,
         "resumed_at": resumed_at,
         "already_finished": False,
-        **({"notes": file.notes} if file.notes else {}),
+        **({"notes": notes + file.notes} if notes + file.notes else {}),
         **({"worker_deaths": deaths} if deaths else {}),
     }
     run.finish(summary)
@@ -159,6 +172,8 @@ def _open_record(
     prefix: str,
     output_format: str | None,
     restart: bool,
+    expansion: Expansion | None,
+    size: int,
 ) -> RunRecord:
     """The record of this run: a new one, or that of the run to resume."""
     to_stdout = os.fspath(output) == "-"
@@ -184,8 +199,9 @@ def _open_record(
             "prefix": prefix,
             "temperature": setup.temperature,
             **_threshold_option(setup),
+            **(expansion.options if expansion is not None else {}),
         },
-        "device": {"kind": setup.device.kind, "rows in a chunk": CHUNK[setup.device.kind]},
+        "device": {"kind": setup.device.kind, "rows in a chunk": size},
         "versions": versions(VERSIONS),
     }
     if restart:
@@ -260,7 +276,8 @@ def _score_rows(
             now = time.monotonic()
             if progress is not None:
                 rate = (run.counts.rows - before) / (now - began)
-                progress(run.counts.rows, f"{rate:,.0f} pairs/s on {engine.description}")
+                items = "pairs" if codec.expansion is None else "rows"
+                progress(run.counts.rows, f"{rate:,.0f} {items}/s on {engine.description}")
             if now - last >= checkpoint_seconds:
                 checkpoint()
                 last = now

@@ -6,18 +6,26 @@
 | several independent labels | `prediction`, the list of the labels above the threshold; `p_<label>` for each label |
 | a score | `score` |
 
-`truncated` and `error` follow. A list is a list in JSON lines and Parquet, and the text of a JSON list in TSV and CSV,
-which can hold every label: `["toxic", "insult"]`, or `[]`.
+Columns of an expansion follow (expansion.py), then `truncated` and `error`. A list is a list in JSON lines and Parquet,
+and the text of a JSON list in TSV and CSV, which can hold every label: `["toxic", "insult"]`, or `[]`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from bertnli.data.outputs import SCORE, Outputs
 
 _DECIMALS = 6  # of a probability
 _DIGITS = 7  # of a score; fp32 has no more. A sigmoid's scores of 1e-7 still have an order.
+
+
+class Extra(NamedTuple):
+    """A column of an expansion. numbers: a list of probabilities."""
+
+    name: str
+    kind: Literal["integer", "texts", "numbers"]
 
 
 @dataclass(frozen=True)
@@ -29,19 +37,22 @@ class ScoreColumns:
     truncated: str
     error: str
     lists: bool = False
+    extras: tuple[Extra, ...] = ()
 
     @classmethod
-    def of(cls, outputs: Outputs, prefix: str = "") -> ScoreColumns:
-        """`prefix` stands before each name."""
+    def of(cls, outputs: Outputs, prefix: str = "", extras: tuple[Extra, ...] = ()) -> ScoreColumns:
+        """`prefix` stands before each name, but those of `extras` have it already."""
         ends = f"{prefix}truncated", f"{prefix}error"
         if outputs.problem_type == "regression":
-            return cls(None, (prefix + SCORE,), *ends)
+            return cls(None, (prefix + SCORE,), *ends, extras=extras)
         values = tuple(f"{prefix}p_{label}" for label in outputs.names)
-        return cls(f"{prefix}prediction", values, *ends, outputs.problem_type == "multi_label_classification")
+        lists = outputs.problem_type == "multi_label_classification"
+        return cls(f"{prefix}prediction", values, *ends, lists, extras)
 
     @property
     def names(self) -> list[str]:
-        return [*self.predictions, *self.values, self.truncated, self.error]
+        extras = [extra.name for extra in self.extras]
+        return [*self.predictions, *self.values, *extras, self.truncated, self.error]
 
     @property
     def predictions(self) -> list[str]:

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import compress, islice
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from bertnli_export.devices import Device
 from bertnli_export.interface import INPUTS
 from bertnli_export.scoring_setup import ScoringSetup, prepare
 from bertnli_export.session import Session
+
+if TYPE_CHECKING:
+    from bertnli_export.expansion import Expansion
 
 Logits = Callable[..., NDArray[np.float32]]
 """(input_ids, attention_mask, token_type_ids), each int64 [batch, length], to [batch, labels]: `Session.logits`."""
@@ -88,6 +91,7 @@ class Scores(NamedTuple):
     values: NDArray[np.float64]  # [pairs, outputs]: probabilities, or the score
     truncated: NDArray[np.bool_]  # [pairs]
     refused: Mapping[int, str] = MappingProxyType({})  # index of a pair that cannot be scored: the reason
+    extras: Sequence[Sequence[Any]] = ()  # [pairs], what an expansion says of each; empty without one
 
 
 class Scorer:
@@ -166,46 +170,48 @@ class Scorer:
         """What the model's outputs mean."""
         return self.bundle.outputs
 
-    def score(self, pairs: Iterable[tuple[str, str]]) -> list[Score]:
+    def score(self, pairs: Iterable[Any], expansion: Expansion | None = None) -> list[Score]:
         """Score (premise, hypothesis) pairs, in their order.
+
+        expansion: `Windows`, for long premises, or `ZeroShot`, for texts in place of pairs.
 
         Raises InputError for a pair that is not two texts, RunError for one whose scores are not finite numbers.
         """
-        return list(self.iter(pairs))
+        return list(self.iter(pairs, expansion))
 
-    def iter(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Score]:
+    def iter(self, pairs: Iterable[Any], expansion: Expansion | None = None) -> Iterator[Score]:
         """`score` as a stream: takes and gives `CHUNK` pairs at a time, so memory does not grow with their number."""
+        if expansion is not None:
+            yield from expansion.iter(self, pairs)
+            return
         source = iter(pairs)
         while chunk := list(islice(source, CHUNK[self.session.device.kind])):
-            for pair in chunk:
-                if isinstance(pair, str) or len(pair) != 2:
-                    raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
-            scores = self.collect(self.submit(*zip(*chunk, strict=True)))
-            for index, reason in scores.refused.items():
-                raise InputError(f"a pair to score: {reason}", found=repr(chunk[index])[:200])
-            if np.isnan(scores.values).any():
-                raise RunError(
-                    f"{self.bundle.path}: {NOT_FINITE}",
-                    do="look at the training loss of the checkpoint, or export it in fp32",
-                )
+            scores = self.collect(self.submit(*two_texts(chunk)))
+            self.check_scores(scores, chunk)
             rows = zip(scores.predictions, scores.values.tolist(), scores.truncated.tolist(), strict=True)
             for prediction, values, truncated in rows:
-                if prediction is None:
-                    yield Score(None, {}, truncated, score=values[0])
-                    continue
-                probabilities = dict(zip(self.labels, values, strict=True))
-                if isinstance(prediction, str):
-                    yield Score(prediction, probabilities, truncated, (prediction,))
-                else:
-                    yield Score(None, probabilities, truncated, prediction)
+                yield score_of(self.labels, prediction, values, truncated)
+
+    def check_scores(self, scores: Scores, items: Sequence[object]) -> None:
+        """Raise InputError for the first of the `items` that cannot be scored, RunError for scores that are NaN."""
+        for index, reason in scores.refused.items():
+            raise InputError(f"a pair to score: {reason}", found=repr(items[index])[:200])
+        if np.isnan(scores.values).any():
+            raise RunError(
+                f"{self.bundle.path}: {NOT_FINITE}",
+                do="look at the training loss of the checkpoint, or export it in fp32",
+            )
 
     def logits(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float32]:
         """`[pairs, labels]`, in the order of the pairs, before the temperature (`evaluation.evaluate.Predictor`)."""
-        return self._wait_for_logits(self.submit(premises, hypotheses))
+        return self.wait_for_logits(self.submit(premises, hypotheses))
 
     def submit(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Submitted:
         """Tokenise, batch by length, pad, and hand the batches to the session. Raises as `score` does."""
-        encoded = self.tokenizer.encode(premises, hypotheses)
+        return self.submit_encoded(self.tokenizer.encode(premises, hypotheses))
+
+    def submit_encoded(self, encoded: Encoded) -> Submitted:
+        """`submit` of pairs that are tokenised already."""
         batches = padded_batches(encoded, self.tokenizer.pad_id, self.session.device)
         self.truncated += int(encoded.truncated.sum())
         begun = [(indices, self.session.submit(inputs)) for indices, inputs in batches]
@@ -213,7 +219,7 @@ class Scorer:
 
     def collect(self, submitted: Submitted) -> Scores:
         """Wait for the logits of `submitted`. Raises RunError if the session fails."""
-        logits = self._wait_for_logits(submitted)
+        logits = self.wait_for_logits(submitted)
         logits[~np.isfinite(logits).all(axis=1)] = np.nan
         logits[submitted.unfit] = np.nan
         values = activate(logits, self.outputs.activation, self.temperature)
@@ -228,7 +234,8 @@ class Scorer:
             return [labels[index] for index in logits.argmax(axis=1).tolist()]
         return [tuple(compress(labels, above)) for above in (values > self.threshold).tolist()]
 
-    def _wait_for_logits(self, submitted: Submitted) -> NDArray[np.float32]:
+    def wait_for_logits(self, submitted: Submitted) -> NDArray[np.float32]:
+        """`[pairs, labels]`, before the temperature. Raises RunError if the session fails."""
         result = np.empty((len(submitted.truncated), len(self.labels)), np.float32)
         try:
             for indices, logits in submitted.batches:
@@ -238,6 +245,24 @@ class Scorer:
                 logits.cancel()
             raise
         return result
+
+
+def two_texts(pairs: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """Premises and hypotheses. Raises InputError for a pair that is not two things."""
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
+    return [premise for premise, _ in pairs], [hypothesis for _, hypothesis in pairs]
+
+
+def score_of(labels: Sequence[str], prediction: Prediction, values: Sequence[float], truncated: bool) -> Score:
+    """Of one pair. labels: the names of the values, if they are probabilities."""
+    if prediction is None:
+        return Score(None, {}, truncated, score=values[0])
+    probabilities = dict(zip(labels, values, strict=True))
+    if isinstance(prediction, str):
+        return Score(prediction, probabilities, truncated, (prediction,))
+    return Score(None, probabilities, truncated, prediction)
 
 
 def run_batches(logits: Logits, encoded: Encoded, labels: int, pad_id: int, device: Device) -> NDArray[np.float32]:

@@ -54,8 +54,9 @@ class Session:
         on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
         self.description = on_cpu if device.kind == "cpu" else f"CUDA GPU {device.device_id}"
         self._session = _open_session(model, device)
-        self.outputs = _check_interface(self._session, model)
-        self._bound = BoundSession(self._session, device, self.outputs) if device.kind == "cuda" else None
+        self._inputs, self.outputs = _check_interface(self._session, model)
+        bound = device.kind == "cuda"
+        self._bound = BoundSession(self._session, device, self.outputs, self._inputs) if bound else None
         self._threads = ThreadPoolExecutor(threads if self._bound is None else 1)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self._try_out()
@@ -74,7 +75,7 @@ class Session:
         attention_mask: NDArray[np.int64],
         token_type_ids: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        """One padded batch, each input `[batch, length]`, to `[batch, labels]`.
+        """One padded batch, each input `[batch, length]`, to `[batch, labels]`. A graph may lack token types.
 
         Raises DeviceError, and InputError if the graph gives another shape.
         """
@@ -83,7 +84,7 @@ class Session:
             if self._bound is not None:
                 return self._bound.run(values)
             result: NDArray[np.float32]
-            (result,) = self._session.run([OUTPUT], dict(zip(INPUTS, values, strict=True)))
+            (result,) = self._session.run([OUTPUT], dict(zip(self._inputs, values, strict=False)))
         except Exception as error:  # ONNX Runtime's errors have no common class
             shape = "{} x {} tokens".format(*input_ids.shape)
             raise DeviceError(
@@ -140,11 +141,12 @@ def _open_session(model: Path, device: Device) -> onnxruntime.InferenceSession:
     return session
 
 
-def _check_interface(session: onnxruntime.InferenceSession, model: Path) -> int:
-    """The number of labels of a graph that has the inputs and the output of a bundle's."""
-    expected = dict.fromkeys(INPUTS, ("tensor(int64)", 2)) | {OUTPUT: ("tensor(float)", 2)}
+def _check_interface(session: onnxruntime.InferenceSession, model: Path) -> tuple[tuple[str, ...], int]:
+    """The inputs and the number of labels of a graph that has the inputs and the output of a bundle's."""
     arguments = [*session.get_inputs(), *session.get_outputs()]
     found = {argument.name: (argument.type, len(argument.shape)) for argument in arguments}
+    inputs = INPUTS if INPUTS[-1] in found else INPUTS[:-1]
+    expected = dict.fromkeys(inputs, ("tensor(int64)", 2)) | {OUTPUT: ("tensor(float)", 2)}
     if found != expected:
         raise InputError(
             f"{model}: other inputs or outputs than a bundle's graph",
@@ -154,4 +156,4 @@ def _check_interface(session: onnxruntime.InferenceSession, model: Path) -> int:
     labels = session.get_outputs()[0].shape[1]
     if not isinstance(labels, int):
         raise InputError(f"{model}: output {OUTPUT}", found=f"a second axis {labels!r}", expected="a number of labels")
-    return labels
+    return inputs, labels

@@ -7,7 +7,7 @@ are in memory at any moment.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from queue import Full, Queue
 from threading import Event, Thread
@@ -15,7 +15,8 @@ from typing import Protocol, TypeVar
 
 from bertnli.data.pairs import RawChunk
 from bertnli_export.codec import Codec, ScoredChunk, Task
-from bertnli_export.scorer import Scorer, Submitted
+from bertnli_export.expansion import submit
+from bertnli_export.scorer import Scorer, Scores
 
 _T = TypeVar("_T")
 
@@ -47,13 +48,13 @@ class InProcess:
 
     def score(self, chunks: Iterator[RawChunk], codec: Codec) -> Generator[ScoredChunk, None, None]:
         with closing(prefetched(self._submit(chunks, codec))) as items:
-            for task, batches in items:
-                yield codec.encode(task, self._scorer.collect(batches))
+            for task, collect in items:
+                yield codec.encode(task, collect())
 
-    def _submit(self, chunks: Iterator[RawChunk], codec: Codec) -> Iterator[tuple[Task, Submitted]]:
+    def _submit(self, chunks: Iterator[RawChunk], codec: Codec) -> Iterator[tuple[Task, Callable[[], Scores]]]:
         for chunk in chunks:
             task = codec.parse(chunk)
-            yield task, self._scorer.submit(task.premises, task.hypotheses)
+            yield task, submit(self._scorer, task.texts, codec.expansion)
 
     def close(self) -> None:
         if not self._keep_open:

@@ -55,13 +55,13 @@ def verify(
     reference, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
     reference.check_fits(len(bundle.labels), scorer.tokenizer, str(bundle.file(PARITY)))
     differences = compare(reference, scorer.session.logits, scorer.tokenizer.pad_id, bundle.outputs)
-    differences.check(precision, f"{bundle.path} on {scorer.session.description}")
+    differences.check(precision, f"{bundle.place} on {scorer.session.description}")
     if bundle.manifest.parity is None:
         nothing, lengths = Differences(bundle.outputs), reference.encoded.lengths
         parity = to_parity(differences, nothing, lengths, precision, scorer.session.device)
         update_manifest(bundle.path, parity=parity)
     summary: dict[str, Any] = {
-        "bundle": str(bundle.path),
+        "bundle": str(bundle.place),
         "device": scorer.session.device.kind,
         "precision": precision,
         **differences.summary(),

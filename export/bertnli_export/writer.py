@@ -66,11 +66,13 @@ def open_writer(
     file: PairFile,
     outputs: Outputs,
     *,
+    added: ScoreColumns | None = None,
     prefix: str = "",
     format: str | None = None,
     resume_at: Mapping[str, Any] | None = None,
 ) -> Writer:
-    """A writer of `file`'s rows, from the first row, or from the checkpoint `resume_at`. outputs: of the model.
+    """A writer of `file`'s rows, from the first row, or from the checkpoint `resume_at`. outputs: of the model. added:
+    the columns to add, by default those of the outputs.
 
     `output` is a path, or `-` for standard output (with `format`; not Parquet, and without resume). The unfinished work
     of an earlier run is continued at `resume_at`, or discarded without it. A finished output is replaced when the new
@@ -84,7 +86,7 @@ def open_writer(
     if path == "-" and format is None:
         raise InputError("standard output has no name that shows its format", do="give it with --format")
     kind, packing = output_format_of("" if path == "-" else path, format)
-    added = ScoreColumns.of(outputs, prefix)
+    added = added or ScoreColumns.of(outputs, prefix)
     raw = None if kind == "parquet" and file.schema is not None else prefix + "raw"
     for name in (*added.names, raw):
         if name in file.fields:

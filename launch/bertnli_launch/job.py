@@ -26,8 +26,7 @@ from bertnli.common.safe_path import safe_path
 from bertnli.families import folder_config
 from bertnli.fetch.resolve import resolve_data, resolve_model
 from bertnli.run.config import RunConfig
-from bertnli.run.folder import RunFolder, steps_in
-from bertnli.run.run_file import load_run
+from bertnli.run.folder import RunFolder, run_of_job, steps_in
 from bertnli.watch.ending import Ending
 from bertnli.watch.key import key_file_of, new_key
 from bertnli.watch.rank_env import JOB
@@ -79,9 +78,10 @@ def launch(
     more (default: all). A job that a signal has stopped is not started again. Raises InputError for every problem that
     is found before anything starts.
     """
-    config = load_run(run_file, sets)
-    RunFolder(config.output).check(config)
     hosts: Hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
+    loaded = run_of_job(run_file, sets, sum(map(len, hosts.values())))
+    config = loaded.config
+    RunFolder(config.output).check(config)
     environment = job_environment(os.environ, env_file)
     # DeepSpeed passes its working folder to a shell without quotes, so it runs in /, and the ranks change to ours.
     arguments = ["--directory", str(Path.cwd()), run_file]
@@ -92,7 +92,7 @@ def launch(
     first = next(iter(hosts))
     while True:
         named = master if next(iter(hosts)) == first else None  # another host does not have the first one's address
-        checked = preflight(hosts, needs(config, run_file), environment, master=named, port=port)
+        checked = preflight(hosts, needs(config, run_file, loaded.deepspeed_file), environment, master=named, port=port)
         name = uuid.uuid4().hex
         variables = {
             **environment,
@@ -176,15 +176,16 @@ def _say(line: str) -> None:
         say_lines(f"bertnli launch: {line}")
 
 
-def needs(config: RunConfig, run_file: str) -> Needs:
+def needs(config: RunConfig, run_file: str, deepspeed_file: str | None = None) -> Needs:
     """What the run needs on every host. Models and data that have names are fetched into this host's cache."""
     paths = {"run file": Path(run_file), "model": resolve_model(config.model, folder_config.parse).path}
-    data = {"data.train": config.data.train}
-    if isinstance(config.data.eval, str):
-        data["data.eval"] = config.data.eval
-    for label, name in data.items():
-        path = resolve_data(name)
-        paths[label] = Path(path if Path(path).exists() else path.rpartition("#")[0])  # FILE#member
+    if config.teacher is not None:
+        paths["teacher"] = resolve_model(config.teacher.model, folder_config.parse_classifier).path
+    for source in (*config.data.sources("train"), *config.data.sources("eval")):
+        path = resolve_data(source.name)
+        paths[source.key] = Path(path if Path(path).exists() else path.rpartition("#")[0])  # FILE#member
+    if deepspeed_file is not None:
+        paths["deepspeed"] = Path(deepspeed_file)
     model = paths["model"]
     files = model.glob("*") if model.is_dir() else [model]
     weights = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".bin", ".params", ".zip"))

@@ -112,7 +112,7 @@ def test_the_two_files_may_be_written_in_two_ways(folder: Path, tmp_path: Path) 
     config = validate_run(content, "test")
     assert validate_run(yaml.safe_load(config.to_yaml()), "test") == config
     read = load_data(config, load_starting_model(config), lambda line: None)
-    assert (len(read.corpus), len(read.evaluation)) == (len(ROWS), len(ROWS))
+    assert (len(read.corpus), read.to_evaluate) == (len(ROWS), len(ROWS))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertnli.data.batches import Stream, assign_to_ranks, batches_by_length, pack
+from bertnli.data.batches import Part, Stream, assign_to_ranks, batches_by_length, pack
 from bertnli.data.encoded import Encoded
 
 
@@ -32,6 +32,34 @@ def test_order_depends_on_seed_and_epoch_and_on_nothing_asked_before():
     assert (stream.step(40) == later).all()
     assert (Stream(1000, 32, 8).step(40) != later).any()
     assert (stream.step(0) != stream.step(32)).any()  # step 32 opens the second epoch
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 60), st.floats(0.05, 4)), min_size=1, max_size=4),
+    batch=st.integers(1, 64),
+    seed=st.integers(0, 2**62),
+)
+def test_an_epoch_has_each_part_as_often_as_its_weight_says(sizes, batch, seed):
+    parts = tuple(Part(*size) for size in sizes)
+    stream = Stream(sum(part.pairs for part in parts), batch, seed, parts)
+    steps = -(-stream.pairs_per_epoch // batch)
+    start = 0
+    seen = np.concatenate([stream.step(2 * steps + number) for number in range(steps)])
+    for part in parts:
+        count = np.bincount(seen[(seen >= start) & (seen < start + part.pairs)] - start, minlength=part.pairs)
+        assert count.sum() == part.pairs_per_epoch == max(1, int(part.pairs * part.weight + 0.5))
+        assert count.max() - count.min() <= 1  # none a second time more than another
+        start += part.pairs
+
+
+def test_what_a_weight_leaves_out_is_drawn_anew_in_each_epoch():
+    stream = Stream(1100, 600, 3, (Part(1000, 0.5), Part(100)))
+    assert stream.pairs_per_epoch == 600  # a step is an epoch
+    first, second = (set(stream.step(epoch)[stream.step(epoch) < 1000]) for epoch in (0, 1))
+    assert len(first) == len(second) == 500 and 150 < len(first & second) < 350
+    assert set(stream.step(0)) == set(Stream(1100, 600, 3, (Part(1000, 0.5), Part(100))).step(0))
+    ones = Stream(1100, 600, 3, (Part(1000), Part(100)))
+    assert all((ones.step(number) == Stream(1100, 600, 3).step(number)).all() for number in range(4))
 
 
 @given(

@@ -236,6 +236,9 @@ def test_two_pairs_that_are_equally_good_are_named(tmp_path: Path, fields: str, 
             PairFile(tmp_path / name)
         told = PairFile(tmp_path / name, columns=Columns(names[0], names[1]))
         assert (told.columns, told.notes) == (Columns(names[0], names[1]), [])
+    (tmp_path / "b.tsv").write_text(f"{fields}\n")  # commas in spite of its name, which its columns show
+    with pytest.raises(InputError, match=message):
+        PairFile(tmp_path / "b.tsv")
     usual = opened(tmp_path, f"{fields},sentence1,sentence2")
     assert (usual.columns.premise, usual.columns.hypothesis) == ("sentence1", "sentence2")
 

@@ -135,7 +135,7 @@ def test_a_gpu_session_is_bound_to_its_gpu_with_options_that_keep_fp32(monkeypat
         return made
 
     class OnTheCpu(BoundSession):
-        def __init__(self, opened: Any, device: Device, labels: int):
+        def __init__(self, opened: Any, device: Device, labels: int, inputs: tuple[str, ...]):
             where.append((device, labels))
             super().__init__(opened, CPU, labels)
 

@@ -24,6 +24,7 @@ from bertnli_export.output_file import partial_path
 from bertnli_export.run_record import record_path
 from bertnli_export.score import CHECKPOINT_SECONDS, score_file
 from bertnli_export.scorer import Scorer
+from bertnli_export.window_scores import Windows
 
 from bertnli.common.gpus import find_gpus
 from tests.conftest import SOURCES, environment
@@ -450,7 +451,10 @@ def test_a_gpu_that_cannot_be_used_is_an_error_and_not_the_cpu(parts, tmp_path, 
             assert "small.csv on node alone" in said and "no NVIDIA GPU that this process may use" in said
 
 
-def test_a_cluster_of_its_own(parts, tmp_path) -> None:
-    summary = score(parts / "in" / "small.*", tmp_path / "out", "local")
+def test_a_cluster_of_its_own_and_windows(parts, tmp_path) -> None:
+    options = ["--windows", "premise", "--stride", "4", "--over", "mean"]
+    summary = score(parts / "in" / "small.*", tmp_path / "out", "local", *options)
     assert (summary["rows"], summary["nodes"]) == (6000, 1)
-    assert (tmp_path / "out" / "small.csv").read_bytes() == (parts / "alone" / "small.csv").read_bytes()
+    source, alone = parts / "in" / "small.csv", tmp_path / "alone.csv"
+    score_file(Scorer(tiny.bundle(), "cpu", 1), source, alone, expansion=Windows(4, "mean"))
+    assert (tmp_path / "out" / "small.csv").read_bytes() == alone.read_bytes()

@@ -122,7 +122,7 @@ def test_a_failed_export_leaves_no_triton_model(tiny_source, tmp_path, monkeypat
 
 def test_another_layout_is_refused(tiny_source, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(build.EXPORTERS, "fp32", lambda *_: pytest.fail("the work began"))
-    with pytest.raises(InputError, match="--layout; found 'optimum'; expected bertnli or triton"):
+    with pytest.raises(InputError, match="--layout; found 'optimum'; expected bertnli or hub or triton"):
         export_bundle(tiny_source, tmp_path / "out", layout="optimum")
 
 

@@ -1,4 +1,4 @@
-"""A bundle opened by optimum and parsed by Triton's own protobuf: the real packages, each in a folder of its own.
+"""Bundles opened by optimum and CrossEncoder, and parsed by Triton's own protobuf: the real packages, in own folders.
 
 optimum-onnx pins older versions of transformers and tokenizers, tritonclient of ml_dtypes: only the processes that
 need them see these folders, before this environment's packages.
@@ -19,8 +19,11 @@ from bertnli_export.build import export_bundle
 from bertnli_export.scorer import Scorer
 
 from bertnli.data.outputs import SCORE, Outputs
+from bertnli.evaluation.activations import activate
 from bertnli.model import pretrained
 from tests.conftest import environment
+from tests.model.test_families import PAIRS as FAMILY_PAIRS
+from tests.model.test_families import ROWS, V3, save, theirs_of
 from tests.support import tiny
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -31,7 +34,9 @@ OPTIMUM = (
     "transformers==4.57.6",
     "tokenizers==0.22.2",
     "huggingface_hub==0.36.2",
+    "sentence-transformers==5.7.0",
 )
+INT8 = "onnx/model_quantized.onnx"
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(40)] + [("A man run. " * 30, "Two dogs.")]
 
 _WITH_OPTIMUM = """
@@ -47,6 +52,25 @@ direct = model(**inputs).logits.softmax(-1).tolist()
 classify = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, truncation=True)
 piped = [{one["label"]: one["score"] for one in classify({"text": p, "text_pair": h})} for p, h in pairs]
 print(json.dumps([transformers.__version__, model.config.id2label, direct, piped]))
+"""
+
+_HUB_LAYOUT = """
+import json, sys
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from sentence_transformers import CrossEncoder
+from transformers import AutoTokenizer
+
+answers = []
+for folder, pairs in json.loads(sys.stdin.read()):
+    inputs = AutoTokenizer.from_pretrained(folder)(
+        *map(list, zip(*pairs)), padding=True, truncation=True, return_tensors="np"
+    )
+    for options in ({}, {"file_name": "model_quantized.onnx"}):
+        optimum = ORTModelForSequenceClassification.from_pretrained(folder, **options)(**inputs).logits
+        options["provider"] = "CPUExecutionProvider"  # by default the first, which may be a GPU's
+        encoder = CrossEncoder(folder, backend="onnx", model_kwargs=options)
+        answers.append([optimum.tolist(), encoder.predict([tuple(pair) for pair in pairs]).tolist()])
+print(json.dumps(answers))
 """
 
 _WITH_TRITON = """
@@ -84,9 +108,13 @@ def answer(program: str, question: object, folder: Path) -> list:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_optimum_opens_a_bundle_as_it_is(tmp_path: Path) -> None:
-    folder = installed(OPTIMUM, tmp_path / "optimum")
-    version, names, direct, piped = answer(_WITH_OPTIMUM, [str(tiny.bundle()), PAIRS], folder)
+@pytest.fixture(scope="module")
+def with_optimum(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return installed(OPTIMUM, tmp_path_factory.mktemp("optimum"))
+
+
+def test_optimum_opens_a_bundle_as_it_is(with_optimum: Path) -> None:
+    version, names, direct, piped = answer(_WITH_OPTIMUM, [str(tiny.bundle()), PAIRS], with_optimum)
     assert f"transformers=={version}" in OPTIMUM
     scores = Scorer(tiny.bundle(), "cpu").score(PAIRS)
     assert scores[-1].truncated and len({score.label for score in scores}) > 1
@@ -94,6 +122,28 @@ def test_optimum_opens_a_bundle_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_allclose(direct, [list(score.probabilities.values()) for score in scores], atol=1e-5)
     for score, found in zip(scores, piped, strict=True):
         assert found == pytest.approx(score.probabilities, abs=1e-5)
+
+
+def test_optimum_and_crossencoder_give_bertnlis_scores_with_the_hubs_layout(with_optimum: Path, tmp_path: Path) -> None:
+    """Several families, one of them a reranker; both graphs of each; families without token types, too."""
+    families = {"bert": {"num_labels": 1}, "roberta": {"type_vocab_size": 1}, "deberta-v2": V3, "modernbert": {}}
+    for family, changes in families.items():
+        row = next(row for row in ROWS if row.model_type == family)
+        folder = save(theirs_of(row.config(**changes)), tmp_path / family)
+        export_bundle(pretrained.load(folder), tmp_path / "hub" / family, layout="hub")
+    bundles = [tmp_path / "hub" / family for family in families]
+    answers = iter(answer(_HUB_LAYOUT, [[str(bundle), FAMILY_PAIRS] for bundle in bundles], with_optimum))
+    for bundle in bundles:
+        for opened in (bundle, bundle / INT8):
+            scorer = Scorer(opened, "cpu")
+            outputs = scorer.bundle.outputs
+            scores = scorer.score(FAMILY_PAIRS)
+            expected = np.array([list(score.probabilities.values()) or [score.score] for score in scores])
+            optimum, encoder = (np.array(one).reshape(expected.shape) for one in next(answers))
+            np.testing.assert_allclose(activate(optimum, outputs.activation), expected, atol=1e-5)
+            if outputs.problem_type != "regression":  # of a score, CrossEncoder applies the activation itself
+                encoder = activate(encoder, outputs.activation)
+            np.testing.assert_allclose(encoder, expected, atol=1e-5)
 
 
 def test_tritons_protobuf_reads_config_pbtxt(tmp_path: Path) -> None:

@@ -32,6 +32,21 @@ def scorer() -> Scorer:
     return Scorer(tiny.bundle(), "cpu")
 
 
+def test_a_parquet_files_own_class_names_count_for_the_accuracy(tmp_path, scorer) -> None:
+    """Its numbers have another order than the model's labels."""
+    rows = [row for row in tiny.snli_rows(40) if row["gold_label"] != "-"]
+    names = ["contradiction", "entailment", "neutral"]
+    table = pa.table({name: [row[name] for row in rows] for name in ("sentence1", "sentence2")})
+    table = table.append_column("label", pa.array([names.index(row["gold_label"]) for row in rows]))
+    features = {"label": {"names": names, "_type": "ClassLabel"}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(about), tmp_path / "in.parquet")
+    summary = score(tmp_path / "in.parquet", tmp_path / "out.parquet")
+    said = scorer.score((row["sentence1"], row["sentence2"]) for row in rows)
+    right = sum(row["gold_label"] == one.label for row, one in zip(rows, said, strict=True))
+    assert (summary["labelled"], summary["accuracy"]) == (len(rows), right / len(rows))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_row_comes_back_in_place_with_its_columns(tmp_path, format, scorer) -> None:
     rows = tiny.snli_rows(CHUNK + 40)

@@ -14,7 +14,12 @@ def test_the_names_of_the_issues_are_there() -> None:
     expected = {"snli": "dataset", "snli-100k": "dataset", "snli-dev": "dataset", "snli-test": "dataset"}
     expected |= dict.fromkeys(["snli-hard", "mnli-matched", "mnli-mismatched", "hans", "breaking-nli"], "dataset")
     expected |= dict.fromkeys(["sick-train", "sick-trial", "sick-test"], "dataset")
-    expected |= {f"anli-r{number}-{split}": "dataset" for number in (1, 2, 3) for split in ("dev", "test")}
+    expected |= {f"anli-r{number}-{split}": "dataset" for number in (1, 2, 3) for split in ("train", "dev", "test")}
+    expected |= dict.fromkeys(["mnli", "fever-nli", "xnli-dev", "xnli-test"], "dataset")
+    for name in ("qqp", "stsb", "rte", "qnli", "ocnli", "cmnli"):
+        expected |= dict.fromkeys([name, f"{name}-dev"], "dataset")
+    for language in ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"):
+        expected |= dict.fromkeys([f"xnli-{language}{split}" for split in ("", "-dev", "-test")], "dataset")
     expected |= {"minilm": "model", "bert.small": "model", "bert.base": "model", "bert-base-uncased": "model"}
     assert {name: entry.kind for name, entry in CATALOG.items()} == expected
 
@@ -27,7 +32,7 @@ def test_an_entry_is_complete(name: str) -> None:
     assert entry.size
     assert entry.kind == "model" or (len(entry.files) == 1 and re.search(r"20\d\d, https://", str(entry.paper)))
     known = [*entry.files.values(), *(archive.checksum for archive in entry.archives)]
-    assert entry.kind == "model" or any(known)
+    assert entry.kind == "model" or any(known) == ("not verified" not in entry.verified_by)
     for checksum in [*entry.files.values(), *(archive.checksum for archive in entry.archives)]:
         assert checksum is None or re.fullmatch(r"sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40}|md5:[0-9a-f]{32}", checksum)
     for source in entry.sources:
@@ -98,7 +103,9 @@ def test_the_nearest_names_come_first() -> None:
 
 def test_the_list_has_a_row_for_each_entry() -> None:
     rows = describe()
-    assert [row["name"] for row in rows] == list(CATALOG)
+    assert [row["name"] for row in rows] == list(dict.fromkeys(one.listed_as or one.name for one in CATALOG.values()))
+    [german] = [row for row in rows if row["name"] == "xnli-LANG-dev"]
+    assert "LANG (ar, bg, de, " in str(german["about"]) and "2,490 pairs" in str(german["about"])
     assert all(row["licence"] and row["sources"] for row in rows)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.families import folder_config
-from bertnli.fetch import cache, catalog, download, known_repositories, model_hub
+from bertnli.fetch import cache, catalog, download, hub_repository, known_repositories, model_hub
 from bertnli.fetch.entry import HubModel, SourceError
 from bertnli.fetch.resolve import fetch as fetch_any
 from bertnli.fetch.resolve import resolve_model
@@ -32,7 +32,7 @@ fetch = partial(fetch_any, parse_config=folder_config.parse)
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     monkeypatch.setattr(cache, "LARGE", len(WEIGHTS))
-    monkeypatch.setattr(model_hub, "LARGE", len(WEIGHTS))
+    monkeypatch.setattr(hub_repository, "LARGE", len(WEIGHTS))
     with hub_stand_in.serving(tmp_path, monkeypatch) as stand_in:
         yield stand_in
 

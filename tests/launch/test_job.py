@@ -124,6 +124,9 @@ def test_a_finished_run_a_missing_hostfile_and_a_bad_key_start_nothing(two_hosts
         job.launch(run_file, hosts_file="nowhere")
     with pytest.raises(InputError, match="did you mean epochs"):
         job.launch(run_file, ["epoch=1"], hosts_file=two_hosts)
+    pairs = "deepspeed={train_micro_batch_size_per_gpu: 4, gradient_accumulation_steps: 2}"
+    with pytest.raises(InputError, match="ranks: 4 x 2 x 5 contradicts global_batch_size: 24"):
+        job.launch(run_file, [pairs, "global_batch_size=24"], hosts_file=two_hosts)
     Path("runs/x/model").mkdir(parents=True)
     with pytest.raises(InputError, match="a finished run"):
         job.launch(run_file, hosts_file=two_hosts)
@@ -133,6 +136,9 @@ def test_what_a_run_needs(run_file):
     needs = job.needs(load_run(run_file), run_file)
     here = Path.cwd()
     assert needs.paths == {"run file": here / "run.yaml", "model": here / "start", "data.train": here / "train.tsv"}
+    assert job.needs(load_run(run_file), run_file, "ds.json").paths["deepspeed"] == here / "ds.json"
+    taught = load_run(run_file, ["teacher=start"])
+    assert job.needs(taught, run_file).paths["teacher"] == here / "start"
     weights = (here / "start" / "model.safetensors").stat().st_size
     assert needs.output == here / "runs" / "x"
     assert (needs.disk, needs.memory) == (9 * weights, 4 * weights + 2**30)

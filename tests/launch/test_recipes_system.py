@@ -214,7 +214,7 @@ def test_nodes_without_a_network(tmp_path, network, programs):
     cache = {"/shared/cache": str(tmp_path / "shared cache")}
     cache = {"=/shared/cache": f"={shlex.quote(cache['/shared/cache'])}"}
     names = {"bertnli fetch minilm": "bertnli fetch org/tiny", "bertnli fetch snli-100k": "bertnli fetch rows"}
-    content = {"model": "org/tiny", "data": {"train": "rows"}, "output": "run", "max_steps": 4, "tensorboard": False}
+    content = {"model": "org/tiny", "data": {"train": "rows"}, "output": "run", "max_steps": 4, "report_to": "none"}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**content, "global_batch_size": 16, "precision": "fp32"}))
     variables = {**environment(**network), "PATH": f"{programs}:{os.environ['PATH']}"}
 

@@ -17,7 +17,7 @@ from tests.support import fake_ssh, tiny
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
-RUN = "model: model\ndata: {train: pairs.jsonl}\noutput: run\nmax_steps: 1\nglobal_batch_size: 8\ntensorboard: false\n"
+RUN = "model: model\ndata: {train: pairs.jsonl}\noutput: run\nmax_steps: 1\nglobal_batch_size: 8\nreport_to: none\n"
 FORGED = {"ending": {"rank": 0, "host": "a", "code": 0, "how": "ended", "text": "", "kind": "ended"}, "shown": True}
 # Each training process prints lines like a watcher's report, and fails.
 FORGES = f"""

@@ -49,6 +49,8 @@ WORDS_OF_OTHERS = {  # what looks like a key of a run file, and is a key or a na
         "torch.nn",
         "deepspeed.utils.zero_to_fp32",
         "global_step",
+        "gradient_accumulation_steps",
+        "fp16.enabled",
     ),  # DeepSpeed
     *("tokenizer_class", "added_tokens_decoder", "extra_special_tokens", "additional_special_tokens"),  # in HF's files
     *("model_input_names", "input_ids", "attention_mask"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import signal
 
@@ -10,8 +11,13 @@ from bertnli.common.errors import InputError, Interrupted, RunError
 from bertnli.data import column_names
 from bertnli.data.labels import parse_label_names
 from bertnli.data.pairs import PairFile
+from bertnli.fetch.catalog import CATALOG
+from bertnli.fetch.other_languages import XNLI_LANGUAGES
+from bertnli.run.deepspeed_translation import SAME, SCHEDULES
 from bertnli.run.loss_config import LOWER_IS_BETTER, METRICS
 from bertnli.run.run_file import load_run
+from bertnli.train import process, recorders
+from bertnli.train.inputs import check_names
 from tests.conftest import ROOT
 from tests.support import pages
 
@@ -45,6 +51,27 @@ def test_columns_and_labels_of_your_own(tmp_path):
     assert [len(parse_label_names("--label-names", text)) for text in names] == [3, 1]
 
 
+def test_several_data_sets(tmp_path):
+    block, on_the_hub = pages.blocks(ROOT / "docs" / "data.md", "yaml")
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\n{block}")
+    run = load_run(tmp_path / "run.yaml").data
+    assert [one.name for one in run.sources("train")] == ["snli", "mnli-matched", "claims.csv"]
+    assert [one.weight for one in run.sources("train")] == [1, 1, 2]
+    assert run.sources("train")[2].label_names["not enough info"] == "neutral"
+    assert run.sources("eval")[1].label_names == {"1": "entailment", "0": "contradiction"}
+    (tmp_path / "hub.yaml").write_text(f"model: minilm\noutput: x\nepochs: 1\n{on_the_hub}")
+    check_names(load_run(tmp_path / "hub.yaml"))
+
+
+def test_the_named_data_sets():
+    table = (ROOT / "docs" / "data.md").read_text().partition("## Names")[2]
+    named = {name for name in re.findall(r"`([a-z0-9-]+)`", table) if name in CATALOG}
+    shown = {one.name for one in CATALOG.values() if one.kind == "dataset" and one.listed_as in (None, "xnli-LANG")}
+    other_rounds = {name for name in CATALOG if name.startswith(("anli-r2", "anli-r3"))}
+    others = {f"xnli-{one}" for one in XNLI_LANGUAGES if one != "de"} | other_rounds
+    assert named == shown - others | {"xnli-de-dev", "xnli-de-test"}
+
+
 def test_the_usual_names_of_columns(tmp_path, monkeypatch):
     page = ROOT / "docs" / "columns.md"
     rows = [line.strip("|").split("|") for line in page.read_text().splitlines() if line.startswith("| `")]
@@ -63,7 +90,8 @@ def test_losses_and_metrics(tmp_path):
     page = ROOT / "docs" / "losses.md"
     for number, block in enumerate(pages.blocks(page, "yaml")):
         path = tmp_path / f"{number}.yaml"
-        path.write_text(f"model: m\noutput: x\nepochs: 1\n{block}" + "data: {train: a.tsv}\n" * ("data:" not in block))
+        more = [line for line in ("model: m", "data: {train: a.tsv}") if line.partition(" ")[0] not in block]
+        path.write_text("\n".join([*more, "output: x", "epochs: 1", block]))
         load_run(path)
     [table] = re.findall(r"^\| the model gives \| `metric_for_best` \|\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE)
     named = {metric for row in table.splitlines() for metric in re.findall(r"`(\w+)`", row)}
@@ -77,3 +105,38 @@ def test_the_optimizers_settings(tmp_path):
     (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: t}}\n{block}")
     run = load_run(tmp_path / "run.yaml")
     assert (run.schedule, run.warmup, run.warmup_steps, run.betas) == ("cosine", None, 500, (0.9, 0.98))
+    assert (run.layer_decay, run.freeze, run.gradient_checkpointing) == (0.9, "embeddings", True)
+
+
+def test_the_page_of_names_from_elsewhere_is_that_of_the_tables():
+    made = runpy.run_path(str(ROOT / "docs" / "from_elsewhere.py"))
+    assert made["PAGE"].read_text() == made["page"](), "make it again: python docs/from_elsewhere.py"
+
+
+def test_where_metrics_go(tmp_path):
+    page = ROOT / "docs" / "report_to.md"
+    [block] = pages.blocks(page, "yaml")
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: x\nepochs: 1\ndata: {{train: a}}\n{block}")
+    assert load_run(tmp_path / "run.yaml").report_to == ("tensorboard", "wandb")
+    tags = [recorders.tag(name) for name in ("loss", "accuracy", "learning_rate", "eval_loss", "eval_accuracy")]
+    assert all(f"`{tag}`" in page.read_text() for tag in tags)
+
+
+def test_deepspeed_files(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "deepspeed.md"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ds_config.json").write_text('{"gradient_clipping": 3}')
+    [block] = pages.blocks(page, "yaml")
+    (tmp_path / "run.yaml").write_text(block)
+    assert load_run("run.yaml").max_grad_norm == 3
+    for line in pages.blocks(page, "sh")[0].splitlines():
+        words = shlex.split(line.partition("run.yaml")[2])
+        sets = (
+            words[1::2] if words[0] == "--set" else process.sets_of(process.parser().parse_args(["run.yaml", *words]))
+        )
+        assert load_run("run.yaml", ["deepspeed={}", *sets]).max_grad_norm == 3
+    table = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    for key, ours in SAME.items():
+        section, _, name = key.rpartition(".")
+        assert any(name in line and section in line and f"`{ours}`" in line for line in table), key
+    assert all(name in page.read_text() for name in SCHEDULES)

@@ -15,7 +15,7 @@ from tests.conftest import PACKAGES, ROOT, SOURCES, environment
 from tests.support import fake_ssh, tiny
 
 NAMES = ("export", "launch")
-RUN = "model: model\ndata: {train: pairs.jsonl}\noutput: run\nmax_steps: 1\nglobal_batch_size: 8\ntensorboard: false\n"
+RUN = "model: model\ndata: {train: pairs.jsonl}\noutput: run\nmax_steps: 1\nglobal_batch_size: 8\nreport_to: none\n"
 # Those that start processes of their own are run as they are, the others one after the other in one process.
 TOGETHER = [
     ["--help"],

@@ -41,7 +41,7 @@ def run_file(folder: Path, name: str, **keys: object) -> Path:
         "output": str(folder / name),
         "global_batch_size": 32,
         "max_steps": 30,
-        "tensorboard": False,
+        "report_to": "none",
         **keys,
     }
     path = folder / f"{name}.yaml"

@@ -100,7 +100,9 @@ def test_columns_and_label_names_of_the_two_files(tmp_path):
             {"zero_optimization": {"reduce_bucket_size": 500_000_000}},
         ),
         ("keep_best: on\n", "keep_best", True),
-        ("tensorboard: 0\n", "tensorboard", False),
+        ("report_to: none\n", "report_to", ()),
+        ("report_to: wandb, mlflow, wandb\n", "report_to", ("wandb", "mlflow")),
+        ("report_to: [tensorboard, wandb]\n", "report_to", ("tensorboard", "wandb")),
         ("arch: ~\n", "arch", None),
         ("loss: ~\n", "loss", LossConfig().model_dump()),
         ("loss: bce\n", "loss", LossConfig(kind="bce").model_dump()),
@@ -154,6 +156,14 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("loss.class_weights={a: 1, A: 2}",), "a label twice; found 'a' and 'A'"),
         (RUN, ("loss.label_smoothing=1",), "key loss.label_smoothing: found 1"),
         (RUN, ("loss.pos_weight=balanced", "problem_type=regression"), "loss.pos_weight does not go with problem_type"),
+        (RUN, ("loss.soft=0",), "key loss.soft: found 0; input should be greater than 0"),
+        (RUN, ("loss={soft: 1, class_weights: balanced}",), "loss.class_weights does not go with loss.soft"),
+        (RUN, ("loss.soft=1", "teacher=t"), "teacher does not go with loss.soft: both are soft labels"),
+        (RUN, ("teacher={model: t, mix: 1}", "loss.label_smoothing=0.1"), "loss.label_smoothing has no effect with te"),
+        (RUN, ("teacher=t", "problem_type=regression"), "teacher does not go with problem_type: regression"),
+        (RUN, ("teacher={temperature: 2}",), "key teacher.model is missing"),
+        (RUN, ("teacher={model: t, temperature: 0}",), "key teacher.temperature: found 0"),
+        (RUN, ("keep_layers=3",), "key keep_layers: found 3; input should be a list"),
         (RUN, ("metric_for_best=mcc",), "metric_for_best is for keep_best and early_stopping, and neither is set"),
         (RUN, ("metric_for_best=f1", "keep_best=true"), "key metric_for_best: found 'f1'; input should be 'accuracy'"),
         (
@@ -185,6 +195,14 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("betas=[0.9, 1]",), "key betas.1: found 1; input should be less than 1"),
         (RUN, ("betas=[0.9]",), "key betas"),
         (RUN, ("betas=[false, 0.9]",), "key betas.0: found False; input should be a valid number"),
+        (RUN, ("freeze=0",), "key freeze: found 0; input should be embeddings, or a number of blocks from 1 on"),
+        (RUN, ("freeze=pooler",), "key freeze: found 'pooler'; input should be embeddings, or a number"),
+        (RUN, ("freeze='3'",), "key freeze: found '3'; input should be embeddings, or a number"),
+        (RUN, ("freeze=2.5",), "key freeze: found 2.5; input should be embeddings, or a number"),
+        (RUN, ("freeze=true",), "key freeze: found True; YAML reads yes"),
+        (RUN, ("layer_decay=1.1",), "key layer_decay: found 1.1; input should be less than or equal to 1"),
+        (RUN, ("layer_decay=0",), "key layer_decay: found 0; input should be greater than 0"),
+        (RUN, ("gradient_checkpointing=1.5",), "key gradient_checkpointing: found 1.5"),
         (RUN, ("eps=0",), "key eps: found 0; input should be greater than 0"),
         (RUN, ("deepspeed.zero_optimisation.stage=2",), "unknown key deepspeed.zero_optimisation; did you mean"),
         (RUN, ("deepspeed=3",), "key deepspeed: found 3"),
@@ -221,7 +239,7 @@ def test_output_may_begin_at_home(tmp_path, monkeypatch):
         (RUN, ("output=''",), "key output: found ''; input should be text that is not empty"),
         (RUN, ('output="a\\0b"',), "key output: found 'a\\x00b'; a name or path cannot have a NUL character"),
         (RUN, ("output=~nobody-of-that-name/x",), "the home folder is not known here: write the whole path"),
-        (RUN, ("data.train=[a, b]",), "key data.train: found ['a', 'b']; input should be one text, not a list"),
+        (RUN, ("output=[a, b]",), "key output: found ['a', 'b']; input should be one text, not a list"),
         (RUN, ("labels=entailment",), "key labels: found 'entailment'; input should be a list: [one, another]"),
         (RUN.replace("epochs", "epoch"), (), "unknown key epoch; did you mean epochs?"),
         (RUN.replace("model:", "modle:"), (), "unknown key modle; did you mean model?"),
@@ -273,6 +291,7 @@ epochs: two
 learnin_rate: 1
 labels: [LABEL_0, LABEL_1]
 keep_best: true
+max_grad_norm: 1
 deepspeed:
   gradient_clipping: 5.0
 """
@@ -284,7 +303,7 @@ EIGHT_MISTAKES = [
     "unknown key learnin_rate; did you mean learning_rate?",
     "labels: the label names are placeholders; found LABEL_0, LABEL_1",
     "keep_best needs data.eval; set data.eval: {holdout: 2000}",
-    "deepspeed.gradient_clipping: 5.0 contradicts 1.0, set by max_grad_norm; remove it, or change that key",
+    "deepspeed.gradient_clipping: 5.0 contradicts max_grad_norm: 1.0; remove one of the two",
 ]
 
 

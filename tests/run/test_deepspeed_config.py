@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import typing
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from bertnli.common.errors import InputError
 from bertnli.run.config import RunConfig
-from bertnli.run.deepspeed_config import DECIDED_BY, KNOWN_KEYS, NOT_HERE, NUMBERS, STAGES, deepspeed_config
+from bertnli.run.deepspeed_config import DECIDED_BY, NOT_HERE, STAGES, deepspeed_config
+from bertnli.run.deepspeed_keys import KNOWN_KEYS, NUMBERS
+from bertnli.run.deepspeed_translation import ONE_WAY, SAME, SCHEDULES
 from bertnli.run.run_file import validate_run
 from tests.support.runs import on_ranks
 
@@ -40,18 +43,12 @@ def message(deepspeed: dict[str, Any], precision: str = "fp32", world: int = 1, 
         ("torch_autocast.enable", True, "did you mean enabled?"),  # DeepSpeed itself would ignore this one
         ("quantize_training", {}, "unknown key deepspeed.quantize_training"),
         ("zero_optimization", True, "expected a map of keys"),
-        ("zero_optimization.stage", 2, "deepspeed.zero_optimization.stage: 2 contradicts 0, set by zero_stage"),
-        ("gradient_clipping", 5.0, "5.0 contradicts 1.0, set by max_grad_norm"),
-        ("train_batch_size", 64, "deepspeed.train_batch_size contradicts the run file's global_batch_size"),
-        ("train_micro_batch_size_per_gpu", 8, "set by global_batch_size and micro_batch_tokens"),
-        ("optimizer.type", "Adam", "deepspeed.optimizer contradicts the run file's learning_rate and weight_decay"),
-        ("bf16.enabled", True, "deepspeed.bf16 contradicts the run file's precision"),
+        ("zero_optimization.stage", 2, "deepspeed.zero_optimization.stage: 2 contradicts zero_stage: 0"),
         ("gradient_allreduce_op", "sum", "contradicts 'mean'"),
         ("zero_force_ds_cpu_optimizer", True, "contradicts False"),
         ("tensor_parallel.autotp_size", 2, "set zero_stage: 3"),
-        ("activation_checkpointing.partition_activations", True, "lower micro_batch_tokens"),
+        ("activation_checkpointing.partition_activations", True, "set gradient_checkpointing: true"),
         ("zero_optimization.cpu_offload", True, "set offload_optimizer: {device: cpu}"),
-        ("zero_optimization.round_robin_gradients", True, "remove it"),
         ("weight_quantization.enabled", True, "bertnli export --precision int8"),
     ],
 )
@@ -63,13 +60,14 @@ def test_what_contradicts_or_cannot_work_is_refused_by_name(key, value, expected
 
 def test_all_contradictions_are_reported_at_once():
     zero = {"stage": 2, "overlap_comm": True, "offload_optimizer": {"device": "nvme"}, "zenflow": {"topk_ratio": 0.1}}
-    lines = message({"optimizer": {}, "gradient_clipping": 5.0, "zero_optimization": zero, "autotune": 1}).splitlines()
-    assert lines[0] == "run file run.yaml: 8 mistakes"
+    given = {"optimizer": {"type": "Lamb"}, "gradient_clipping": 5.0, "zero_optimization": zero, "autotune": 1}
+    lines = message(given, max_grad_norm=1.0, zero_stage=0).splitlines()
+    assert lines[0] == "run file run.yaml: 7 mistakes"
     keys = [line.split("deepspeed.")[1].split(":")[0].split(";")[0].split(" ")[0] for line in lines[1:]]
     section = "zero_optimization."
     assert keys == [
-        *("optimizer", "gradient_clipping", f"{section}stage", f"{section}overlap_comm", f"{section}offload_optimizer"),
-        *(f"{section}offload_optimizer.device", f"{section}zenflow", "autotune"),
+        *("optimizer.type", "autotune", "gradient_clipping", f"{section}stage", f"{section}offload_optimizer"),
+        *(f"{section}offload_optimizer.device", f"{section}zenflow"),
     ]
 
 
@@ -87,7 +85,6 @@ def test_all_that_does_not_go_with_the_device_and_the_ranks_is_reported_at_once(
     [
         ("zero_optimization.offload_optimizer", {"device": "cpu"}, {1, 2, 3}),
         ("zero_optimization.offload_param", {"device": "cpu"}, {3}),
-        ("zero_optimization.overlap_comm", True, {2, 3}),
         ("zero_optimization.zero_hpz_partition_size", 2, {3}),
         ("prescale_gradients", True, {0, 1}),
         ("gradient_predivide_factor", 2.0, {0, 1}),
@@ -111,12 +108,11 @@ def test_modes_that_need_a_stage(key, value, works):
         ("zero_optimization.offload_optimizer.device", "none"),
         ("zero_optimization.offload_param", {"device": "none"}),
         ("zero_optimization.overlap_comm", False),
-        ("zero_optimization.round_robin_gradients", False),
         ("zero_optimization.zero_hpz_partition_size", 1),
         ("zero_optimization.zero_quantized_weights", False),
         ("gradient_predivide_factor", 1.0),
-        ("gradient_clipping", 1),  # as ours is
         ("tensor_parallel", {"enabled": False}),
+        ("activation_checkpointing", {"partition_activations": False, "number_checkpoints": None}),
     ],
 )
 def test_a_mode_that_is_off_is_accepted(key, value):
@@ -143,8 +139,10 @@ def test_what_depends_on_the_device():
     text = message(scaler, "bf16")
     assert "deepspeed.fp16 contradicts the run file's precision; found precision: auto, so bf16 on this device" in text
     assert "set precision: fp16" in text
-    assert "set precision: bf16" in message({"torch_autocast": {"enabled": True}}, "fp32")
-    assert "contradicts precision: fp16" in message({"fp16": {"enabled": False}}, "fp16")
+    assert "set precision: bf16" in message(nested("torch_autocast.lower_precision_safe_modules", []), "fp32")
+    for off, other in (("fp16", "bf16"), ("bf16", "fp16")):
+        text = message({off: {"enabled": False}, other: {"enabled": "auto"}}, off)
+        assert f"deepspeed.{off}.enabled: false contradicts the run file's precision; found precision: auto" in text
     assert "lower_precision_safe_modules" in message({"communication_data_type": "bf16"}, "bf16", zero_stage=2)
     deepspeed_config(run({"communication_data_type": "bf16"}, zero_stage=2), "fp32", 1)
 
@@ -184,7 +182,7 @@ def parser():
 
 def test_known_keys_are_those_that_deepspeed_reads(parser):
     from deepspeed.runtime.config import _REMOVED_TOP_LEVEL_CONFIG_KEYS
-    from deepspeed.runtime.precision_config import DeepSpeedFP16Config
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from deepspeed.runtime.zero.offload_config import (
         DeepSpeedZeroOffloadOptimizerConfig,
@@ -211,6 +209,7 @@ def test_known_keys_are_those_that_deepspeed_reads(parser):
     # `sequence_parallel_size` is asked for in a process group only.
     assert set(KNOWN_KEYS[""].split()) == asked - set(_REMOVED_TOP_LEVEL_CONFIG_KEYS) | {"sequence_parallel_size"}
     for section, model in {
+        "bf16": DeepSpeedBF16Config,
         "fp16": DeepSpeedFP16Config,
         "zero_optimization": DeepSpeedZeroConfig,
         "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
@@ -222,6 +221,20 @@ def test_known_keys_are_those_that_deepspeed_reads(parser):
         assert set(KNOWN_KEYS[section].split()) == set(model.model_fields) | aliases
 
 
+def test_known_keys_of_optimizers_and_schedules_are_those_of_deepspeed():
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.runtime import lr_schedules
+    from deepspeed.runtime.config import ADAM_W_MODE, TORCH_ADAM_PARAM
+
+    def parameters(*types: type) -> set[str]:
+        return {name for each in types for name in inspect.signature(each).parameters}
+
+    adam = parameters(DeepSpeedCPUAdam) - {"model_params", "adamw_mode"} | {ADAM_W_MODE, TORCH_ADAM_PARAM}
+    assert set(KNOWN_KEYS["optimizer.params"].split()) == adam
+    schedules = parameters(*(getattr(lr_schedules, name) for name in SCHEDULES)) - {"optimizer"}
+    assert set(KNOWN_KEYS["scheduler.params"].split()) == schedules
+
+
 def _takes_numbers(annotation: Any) -> bool:
     members = typing.get_args(annotation) or (annotation,)
     return bool not in members and bool({int, float} & set(members))
@@ -229,7 +242,7 @@ def _takes_numbers(annotation: Any) -> bool:
 
 def test_rules_are_about_keys_that_exist():
     assert set(NUMBERS.split()) <= {name for keys in KNOWN_KEYS.values() for name in keys.split()}
-    for key in {**DECIDED_BY, **NOT_HERE, **STAGES}:
+    for key in {**DECIDED_BY, **NOT_HERE, **STAGES, **SAME, **ONE_WAY}:
         section, _, name = key.rpartition(".")
         assert name in KNOWN_KEYS[section].split(), key
 

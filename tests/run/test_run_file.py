@@ -32,14 +32,22 @@ TEXT = Forms(
 )
 LABELS = Forms({"[a, b]": ("a", "b"), "a, b": ("a", "b"), "'a,b'": ("a", "b")}, ["a", "12", "{a: b}", "''", "off"])
 
+REPORTERS = Forms(
+    {"none": (), "wandb": ("wandb",), "[mlflow, wandb]": ("mlflow", "wandb")}, ["12", "true", "{a: b}", "''", "~"]
+)
+# The training data may be a list, and a map has keys of its own.
+DATA = Forms(
+    TEXT.right | {"[a]": ("a",), "[a, '2']": ("a", "2")}, [one for one in TEXT.wrong if one not in ("[a]", "{a: b}")]
+)
+
 # data.train, model and output are in every file.
-ALWAYS = {"model": TEXT, "output": TEXT, "data.train": TEXT, "epochs": COUNT}
+ALWAYS = {"model": TEXT, "output": TEXT, "data.train": DATA, "epochs": COUNT}
 OTHERS = {
     "global_batch_size": COUNT,
     "learning_rate": RATE,
     "weight_decay": RATE,
     "deterministic": SWITCH,
-    "tensorboard": SWITCH,
+    "report_to": REPORTERS,
     "stall_timeout": RATE,
     "labels": LABELS,
     "data.skip_bad_rows": SWITCH,

@@ -21,7 +21,12 @@ from tests.support import tiny
 
 def tiny_graph(*_: object) -> onnx.ModelProto:
     """The graph of `tiny.bundle()` as its exporter gave it, so that a test of what comes after needs no export."""
-    graph = onnx.load(tiny.bundle() / "model.onnx")
+    return without_metadata(tiny.bundle() / "model.onnx")
+
+
+def without_metadata(file: Path) -> onnx.ModelProto:
+    """A bundle's graph as its exporter gave it."""
+    graph = onnx.load(file)
     del graph.metadata_props[:]
     return graph
 

@@ -108,7 +108,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "learning_rate": 1e-3,
         "precision": "fp32",
         "dropout": 0.0,
-        "tensorboard": False,
+        "report_to": "none",
     }
     (folder / "run me.yaml").write_text(yaml.safe_dump(content))
     return folder

@@ -95,8 +95,10 @@ class StandIn:
         revisions: tuple[str, ...] = ("main",),
         redirect: bool = False,
         sizes: dict[str, int] | None = None,
+        card: dict[str, object] | None = None,
     ) -> str:
-        """A model repository at one commit, as huggingface_hub reads it. Returns the commit.
+        """A model repository at one commit, as huggingface_hub reads it. Returns the commit. repo: `datasets/org/name`
+        is one of a data set, whose card has the front matter `card`.
 
         Files over 1,000 bytes count as large (LFS) ones. revisions: names of the commit. redirect: large files are at
         another address, as the hub's are; the first answer has their checksum and size. sizes: of files, for the list,
@@ -124,10 +126,12 @@ class StandIn:
                 elsewhere = self.url(f"/cdn/{sha256}").replace("127.0.0.1", "localhost")  # of another host
                 hosted = Hosted(location=elsewhere, headers=headers | linked)
             self.files[address] = hosted
-        info = {"_id": "1", "id": repo, "modelId": repo, "sha": commit, "tags": [], "siblings": siblings}
-        answers: dict[str, object] = {f"/api/models/{repo}": info} if "main" in revisions else {}
-        answers |= {f"/api/models/{repo}/revision/{quote(name, safe='')}": info for name in (*revisions, commit)}
-        for path, answer in (answers | {f"/api/models/{repo}/tree/{commit}": tree}).items():
+        info = {"_id": "1", "id": repo.removeprefix("datasets/"), "sha": commit, "tags": [], "siblings": siblings}
+        info |= {"modelId": repo} if card is None else {"cardData": card}
+        api = f"/api/{repo}" if repo.startswith("datasets/") else f"/api/models/{repo}"
+        answers: dict[str, object] = {api: info} if "main" in revisions else {}
+        answers |= {f"{api}/revision/{quote(name, safe='')}": info for name in (*revisions, commit)}
+        for path, answer in (answers | {f"{api}/tree/{commit}": tree}).items():
             self.files[path] = Hosted(json.dumps(answer).encode(), etag=None, content_type="application/json")
         return commit
 

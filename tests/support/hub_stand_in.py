@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from bertnli.fetch import model_hub
+from bertnli.fetch import hub_repository
 from tests.support.http_stand_in import StandIn
 
 
@@ -25,7 +25,7 @@ def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no token"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(model_hub.time, "sleep", lambda seconds: None)  # also download.py's
+    monkeypatch.setattr(hub_repository.time, "sleep", lambda seconds: None)  # also download.py's
     with StandIn() as stand_in:
         monkeypatch.setattr(constants, "ENDPOINT", stand_in.url(""))
         template = stand_in.url("") + "/{repo_id}/resolve/{revision}/{filename}"

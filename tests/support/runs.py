@@ -57,7 +57,7 @@ def run_files(folder: Path) -> Callable[..., Path]:
             "global_batch_size": 16,
             "learning_rate": 1e-3,
             "precision": "fp32",
-            "tensorboard": False,
+            "report_to": "none",
             **keys,
         }
         path = folder / f"{name}.yaml"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.run.folder import RunFolder, read_metrics
@@ -25,11 +26,12 @@ from bertnli.train.metrics_log import MetricsLog
 from bertnli.train.process import main
 from tests.conftest import environment
 from tests.support import tiny
+from tests.support.deepspeed_files import TRANSFORMERS_ZERO2
 from tests.support.runs import fork, losses, on_ranks, same, start, train, train_here, wait_for_step, weights
 
 
 def test_a_run_leaves_what_it_promises(tmp_path, run, ranks):
-    keys = {"tensorboard": True, "dropout": 0.0, "learning_rate": 5e-3}
+    keys = {"report_to": "tensorboard", "dropout": 0.0, "learning_rate": 5e-3}
     summary = train(run(max_steps=60, **keys), ranks, **{"data.max_train_pairs": 16})
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == [
@@ -43,7 +45,11 @@ def test_a_run_leaves_what_it_promises(tmp_path, run, ranks):
     assert [row["step"] for row in rows if "eval_loss" in row][-1] == 60
     assert np.mean(losses(out)[-5:]) < np.mean(losses(out)[:5]) / 2  # it learns 16 pairs by heart
     assert load_run(out / "run.yaml").max_steps == 60
-    assert any((out / "tensorboard").iterdir())
+    board = EventAccumulator(str(out / "tensorboard")).Reload()
+    tags = {"train/loss", "train/accuracy", "train/learning_rate", "eval/loss", "eval/accuracy"}
+    assert tags <= {*board.Tags()["scalars"]}
+    assert [point.step for point in board.Scalars("train/loss")] == list(range(1, 61))
+    assert [point.value for point in board.Scalars("train/loss")] == pytest.approx(losses(out))
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path, run, ranks):
@@ -126,7 +132,7 @@ def test_a_run_goes_on_only_with_the_files_it_started_with(tmp_path, run, ranks)
 def test_a_full_disk_is_reported(tmp_path, run):
     folder = RunFolder(tmp_path / "run")
     folder.claim(load_run(run()))
-    metrics = MetricsLog(folder, 0, tensorboard=False, warn=print)
+    metrics = MetricsLog(folder, 0, load_run(run()), warn=print)
     metrics._file = Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(RunError, match="cannot be written: No space left on device; make room and give the same"):
         metrics.add(1, loss=1.0)
@@ -137,14 +143,20 @@ def test_metrics_that_cannot_be_written_are_reported(tmp_path, run):
     folder.claim(load_run(run()))
     folder.metrics_file.mkdir()
     with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written: Is a directory; move it away"):
-        MetricsLog(folder, 0, tensorboard=False, warn=print)
+        MetricsLog(folder, 0, load_run(run()), warn=print)
 
 
 @pytest.mark.parametrize(
     ("keys", "missing", "said"),
     [
-        ({}, "tensorboard", "tensorboard needs tensorboard, which is not installed; pip install tensorboard, or set"),
-        ({"tensorboard": False}, "tensorboard", ""),
+        ({}, "tensorboard", "report_to: tensorboard needs tensorboard, .* pip install tensorboard, or remove it from"),
+        ({"report_to": "none"}, "tensorboard", ""),
+        ({"report_to": ["mlflow", "wandb"]}, "wandb", "report_to: wandb needs wandb, .* pip install wandb, or remove"),
+        (
+            {"report_to": "mlflow"},
+            "mlflow",
+            "report_to: mlflow needs mlflow, .*; pip install mlflow",
+        ),
         (
             {"deepspeed": {"wandb": {"enabled": True}}},
             "wandb",
@@ -178,8 +190,13 @@ def test_a_full_gpu_names_the_key_to_lower(run, ranks, monkeypatch):
     with pytest.raises(RunError, match=f"{text}end what else runs on it; the same command then continues"):
         train(run(), ranks)
     monkeypatch.setattr(training, "accumulate", full)
-    with pytest.raises(RunError, match=f"{text}set micro_batch_tokens: 1536; the same command then continues"):
+    less = "set micro_batch_tokens: 1536"
+    with pytest.raises(
+        RunError, match=f"{text}{less} or gradient_checkpointing: true; the same command then continues"
+    ):
         train(run(), ranks)
+    with pytest.raises(RunError, match=f"{text}{less}; the same command then continues"):
+        train(run(gradient_checkpointing=True), ranks)  # which the unfinished run's folder takes
 
 
 def test_a_finished_model_is_on_the_disk_before_it_has_its_name(tmp_path, run, ranks, monkeypatch):
@@ -338,11 +355,15 @@ def test_a_checkpoint_goes_on_with_other_ranks(tmp_path, run, ranks):
 
 
 def test_the_deepspeed_launcher_starts_the_same(tmp_path, run):
-    path = run(max_steps=2)
+    path, file = run(max_steps=2), tmp_path / "ds.json"
+    file.write_text(json.dumps(TRANSFORMERS_ZERO2))
     command = [str(Path(sys.executable).parent / "deepspeed"), "--module", "bertnli.train", str(path), "--json"]
+    command += ["--deepspeed", "ds.json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("ds.json sets zero_stage: 2, schedule: constant, warmup_type: log\n") == 1
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+    assert load_run(tmp_path / "run" / "run.yaml") == load_run(path, [f"deepspeed={file}"])
 
 
 def train_as_the_command(path: Path, stderr: Path) -> int:

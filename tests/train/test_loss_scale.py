@@ -10,6 +10,8 @@ import json
 
 import deepspeed
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from bertnli.common.errors import RunError
 from bertnli.run.folder import read_metrics
@@ -81,6 +83,15 @@ def test_fp16_goes_on_with_the_scaler_as_it_was(tmp_path, run, ranks, fp16_on_cp
     assert len({scale for _, scale, _ in figures("straight")}) > 2
     assert figures("stopped") == figures("straight")
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+
+
+@pytest.mark.parametrize("stage", [0, *(pytest.param(stage, marks=pytest.mark.system) for stage in (1, 2, 3))])
+def test_fp16_rounds_nothing_that_is_frozen(tmp_path, run, ranks, fp16_on_cpu, stage):
+    """DeepSpeed keeps fp32 copies of the others alone."""
+    train(run(**fp16(stage, scale_power=10), freeze=1, max_steps=2, warmup_steps=0), ranks)
+    found, start = weights(tmp_path / "run"), load_file(tmp_path / "start" / "model.safetensors")
+    frozen = {name for name in start if name.startswith(("bert.embeddings.", "bert.encoder.layer.0."))}
+    assert {name for name in start if torch.equal(found[name], start[name])} == frozen
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_its_pairs_are_written(tmp_path, run, ranks):

@@ -13,6 +13,7 @@ import torch
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.network import free_port
 from bertnli.train import engine, process
+from bertnli.train.own_gpu import gpu_id, own_gpu
 from tests.conftest import environment
 
 JOIN = """
@@ -35,22 +36,22 @@ os._exit(0)
     [(0, 1, 0), (0, 4, 0), (3, 4, 3), (3, 1, 0)],  # the last: srun --gpus-per-task=1 shows each task its own
 )
 def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one(local_rank, count, gpu):
-    assert engine._own_gpu(local_rank, count) == gpu
+    assert own_gpu(local_rank, count) == gpu
 
 
 def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "6")
     with pytest.raises(InputError, match="rank 6 has no GPU of its own; found 2 GPUs on this host; expected 3 or more"):
-        engine._own_gpu(2, 2)
+        own_gpu(2, 2)
 
 
 def test_an_instance_of_mig_has_an_id_of_its_own(monkeypatch):
     properties = type("Properties", (), {"uuid": "0a-1"})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert engine._gpu_id(torch.device("cuda", 0)) == "GPU-0a-1"
+    assert gpu_id(torch.device("cuda", 0)) == "GPU-0a-1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1,MIG-2")
-    assert [engine._gpu_id(torch.device("cuda", number)) for number in (0, 1)] == ["MIG-1", "MIG-2"]
+    assert [gpu_id(torch.device("cuda", number)) for number in (0, 1)] == ["MIG-1", "MIG-2"]
 
 
 @pytest.mark.parametrize(
@@ -99,4 +100,4 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
 
 def test_each_launchers_option_for_the_rank_on_this_host_is_accepted():
     for option in ("--local_rank=1", "--local-rank=1"):  # DeepSpeed's, torch.distributed.launch's
-        assert process._parser().parse_args([option, "run.yaml"]).run_file == "run.yaml"
+        assert process.parser().parse_args([option, "run.yaml"]).run_file == "run.yaml"

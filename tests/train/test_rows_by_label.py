@@ -76,7 +76,8 @@ def test_the_two_files_have_columns_and_labels_of_their_own(tmp_path: Path, run:
         "data.label_names={train: {0: entailment, 1: neutral, 2: contradiction},"
         " eval: {0: contradiction, 1: neutral, 2: entailment}}",
     )
-    assert data.corpus.labels.tolist() == [0, 1, 2] * 4 and data.evaluation_corpus.labels.tolist() == [2, 1, 0]
+    assert data.corpus.labels.tolist() == [0, 1, 2] * 4
+    assert data.evaluations["b.tsv"].corpus.labels.tolist() == [2, 1, 0]
     assert data.rows_by_label[f"data.eval: {other}"]["without a gold label"] == {"used": 0, "left out": 1}
 
 

@@ -407,7 +407,7 @@ def test_what_failed_besides_is_told_too(monkeypatch, capsys, tmp_path):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr(ranks, "load_run", fails)
+    monkeypatch.setattr(ranks, "run_of_job", fails)
     monkeypatch.chdir(tmp_path)
-    assert ranks._train(ranks._parser().parse_args(["run.yaml"])) == 1
+    assert ranks._train(ranks.parser().parse_args(["run.yaml"])) == 1
     assert capsys.readouterr().err == "bertnli train: the first\ncheckpoint: the second\n"

@@ -102,6 +102,15 @@ def add_metadata(graph: onnx.ModelProto, entries: Mapping[str, str]) -> None:
         graph.metadata_props.add(key=f"bertnli.{key}", value=value)
 
 
+def without_token_types(graph: onnx.ModelProto) -> None:
+    """Take `token_type_ids` away from the graph's inputs: every token has type 0."""
+    ids, types = INPUTS[0], INPUTS[2]
+    inputs = graph.graph.input
+    inputs.remove(next(value for value in inputs if value.name == types))
+    if any(types in node.input for node in graph.graph.node):
+        graph.graph.node.insert(0, onnx.helper.make_node("Sub", [ids, ids], [types], "node_no_types"))
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hides the exporter's warnings about packages that are not installed and about its own deprecations."""
