@@ -71,7 +71,7 @@ def load(model: str, options: ModelOptions) -> Pretrained:
 
 def predictor(model: str, options: ModelOptions, device: str) -> Model:
     """The model that `bertnli eval` measures: a bundle in ONNX Runtime, or a checkpoint in torch."""
-    if is_bundle(model):
+    if is_url(model) or is_bundle(model):  # a URL can only be a bundle's
         from bertnli_export.scorer import Scorer
 
         options.refuse_all(model)
@@ -101,7 +101,7 @@ def split_options(given: ModelOptions, model: str, other: str) -> tuple[ModelOpt
 
 def _missing_options(model: str) -> set[str]:
     """The options that the model's files do not specify: of "arch" and "labels"."""
-    if is_bundle(model):
+    if is_url(model) or is_bundle(model):
         return set()
     path, arch = resolve_model(model, folder_config.parse_classifier)
     if run_of(path) is not None:
