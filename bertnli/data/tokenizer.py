@@ -312,7 +312,11 @@ class PairTokenizer:
         Raises InputError that names the pair if a sentence is not text or has a lone surrogate, which is not Unicode.
         """
         rule = truncation or self.settings.truncation
-        pool = self.pool([""] * len(premises) if self.settings.hypothesis_only else premises, hypotheses)
+        if self.settings.hypothesis_only:
+            if not all(isinstance(premise, str) for premise in premises):
+                _refuse(premises, hypotheses)
+            premises = [""] * len(premises)
+        pool = self.pool(premises, hypotheses)
         p, h = pool.premises, pool.hypotheses
         len_p, len_h = pool.lengths[p], pool.lengths[h]
         keep_p, keep_h = TRUNCATIONS[rule](len_p, len_h, self.room)

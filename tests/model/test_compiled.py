@@ -22,7 +22,8 @@ SIZES = [(5, 7, 9, 12, 12, 20), (5, 7, 9), (40, 30, 30, 8, 9)]
 
 def step(lengths: tuple[int, ...], device: torch.device) -> Step:
     every = np.arange(len(lengths))
-    return Step(every, None, [MicroBatch.of(corpus(lengths), every, every, device)])  # type: ignore[arg-type]
+    pairs = corpus(lengths)
+    return Step(every, None, [MicroBatch.of(pairs, every, every, device)], pairs.labels)  # type: ignore[arg-type]
 
 
 def test_a_gpus_block_is_one_graph_and_other_sizes_need_no_other():

@@ -96,7 +96,7 @@ def test_a_training_step_waits_for_nothing(dtype, sizes, shape):
     cut = [everything, everything[:1], everything[:0]]  # the last: a rank without pairs of its own
     with Operators() as operators:
         micro_batches = [MicroBatch.of(pairs, one, everything[:1], META) for one in cut]
-        sums = accumulate(Engine(model), Step(everything, None, micro_batches))
+        sums = accumulate(Engine(model), Step(everything, None, micro_batches, pairs.labels))
     assert (sums.device, sums.shape) == (META, (2,))
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"

@@ -136,7 +136,9 @@ def test_the_reader_sees_what_is_there() -> None:
 def unknown_options(place: str, text: str) -> set[str]:
     # --long is zstd's; the others are those of `hf download`.
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
-    known = {option for command in COMMANDS.values() for one in command.params for option in one.opts}
+    known = {
+        option for command in COMMANDS.values() for one in command.params for option in one.opts + one.secondary_opts
+    }
     others = {"--debug", "--help", "--long", "--revision", "--include", "--local-dir"}
     return named - known - others if place not in PLACES_OF_OPTIONS_OF_OTHERS else set()
 

@@ -6,7 +6,7 @@ Products, norms and softmax are summed in fp32, and the output of a node is roun
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -269,8 +269,8 @@ def stand_in_gpu(monkeypatch: pytest.MonkeyPatch, count: int = 1) -> None:
             return ["CUDAExecutionProvider"] if self.on_cuda else super().get_providers()
 
     class BoundToTheCpu(BoundSession):
-        def __init__(self, opened: Any, device: Device, labels: int):
-            super().__init__(opened, CPU, labels)
+        def __init__(self, opened: Any, device: Device, labels: int, inputs: Sequence[str]):
+            super().__init__(opened, CPU, labels, inputs)
 
     monkeypatch.setattr(session, "BoundSession", BoundToTheCpu)
     monkeypatch.setattr(devices, "find_gpus", lambda: Gpus(count, None, 99))

@@ -33,7 +33,10 @@ print(libc.mallinfo2().uordblks - before)
 
 
 def test_no_kernel_is_kept_for_every_number_of_tokens() -> None:
-    """oneDNN, and torch above it, each keep 1024 of them by themselves: 109 MB here, 0.4 GB of a layer of MiniLM's."""
+    """oneDNN, and torch above it, each keep 1024 of them by themselves: 109 MB here, 0.4 GB of a layer of MiniLM's.
+
+    How much is kept of the few that may be kept depends on the processor: nothing on AMD's, 3 MB with Intel's AMX.
+    """
     command = [sys.executable, "-c", STEPS_OF_NEW_LENGTHS]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2**20, done.stdout
+    assert int(done.stdout) < 2**23, done.stdout

@@ -162,7 +162,7 @@ def test_a_run_with_it_is_the_run_without_it(tmp_path, run, ranks, stage):
 def test_a_gpus_training_step_waits_for_nothing() -> None:
     model, every = meta_model(torch.bfloat16, hidden_size=64).train(), np.arange(6)
     model.gradient_checkpointing = True
-    accumulate(Engine(model), Step(every, None, [MicroBatch.of(corpus(), every, every, META)]))
+    accumulate(Engine(model), Step(every, None, [MicroBatch.of(corpus(), every, every, META)], corpus().labels))
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 

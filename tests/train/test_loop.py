@@ -287,7 +287,7 @@ def test_bad_rows_are_refused_or_skipped_and_counted(tmp_path, run, ranks):
         ({"data.train": "snli-100"}, "snli-100k"),
         ({"precision": "fp16"}, "precision: auto"),
         ({"deepspeed.train_batch_size": 3}, "global_batch_size"),
-        ({"deepspeed.zero_optimization.stage": 2}, "zero_stage"),
+        ({"zero_stage": 1, "deepspeed.zero_optimization.stage": 2}, "zero_stage"),
         ({"deepspeed.bf16": "{enabled: true}"}, "precision"),
         ({"arch": "bert.small"}, "--arch"),
         ({"max_length": 4096}, "max_length"),
