@@ -14,6 +14,8 @@ from bertnli.model import pretrained
 from tests.model.test_foreign_models import made_by_transformers
 from tests.model.test_foreign_outputs import KINDS, PAIRS, by_cross_encoder, check_int8, values
 
+pytestmark = pytest.mark.system  # an export each
+
 
 @pytest.mark.parametrize("kind", ["reranker", "similarity", "independent"])
 def test_a_bundle_gives_cross_encoders_scores(kind: str, tmp_path: Path) -> None:
