@@ -93,8 +93,8 @@ class Proxy:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with s3fs and moto, a server of S3 for tests."""
     folder = tmp_path_factory.mktemp("site")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "s3fs", "moto[server,s3]"]
-    subprocess.run([*install, "-c", str(ROOT / "constraints.txt")], check=True)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(folder)]
+    subprocess.run([*install, "-c", str(ROOT / "constraints.txt"), "s3fs", "moto[server,s3]"], check=True)
     return folder
 
 
