@@ -85,7 +85,7 @@ def test_dropout_acts_where_the_book_has_it(made: tuple[str, Path], monkeypatch:
     torch.manual_seed(0)
     with torch.no_grad():
         found = model(reference["ids"], reference["segments"], Padded(mask))
-    torch.testing.assert_close(found, reference["training_logits"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, reference["training_logits"], atol=1e-4, rtol=0)
     assert not torch.allclose(found, reference["logits"], atol=1e-2)
 
 

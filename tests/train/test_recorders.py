@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
 import sys
 import threading
 from contextlib import closing
@@ -20,6 +21,7 @@ from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
 from bertnli.train import recorders
 from bertnli.train.recorders import Recorders, tag
+from tests.conftest import ROOT
 from tests.support.runs import losses, on_ranks, train, train_here
 
 
@@ -180,11 +182,22 @@ def test_the_first_rank_records_alone(tmp_path, run):
     assert written.name == "0.txt" and written.read_text().count("'train/loss'") == 3
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both libraries, and what MLflow needs to write into a file."""
+    folder = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(folder)]
+    libraries = ["wandb==0.31.0", "mlflow-skinny==3.17.2", "alembic", "sqlalchemy"]
+    subprocess.run([*install, "-c", str(ROOT / "constraints.txt"), *libraries], check=True)
+    return folder
+
+
 @pytest.mark.system
+@pytest.mark.timeout(600)  # it installs packages
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_with_the_library_itself_a_run_goes_on(tmp_path, run, name, monkeypatch):
-    """Skipped where it is not installed: it is no dependency."""
-    pytest.importorskip(name)
+def test_with_the_library_itself_a_run_goes_on(tmp_path, run, name, monkeypatch, site):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    monkeypatch.setenv("PYTHONPATH", str(site))  # for the processes that they start
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     folder, config, lines = RunFolder(tmp_path / "run"), load_run(run(report_to=name)), list[str]()
