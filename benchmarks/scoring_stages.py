@@ -32,7 +32,8 @@ def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:
             tasks = [codec.parse(chunk) for chunk in file.raw_chunks(CHUNK[device.kind])]
         found["read"] = seconds()
         with stopwatch() as seconds:
-            encoded = [scorer.tokenizer.encode(task.premises, task.hypotheses) for task in tasks]
+            texts = [task.texts for task in tasks]
+            encoded = [scorer.tokenizer.encode(part.premises, part.hypotheses) for part in texts]
         found["tokenise"] = seconds()
         with stopwatch() as seconds:
             batches = [list(padded_batches(part, scorer.tokenizer.pad_id, device)) for part in encoded]
