@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,19 @@ from bertnli.data.outputs import Outputs
 from bertnli.run.loss_config import LossConfig
 
 
-def class_weights(loss: LossConfig, outputs: Outputs, labels: NDArray[Any]) -> tuple[float, ...] | None:
+def class_weights(loss: LossConfig, outputs: Outputs, labels: Callable[[], NDArray[Any]]) -> tuple[float, ...] | None:
     """The weight of each label, in the model's order: `class_weights`, or `pos_weight` of independent labels; None
     without one of these keys.
 
-    labels: of the pairs trained on, `[pairs]` indices or `[pairs, labels]` of 0 and 1. Raises InputError for weights
-    that do not have exactly the model's labels, and for `balanced` if a label is on no pair.
+    labels: called for `balanced` alone, gives those of the pairs trained on, `[pairs]` indices or `[pairs, labels]` of
+    0 and 1. Raises InputError for weights that do not have exactly the model's labels, and for `balanced` if a label is
+    on no pair.
     """
     key, given = ("class_weights", loss.class_weights) if loss.class_weights else ("pos_weight", loss.pos_weight)
     if given is None:
         return None
     if given == "balanced":
-        return _balanced(key, outputs.names, labels)
+        return _balanced(key, outputs.names, labels())
     table = LabelTable(outputs.names)
     by_index = {table.index(label): weight for label, weight in given.items()}
     if sorted(by_index) != list(range(len(outputs.names))):

@@ -235,9 +235,9 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     for deciding in list(evaluations.values())[:1]:
         loss.check_metric(config.metric_for_best, deciding.corpus.labels[deciding.pairs])
     each = _chosen(config, sources, by_source(corpus, train))
-    for one, chosen in zip(sources, each, strict=True):
+    parts = tuple(Part(len(chosen), one.weight) for one, chosen in zip(sources, each, strict=True))
+    for one, part in zip(sources, parts, strict=True):
         if one.weight != 1:
-            part = Part(len(chosen), one.weight)
             say(f"{one.name}: weight {one.weight:g}: an epoch has {part.pairs_per_epoch:,} of {part.pairs:,} pairs")
     train = np.concatenate(each)
     rows_by_label = {}
@@ -252,7 +252,6 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             say(f"warning: {names}: no row to train on has the label {label}")
     if outputs.problem_type == "regression" and np.ptp(corpus.labels[train]) == 0:
         say(f"warning: {names}: all rows to train on have the score {corpus.labels[train][0, 0]:g}")
-    parts = tuple(Part(len(chosen), one.weight) for one, chosen in zip(sources, each, strict=True))
     sha256 = {one.key: its_corpus.sha256 for one, its_corpus in (*zip(sources, corpora, strict=True), *others)}
     return TrainingData(corpus, train, sources, parts, evaluations, sha256, rows_by_label)
 

@@ -86,7 +86,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         data = load_data(config, source, say)
         outputs = source.config.outputs
         stream = Stream(len(data.train), config.global_batch_size, config.seed, data.parts)
-        label_weights = class_weights(config.loss, outputs, data.corpus.labels[data.train[stream.epoch(0)]])
+        label_weights = class_weights(config.loss, outputs, lambda: data.corpus.labels[data.train[stream.epoch(0)]])
         teacher = open_teacher(config.teacher.model, outputs, group.device, say) if config.teacher else None
         total_steps = config.total_steps(stream.pairs_per_epoch)
         config.check_warmup(total_steps)

@@ -12,6 +12,7 @@ import torch
 
 from bertnli.commands import model_argument
 from bertnli.common.errors import InputError, RunError
+from bertnli.common.printable import printable
 from bertnli.model.predictor import TorchPredictor
 from bertnli.model.pretrained import Pretrained
 from bertnli.report import licences
@@ -192,3 +193,14 @@ def test_a_run_may_have_other_labels_than_the_classifier_that_it_starts_from(tmp
     assert not source.has_classifier
     assert source.build().classifier.weight.shape[0] == 2
     assert "3 outputs: a new one takes its place, for no, yes" in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://me:s3cr3t@host.example/a.tsv", "s3://key:s3cr3t@bucket/a.tsv", "https://host.example/a.tsv?sig=s3cr3t"],
+)
+def test_a_url_with_a_secret_is_refused_as_the_runs_folder_keeps_the_run_file(url: str) -> None:
+    run = validate_run({"model": "minilm", "data": {"train": url}, "output": "o", "epochs": 1}, "run.yaml")
+    with pytest.raises(InputError, match="credentials in the environment") as raised:
+        check_names(run)
+    assert "s3cr3t" not in printable(str(raised.value))

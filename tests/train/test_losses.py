@@ -143,15 +143,21 @@ def pairs_of_lengths(lengths: list[int], labels: Any) -> Any:
     )
 
 
+def not_asked() -> np.ndarray:
+    raise AssertionError("the labels of all pairs are read for balanced alone")
+
+
 def test_balanced_weights_are_scikit_learns() -> None:
     outputs, labels = Outputs(("a", "b", "c")), np.repeat(np.arange(3, dtype=np.int8), [10, 3, 1])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    assert class_weights(LossConfig(class_weights="balanced"), outputs, labels) == pytest.approx(tuple(expected))
-    assert class_weights(LossConfig(class_weights={"C ": 3, "a": 1, "b": 2}), outputs, labels) == (1, 2, 3)
-    assert class_weights(LossConfig(), outputs, labels) is None
+    assert class_weights(LossConfig(class_weights="balanced"), outputs, lambda: labels) == pytest.approx(
+        tuple(expected)
+    )
+    assert class_weights(LossConfig(class_weights={"C ": 3, "a": 1, "b": 2}), outputs, not_asked) == (1, 2, 3)
+    assert class_weights(LossConfig(), outputs, not_asked) is None
     several = Outputs(("a", "b"), "multi_label_classification", "sigmoid")
     has = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
-    assert class_weights(LossConfig(pos_weight="balanced"), several, has) == pytest.approx((2 / 3, 3 / 2))
+    assert class_weights(LossConfig(pos_weight="balanced"), several, lambda: has) == pytest.approx((2 / 3, 3 / 2))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +170,7 @@ def test_balanced_weights_are_scikit_learns() -> None:
 )
 def test_weights_that_are_not_the_labels_are_refused(keys, message) -> None:
     with pytest.raises(InputError, match=message):
-        class_weights(LossConfig(**keys), Outputs(("a", "b", "c")), np.zeros(2, np.int8))
+        class_weights(LossConfig(**keys), Outputs(("a", "b", "c")), lambda: np.zeros(2, np.int8))
 
 
 @pytest.mark.parametrize(
