@@ -40,7 +40,7 @@ from bertnli.common import memory, standard_streams
 from bertnli.common.cores import spin_briefly
 from bertnli.common.errors import InputError, Interrupted, causes
 from bertnli.common.for_user import as_told
-from bertnli.common.installed import need
+from bertnli.common.installed import __version__, need
 from bertnli.common.signals import SIGNALS, meaning, not_ignored
 
 app = typer.Typer(
@@ -61,10 +61,19 @@ def _fetchable(incomplete: str) -> list[str]:
     return [name for name in CATALOG if name.startswith(incomplete)]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"bertnli {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _every_command(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Fine-tune BERT and its relatives on sentence pairs, export them to ONNX, score files of pairs."""
@@ -467,10 +476,15 @@ def main() -> None:
     """The console script. An error that the user can cause becomes one message and an exit code."""
     standard_streams.protect()
     spin_briefly(os.environ)
-    for number in not_ignored(SIGNALS):
+    handled = list(not_ignored(SIGNALS))
+    for number in handled:
         signal.signal(number, _interrupt)
     try:
-        app([_from_home(argument) for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
+        try:
+            app([_from_home(argument) for argument in sys.argv[1:] if argument != "--debug"], prog_name="bertnli")
+        finally:
+            for number in handled:  # what was asked for is done: a signal now ends the process, without a traceback
+                signal.signal(number, signal.SIG_DFL)
     except SystemExit as ended:  # typer always ends so, with a number, and for a KeyboardInterrupt of a library
         if any(isinstance(cause, KeyboardInterrupt) for cause in causes(ended)):
             sys.exit(128 + signal.SIGINT)

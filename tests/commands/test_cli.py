@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bertnli import cli
+from bertnli.common import installed
 from tests.conftest import environment
 from tests.support import tiny
 
@@ -202,6 +203,11 @@ def test_a_signal_is_told_as_one_wherever_it_comes(tmp_path, model, data, monkey
     assert re.search("^bertnli: (interrupted|scoring was stopped)", said, re.MULTILINE), said
 
 
+def test_version(command):
+    done = command("--version")
+    assert (done.returncode, done.stdout) == (0, f"bertnli {installed.__version__}\n")
+
+
 def wait_until_caught(pid: int, number: int) -> None:
     """Until the process has a handler of its own for the signal."""
     deadline = time.monotonic() + 60
@@ -226,6 +232,23 @@ def test_signals_have_their_own_codes(tmp_path, number, code):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
+
+
+_SIGNAL_AT_THE_END = """
+import signal, sys
+from bertnli import cli
+from bertnli.common import installed
+from bertnli.common import standard_streams
+standard_streams.exit_code = lambda code: signal.raise_signal(signal.SIGTERM)
+sys.argv = ["bertnli", "--version"]
+cli.main()
+"""
+
+
+def test_a_signal_after_the_work_ends_the_process_without_a_traceback():
+    """While the last lines are written, when nothing is left to stop."""
+    done = subprocess.run([sys.executable, "-c", _SIGNAL_AT_THE_END], env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
 
 
 def test_a_signal_that_the_shell_has_us_ignore_stays_ignored(monkeypatch):
