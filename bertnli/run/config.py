@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -24,7 +24,8 @@ from bertnli.run.section import Fraction, Positive, Section, Text, read_exponent
 STALL_TIMEOUT = 300.0  # seconds
 WARMUP = 0.1
 
-
+_Recorder = Literal["tensorboard", "wandb", "mlflow"]
+_RECORDERS = get_args(_Recorder)
 Beta = Annotated[float, Field(ge=0, lt=1, strict=True)]  # strict: in a list, too, YAML's true is no number
 
 
@@ -116,7 +117,7 @@ class RunConfig(Section):
     """What `best` is for these two: accuracy, macro_f1, mcc or log_loss for one label of a pair; docs/losses.md has the
     metrics of other outputs. Default: accuracy; of scores the rank correlation (spearman); of scores of 0 and 1, and of
     independent labels, average_precision."""
-    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    report_to: tuple[_Recorder, ...] = ("tensorboard",)
     """Where metrics go beside metrics.jsonl, one or several: tensorboard (OUTPUT/tensorboard), wandb, mlflow, each with
     its own library, whose environment variables say the server and the project (docs/report_to.md); or none."""
     stall_timeout: Annotated[float, Field(gt=0)] = STALL_TIMEOUT
@@ -146,6 +147,9 @@ class RunConfig(Section):
         names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             return names
+        if isinstance(given, str) and names != ["none"] and not {*names} <= {*_RECORDERS}:
+            reason = f"input should be one or several of {', '.join(_RECORDERS)}, or none"
+            raise PydanticCustomError("form", "{reason}", {"reason": reason})
         return [] if names == ["none"] else [*dict.fromkeys(names)]
 
     @field_validator("freeze", mode="before")

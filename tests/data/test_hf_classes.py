@@ -30,8 +30,8 @@ SPECIALS = {
     "albert": ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"],
 }
 FLAGS = ("content", "lstrip", "rstrip", "single_word", "normalized", "special")
-# 5,000 pairs with `pytest --hypothesis-profile=full`
-NUMBER = 5000 if settings.get_current_profile_name() == "full" else 60
+# 5,000 pairs with `pytest --hypothesis-profile=many`
+NUMBER = 5000 if settings.get_current_profile_name() != "quick" else 60
 
 
 @pytest.fixture(scope="module")

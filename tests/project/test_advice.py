@@ -139,7 +139,7 @@ def unknown_options(place: str, text: str) -> set[str]:
     known = {
         option for command in COMMANDS.values() for one in command.params for option in one.opts + one.secondary_opts
     }
-    others = {"--debug", "--help", "--long", "--revision", "--include", "--local-dir"}
+    others = {"--debug", "--version", "--help", "--long", "--revision", "--include", "--local-dir"}
     return named - known - others if place not in PLACES_OF_OPTIONS_OF_OTHERS else set()
 
 

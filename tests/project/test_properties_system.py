@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 @pytest.mark.system
 @pytest.mark.timeout(1800)
 def test_every_property_holds_for_many_examples():
-    chosen = ["-m", "hypothesis and not system", "--hypothesis-profile=full"]
+    chosen = ["-m", "hypothesis and not system", "--hypothesis-profile=many"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "auto", *chosen, "tests"], cwd=ROOT, capture_output=True, text=True
     )
