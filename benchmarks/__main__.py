@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="for scoring: a folder or a name (default: MiniLM trained on 8,000 pairs)")
     parser.add_argument("--shape", action="append", choices=list(SHAPES), help="for shapes (default: all)")
     parser.add_argument("--patience", type=float, help="seconds that a set may wait for a quiet machine")
+    parser.add_argument("--seeds", type=int, help="for accuracy and distill: how many trainings of each kind")
     parser.add_argument("--results", type=Path, help="folder of the records (default: benchmarks/results)")
     parser.add_argument(
         "--readme",
@@ -94,6 +95,8 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
     effort = sets.FULL if options.full else sets.SHORT
     if options.patience is not None:
         effort = replace(effort, patience=options.patience)
+    if options.seeds is not None:
+        effort = replace(effort, seeds=options.seeds)
     if name == "training":
         yield sets.training(folder, batch_size, effort, _say)
     elif name == "scoring":
