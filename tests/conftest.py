@@ -21,8 +21,8 @@ from tests.support import tiny
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 spin_briefly(os.environ)
 
-# Property tests have few examples here, many in test_properties_system.py, and in both the same in every run: what fails
-# was changed. `pytest -m hypothesis --hypothesis-profile=explore` draws new ones.
+# Property tests have few examples here and many in test_properties_system.py, the same ones in every run: a failure then
+# comes from a change. `pytest tests -m hypothesis --hypothesis-profile=explore` draws new ones.
 hypothesis.settings.register_profile("quick", max_examples=15, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("many", max_examples=100, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", max_examples=500, deadline=None)

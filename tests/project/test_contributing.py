@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 
+import hypothesis
 import pytest
 
 import bertnli
@@ -37,7 +38,9 @@ def test_commands_are_there(words):
         case [".venv/bin/python", "-m", "benchmarks", what, *options]:
             assert what in (*SETS, "table") and options in ([], ["--readme"])
         case [".venv/bin/python", "-m", "pytest", path, *options]:
-            assert (ROOT / path).exists() and options in ([], ["-m", "bench"])
+            explored = ["-m", "hypothesis", "--hypothesis-profile=explore"]
+            assert (ROOT / path).exists() and options in ([], ["-m", "bench"], explored)
+            assert hypothesis.settings.get_profile("explore").max_examples > 100
         case [".venv/bin/python", "-m", module]:
             assert importlib.util.find_spec(module)
         case [program, *_] if program.startswith(".venv/bin/"):

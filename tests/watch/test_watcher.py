@@ -258,10 +258,8 @@ def test_a_thousand_idle_connections_shut_no_rank_out(job):
     if hard < needed:
         pytest.skip(f"this user may open only {hard} files")
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
-
-    made = job(OVER, world=2, preexec_fn=limit)
+    made = job(OVER, world=2)
+    resource.prlimit(made.watchers[0].pid, resource.RLIMIT_NOFILE, (1024, 1024))
     made.training(0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
     try:
