@@ -21,7 +21,7 @@ from tests.support import tiny
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 spin_briefly(os.environ)
 
-# Property tests have few examples here and many in test_properties_system.py, the same ones in every run: a failure then
+# Property tests have few examples here and many in test_properties_system.py, the same ones in every run: so a failure
 # comes from a change. `pytest tests -m hypothesis --hypothesis-profile=explore` draws new ones.
 hypothesis.settings.register_profile("quick", max_examples=15, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("many", max_examples=100, deadline=None, derandomize=True)
