@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psutil
@@ -23,9 +24,14 @@ spin_briefly(os.environ)
 
 # Property tests have few examples here and many in test_properties_system.py, the same ones in every run: so a failure
 # comes from a change. `pytest tests -m hypothesis --hypothesis-profile=explore` draws new ones.
-hypothesis.settings.register_profile("quick", max_examples=15, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("many", max_examples=100, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("explore", max_examples=500, deadline=None)
+# A slow machine is no failure, and the fixtures that they use do not change from example to example.
+_EVERY_PROFILE: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+}
+hypothesis.settings.register_profile("quick", max_examples=15, derandomize=True, **_EVERY_PROFILE)
+hypothesis.settings.register_profile("many", max_examples=100, derandomize=True, **_EVERY_PROFILE)
+hypothesis.settings.register_profile("explore", max_examples=500, **_EVERY_PROFILE)
 hypothesis.settings.load_profile("quick")
 
 # Tests of GPU code have stand-ins; whether this machine has a GPU changes nothing.

@@ -11,7 +11,7 @@ import pytest
 from bertnli_export import bundle as bundles
 from bertnli_export.bundle import Bundle
 from bertnli_export.scorer import Scorer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
@@ -123,7 +123,7 @@ _json = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(data=st.data(), value=_json)
 def test_no_manifest_ends_in_a_traceback(bundle, data, value) -> None:
     content = json.loads((tiny.bundle() / "manifest.json").read_text())

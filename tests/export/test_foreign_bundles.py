@@ -26,7 +26,7 @@ from bertnli_export.scorer import Scorer
 from bertnli_export.scoring_setup import prepare
 from bertnli_export.session import DeviceError, Session
 from bertnli_export.verify import verify
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from packaging.version import Version
@@ -189,7 +189,6 @@ def test_a_field_is_known_by_every_number_that_protobuf_takes_for_its_own(bundle
 
 
 @given(place=st.integers(0, 100_000), value=st.binary(max_size=8), cut=st.integers(0, 100_000))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_graph_file_holds_it_is_no_traceback(bundle, place, value, cut) -> None:
     content = bytearray((tiny.bundle() / "model.onnx").read_bytes())
     content[place : place + len(value)] = value

@@ -47,7 +47,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     suffix=st.sampled_from([*TEXTS, ".parquet"]),
     output=st.sampled_from(OUTPUTS),

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from bertnli_export.scorer import Scorer, length_batches
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
@@ -66,7 +66,6 @@ def test_the_scorer_says_what_is_no_pair(scorer) -> None:
         scorer.score([("a", "\ud800")])
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(3, 512), max_size=200), st.integers(1, 40), st.integers(1, 2000))
 def test_batches_hold_every_pair_once_and_keep_to_the_limits(lengths, max_pairs, max_tokens) -> None:
     found = list(length_batches(np.array(lengths, np.int32), max_pairs, max_tokens, 64))

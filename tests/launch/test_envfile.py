@@ -151,7 +151,7 @@ def test_nasty_words_arrive_as_they_were(through):
     assert [environment[name] for name in names] == NASTY
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(words=st.lists(ONE_LINE, min_size=1, max_size=8), values=st.lists(ONE_LINE, max_size=8))
 def test_any_words_arrive_as_they_were(through, words, values):
     variables = {f"V{number}": value for number, value in enumerate(values)}

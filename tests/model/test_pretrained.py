@@ -20,7 +20,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -930,8 +930,6 @@ def test_an_encrypted_zip(made: Path, tmp_path: Path) -> None:
 
 
 # --- Anything at all -------------------------------------------------------------------------------------------------
-
-FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
@@ -961,14 +959,12 @@ def book(copy: Any) -> Path:
     return copy("book")
 
 
-@FUZZ
 @given(value=json_values)
 def test_any_json_as_config(value: Any, hf: Path) -> None:
     (hf / "config.json").write_text(json.dumps(value))
     loads_or_is_refused(hf)
 
 
-@FUZZ
 @given(changes=st.dictionaries(st.sampled_from(CONFIG_KEYS), json_values, min_size=1, max_size=2), data=st.data())
 def test_any_value_of_a_key_of_config(changes: dict[str, Any], data: st.DataObject, hf: Path, made: Path) -> None:
     shutil.copy(made / "hf" / "config.json", hf)
@@ -987,7 +983,6 @@ def mangled(content: bytes, data: st.DataObject) -> bytes:
     return bytes(result[: draw.randrange(len(result))] if draw.random() < 0.2 else result)
 
 
-@FUZZ
 @given(content=st.binary(max_size=200), data=st.data())
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, about odd pickles
@@ -1004,7 +999,6 @@ def test_any_bytes_as_weights(file: str, content: bytes, data: st.DataObject, hf
         loads_or_is_refused(hf)
 
 
-@FUZZ
 @given(content=st.binary(max_size=100) | json_values | st.lists(st.text(max_size=5), max_size=9), data=st.data())
 def test_any_bytes_as_vocabulary(content: Any, data: st.DataObject, book: Path, made: Path) -> None:
     written = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -1013,7 +1007,6 @@ def test_any_bytes_as_vocabulary(content: Any, data: st.DataObject, book: Path, 
         loads_or_is_refused(book, arch="bert.small")
 
 
-@FUZZ
 @given(content=st.binary(max_size=200), data=st.data())
 def test_any_bytes_as_zip(content: bytes, data: st.DataObject, made: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole.zip"

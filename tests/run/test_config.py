@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
@@ -420,7 +420,6 @@ def test_odd_yaml_is_refused_at_once(tmp_path, added, expected):
         load(tmp_path, RUN + added)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text() | st.binary().map(lambda data: data.decode("latin-1")),
     key=st.text(max_size=8),

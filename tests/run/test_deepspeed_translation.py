@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 import yaml
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
@@ -338,7 +338,7 @@ _MAPS = [{}, {"enabled": True}, {"type": "Adam", "params": {"lr": "auto"}}]
 _VALUES = st.sampled_from([*_SCALARS, [0.8, 0.999], [], *_MAPS])
 
 
-@hypothesis.settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis.settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(_LEAVES), _VALUES, max_size=6), st.booleans())
 def test_any_configuration_is_taken_or_refused(flat, known):
     """Never another exception; and what is taken is read back from run.yaml as the same run, whatever its ranks."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
@@ -94,7 +94,6 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "run.yaml"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(written=run_files())
 def test_every_value_is_meant_or_every_mistake_is_named(file, written):
     text, meant, mistaken = written
