@@ -27,8 +27,8 @@ SECRET = "very-secret-key"
 # The command with short time-outs and small parts, so that there are several of each.
 COMMAND = """
 import sys
-from bertnli.fetch import remote_files
-remote_files.SILENCE_SECONDS, remote_files.FIRST_PAUSE, remote_files._LARGEST_PART = 3, 0.1, 1 << 14
+from bertnli.fetch import object_store, remote_files
+object_store.SILENCE_SECONDS, object_store.FIRST_PAUSE, remote_files._LARGEST_PART = 3, 0.1, 1 << 14
 from bertnli.cli import main
 sys.exit(main())
 """
