@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from bertnli.common.errors import BertnliError, InputError, RunError, causes, first_line
-from bertnli.common.urls import redact, redacted
+from bertnli.common.urls import has_secret, redact, redacted
 from bertnli.fetch.download import FIRST_PAUSE, FRUITLESS_TRIES, SILENCE_SECONDS
 
 _SLOWEST = 256 << 10  # bytes per second; an upload that is slower is tried again
@@ -41,21 +41,20 @@ class GivenUpError(Exception):
 class ObjectStore:
     """The store that `url` names. path: of the URL in it. shown: the URL for messages, without secrets.
 
-    Raises InputError for a URL of another kind, for one with a password or a query, and if the package for its kind is
-    not installed.
+    Raises InputError for a URL of another kind, for one with a user, a password or a query, and if the package for its
+    kind is not installed.
     """
 
     def __init__(self, url: str):
         self.shown = redact(url)
-        parts = urlsplit(url)
-        scheme = parts.scheme.lower()
+        scheme = urlsplit(url).scheme.lower()
         if scheme not in STORES:
             expected = ", ".join(f"{known}://" for known in (*STORES, *WEB))
             raise InputError(f"{self.shown}: a kind of URL that is not read", expected=expected)
         self.kind = STORES[scheme]
-        if parts.password is not None or parts.query:
+        if has_secret(url):
             raise InputError(
-                f"{self.shown}: a password or a query in the URL",
+                f"{self.shown}: a user, a password or a query in the URL",
                 expected=f"credentials in the environment: {self.kind.credentials}",
                 do="remove it from the URL",
             )

@@ -97,8 +97,7 @@ def local_copy(url: str) -> Path:
             write_text(note, json.dumps(asdict(version)))
             return target
     except OSError as error:
-        do = "make room, or set BERTNLI_CACHE to a folder that you can write on another disk"
-        raise InputError(f"{folder}: cannot be written ({first_line(error)})", do=do) from None
+        raise _not_written(folder, error) from None
 
 
 @contextmanager
@@ -106,12 +105,17 @@ def passing_copy(url: str, timeout: float) -> Iterator[None]:
     """Within the block, no other process on this machine that calls this uses the copy of the file at `url`. If the
     block succeeds, the copy is removed: where many files are read once each, they would fill the disk.
 
-    timeout: seconds to wait for another process. Raises TimeoutError after that, OSError if the cache cannot be used.
+    timeout: seconds to wait for another process. Raises InputError after that, and if the cache cannot be written.
     """
     folder = _folder(url)
-    folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder / ".use.lock")
-    lock.acquire(f"waiting for another process that reads {redact(url)}", timeout=timeout)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(f"waiting for another process that reads {redact(url)}", timeout=timeout)
+    except TimeoutError:
+        raise InputError(f"{redact(url)}: another process on this machine reads it", do="wait until it ends") from None
+    except OSError as error:
+        raise _not_written(folder, error) from None
     try:
         yield
         for path in folder.iterdir():
@@ -119,6 +123,11 @@ def passing_copy(url: str, timeout: float) -> Iterator[None]:
                 path.unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+def _not_written(folder: Path, error: OSError) -> InputError:
+    do = "make room, or set BERTNLI_CACHE to a folder that you can write on another disk"
+    return InputError(f"{folder}: cannot be written ({first_line(error)})", do=do)
 
 
 def _folder(url: str) -> Path:
@@ -238,10 +247,15 @@ class StoredFile(RemoteFile):
 
     def put(self, local: Path) -> Version:
         """Put a file there, in place of what is there: whole, or not at all. Raises InputError and RunError."""
-        size = local.stat().st_size
+        return self._put(local.stat().st_size, "put_file", str(local), self._store.path)
 
+    def put_bytes(self, content: bytes) -> Version:
+        """The same for a small file with this content."""
+        return self._put(len(content), "pipe_file", self._store.path, content)
+
+    def _put(self, size: int, method: str, *arguments: Any) -> Version:
         def put_and_look() -> Version:
-            self._store.call("put_file", str(local), self._store.path, size=size)
+            self._store.call(method, *arguments, size=size)
             found = self.version()
             if found is None or found.size != size:
                 raise OSError(f"{None if found is None else found.size} bytes are there, expected {size}")
