@@ -44,7 +44,7 @@ def find_partitions(input: str | os.PathLike[str], output: str | os.PathLike[str
         raise InputError(
             f"{source.url_of(saved[0])}: a folder of Dataset.save_to_disk, in a store",
             expected="files, as Dataset.to_parquet writes them; or a glob, as in 's3://bucket/in/*/*.arrow'",
-            do="write it with to_parquet, or copy it to where every node sees it",
+            do="write it with to_parquet(), or copy it to where every node sees it",
         )
     if target.is_file:
         raise InputError(f"{output}: a file", expected="with --ray, a folder")

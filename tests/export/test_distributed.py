@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 from bertnli_export import distributed, ray_cluster
 from bertnli_export.bundle import Bundle, versions
@@ -33,6 +34,7 @@ from bertnli_export.scoring_setup import prepare
 from bertnli import cli
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.outputs import Outputs
+from tests.data.test_arrow_ipc import save_to_disk
 from tests.support import tiny
 from tests.support.bundles import with_outputs
 from tests.support.scored_files import Stop, stop_after, write
@@ -67,6 +69,17 @@ def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeyp
     assert len(loaded) == 1
     # the records beside the outputs do not get in the way of those who read the folder
     assert pyarrow.dataset.dataset(tmp_path / "out", format="parquet").count_rows() == 100
+
+
+def test_a_folder_of_save_to_disk_is_scored_as_one_partition(tmp_path) -> None:
+    file = write(tmp_path / "alone.parquet", tiny.snli_rows(50))
+    (tmp_path / "in").mkdir()
+    save_to_disk(tmp_path / "in" / "saved", pq.read_table(file))
+    [partition] = find_partitions(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    assert _PartitionWorker(job(), None)._score(*partition)["rows"] == 50
+    score_file(tiny.bundle(), file, tmp_path / "scores.parquet", device="cpu")
+    assert pq.read_table(tmp_path / "out" / "saved.parquet").equals(pq.read_table(tmp_path / "scores.parquet"))
 
 
 def test_a_worker_has_the_threshold_of_the_command(tmp_path) -> None:
