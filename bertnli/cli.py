@@ -33,6 +33,7 @@ from bertnli.commands.options import (
     Quoting,
     SkipBadRows,
     Truncation,
+    folder_here,
 )
 from bertnli.commands.score import score
 from bertnli.commands.summary import print_summary
@@ -81,9 +82,9 @@ def _every_command(
 
 @app.command(epilog="Example: bertnli demo --out runs/demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the run, the bundle, the scores and the report.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(callback=folder_here, help="Folder for the run, the bundle, the scores and the report.")
+    ] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
     """Run all steps on real data, from fetching to scoring a file."""
@@ -102,8 +103,10 @@ def fetch(
             autocompletion=_fetchable,
         ),
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="Also copy it into this folder.")] = None,
-    source: Annotated[str | None, typer.Option("--from", help="Take it from this file, folder or URL.")] = None,
+    to: Annotated[Path | None, typer.Option(callback=folder_here, help="Also copy it into this folder.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Take it from this file, folder or file's URL (https://, s3://, …).")
+    ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the names.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -223,7 +226,9 @@ def doctor(
     env_file: EnvFile = None,
     master_addr: MasterAddr = None,
     master_port: MasterPort = 29500,
-    bundle: Annotated[Path | None, typer.Option(help="Check the files of this bundle against its manifest.")] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help="Check the files of this bundle, a folder or its URL, against its manifest.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Say whether and how a model runs (hub id, name or path), without fetching its weights."),
@@ -258,14 +263,20 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A model folder, run, checkpoint, d2l zip or bundle; a hub id; or a name for fetch."
+            metavar="MODEL",
+            help="A model folder, run, checkpoint, d2l zip or bundle; a hub id; a bundle's URL; or a name for fetch.",
         ),
     ],
     data: Annotated[
         list[str],
-        typer.Argument(metavar="DATA...", help="Labelled files, or names for fetch; nli-suite is ten data sets."),
+        typer.Argument(
+            metavar="DATA...", help="Labelled files, their URLs, or names for fetch; nli-suite is ten data sets."
+        ),
     ],
-    report: Annotated[Path | None, typer.Option(help="Write report.html and evaluation.json into this folder.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(callback=folder_here, help="Write report.html and evaluation.json into this folder."),
+    ] = None,
     calibrate: Annotated[
         str | None,
         typer.Option(metavar="HELD_OUT", help="Fit a temperature on these labelled rows; store it with the model."),
@@ -337,7 +348,7 @@ def export(
             metavar="MODEL", help="A model folder, run, checkpoint or d2l zip; a hub id; or a name for fetch."
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", callback=folder_here, help="The bundle's folder.")],
     precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), int8 (CPU) or fp16 (GPU).")] = "fp32",
     layout: Annotated[
         str,
@@ -350,7 +361,7 @@ def export(
         int, typer.Option(help="23; or 17, for programs with an older ONNX Runtime, from 1.16 (fp32 and int8).")
     ] = 23,
     verify: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Real rows for the parity check, by path or name.")
+        str | None, typer.Option(metavar="DATA", help="Real rows for the parity check, by path, URL or name.")
     ] = None,
     premise: Premise = None,
     hypothesis: Hypothesis = None,
@@ -411,8 +422,10 @@ def export(
 
 @app.command(epilog="Example: bertnli verify bundle --data snli-test")
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
-    data: Annotated[str | None, typer.Option(help="A labelled file, or a name for fetch, to measure accuracy.")] = None,
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made, or its URL.")],
+    data: Annotated[
+        str | None, typer.Option(help="A labelled file, its URL, or a name for fetch, to measure accuracy.")
+    ] = None,
     device: Device = "auto",
     premise: Premise = None,
     hypothesis: Hypothesis = None,

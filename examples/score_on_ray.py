@@ -4,7 +4,8 @@
     python examples/score_on_ray.py bundle parts scores auto
 
 The address is `auto`, `HOST:PORT`, or `local` for a cluster that lasts as long as the call. Every node must see the
-bundle and the folders under the same path. If anything is killed, the same command continues.
+bundle and the folders under the same path, or they are URLs (docs/files.md). If anything is killed, the same command
+continues.
 """
 
 import sys

@@ -12,7 +12,7 @@ from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
 from bertnli.common.installed import need
 from bertnli.common.progress import say
-from bertnli.common.urls import is_url
+from bertnli.common.urls import is_url, redact
 from bertnli.families import folder_config
 from bertnli.fetch.known_folders import is_bundle
 from bertnli.fetch.resolve import resolve_model
@@ -71,10 +71,10 @@ def load(model: str, options: ModelOptions) -> Pretrained:
 
 def predictor(model: str, options: ModelOptions, device: str) -> Model:
     """The model that `bertnli eval` measures: a bundle in ONNX Runtime, or a checkpoint in torch."""
-    if is_url(model) or is_bundle(model):  # a URL can only be a bundle's
+    if is_bundle(model):
         from bertnli_export.scorer import Scorer
 
-        options.refuse_all(model)
+        options.refuse_all(redact(model) if is_url(model) else model)
         return Scorer(model, device=device)
     source = load(model, options)
     if not source.has_classifier:
@@ -101,7 +101,7 @@ def split_options(given: ModelOptions, model: str, other: str) -> tuple[ModelOpt
 
 def _missing_options(model: str) -> set[str]:
     """The options that the model's files do not specify: of "arch" and "labels"."""
-    if is_url(model) or is_bundle(model):
+    if is_bundle(model):
         return set()
     path, arch = resolve_model(model, folder_config.parse_classifier)
     if run_of(path) is not None:
@@ -119,7 +119,7 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
     """
     if is_url(model):
         raise InputError(
-            "--calibrate", found=f"{model}, which is elsewhere", do="copy the bundle here, and copy it back"
+            "--calibrate", found=f"{redact(model)}, which is elsewhere", do="copy the bundle here, and copy it back"
         )
     if is_bundle(model):
         from bertnli_export.bundle import folder_and_graph, update_manifest

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from bertnli.common.errors import InputError
+
+
+def folder_here(parameter: typer.CallbackParam, folder: Path | None) -> Path | None:
+    """A callback for a folder that is written. Raises InputError for a URL, which would be a folder of that name here.
+
+    pathlib keeps one slash of `s3://bucket/out`.
+    """
+    if folder is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)) and not folder.parent.exists():
+        name = f"--{parameter.name}" if parameter.param_type_name == "option" else str(parameter.name).upper()
+        raise InputError(name, found="a URL", expected="a folder here", do="give one, and copy it there afterwards")
+    return folder
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on the last line.")]
 Arch = Annotated[str | None, typer.Option(help="bert.small or bert.base, if MODEL is the path of d2l weights.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
 from bertnli.common.installed import need
+from bertnli.common.urls import is_url, redact
 from bertnli.fetch import hub_push, model_hub
 from bertnli.run.folder import result_of, run_of
 
@@ -32,6 +33,8 @@ def push(
     InputError for what is no model or not whole, before anything is sent, and as `hub_push.push` does.
     """
     path = existing_path(model)
+    if path is None and is_url(model):
+        raise InputError(f"push: {redact(model)}", found="a URL", expected="a folder here", do="copy it here first")
     if path is None or not path.is_dir():
         raise InputError(
             f"push: {model}",

@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
 
 def score(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder that bertnli export made, or its URL.")],
     input: Annotated[
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A .tsv, .csv, .jsonl (also .gz, .zst), .parquet or .arrow file, or a name for fetch; - is standard "
-            "input.",
+            help="A .tsv, .csv, .jsonl (also .gz, .zst), .parquet or .arrow file, its URL, or a name for fetch; - is "
+            "standard input.",
         ),
     ],
     output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="A file in one of these formats, not .arrow; - is standard output.")
+        str,
+        typer.Argument(
+            metavar="OUTPUT", help="A file in one of these formats, not .arrow, or its URL; - is standard output."
+        ),
     ],
     device: Device = "auto",
     devices: Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1. Default: all.")] = None,
@@ -85,7 +88,8 @@ def score(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Score all files of a folder into a folder, on a Ray cluster: auto, local or HOST:PORT.",
+            help="Score all files of a folder into a folder, on a Ray cluster: auto, local or HOST:PORT. Both may be "
+            "URLs, and INPUT a glob.",
         ),
     ] = None,
     as_json: Json = False,

@@ -5,12 +5,39 @@ Source: datasets/arrow_dataset.py, `Dataset.save_to_disk` and `load_from_disk`.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import read_map
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
+_LARGEST_STATE = 1 << 24  # bytes
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` made it, of one split."""
+    try:
+        state = folder / _STATE
+        return state.stat().st_size <= _LARGEST_STATE and "_data_files" in read_map(state)
+    except (OSError, InputError):
+        return False
+
+
+def saved_folders(paths: Iterable[Path]) -> set[Path]:
+    """Those among these folders, and around a state.json among these files."""
+    return {folder for folder in {p.parent if p.name == _STATE else p for p in paths} if is_saved(folder)}
+
+
+def describes_splits(path: Path, saved: Collection[Path]) -> bool:
+    """Whether a file is that of a saved DatasetDict, whose splits are among `saved`."""
+    return path.name == _SPLITS and any(folder.parent == path.parent for folder in saved)
+
+
+def saved_names(names: Collection[str]) -> list[str]:
+    """Which of the folders of these files, names with slashes, look like saved ones."""
+    folders = {str(PurePosixPath(name).parent) for name in names if PurePosixPath(name).name == _STATE}
+    return sorted(folder for folder in folders if str(PurePosixPath(folder) / "dataset_info.json") in names)
 
 
 def data_files(folder: str) -> list[str]:

@@ -1,52 +1,37 @@
 """Files elsewhere, by URL: copied into the cache before they are read, and put there when they are complete.
 
-`s3://`, `gs://`, `az://`, `abfs://` and `hf://` through fsspec, whose file systems find their credentials in the
-environment; `http://` and `https://` through download.py. A copy is kept, and used again while the file has the same
-version (ETag, size). Every request has a time-out, and what fails is tried again, so a server that fails or stalls ends
-in an error or in the whole file. A file that changes while it is copied is an error.
+Those of a store through object_store.py, `http://` and `https://` through download.py. A copy is kept, and used again
+while the file has the same version (ETag, size). A server that fails or stalls ends in an error or in the whole file. A
+file that changes while it is copied is an error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib
 import json
 import os
 import posixpath
 import shutil
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from bertnli.common.errors import BertnliError, InputError, RunError, causes, first_line
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.files import cache_dir, sync, write_text
-from bertnli.common.locks import held
+from bertnli.common.locks import Lock, held
 from bertnli.common.progress import progress, say
 from bertnli.common.urls import redact, redacted
-from bertnli.fetch.download import FIRST_PAUSE, FRUITLESS_TRIES, SILENCE_SECONDS, download, new_client
+from bertnli.fetch.download import download, new_client
 from bertnli.fetch.entry import SourceError
+from bertnli.fetch.object_store import AGAIN, WEB, GivenUpError, ObjectStore, tried
 
 _LARGEST_PART, _SMALLEST_PART = 8 << 20, 64 << 10  # bytes of one request
-_SLOWEST = 256 << 10  # bytes per second; an upload that is slower is tried again
 _TAGS = ("ETag", "etag", "generation", "blob_id", "LastModified", "last_modified", "mtime", "updated", "created")
-_T = TypeVar("_T")
-
-
-class _Store(NamedTuple):
-    module: str
-    credentials: str
-
-
-_S3 = _Store("s3fs", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (FSSPEC_S3_ANON=true: without any)")
-_GS = _Store("gcsfs", "GOOGLE_APPLICATION_CREDENTIALS")
-_AZURE = _Store("adlfs", "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or _CONNECTION_STRING")
-_HUB = _Store("huggingface_hub", "HF_TOKEN")
-STORES = {"s3": _S3, "s3a": _S3, "gs": _GS, "gcs": _GS, "az": _AZURE, "abfs": _AZURE, "abfss": _AZURE, "hf": _HUB}
-_WEB = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -78,7 +63,7 @@ class RemoteFile(ABC):
 def remote_file(url: str) -> RemoteFile:
     """Raises InputError for a URL of another kind, or if the package for its kind is not installed."""
     scheme = urlsplit(url).scheme.lower()
-    if scheme in _WEB:
+    if scheme in WEB:
         return _WebFile(url)
     return StoredFile(url)
 
@@ -89,8 +74,7 @@ def local_copy(url: str) -> Path:
     Raises InputError if there is no such file, if it may not be read, or if the cache cannot be written; RunError if
     the server fails, or if the file changes meanwhile.
     """
-    file = remote_file(url)
-    folder = cache_dir() / "remote" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    file, folder = remote_file(url), _folder(url)
     target, note = folder / file.name, folder / ".version.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,8 +97,42 @@ def local_copy(url: str) -> Path:
             write_text(note, json.dumps(asdict(version)))
             return target
     except OSError as error:
-        do = "make room, or set BERTNLI_CACHE to a folder that you can write on another disk"
-        raise InputError(f"{folder}: cannot be written ({first_line(error)})", do=do) from None
+        raise _not_written(folder, error) from None
+
+
+@contextmanager
+def passing_copy(url: str, timeout: float) -> Iterator[None]:
+    """Within the block, no other process on this machine that calls this uses the copy of the file at `url`. If the
+    block succeeds, the copy is removed: where many files are read once each, they would fill the disk.
+
+    timeout: seconds to wait for another process. Raises InputError after that, and if the cache cannot be written.
+    """
+    folder = _folder(url)
+    lock = Lock(folder / ".use.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(f"waiting for another process that reads {redact(url)}", timeout=timeout)
+    except TimeoutError:
+        raise InputError(f"{redact(url)}: another process on this machine reads it", do="wait until it ends") from None
+    except OSError as error:
+        raise _not_written(folder, error) from None
+    try:
+        yield
+        for path in folder.iterdir():
+            if path.name not in (".lock", ".use.lock"):  # another process may wait for one
+                path.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _not_written(folder: Path, error: OSError) -> InputError:
+    do = "make room, or set BERTNLI_CACHE to a folder that you can write on another disk"
+    return InputError(f"{folder}: cannot be written ({first_line(error)})", do=do)
+
+
+def _folder(url: str) -> Path:
+    """Of the copy."""
+    return cache_dir() / "remote" / hashlib.sha256(url.encode()).hexdigest()[:32]
 
 
 def _noted(note: Path) -> Version | None:
@@ -145,9 +163,9 @@ class _WebFile(RemoteFile):
     def version(self) -> Version | None:
         with new_client() as client:
             try:
-                answer = _tried(lambda: _not_failed(client.head(self.url, headers={"Accept-Encoding": "identity"})))
-            except _GivenUpError as error:
-                raise RunError(f"{self.shown}: cannot be read: {error}", do=_AGAIN) from None
+                answer = tried(lambda: _not_failed(client.head(self.url, headers={"Accept-Encoding": "identity"})))
+            except GivenUpError as error:
+                raise RunError(f"{self.shown}: cannot be read: {error}", do=AGAIN) from None
         if answer.status_code in (404, 410):
             return None
         length = answer.headers.get("content-length", "")
@@ -160,7 +178,7 @@ class _WebFile(RemoteFile):
             download(self.url, target, limit=shutil.disk_usage(target.parent).free, size=version.size)
         except SourceError as error:
             kind = InputError if str(error).startswith("HTTP 4") else RunError
-            raise kind(f"{self.shown}: cannot be read: {redacted(str(error))}", do=_AGAIN) from None
+            raise kind(f"{self.shown}: cannot be read: {redacted(str(error))}", do=AGAIN) from None
 
 
 def _not_failed(answer: Any) -> Any:
@@ -174,27 +192,12 @@ class StoredFile(RemoteFile):
 
     def __init__(self, url: str):
         super().__init__(url)
-        parts = urlsplit(url)
-        scheme = parts.scheme.lower()
-        if scheme not in STORES:
-            expected = ", ".join(f"{known}://" for known in (*STORES, *_WEB))
-            raise InputError(f"{self.shown}: a kind of URL that is not read", expected=expected)
-        self._store = STORES[scheme]
-        if parts.password is not None or parts.query:
-            raise InputError(
-                f"{self.shown}: a password or a query in the URL",
-                expected=f"credentials in the environment: {self._store.credentials}",
-                do="remove it from the URL",
-            )
-        self._file_system, self._path = self._opened()
+        self.name = posixpath.basename(urlsplit(url).path)  # in a store a % is a character like any other
+        self._store = ObjectStore(url)
 
     def version(self) -> Version | None:
-        self._file_system.invalidate_cache()
-        try:
-            about = self._ask("info", self._path)
-        except FileNotFoundError:
-            return None
-        if about.get("type") == "directory":
+        about = self._store.info()
+        if about is None or about.get("type") == "directory":
             return None
         tag = next((str(about[key]) for key in _TAGS if about.get(key)), "")
         return Version(int(about["size"]), tag)
@@ -212,7 +215,7 @@ class StoredFile(RemoteFile):
                 nonlocal length
                 wanted = min(length, size - done)
                 length = max(length // 4, _SMALLEST_PART)  # for the next try, if this one takes too long
-                found: bytes = self._call("cat_file", self._path, start=done, end=done + wanted)
+                found: bytes = self._store.call("cat_file", self._store.path, start=done, end=done + wanted)
                 if len(found) != wanted:
                     raise OSError(f"{len(found)} bytes came, expected {wanted}")
                 length = min(length * 8, _LARGEST_PART)
@@ -220,7 +223,7 @@ class StoredFile(RemoteFile):
 
             while done < size:
                 try:
-                    data = self._tried(next_part)
+                    data = self._store.tried(next_part)
                 except FileNotFoundError:
                     raise RunError(f"{self.shown}: was removed while it was read") from None
                 file.write(data)
@@ -239,84 +242,28 @@ class StoredFile(RemoteFile):
             return None
         if (version.size or 0) > limit:
             raise InputError(f"{self.shown}: too large", found=f"{version.size:,} bytes", expected=f"at most {limit:,}")
-        found: bytes = self._ask("cat_file", self._path)
+        found: bytes = self._store.ask("cat_file", self._store.path)
         return found
 
     def put(self, local: Path) -> Version:
         """Put a file there, in place of what is there: whole, or not at all. Raises InputError and RunError."""
-        size = local.stat().st_size
-        seconds = SILENCE_SECONDS + size / _SLOWEST
+        return self._put(local.stat().st_size, "put_file", str(local), self._store.path)
 
+    def put_bytes(self, content: bytes) -> Version:
+        """The same for a small file with this content."""
+        return self._put(len(content), "pipe_file", self._store.path, content)
+
+    def _put(self, size: int, method: str, *arguments: Any) -> Version:
         def put_and_look() -> Version:
-            self._call("put_file", str(local), self._path, seconds=seconds)
+            self._store.call(method, *arguments, size=size)
             found = self.version()
             if found is None or found.size != size:
                 raise OSError(f"{None if found is None else found.size} bytes are there, expected {size}")
             return found
 
-        return self._tried(put_and_look)
+        return self._store.tried(put_and_look)
 
-    def _opened(self) -> tuple[Any, str]:
-        import fsspec
-
-        try:
-            importlib.import_module(self._store.module)
-            file_system, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
-        except ImportError as error:
-            missing = error.name or self._store.module
-            do = f"pip install {self._store.module}" if missing == self._store.module else f"pip install {missing}"
-            raise InputError(f"{self.shown}: needs {missing}, which is not installed", do=do) from None
-        except Exception as error:  # each file system looks for credentials in its own way
-            raise self._refused(error) from None
-        return file_system, path
-
-    def _call(self, method: str, *arguments: Any, seconds: float = SILENCE_SECONDS, **options: Any) -> Any:
-        """One call of the file system, with a time-out where fsspec has one; huggingface_hub has its own."""
-        if self._file_system.async_impl:
-            options["timeout"] = seconds
-        return getattr(self._file_system, method)(*arguments, **options)
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        return self._tried(lambda: self._call(method, *arguments))
-
-    def _tried(self, action: Callable[[], _T]) -> _T:
-        try:
-            return _tried(action)
-        except _GivenUpError as error:
-            raise RunError(f"{self.shown}: the store fails: {error}", do=_AGAIN) from None
-        except (BertnliError, FileNotFoundError):
-            raise
-        except Exception as error:
-            raise self._refused(error) from None
-
-    def _refused(self, error: Exception) -> InputError:
-        return InputError(
-            f"{self.shown}: cannot be used ({redacted(first_line(error))})",
-            do=f"check the name, the rights, and the credentials in the environment: {self._store.credentials}",
-        )
-
-
-_AGAIN = "give the same command again: it continues"
-
-
-class _GivenUpError(Exception):
-    """It failed in each of several tries. The text is the last reason."""
-
-
-def _tried(action: Callable[[], _T]) -> _T:
-    """The result of `action`, in one of a few tries. Raises _GivenUpError, or at once what no other try changes."""
-    for number in range(FRUITLESS_TRIES):
-        try:
-            return action()
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, MemoryError):
-            raise
-        except (ValueError, TypeError, BertnliError):
-            raise
-        except Exception as error:
-            if any("credential" in type(cause).__name__.lower() for cause in causes(error)):
-                raise
-            reason = redacted(first_line(error))
-            last = f"no answer in {SILENCE_SECONDS:g} s" if "timeout" in type(error).__name__.lower() else reason
-        if number + 1 < FRUITLESS_TRIES:
-            time.sleep(FIRST_PAUSE * 2**number)
-    raise _GivenUpError(last)
+    def remove(self) -> None:
+        """Remove it, if it is there. Raises InputError and RunError."""
+        with contextlib.suppress(FileNotFoundError):
+            self._store.ask("rm_file", self._store.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from bertnli.fetch.entry import (
 from bertnli.fetch.hub_data import download_rows
 from bertnli.fetch.model_hub import ParseConfig, copy_model, download_model
 from bertnli.fetch.package_index import download_archive
-from bertnli.fetch.remote_files import local_copy, remote_file
+from bertnli.fetch.remote_files import local_copy, passing_copy, remote_file
 from bertnli.fetch.unpack import unpack
 
 __all__ = ["NotFetchedError", "cache_dir", "check_name", "fetch", "resolve", "resolve_data", "resolve_model"]
@@ -81,6 +82,9 @@ def check_name(name_or_path: str, kind: Kind) -> None:
     name = name_or_path.partition("#")[0] if kind == "dataset" else name_or_path
     entry = lookup(name)
     if existing_path(name) is None and (entry is None or entry.kind != kind):
+        if is_url(name):
+            do = _hub_id(name) or "copy its folder here, and give its path; the URL of a bundle is for eval and score"
+            raise InputError(f"{kind} {redact(name)!r}", found="a URL", expected=f"a path, {_names(name, kind)}", do=do)
         found = f"the name of a {entry.kind}" if entry else "neither an existing path nor a known name"
         raise InputError(f"{kind} {name!r}", found=found, expected=f"a path, {_names(name, kind)}", do=_hub_id(name))
 
@@ -328,12 +332,12 @@ def _delete_unneeded_archives(entry: Entry) -> None:
 
 def _from_given(entry: Entry, given: str, folder: Path) -> str:
     """Fill `folder` from an archive of the entry, its file, the URL of one of these, or a model's folder."""
-    if given.lower().startswith(("http://", "https://")):
+    if is_url(given) and not given.startswith("file://"):
         _from_url(entry, given, folder)
         return redact(given)
     path = existing_path(unquote(given.removeprefix("file://")) if given.startswith("file://") else given)
     if path is None:
-        raise InputError(f"--from {given}", found="no such file or folder", expected="a path or an http(s) URL")
+        raise InputError(f"--from {given}", found="no such file or folder", expected="a path or a URL")
     try:
         _take(entry, path, folder)
     except SourceError as error:
@@ -345,6 +349,9 @@ def _from_url(entry: Entry, url: str, folder: Path) -> None:
     limit = max([archive.download_limit for archive in entry.archives] + [entry.size or 0])
     if not entry.archives:
         raise InputError(f"--from {redact(url)}", found="a URL", expected=f"a folder: {entry.name} has several files")
+    if not url.lower().startswith(("http://", "https://")):
+        _from_store(entry, url, folder, limit)
+        return
     target = downloads_dir() / f"given-{redact(url).rpartition('/')[2]}"
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -357,6 +364,19 @@ def _from_url(entry: Entry, url: str, folder: Path) -> None:
                 target.unlink()
     except SourceError as error:
         raise RunError(f"{entry.name}: --from {redact(url)}: {error}") from error
+
+
+def _from_store(entry: Entry, url: str, folder: Path, limit: int) -> None:
+    """The same for s3:// and others. The copy is removed: what it holds is in the cache afterwards."""
+    version = remote_file(url).version()
+    if version is not None and (version.size or 0) > limit:
+        found, expected = f"{version.size:,} bytes", f"at most {limit:,}"
+        raise InputError(f"--from {redact(url)}: not a file of {entry.name}", found=found, expected=expected)
+    with passing_copy(url, math.inf):
+        try:
+            _take(entry, local_copy(url), folder)
+        except SourceError as error:
+            raise InputError(f"{entry.name}: --from {redact(url)}: {error}") from error
 
 
 def _take(entry: Entry, path: Path, folder: Path) -> None:

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from bertnli.common.errors import InputError
+from bertnli.common.urls import is_url
 from bertnli.data.outputs import ProblemType
 from bertnli.run.data_config import Data
 from bertnli.run.loss_config import LossConfig, Metric, TeacherConfig, loss_in_short, teacher_in_short
@@ -172,6 +173,14 @@ class RunConfig(Section):
             return str(Path(given).expanduser()) if given.startswith("~") else given
         except RuntimeError:
             raise PydanticCustomError("no_home", "the home folder is not known here: write the whole path") from None
+
+    @field_validator("output")
+    @classmethod
+    def _here(cls, given: str) -> str:
+        if is_url(given):
+            reason = "a URL: a run writes into a folder that every host sees; copy it afterwards"
+            raise PydanticCustomError("form", "{reason}", {"reason": reason})
+        return given
 
     @field_validator("output")
     @classmethod

@@ -2,8 +2,9 @@
 
 So a run that was killed goes on from its last checkpoint on the same machine, and the output appears whole or not at
 all, with its record, `_OUTPUT.run.json`, beside it. The record names the version (ETag, size) of what was put there:
-with it a finished output is recognised on any machine, and one that was changed is told. Only one command at a time may
-make one output.
+with it a finished output is recognised on any machine, and one that was changed is told. A record without a version is
+put there first. It says that what lies beside it, if anything does, is to be replaced: by an upload that was killed, or
+by a run with `--restart`, on whichever machine it is continued. Only one command at a time may make one output.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, ParamSpec
 
 from bertnli.common.errors import BertnliError, InputError, first_line
 from bertnli.common.files import cache_dir
 from bertnli.common.progress import say
 from bertnli.common.urls import is_url
-from bertnli.fetch.remote_files import StoredFile, remote_file
+from bertnli.fetch.remote_files import StoredFile, Version, remote_file
 from bertnli_export.output_file import partial_path
 from bertnli_export.run_record import RESTART, Fingerprint, RunRecord, load, parse, record_path, resume
 
@@ -51,7 +52,7 @@ class RemoteOutput(os.PathLike[str]):
             raise InputError(f"{folder}: cannot be written ({first_line(error)})", do=do) from None
         self.shown, self.local = file.shown, folder / file.name
         self._file = file
-        self._record = StoredFile(f"{url[: -len(file.name)]}{record_path(self.local).name}")
+        self._record = StoredFile(f"{url.rpartition('/')[0]}/{record_path(self.local).name}")
 
     def __fspath__(self) -> str:
         return str(self.local)
@@ -69,7 +70,9 @@ class RemoteOutput(os.PathLike[str]):
         new one. Raises InputError as that does."""
         begun = load(self.local)
         if begun is not None and (begun.state != "running" or begun.counts.rows):
-            return resume(self.local, fingerprint)
+            record = resume(self.local, fingerprint)
+            record.summary.pop(_VERSION, None)
+            return record
         there = self._file.version()
         if there is None:
             return resume(self.local, fingerprint)
@@ -79,26 +82,44 @@ class RemoteOutput(os.PathLike[str]):
         record = parse(content.decode(errors="replace"), self.local, self._record.shown)
         version = record.summary.pop(_VERSION, None)
         if changed := record.changes(fingerprint, content_only=True):
-            raise InputError(f"{self.shown}: is the finished output of another run ({changed})", do=RESTART)
+            what = "the finished output of another run" if version else "to be replaced by another run"
+            raise InputError(f"{self.shown}: is {what} ({changed})", do=RESTART)
+        if version is None:
+            return RunRecord(self.local, fingerprint)
         if version != asdict(there):
             raise InputError(f"{self.shown}: was changed after it was finished", do=RESTART)
         return record
 
+    def restart(self, fingerprint: Fingerprint) -> RunRecord:
+        """A new run, which replaces what is there. If it is killed, another machine knows that, too."""
+        record = RunRecord(self.local, fingerprint)
+        if self._file.version() is not None:
+            self._put_record(record, None)
+        return record
+
     def publish(self) -> None:
-        """Put the finished output in its place, if it is not there yet, and its record beside it; then forget the work.
+        """Put the finished output in its place, if it is not there yet, with its record; then forget the work.
 
         If this is killed, the same command does it again. Raises RunError if the store fails.
         """
         if not self.local.exists():
             return
         say(f"putting {self.local.stat().st_size:,} bytes to {self.shown}")
-        version = self._file.put(self.local)
         record = load(self.local)
-        if record is not None:  # that of a pipe has none
-            replace(record, summary=record.summary | {_VERSION: asdict(version)}).save()
-            self._record.put(record_path(self.local))
+        if record is None:  # that of a pipe has none
+            self._file.put(self.local)
+        else:
+            self._put_record(record, None)
+            self._put_record(record, self._file.put(self.local))
             record_path(self.local).unlink()
         self.local.unlink()
+
+    def _put_record(self, record: RunRecord, version: Version | None) -> None:
+        record.summary.pop(_VERSION, None)
+        if version is not None:
+            record.summary[_VERSION] = asdict(version)
+        record.save()
+        self._record.put(record_path(self.local))
 
     @contextmanager
     def named(self) -> Iterator[None]:

@@ -205,7 +205,7 @@ def _open_record(
         "versions": versions(VERSIONS),
     }
     if restart:
-        return RunRecord(Path(output), fingerprint)
+        return output.restart(fingerprint) if isinstance(output, RemoteOutput) else RunRecord(Path(output), fingerprint)
     return output.resume(fingerprint) if isinstance(output, RemoteOutput) else resume(Path(output), fingerprint)
 
 

@@ -9,11 +9,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bertnli.common.errors import InputError
+from bertnli.common.urls import is_url
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
 from bertnli.evaluation.data_sets import open_set
-from bertnli_export.bundle import PARITY, update_manifest
+from bertnli_export.bundle import MANIFEST, PARITY, update_manifest
 from bertnli_export.parity import Differences, Reference, compare, to_parity
+from bertnli_export.remote_bundle import local_bundle
 from bertnli_export.scorer import Scorer
 from bertnli_export.scoring_setup import prepare
 
@@ -33,6 +36,7 @@ def verify(
 ) -> dict[str, Any]:
     """Compare a bundle's files with its manifest, and its logits on `device` with the checkpoint's; accuracy on `data`.
 
+    path: a folder, or a URL (remote_bundle.py), of which every file is asked for, even if there is a copy.
     If the parity could not be checked where the bundle was made, it is written into the manifest now, and from then on
     the bundle can be used for scoring.
 
@@ -45,8 +49,15 @@ def verify(
     for a damaged bundle, bad data or an unusable device, RunError if the bundle does not compute what its checkpoint
     computes.
     """
-    scorer = Scorer.from_setup(prepare(path, device, unverified=True))
-    bundle = scorer.bundle
+    url = os.fspath(path) if is_url(os.fspath(path)) else None
+    setup = prepare(path if url is None else local_bundle(url, fresh=True), device, unverified=True)
+    bundle, shown = setup.bundle, str(setup.bundle.place) if url is None else url
+    if url is not None and bundle.manifest.parity is None:
+        raise InputError(
+            f"{url}: was never compared with its checkpoint, and its manifest cannot be written there",
+            do=f"copy the bundle here, give bertnli verify its folder, and copy its {MANIFEST} back",
+        )
+    scorer = Scorer.from_setup(setup)
     reads_parse = scorer.tokenizer.settings.reads_parse
     given = None
     if data is not None:
@@ -55,13 +66,13 @@ def verify(
     reference, precision = Reference.load(bundle.file(PARITY)), bundle.manifest.precision
     reference.check_fits(len(bundle.labels), scorer.tokenizer, str(bundle.file(PARITY)))
     differences = compare(reference, scorer.session.logits, scorer.tokenizer.pad_id, bundle.outputs)
-    differences.check(precision, f"{bundle.place} on {scorer.session.description}")
+    differences.check(precision, f"{shown} on {scorer.session.description}")
     if bundle.manifest.parity is None:
         nothing, lengths = Differences(bundle.outputs), reference.encoded.lengths
         parity = to_parity(differences, nothing, lengths, precision, scorer.session.device)
         update_manifest(bundle.path, parity=parity)
     summary: dict[str, Any] = {
-        "bundle": str(bundle.place),
+        "bundle": shown,
         "device": scorer.session.device.kind,
         "precision": precision,
         **differences.summary(),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from bertnli.common.errors import InputError
 from bertnli.common.files import cache_dir
 from bertnli.common.installed import installed
 from bertnli.common.printable import printable
+from bertnli.common.urls import is_url
 from bertnli_launch import hostfile, job, probe
 from bertnli_launch.preflight import Facts, Needs, on_gpus, preflight
 
@@ -26,7 +26,7 @@ def doctor(
     env_file: str | None = None,
     master: str | None = None,
     port: int = job.DEFAULT_PORT,
-    bundle: Path | None = None,
+    bundle: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Print what there is, and return it. Raises InputError if a host of the hostfile or the bundle has a problem.
 
@@ -43,8 +43,10 @@ def doctor(
         found = {"master": result.master, "hosts": result.facts}
     if bundle is not None:
         from bertnli_export.bundle import Bundle
+        from bertnli_export.remote_bundle import local_bundle
 
-        opened = Bundle.open(bundle)
+        given = os.fspath(bundle)
+        opened = Bundle.open(local_bundle(given, fresh=True) if is_url(given) else given)
         opened.check_files()
         opened.check_config()
         print(f"bundle {bundle}: complete; {len(opened.manifest.files)} files have the checksums of its manifest")

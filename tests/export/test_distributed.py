@@ -1,4 +1,4 @@
-"""Folders of partitions, and what a worker does with one: what can be tested without a cluster."""
+"""What a worker does with a partition, and what is told: what can be tested without a cluster."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import shutil
 import socket
 import threading
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 from bertnli_export import distributed, ray_cluster
 from bertnli_export.bundle import Bundle, versions
@@ -21,19 +21,20 @@ from bertnli_export.devices import CPU
 from bertnli_export.distributed import (
     Partition,
     _Attempts,
-    _Job,
     _PartitionWorker,
     _raise_failures,
     _Result,
     find_partitions,
 )
 from bertnli_export.output_file import partial_path
+from bertnli_export.ray_job import Job
 from bertnli_export.score import VERSIONS, score_file
 from bertnli_export.scoring_setup import prepare
 
 from bertnli import cli
 from bertnli.common.errors import InputError, RunError
 from bertnli.data.outputs import Outputs
+from tests.data.test_arrow_ipc import save_to_disk
 from tests.support import tiny
 from tests.support.bundles import with_outputs
 from tests.support.scored_files import Stop, stop_after, write
@@ -41,94 +42,9 @@ from tests.support.scored_files import Stop, stop_after, write
 OPTIONS = {"strict": False, "restart": False, "columns": None, "prefix": ""}
 
 
-@pytest.fixture
-def parts(tmp_path) -> Path:
-    """A folder of partitions in several formats, and of files that are not partitions."""
-    for name in ("a.tsv", "b.csv.gz", "year=2024/a.parquet", "_SUCCESS", ".a.tsv.crc", "_old/a.tsv"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x" * (9 if name == "b.csv.gz" else 1))
-    return tmp_path / "in"
-
-
-def job(**changes) -> _Job:
+def job(**changes) -> Job:
     bundle = Bundle.open(tiny.bundle())
-    return replace(_Job(str(bundle.path), bundle.sha256, versions(VERSIONS), CPU, 1, None, None, OPTIONS), **changes)
-
-
-# --- which partitions
-
-
-def test_a_folder_is_its_files_the_largest_first(parts, tmp_path) -> None:
-    found = find_partitions(parts, tmp_path / "out")
-    assert found == [
-        Partition(parts / name, tmp_path / "out" / name) for name in ("b.csv.gz", "a.tsv", "year=2024/a.parquet")
-    ]
-
-
-def test_a_glob_keeps_the_folders_behind_its_first_wildcard(parts, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = {partition.output.relative_to(tmp_path) for partition in find_partitions("in/*/*.parquet", "out")}
-    assert names == {Path("out/year=2024/a.parquet")}
-    assert [partition.output.name for partition in find_partitions("in/[a].tsv", "out")] == ["a.tsv"]
-    assert [partition.output for partition in find_partitions("in/a.tsv", "out")] == [tmp_path / "out" / "a.tsv"]
-
-
-def test_links_to_folders_and_wildcards_in_names_are_followed(parts, tmp_path) -> None:
-    (tmp_path / "in[1]").mkdir()
-    (tmp_path / "in[1]" / "linked").symlink_to(parts)
-    found = find_partitions(tmp_path / "in[1]", tmp_path / "out")
-    assert [partition.output for partition in found][:1] == [tmp_path / "out" / "linked" / "b.csv.gz"]
-    assert len(found) == 3
-
-
-def test_a_file_that_is_not_read_is_named_and_not_passed_over(parts, tmp_path) -> None:
-    (parts / "c.orc").write_text("x")
-    with pytest.raises(InputError, match=r"c\.orc: unknown format; .* exclude it with a glob"):
-        find_partitions(parts, tmp_path / "out")
-    assert len(find_partitions(parts / "*.tsv", tmp_path / "out")) == 1
-
-
-def test_scores_of_arrow_are_parquet_and_take_the_place_of_no_other(parts, tmp_path) -> None:
-    (parts / "year=2024" / "b.arrow").write_text("x")
-    assert [partition.output.name for partition in find_partitions(parts / "*" / "b*", tmp_path / "out")] == [
-        "b.parquet"
-    ]
-    (parts / "year=2024" / "a.feather").write_text("x")
-    with pytest.raises(InputError, match=r"has the same output as .*; give one of them another name"):
-        find_partitions(parts, tmp_path / "out")
-
-
-@pytest.mark.parametrize(("input", "output"), [("s3://b/in", "out"), ("in", "s3://b/out")])
-def test_urls_are_refused_and_no_local_folder_of_that_name_is_made(input, output) -> None:
-    with pytest.raises(InputError, match=r"s3://b/\w+: a URL with --ray; expected a folder that every node sees"):
-        find_partitions(input, output)
-
-
-@pytest.mark.parametrize("input", ["none", "empty", "none/*.tsv", "in/*.jsonl"])
-def test_no_partitions_are_an_error(parts, tmp_path, monkeypatch, input) -> None:
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f"{input}: no partition files".replace("*", r"\*")):
-        find_partitions(input, "out")
-
-
-@pytest.mark.parametrize(("input", "output"), [("in", "in"), ("in", "in/out"), ("in/*.tsv", "in")])
-def test_an_output_in_the_input_would_be_scored_the_next_time(parts, tmp_path, monkeypatch, input, output) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f"{output}: is inside the input"):
-        find_partitions(input, output)
-
-
-def test_rows_of_a_partition_that_is_gone_do_not_stay_in_the_output(parts, tmp_path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    for name in ("a.tsv", "_a.tsv.run.json", "a.tsv.partial", "year.parquet.partial.parquet", "notes.md"):
-        (out / name).write_text("x")
-    assert len(find_partitions(parts, out)) == 3
-    (out / "gone.csv").write_text("x")
-    with pytest.raises(InputError, match=r"gone\.csv: no partition of the input has this output"):
-        find_partitions(parts, out)
+    return replace(Job(str(bundle.path), bundle.sha256, versions(VERSIONS), CPU, 1, None, None, OPTIONS), **changes)
 
 
 # --- what a worker does
@@ -153,6 +69,17 @@ def test_a_worker_loads_once_and_writes_what_score_file_writes(tmp_path, monkeyp
     assert len(loaded) == 1
     # the records beside the outputs do not get in the way of those who read the folder
     assert pyarrow.dataset.dataset(tmp_path / "out", format="parquet").count_rows() == 100
+
+
+def test_a_folder_of_save_to_disk_is_scored_as_one_partition(tmp_path) -> None:
+    file = write(tmp_path / "alone.parquet", tiny.snli_rows(50))
+    (tmp_path / "in").mkdir()
+    save_to_disk(tmp_path / "in" / "saved", pq.read_table(file))
+    [partition] = find_partitions(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    assert _PartitionWorker(job(), None)._score(*partition)["rows"] == 50
+    score_file(tiny.bundle(), file, tmp_path / "scores.parquet", device="cpu")
+    assert pq.read_table(tmp_path / "out" / "saved.parquet").equals(pq.read_table(tmp_path / "scores.parquet"))
 
 
 def test_a_worker_has_the_threshold_of_the_command(tmp_path) -> None:
@@ -236,13 +163,13 @@ def test_an_output_finished_between_the_look_and_the_lock_is_taken_as_it_is(tmp_
 
 def test_a_node_with_other_versions_or_another_bundle_is_refused(tmp_path) -> None:
     job().check_versions()
-    job().check_bundle(Bundle.open(tiny.bundle()))
+    job().check_bundle(Bundle.open(tiny.bundle()).sha256)
     with pytest.raises(InputError, match=r"package numpy; found [\d.]+; expected 0\.1, as on the host of the command"):
         job(versions=versions(VERSIONS) | {"numpy": "0.1"}).check_versions()
     with pytest.raises(InputError, match=r"package extra; found none; expected 1"):
         job(versions=versions(VERSIONS) | {"extra": "1"}).check_versions()
     with pytest.raises(InputError, match="not the same bundle as on the host of the command"):
-        job(sha256="0" * 64).check_bundle(Bundle.open(tiny.bundle()))
+        job(sha256="0" * 64).check_bundle(Bundle.open(tiny.bundle()).sha256)
     with pytest.raises(InputError, match="not a bundle"):
         _PartitionWorker(job(bundle=str(tmp_path)), None)._score("in.tsv", "out.tsv")
 
@@ -252,7 +179,7 @@ def test_a_node_with_other_versions_or_another_bundle_is_refused(tmp_path) -> No
 
 def test_failures_are_one_error_with_the_worst_exit_code(monkeypatch) -> None:
     monkeypatch.setattr(distributed, "name_of", lambda node: f"node {node}")
-    partitions = [Partition(Path(f"p{number}"), Path(f"o{number}")) for number in range(8)]
+    partitions = [Partition(f"p{number}", f"o{number}") for number in range(8)]
     fine = {f"p{number}": _Result(f"p{number}", "n", {}, "", 0) for number in range(8)}
     _raise_failures(fine, partitions)
     wrong = fine | {"p1": _Result("p1", "n", {}, "the file is empty", 2)}

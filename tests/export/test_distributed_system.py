@@ -426,7 +426,7 @@ import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name == "bertnli_export.distributed":
+        if name == "bertnli_export.ray_job":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -437,7 +437,7 @@ def test_a_node_without_bertnli_is_named(parts, tmp_path, head, join) -> None:
     (tmp_path / "sitecustomize.py").write_text(ABSENT)
     join(PYTHONPATH=f"{tmp_path}:{SOURCES}")
     said = score(parts / "in", tmp_path / "out", head, code=2)
-    assert "a node cannot take part: node second" in said and "No module named 'bertnli_export.distributed'" in said
+    assert "a node cannot take part: node second" in said and "No module named 'bertnli_export.ray_job'" in said
 
 
 def test_a_gpu_that_cannot_be_used_is_an_error_and_not_the_cpu(parts, tmp_path, monkeypatch) -> None:

@@ -71,23 +71,58 @@ def test_a_stopped_run_continues_and_nothing_is_there_before_the_end(
     assert work(tmp_path) == []
 
 
-@pytest.mark.parametrize("failures", [5, 6, 11])
+@pytest.mark.parametrize(("done", "there"), [(0, []), (1, [RECORD]), (2, [RECORD, OUTPUT])])
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_an_upload_that_fails_is_done_by_the_next_command(
-    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: bytes, failures: int
+    store: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected: bytes,
+    done: int,
+    there: list[str],
+    elsewhere: bool,
 ) -> None:
-    """With 5 the output itself fails; else what follows it, in the next command too."""
-    problems = [OSError("503")] * 5 if failures == 5 else [None, *[OSError("503")] * (failures - 1)]
+    """A record is put first, then the output, and then its record; each may fail, in the next command too. Another
+    machine, which does not have the work, makes the output again."""
+    problems = [*[None] * done, *[OSError("503")] * 5, *[None] * done, *[OSError("503")] * 5]
     failing(monkeypatch, "put_file", problems)
-    with pytest.raises(RunError, match="the store fails: 503; give the same command again"):
-        score(INPUT, OUTPUT)
-    assert names(store) == ["in/pairs.tsv", *["out/scores.tsv"] * (failures > 5)]
-    while problems:
-        with pytest.raises(RunError):
+    for _ in range(2):
+        with pytest.raises(RunError, match="the store fails: 503; give the same command again"):
             score(INPUT, OUTPUT)
-    score(INPUT, OUTPUT, progress=lambda rows, note: pytest.fail("it was scored already"))
+        assert names(store) == ["in/pairs.tsv", *(url.removeprefix("memory://bucket/") for url in there)]
+    if elsewhere:
+        shutil.rmtree(tmp_path / "cache")
+        assert score(INPUT, OUTPUT)["resumed_at"] == 0
+    else:
+        found = score(INPUT, OUTPUT, progress=lambda rows, note: pytest.fail("it was scored already"))
+        assert "version" not in found
+    assert score(INPUT, OUTPUT)["already_finished"]
     assert store.cat_file(OUTPUT) == expected
     assert len(names(store)) == 3
     assert work(tmp_path) == []
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_restart_that_is_stopped_goes_on_and_does_not_take_the_old_output(
+    store: Any, tmp_path: Path, elsewhere: bool
+) -> None:
+    score(INPUT, OUTPUT)
+    with pytest.raises(Stop):
+        score(INPUT, OUTPUT, prefix="x_", restart=True, progress=stop_after(2))
+    if elsewhere:
+        shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(InputError, match="prefix was x_, is "):
+        score(INPUT, OUTPUT)
+    found = score(INPUT, OUTPUT, prefix="x_")
+    assert (found["already_finished"], found["resumed_at"]) == (False, 0 if elsewhere else CHUNK)
+    assert b"x_prediction" in store.cat_file(OUTPUT)
+
+
+def test_a_name_with_a_percent_sign_is_that_of_the_record_too(store: Any) -> None:
+    store.pipe_file("memory://bucket/in/a%20b.tsv", store.cat_file(INPUT))
+    score("memory://bucket/in/a%20b.tsv", "memory://bucket/out/a%20b.tsv")
+    assert names(store) == ["in/a%20b.tsv", "in/pairs.tsv", "out/_a%20b.tsv.run.json", "out/a%20b.tsv"]
+    assert score("memory://bucket/in/a%20b.tsv", "memory://bucket/out/a%20b.tsv")["already_finished"]
 
 
 def test_a_finished_output_is_recognised_without_its_work_and_what_changed_is_told(store: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from bertnli_export.distributed import _Job, _PartitionWorker, find_partitions, score_partitions
+from bertnli_export.distributed import _PartitionWorker, find_partitions, score_partitions
 from bertnli_export.run_record import record_path
 from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer
@@ -189,7 +189,7 @@ def test_scores_that_are_no_numbers_are_an_error_of_their_row(tmp_path, monkeypa
 
 def test_a_partition_on_ray(tmp_path) -> None:
     source = write(tmp_path / "in.csv", ROWS)
-    work: _Job = job(options={**OPTIONS, "expansion": Windows(STRIDE)})
+    work = job(options={**OPTIONS, "expansion": Windows(STRIDE)})
     _PartitionWorker(work, None)._score(str(source), str(tmp_path / "ray.csv"))
     score_file(tiny.bundle(), source, tmp_path / "out.csv", device="cpu", expansion=Windows(STRIDE))
     assert (tmp_path / "ray.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()

@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.fetch import download, remote_files
+from bertnli.fetch import download, object_store
 from bertnli.fetch.remote_files import StoredFile, local_copy, remote_file
 from bertnli.fetch.resolve import check_name, resolve_data, shown_name
 from tests.support.http_stand_in import Hosted, StandIn
@@ -119,14 +119,14 @@ def test_what_no_other_try_changes_is_an_error_at_once(monkeypatch: pytest.Monke
     ],
 )
 def test_other_urls_are_refused_before_the_start(url: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = remote_files.importlib.import_module
+    real = object_store.importlib.import_module
 
     def without(name: str) -> Any:
         if name in ("s3fs", "gcsfs", "adlfs"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name)
 
-    monkeypatch.setattr(remote_files.importlib, "import_module", without)
+    monkeypatch.setattr(object_store.importlib, "import_module", without)
     for use in (remote_file, lambda name: check_name(name, "dataset"), resolve_data):
         with pytest.raises(InputError, match=message) as raised:
             use(url)

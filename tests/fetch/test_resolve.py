@@ -31,6 +31,7 @@ from bertnli.fetch.entry import Archive, Entry, Unpacked
 from bertnli.fetch.resolve import cache_dir, fetch, resolve, resolve_model
 from tests.conftest import ROOT, SOURCES
 from tests.support.http_stand_in import Hosted, StandIn
+from tests.support.memory_store import memory_store
 
 ROWS = b"".join(b'{"row": %d}\n' % row for row in range(20_000))
 HEAD = b"".join(ROWS.splitlines(keepends=True)[:100])
@@ -476,6 +477,31 @@ def test_from_an_address(server: StandIn) -> None:
     assert path.read_bytes() == ROWS
     assert "secret" not in (path.parent / "receipt.json").read_text()
     assert list((cache_dir() / "downloads").iterdir()) == []
+
+
+def test_from_an_address_in_a_store(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    with memory_store(monkeypatch) as store:
+        store.pipe_file("memory://bucket/copy.zip", ZIP)
+        path = fetch("rows", source="memory://bucket/copy.zip")
+        assert path.read_bytes() == ROWS
+        assert json.loads((path.parent / "receipt.json").read_text())["source"] == "memory://bucket/copy.zip"
+        shutil.rmtree(path.parent)
+        assert not list(cache_dir().glob("remote/*/copy.zip")), "one copy is enough"
+        for name, body in {"large.zip": bytes(10 << 20), "other.zip": b"something else"}.items():
+            store.pipe_file(f"memory://bucket/{name}", body)
+            with pytest.raises(InputError, match=rf"memory://bucket/{name}: not (a|one of its) file"):
+                fetch("rows", source=f"memory://bucket/{name}")
+        assert not list(cache_dir().glob("remote/*/large.zip")), "it is not even copied"
+        with pytest.raises(InputError, match="memory://bucket/none: no such file"):
+            fetch("rows", source="memory://bucket/none")
+        with pytest.raises(InputError, match="--from memory://bucket/bert; found a URL; expected a folder: org/bert"):
+            fetch("org/bert", source="memory://bucket/bert")
+        with pytest.raises(InputError, match="a user, a password or a query") as raised:
+            fetch("rows", source="memory://me:secret@bucket/copy.zip")
+        assert "secret" not in str(raised.value)
+    with pytest.raises(InputError, match=r"ftp://host/copy\.zip: a kind of URL that is not read; expected s3://, "):
+        fetch("rows", source="ftp://host/copy.zip")
+    assert visible() == []
 
 
 @pytest.mark.parametrize("body", [ZIP[:-1], b"", b"something else"])

@@ -1,4 +1,4 @@
-"""`bertnli score` from and to an S3 server, behind a proxy that fails, cuts off and stalls."""
+"""`bertnli score` from and to an S3 server, behind a proxy that fails, cuts off and stalls; also over Ray."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import SOURCES
+from tests.export.test_distributed_system import RAY_ENVIRONMENT, cluster
 from tests.support import tiny
 from tests.support.scored_files import score, write
 
@@ -27,8 +30,8 @@ SECRET = "very-secret-key"
 # The command with short time-outs and small parts, so that there are several of each.
 COMMAND = """
 import sys
-from bertnli.fetch import remote_files
-remote_files.SILENCE_SECONDS, remote_files.FIRST_PAUSE, remote_files._LARGEST_PART = 3, 0.1, 1 << 14
+from bertnli.fetch import object_store, remote_files
+object_store.SILENCE_SECONDS, object_store.FIRST_PAUSE, remote_files._LARGEST_PART = 3, 0.1, 1 << 14
 from bertnli.cli import main
 sys.exit(main())
 """
@@ -145,9 +148,11 @@ def bucket(proxy: Proxy, tmp_path: Path) -> bytes:
     return (tmp_path / "scores.tsv").read_bytes()
 
 
-def run(proxy: Proxy, site: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def run(proxy: Proxy, site: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`bertnli score`; without arguments, of the bucket's input."""
     environment = {
         **os.environ,
+        **RAY_ENVIRONMENT,
         "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(site)]),
         "BERTNLI_CACHE": str(tmp_path / "cache"),
         "AWS_ACCESS_KEY_ID": "key",
@@ -155,17 +160,11 @@ def run(proxy: Proxy, site: Path, tmp_path: Path) -> subprocess.CompletedProcess
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": proxy.url,
     }
-    arguments = [
-        str(tiny.bundle()),
-        "s3://bucket/in/pairs.tsv",
-        "s3://bucket/out/scores.tsv",
-        "--device",
-        "cpu",
-        "--json",
-    ]
+    given = arguments or (str(tiny.bundle()), "s3://bucket/in/pairs.tsv", "s3://bucket/out/scores.tsv")
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, "score", *arguments],
+        [sys.executable, "-c", COMMAND, "score", *given, "--device", "cpu", "--json"],
         env=environment,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,
@@ -207,3 +206,55 @@ def test_one_that_always_fails_ends_in_an_error(proxy: Proxy, site: Path, tmp_pa
     assert "Traceback" not in done.stderr
     assert time.monotonic() - began < 200
     assert ask(proxy, "GET", "/bucket/out/scores.tsv")[0] == 404
+
+
+def keys(proxy: Proxy, prefix: str) -> list[str]:
+    """The names below it, without it."""
+    listed = ask(proxy, "GET", f"/bucket?list-type=2&prefix={prefix}")[1].decode()
+    return [name.removeprefix(prefix) for name in re.findall("<Key>(.*?)</Key>", listed)]
+
+
+def test_a_folder_over_ray(proxy: Proxy, site: Path, tmp_path: Path, bucket: bytes) -> None:
+    """Bundle, input and output are URLs; then the input alone is one, a glob."""
+    names = ("a.tsv", "b.parquet", "sub/c.jsonl")
+    for path in tiny.bundle().iterdir():
+        assert ask(proxy, "PUT", f"/bucket/models/nli/{path.name}", path.read_bytes())[0] == 200
+    for seed, name in enumerate(names):
+        file = write(tmp_path / Path(name).name, tiny.snli_rows(500, seed=seed))
+        (tmp_path / "alone" / name).parent.mkdir(parents=True, exist_ok=True)
+        score(file, tmp_path / "alone" / name)
+        assert ask(proxy, "PUT", f"/bucket/parts/{name}", file.read_bytes())[0] == 200
+    for name in ("parts/", "parts/sub/", "parts/empty/", "parts/_SUCCESS"):
+        assert ask(proxy, "PUT", f"/bucket/{name}", b"")[0] == 200
+    arguments = ["s3://bucket/models/nli", "s3://bucket/parts", "s3://bucket/scores", "--ray", "local"]
+    done = run(proxy, site, tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["rows"], summary["partitions"], summary["output"]) == (1500, 3, "s3://bucket/scores")
+    records = ("_a.tsv.run.json", "_b.parquet.run.json", "sub/_c.jsonl.run.json")
+    assert keys(proxy, "scores/") == sorted([*names, *records]), "no probe is left"
+    for name in names:
+        assert ask(proxy, "GET", f"/bucket/scores/{name}") == (200, (tmp_path / "alone" / name).read_bytes())
+    kept = [ask(proxy, "GET", f"/bucket/scores/{name}")[1].decode() for name in records]
+    kept += [path.read_text(errors="replace") for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not [text for text in (done.stdout, done.stderr, *kept) if SECRET in text]
+    assert not list((tmp_path / "cache" / "remote").glob("*/a.tsv")), "the inputs would fill a node's disk"
+
+    shutil.rmtree(tmp_path / "cache")  # as on another machine
+    again = run(proxy, site, tmp_path, *arguments)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["already_finished"] is True
+    ask(proxy, "PUT", "/bucket/scores/gone.tsv", b"x")
+    foreign = run(proxy, site, tmp_path, *arguments)
+    assert foreign.returncode == 2, foreign.stderr
+    assert "s3://bucket/scores/gone.tsv: no partition of the input has this output" in foreign.stderr
+
+    with cluster("alone", PYTHONPATH=SOURCES) as address:
+        lacking = run(proxy, site, tmp_path, *arguments[:2], "s3://bucket/others", "--ray", address)
+    assert lacking.returncode == 2, lacking.stderr
+    assert re.search(r"node alone \(.*\): s3://bucket/\S+: needs s3fs, which is not installed", lacking.stderr)
+    assert keys(proxy, "others/") == []
+
+    mixed = run(proxy, site, tmp_path, str(tiny.bundle()), "s3://bucket/parts/**/*.jsonl", "out", "--ray", "local")
+    assert mixed.returncode == 0, mixed.stderr
+    assert (tmp_path / "out/sub/c.jsonl").read_bytes() == (tmp_path / "alone/sub/c.jsonl").read_bytes()

@@ -10,15 +10,15 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from bertnli.fetch import remote_files
+from bertnli.fetch import object_store, remote_files
 
 
 @contextmanager
 def memory_store(patch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An empty store, of small parts, whose failures are not waited for."""
-    patch.setitem(remote_files.STORES, "memory", remote_files._Store("fsspec", "MEMORY_KEY"))
+    patch.setitem(object_store.STORES, "memory", object_store._Kind("fsspec", "MEMORY_KEY"))
     patch.setattr(remote_files, "_LARGEST_PART", 100_000)
-    patch.setattr(remote_files, "FIRST_PAUSE", 0.0)
+    patch.setattr(object_store, "FIRST_PAUSE", 0.0)
     MemoryFileSystem.store.clear()
     try:
         yield fsspec.filesystem("memory")
