@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from bertnli.common.encodings import read_text
@@ -27,6 +26,7 @@ from bertnli.run.data_source import Source
 from bertnli.run.deepspeed_translation import Translation, clashes, fill, told_lines, translate
 from bertnli.run.loss_config import unfit_keys
 from bertnli.run.mistakes import Contradiction, refuse
+from bertnli.run.overrides import lay_over
 from bertnli.run.section import read_exponent
 
 _REQUIRED = ("model", "output", "data", "data.train")
@@ -51,7 +51,7 @@ class LoadedRun(NamedTuple):
 
 
 def load_run(path: str | Path, sets: Sequence[str] = ()) -> RunConfig:
-    """The run file at `path` with `--set KEY=VALUE` overrides (dotted keys, YAML values) laid over it.
+    """The run file at `path` with `--set KEY=VALUE` overrides (overrides.py) laid over it.
 
     Raises one InputError that lists all that is wrong with the file, its keys and values, and the overrides.
     """
@@ -69,7 +69,7 @@ def read_run(path: str | Path, sets: Sequence[str] = (), ranks: int | None = Non
     file = _open_deepspeed(laid_over, mistakes)
     for assignment in sets:
         with _added_to(mistakes):
-            _override(laid_over, assignment, mistakes)
+            lay_over(laid_over, assignment, mistakes)
             replaced = assignment.partition("=")[0].strip() == "deepspeed"
             file = _open_deepspeed(laid_over, mistakes) or (None if replaced else file)
     if content is None:
@@ -111,39 +111,11 @@ def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
         text = read_text(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: {error}", expected="a readable YAML file in UTF-8") from None
-    content = _parse(text, where, mistakes)
+    content = strict_yaml.read(text, where, mistakes)
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise InputError(where, found=found, expected="a map of keys (model: …, data: …)")
     return {key: value for key, value in content.items() if not str(key).startswith(_OWN)}
-
-
-def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str] = ()) -> Any:
-    """YAML's content, which stands at the key `path` of a run file. What can be read and is not meant, such as a key
-    given twice, is added to `mistakes`."""
-    try:
-        content, found = strict_yaml.parse(text, path)
-    # PyYAML does not catch all of its own errors: odd integers (ValueError), deep nesting, odd keys, `!!bool maybe`.
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError, AttributeError, OverflowError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="fix it there") from None
-    mistakes += [InputError(f"{where}: {mistake}") for mistake in found]
-    return content
-
-
-def _override(content: dict[str, Any], assignment: str, mistakes: list[InputError]) -> None:
-    key, equals, text = assignment.partition("=")
-    *parents, last = path = key.strip().split(".")
-    if not equals or not all(path):
-        raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
-    value = _parse(text, f"--set {key}", mistakes, path)
-    section: dict[str, Any] = content
-    for parent in parents:
-        below = section.get(parent)
-        if not isinstance(below, dict):
-            below = section[parent] = {}
-        section = below
-    section[last] = value
 
 
 def _validated(
