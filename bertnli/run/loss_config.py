@@ -35,7 +35,7 @@ def _weights(given: Any) -> Any:
     if given is None or given == "balanced":
         return given
     if not isinstance(given, Mapping) or not given:
-        raise PydanticCustomError("form", "expected balanced, or a map such as {{one: 1.0, another: 2.5}}")
+        raise PydanticCustomError("form", "expected balanced, or a map such as {one: 1.0, another: 2.5}")
     weights = {}
     for label, value in given.items():
         try:

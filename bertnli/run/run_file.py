@@ -8,7 +8,6 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -22,7 +21,6 @@ from bertnli.data.labels import check_names
 from bertnli.run import deepspeed_config, deepspeed_file, foreign_keys, strict_yaml
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import ColumnsApart, File, LabelNamesApart
-from bertnli.run.data_source import Source
 from bertnli.run.deepspeed_translation import Translation, clashes, fill, told_lines, translate
 from bertnli.run.loss_config import unfit_keys
 from bertnli.run.mistakes import Contradiction, refuse
@@ -138,7 +136,7 @@ def _validated(
         mistakes += [
             InputError(f"{where}: {_explain(problem, {key: found.told[key].by for key in filled})}")
             for problem in problems
-            if problem["type"] != "missing" or _key(problem) not in meant
+            if problem["type"] != "missing" or not any(f"{key}.".startswith(f"{_key(problem)}.") for key in meant)
         ]
         wrong = {_owner(problem) for problem in problems} | meant
         config = RunConfig.model_validate(_without(content, wrong))
@@ -227,13 +225,13 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
             do = f"set data.eval to a name or path, or give data.{key} without train: and eval:"
             yield Contradiction(("data", "data.eval"), InputError(f"data.{key}.eval needs a file in data.eval", do=do))
     for file in _FILES:
-        seen: list[Source] = []
+        seen: list[Any] = []
         for source in config.data.sources(file):
-            same = replace(source, key="", title="", weight=1.0, max_pairs=None)
-            if same in seen:
-                clash = InputError(f"{source.key}: {source.name} a second time", do="give it once, with weight: 2")
+            if source.reading in seen:
+                do = "give it once" + ", with weight: 2" * (file == "train")
+                clash = InputError(f"{source.key}: {source.name} a second time", do=do)
                 yield Contradiction(("data", f"data.{file}"), clash)
-            seen.append(same)
+            seen.append(source.reading)
 
 
 def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
@@ -295,6 +293,8 @@ def _explain(problem: Any, told_by: Mapping[str, str] = MappingProxyType({})) ->
             return f"unknown key {key!r}, as its name has a dot; write {section}: {{{name}: …}}"
         if (foreign := _foreign(key)) is not None:
             return f"unknown key {key}; {foreign_keys.advice(foreign, problem['input'])}"
+        if _PLACE.search(key) and key.endswith(".holdout"):
+            return f"unknown key {key}: rows are held out of all of data.train, so data.eval is {{holdout: N}} alone"
         near = _nearest(key)
         if isinstance(problem["input"], Mapping) and near not in (*_SECTIONS, "deepspeed") and "." not in key:
             return f"unknown key {key}; if it is only there to be merged, call it {_OWN}{key}"
@@ -319,6 +319,8 @@ def _expected(problem: Any) -> str:
         return "input should be a map of keys" + (", or a path" if _key(problem) == "deepspeed" else "")
     if kind == "tuple_type":
         return "input should be a list: [one, another]"
+    if kind == "too_long":
+        return f"input should be a list of {problem['ctx']['max_length']}"
     if kind == "string_type" and isinstance(given, (int, float)):
         return "input should be text: put it in quotes"
     if kind == "string_type":

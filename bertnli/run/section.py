@@ -39,7 +39,7 @@ class Section(BaseModel):
             )
         if isinstance(given, str) and "\0" in given:
             raise PydanticCustomError("nul", "a name or path cannot have a NUL character")
-        return read_exponent(given) if int in kinds else given
+        return read_exponent(given) if kinds & {int, float} else given
 
 
 def read_exponent(given: Any) -> Any:

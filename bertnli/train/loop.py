@@ -296,6 +296,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         **in_summary(tallies, config),
         "rows_by_label": data.rows_by_label,
         **({"teacher": {**config.teacher.model_dump(), "sha256": taught_by["teacher"]}} if config.teacher else {}),
+        **({"label_weights": dict(zip(outputs.names, label_weights, strict=True))} if label_weights else {}),
         **({"sources": table} if (table := data.table()) else {}),
         "next": next_command(str(folder.model), source.config.labels, config),
     }
