@@ -57,10 +57,11 @@ def write_model_card(
 ) -> None:
     """Write `folder`/README.md, with the front matter that the model hub reads.
 
-    base_model, data, evaluated_on: as in the run file, so names of the catalogue, hub ids or paths. base_revision: the base
-    model's commit on the model hub. settings: the hyper-parameters, by their names in the run file. hypothesis_only: the model
-    sees no premise. evaluations: data set -> results (`to_json`). rows_by_label: of each data file. sources: of several
-    data sets, or weighted ones, how much of each an epoch has (`TrainingData.table`). provenance: see `provenance()`.
+    base_model, data, evaluated_on: as in the run file, so names of the catalogue, hub ids or paths.
+    base_revision: the base model's commit on the model hub. settings: the hyper-parameters, by their names in the run
+    file. hypothesis_only: the model sees no premise. evaluations: data set -> results (`to_json`). rows_by_label: of
+    each data file. sources: of several data sets, or weighted ones, how much of each an epoch has
+    (`TrainingData.table`). provenance: see `provenance()`.
 
     Raises RunError if the file cannot be written.
     """

@@ -102,7 +102,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)
     soft_labels: SoftLabels | None = data.corpus.soft_labels
-    taught_by = {"teacher": teacher.fingerprint} if teacher is not None else {}
+    taught_by = {"teacher": teacher.inputs} if teacher is not None else {}
+    teacher_sha256 = teacher.sha256 if teacher is not None else None
     if teacher is not None:
         soft_labels = teacher_labels(teacher, config, data, group, say)
         teacher = None  # frees its memory, before the model takes its own
@@ -295,7 +296,7 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         **({"best_step": state.best_step} if config.keep_best else {}),
         **in_summary(tallies, config),
         "rows_by_label": data.rows_by_label,
-        **({"teacher": {**config.teacher.model_dump(), "sha256": taught_by["teacher"]}} if config.teacher else {}),
+        **({"teacher": {**config.teacher.model_dump(), "sha256": teacher_sha256}} if config.teacher else {}),
         **({"label_weights": dict(zip(outputs.names, label_weights, strict=True))} if label_weights else {}),
         **({"sources": table} if (table := data.table()) else {}),
         "next": next_command(str(folder.model), source.config.labels, config),

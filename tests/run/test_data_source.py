@@ -95,6 +95,8 @@ def test_the_same_file_read_in_two_ways_has_two_names(tmp_path: Path) -> None:
         ("data.eval=[snli-dev, {name: snli-dev}]", "data.eval.1: snli-dev a second time; give it once"),
         ("data.train=[{name: snli, delimiter: tab}]", "delimiter is for files, and a set with name: is read as"),
         ("loss={class_weights: [1, 2]}", "expected balanced, or a map such as {one: 1.0, another: 2.5}"),
+        ("loss={class_weights: {a: 1e-300, b: 1}}", "the weight of a is '1e-300'; expected a number from 1e-6 to 1e6"),
+        ("teacher={model: m, temperature: 1e30}", "key teacher.temperature: found '1e30'; input should be less than"),
         ("betas=[0.9, 0.99, 1]", "key betas: found [0.9, 0.99, 1]; input should be a list of 2"),
         ("data.eval=[{path: x, weight: 2}]", "unknown key data.eval.0.weight"),
         ("data.train=[snli, mnli, snli]", "data.train.2: snli a second time; give it once, with weight: 2"),
@@ -109,7 +111,7 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, sets: str, expected: 
 def test_a_key_in_the_wrong_place_is_no_second_mistake(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         load(tmp_path, "model: m\noutput: o\nepochs: 1\ntrain: a.csv\nbetas: [9e-1, 0.99]\n")
-    assert str(raised.value).endswith("unknown key train; did you mean data.train?")
+    assert str(raised.value).endswith("run.yaml: unknown key train; did you mean data.train?")
 
 
 def test_a_set_of_a_run_file_has_its_own_keys_or_those_of_data(tmp_path: Path) -> None:

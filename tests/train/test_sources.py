@@ -94,9 +94,10 @@ def test_notes_and_errors_name_the_keys_of_the_set(run: Any, sets: Any, tmp_path
         loaded(run(data={"train": sets}))
     two = tmp_path / "two.tsv"
     two.write_text("premise\thypothesis\tlabel\tgold_label\na dog\truns\tneutral\tneutral\n")
-    assert "name another with --label (in a run file: data.train.columns.label)" in loaded(
-        run(data={"train": {"path": str(two)}})
-    )[1]
+    assert (
+        "name another with --label (in a run file: data.train.columns.label)"
+        in loaded(run(data={"train": {"path": str(two)}}))[1]
+    )
     assert "name another with --label (in a run file: data.columns.label)" in loaded(run(data={"train": str(two)}))[1]
 
 
@@ -127,7 +128,7 @@ def test_two_readings_of_an_evaluation_file_are_both_in_the_report(run: Any, ran
     assert report.index("Macro F1") < report.index("Training")
 
 
-def test_the_card_tells_training_data_and_evaluation_data_apart(run: Any, sets: Any, ranks: Any, tmp_path: Path) -> None:
+def test_the_card_tells_training_and_evaluation_data_apart(run: Any, sets: Any, ranks: Any, tmp_path: Path) -> None:
     train(run(data={"train": sets[0], "eval": sets[1]}, max_steps=1), ranks)
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     [sentence] = [line for line in card.splitlines() if "It was fine-tuned" in line or "is true for them" in line]
