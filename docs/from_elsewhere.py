@@ -17,6 +17,7 @@ _TABLES = (
     ("transformers: TrainingArguments", foreign_keys.TRAINING_ARGUMENTS),
     ("transformers' scripts, accelerate, Lightning", foreign_keys.SCRIPTS),
     ("sentence-transformers: CrossEncoder", foreign_keys.CROSS_ENCODER),
+    ("Distillation", foreign_keys.DISTILLATION),
     ("DeepSpeed's configuration", foreign_keys.DEEPSPEED),
 )
 _BEGIN = """\
