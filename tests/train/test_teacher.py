@@ -20,6 +20,7 @@ from bertnli.run.folder import read_metrics
 from bertnli.run.loss_config import LossConfig, TeacherConfig
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
+from bertnli.train import setup
 from bertnli.train import teacher as teachers
 from bertnli.train.losses import Loss
 from tests.support import tiny
@@ -134,8 +135,8 @@ def test_pairs_are_found_by_their_rows(tmp_path, run, ranks, large):
     lines: list[str] = []
     data = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 60}, "max_train_pairs": 100}
     config = load_run(run(teacher=str(large), data=data))
-    source = training.load_starting_model(config)
-    loaded = training.load_data(config, source, lines.append)
+    source = setup.load_starting_model(config)
+    loaded = setup.load_data(config, source, lines.append)
     teacher = teachers.open_teacher(str(large), source.config.outputs, torch.device("cpu"), lines.append)
     found = teachers.teacher_labels(teacher, config, loaded, ranks, lines.append)
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
