@@ -1,4 +1,4 @@
-"""Makes docs/from_elsewhere.md of the tables in bertnli/run/foreign_keys.py and bertnli/commands/foreign_options.py.
+"""Makes docs/from_elsewhere.md of the tables in bertnli/run/foreign_keys.py and bertnli/run/foreign_options.py.
 
 python docs/from_elsewhere.py
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bertnli.commands.foreign_options import OPTIONS
 from bertnli.run import foreign_keys
 from bertnli.run.foreign_keys import Here
+from bertnli.run.foreign_options import OPTIONS
 
 PAGE = Path(__file__).with_suffix(".md")
 _TABLES = (
     ("transformers: TrainingArguments", foreign_keys.TRAINING_ARGUMENTS),
     ("transformers' scripts, accelerate, Lightning", foreign_keys.SCRIPTS),
     ("sentence-transformers: CrossEncoder", foreign_keys.CROSS_ENCODER),
+    ("Distillation", foreign_keys.DISTILLATION),
     ("DeepSpeed's configuration", foreign_keys.DEEPSPEED),
 )
 _BEGIN = """\

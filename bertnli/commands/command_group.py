@@ -6,8 +6,6 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from bertnli.common.errors import InputError
-
 
 def with_hyphens(name: str) -> str:
     """The name of an option, `max_length`, as it is declared: `max-length`."""
@@ -22,10 +20,9 @@ class CommandGroup(TyperGroup):
         except Exception as error:
             if type(error).__name__ != "NoSuchOption":  # typer brings click's classes with it, or does not
                 raise
-            from bertnli.commands import foreign_options
+            from bertnli.run import foreign_options
 
-            command, option = ctx.invoked_subcommand, str(getattr(error, "option_name", ""))
-            do = foreign_options.advice(command, option)
-            if do is None:
+            refused = foreign_options.refused(ctx.invoked_subcommand, str(getattr(error, "option_name", "")))
+            if refused is None:
                 raise
-            raise InputError(f"{command}: no option {option}", do=f"use {do}" if do.startswith("-") else do) from None
+            raise refused from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bertnli.common.errors import InputError
 from bertnli.data.labels import label_key, number_in
+from bertnli.data.run_keys import in_run_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -69,14 +70,14 @@ def by_class(label_names: Mapping[str, str], names: Sequence[str], where: str) -
                 f"{where}: the file's class names are numbers too, so the label names can be meant in two ways",
                 found=f"{cell}={label}, and in the file {', '.join(f'{n} is {one!r}' for n, one in enumerate(names))}",
                 do="write the labels as text into another column, and name it with --label "
-                "(in a run file: data.columns.label)",
+                f"{in_run_file('data.columns.label')}",
             )
         if named != cell and label_key(label) in order and label_key(label) != label_key(str(named)):
             raise InputError(
                 f"{where}: the file says what its numbers mean, and the label names say something else",
                 found=f"{cell}={label}",
                 expected=", ".join(f"{index}={name}" for index, name in enumerate(names)),
-                do="omit the numbers from --label-names (in a run file: data.label_names)",
+                do=f"omit the numbers from --label-names {in_run_file('data.label_names')}",
             )
         found[str(named)] = label
     return found

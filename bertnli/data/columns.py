@@ -23,6 +23,7 @@ from bertnli.data.column_names import (
 )
 from bertnli.data.outputs import ProblemType
 from bertnli.data.records import is_text, json_type
+from bertnli.data.run_keys import both_files, in_run_file, run_key
 
 PARSE_COLUMNS = ("sentence1_binary_parse", "sentence2_binary_parse")
 
@@ -75,7 +76,7 @@ def find_columns(
             raise InputError(
                 f"{where}: no column {name!r}",
                 found=f"columns {listed(fields)}",
-                do=f"fix {option} (in a run file: data.columns, with train: and eval: in it if these differ){hint}",
+                do=f"fix {option} (in a run file: {both_files('data.columns')}){hint}",
             )
         return found
 
@@ -99,7 +100,7 @@ def find_columns(
             found=f"columns {listed(fields)}",
             expected=" or ".join("/".join(names) for names in PAIR_COLUMNS),
             do="; ".join(
-                [*not_pairs, f"name them with --premise and --hypothesis (in a run file: data.columns){hint}"]
+                [*not_pairs, f"name them with --premise and --hypothesis {in_run_file('data.columns')}{hint}"]
             ),
         )
     if len(found) > 1:
@@ -107,14 +108,15 @@ def find_columns(
             f"{where}: {len(found)} pairs of columns, and nothing says which one is meant",
             found=" and ".join("/".join(map(repr, names)) for names in found),
             do="name one with --premise and --hypothesis "
-            "(in a run file: data.columns, such as {premise: " + found[0][0] + ", hypothesis: " + found[0][1] + "})",
+            f"(in a run file: {run_key('data.columns')}, "
+            f"such as {{premise: {found[0][0]}, hypothesis: {found[0][1]}}})",
         )
     [(premise, hypothesis)] = found
     if premise == hypothesis:  # every sentence would be scored against itself
         raise InputError(
             f"{where}: premise and hypothesis are the same column",
             found=repr(premise),
-            do="name both with --premise and --hypothesis (in a run file: data.columns)",
+            do=f"name both with --premise and --hypothesis {in_run_file('data.columns')}",
         )
     if wanted.label is not None:
         return Columns(premise, hypothesis, given(wanted.label, "--label"))
@@ -161,7 +163,7 @@ def no_label_column(
 
     has_soft: it has soft labels (soft_labels.py).
     """
-    do = "with --label (in a run file: data.columns.label)"
+    do = f"with --label {in_run_file('data.columns.label')}"
     labels = _usual_labels(fields, found, problem_type)
     if len(labels) > 1:
         what = f"{where}: {len(labels)} label columns, and nothing says which one is meant"
@@ -199,13 +201,13 @@ def not_read(fields: Sequence[str], wanted: Columns, found: Columns) -> list[str
     if wanted.premise is None and wanted.hypothesis is None and others:
         notes.append(
             f"the pairs are in {listed(chosen)}, and not in {listed([*dict.fromkeys(others)])}; "
-            "name others with --premise and --hypothesis (in a run file: data.columns)"
+            f"name others with --premise and --hypothesis {in_run_file('data.columns')}"
         )
     labels = [name for key in LABEL_COLUMNS for name in by_lower.get(key, ()) if name != found.label]
     if wanted.label is None and labels:
         notes.append(
             f"the labels are in {found.label!r}, and not in {listed(labels)}; "
-            "name another with --label (in a run file: data.columns.label)"
+            f"name another with --label {in_run_file('data.columns.label')}"
         )
     return notes
 
@@ -221,15 +223,16 @@ def numbered_columns(fields: Sequence[str], where: str, hint: str) -> Columns:
             f"{where}: no header",
             found=hint,
             expected="premise, hypothesis, label, in this order",
-            do="say which is which, such as --premise 2 --hypothesis 3 --label 1 (in a run file: data.columns)",
+            do=f"say which is which, such as --premise 2 --hypothesis 3 --label 1 {in_run_file('data.columns')}",
         )
     if len(fields) not in (2, 3):
         raise InputError(
             f"{where}: no header",
             found="1 column" if len(fields) == 1 else f"{len(fields)} columns",
             expected="two or three: premise, hypothesis, label",
-            do="say which is which, such as --premise 2 --hypothesis 3 --label 1 (in a run file: data.columns), "
-            "or what is between the cells with --delimiter (in a run file: data.delimiter)",
+            do="say which is which, such as --premise 2 --hypothesis 3 --label 1 "
+            f"{in_run_file('data.columns')}, or what is between the cells with --delimiter "
+            f"{in_run_file('data.delimiter')}",
         )
     return Columns(*fields)
 

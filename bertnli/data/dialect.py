@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from bertnli.common.errors import InputError
 from bertnli.data.formats import format_of
+from bertnli.data.run_keys import in_run_file, run_key
 
 QUOTING = ("csv", "none")
 _NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
@@ -35,14 +36,14 @@ class Dialect:
             one = _NAMES.get(self.delimiter.lower(), self.delimiter)
             if len(one) != 1 or one in '"\r\n\0':
                 raise InputError(
-                    "--delimiter (in a run file: data.delimiter)",
+                    f"--delimiter {in_run_file('data.delimiter')}",
                     found=repr(self.delimiter),
                     expected="one character, or tab, comma, semicolon, pipe",
                 )
             object.__setattr__(self, "delimiter", one)
         if self.quoting is not None and self.quoting not in QUOTING:
             raise InputError(
-                "--quoting (in a run file: data.quoting)", found=repr(self.quoting), expected=" or ".join(QUOTING)
+                f"--quoting {in_run_file('data.quoting')}", found=repr(self.quoting), expected=" or ".join(QUOTING)
             )
 
     @property
@@ -74,4 +75,4 @@ def shown(delimiter: str) -> str:
 def option(name: str, value: str) -> str:
     """An option for a message, as the command and as a run file take it."""
     as_option = "--no-header" if name == "header" else f"--{name} {value}"
-    return f"{as_option} (in a run file: data.{name}: {value})"
+    return f"{as_option} (in a run file: {run_key(f'data.{name}')}: {value})"

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from bertnli.common.errors import BertnliError, InputError, first_line
 from bertnli.data.gunzip import Gunzip
+from bertnli.data.run_keys import in_run_file
 from bertnli.data.same_file import SameFile
 from bertnli.data.saved_dataset import data_files
 
@@ -70,12 +71,14 @@ def format_of(name: str, given: str | None = None) -> Format:
     if kind is None:
         if given is not None:
             raise InputError(
-                "--format (in a run file: data.format)", found=repr(given), expected="tsv, csv, jsonl, parquet or arrow"
+                f"--format {in_run_file('data.format')}",
+                found=repr(given),
+                expected="tsv, csv, jsonl, parquet or arrow",
             )
         raise InputError(
             f"{name}: unknown format",
             expected=_EXPECTED,
-            do="rename it, or give its format with --format (in a run file: data.format)",
+            do=f"rename it, or give its format with --format {in_run_file('data.format')}",
         )
     packing = packing or _split(name)[1]
     if packing and (known := _BINARY.get(kind)):

@@ -16,17 +16,22 @@ from bertnli.common.printable import shortened
 from bertnli.data.columns import label_text
 from bertnli.data.labels import NO_GOLD, UNKNOWN, WITHOUT_GOLD, LabelTable, label_key, number_in
 from bertnli.data.outputs import SCORE, ProblemType
+from bertnli.data.run_keys import in_run_file, run_key
 
 NONE_OF_THEM = "none of the labels"
 """Counts the rows of a model with independent labels that have none, as the list [] says."""
 
-_AS_NUMBERS = (
-    "say which number each label is, such as --label-names entailment=1,contradiction=0 (in a run file: "
-    "data.label_names), or name another column with --label (in a run file: data.columns.label); otherwise "
-)
 _SEPARATORS = "|;,"
 _REMEMBERED = 10_000  # texts of cells
 _LONGEST = 60  # characters of a cell in a message
+
+
+def _as_numbers() -> str:
+    return (
+        "say which number each label is, such as --label-names entailment=1,contradiction=0 (in a run file: "
+        f"{run_key('data.label_names')}), or name another column with --label (in a run file: "
+        f"{run_key('data.columns.label')}); otherwise "
+    )
 
 
 class Gold(NamedTuple):
@@ -99,7 +104,7 @@ class ScoreGolds:
             gold = self._number(str(text))
             if gold.fault:
                 raise InputError(
-                    f"--label-names (in a run file: data.label_names): {cell}",
+                    f"--label-names {in_run_file('data.label_names')}: {cell}",
                     found=repr(text),
                     expected=f"a number, or {NO_GOLD}, as the model gives a pair one score",
                     do=f"say which number each label is, such as {label_key(str(cell))}=1",
@@ -111,7 +116,7 @@ class ScoreGolds:
             return WITHOUT
         gold = (self._said.get(label_key(cell)) if self._said else None) or self._number(cell)
         if gold.fault:
-            self.advice = _AS_NUMBERS
+            self.advice = _as_numbers()
         return gold
 
     @staticmethod

@@ -168,11 +168,13 @@ def read_labelled(
     `labels` or `-`. tokenizer: pairs that it cannot cut as its settings say are bad rows. soft: the file has soft
     labels, and a label is a tuple as `SoftGolds` has it (soft_labels.py).
 
-    Raises InputError if the file has no label column (or no columns of soft labels), or several that are equally good,
-    or if `label_names` has a value that is not one of `labels`.
+    Raises InputError if the file has no row or no label column (or no columns of soft labels), or several that are
+    equally good, or if `label_names` has a value that is not one of `labels`.
     """
     if not file.fields:
         raise empty(file.name)
+    if file.without_rows:
+        raise InputError(f"{file.name}: no row in it", expected="pairs with a label")
     if soft:
         return _read_soft(file, labels, skip_bad_rows, label_names, tokenizer)
     golds, several = golds_for(labels, problem_type, label_names), problem_type == "multi_label_classification"

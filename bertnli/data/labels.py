@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from bertnli.common.errors import InputError
+from bertnli.data.run_keys import in_run_file
 
 SNLI_ORDER = ("entailment", "neutral", "contradiction")
 D2L_ORDER = ("entailment", "contradiction", "neutral")
@@ -98,7 +99,7 @@ class LabelTable:
             index = known.get(label_key(name), UNKNOWN)
             if strict and index == UNKNOWN:
                 raise InputError(
-                    f"--label-names (in a run file: data.label_names): {label_key(str(cell))}",
+                    f"--label-names {in_run_file('data.label_names')}: {label_key(str(cell))}",
                     found=repr(label_key(name)),
                     expected=f"one of {', '.join(labels)}, or {NO_GOLD}",
                 )

@@ -55,6 +55,7 @@ from bertnli.data.records import (
     parse_jsonl,
     table_records,
 )
+from bertnli.data.run_keys import in_run_file, run_key
 from bertnli.data.sniffing import (
     Header,
     check_json,
@@ -123,7 +124,7 @@ class PairFile:
 
     Attributes: `name`, for messages; `path`; `member`, of an archive, with a # before it; `format`, one of tsv, csv,
     jsonl (a JSON array too), parquet, arrow; `columns` as found; `fields`, all column names in order (JSONL: of the
-    first object that has the columns; without rows those of a pair); `header`, the text of the header (TSV, CSV);
+    first object that has the columns; those of a pair if it is `without_rows`); `header`, its text (TSV, CSV);
     `schema` (Parquet, Arrow); `class_names`, what the numbers 0, 1, … in the label column mean, if the file says it.
 
     Raises InputError if the file is missing or empty, if its format or encoding is unknown, or if columns are missing.
@@ -149,6 +150,7 @@ class PairFile:
         self._problem_type: ProblemType = problem_type
         self._texts = texts
         self.header = ""
+        self.without_rows = False
         self.schema: pyarrow.Schema | None = None
         self.class_names: tuple[str, ...] = ()
         self._notes: list[str] = []
@@ -161,7 +163,8 @@ class PairFile:
         if self.format not in USUAL and not self._told.is_like(Dialect()):
             kind = {"parquet": "Parquet", "arrow": "Arrow"}.get(self.format, "JSON lines")
             raise InputError(
-                "--delimiter, --quoting, --no-header (in a run file: data.delimiter, data.quoting, data.header)",
+                "--delimiter, --quoting, --no-header (in a run file: "
+                f"{run_key('data.delimiter')}, {run_key('data.quoting')}, {run_key('data.header')})",
                 found=f"{self.name}, which is {kind}",
                 expected="a text table",
                 do="omit them",
@@ -314,6 +317,7 @@ class PairFile:
             if self._texts:
                 self.columns = Columns(self._wanted.premise or "text", self._wanted.premise or "text")
             self.fields = [*dict.fromkeys(name for name in asdict(self.columns).values() if name is not None)]
+            self.without_rows = True
             return again
         part, example = ("element", "a pair in each element") if self._is_array else ("line", "one object in each line")
         raise first_error or InputError(
@@ -352,7 +356,7 @@ class PairFile:
                     found=f"type {kind}",
                     expected="text",
                     do=f"write it as text in the program that made the file, or name another column with {column} "
-                    "(in a run file: data.columns)",
+                    f"{in_run_file('data.columns')}",
                 )
 
     # The rows

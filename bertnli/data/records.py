@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bertnli.data.lines import MAX_LINE, Lines, decoded, split
+from bertnli.data.run_keys import in_run_file
 
 MAX_QUOTED = 16 << 20  # characters; a CSV cell longer than this is taken for a quote that was never closed
 _MAX_LINES = 100  # a record that cannot be parsed is not taken to have more lines
@@ -22,9 +23,12 @@ _MAX_DEPTH = 500  # of JSON; what Python can still read depends on where it is c
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]')
 BLANK_LINE = "blank line"
 NOT_UTF8 = "not valid UTF-8"
-PART_OF_A_CELL = "part of a quoted cell that has line ends; --quoting csv (in a run file: data.quoting) reads it"
 
 Record = tuple[str, Any, str | None]  # text, cells (list, or dict for JSONL; None if not parsed), the fault if any
+
+
+def _part_of_a_cell() -> str:
+    return f"part of a quoted cell that has line ends; --quoting csv {in_run_file('data.quoting')} reads it"
 
 
 def json_records(data: bytes) -> Iterator[Record]:
@@ -182,7 +186,7 @@ def _odd_lines(line: str, source: Iterator[str], lines: Lines, delimiter: str, w
                 if below.count('"') % 2:
                     break
             if _is_broken_up(taken, delimiter, width):
-                yield from ((_shown(part) or part, None, PART_OF_A_CELL) for part in taken)
+                yield from ((_shown(part) or part, None, _part_of_a_cell()) for part in taken)
                 continue
             waiting.extendleft(reversed(taken[1:]))
         if lines.undecodable and (shown := _shown(line)):

@@ -21,6 +21,7 @@ from bertnli.data.dialect import USUAL, Dialect, option, shown
 from bertnli.data.formats import Source
 from bertnli.data.lines import DOUBLED_RETURN, RETURN, Lines
 from bertnli.data.records import BLANK_LINE, NOT_UTF8, Record, parse_jsonl, table_records
+from bertnli.data.run_keys import in_run_file
 
 HasPairs = Callable[[Sequence[str]], bool]  # whether names of columns include those that are wanted
 
@@ -122,7 +123,8 @@ def find_header(head: bytes, told: Dialect, source: Source, has_pairs: HasPairs,
     if any(map(_LIKE_A_ROW.fullmatch, cells or [])):
         hint = f"its first line looks like a row; {hint}"
     elif len(cells or []) == 1:
-        hint = f"if another character is between its cells, give --delimiter (in a run file: data.delimiter); {hint}"
+        do = f"give --delimiter {in_run_file('data.delimiter')}"
+        hint = f"if another character is between its cells, {do}; {hint}"
 
     def found(fields: Sequence[str] | None) -> bool:
         return fields is not None and has_pairs(fields)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from bertnli.common.errors import InputError
 from bertnli.common.printable import shortened
 from bertnli.data.labels import format_label_names, number_in
+from bertnli.data.run_keys import in_run_file, run_key
 
 _MOST = 1000  # different labels that are counted
 _SHOWN = 10  # of them, in a message
@@ -52,9 +53,10 @@ class UnknownLabels:
         what, do = f"{file}: labels that the model does not know", _name_them(list(rows), list(used))
         if any(number is not None and not number.is_integer() for number in map(number_in, rows)):
             what = f"{file}: column {column!r} has real numbers, so scores and not labels"
-            do = f"{_ANOTHER_COLUMN}; or train a model that gives a score, in a run file with problem_type: regression"
+            do = "; or train a model that gives a score, in a run file with problem_type: regression"
+            do = _another_column() + do
         elif len(rows) > _SHOWN or any(len(label) > _LONGEST for label in rows):
-            what, do = f"{file}: column {column!r} has labels that the model does not know", _ANOTHER_COLUMN
+            what, do = f"{file}: column {column!r} has labels that the model does not know", _another_column()
         shown = ", ".join(
             f"{shortened(label, _LONGEST)!r} ({count} {'row' if count == 1 else 'rows'})"
             for label, count in list(rows.items())[:_SHOWN]
@@ -65,7 +67,8 @@ class UnknownLabels:
         return UnknownLabelsError(what, rows, used, found=found, expected=", ".join(labels), do=do)
 
 
-_ANOTHER_COLUMN = "name the column that has the labels with --label (in a run file: data.columns.label)"
+def _another_column() -> str:
+    return f"name the column that has the labels with --label {in_run_file('data.columns.label')}"
 
 
 def _name_them(unknown: list[str], used: list[str]) -> str:
@@ -74,7 +77,8 @@ def _name_them(unknown: list[str], used: list[str]) -> str:
     names = dict.fromkeys(unknown, "LABEL")
     do = (
         f"say what each of them means with --label-names {shlex.quote(format_label_names(names))} (in a run file: "
-        f"data.label_names: {_yaml(names)}), with one of the model's labels for each LABEL, or - for no gold label"
+        f"{run_key('data.label_names')}: {_yaml(names)}), with one of the model's labels for each LABEL, or - for no "
+        "gold label"
     )
     if len(used + unknown) > 1 and None in map(number_in, unknown):  # numbers are no names for a new classifier
         do += f"; or train a new classifier for this file's labels, in a run file with labels: {_yaml(used + unknown)}"

@@ -48,6 +48,7 @@ def write_model_card(
     base_model: str,
     base_revision: str | None = None,
     data: Sequence[str],
+    evaluated_on: Sequence[str] = (),
     settings: Mapping[str, object],
     evaluations: Mapping[str, Json] = {},
     rows_by_label: Mapping[str, RowsByLabel] = {},
@@ -56,10 +57,11 @@ def write_model_card(
 ) -> None:
     """Write `folder`/README.md, with the front matter that the model hub reads.
 
-    base_model, data: as in the run file, so names of the catalogue, hub ids or paths. base_revision: the base model's
-    commit on the model hub. settings: the hyper-parameters, by their names in the run file. hypothesis_only: the model
-    sees no premise. evaluations: data set -> results (`to_json`). rows_by_label: of each data file. sources: of several
-    data sets, or weighted ones, how much of each an epoch has (`TrainingData.table`). provenance: see `provenance()`.
+    base_model, data, evaluated_on: as in the run file, so names of the catalogue, hub ids or paths.
+    base_revision: the base model's commit on the model hub. settings: the hyper-parameters, by their names in the run
+    file. hypothesis_only: the model sees no premise. evaluations: data set -> results (`to_json`). rows_by_label: of
+    each data file. sources: of several data sets, or weighted ones, how much of each an epoch has
+    (`TrainingData.table`). provenance: see `provenance()`.
 
     Raises RunError if the file cannot be written.
     """
@@ -92,6 +94,7 @@ def write_model_card(
             if evaluation[key] is not None
         ],
     )
+    known = [one for one in evaluations if lookup_unless_path(one, "dataset")]
     card = templates(autoescape=False).get_template("model_card.md.j2")
     text = card.render(
         front=front.to_yaml(),
@@ -109,7 +112,7 @@ def write_model_card(
         rows_by_label=rows_by_label,
         sources=sources,
         provenance=provenance,
-        notes=notes_about(base_model, [*data, *(one for one in evaluations if lookup_unless_path(one, "dataset"))]),
+        notes=notes_about(base_model, [*data, *evaluated_on, *known]),
     )
     write_file(folder / "README.md", text)
 

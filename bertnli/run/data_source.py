@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import NoneType
@@ -11,6 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_v
 from pydantic_core import PydanticCustomError
 
 from bertnli.common.errors import InputError
+from bertnli.common.urls import is_url
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
 from bertnli.data.labels import check_doubled
@@ -76,6 +78,10 @@ class DataSet(Section):
     def _one_of_two(self) -> DataSet:
         if (self.path is None) == (self.name is None):
             raise PydanticCustomError("form", "expected path: or name:, one of the two")
+        told = [key for key in DIALECT if getattr(self, key) is not None]
+        if self.name is not None and told:  # its own format is known
+            reason = f"{told[0]} is for files, and a set with name: is read as its own format says; remove it, or give"
+            raise PydanticCustomError("form", "{reason} path:", {"reason": reason})
         return self
 
 
@@ -104,12 +110,27 @@ class Source:
     weight: float = 1.0
     max_pairs: int | None = None
 
+    @property
+    def section(self) -> str:
+        """Of the run file, with this set's own keys such as `columns`: `data` for a text that stands alone."""
+        return "data" if self.of is None and self.key in ("data.train", "data.eval") else self.key
+
+    @property
+    def reading(self) -> tuple[str, Columns, dict[str, str], Dialect]:
+        """What two sources have in common that give the same pairs."""
+        file = self.name if is_url(self.name) else os.path.normpath(self.name)
+        return file, self.columns, self.label_names, self.dialect
+
 
 def titles(names: list[str]) -> list[str]:
     """A short name for each data set: the file's name if no other set has it, otherwise the whole path; a number
     tells two readings of the same file apart."""
     short = [PurePath(name).name or name for name in names]
-    found = [name if short.count(one) > 1 else one for name, one in zip(names, short, strict=True)]
+    return told_apart([name if short.count(one) > 1 else one for name, one in zip(names, short, strict=True)])
+
+
+def told_apart(names: list[str]) -> list[str]:
+    """The names, with a number behind each that is there several times."""
     return [
-        f"{one} ({found[: place + 1].count(one)})" if found.count(one) > 1 else one for place, one in enumerate(found)
+        f"{one} ({names[: place + 1].count(one)})" if names.count(one) > 1 else one for place, one in enumerate(names)
     ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bertnli.common.errors import InputError
+from bertnli.common.printable import shortened
 
 # The keys that DeepSpeed 0.19 reads, by section; tests/run/test_deepspeed_config.py compares them with its parser.
 # Sections that are not here are checked by that parser alone.
@@ -55,6 +56,17 @@ KNOWN_KEYS = {
     "zero_optimization.offload_param": "buffer_count buffer_size device max_in_cpu nvme_path pin_memory",
 }
 
+# Keys that take maps, besides the sections above. All others take one value: in a map it would be read by nobody.
+MAPS = """
+    activation_checkpointing aio autotuning checkpoint comet comms_logger compile csv_monitor data_efficiency
+    datastates_ckpt expert_parallel flops_profiler hybrid_engine pipeline tensor_parallel tensorboard timers wandb
+    weight_quantization zero_optimization.leaf_module zero_optimization.zenflow"""
+
+# Keys that older versions of DeepSpeed have; 0.19 refuses each, on or off.
+REMOVED = """
+    amp compression_training curriculum_learning eigenvalue elasticity graph_harvesting nebula progressive_layer_drop
+    quantize_training sparse_attention sparse_gradients"""
+
 # Keys that take numbers. DeepSpeed's parser takes true for 1 there.
 NUMBERS = """
     allgather_bucket_size buffer_count buffer_size cpuadam_cores_perc gradient_accumulation_steps gradient_clipping
@@ -77,9 +89,18 @@ def mistake(key: str, value: Any) -> InputError | None:
         return InputError(f"unknown key deepspeed.{key}", do=do)
     if key in KNOWN_KEYS and not is_section(value) and value != "auto":
         return InputError(f"deepspeed.{key}", found=repr(value), expected="a map of keys")
+    if known and is_section(value) and key not in (*KNOWN_KEYS, *MAPS.split()):
+        return InputError(f"deepspeed.{key}", found=shortened(repr(value), 80), expected="one value")
     if name in NUMBERS.split() and isinstance(value, bool):
         return InputError(f"deepspeed.{key}", found=repr(value), expected="a number")
     return None
+
+
+def is_on(removed: str, value: Any) -> bool:
+    """Whether a key of `REMOVED` turns its mode on."""
+    if is_section(value) and removed != "sparse_attention":  # that one is on if it is there
+        return any(key.rpartition(".")[2] == "enabled" and inner is True for key, inner in walk(value))
+    return value not in (None, False, "auto", {})
 
 
 def dotted_names(settings: Mapping[str, Any]) -> Iterator[InputError]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertnli.common.errors import InputError
-from bertnli.run.deepspeed_keys import dotted_names, mistake, nested, walk
+from bertnli.run.deepspeed_keys import REMOVED, dotted_names, is_on, mistake, nested, walk
 from bertnli.run.mistakes import Contradiction
 
 if TYPE_CHECKING:
@@ -108,9 +108,13 @@ def translate(settings: Mapping[str, Any], ranks: int | None = None, zero_stage:
     """
     found = Translation(mistakes=list(dotted_names(settings)))
     given: dict[str, Any] = {}  # the keys (dotted) that have values
+    wrong: tuple[str, ...] = ()
     for key, value in walk(_of_known_types(settings, found)):
-        if wrong := mistake(key, value):
-            found.mistakes.append(wrong)
+        if key.startswith(wrong):
+            continue
+        if error := mistake(key, value):
+            found.mistakes.append(error)
+            wrong = (*wrong, f"{key}.")
         elif not isinstance(value, Mapping):
             given[key] = value
     undecided = {key: given.pop(key) for key in ("fp16.enabled", "bf16.enabled") if given.get(key) == "auto"}
@@ -144,9 +148,16 @@ def translate(settings: Mapping[str, Any], ranks: int | None = None, zero_stage:
 
 
 def _of_known_types(settings: Mapping[str, Any], found: Translation) -> dict[str, Any]:
-    """`settings` without an optimizer or scheduler that bertnli does not have, which is a mistake; and without `amp`,
-    which DeepSpeed no longer has, if that is off."""
+    """`settings` without what bertnli or DeepSpeed does not have: optimizers, schedulers and keys of older versions,
+    each of which is a mistake, unless it is off."""
     known = {"bf16" if key == "bfloat16" else key: value for key, value in settings.items()}
+    if {"bf16", "bfloat16"} <= settings.keys():
+        error = InputError("deepspeed.bf16 and deepspeed.bfloat16 are the same section", do="remove one of them")
+        found.mistakes.append(error)
+    for key in REMOVED.split():
+        if key in known and is_on(key, known.pop(key)):
+            error = InputError(f"deepspeed.{key}: cannot be used here: DeepSpeed no longer has it", do="remove it")
+            found.mistakes.append(error)
     for section, types in _TYPES.items():
         kind = known[section].get("type", "auto") if isinstance(known.get(section), Mapping) else "auto"
         named = next((name for name in (*types, "auto") if str(kind).lower() == name.lower()), None)
@@ -158,8 +169,6 @@ def _of_known_types(settings: Mapping[str, Any], found: Translation) -> dict[str
             found.mistakes.append(error)
         elif named != "auto":
             known[section] = {**known[section], "type": named}
-    if isinstance(known.get("amp"), Mapping) and known["amp"].get("enabled", False) in (False, "auto"):
-        del known["amp"]
     return known
 
 

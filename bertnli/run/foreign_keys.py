@@ -281,6 +281,37 @@ CROSS_ENCODER: dict[str, Here] = {
 }
 """CrossEncoderTrainingArguments' own names, and those of CrossEncoder and its older fit()."""
 
+_TEACHER = Here("teacher: VALUE", "a run, a model folder, a name, a hub id or a bundle")
+_TEACHERS_SHARE = Here("teacher: {model: MODEL, mix: VALUE}", "the teacher's share of the loss")
+_GOLD_SHARE = Here("teacher: {model: MODEL, mix: …}", "the teacher's share of the loss: 1 - VALUE")
+_SOFTENED = Here("teacher: {model: MODEL, temperature: VALUE}", "of both models; the loss is multiplied by its square")
+
+DISTILLATION: dict[str, Here] = {
+    "teacher_model_name_or_path": _TEACHER,
+    "teacher_name_or_path": _TEACHER,
+    "teacher_model_path": _TEACHER,
+    "teacher_model_name": _TEACHER,
+    "teacher_model": _TEACHER,
+    "teacher_path": _TEACHER,
+    "teacher_name": _TEACHER,
+    "alpha": Here(
+        "teacher: {model: MODEL, mix: …}",
+        "the teacher's share of the loss: 1 - alpha where alpha is the share of the gold labels, as it mostly is",
+    ),
+    "alpha_ce": _TEACHERS_SHARE,
+    "alpha_distil": _TEACHERS_SHARE,
+    "kd_loss_weight": _TEACHERS_SHARE,
+    "distillation_weight": _TEACHERS_SHARE,
+    "hard_label_weight": _GOLD_SHARE,
+    "alpha_hard": _GOLD_SHARE,
+    "temperature": _SOFTENED,
+    "kd_temperature": _SOFTENED,
+    "distillation_temperature": _SOFTENED,
+    "distillation": Here("teacher: MODEL", "or {model: MODEL, temperature: …, mix: …}"),
+    "distill": Here("teacher: MODEL", "or {model: MODEL, temperature: …, mix: …}"),
+}
+"""Names in programs for distillation (transformers' examples, TextBrewer, trainers made of its book's chapter 8)."""
+
 DEEPSPEED: dict[str, Here] = {
     "train_batch_size": Here("global_batch_size: VALUE", "pairs of a step over all ranks"),
     "train_micro_batch_size_per_gpu": Here("micro_batch_tokens: …", "in tokens, not pairs; found by itself on a GPU"),
@@ -302,7 +333,7 @@ DEEPSPEED: dict[str, Here] = {
 def find(name: str) -> Here | None:
     """What serves for a key of another program; None if none of them has it."""
     name = name.replace("-", "_")
-    for table in (TRAINING_ARGUMENTS, SCRIPTS, CROSS_ENCODER, DEEPSPEED):
+    for table in (TRAINING_ARGUMENTS, SCRIPTS, CROSS_ENCODER, DISTILLATION, DEEPSPEED):
         if name in table:
             return table[name]
     return Here(f"deepspeed: {{{name}: …}}") if name in KNOWN_KEYS[""].split() else None

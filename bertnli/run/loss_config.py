@@ -35,7 +35,7 @@ def _weights(given: Any) -> Any:
     if given is None or given == "balanced":
         return given
     if not isinstance(given, Mapping) or not given:
-        raise PydanticCustomError("form", "expected balanced, or a map such as {{one: 1.0, another: 2.5}}")
+        raise PydanticCustomError("form", "expected balanced, or a map such as {one: 1.0, another: 2.5}")
     weights = {}
     for label, value in given.items():
         try:
@@ -43,8 +43,11 @@ def _weights(given: Any) -> Any:
         except (TypeError, ValueError):
             weights[str(label)] = 0.0
         if isinstance(value, bool) or not 0 < weights[str(label)] < float("inf"):
-            reason = f"the weight of {label} is {value!r}"
-            raise PydanticCustomError("form", "{reason}; expected a number above 0", {"reason": reason})
+            reason = f"the weight of {label} is {value!r}; expected a number above 0"
+            raise PydanticCustomError("form", "{reason}", {"reason": reason})
+        if not 1e-6 <= weights[str(label)] <= 1e6:  # sums of such weights lose digits in fp32
+            reason = f"the weight of {label} is {value!r}; expected a number from 1e-6 to 1e6"
+            raise PydanticCustomError("form", "{reason}", {"reason": reason})
     try:
         check_doubled(weights, "weights")
     except InputError as error:
@@ -89,7 +92,7 @@ class TeacherConfig(Section):
 
     model: Text
     """What the model learns from: a bundle, or anything that `bertnli eval` takes as a model, with the same labels."""
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0
     """The logits of both are divided by it before the softmax, and the loss is multiplied by its square."""
     mix: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The loss is this share of the cross-entropy with the teacher's probabilities, and for the rest that with the gold

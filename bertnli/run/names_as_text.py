@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import yaml
 
-_ANY = "*"  # a place in a list
-_OF_DATA = [(), *[(file, *place) for file in ("train", "eval") for place in ((), (_ANY,))]]
+ANY = "*"
+"""A place in a list, in a path."""
+_OF_DATA = [(), *[(file, *place) for file in ("train", "eval") for place in ((), (ANY,))]]
 _PLACES = (
     ("labels",),
     ("loss", "class_weights"),
@@ -21,7 +22,7 @@ _NO_TEXT = {_TAG + name for name in ("bool", "int", "float", "timestamp")}
 def keep_names_as_text(node: yaml.Node | None, path: Sequence[str] = ()) -> None:
     """Make the names below `node` text, keys and values alike, before YAML gives them values.
 
-    path: the run file's key that has the node; () for the whole file.
+    path: the run file's key that has the node, with ANY for a place in a list; () for the whole file.
     """
     if any(tuple(path[: len(place)]) == place for place in _PLACES):
         _as_text(node)
@@ -34,7 +35,7 @@ def keep_names_as_text(node: yaml.Node | None, path: Sequence[str] = ()) -> None
                 keep_names_as_text(value, [*path, key.value])
     elif isinstance(node, yaml.SequenceNode) and any(place[: len(path)] == tuple(path) for place in _PLACES):
         for each in node.value:
-            keep_names_as_text(each, [*path, _ANY])
+            keep_names_as_text(each, [*path, ANY])
 
 
 def _as_text(node: yaml.Node | None) -> None:

@@ -8,12 +8,10 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from bertnli.common.encodings import read_text
@@ -23,10 +21,10 @@ from bertnli.data.labels import check_names
 from bertnli.run import deepspeed_config, deepspeed_file, foreign_keys, strict_yaml
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import ColumnsApart, File, LabelNamesApart
-from bertnli.run.data_source import Source
 from bertnli.run.deepspeed_translation import Translation, clashes, fill, told_lines, translate
 from bertnli.run.loss_config import unfit_keys
 from bertnli.run.mistakes import Contradiction, refuse
+from bertnli.run.overrides import lay_over
 from bertnli.run.section import read_exponent
 
 _REQUIRED = ("model", "output", "data", "data.train")
@@ -51,7 +49,7 @@ class LoadedRun(NamedTuple):
 
 
 def load_run(path: str | Path, sets: Sequence[str] = ()) -> RunConfig:
-    """The run file at `path` with `--set KEY=VALUE` overrides (dotted keys, YAML values) laid over it.
+    """The run file at `path` with `--set KEY=VALUE` overrides (overrides.py) laid over it.
 
     Raises one InputError that lists all that is wrong with the file, its keys and values, and the overrides.
     """
@@ -69,7 +67,7 @@ def read_run(path: str | Path, sets: Sequence[str] = (), ranks: int | None = Non
     file = _open_deepspeed(laid_over, mistakes)
     for assignment in sets:
         with _added_to(mistakes):
-            _override(laid_over, assignment, mistakes)
+            lay_over(laid_over, assignment, mistakes)
             replaced = assignment.partition("=")[0].strip() == "deepspeed"
             file = _open_deepspeed(laid_over, mistakes) or (None if replaced else file)
     if content is None:
@@ -111,39 +109,11 @@ def _read(path: Path, where: str, mistakes: list[InputError]) -> dict[str, Any]:
         text = read_text(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: {error}", expected="a readable YAML file in UTF-8") from None
-    content = _parse(text, where, mistakes)
+    content = strict_yaml.read(text, where, mistakes)
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise InputError(where, found=found, expected="a map of keys (model: …, data: …)")
     return {key: value for key, value in content.items() if not str(key).startswith(_OWN)}
-
-
-def _parse(text: str, where: str, mistakes: list[InputError], path: Sequence[str] = ()) -> Any:
-    """YAML's content, which stands at the key `path` of a run file. What can be read and is not meant, such as a key
-    given twice, is added to `mistakes`."""
-    try:
-        content, found = strict_yaml.parse(text, path)
-    # PyYAML does not catch all of its own errors: odd integers (ValueError), deep nesting, odd keys, `!!bool maybe`.
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError, AttributeError, OverflowError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="fix it there") from None
-    mistakes += [InputError(f"{where}: {mistake}") for mistake in found]
-    return content
-
-
-def _override(content: dict[str, Any], assignment: str, mistakes: list[InputError]) -> None:
-    key, equals, text = assignment.partition("=")
-    *parents, last = path = key.strip().split(".")
-    if not equals or not all(path):
-        raise InputError("--set", found=repr(assignment), expected="KEY=VALUE, such as data.max_train_pairs=8000")
-    value = _parse(text, f"--set {key}", mistakes, path)
-    section: dict[str, Any] = content
-    for parent in parents:
-        below = section.get(parent)
-        if not isinstance(below, dict):
-            below = section[parent] = {}
-        section = below
-    section[last] = value
 
 
 def _validated(
@@ -166,7 +136,7 @@ def _validated(
         mistakes += [
             InputError(f"{where}: {_explain(problem, {key: found.told[key].by for key in filled})}")
             for problem in problems
-            if problem["type"] != "missing" or _key(problem) not in meant
+            if problem["type"] != "missing" or not any(f"{key}.".startswith(f"{_key(problem)}.") for key in meant)
         ]
         wrong = {_owner(problem) for problem in problems} | meant
         config = RunConfig.model_validate(_without(content, wrong))
@@ -255,13 +225,13 @@ def _contradictions(config: RunConfig) -> Iterator[Contradiction]:
             do = f"set data.eval to a name or path, or give data.{key} without train: and eval:"
             yield Contradiction(("data", "data.eval"), InputError(f"data.{key}.eval needs a file in data.eval", do=do))
     for file in _FILES:
-        seen: list[Source] = []
+        seen: list[Any] = []
         for source in config.data.sources(file):
-            same = replace(source, key="", title="", weight=1.0, max_pairs=None)
-            if same in seen:
-                clash = InputError(f"{source.key}: {source.name} a second time", do="give it once, with weight: 2")
+            if source.reading in seen:
+                do = "give it once" + ", with weight: 2" * (file == "train")
+                clash = InputError(f"{source.key}: {source.name} a second time", do=do)
                 yield Contradiction(("data", f"data.{file}"), clash)
-            seen.append(same)
+            seen.append(source.reading)
 
 
 def _without(content: Mapping[str, Any], wrong: set[str]) -> dict[str, Any]:
@@ -323,6 +293,8 @@ def _explain(problem: Any, told_by: Mapping[str, str] = MappingProxyType({})) ->
             return f"unknown key {key!r}, as its name has a dot; write {section}: {{{name}: …}}"
         if (foreign := _foreign(key)) is not None:
             return f"unknown key {key}; {foreign_keys.advice(foreign, problem['input'])}"
+        if _PLACE.search(key) and key.endswith(".holdout"):
+            return f"unknown key {key}: rows are held out of all of data.train, so data.eval is {{holdout: N}} alone"
         near = _nearest(key)
         if isinstance(problem["input"], Mapping) and near not in (*_SECTIONS, "deepspeed") and "." not in key:
             return f"unknown key {key}; if it is only there to be merged, call it {_OWN}{key}"
@@ -347,6 +319,8 @@ def _expected(problem: Any) -> str:
         return "input should be a map of keys" + (", or a path" if _key(problem) == "deepspeed" else "")
     if kind == "tuple_type":
         return "input should be a list: [one, another]"
+    if kind == "too_long":
+        return f"input should be a list of {problem['ctx']['max_length']}"
     if kind == "string_type" and isinstance(given, (int, float)):
         return "input should be text: put it in quotes"
     if kind == "string_type":

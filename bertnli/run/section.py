@@ -39,7 +39,8 @@ class Section(BaseModel):
             )
         if isinstance(given, str) and "\0" in given:
             raise PydanticCustomError("nul", "a name or path cannot have a NUL character")
-        return read_exponent(given) if int in kinds else given
+        in_a_list = float in kinds and isinstance(given, list)  # pydantic reads such text itself elsewhere
+        return read_exponent(given) if int in kinds or in_a_list else given
 
 
 def read_exponent(given: Any) -> Any:

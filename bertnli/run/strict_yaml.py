@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from bertnli.common.errors import InputError
 from bertnli.run.names_as_text import keep_names_as_text
 
 _SCALARS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
@@ -33,9 +34,23 @@ class _Loader(yaml.SafeLoader):
     }
 
 
+def read(text: str, where: str, mistakes: list[InputError], path: Sequence[str] = ()) -> Any:
+    """The content of `text`, as `parse` has it. What can be read and is not meant, such as a key given twice, is added
+    to `mistakes`. Raises InputError for what cannot be read; `where` begins each message."""
+    try:
+        content, found = parse(text, path)
+    # PyYAML does not catch all of its own errors: odd integers (ValueError), deep nesting, odd keys, `!!bool maybe`.
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError, AttributeError, OverflowError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{where}: not a YAML file that can be read: {reason}", do="fix it there") from None
+    mistakes += [InputError(f"{where}: {mistake}") for mistake in found]
+    return content
+
+
 def parse(text: str, path: Sequence[str] = ()) -> tuple[Any, list[str]]:
     """The content of a YAML document, and the mistakes in it, each with what to do. Of a key given twice the first one
-    counts. path: the run file's key that has this content; () for a whole run file.
+    counts. Each alias is a copy, so that `--set` changes one place alone. path: the run file's key that has this
+    content; () for a whole run file.
 
     Raises yaml.YAMLError, or one of the errors that PyYAML lets through, for text that cannot be read at all.
     """
@@ -48,7 +63,13 @@ def parse(text: str, path: Sequence[str] = ()) -> tuple[Any, list[str]]:
     keep_names_as_text(document, path)
     mistakes: list[str] = []
     _check(loader, document, mistakes, checked=set())
-    return loader.construct_document(document), mistakes
+    return _copied(loader.construct_document(document)), mistakes
+
+
+def _copied(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _copied(value) for key, value in content.items()}
+    return [_copied(value) for value in content] if isinstance(content, list) else content
 
 
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:

@@ -17,13 +17,13 @@ Tallies = Mapping[str, ClassificationMetrics | NumberMetrics]
 
 def deciding(tallies: Tallies, config: RunConfig) -> tuple[str, float]:
     """The name and the value of the figure that says which evaluation is the best; NaN if it is not defined."""
-    return _main(next(iter(tallies.values())), config)
+    return main_figure(next(iter(tallies.values())), config)
 
 
 def in_words(tallies: Tallies, config: RunConfig) -> Iterator[str]:
     """A line for each data set. Its name is only told if there are several."""
     for place, (name, tally) in enumerate(tallies.items()):
-        figure, value = _main(tally, config)
+        figure, value = main_figure(tally, config)
         what = f"{figure.replace('_', ' ')} {shown(value)}, loss {tally.loss:.4f}"
         decides = ", which decides" if place == 0 else ""
         yield f"{what} on {name}{decides}" if len(tallies) > 1 else what
@@ -52,12 +52,13 @@ def in_summary(tallies: Tallies, config: RunConfig) -> dict[str, Any]:
     return found
 
 
-def _main(tally: ClassificationMetrics | NumberMetrics, config: RunConfig) -> tuple[str, float]:
+def main_figure(tally: ClassificationMetrics | NumberMetrics, config: RunConfig) -> tuple[str, float]:
+    """The name and the value of what an evaluation is judged by; NaN if it is not defined."""
     metric = config.metric_for_best
     return tally.main if metric is None else (metric, tally.figure(metric))
 
 
 def _recorded(tally: ClassificationMetrics | NumberMetrics, config: RunConfig) -> dict[str, Any]:
     """The figures that a run records beside the loss; None for one that is not defined."""
-    name, figure = _main(tally, config)
+    name, figure = main_figure(tally, config)
     return {**tally.figures, name: None if math.isnan(figure) else figure}

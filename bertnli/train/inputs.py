@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from bertnli.data.golds import NONE_OF_THEM
 from bertnli.data.labelled import RowsByLabel
 from bertnli.data.outputs import Outputs
 from bertnli.data.pooled_corpus import PooledCorpus
+from bertnli.data.run_keys import keys_in
 from bertnli.data.soft_labels import columns_of
 from bertnli.evaluation.data_sets import open_set
 from bertnli.families import folder_config
@@ -31,7 +30,7 @@ from bertnli.model.kept_layers import with_layers
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import Holdout
-from bertnli.run.data_source import Source
+from bertnli.run.data_source import Source, told_apart
 from bertnli.run.folder import result_of, run_of, step_of
 from bertnli.run.mistakes import refuse
 from bertnli.run.run_file import load_run
@@ -44,7 +43,8 @@ AnyCorpus = Corpus | PooledCorpus
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The pairs of a data set, or those held out of the training data, on which the model is measured."""
+    """The pairs of a data set, or those held out of the training data, on which the model is measured. name: as the
+    user wrote it, with a number if another set has the same."""
 
     name: str
     corpus: AnyCorpus
@@ -170,6 +170,10 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
     sources = config.data.sources("train")
 
     def corpus_of(given: Source, soft: float | None = None) -> Corpus:
+        with keys_in(given.section):
+            return read(given, soft)
+
+    def read(given: Source, soft: float | None) -> Corpus:
         name = given.name
         chosen = open_set(
             name,
@@ -207,11 +211,11 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             say(f"note: {name}: its columns p_… are not read; loss: {{soft: 1}} trains on these probabilities")
         return corpus
 
-    corpora = [_about(one, partial(corpus_of, soft=config.loss.soft)) for one in sources]
+    corpora = [corpus_of(one, config.loss.soft) for one in sources]
     corpus = corpora[0] if len(corpora) == 1 else PooledCorpus(corpora)
     train, held_out = np.arange(len(corpus)), np.arange(0)
     evaluations: dict[str, EvaluationSet] = {}
-    others = [(one, _about(one, corpus_of)) for one in config.data.sources("eval")]
+    others = [(one, corpus_of(one)) for one in config.data.sources("eval")]
     if isinstance(config.data.eval, Holdout):
         if corpus.without_gold:
             raise InputError(
@@ -230,8 +234,11 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             ) from None
         name = f"held out of {', '.join(one.name for one in sources)}"
         evaluations[name] = EvaluationSet(name, corpus, held_out)
-    for one, its_corpus in others:
-        evaluations[one.title] = EvaluationSet(one.name, its_corpus, np.arange(len(its_corpus)))
+    names = told_apart([one.name for one, _ in others])
+    for (one, its_corpus), name in zip(others, names, strict=True):
+        evaluations[one.title] = EvaluationSet(name, its_corpus, np.arange(len(its_corpus)))
+        if any(_same_rows(its_corpus, trained) for trained in corpora):
+            say(f"warning: {one.key}: {one.name} is in data.train, too: it says nothing about pairs not trained on")
     for deciding in list(evaluations.values())[:1]:
         loss.check_metric(config.metric_for_best, deciding.corpus.labels[deciding.pairs])
     each = _chosen(config, sources, by_source(corpus, train))
@@ -246,26 +253,19 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
         rows_by_label[f"{one.key}: {one.name}"] = _rows_by_label(its_corpus, outputs, chosen - start, held - start)
     for one, its_corpus in others:
         rows_by_label[f"{one.key}: {one.name}"] = its_corpus.rows_by_label
-    names = ", ".join(one.name for one in sources)
+    trained_on = ", ".join(one.name for one in sources)
     for label, pairs in zip(outputs.names, _counted(corpus.labels[train], outputs), strict=False):
         if not pairs:
-            say(f"warning: {names}: no row to train on has the label {label}")
+            say(f"warning: {trained_on}: no row to train on has the label {label}")
     if outputs.problem_type == "regression" and np.ptp(corpus.labels[train]) == 0:
-        say(f"warning: {names}: all rows to train on have the score {corpus.labels[train][0, 0]:g}")
+        say(f"warning: {trained_on}: all rows to train on have the score {corpus.labels[train][0, 0]:g}")
     sha256 = {one.key: its_corpus.sha256 for one, its_corpus in (*zip(sources, corpora, strict=True), *others)}
     return TrainingData(corpus, train, sources, parts, evaluations, sha256, rows_by_label)
 
 
-def _about(source: Source, corpus_of: Callable[[Source], Corpus]) -> Corpus:
-    """`corpus_of(source)`; an error names the keys of this source, if it is one of a list."""
-    try:
-        return corpus_of(source)
-    except InputError as error:
-        if source.key not in ("data.train", "data.eval"):
-            text = str(error).replace("data.columns, with train: and eval: in it if these differ", "data.columns")
-            keys = r"\bdata\.(columns|label_names|format|delimiter|quoting|header)"
-            error.args = (re.sub(keys, rf"{source.key}.\1", text),)
-        raise
+def _same_rows(one: Corpus, other: Corpus) -> bool:
+    """Whether both are of the same file, and of the same member if it is an archive."""
+    return one.sha256 == other.sha256 and np.array_equal(one.premises, other.premises)
 
 
 def _starts(corpus: AnyCorpus) -> Indices:

@@ -34,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, or watch the process that does. Returns the exit code."""
     standard_streams.protect()
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = parser().parse_args(arguments)
+    try:
+        options = parse(arguments)
+    except InputError as error:
+        say_lines(f"bertnli train: {error}")
+        return error.exit_code
     heartbeat.start()
     spin_briefly(os.environ)
     rank = None
@@ -59,8 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of `python -m bertnli.train`."""
-    parser = argparse.ArgumentParser(prog="python -m bertnli.train", description="Fine-tune as a run file says.")
-    parser.add_argument("run_file", metavar="RUN.yaml")
+    parser = argparse.ArgumentParser(
+        prog="python -m bertnli.train", description="Fine-tune as a run file says.", allow_abbrev=False
+    )
+    parser.add_argument("run_file", metavar="RUN.yaml", nargs="?")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--directory", default=".", help="change to this folder first: relative paths start there")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
@@ -71,6 +77,22 @@ def parser() -> argparse.ArgumentParser:
     # from DeepSpeed's launcher and from torch.distributed.launch
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="ignored: LOCAL_RANK is used")
     return parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Raises InputError for an option of another program; exits as argparse does for what nobody has."""
+    known = parser()
+    options, unknown = known.parse_known_args(arguments)
+    for option in (word.partition("=")[0] for word in unknown if word.startswith("-")):
+        from bertnli.run import foreign_options
+
+        if (refused := foreign_options.refused(foreign_options.MODULE, option)) is not None:
+            raise refused
+    if unknown:
+        known.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if options.run_file is None:
+        known.error("the following arguments are required: RUN.yaml")
+    return options
 
 
 def sets_of(options: argparse.Namespace) -> list[str]:

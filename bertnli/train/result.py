@@ -19,7 +19,7 @@ from bertnli.report.provenance import provenance
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import File
 from bertnli.run.folder import RunFolder, read_metrics
-from bertnli.train.evaluations import Tallies
+from bertnli.train.evaluations import Tallies, main_figure
 
 _FILES: tuple[File, ...] = ("train", "eval")
 _CARD_KEYS = {
@@ -45,12 +45,13 @@ def write_result(
     weights: fp32, by our names. tallies: by the names of the evaluation sets as the user wrote them.
     """
     evaluations = {name: tally.to_json() for name, tally in tallies.items()}
-    data = list(dict.fromkeys(one.name for file in _FILES for one in config.data.sources(file)))
+    trained_on, evaluated_on = (list(dict.fromkeys(one.name for one in config.data.sources(file))) for file in _FILES)
+    data = list(dict.fromkeys([*trained_on, *evaluated_on]))
     origin = provenance()
 
     model = PairClassifier(source.config)  # as loaded: the dropout of this run is not part of the model
     model.load_state_dict(weights)
-    base = {"base_model": config.model, "base_sha256": source.sha256, "data": data}
+    base = {"base_model": config.model, "base_sha256": source.sha256, "data": trained_on}
     if source.revision is not None:
         base["base_revision"] = source.revision
     base |= {key: value for key, value in asdict(licences.of_model(config.model)).items() if value is not None}
@@ -61,6 +62,8 @@ def write_result(
         settings = config.model_dump(mode="json", include=_CARD_KEYS, exclude_none=True)
         changed = config.model_dump(mode="json", include=_NAMED_IF_CHANGED, exclude_none=True, exclude_defaults=True)
         changed = {key: _in_words(value) for key, value in changed.items()}
+        if of_labels := summary.get("label_weights"):
+            changed |= {"weights of the labels": ", ".join(f"{name} {one:.4g}" for name, one in of_labels.items())}
         taught = {} if config.teacher is None else {"teacher": _in_words(config.teacher.model_dump())}
         found = {key: summary[key] for key in ("steps", "precision", "ranks")}
         write_model_card(
@@ -71,7 +74,8 @@ def write_result(
             hypothesis_only=source.tokenizer.settings.hypothesis_only,
             base_model=config.model,
             base_revision=source.revision,
-            data=data,
+            data=trained_on,
+            evaluated_on=evaluated_on,
             settings={**settings, **changed, **taught, **found},
             evaluations=evaluations,
             rows_by_label=summary["rows_by_label"],
@@ -88,7 +92,7 @@ def write_result(
             figures["Settings"] = ", ".join(f"{key}: {value}" for key, value in changed.items())
         if tallies:  # the first set decides
             held_out, tally = next(iter(tallies.items()))
-            name, figure = tally.main
+            name, figure = main_figure(tally, config)
             title = NAMES.get(name, name)
             figures = {title[0].upper() + title[1:]: f"{shown(figure)} on {tally.rows:,} pairs, {held_out}", **figures}
         report.write_report(

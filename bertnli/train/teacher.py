@@ -35,6 +35,7 @@ from bertnli.fetch.known_folders import is_bundle
 from bertnli.fetch.resolve import resolve_model
 from bertnli.model import pretrained
 from bertnli.model.predictor import TorchPredictor
+from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
 from bertnli.run.folder import run_of
 from bertnli.train.engine import ProcessGroup
@@ -48,13 +49,19 @@ _TOGETHER = 65_536  # pairs whose logits are exchanged at once
 
 @dataclass(frozen=True)
 class Teacher:
-    """name: as the user wrote it. fingerprint: of all that its logits depend on, besides the texts. order: the place of
-    each of the student's labels in its logits."""
+    """name: as the user wrote it. sha256: of its weights, of a bundle of its manifest. fingerprint: of all that its
+    logits depend on, besides the texts. order: the place of each of the student's labels in its logits."""
 
     name: str
     predictor: Predictor
+    sha256: str
     fingerprint: str
     order: tuple[int, ...]
+
+    @property
+    def inputs(self) -> str:
+        """All that the training depends on. Labels in another order, or another temperature, teach something else."""
+        return f"{self.fingerprint} {self.order} {self.predictor.temperature}"
 
 
 @dataclass(frozen=True)
@@ -81,14 +88,17 @@ def open_teacher(name: str, outputs: Outputs, device: torch.device, say: Callabl
         cuda = device.type == "cuda"
         scorer = Scorer(name, device=str(device) if cuda else "cpu", threads=None if cuda else torch.get_num_threads())
         predictor: Predictor = scorer
-        fingerprint = scorer.bundle.sha256
+        sha256 = fingerprint = scorer.bundle.sha256
     else:
         path, arch = resolve_model(name, folder_config.parse_classifier)
-        source = load_run_model(path, warn=say) if run_of(path) is not None else pretrained.load(path, arch=arch)
+        source = load_run_model(path, warn=say) if run_of(path) is not None else _load(name, path, arch)
         if not source.has_classifier:
             raise InputError(f"teacher {name}: it has no classifier", do="train it first: bertnli train RUN.yaml")
         predictor = TorchPredictor(source.build(), source.tokenizer, device.type, source.temperature)
-        fingerprint = f"{source.sha256} {source.tokenizer.fingerprint}"
+        sha256 = source.sha256
+        # The same weights may have another activation or number of heads in config.json.
+        depends_on = f"{sha256} {source.tokenizer.fingerprint} {source.config}"
+        fingerprint = hashlib.sha256(depends_on.encode()).hexdigest()
     theirs = outputs_of(predictor)
     table = LabelTable(theirs.names)
     order = tuple(table.index(label) for label in outputs.names)
@@ -99,7 +109,19 @@ def open_teacher(name: str, outputs: Outputs, device: torch.device, say: Callabl
             expected=f"the labels of the model that is trained: {', '.join(outputs.names)}",
             do="choose a teacher with these labels, or give the run its labels: labels: [one, another]",
         )
-    return Teacher(name, predictor, fingerprint, order)
+    return Teacher(name, predictor, sha256, fingerprint, order)
+
+
+def _load(name: str, path: Path, arch: str | None) -> Pretrained:
+    try:
+        return pretrained.load(path, arch=arch)
+    except InputError:
+        if "labels" not in pretrained.missing_options(path):
+            raise
+        raise InputError(  # those of the run file are the student's, perhaps in another order
+            f"teacher {name}: its config.json has no names of its labels",
+            do='write them there, in the order of its outputs: "id2label": {"0": "entailment", …}',
+        ) from None
 
 
 def teacher_labels(

@@ -10,8 +10,9 @@ import pytest
 import typer
 
 from bertnli import cli
-from bertnli.commands.foreign_options import OPTIONS
 from bertnli.common.errors import InputError
+from bertnli.run.foreign_options import OPTIONS
+from bertnli.train import process
 
 
 def command(*words: str) -> None:
@@ -37,6 +38,33 @@ def command(*words: str) -> None:
 def test_another_programs_option_is_answered(words: str, do: str) -> None:
     with pytest.raises(InputError, match=do):
         command(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "do"),
+    [
+        ("r.yaml --num_train_epochs 3", "no option --num_train_epochs; use --set epochs=…"),
+        ("r.yaml --learning_rate=3", "no option --learning_rate; use --set learning_rate=…"),
+        ("--model_name_or_path bert --do_train --output_dir o", "no option --model_name_or_path; use --set model=…"),
+        ("--do_train", "no option --do_train; leave it out .bertnli train trains."),
+        ("r.yaml --nproc_per_node 3", "no option --nproc_per_node; it is one rank; bertnli train RUN.yaml --ranks N"),
+        ("r.yaml --ranks 3", "no option --ranks; it is one rank; bertnli train RUN.yaml --ranks N starts several"),
+    ],
+)
+def test_a_ranks_module_answers_them_too(words: str, do: str) -> None:
+    with pytest.raises(InputError, match=f"python -m bertnli.train: {do}"):
+        process.parse(words.split())
+
+
+def test_a_ranks_module_answers_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert process.main(["run.yaml", "--max_seq_length", "9"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("bertnli train: python -m bertnli.train: no option --max_seq_length; use --set max_length=…")
+    assert said.count("\n") == 1
+    for words, expected in ((["r.yaml", "--colour"], "unrecognized arguments: --colour"), ([], "required: RUN.yaml")):
+        with pytest.raises(SystemExit):
+            process.main(words)
+        assert expected in capsys.readouterr().err
 
 
 def test_any_other_option_is_answered_by_the_parser(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from bertnli.run.deepspeed_config import deepspeed_config
 from bertnli.run.folder import read_metrics
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
+from bertnli.train import setup
 from tests.conftest import ROOT
 from tests.support import tiny
 
@@ -93,7 +94,7 @@ def test_trains(tmp_path, ranks, monkeypatch, name):
         trained.append((network.config.hidden_dropout, settings["gradient_clipping"], config.weight_decay))
         return engine(network, settings, config, *more, **options)
 
-    monkeypatch.setattr(training, "Engine", watched)
+    monkeypatch.setattr(setup, "Engine", watched)
     summary = training.train(recipe(name, *sets), ranks, say=lambda line: None)
     assert summary["steps"] == 2 and summary["eval_rows"] > 0
     assert trained == [(dropout, *((0, 0) if schedule == "constant" else (1.0, 0.01)))]

@@ -89,7 +89,15 @@ def test_the_same_file_read_in_two_ways_has_two_names(tmp_path: Path) -> None:
         ("data.train=[{path: x, delimiter: abc}]", "key data.train.0.delimiter: found 'abc'"),
         ("data.train=[{path: x, label_names: {1: a, 1.0: b}}]", "a label twice; found '1' and '1.0'"),
         ("data.train={holdout: 5}", "unknown key data.train.holdout"),
-        ("data.eval=[snli-dev, {holdout: 5}]", "unknown key data.eval.1.holdout"),
+        ("data.eval=[snli-dev, {holdout: 5}]", "data.eval.1.holdout: rows are held out of all of data.train, so"),
+        ("data.train=[a.csv, {path: ./a.csv, weight: 2}]", "data.train.1: ./a.csv a second time; give it once, with"),
+        ("data.train=[{path: a.csv, columns: {}}, a.csv]", "data.train.1: a.csv a second time"),
+        ("data.eval=[snli-dev, {name: snli-dev}]", "data.eval.1: snli-dev a second time; give it once"),
+        ("data.train=[{name: snli, delimiter: tab}]", "delimiter is for files, and a set with name: is read as"),
+        ("loss={class_weights: [1, 2]}", "expected balanced, or a map such as {one: 1.0, another: 2.5}"),
+        ("loss={class_weights: {a: 1e-300, b: 1}}", "the weight of a is '1e-300'; expected a number from 1e-6 to 1e6"),
+        ("teacher={model: m, temperature: 1e30}", "key teacher.temperature: found '1e30'; input should be less than"),
+        ("betas=[0.9, 0.99, 1]", "key betas: found [0.9, 0.99, 1]; input should be a list of 2"),
         ("data.eval=[{path: x, weight: 2}]", "unknown key data.eval.0.weight"),
         ("data.train=[snli, mnli, snli]", "data.train.2: snli a second time; give it once, with weight: 2"),
     ],
@@ -98,3 +106,17 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, sets: str, expected: 
     with pytest.raises(InputError) as raised:
         load(tmp_path, RUN, sets)
     assert expected in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_key_in_the_wrong_place_is_no_second_mistake(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, "model: m\noutput: o\nepochs: 1\ntrain: a.csv\nbetas: [9e-1, 0.99]\n")
+    assert str(raised.value).endswith("run.yaml: unknown key train; did you mean data.train?")
+
+
+def test_a_set_of_a_run_file_has_its_own_keys_or_those_of_data(tmp_path: Path) -> None:
+    def sections(given: str) -> list[str]:
+        return [one.section for one in sources(tmp_path, f"data.train={given}")]
+
+    assert sections("a.csv") == ["data"] and sections("{path: a.csv}") == ["data.train"]
+    assert sections("[a.csv, {path: b.csv}]") == ["data.train.0", "data.train.1"]

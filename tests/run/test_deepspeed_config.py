@@ -41,7 +41,7 @@ def message(deepspeed: dict[str, Any], precision: str = "fp32", world: int = 1, 
         ("zero_optimization.overlap_com", True, "did you mean overlap_comm?"),
         ("zero_optimization.offload_optimizer.devise", "cpu", "did you mean device?"),
         ("torch_autocast.enable", True, "did you mean enabled?"),  # DeepSpeed itself would ignore this one
-        ("quantize_training", {}, "unknown key deepspeed.quantize_training"),
+        ("quantize_training", {"enabled": True}, "deepspeed.quantize_training: cannot be used here"),
         ("zero_optimization", True, "expected a map of keys"),
         ("zero_optimization.stage", 2, "deepspeed.zero_optimization.stage: 2 contradicts zero_stage: 0"),
         ("gradient_allreduce_op", "sum", "contradicts 'mean'"),

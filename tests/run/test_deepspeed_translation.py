@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError
 from bertnli.run.deepspeed_config import deepspeed_config
-from bertnli.run.deepspeed_keys import KNOWN_KEYS
+from bertnli.run.deepspeed_keys import KNOWN_KEYS, MAPS, mistake
 from bertnli.run.folder import RunFolder, run_of_job
 from bertnli.run.run_file import LoadedRun, load_run, read_run
 from tests.support import deepspeed_files as files
@@ -248,7 +248,7 @@ def test_precision():
     )
     off_with_scaler = loaded({"fp16": {"enabled": False, **files.SCALER}}).config
     assert "fp16" not in deepspeed_config(off_with_scaler, "fp32", 1)
-    assert "unknown key deepspeed.amp" in mistakes({"amp": {"enabled": True}})[0]
+    assert "are the same section" in mistakes({"bf16": {"enabled": False}, "bfloat16": {"enabled": True}})[0]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +279,20 @@ def test_precision():
             "does not go with zero_stage: 0; set zero_stage: 1",
         ),
         ({"optimizer.params.lr": 1e-3}, "unknown key 'optimizer.params.lr' in deepspeed, as its name has a dot"),
+        *[
+            ({"optimizer": {"params": {name: {"value": 1}}}}, f"{name}; found {{'value': 1}}; expected one value")
+            for name in ("lr", "betas", "adam_w_mode")
+        ],
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": {}}}}, "found {}; expected one value"),
+        ({"gradient_clipping": {"value": 1}}, "deepspeed.gradient_clipping; found {'value': 1}; expected one value"),
+        ({"fp16": {"enabled": {"value": True}}}, "deepspeed.fp16.enabled; found {'value': True}; expected one value"),
+        ({"amp": {"enabled": True}}, "deepspeed.amp: cannot be used here: DeepSpeed no longer has it; remove it"),
+        ({"sparse_attention": {"mode": "fixed"}}, "deepspeed.sparse_attention: cannot be used here"),
+        ({"sparse_gradients": True}, "deepspeed.sparse_gradients: cannot be used here"),
+        (
+            {"compression_training": {"weight_quantization": {"shared_parameters": {"enabled": True}}}},
+            "deepspeed.compression_training: cannot be used here: DeepSpeed no longer has it",
+        ),
         ({"train_batch_size": True}, "deepspeed.train_batch_size; found True; expected a number"),
         (
             {"zero_optimization": {"stgae": "auto"}},
@@ -299,6 +313,19 @@ def test_values_that_change_only_speed_are_left_out():
     rates = {"optimizer": {"params": {"lr": 1e-3}}, "scheduler": {"params": {"warmup_max_lr": 1e-4}}}
     sets, unused = loaded(rates).notes
     assert "learning_rate: 0.0001" in sets and "optimizer.params.lr (warmup_max_lr holds, as in DeepSpeed)" in unused
+
+
+def test_modes_of_older_versions_are_left_out_if_they_are_off():
+    off = {"enabled": False, "max_train_batch_size": 8}
+    older = {"elasticity": off, "nebula": {}, "sparse_gradients": False, "amp": {"enabled": "auto", "opt_level": "O1"}}
+    assert loaded(older).config == loaded({}).config
+
+
+def test_a_key_that_takes_a_map_has_one():
+    assert all(mistake(key, {}) is None for key in MAPS.split())
+    assert {*MAPS.split()} < {*_LEAVES}
+    wanted = {"flops_profiler": {"enabled": False}, "zero_optimization": {"leaf_module": {"classes": []}}}
+    assert loaded(wanted).config.deepspeed == wanted
 
 
 def test_ways_to_name_a_file(tmp_path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
+from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,10 +18,10 @@ from bertnli.common.errors import InputError
 from bertnli.run import foreign_keys
 from bertnli.run.config import RunConfig
 from bertnli.run.deepspeed_keys import KNOWN_KEYS
-from bertnli.run.foreign_keys import CROSS_ENCODER, DEEPSPEED, SCRIPTS, TRAINING_ARGUMENTS
+from bertnli.run.foreign_keys import CROSS_ENCODER, DEEPSPEED, DISTILLATION, SCRIPTS, TRAINING_ARGUMENTS
 from bertnli.run.run_file import _known_keys, load_run, validate_run
 
-EVERY = [TRAINING_ARGUMENTS, SCRIPTS, CROSS_ENCODER, DEEPSPEED]
+EVERY = [TRAINING_ARGUMENTS, SCRIPTS, CROSS_ENCODER, DISTILLATION, DEEPSPEED]
 BASE = {"model": "m", "output": "o", "data": {"train": "t"}, "epochs": 1, "keep_best": True}
 VALUES = ("1", "10", "0.5", "cosine", "accuracy", "tensorboard", "bce", "[a, b]", "entailment", "balanced")
 
@@ -77,6 +80,62 @@ def test_what_the_answers_write_can_be_written(table: dict[str, foreign_keys.Her
                 break
         else:
             pytest.fail(f"{name}: {found.write} is refused with any value")
+
+
+OTHER_WORDS = {
+    "adam_beta1": "betas",
+    "adam_beta2": "betas",
+    "adam_epsilon": "eps",
+    "alpha_ce": "teacher.mix",
+    "alpha_distil": "teacher.mix",
+    "dev_file": "data.eval",
+    "distillation_weight": "teacher.mix",
+    "gradient_clip_val": "max_grad_norm",
+    "gradient_clipping": "max_grad_norm",
+    "kd_loss_weight": "teacher.mix",
+    "llrd": "layer_decay",
+    "lr": "learning_rate",
+    "save_total_limit": "checkpoint.keep",
+    "validation_file": "data.eval",
+}
+"""The keys that take the value of names that have no word in common with them."""
+
+
+@pytest.mark.parametrize("table", EVERY)
+def test_a_value_goes_to_the_key_that_means_the_same(table: dict[str, foreign_keys.Here]) -> None:
+    for name, found in table.items():
+        if "VALUE" not in found.write:
+            continue
+        [key] = [key for key, value in leaves(yaml.safe_load(found.write)) if "VALUE" in value]
+        assert OTHER_WORDS.get(name, key) == key, name
+        assert name in OTHER_WORDS or {*name.split("_")} & {*re.split("[_.]", key)}, name
+    assert [TRAINING_ARGUMENTS[f"adam_beta{number}"].write for number in (1, 2)] == [
+        f"betas: [VALUE, {RunConfig.model_fields['betas'].default[1]}]",
+        f"betas: [{RunConfig.model_fields['betas'].default[0]}, VALUE]",
+    ]
+
+
+def leaves(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield above + name, str(value)
+
+
+def test_a_teachers_settings_are_answered(tmp_path: Path) -> None:
+    text = "model: m\noutput: o\ndata: {train: t}\nepochs: 1\n"
+    text += "teacher_model_name_or_path: large\nalpha: 0.3\ntemperature: 4\n"
+    assert sorted(refused(tmp_path, text)) == [
+        "unknown key alpha; write teacher: {model: MODEL, mix: …} (the teacher's share of the loss: 1 - alpha where "
+        "alpha is the share of the gold labels, as it mostly is)",
+        "unknown key teacher_model_name_or_path; write teacher: large (a run, a model folder, a name, a hub id or a "
+        "bundle)",
+        "unknown key temperature; write teacher: {model: MODEL, temperature: 4} (of both models; the loss is "
+        "multiplied by its square)",
+    ]
+    [inside] = refused(tmp_path, "model: m\noutput: o\ndata: {train: t}\nepochs: 1\nteacher: {model: t, alpha: 1}\n")
+    assert inside.startswith("unknown key teacher.alpha; write teacher: {model: MODEL, mix: …}")
 
 
 def refused(tmp_path: Path, text: str, *sets: str) -> list[str]:

@@ -19,8 +19,7 @@ from bertnli.model import varlen
 from bertnli.model.attention import Packed
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.compiled import compile_blocks
-from bertnli.train import loop as training
-from bertnli.train import micro_batch_size
+from bertnli.train import micro_batch_size, setup
 from bertnli.train.loop import accumulate
 from bertnli.train.losses import CROSS_ENTROPY
 from bertnli.train.steps import MicroBatch, Step
@@ -133,8 +132,8 @@ def test_a_run_measures_the_model_that_it_trains(run, monkeypatch: pytest.Monkey
         assert model.gradient_checkpointing
         raise MeasuredError
 
-    monkeypatch.setattr(training, "measure_on_gpu", look)
-    monkeypatch.setattr(training, "resolve_precision", lambda precision, device: precision)
+    monkeypatch.setattr(setup, "measure_on_gpu", look)
+    monkeypatch.setattr(setup, "resolve_precision", lambda precision, device: precision)
     group = SimpleNamespace(device=torch.device("cuda"), rank=1, world=2, agree=nullcontext)
     with pytest.raises(MeasuredError):
         train(run(gradient_checkpointing=True), group)

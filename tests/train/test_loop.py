@@ -21,7 +21,7 @@ from bertnli.common.errors import InputError, RunError
 from bertnli.run.folder import RunFolder, read_metrics
 from bertnli.run.run_file import load_run, validate_run
 from bertnli.train import loop as training
-from bertnli.train import metrics_log
+from bertnli.train import metrics_log, setup
 from bertnli.train.metrics_log import MetricsLog
 from bertnli.train.process import main
 from tests.conftest import environment
@@ -175,8 +175,8 @@ def test_what_is_asked_to_record_metrics_and_missing_is_refused(monkeypatch, key
 
 
 def test_it_is_refused_before_the_weights_are_loaded(run, ranks, monkeypatch):
-    monkeypatch.setattr(training, "check_installed", lambda config: (_ for _ in ()).throw(InputError("missing")))
-    monkeypatch.setattr(training, "load_starting_model", None)  # calling it would fail
+    monkeypatch.setattr(setup, "check_installed", lambda config: (_ for _ in ()).throw(InputError("missing")))
+    monkeypatch.setattr(setup, "load_starting_model", None)  # calling it would fail
     with pytest.raises(InputError, match="missing"):
         train(run(), ranks)
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from bertnli.common.errors import RunError
 from bertnli.run.folder import read_metrics
 from bertnli.train import loop as training
+from bertnli.train import setup
 from tests.support.runs import losses, same, train, weights
 
 # DeepSpeed has one class for stages 1 and 2.
@@ -26,7 +27,7 @@ STAGES = pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.
 def fp16_on_cpu(monkeypatch):
     accelerator = type(deepspeed.accelerator.get_accelerator())
     monkeypatch.setattr(accelerator, "is_fp16_supported", lambda self: True)
-    monkeypatch.setattr(training, "resolve_precision", lambda precision, device: precision)
+    monkeypatch.setattr(setup, "resolve_precision", lambda precision, device: precision)
 
 
 def fp16(stage: int, scale_power: int, **more) -> dict:

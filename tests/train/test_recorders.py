@@ -19,7 +19,7 @@ from bertnli.common.errors import InputError, Interrupted
 from bertnli.run.folder import RunFolder, read_metrics
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
-from bertnli.train import recorders
+from bertnli.train import recorders, setup
 from bertnli.train.recorders import Recorders, tag
 from tests.conftest import ROOT
 from tests.support.runs import losses, on_ranks, train, train_here
@@ -81,7 +81,7 @@ class Library:
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Library]:
     found = Library()
     monkeypatch.setitem(sys.modules, request.param, found)
-    monkeypatch.setattr(training, "check_installed", lambda config: None)
+    monkeypatch.setattr(setup, "check_installed", lambda config: None)
     for name in ("WANDB_RUN_ID", "WANDB_NAME", "MLFLOW_RUN_ID", "MLFLOW_RUN_NAME"):
         monkeypatch.delenv(name, raising=False)
     return request.param, found
@@ -169,7 +169,7 @@ def recorded_here(path: Path) -> None:
     """A rank's training, in a process of its own; what it records goes to a file of the rank's number."""
     there = Library()
     sys.modules["wandb"] = there  # type: ignore[assignment]
-    training.check_installed = lambda config: None
+    setup.check_installed = lambda config: None
     train_here(path)
     if there.runs:
         path.with_name(f"{os.environ['RANK']}.txt").write_text(str(there.runs))

@@ -88,6 +88,54 @@ def test_labels_of_two_classes_need_a_mapping_that_is_said(run: Any, sets: Any) 
         loaded(run(data={"train": sets}))
 
 
+def test_notes_and_errors_name_the_keys_of_the_set(run: Any, sets: Any, tmp_path: Path) -> None:
+    sets[1]["columns"] = {}
+    with pytest.raises(InputError, match=r"no label column.*\(in a run file: data\.train\.1\.columns\.label\)"):
+        loaded(run(data={"train": sets}))
+    two = tmp_path / "two.tsv"
+    two.write_text("premise\thypothesis\tlabel\tgold_label\na dog\truns\tneutral\tneutral\n")
+    assert (
+        "name another with --label (in a run file: data.train.columns.label)"
+        in loaded(run(data={"train": {"path": str(two)}}))[1]
+    )
+    assert "name another with --label (in a run file: data.columns.label)" in loaded(run(data={"train": str(two)}))[1]
+
+
+def test_a_file_without_a_row_is_told(run: Any, sets: Any, tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").touch()
+    with pytest.raises(InputError, match=r"none\.jsonl: no row in it; expected pairs with a label"):
+        loaded(run(data={"train": [*sets, str(tmp_path / "none.jsonl")]}))
+
+
+def test_an_evaluation_on_what_is_trained_on_is_told(run: Any, sets: Any) -> None:
+    assert "warning: data.eval.1: " not in loaded(run(data={"train": sets[0], "eval": [sets[1]]}))[1]
+    assert "warning: data.eval.1: " in loaded(run(data={"train": sets[0], "eval": [sets[1], sets[0]]}))[1]
+
+
+def test_two_readings_of_an_evaluation_file_are_both_in_the_report(run: Any, ranks: Any, tmp_path: Path) -> None:
+    """The first decides, and the report leads with its figure, by the metric that decides."""
+    rows = str(tmp_path / "train.jsonl")
+    swapped = {"path": rows, "columns": {"premise": "sentence2", "hypothesis": "sentence1"}}
+    keys = {"keep_best": True, "metric_for_best": "macro_f1", "loss": {"class_weights": "balanced"}}
+    summary = train(run(data={"train": rows, "eval": [rows, swapped]}, max_steps=2, **keys), ranks)
+    first, second = summary["evaluations"].values()
+    assert first["macro_f1"] != second["macro_f1"]
+    card, report = ((tmp_path / "run" / name).read_text() for name in ("model/README.md", "report.html"))
+    for text in (card, report):
+        assert "train.jsonl (1)" in text and "train.jsonl (2)" in text and "weights of the labels" in text
+        assert f"entailment {summary['label_weights']['entailment']:.4g}" in text
+    assert f"{first['macro_f1']:.4f} on 394 pairs, {rows} (1)" in report
+    assert report.index("Macro F1") < report.index("Training")
+
+
+def test_the_card_tells_training_and_evaluation_data_apart(run: Any, sets: Any, ranks: Any, tmp_path: Path) -> None:
+    train(run(data={"train": sets[0], "eval": sets[1]}, max_steps=1), ranks)
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    [sentence] = [line for line in card.splitlines() if "It was fine-tuned" in line or "is true for them" in line]
+    assert "nli.tsv" in sentence and "facts.tsv" not in sentence
+    assert "facts.tsv: its licence is not recorded" in card
+
+
 def test_rows_are_held_out_of_all_sets_without_their_premises(run: Any, sets: Any, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "nli.tsv", tmp_path / "again.tsv")
     data, _ = loaded(run(data={"train": [*sets, str(tmp_path / "again.tsv")], "eval": {"holdout": 30}}))

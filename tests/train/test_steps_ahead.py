@@ -15,6 +15,7 @@ from bertnli.common.errors import Interrupted, RunError
 from bertnli.data.batches import Stream
 from bertnli.run.folder import read_metrics
 from bertnli.train import loop as training
+from bertnli.train import setup
 from bertnli.train.steps import Step, Steps
 from tests.support.runs import losses, on_ranks, same, train, train_here, weights
 
@@ -120,14 +121,14 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_own_pairs(
 def rows_of_step(tmp_path, run, ranks, monkeypatch, number):
     """The data file's rows of a step, from the run file alone: what its seed and the held-out rows decide."""
     seen = {}
-    real = training.load_data
+    real = setup.load_data
 
     def note(*arguments):
         seen["data"] = real(*arguments)
         return seen["data"]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "load_data", note)
+        patch.setattr(setup, "load_data", note)
         patch.setattr(training, "accumulate", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(run("again", **KEYS), ranks)

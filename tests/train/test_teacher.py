@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bertnli.run.folder import read_metrics
 from bertnli.run.loss_config import LossConfig, TeacherConfig
 from bertnli.run.run_file import load_run
 from bertnli.train import loop as training
+from bertnli.train import setup
 from bertnli.train import teacher as teachers
 from bertnli.train.losses import Loss
 from tests.support import tiny
@@ -72,7 +74,7 @@ def test_a_step_has_hintons_loss(tmp_path, run, ranks, large):
     assert "| teacher | model " in card and "temperature 3.0, mix 0.7" in card
     assert f"{large}, temperature 3.0, mix 0.7" in (tmp_path / "run" / "report.html").read_text()
     kept = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["bertnli"]["teacher"]
-    assert kept["model"] == str(large) and kept["sha256"].startswith(pretrained.load(large).sha256)
+    assert kept["model"] == str(large) and kept["sha256"] == pretrained.load(large).sha256
 
 
 def test_the_gradient_does_not_vanish_with_the_temperature() -> None:
@@ -133,8 +135,8 @@ def test_pairs_are_found_by_their_rows(tmp_path, run, ranks, large):
     lines: list[str] = []
     data = {"train": str(tmp_path / "train.jsonl"), "eval": {"holdout": 60}, "max_train_pairs": 100}
     config = load_run(run(teacher=str(large), data=data))
-    source = training.load_starting_model(config)
-    loaded = training.load_data(config, source, lines.append)
+    source = setup.load_starting_model(config)
+    loaded = setup.load_data(config, source, lines.append)
     teacher = teachers.open_teacher(str(large), source.config.outputs, torch.device("cpu"), lines.append)
     found = teachers.teacher_labels(teacher, config, loaded, ranks, lines.append)
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
@@ -151,6 +153,10 @@ def test_pairs_are_found_by_their_rows(tmp_path, run, ranks, large):
             "with yes, no, maybe; expected the labels of the model that is trained",
         ),
         ({"labels": None}, "it has no classifier"),
+        (
+            {"config": {"id2label": {str(at): f"LABEL_{at}" for at in range(3)}}},
+            "teacher .*: its config.json has no names of its labels; write them there, in the order of its outputs",
+        ),
         (
             {"labels": ("LABEL_0",), "config": {"problem_type": "regression"}},
             "found a model for problem_type: regr",
@@ -175,9 +181,29 @@ def test_a_run_with_another_teacher_does_not_go_on(tmp_path, run, ranks, large, 
         patch.setattr(training, "write_result", crash)
         with pytest.raises(KeyError):
             train(run(**keys), ranks)
+    config = json.loads((folder / "config.json").read_text())
+    calibrated = {"bertnli": {**config["bertnli"], "temperature": 1.5}}
+    renamed = {"id2label": dict(enumerate(TEACHERS)), "label2id": {name: at for at, name in enumerate(TEACHERS)}}
+    for change in (calibrated, renamed, {"num_attention_heads": 2}):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match="changed content of teacher"):
+            train(run(**keys), ranks)
+    (folder / "config.json").write_text(json.dumps(config))
     tiny.hf_folder(folder, seed=6)
     with pytest.raises(InputError, match="changed content of teacher"):
         train(run(**keys), ranks)
+
+
+def test_weights_in_another_config_are_another_teacher(tmp_path, run, ranks):
+    """Logits that are kept in the cache are not taken for those of the same weights with other heads."""
+    for name, heads in (("four", 4), ("two", 2)):
+        folder = tiny.hf_folder(tmp_path / name, num_heads=heads, seed=5)
+        shutil.copy(tmp_path / "four" / "model.safetensors", tmp_path / "weights")
+        shutil.copy(tmp_path / "weights", folder / "model.safetensors")
+        train(run(f"of-{name}", max_steps=1, dropout=0.0, teacher={"model": str(folder), "mix": 1.0}), ranks)
+    assert losses(tmp_path / "of-four") != losses(tmp_path / "of-two")
+    configs = [json.loads((tmp_path / f"of-{name}/model/config.json").read_text()) for name in ("four", "two")]
+    assert len({config["bertnli"]["teacher"]["sha256"] for config in configs}) == 1, "of the weights"
 
 
 def test_it_teaches_on_several_data_sets(tmp_path, run, ranks, large):

@@ -6,6 +6,10 @@ takes underscores too.
 
 from __future__ import annotations
 
+from bertnli.common.errors import InputError
+from bertnli.run import foreign_keys
+from bertnli.run.config import RunConfig
+
 _BATCHES = "leave it out: a batch has as many pairs as fit, and no score depends on it"
 _LENGTH = "--max-length TOKENS"
 _MODEL = "give it without a name, as the first argument"
@@ -165,21 +169,32 @@ OPTIONS: dict[str, dict[str, str]] = {
 """Command -> option -> what to do."""
 
 
+MODULE = "python -m bertnli.train"
+"""One rank; what a launcher starts. Its options are fewer than those of `bertnli train`."""
+
+
+def refused(command: str, option: str) -> InputError | None:
+    """The error for an option that `command` does not have; None if no other program has it either."""
+    do = advice(command, option)
+    if do is None:
+        return None
+    return InputError(f"{command}: no option {option}", do=f"use {do}" if do.startswith("-") else do)
+
+
 def advice(command: str, option: str) -> str | None:
     """What to do with an option that `command` does not have; None if no other program has it either.
 
-    `train` and `launch` also know the keys of a run file, which `--set` takes.
+    Commands that train also know the keys of a run file, which `--set` takes.
     """
-    name, trains = option.lstrip("-").replace("_", "-"), command in ("train", "launch")
+    name, trains = option.lstrip("-").replace("_", "-"), command in ("train", "launch", MODULE)
     do = OPTIONS.get("train" if trains else command, {}).get(name)
+    if command == MODULE and "--ranks" in (do, f"--{name}"):
+        return "it is one rank; bertnli train RUN.yaml --ranks N starts several, as torchrun and deepspeed do"
     return _as_key(name.replace("-", "_")) if do is None and trains else do
 
 
 def _as_key(name: str) -> str | None:
     """The same as `--set`, for a key of a run file or of another program's settings."""
-    from bertnli.run import foreign_keys
-    from bertnli.run.config import RunConfig
-
     if name in RunConfig.model_fields:
         return f"--set {name}=…"
     found = foreign_keys.find(name)
