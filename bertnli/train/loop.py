@@ -98,7 +98,8 @@ def _train(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Calla
         say(note)
     if source.revision is not None:
         say(f"{config.model}: commit {source.revision} on the model hub")
-    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():  # else it loads torch._dynamo for nothing
+        torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)
     soft_labels: SoftLabels | None = data.corpus.soft_labels
