@@ -109,7 +109,7 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
     elif name == "long-row":
         yield long_row(folder, sets.MODEL, sets.TEST_DATA, effort.long_row_rows, effort.rounds, effort.patience, _say)
     elif name == "start-up":
-        yield start_up(folder, sets.MODEL, sets.TEST_DATA, effort.starts, _say)
+        yield start_up(folder, sets.MODEL, sets.TEST_DATA, sets.TRAIN_DATA, effort.starts, _say)
     elif name == "score-memory":
         yield score_memory(folder, sets.MODEL, sets.TEST_DATA, effort.score_rows, _say)
     elif name == "score-processes":

@@ -172,11 +172,13 @@ def _long_row(result: Json) -> list[str]:
 def _start_up(result: Json) -> list[str]:
     names = {
         "python": 'python -c ""',
+        "torch": 'python -c "import torch"',
         "import": "from bertnli import Scorer",
         "score": "bertnli score, to the first row",
+        "train": "bertnli train, to the end of the first step, on a corpus that is prepared already",
     }
     lines = grid(("what", "seconds, median (min to max)"))
-    return lines + [f"| {what} | {spread(result['seconds'][name])} |" for name, what in names.items()]
+    return lines + [f"| {names[name]} | {spread(seconds)} |" for name, seconds in result["seconds"].items()]
 
 
 def _score_memory(result: Json) -> list[str]:
