@@ -124,6 +124,22 @@ def _start_up(result: Json) -> Iterator[Target]:
     yield Target("modules of torch in that process", result["torch_modules"], 0.0, "{:.0f}", at_most=True)
 
 
+def _busy(result: Json) -> Iterator[Target]:
+    """In each place beside busy loops, against the peer as people start it, and against what the scheduler allows."""
+    usual = {
+        "training": ("trainer-defaults", "the Trainer's with its defaults"),
+        "scoring": ("cross-encoder", "CrossEncoder.predict's"),
+    }
+    for task, found in result["tasks"].items():
+        peers = {peer["name"]: peer for peer in found["peers"]}
+        name, whose = usual[task]
+        for place in (place for place in result["places"] if place.startswith("beside")):
+            over = peers.get(name, {}).get("bertnli_over_it", {}).get(place, {}).get("median")
+            share = peers.get("bertnli", {}).get("of_fair_share", {}).get(place, {}).get("median")
+            yield Target(f"{task} {place}, rate over {whose}", over, 5.0)
+            yield Target(f"{task} {place}, rate over its fair share", share, 0.5)
+
+
 def _score_memory(result: Json) -> Iterator[Target]:
     small, large = result["sizes"][0], result["sizes"][-1]
     rows = f"{large['rows']:,} rows"
@@ -214,6 +230,7 @@ _OF_KIND: dict[str, Callable[[Json], Iterator[Target]]] = {
     "shape-training": _shape_training,
     "long-row": _long_row,
     "start-up": _start_up,
+    "busy": _busy,
     "score-memory": _score_memory,
     "score-processes": _score_processes,
     "gpu-training": _gpu_training,
