@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks import gpu, readme, sets
 from benchmarks.accuracy import accuracy
+from benchmarks.busy import busy
 from benchmarks.distill import distill
 from benchmarks.evidence import evidence
 from benchmarks.long_row import long_row
@@ -37,7 +38,7 @@ from bertnli.common.errors import BertnliError
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
 SCORING = ("scoring-base", "long-row", "start-up", "score-memory", "score-processes")
-FULL = (*DEFAULT, *SCORING, "tokenise", "ranks", "memory", "accuracy", "evidence", "distill")
+FULL = (*DEFAULT, *SCORING, "busy", "tokenise", "ranks", "memory", "accuracy", "evidence", "distill")
 SETS = (*FULL, "shapes", "gpu")
 
 _BEGAN = time.monotonic()
@@ -112,11 +113,14 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
     elif name == "long-row":
         yield long_row(folder, sets.MODEL, sets.TEST_DATA, effort.long_row_rows, effort.rounds, effort.patience, _say)
     elif name == "start-up":
-        yield start_up(folder, sets.MODEL, sets.TEST_DATA, effort.starts, _say)
+        yield start_up(folder, sets.MODEL, sets.TEST_DATA, sets.TRAIN_DATA, effort.starts, _say)
     elif name == "score-memory":
         yield score_memory(folder, sets.MODEL, sets.TEST_DATA, effort.score_rows, _say)
     elif name == "score-processes":
         yield score_processes(folder, sets.MODEL, sets.TEST_DATA, ROWS, _say)
+    elif name == "busy":
+        names = sets.MODEL, sets.TRAIN_DATA, sets.TEST_DATA
+        yield busy(folder, *names, effort.busy_pairs, effort.loops, min(3, effort.rounds), _say)
     elif name == "tokenise":
         yield sets.tokenise(folder, effort, _say)
     elif name == "ranks":

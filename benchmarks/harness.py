@@ -176,10 +176,29 @@ def measure(
     peers print. patience: seconds that may be spent in total on waiting until other programs are quiet, and on
     repeating a run that they disturbed. Raises RunError if a peer fails, or does not compute what the first one does.
     """
-    logs.mkdir(parents=True, exist_ok=True)
-    measured = [Measured(peer) for peer in peers]
-    workers: dict[str, _Worker] = {}
     quiet = _Quiet(patience, say)
+    measured = [Measured(peer) for peer in peers]
+    with ready(measured, warm_up=warm_up, logs=logs, say=say) as running:
+        for number in range(rounds):
+            for one, worker in running:
+                run, around = quiet.run(worker, amount)
+                one.runs.append(run)
+                one.around.append(around)
+                say(f"round {number + 1} of {rounds}: {one.peer.name}: {run.per_second:.4g} {one.peer.unit}/s")
+    return measured
+
+
+@contextmanager
+def ready(
+    measured: Sequence[Measured], *, warm_up: int, logs: Path, say: Say
+) -> Iterator[list[tuple[Measured, Worker]]]:
+    """The peers that can run here, checked and warm, each with its process; the others are marked as skipped.
+
+    After the block each has its options and its peak of memory, and all processes have ended. For the arguments and
+    errors see `measure`.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    workers: dict[str, Worker] = {}
     try:
         reference: list[float] = []
         for one in measured:
@@ -187,7 +206,7 @@ def measure(
             say(f"{name}: checking and preparing")
             try:
                 figures, one.quality = _check(one.peer, reference, logs / f"{name}-check.log")
-                workers[name] = _Worker(one.peer, logs / f"{name}.log")
+                workers[name] = Worker(one.peer, logs / f"{name}.log")
                 workers[name].ask("prepare")
             except Unavailable as reason:
                 one.skipped = str(reason)
@@ -199,24 +218,18 @@ def measure(
                 _must_agree(one, reference, figures)
             workers[name].ask("run", warm_up)
         running = [(one, workers[one.peer.name]) for one in measured if not one.skipped]
-        for number in range(rounds):
-            for one, worker in running:
-                run, around = quiet.run(worker, amount)
-                one.runs.append(run)
-                one.around.append(around)
-                say(f"round {number + 1} of {rounds}: {one.peer.name}: {run.per_second:.4g} {one.peer.unit}/s")
+        yield running
         for one, worker in running:
             one.peak_rss = sum(_peak_rss(pid) for pid in worker.processes())
             one.options = worker.ask("options")
     finally:
         for worker in workers.values():
             worker.close()
-    return measured
 
 
 def _check(peer: Peer, reference: Sequence[float], log: Path) -> tuple[list[float], dict[str, Any]]:
     """The results of `check` and `quality`. The first peer is its own reference."""
-    worker = _Worker(peer, log)
+    worker = Worker(peer, log)
     try:
         figures = worker.ask("check")
         return figures, worker.ask("quality", reference or figures)
@@ -247,7 +260,7 @@ def _few(figures: Sequence[float]) -> str:
     return ", ".join(f"{figure:.5f}" for figure in figures[:6]) + (", …" if len(figures) > 6 else "")
 
 
-class _Worker:
+class Worker:
     """A peer in a process of its own, which runs one method at a time."""
 
     def __init__(self, peer: Peer, log: Path):
@@ -352,7 +365,7 @@ class _Quiet:
     def __init__(self, patience: float, say: Say):
         self.left, self.say = patience, say
 
-    def run(self, worker: _Worker, amount: int) -> tuple[Run, dict[str, float]]:
+    def run(self, worker: Worker, amount: int) -> tuple[Run, dict[str, float]]:
         """One run of the peer, and the load around it."""
         while True:
             self._wait()
@@ -373,7 +386,7 @@ class _Quiet:
 
 
 @contextmanager
-def _surroundings(worker: _Worker) -> Iterator[dict[str, float]]:
+def _surroundings(worker: Worker) -> Iterator[dict[str, float]]:
     """Yields a dict; after the block it has the load before, and the cores that other programs kept busy during it."""
     pids = worker.processes()
     found = {"load_1min": round(os.getloadavg()[0], 2)}

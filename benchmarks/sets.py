@@ -43,7 +43,8 @@ class Effort:
     shape. rounds: how often each peer runs. accuracy_pairs, seeds: pairs trained on for accuracy, and how many times.
     memory_rows, score_rows: the two file sizes that are compared, in training and in scoring. long_row_rows: rows
     around the long one. starts: timed starts of the command. evidence_pairs: pairs that the models for `evidence` and
-    `distill` train on. patience: seconds that may be spent on waiting for a quiet machine. every_peer: also the peers
+    `distill` train on. busy_pairs, loops: pairs of one timed run on a busy machine, at most, and the numbers of busy
+    loops a core. patience: seconds that may be spent on waiting for a quiet machine. every_peer: also the peers
     that no target needs (see `training_peers`, `scoring_peers`).
     """
 
@@ -59,6 +60,8 @@ class Effort:
     starts: int
     evidence_pairs: int
     every_peer: bool
+    busy_pairs: int
+    loops: tuple[int, ...]
     patience: float = 60.0
 
 
@@ -72,9 +75,11 @@ SHORT = Effort(
     base_pairs=128,
     score_rows=(10_000, 200_000),
     long_row_rows=1000,
-    starts=3,
+    starts=5,
     evidence_pairs=2000,
     every_peer=False,
+    busy_pairs=1024,
+    loops=(1, 2),
     patience=20.0,
 )
 FULL = Effort(
@@ -90,6 +95,8 @@ FULL = Effort(
     starts=9,
     evidence_pairs=20_000,
     every_peer=True,
+    busy_pairs=1024,
+    loops=(1, 2, 4),
 )
 
 

@@ -28,6 +28,7 @@ _TITLES = {
     "evidence": "What `bertnli eval` reports of one model",
     "distill": "A large model teaches a small one",
     "start-up": "Start-up",
+    "busy": "On a machine that others use too",
     "memory": "Memory of training",
     "score-memory": "Memory of scoring",
     "score-processes": "CPU time of scoring's processes",
@@ -172,11 +173,36 @@ def _long_row(result: Json) -> list[str]:
 def _start_up(result: Json) -> list[str]:
     names = {
         "python": 'python -c ""',
+        "torch": 'python -c "import torch"',
         "import": "from bertnli import Scorer",
         "score": "bertnli score, to the first row",
+        "train": "bertnli train, to the end of the first step, on a corpus that is prepared already",
     }
     lines = grid(("what", "seconds, median (min to max)"))
-    return lines + [f"| {what} | {spread(result['seconds'][name])} |" for name, what in names.items()]
+    return lines + [f"| {names[name]} | {spread(seconds)} |" for name, seconds in result["seconds"].items()]
+
+
+def _busy(result: Json) -> list[str]:
+    """For each task: the rates, then the share that each got of its fair share, then our speed-up."""
+    lines: list[str] = []
+    places = list(result["places"])
+    for task, found in result["tasks"].items():
+        done = [peer for peer in found["peers"] if "skipped" not in peer]
+        lines += ["", *grid((f"{task}, pairs/s", *places))]
+        lines += [_in_places(peer["about"], peer["per_second"], places) for peer in done]
+        lines += ["", *grid((f"{task}, rate over the fair share of the rate alone", *places))]
+        lines += [_in_places(peer["about"], peer["of_fair_share"], places) for peer in done]
+        if others := [peer for peer in done if f"{OURS}_over_it" in peer]:
+            lines += ["", *grid((f"{task}, speed-up by {OURS}", *places))]
+            lines += [_in_places(peer["about"], peer[f"{OURS}_over_it"], places, " x") for peer in others]
+        lines += _skipped(found)
+    lines += [f"\nNot measurable here: {place}: {reason}." for place, reason in result["not_measured"].items()]
+    return lines[1:]
+
+
+def _in_places(about: str, figures: Json, places: Sequence[str], unit: str = "") -> str:
+    cells = [spread(figures[place]) + unit if place in figures else "" for place in places]
+    return f"| {' | '.join([about, *cells])} |"
 
 
 def _score_memory(result: Json) -> list[str]:
@@ -337,6 +363,7 @@ _BODIES: dict[str, Callable[[Json], list[str]]] = {
     "gpu-scoring": _scoring,
     "long-row": _long_row,
     "start-up": _start_up,
+    "busy": _busy,
     "score-memory": _score_memory,
     "score-processes": _score_processes,
     "tokenise": _tokenise,

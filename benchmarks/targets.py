@@ -114,10 +114,30 @@ def _long_row(result: Json) -> Iterator[Target]:
 
 
 def _start_up(result: Json) -> Iterator[Target]:
-    bounds = {"score": ("from the command to the first scored row", 2.0), "import": ("from bertnli import Scorer", 0.3)}
+    bounds = {
+        "score": ("from the command to the first scored row", 1.5),
+        "train": ("from the command to the first step of training", 6.0),
+        "import": ("from bertnli import Scorer", 0.3),
+    }
     for name, (what, bound) in bounds.items():
-        yield Target(what, result["seconds"][name]["median"], bound, "{:.2f} s", at_most=True)
+        yield Target(what, result["seconds"].get(name, {}).get("median"), bound, "{:.2f} s", at_most=True)
     yield Target("modules of torch in that process", result["torch_modules"], 0.0, "{:.0f}", at_most=True)
+
+
+def _busy(result: Json) -> Iterator[Target]:
+    """In each place beside busy loops, against the peer as people start it, and against what the scheduler allows."""
+    usual = {
+        "training": ("trainer-defaults", "the Trainer's with its defaults"),
+        "scoring": ("cross-encoder", "CrossEncoder.predict's"),
+    }
+    for task, found in result["tasks"].items():
+        peers = {peer["name"]: peer for peer in found["peers"]}
+        name, whose = usual[task]
+        for place in (place for place in result["places"] if place.startswith("beside")):
+            over = peers.get(name, {}).get("bertnli_over_it", {}).get(place, {}).get("median")
+            share = peers.get("bertnli", {}).get("of_fair_share", {}).get(place, {}).get("median")
+            yield Target(f"{task} {place}, rate over {whose}", over, 5.0)
+            yield Target(f"{task} {place}, rate over its fair share", share, 0.5)
 
 
 def _score_memory(result: Json) -> Iterator[Target]:
@@ -210,6 +230,7 @@ _OF_KIND: dict[str, Callable[[Json], Iterator[Target]]] = {
     "shape-training": _shape_training,
     "long-row": _long_row,
     "start-up": _start_up,
+    "busy": _busy,
     "score-memory": _score_memory,
     "score-processes": _score_processes,
     "gpu-training": _gpu_training,

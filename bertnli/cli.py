@@ -41,6 +41,8 @@ from bertnli.common import memory, standard_streams
 from bertnli.common.cores import spin_briefly
 from bertnli.common.errors import InputError, Interrupted, causes
 from bertnli.common.for_user import as_told
+from bertnli.common.gpus import find_gpus
+from bertnli.common.imports import quick_imports
 from bertnli.common.installed import __version__, need
 from bertnli.common.signals import SIGNALS, meaning, not_ignored
 
@@ -157,9 +159,8 @@ def train(
     else:
         rank_env.leave_job(os.environ)
         memory.require(1100)
-        import torch
-
-        devices = torch.cuda.device_count()
+        # With several ranks this process needs torch only to count the GPUs; if the driver has none, torch has none.
+        devices = 0 if (ranks or 1) > 1 and not find_gpus().count else _torch_devices()
         ranks = ranks or max(1, devices)
         if devices and ranks > devices:
             raise InputError("--ranks", found=str(ranks), expected=f"at most {devices}, the number of GPUs")
@@ -384,7 +385,8 @@ def export(
     """Export a checkpoint to an ONNX bundle with fused attention. If the parity check fails, no bundle is left."""
     need("onnxscript", "export")
     memory.require(1200)
-    from bertnli_export.build import export_bundle
+    with quick_imports():
+        from bertnli_export.build import export_bundle
 
     from bertnli.commands import model_argument
     from bertnli.data.dialect import Dialect
@@ -524,6 +526,13 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _debug() -> bool:
     return "--debug" in sys.argv
+
+
+def _torch_devices() -> int:
+    """The GPUs that torch can use."""
+    with quick_imports():
+        import torch
+    return torch.cuda.device_count()
 
 
 def _mapping(option: str, given: str | None) -> dict[str, str]:

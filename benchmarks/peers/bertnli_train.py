@@ -146,10 +146,15 @@ def started(
     try:
         yield process
     finally:
-        if process.poll() is None:
-            end_children(process.pid)
-            process.kill()
-            process.wait()
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill it and what it has started, if it still runs."""
+    if process.poll() is None:
+        end_children(process.pid)
+        process.kill()
+        process.wait()
 
 
 def train(run_file: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:

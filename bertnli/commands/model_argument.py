@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bertnli.common import temperature
 from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
+from bertnli.common.imports import quick_imports
 from bertnli.common.installed import need
 from bertnli.common.progress import say
 from bertnli.common.urls import is_url, redact
@@ -52,8 +53,9 @@ class ModelOptions(NamedTuple):
 def load(model: str, options: ModelOptions) -> Pretrained:
     """The weights, for torch or for export. Raises InputError and RunError as `pretrained.load` does."""
     need("torch", "train")
-    from bertnli.model import pretrained
-    from bertnli.train.inputs import load_run_model
+    with quick_imports():
+        from bertnli.model import pretrained
+        from bertnli.train.inputs import load_run_model
 
     path, arch = resolve_model(model, folder_config.parse_classifier)
     if run_of(path) is not None:

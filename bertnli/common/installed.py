@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
-from importlib import metadata, util
 from pathlib import Path
 
 from bertnli.common.errors import InputError
@@ -15,6 +14,8 @@ _PACKAGES = ("bertnli", "bertnli_export", "bertnli_launch")
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
     """package -> version, for those of `packages` that are installed, in their order."""
+    from importlib import metadata  # it loads the email package
+
     found = {}
     for package in packages:
         try:
@@ -26,7 +27,7 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 def packages() -> list[Path]:
     """The folders of our three packages, which have different parents in a checkout. Nothing is imported."""
-    specs = [util.find_spec(name) for name in _PACKAGES]
+    specs = [importlib.util.find_spec(name) for name in _PACKAGES]
     return [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]
 
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 import ast
 import logging
 import os
-import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.request import getproxies, proxy_bypass
 
 from bertnli.common.urls import redact
 from bertnli.fetch.download import download, refuse_downgrade, timeouts, usable_settings
 from bertnli.fetch.entry import Archive, SourceError
 
 if TYPE_CHECKING:
+    import ssl
+
     from unearth.fetchers.sync import PyPIClient
     from unearth.finder import Source as Place  # {"url": …, "type": "index" or "find_links"}
 
@@ -138,6 +138,8 @@ def _client(settings: dict[str, str]) -> Iterator[PyPIClient]:
 
 
 def _environment_proxy(scheme: str, host: str) -> str | None:
+    from urllib.request import getproxies, proxy_bypass
+
     return None if proxy_bypass(host) else getproxies().get(scheme)
 
 
@@ -145,6 +147,8 @@ def _authority(settings: dict[str, str]) -> ssl.SSLContext | bool:
     """The accepted certificates: those in pip's setting `cert`, a file or folder, else the system's (True)."""
     if "cert" not in settings and "client-cert" not in settings:
         return True
+    import ssl
+
     try:
         authority = settings.get("cert")
         is_folder = authority is not None and Path(authority).is_dir()

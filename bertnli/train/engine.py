@@ -33,14 +33,15 @@ from bertnli.common.network import free_port, with_port
 from bertnli.model.attention import copy_async
 from bertnli.run.config import RunConfig
 from bertnli.train.allocator import keep_freed_memory
+from bertnli.train.eager_adamw import eager_adamw
 from bertnli.train.own_gpu import gpu_id, own_gpu
 from bertnli.train.parameter_groups import parameter_groups
 from bertnli.train.pending_sum import PendingSum
 
 # DeepSpeed's CPU collectives are a C++ extension that is compiled at first use. Without a compiler the job fails; with
 # one the first run takes minutes, and a kill during the build leaves a lock that later runs wait for without end. gloo
-# is used instead.
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# is used instead. DeepSpeed would fill this dict when it is first read, and run the compiler to do so.
+deepspeed.ops.__compatible_ops__ = {}
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's moments, by their names in torch.optim
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # the state of fp16's loss scaler
@@ -178,7 +179,7 @@ class Engine:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = parameter_groups(model, config)
         # The learning rate is 0 until `step`: some of DeepSpeed's wrappers take a step with zero gradients in set-up.
-        adamw = torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
+        adamw = eager_adamw(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=adamw, config=settings)
         if group.world == 1 and settings["zero_optimization"]["stage"] == 0:
             # It would copy all gradients into a buffer and back, to sum them over one rank.

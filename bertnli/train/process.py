@@ -20,6 +20,7 @@ from bertnli.common import heartbeat, memory, standard_streams
 from bertnli.common.cores import spin_briefly, usable_cores
 from bertnli.common.errors import InputError, Interrupted, ReportedElsewhere
 from bertnli.common.for_user import as_told
+from bertnli.common.imports import quick_imports
 from bertnli.common.installed import need
 from bertnli.common.network import set_interfaces
 from bertnli.common.progress import say_lines
@@ -154,7 +155,8 @@ def _train(options: argparse.Namespace) -> int:
         memory.require(1100)  # what torch, DeepSpeed and their threads take, before any weight
         if config.deterministic:  # cuBLAS reads it when it starts; torch refuses deterministic products without it
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        from bertnli.train.loop import ProcessGroup, train  # torch takes seconds to load
+        with quick_imports():
+            from bertnli.train.loop import ProcessGroup, train  # torch takes seconds to load
 
         group = ProcessGroup()
         for note in loaded.notes if group.rank == 0 else ():

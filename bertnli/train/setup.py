@@ -111,7 +111,8 @@ def set_up(config: RunConfig, folder: RunFolder, group: ProcessGroup, say: Say) 
         say(note)
     if source.revision is not None:
         say(f"{config.model}: commit {source.revision} on the model hub")
-    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():  # else it loads torch._dynamo for nothing
+        torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # memory is written first
     torch.manual_seed(config.seed)
     inputs = {"model": source.sha256, **data.sha256, **({"teacher": teacher.inputs} if teacher else {})}

@@ -12,8 +12,8 @@ from bertnli.common.files import cache_dir
 from bertnli.common.installed import installed
 from bertnli.common.printable import printable
 from bertnli.common.urls import is_url
-from bertnli_launch import hostfile, job, probe
-from bertnli_launch.preflight import Facts, Needs, on_gpus, preflight
+from bertnli_launch import hostfile, probe
+from bertnli_launch.preflight import DEFAULT_PORT, Facts, Needs, on_gpus, preflight
 
 _GIB = 2**30
 
@@ -25,7 +25,7 @@ def doctor(
     exclude: str | None = None,
     env_file: str | None = None,
     master: str | None = None,
-    port: int = job.DEFAULT_PORT,
+    port: int = DEFAULT_PORT,
     bundle: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Print what there is, and return it. Raises InputError if a host of the hostfile or the bundle has a problem.
@@ -38,6 +38,8 @@ def doctor(
         for line in about_this_machine(found):
             print(printable(line))
     else:
+        from bertnli_launch import job  # with all of a run file's checks
+
         hosts = hostfile.select(hostfile.read(hosts_file), include, exclude)
         result = preflight(hosts, Needs(), job.job_environment(os.environ, env_file), master=master, port=port)
         found = {"master": result.master, "hosts": result.facts}

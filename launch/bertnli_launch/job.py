@@ -32,11 +32,9 @@ from bertnli.watch.key import key_file_of, new_key
 from bertnli.watch.rank_env import JOB
 from bertnli_launch import envfile, hostfile, shell
 from bertnli_launch.hostfile import Hosts
-from bertnli_launch.preflight import Needs, preflight
+from bertnli_launch.preflight import DEFAULT_PORT, Needs, preflight
 from bertnli_launch.remote import RemoteHosts
 from bertnli_launch.supervisor import Command, run_attempt
-
-DEFAULT_PORT = 29500  # DeepSpeed's and torch's
 
 
 @dataclass(frozen=True)

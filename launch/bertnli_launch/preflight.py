@@ -21,6 +21,7 @@ from bertnli.watch.rank_env import PORT, watch_port
 from bertnli_launch.hostfile import Hosts
 from bertnli_launch.remote import RemoteHost, RemoteHosts
 
+DEFAULT_PORT = 29500  # DeepSpeed's and torch's
 MAX_SKEW = 2.0  # seconds between two hosts' clocks
 _GIB = 2**30
 

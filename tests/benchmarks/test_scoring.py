@@ -434,9 +434,9 @@ def test_the_other_sets_targets() -> None:
     long = {"alone_seconds": {"median": 0.02, **spread}, "noise_seconds": 0.1}
     assert verdicts("long-row", more_seconds={"median": 0.139, **spread}, **long) == [True]
     assert verdicts("long-row", more_seconds={"median": 0.141, **spread}, **long) == [False]
-    seconds = {"score": {"median": 1.9}, "import": {"median": 0.31}}
-    assert verdicts("start-up", seconds=seconds, torch_modules=0) == [True, False, True]
-    assert verdicts("start-up", seconds=seconds, torch_modules=3)[2] is False
+    seconds = {"score": {"median": 1.4}, "train": {"median": 6.1}, "import": {"median": 0.31}}
+    assert verdicts("start-up", seconds=seconds, torch_modules=0) == [True, False, False, True]
+    assert verdicts("start-up", seconds=seconds, torch_modules=3)[3] is False
     sizes = [{"rows": 10, "above_model_mib": 100}, {"rows": 100, "above_model_mib": 1025}]
     assert verdicts("score-memory", sizes=sizes, growth={"rss": 1.05}) == [False, True]
     formats = [{"format": "jsonl", "main_pairs_per_second": rate} for rate in (149_000, 151_000)]
@@ -461,11 +461,13 @@ def test_a_long_row_is_put_among_the_others(rows: Path, model: Path, folder: Pat
 
 
 def test_start_up_is_timed_from_the_command(rows: Path, model: Path, folder: Path) -> None:
-    result = start_up(folder, str(model), str(rows), 1, lambda line: None)
+    result = start_up(folder, str(model), str(rows), str(rows), 1, lambda line: None)
     medians = {name: spread["median"] for name, spread in result["seconds"].items()}
-    assert set(medians) == {"python", "import", "score"} and min(medians.values()) > 0
+    assert set(medians) == {"python", "torch", "import", "score", "train"} and min(medians.values()) > 0
+    assert medians["train"] > medians["torch"]
     assert result["torch_modules"] == 0
     assert (folder / "scores.jsonl").read_text().count("\n") == 1
+    assert [path.name for path in (folder / "cache").iterdir()] == ["corpora"]  # nobody else's
     assert "| from bertnli import Scorer |" in table(result)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from functools import cache
@@ -11,6 +12,7 @@ from graphlib import TopologicalSorter
 import pytest
 
 from tests.conftest import PACKAGES, environment
+from tests.support import tiny
 
 MODULES = {
     ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): path
@@ -137,15 +139,47 @@ def test_a_folders_own_file_is_empty():
 @pytest.mark.parametrize(
     ("statement", "unwanted"),
     [
-        ("import bertnli", ("torch", "onnxruntime", "tokenizers", "numpy", "pydantic")),
+        ("import bertnli", ("torch", "onnxruntime", "tokenizers", "numpy", "pydantic", "email")),
         ("import bertnli.cli", ("torch", "onnxruntime", "tokenizers", "pyarrow", "huggingface_hub", "unearth", "ray")),
+        ("import bertnli.fetch.resolve", ("ssl", "http.client", "httpx2", "unearth", "huggingface_hub", "numpy")),
         ("from bertnli import Scorer", ("torch", "deepspeed", "onnx", "onnxruntime", "pyarrow", "pydantic")),
         ("import bertnli_export.score", ("torch", "deepspeed", "transformers", "onnx")),
         ("import bertnli_export.distributed", ("torch", "ray")),
         ("import bertnli_launch.local", ("torch", "deepspeed")),
+        ("import bertnli_launch.doctor", ("torch", "deepspeed", "numpy", "pydantic", "yaml", "tokenizers")),
     ],
 )
 def test_what_is_loaded_at_run_time(statement, unwanted):
     program = f"{statement}\nimport sys\nprint([name for name in {unwanted!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+COMMANDS = """
+import json, sys
+from bertnli import cli
+
+for arguments, unwanted in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code, end
+    print("loaded:", *(name for name in unwanted if name in sys.modules), file=sys.stderr)
+"""
+
+
+def test_what_a_command_loads(tmp_path):
+    """Each command starts as soon as what it needs is there. The later ones load what the earlier ones did, too."""
+    bundle, rows = str(tiny.bundle()), tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in tiny.snli_rows(8)))
+    heavy = ["torch", "onnx", "pyarrow", "pandas", "transformers", "huggingface_hub", "ssl", "http.client", "sympy"]
+    commands = [
+        (["--help"], [*heavy, "numpy", "onnxruntime", "tokenizers", "yaml"]),
+        (["score", bundle, str(rows), str(tmp_path / "scores.jsonl")], [*heavy, "yaml", "jinja2", "psutil"]),
+        (["eval", bundle, str(rows)], [*heavy, "jinja2"]),
+    ]
+    program = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(program, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("loaded:")] == ["loaded:"] * len(commands)
