@@ -15,6 +15,7 @@ from bertnli_launch import local
 
 from bertnli import cli
 from bertnli.common.errors import InputError
+from bertnli.common.gpus import Gpus
 from bertnli.common.network import free_port
 from tests.conftest import SOURCES, environment
 from tests.support import tiny
@@ -126,6 +127,7 @@ def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
 
 
 def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "find_gpus", lambda: Gpus(1))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr(local, "run", lambda *_: pytest.fail("a rank was started"))
     (tmp_path / "run.yaml").write_text(RUN)
