@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import errno
-import math
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.common.files import cache_dir, check_kinds, digest, existing_path, new_folder
+from bertnli.common.files import cache_dir, check_kinds, existing_path, new_folder
 from bertnli.common.progress import megabytes, say
 from bertnli.common.urls import is_url, redact
 from bertnli.fetch.cache import Origin, copy_to, downloads_dir, folder_of, is_complete, lock, write_receipt
@@ -30,11 +27,11 @@ from bertnli.fetch.entry import (
     SourceError,
     Unpacked,
 )
+from bertnli.fetch.given_copy import extract, from_given, verify
 from bertnli.fetch.hub_data import download_rows
-from bertnli.fetch.model_hub import ParseConfig, copy_model, download_model
+from bertnli.fetch.model_hub import ParseConfig, download_model
 from bertnli.fetch.package_index import download_archive
-from bertnli.fetch.remote_files import local_copy, passing_copy, remote_file
-from bertnli.fetch.unpack import unpack
+from bertnli.fetch.remote_files import local_copy, remote_file
 
 __all__ = ["NotFetchedError", "cache_dir", "check_name", "fetch", "resolve", "resolve_data", "resolve_model"]
 
@@ -154,7 +151,7 @@ def fetch(
                         say(f"{name}: {folder_of(entry)} is damaged or out of date; it is fetched again")
                     with new_folder(folder_of(entry), replace=True) as folder:
                         if source is not None:
-                            origin = Origin(_from_given(entry, source, folder))
+                            origin = Origin(from_given(entry, source, folder))
                         else:
                             origin = _from_sources(entry, folder, parse_config)
                         write_receipt(entry, folder, origin)
@@ -229,7 +226,7 @@ def _from_sources(entry: Entry, folder: Path, parse_config: ParseConfig | None) 
     for source in sorted(entry.sources, key=lambda source: not _is_downloaded(source)):
         try:
             origin = _from_source(source, folder, next(iter(entry.files)), parse_config)
-            _verify(entry, folder)
+            verify(entry, folder)
             return origin
         except SourceError as error:
             if entry.name not in CATALOG and isinstance(error, HubAnswerError):
@@ -267,24 +264,8 @@ def _from_source(source: Source, folder: Path, filename: str, parse_config: Pars
         return Origin(f"{source} at {commit}", commit)
     with lock(source.archive.filename):
         target, origin = _download(source.archive)
-        _extract(source, target, folder)
+        extract(source, target, folder)
     return Origin(origin)
-
-
-def _extract(source: Unpacked | AsItIs, path: Path, folder: Path) -> None:
-    """Fill `folder` with the source's files from its archive at `path`."""
-    if isinstance(source, AsItIs):
-        shutil.copyfile(path, folder / source.archive.filename)
-        return
-    unpack(
-        path,
-        source.members,
-        folder,
-        limit=source.archive.unpacked_limit,
-        first_lines=source.first_lines,
-        rows=source.rows,
-        crlf=source.crlf,
-    )
 
 
 def _download(archive: Archive) -> tuple[Path, str]:
@@ -305,14 +286,6 @@ def _download(archive: Archive) -> tuple[Path, str]:
     return target, archive.url
 
 
-def _verify(entry: Entry, folder: Path) -> None:
-    for name, checksum in entry.files.items():
-        if not (folder / name).is_file():
-            raise SourceError(f"{name} is missing")
-        if checksum is not None:
-            check(folder / name, checksum)
-
-
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
@@ -325,103 +298,3 @@ def _delete_unneeded_archives(entry: Entry) -> None:
         if all(is_complete(other) for other in users):
             with lock(filename):
                 (downloads_dir() / filename).unlink(missing_ok=True)
-
-
-# From the user's own copy (--from)
-
-
-def _from_given(entry: Entry, given: str, folder: Path) -> str:
-    """Fill `folder` from an archive of the entry, its file, the URL of one of these, or a model's folder."""
-    if is_url(given) and not given.startswith("file://"):
-        _from_url(entry, given, folder)
-        return redact(given)
-    path = existing_path(unquote(given.removeprefix("file://")) if given.startswith("file://") else given)
-    if path is None:
-        raise InputError(f"--from {given}", found="no such file or folder", expected="a path or a URL")
-    try:
-        _take(entry, path, folder)
-    except SourceError as error:
-        raise InputError(f"{entry.name}: --from {given}: {error}") from error
-    return str(path.absolute())
-
-
-def _from_url(entry: Entry, url: str, folder: Path) -> None:
-    limit = max([archive.download_limit for archive in entry.archives] + [entry.size or 0])
-    if not entry.archives:
-        raise InputError(f"--from {redact(url)}", found="a URL", expected=f"a folder: {entry.name} has several files")
-    if not url.lower().startswith(("http://", "https://")):
-        _from_store(entry, url, folder, limit)
-        return
-    target = downloads_dir() / f"given-{redact(url).rpartition('/')[2]}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock(target.name):
-            say(f"downloading {redact(url)}")
-            download(url, target, limit=limit)
-            try:
-                _take(entry, target, folder)
-            finally:
-                target.unlink()
-    except SourceError as error:
-        raise RunError(f"{entry.name}: --from {redact(url)}: {error}") from error
-
-
-def _from_store(entry: Entry, url: str, folder: Path, limit: int) -> None:
-    """The same for s3:// and others. The copy is removed: what it holds is in the cache afterwards."""
-    version = remote_file(url).version()
-    if version is not None and (version.size or 0) > limit:
-        found, expected = f"{version.size:,} bytes", f"at most {limit:,}"
-        raise InputError(f"--from {redact(url)}: not a file of {entry.name}", found=found, expected=expected)
-    with passing_copy(url, math.inf):
-        try:
-            _take(entry, local_copy(url), folder)
-        except SourceError as error:
-            raise InputError(f"{entry.name}: --from {redact(url)}: {error}") from error
-
-
-def _take(entry: Entry, path: Path, folder: Path) -> None:
-    """Find by its checksum which file of the entry `path` is, and fill `folder` from it.
-
-    Raises SourceError if it is not a file of the entry, or cannot be verified.
-    """
-    if path.is_dir():
-        _take_folder(entry, path, folder)
-        return
-    checksums = [*entry.files.values(), *(archive.checksum for archive in entry.archives)]
-    algorithms = {"sha256", "sha1", *(checksum.partition(":")[0] for checksum in checksums if checksum)}
-    found = {f"{algorithm}:{digest(path, algorithm)}" for algorithm in algorithms}
-    for source in entry.sources:
-        if isinstance(source, Unpacked | AsItIs) and source.archive.checksum in found:
-            _extract(source, path, folder)
-            _verify(entry, folder)
-            return
-    known: dict[str, str | None] = {archive.filename: archive.checksum for archive in entry.archives}
-    if entry.kind == "dataset":
-        for name, checksum in entry.files.items():
-            if checksum is not None:
-                known[name] = checksum
-                if checksum in found:
-                    shutil.copyfile(path, folder / name)
-                    return
-    raise SourceError(
-        f"not one of its files: found {' and '.join(sorted(found))}; expected "
-        + (" or ".join(f"{name} with {checksum}" for name, checksum in known.items()) or "a model's folder")
-        + f". A {entry.kind} of your own need not be fetched: give its path in place of a name"
-    )
-
-
-def _take_folder(entry: Entry, path: Path, folder: Path) -> None:
-    if entry.archives and not any(entry.files.values()):
-        raise SourceError(
-            f"a folder cannot be verified ({entry.verified_by}): give {entry.archives[0].filename}, "
-            "or use the folder's path in place of the name"
-        )
-    if entry.kind == "model":
-        copy_model(path, folder)
-    else:
-        for name in entry.files:
-            if (path / name).is_file():
-                shutil.copyfile(path / name, folder / name)
-    _verify(entry, folder)
-    if not any(entry.files.values()):
-        say(f"{entry.name}: not verified, because the catalogue has no checksum of it")
