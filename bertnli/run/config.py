@@ -146,6 +146,8 @@ class RunConfig(Section):
         names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             return names
+        if "none" in names and len(names) > 1:
+            raise PydanticCustomError("form", "none goes with no other name")
         return [] if names == ["none"] else [*dict.fromkeys(names)]
 
     @field_validator("freeze", mode="before")
