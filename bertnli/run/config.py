@@ -148,6 +148,8 @@ class RunConfig(Section):
         names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             return names
+        if "none" in names and len(names) > 1:
+            raise PydanticCustomError("form", "none goes with no other name")
         if isinstance(given, str) and names != ["none"] and not {*names} <= {*_RECORDERS}:
             reason = f"input should be one or several of {', '.join(_RECORDERS)}, or none"
             raise PydanticCustomError("form", "{reason}", {"reason": reason})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,10 @@ class RunFolder:
                 raise InputError(f"output {self.path}", found="other files", expected="a new or empty folder")
             return
         before, now = (run.model_dump(exclude=set(_FREE)) for run in (load_run(self.run_file), config))
-        differing = [key for key in now if now[key] != before[key]]
-        if differing:
+        if differing := list(_differences(before, now)):
             raise InputError(
                 f"output {self.path}: contains an unfinished run with other settings",
-                found="; ".join(f"{key}: {before[key]!r} there, {now[key]!r} now" for key in differing),
+                found="; ".join(differing),
                 do="give the same settings to continue it, or another output",
             )
 
@@ -118,6 +117,18 @@ class RunFolder:
             if self.finished:
                 self._lock.path.unlink(missing_ok=True)
             self._lock.release()
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """In words, for each key (dotted) that has another value."""
+    for key in dict.fromkeys((*now, *before)):
+        there, here = before.get(key), now.get(key)
+        if there == here:
+            continue
+        if isinstance(there, dict) and isinstance(here, dict):
+            yield from _differences(there, here, f"{above}{key}.")
+        else:
+            yield f"{above}{key}: {there!r} there, {here!r} now"
 
 
 def run_of_job(path: str | Path, sets: Sequence[str], ranks: int) -> LoadedRun:

@@ -97,6 +97,7 @@ def test_the_same_file_read_in_two_ways_has_two_names(tmp_path: Path) -> None:
         ("loss={class_weights: [1, 2]}", "expected balanced, or a map such as {one: 1.0, another: 2.5}"),
         ("loss={class_weights: {a: 1e-300, b: 1}}", "the weight of a is '1e-300'; expected a number from 1e-6 to 1e6"),
         ("teacher={model: m, temperature: 1e30}", "key teacher.temperature: found '1e30'; input should be less than"),
+        ("report_to=[none, wandb]", "key report_to: found ['none', 'wandb']; none goes with no other name"),
         ("betas=[0.9, 0.99, 1]", "key betas: found [0.9, 0.99, 1]; input should be a list of 2"),
         ("data.eval=[{path: x, weight: 2}]", "unknown key data.eval.0.weight"),
         ("data.train=[snli, mnli, snli]", "data.train.2: snli a second time; give it once, with weight: 2"),

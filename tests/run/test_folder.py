@@ -67,3 +67,27 @@ def test_a_folder_that_the_locale_cannot_name(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"ausgäbe: not a name of ASCII characters, .* iso8859-1; set PYTHONUTF8=1"):
         RunFolder(config.output).check(config)
     RunFolder(tmp_path / "plain").check(config)
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        (
+            {"loss": {"class_weights": {"a": 1.0, "b": 2.0}}},
+            "loss.class_weights: 'balanced' there, {'a': 1.0, 'b': 2.0} now",
+        ),
+        ({"teacher": {"model": "t", "mix": 0.2}}, "teacher.mix: 0.5 there, 0.2 now"),
+        ({"teacher": None}, "teacher: {'model': 't', 'temperature': 2.0, 'mix': 0.5} there, None now"),
+        ({"data": {"train": ["a", "b"]}}, "data.train: 'a' there, ('a', 'b') now"),
+        ({"seed": 3, "data": {"train": "b"}}, "data.train: 'a' there, 'b' now; seed: 0 there, 3 now"),
+    ],
+)
+def test_a_run_with_other_settings_is_told_their_keys(tmp_path, changed, found):
+    keys = {"model": "m", "output": str(tmp_path / "run"), "epochs": 1, "data": {"train": "a"}, "teacher": "t"}
+    keys["loss"] = {"class_weights": "balanced"}
+    folder = RunFolder(keys["output"])
+    folder.claim(RunConfig.model_validate(keys))
+    with pytest.raises(InputError) as raised:
+        folder.check(RunConfig.model_validate(keys | changed))
+    folder.release()
+    assert f"unfinished run with other settings; found {found}; give the same" in str(raised.value)
