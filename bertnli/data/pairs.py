@@ -459,7 +459,12 @@ class PairFile:
         try:
             with closing(self._source.open_files()) as files:
                 arrow = self.format == "arrow"
-                tables = ipc_tables(files, size, needed) if arrow else parquet_tables(next(files), size, needed)
+                several = len(self._source.files) > 1
+                tables = (
+                    ipc_tables(files, size, needed, several=several)
+                    if arrow
+                    else parquet_tables(next(files), size, needed)
+                )
                 for table in tables:
                     yield RawChunk(first, table.num_rows, table)
                     first += table.num_rows

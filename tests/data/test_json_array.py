@@ -93,6 +93,8 @@ def test_a_pipe_may_hold_an_array() -> None:
         (b'[{"premise": 1}]\n{', False, False),
         (b'[]\n{"premise": "a"}\n', True, False),
         (b'["a", "b"]\n["c", "d"]\n', True, False),
+        (b'[null, {"premise": 1}]\n', True, True),
+        (b'[INFO] reading\n{"premise": "a"}\n', True, False),
         (b'{"premise": ["a"]}\n', True, False),
         (b"", True, False),
     ],
@@ -142,6 +144,20 @@ def test_bad_elements_keep_their_place(tmp_path: Path) -> None:
         (6, "not valid UTF-8"),
         (7, None),
     ]
+
+
+def test_a_carriage_return_inside_an_element_is_a_blank_of_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'[{"premise":\r"a", "hypothesis": "b"}]')
+    [row] = PairFile(tmp_path / "a.json").rows()
+    assert row.raw == '{"premise": "a", "hypothesis": "b"}'
+
+
+def test_a_long_element_is_not_looked_at_with_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, real = list[int](), json_array._Array.elements
+    monkeypatch.setattr(json_array._Array, "elements", lambda self, data: looks.append(len(data)) or real(self, data))
+    text = json.dumps([{"premise": "a " * 50_000, "hypothesis": "b"}]).encode()
+    assert b"".join(lines_of_array(text[at : at + 100] for at in range(0, len(text), 100))) == text[1:-1] + b"\n"
+    assert len(looks) < 30 and sum(looks) == len(text)
 
 
 def test_an_array_without_pairs_is_refused(tmp_path: Path) -> None:
