@@ -63,8 +63,8 @@ class Windows(Expansion):
     def __post_init__(self) -> None:
         if self.over not in get_args(Over):
             raise InputError("--over", found=repr(self.over), expected=" or ".join(get_args(Over)))
-        if self.stride < 0:
-            raise InputError("--stride", found=str(self.stride), expected="a number of tokens, 0 or more")
+        if type(self.stride) is not int or self.stride < 0:
+            raise InputError("--stride", found=repr(self.stride), expected="a number of tokens, 0 or more")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -198,6 +198,12 @@ def test_a_partition_on_ray(tmp_path) -> None:
         score_partitions(tiny.bundle(), partitions, tmp_path / "out", "local", expansion=Windows(44))
 
 
+@pytest.mark.parametrize("stride", ["3", 3.5, True, None, -1])
+def test_a_stride_is_a_number_of_tokens(stride: Any) -> None:
+    with pytest.raises(InputError, match=f"--stride; found {stride!r}; expected a number of tokens"):
+        Windows(stride)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
