@@ -72,6 +72,13 @@ def of_bundle(path: Path) -> dict[str, Path | bytes]:
 
 def of_model(folder: Path) -> dict[str, Path | bytes]:
     """The files of a model that a loader reads, and its descriptions. Raises InputError unless it can be loaded."""
+    if (folder / "vocab.json").is_file() and not (folder / "config.json").exists():
+        raise InputError(
+            f"push: {folder}",
+            found="d2l weights as the book has them, which do not say their architecture",
+            expected="the model folder of a run, or a bundle",
+            do=f"export it, and push that: bertnli export {folder} OUT --arch bert.small",
+        )
     need("torch", "train")
     from bertnli.model import pretrained
 
