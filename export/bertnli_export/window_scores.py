@@ -68,7 +68,7 @@ class Windows(Expansion):
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"windows": f"of the premise, {self.stride} tokens in common, {self.over}"}
+        return {"windows": "premise", "stride": self.stride, "over": self.over}
 
     def rows_in_chunk(self, pairs: int) -> int:
         return max(1, pairs // _WINDOWS)

@@ -163,8 +163,12 @@ def test_workers_write_the_same_and_a_stopped_run_goes_on(tmp_path) -> None:
     score_file(tiny.bundle(), source, tmp_path / "two.tsv", workers=2, **options)
     with pytest.raises(Stop):
         score_file(tiny.bundle(), source, out, progress=stop_after(3), **options)
-    for other in (Windows(STRIDE + 1), Windows(STRIDE, "mean"), None):
-        with pytest.raises(InputError, match="options: windows was "):
+    for other, message in (
+        (Windows(STRIDE + 1), f"stride was {STRIDE}, is {STRIDE + 1}"),
+        (Windows(STRIDE, "mean"), "over was max, is mean"),
+        (None, f"windows was premise, is null; options: stride was {STRIDE}, is null"),
+    ):
+        with pytest.raises(InputError, match=f"unfinished run cannot continue .options: {message}"):
             score_file(tiny.bundle(), source, out, **{**options, "expansion": other})
     assert score_file(tiny.bundle(), source, out, **options)["resumed_at"] == 2 * CHUNK // 8
     assert out.read_bytes() == (tmp_path / "two.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
