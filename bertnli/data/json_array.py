@@ -44,6 +44,12 @@ def is_array(head: bytes, complete: bool) -> bool:
     return (parse_jsonl(first)[1] or "").startswith("not JSON")
 
 
+def may_be_array(head: bytes) -> bool:
+    """Whether only the bytes behind `head` can tell: it is a list in a line, and nothing below it yet."""
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    return text.startswith(b"[") and b"\n" in text and text.rstrip().find(b"\n") < 0
+
+
 def lines_of_array(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The elements of the array in `blocks`, each as one line of JSON; some complete lines at a time.
 

@@ -40,7 +40,7 @@ from bertnli.data.columns import (
 from bertnli.data.dialect import USUAL, Dialect, option
 from bertnli.data.first_bytes import check_binary, check_text
 from bertnli.data.formats import BLOCK, Source, UnreadableError, empty
-from bertnli.data.json_array import is_array, lines_of_array
+from bertnli.data.json_array import is_array, lines_of_array, may_be_array
 from bertnli.data.lines import DOUBLED_RETURN, RETURN, Ahead, Lines, end_of_line
 from bertnli.data.outputs import ProblemType
 from bertnli.data.parquet import parquet_schema, parquet_tables
@@ -208,7 +208,7 @@ class PairFile:
         """Find the columns at the start of a text file. Of a pipe only a line is waited for."""
         self._stream = stream = Ahead(self._source.blocks())
         first = BLOCK if self._source.rereadable else 1
-        if self.format == "jsonl" and self._looks_like_array(stream.look(first, longest=BLOCK), stream.all_seen):
+        if self.format == "jsonl" and self._looks_like_array(stream, first):
             self._opened, self._stream = self._probe(self._lines_of_json()), None
             return
         head = stream.look(first)
@@ -240,9 +240,15 @@ class PairFile:
             notes = note_of_widths(head, *sniffed, self._widths()[1]), note_of_blanks(head, *sniffed)
             self._notes += filter(None, notes)
 
-    def _looks_like_array(self, head: bytes, complete: bool) -> bool:
-        """Whether it is a JSON array, whose elements are the rows. What a file called .json is, is said."""
-        self._is_array = is_array(head, complete)
+    def _looks_like_array(self, stream: Ahead, first: int) -> bool:
+        """Whether it is a JSON array, whose elements are the rows. What a file called .json is, is said.
+
+        first: bytes to look at. Of a pipe more are waited for if its first line is a list.
+        """
+        head = stream.look(first, longest=BLOCK)
+        while may_be_array(head) and not stream.all_seen:
+            head = stream.look(len(head) + 1, longest=BLOCK)
+        self._is_array = is_array(head, stream.all_seen)
         if self._is_array:
             self._notes.append(f"note: {self.name}: a JSON array; row 1 is its first element")
         elif head and self._source.is_any_json:
