@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bertnli.common.errors import BertnliError, first_line
+from bertnli.data.class_names import column_of_other_classes
 from bertnli.data.columns import listed
 from bertnli.data.formats import UnreadableError
 from bertnli.data.parquet import resized
@@ -105,14 +106,15 @@ def _check_end(file: BinaryIO, at: int) -> None:
 
 
 def _difference(schema: pyarrow.Schema, other: pyarrow.Schema) -> str:
-    """The first column that is not the same in both; empty if there is none."""
+    """What is not the same in both, in words; empty if nothing."""
     if schema.names != other.names:
         return f"its columns are {listed(other.names)}, theirs {listed(schema.names)}"
     for one, two in zip(schema, other, strict=True):
         theirs, its = (f"{field.type}{'' if field.nullable else ' not null'}" for field in (one, two))
         if its != theirs:
             return f"its column {one.name!r} is of type {its}, theirs of {theirs}"
-    return ""
+    other_classes = column_of_other_classes(schema, other)
+    return f"its column {other_classes!r} has other class names" if other_classes else ""
 
 
 @contextmanager

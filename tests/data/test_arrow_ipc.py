@@ -267,6 +267,13 @@ def test_files_of_a_folder_must_agree_and_stay(tmp_path: Path) -> None:
         RunError, match=r"00002.* column 'premise' is of type large_string, theirs of string; make it as"
     ):
         list(PairFile(tmp_path / "a").rows())
+    save_to_disk(tmp_path / "b", WITH_CLASSES)
+    write_stream(tmp_path / "b" / "data-00001-of-00003.arrow", TABLE)  # without names: not other ones
+    assert len(list(PairFile(tmp_path / "b").rows())) == 8
+    swapped = json.dumps(FEATURES).replace("entailment", "x").replace("neutral", "entailment").replace("x", "neutral")
+    write_stream(tmp_path / "b" / "data-00001-of-00003.arrow", TABLE.replace_schema_metadata({"huggingface": swapped}))
+    with pytest.raises(RunError, match=r"00001.* its column 'label' has other class names"):
+        list(PairFile(tmp_path / "b").rows())
     (tmp_path / "a" / "data-00002-of-00003.arrow").write_bytes(b"")
     with pytest.raises(RunError, match=r"beyond row 0: data-00002-of-00003.arrow: "):
         list(PairFile(tmp_path / "a").rows())
