@@ -12,7 +12,8 @@ from bertnli.fetch import hub_push, model_hub
 from bertnli.run.folder import result_of, run_of
 
 if TYPE_CHECKING:
-    from bertnli_export.bundle import Bundle, Manifest, OtherGraph
+    from bertnli_export.bundle import Bundle
+    from bertnli_export.manifest import Manifest, OtherGraph
 
 CARD = "README.md"
 
@@ -59,7 +60,8 @@ def push(
 
 def of_bundle(path: Path) -> dict[str, Path | bytes]:
     """The files of a bundle, its model card among them. Raises InputError unless all are what its manifest says."""
-    from bertnli_export.bundle import MANIFEST, Bundle
+    from bertnli_export.bundle import Bundle
+    from bertnli_export.manifest import MANIFEST
 
     bundle = Bundle.open(path)
     bundle.check_files()

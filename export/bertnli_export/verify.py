@@ -12,7 +12,7 @@ from typing import Any
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
 from bertnli.evaluation.data_sets import open_set
-from bertnli_export.bundle import PARITY, update_manifest
+from bertnli_export.manifest import PARITY, update_manifest
 from bertnli_export.parity import Differences, Reference, compare, to_parity
 from bertnli_export.scorer import Scorer
 from bertnli_export.scoring_setup import prepare
