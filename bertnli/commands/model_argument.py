@@ -124,7 +124,8 @@ def temperature_writer(model: str) -> Callable[[Calibration], None]:
             "--calibrate", found=f"{redact(model)}, which is elsewhere", do="copy the bundle here, and copy it back"
         )
     if is_bundle(model):
-        from bertnli_export.bundle import folder_and_graph, update_manifest
+        from bertnli_export.bundle import folder_and_graph
+        from bertnli_export.manifest import update_manifest
 
         bundle, _ = folder_and_graph(Path(model))
         temperature.check_writable(bundle)

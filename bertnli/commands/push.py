@@ -13,7 +13,8 @@ from bertnli.fetch import hub_push, model_hub
 from bertnli.run.folder import result_of, run_of
 
 if TYPE_CHECKING:
-    from bertnli_export.bundle import Bundle, Manifest, OtherGraph
+    from bertnli_export.bundle import Bundle
+    from bertnli_export.manifest import Manifest, OtherGraph
 
 CARD = "README.md"
 
@@ -62,7 +63,8 @@ def push(
 
 def of_bundle(path: Path) -> dict[str, Path | bytes]:
     """The files of a bundle, its model card among them. Raises InputError unless all are what its manifest says."""
-    from bertnli_export.bundle import MANIFEST, Bundle
+    from bertnli_export.bundle import Bundle
+    from bertnli_export.manifest import MANIFEST
 
     bundle = Bundle.open(path)
     bundle.check_files()
@@ -75,6 +77,13 @@ def of_bundle(path: Path) -> dict[str, Path | bytes]:
 
 def of_model(folder: Path) -> dict[str, Path | bytes]:
     """The files of a model that a loader reads, and its descriptions. Raises InputError unless it can be loaded."""
+    if (folder / "vocab.json").is_file() and not (folder / "config.json").exists():
+        raise InputError(
+            f"push: {folder}",
+            found="d2l weights as the book has them, which do not say their architecture",
+            expected="the model folder of a run, or a bundle",
+            do=f"export it, and push that: bertnli export {folder} OUT --arch bert.small",
+        )
     need("torch", "train")
     from bertnli.model import pretrained
 

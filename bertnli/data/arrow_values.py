@@ -36,10 +36,10 @@ _TO_ESCAPE = re.compile(rb"[\x00-\x1f\x7f\\]")
 
 
 def holds_text(kind: pyarrow.DataType) -> bool:
-    """Whether a column of this type holds strings, also in a dictionary."""
+    """Whether a column of this type holds strings, also in a dictionary or in runs."""
     import pyarrow.types as types
 
-    text = kind.value_type if types.is_dictionary(kind) else kind
+    text = kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
     return bool(types.is_string(text) or types.is_large_string(text) or types.is_string_view(text))
 
 
@@ -65,6 +65,10 @@ def _values(column: pyarrow.Array, errors: str) -> list[Any]:
         return _extension(column, errors)
     if types.is_dictionary(kind):
         return _values(column.dictionary_decode(), errors)
+    if types.is_run_end_encoded(kind):
+        import pyarrow.compute as pc
+
+        return _values(pc.run_end_decode(column), errors)
     if holds_text(kind):
         try:
             return column.to_pylist()
@@ -114,6 +118,8 @@ def _nested(column: pyarrow.Array, errors: str) -> list[Any]:
             dict(zip(names, cells, strict=True)) if valid else None
             for valid, *cells in zip(column.is_valid().to_pylist(), *fields, strict=True)
         ]
+    if types.is_union(kind):
+        raise TypeError("a union has no such form")
     # By offsets: flatten() cannot leave out the null lists of every type.
     spans = [span for span, valid in zip(_spans(column), column.is_valid().to_pylist(), strict=True) if valid]
     first, last = min((start for start, _ in spans), default=0), max((end for _, end in spans), default=0)

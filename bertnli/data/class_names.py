@@ -35,6 +35,11 @@ def class_names(schema: pyarrow.Schema, column: str | None) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
+def column_of_other_classes(schema: pyarrow.Schema, other: pyarrow.Schema) -> str | None:
+    """The first column whose numbers mean other classes in another file of the same rows; None if there is none."""
+    return next((name for name in other.names if class_names(other, name) not in ((), class_names(schema, name))), None)
+
+
 def class_of(label: str | None, names: Sequence[str]) -> str | None:
     """The name of the class if the text of a label cell is its number; of a list of numbers the list of their names, if
     each has one; otherwise the text."""

@@ -29,16 +29,25 @@ _BEGIN = re.compile(r"\[\s*([\[{]|$)|\[\s*\]")
 def is_array(head: bytes, complete: bool) -> bool:
     """Whether the first bytes of a file are those of an array of rows, and not of lines.
 
-    complete: they are the whole file. A list in a line of its own, with other lines below it, is a line.
+    complete: they are the whole file. A list in a line of its own, with other lines below it, is a line; without them,
+    it is an array of whatever it holds.
     """
     text = head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").lstrip()
     first, line_end, below = text.partition("\n")
     first = first.rstrip()
+    if complete and not below.strip():
+        return first.startswith("[")
     if _BEGIN.match(first) is None:
         return False
-    if (complete and not below.strip()) or not (line_end or complete):
+    if not (line_end or complete):
         return True
     return (parse_jsonl(first)[1] or "").startswith("not JSON")
+
+
+def may_be_array(head: bytes) -> bool:
+    """Whether only the bytes behind `head` can tell: it is a list in a line, and nothing below it yet."""
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    return text.startswith(b"[") and b"\n" in text and text.rstrip().find(b"\n") < 0
 
 
 def lines_of_array(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from bertnli.data.columns import finder, label_text
 from bertnli.data.labels import WITHOUT_GOLD, LabelTable
-from bertnli.data.pairs import PairFile, Row
+from bertnli.data.pair_rows import Row
+from bertnli.data.pairs import PairFile
 
 _ROWS = 4096  # rows that are read at once
 _VALUES = LabelTable(("0", "1"))  # in any form: 1.0, true; -1 and empty cells are neither

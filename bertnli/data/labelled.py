@@ -14,7 +14,8 @@ from bertnli.data.formats import empty
 from bertnli.data.golds import NONE_OF_THEM, WITHOUT, Golds, golds_for
 from bertnli.data.labels import LabelTable
 from bertnli.data.outputs import ProblemType
-from bertnli.data.pairs import PairFile, Row
+from bertnli.data.pair_rows import Row
+from bertnli.data.pairs import PairFile
 from bertnli.data.records import BLANK_LINE
 from bertnli.data.tokenizer import PairTokenizer
 from bertnli.data.unknown_labels import UnknownLabels

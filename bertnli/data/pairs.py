@@ -1,7 +1,7 @@
 """Sentence-pair files, read row by row: each record of a file is one row, good or bad, in order.
 
-`PairFile` finds the columns and yields `Row`s in `Chunk`s of fixed size. A row that cannot be used keeps its number and
-says why. Reading is in two steps, so that another process can do the second one: `raw_chunks`, and `parse`.
+`PairFile` finds the columns and yields `Row`s in `Chunk`s of fixed size (pair_rows.py). Reading is in two steps, so
+that another process can do the second one: `raw_chunks`, and `parse`.
 """
 
 from __future__ import annotations
@@ -11,44 +11,37 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain, islice, tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bertnli.common.errors import InputError, RunError
 from bertnli.common.files import digest
 from bertnli.data.arrow_ipc import ipc_schema, ipc_tables
 from bertnli.data.arrow_values import holds_text, json_values
-from bertnli.data.class_names import class_names, class_of
-from bertnli.data.column_names import LABEL_COLUMNS
+from bertnli.data.class_names import class_names
 from bertnli.data.columns import (
     PARSE_COLUMNS,
     AmbiguousColumnsError,
     Columns,
-    HeaderRows,
-    fault_of,
     find_columns,
     find_text,
-    label_text,
     listed,
     not_read,
     note_of_names,
     numbered_columns,
-    words_of_parse,
 )
-from bertnli.data.dialect import USUAL, Dialect, option
+from bertnli.data.dialect import USUAL, Dialect
 from bertnli.data.first_bytes import check_binary, check_text
 from bertnli.data.formats import BLOCK, Source, UnreadableError, empty
-from bertnli.data.json_array import is_array, lines_of_array
+from bertnli.data.json_array import is_array, lines_of_array, may_be_array
 from bertnli.data.lines import DOUBLED_RETURN, RETURN, Ahead, Lines, end_of_line
 from bertnli.data.outputs import ProblemType
+from bertnli.data.pair_rows import Chunk, RawChunk, Row, RowMaker, damaged, widths
 from bertnli.data.parquet import parquet_schema, parquet_tables
 from bertnli.data.records import (
     NOT_UTF8,
-    Record,
-    has_key_twice,
-    is_text,
     json_cells,
     json_records,
     parse_cells,
@@ -62,7 +55,6 @@ from bertnli.data.sniffing import (
     find_header,
     from_windows,
     line_end,
-    looks_written,
     note_of_blanks,
     note_of_encoding,
     note_of_widths,
@@ -75,41 +67,6 @@ if TYPE_CHECKING:
 _PROBE = 1000  # the columns must be in one of so many JSON lines
 _ENDS = {RETURN: "carriage returns alone", DOUBLED_RETURN: "two carriage returns and a line feed"}
 _ROWS = 4096  # rows of Parquet and JSON lines that are read at once if the caller gives no number
-# A line of SNLI's and MultiNLI's .txt may end before these columns: most pairs have one annotator, not five.
-_ANNOTATORS = ("label2", "label3", "label4", "label5")
-
-
-class Row(NamedTuple):  # a NamedTuple is created three times as fast as a frozen dataclass
-    """One record of the file."""
-
-    number: int  # 1-based; the header is not counted
-    premise: str | None
-    hypothesis: str | None
-    label: (
-        str | None
-    )  # text of the label cell, or the name that the file's metadata gives its number; None if it is null
-    # or blank, or if there is no label column
-    error: str | None  # why this pair cannot be used, in one short sentence; None for a good row
-    raw: str  # text formats: the record's text without its line end; Parquet: ""
-    parsed: bool  # False if the record could not be split into cells
-
-
-@dataclass(frozen=True, slots=True)
-class RawChunk:
-    """Consecutive records as `PairFile.parse` takes them. `first`: the number of the first row; `size`: rows."""
-
-    first: int
-    size: int
-    records: bytes | list[Row] | pyarrow.RecordBatch
-    """JSON: the lines themselves, or elements as lines; TSV and CSV: the rows; Parquet and Arrow: an Arrow batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive rows; for Parquet and Arrow also their complete records as an Arrow batch of as many rows."""
-
-    rows: list[Row]
-    table: pyarrow.RecordBatch | None
 
 
 class PairFile:
@@ -154,7 +111,6 @@ class PairFile:
         self.schema: pyarrow.Schema | None = None
         self.class_names: tuple[str, ...] = ()
         self._notes: list[str] = []
-        self._late_note: str | None = None
         self._end = b"\n"
         self._is_array = False  # JSON
         self._table: Header | None = None  # of a text table
@@ -181,7 +137,16 @@ class PairFile:
                 self._look()
         except UnreadableError as error:
             raise InputError(f"{self.name}: cannot be read: {error}", do=error.do) from None
-        self._from_parse = prefer_parse and (self.columns.premise or "").casefold() == PARSE_COLUMNS[0]
+        self._rows = RowMaker(
+            self.name,
+            self.format,
+            self.columns,
+            self.fields,
+            self.class_names,
+            from_parse=prefer_parse and (self.columns.premise or "").casefold() == PARSE_COLUMNS[0],
+            quoting_told=self._told.quoting is not None,
+            notes=self._notes,
+        )
 
     @property
     def rereadable(self) -> bool:
@@ -203,7 +168,7 @@ class PairFile:
     @property
     def notes(self) -> list[str]:
         """What the user should know about how the file is read, a line each. It may have more lines after reading."""
-        return [*self._notes, *self._source.notes, *([self._late_note] if self._late_note else [])]
+        return [*self._notes, *self._source.notes, *([self._rows.late_note] if self._rows.late_note else [])]
 
     # The columns
 
@@ -211,7 +176,7 @@ class PairFile:
         """Find the columns at the start of a text file. Of a pipe only a line is waited for."""
         self._stream = stream = Ahead(self._source.blocks())
         first = BLOCK if self._source.rereadable else 1
-        if self.format == "jsonl" and self._looks_like_array(stream.look(first, longest=BLOCK), stream.all_seen):
+        if self.format == "jsonl" and self._looks_like_array(stream, first):
             self._opened, self._stream = self._probe(self._lines_of_json()), None
             return
         head = stream.look(first)
@@ -240,12 +205,21 @@ class PairFile:
             self._decide_quoting()
         if self._table.decided:
             sniffed = (self._table, self._source, self._end)
-            notes = note_of_widths(head, *sniffed, self._widths()[1]), note_of_blanks(head, *sniffed)
+            notes = (
+                note_of_widths(head, *sniffed, widths(self.fields, self.columns, self.format)[1]),
+                note_of_blanks(head, *sniffed),
+            )
             self._notes += filter(None, notes)
 
-    def _looks_like_array(self, head: bytes, complete: bool) -> bool:
-        """Whether it is a JSON array, whose elements are the rows. What a file called .json is, is said."""
-        self._is_array = is_array(head, complete)
+    def _looks_like_array(self, stream: Ahead, first: int) -> bool:
+        """Whether it is a JSON array, whose elements are the rows. What a file called .json is, is said.
+
+        first: bytes to look at. Of a pipe more are waited for if its first line is a list.
+        """
+        head = stream.look(first, longest=BLOCK)
+        while may_be_array(head) and not stream.all_seen:
+            head = stream.look(len(head) + 1, longest=BLOCK)
+        self._is_array = is_array(head, stream.all_seen)
         if self._is_array:
             self._notes.append(f"note: {self.name}: a JSON array; row 1 is its first element")
         elif head and self._source.is_any_json:
@@ -272,7 +246,9 @@ class PairFile:
             return
         head = self._stream.look(BLOCK)
         complete = self._stream.all_seen
-        quoting, note = quoting_of(head, complete, self._table, self._widths(), self._source, self._end)
+        quoting, note = quoting_of(
+            head, complete, self._table, widths(self.fields, self.columns, self.format), self._source, self._end
+        )
         dialect = replace(self._table.dialect, quoting=quoting)
         self._table = self._table._replace(dialect=dialect, decided=True)
         if note:
@@ -382,10 +358,10 @@ class PairFile:
     def parse(self, raw: RawChunk) -> Chunk:
         """The rows of a chunk. A copy of this object in another process can do it as well."""
         if isinstance(raw.records, bytes):
-            return Chunk(list(self._json_rows(json_records(raw.records), raw.first)), None)
+            return Chunk(list(self._rows.of_json(json_records(raw.records), raw.first)), None)
         if isinstance(raw.records, list):
             return Chunk(raw.records, None)
-        return Chunk(list(self._table_rows(raw.records, raw.first)), raw.records)
+        return Chunk(list(self._rows.of_batch(raw.records, raw.first)), raw.records)
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which does not go on with reading where this one is."""
@@ -437,7 +413,7 @@ class PairFile:
         found = table_records(lines, dialect.delimiter or "", dialect.quoted)
         for _ in islice(found, self._table.before):
             pass
-        yield from self._delimited_rows(found, dialect)
+        yield from self._rows.of_table(found, dialect)
 
     def _lines(self, size: int) -> Iterator[RawChunk]:
         """JSON lines, `size` at a time; no line is looked into."""
@@ -454,7 +430,7 @@ class PairFile:
                 pending.append(piece)
                 count += lines
         except UnreadableError as error:
-            raise self._damaged(first - 1 + count, error) from None
+            raise damaged(self.name, first - 1 + count, error) from None
         if count:
             yield RawChunk(first, count, b"".join(pending))
 
@@ -463,127 +439,14 @@ class PairFile:
         try:
             with closing(self._source.open_files()) as files:
                 arrow = self.format == "arrow"
-                tables = ipc_tables(files, size, needed) if arrow else parquet_tables(next(files), size, needed)
+                several = len(self._source.files) > 1
+                tables = (
+                    ipc_tables(files, size, needed, several=several)
+                    if arrow
+                    else parquet_tables(next(files), size, needed)
+                )
                 for table in tables:
                     yield RawChunk(first, table.num_rows, table)
                     first += table.num_rows
         except UnreadableError as error:
-            raise self._damaged(first - 1, error) from None
-
-    def _places(self) -> tuple[int, int, int]:
-        """The places of premise, hypothesis and label in a row's cells; -1 for no label."""
-        premise, hypothesis, label = (
-            -1 if name is None else self.fields.index(name)
-            for name in (self.columns.premise, self.columns.hypothesis, self.columns.label)
-        )
-        return premise, hypothesis, label
-
-    def _widths(self) -> tuple[int, int]:
-        """The least and the most cells of a row."""
-        most = least = len(self.fields)
-        if self.format == "tsv":
-            while least > 1 + max(self._places()) and self.fields[least - 1] in _ANNOTATORS:
-                least -= 1
-        return least, most
-
-    def _delimited_rows(self, found: Iterable[Record], dialect: Dialect) -> Iterator[Row]:
-        premise_at, hypothesis_at, label_at = self._places()
-        least, most = self._widths()
-        headers = HeaderRows(self.fields, self.columns)
-        words, below_other = headers.words, 0
-        look_for_quotes = self._told.quoting is None and not dialect.quoted
-        as_it_is, number = not self._from_parse, 0
-        first_written = written = 0
-        try:
-            for number, (raw, cells, fault) in enumerate(found, 1):  # after the loop: the last row
-                if cells is None:
-                    yield Row(number, None, None, None, fault, raw, False)
-                elif not least <= len(cells) <= most:
-                    yield Row(number, None, None, None, f"{len(cells)} cells, expected {most}", raw, False)
-                else:
-                    premise, hypothesis = cells[premise_at], cells[hypothesis_at]
-                    label = cells[label_at] if label_at >= 0 else None
-                    if premise in words or hypothesis in words or below_other:
-                        kind = headers.kind(cells)
-                        below_other = {"same": 0, "other": number, None: below_other}[kind]
-                        if kind or below_other:
-                            yield Row(number, None, None, None, _header_fault(kind, below_other), raw, False)
-                            continue
-                    if look_for_quotes and '"' in raw and any(map(looks_written, (premise, hypothesis))):
-                        written, first_written = written + 1, first_written or number
-                    if as_it_is and premise.strip() and hypothesis.strip() and "\0" not in raw:
-                        if label is not None and not label.strip():
-                            label = None
-                        yield Row(number, premise, hypothesis, label, None, raw, True)
-                    else:
-                        yield self._row(number, premise, hypothesis, label, raw)
-        except UnreadableError as error:
-            raise self._damaged(number, error) from None
-        if written and not any(note.startswith("warning") for note in self._notes):
-            found_in = f"{written} {'row' if written == 1 else 'rows'} (the first is row {first_written})"
-            self._late_note = (
-                f"warning: {self.name}: cells of {found_in} are in quotes as pandas and Excel write them, "
-            )
-            self._late_note += (
-                f"and are read with the quotes; if they only enclose cells, give {option('quoting', 'csv')}"
-            )
-
-    def _json_rows(self, found: Iterable[Record], first: int) -> Iterator[Row]:
-        premise_key, hypothesis_key, label_key = self.columns.premise, self.columns.hypothesis, self.columns.label
-        signs = [(key, f'"{key}"') for key in (premise_key, hypothesis_key, label_key) if key is not None]
-        for number, (raw, cells, fault) in enumerate(found, first):
-            if cells is None:
-                yield Row(number, None, None, None, fault, raw, False)
-                continue
-            if twice := [key for key, sign in signs if raw.count(sign) > 1 and has_key_twice(raw, key)]:
-                yield Row(number, None, None, None, f"two keys {twice[0]!r}", raw, True)
-                continue
-            premise, hypothesis, label = cells.get(premise_key), cells.get(hypothesis_key), cells.get(label_key)
-            if label is None and label_key and self._late_note is None and label_key not in cells:
-                self._late_note = self._note_of_another_label(number, cells)
-            # Without an escape there is no NUL character and no half of a surrogate pair in the texts.
-            as_it_is = type(premise) is type(hypothesis) is str and "\\u" not in raw and not self._from_parse
-            if as_it_is and premise.strip() and hypothesis.strip():
-                yield Row(number, premise, hypothesis, label_text(label), None, raw, True)
-                continue
-            row = self._row(number, premise, hypothesis, label, raw)
-            missing = [key for key in (premise_key, hypothesis_key) if key not in cells] if row.error else None
-            yield row._replace(error=f"no key {missing[0]!r}") if missing else row
-
-    def _note_of_another_label(self, number: int, cells: dict[str, Any]) -> str | None:
-        """What to say of a JSON object without the label's key if it has one of another name."""
-        if not (others := [name for name in cells if name.strip().casefold() in LABEL_COLUMNS]):
-            return None
-        missing = f"has no {self.columns.label!r}, and so no label, but {listed(others)}"
-        return f"warning: {self.name}: row {number} {missing}; the file may be several that were put together"
-
-    def _table_rows(self, table: pyarrow.RecordBatch, first: int) -> Iterator[Row]:
-        try:
-            columns = [
-                [None] * table.num_rows if name is None else json_values(table.column(name), "surrogateescape")
-                for name in (self.columns.premise, self.columns.hypothesis, self.columns.label)
-            ]
-        except UnreadableError as error:
-            raise self._damaged(first - 1, error) from None
-        for number, (premise, hypothesis, label) in enumerate(zip(*columns, strict=True), first):
-            yield self._row(number, premise, hypothesis, label, "")
-
-    def _damaged(self, number: int, error: UnreadableError) -> RunError:
-        return RunError(f"{self.name}: cannot be read beyond row {number}: {error}", do=error.do)
-
-    def _row(self, number: int, premise: Any, hypothesis: Any, label: Any, raw: str) -> Row:
-        if self._from_parse:
-            premise, hypothesis = words_of_parse(premise), words_of_parse(hypothesis)
-        error = fault_of("premise", premise) or fault_of("hypothesis", hypothesis)
-        if error:
-            premise, hypothesis = (text if is_text(text) else None for text in (premise, hypothesis))
-        text = label_text(label)
-        if self.class_names:
-            text = class_of(text, self.class_names)
-        return Row(number, premise, hypothesis, text, error, raw, True)
-
-
-def _header_fault(kind: str | None, below_other: int) -> str:
-    if kind == "same":
-        return "a second header; the file may be several that were put together"
-    return f"{'a' if kind else f'below a (row {below_other})'} header with other columns; split the file there"
+            raise damaged(self.name, first - 1, error) from None

@@ -43,16 +43,20 @@ def saved_names(names: Collection[str]) -> list[str]:
 def data_files(folder: str) -> list[str]:
     """The Arrow files of the data set in `folder`, in the order of its rows.
 
-    Raises InputError if it is another folder, holds several splits, which it names, or is not complete.
+    Of a DatasetDict with one split, that one is read. Raises InputError if it is another folder, holds several splits,
+    which it names, or is not complete.
     """
     path = Path(folder)
-    if splits := read_map(path / _SPLITS).get("splits"):
-        names = [str(name) for name in splits] if isinstance(splits, list) else ["?"]
+    if (path / _SPLITS).exists():
+        splits = read_map(path / _SPLITS).get("splits")
+        names = [str(name) for name in splits] if isinstance(splits, list) else []
+        if len(names) == 1 and Path(names[0]).name == names[0]:
+            return data_files(str(path / names[0]))
         raise InputError(
-            f"{folder}: a saved DatasetDict, with several splits",
-            found=", ".join(names),
+            f"{folder}: a saved DatasetDict",
+            found=f"the splits {', '.join(names)}" if names else f"no splits in its {_SPLITS}",
             expected="one split",
-            do=f"name it, as in {path / names[0]}",
+            do=f"name it, as in {path / names[0]}" if names else "save it again",
         )
     if not (path / _STATE).exists():
         raise InputError(

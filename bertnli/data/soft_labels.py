@@ -13,7 +13,8 @@ from bertnli.common.printable import shortened
 from bertnli.data.columns import finder, label_text
 from bertnli.data.golds import Gold, LabelGolds
 from bertnli.data.labels import LabelTable, number_in
-from bertnli.data.pairs import PairFile, Row
+from bertnli.data.pair_rows import Row
+from bertnli.data.pairs import PairFile
 
 TOLERANCE = 0.01  # of their sum: some files have two decimals
 _ROWS = 4096  # rows that are read at once

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from bertnli.data.pairs import Row
+from bertnli.data.pair_rows import Row
 from bertnli.data.tokenizer import PairTokenizer
 
 _CHUNK = 1024

@@ -60,4 +60,5 @@ def encode_windows(tokenizer: PairTokenizer, premises: list[str], hypotheses: li
 def _without_blanks(text: str, begin: int, end: int) -> tuple[int, int]:
     """The range without blanks at its ends, which some vocabularies have in their tokens."""
     part = text[begin:end]
-    return begin + len(part) - len(part.lstrip()), max(begin, end - len(part) + len(part.rstrip()))
+    begin += len(part) - len(part.lstrip())
+    return begin, begin + len(part.strip())

@@ -11,7 +11,8 @@ from itertools import islice
 
 import numpy as np
 
-from bertnli.data.pairs import PairFile, Row
+from bertnli.data.pair_rows import Row
+from bertnli.data.pairs import PairFile
 
 SEED = 0
 WINDOW = 4096  # premises are permuted within so many rows; in SNLI about three rows share a premise

@@ -15,7 +15,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from bertnli.common.errors import first_line
 from bertnli.common.progress import megabytes, say
+from bertnli.data.class_names import column_of_other_classes
+from bertnli.data.columns import listed
 from bertnli.fetch.entry import HubAnswerError, HubDataSet
 from bertnli.fetch.hub_repository import Repository, repository
 
@@ -110,15 +113,28 @@ def _of_split(source: HubDataSet, splits: Splits, default: str | None) -> list[s
 
 
 def _join(paths: list[Path], target: Path) -> None:
-    """One Parquet file of all rows, with the metadata of the first: its class names are there."""
+    """One Parquet file of all rows, with the metadata of the first: its class names are there.
+
+    Raises HubAnswerError for a file with other columns, types or class names than the first, or that cannot be read.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if len(paths) == 1:
         paths[0].rename(target)
         return
-    schema = pq.read_schema(paths[0])
-    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        for path in paths:
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    writer.write_table(file.read_row_group(group).cast(schema))
+    path = paths[0]
+    try:
+        schema = pq.read_schema(path)
+        with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+            for path in paths:
+                with pq.ParquetFile(path) as file:
+                    if set(file.schema_arrow.names) != set(schema.names):
+                        raise ValueError(f"columns {listed(file.schema_arrow.names)}, not {listed(schema.names)}")
+                    if other := column_of_other_classes(schema, file.schema_arrow):
+                        raise ValueError(f"other class names of column {other!r}")
+                    for group in range(file.num_row_groups):
+                        writer.write_table(file.read_row_group(group).select(schema.names).cast(schema))
+    except (ValueError, pa.ArrowException) as error:
+        what = f"Parquet files that cannot be joined: {path.name}: {first_line(error)}"
+        raise HubAnswerError(what, "download its files, and give the path of one") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertnli.common import heartbeat
-from bertnli.common.errors import InputError, RunError
+from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.common.progress import megabytes, say
 from bertnli.fetch.entry import SourceError
 from bertnli.fetch.hub_repository import check_listed, listed, reason, status_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
+_TOKEN = "the token in HF_TOKEN or of `hf auth login`"
 _LEFT_ALONE = ("README", "LICENSE", "LICENCE", "NOTICE")  # descriptions; and hidden files, such as .gitattributes
 
 
@@ -54,7 +55,7 @@ def push(
     and if the repository has other files, unless `delete_others`; RunError if it cannot be reached or breaks off, and
     if what the hub has afterwards is not what was pushed.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import HFValidationError, validate_repo_id
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -64,13 +65,12 @@ def push(
         raise _no_name(repo) from None
     if repo.count("/") != 1:
         raise _no_name(repo)
-    if get_token() is None:
-        raise InputError(
-            f"push to {repo}: no token", do="set HF_TOKEN to one with write access, or log in with `hf auth login`"
-        )
+    if revision == "":
+        raise InputError("--revision", found="''", expected="a branch's name")
+    hub = HfApi()
+    _check_environment(repo, hub.endpoint)
     if not sys.stderr.isatty():
         disable_progress_bars()
-    hub = HfApi()
     size = megabytes(sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in files.values()))
     try:
         before = _prepared(hub, repo, private, revision)
@@ -101,6 +101,22 @@ def push(
         raise _explained(error, repo) from error
     _check_whole(after, files, repo)
     return Pushed(f"{hub.endpoint}/{repo}", str(commit.oid), commit.oid != before.sha, bool(after.private))
+
+
+def _check_environment(repo: str, endpoint: str) -> None:
+    """Raise InputError for settings of huggingface_hub's with which no push can succeed."""
+    from huggingface_hub import constants, get_token
+
+    token, where = get_token(), f"push to {repo}"
+    set_one = "set HF_TOKEN to one with write access, or log in with `hf auth login`"
+    if constants.HF_HUB_OFFLINE:
+        raise InputError(f"{where}: HF_HUB_OFFLINE is set, so the hub may not be asked", do="unset it")
+    if not endpoint.startswith(("https://", "http://")):
+        raise InputError(f"{where}: HF_ENDPOINT", found=repr(endpoint), expected="https://… or http://…")
+    if token is None:
+        raise InputError(f"{where}: no token", do=set_one)
+    if not token.isascii():
+        raise InputError(f"{where}: {_TOKEN}", found="characters that no token has", do=set_one)
 
 
 def _prepared(hub: HfApi, repo: str, private: bool | None, revision: str | None) -> ModelInfo:
@@ -152,23 +168,31 @@ def _no_name(repo: str) -> InputError:
 
 def _explained(error: Exception, repo: str) -> InputError | RunError:
     """The message of what huggingface_hub raises. It has neither the token nor an address with a signature."""
-    token = "the token in HF_TOKEN or of `hf auth login`"
     cause: BaseException = error  # of an upload in a thread, the error is another one's cause
     while status_of(cause) is None and cause.__cause__ is not None:
         cause = cause.__cause__
     status = status_of(cause)
     if status == 401:
-        return InputError(f"push to {repo}: the hub does not accept {token}", do="set one with write access")
-    if status in (403, 404):
+        return InputError(f"push to {repo}: the hub does not accept {_TOKEN}", do="set one with write access")
+    # Where a large file is uploaded to, no token is sent: the address has a signature, which may have expired.
+    with_token = status is not None and "authorization" in cause.response.request.headers  # type: ignore[attr-defined]
+    if status in (403, 404) and with_token:
         return InputError(
             f"push to {repo}: the hub forbids it",
-            found=f"{token}, without write access there",
+            found=f"{_TOKEN}, without write access there",
             do="take one that has it, or a name of your own",
         )
     if status in (409, 412):
         return RunError(
             f"push to {repo}: somebody else pushed in the meantime; nothing was changed",
             do="give the same command again",
+        )
+    if status is not None and 400 <= status < 500 and status not in (403, 404, 408, 429):  # it would answer so again
+        said = getattr(cause, "server_message", None) if with_token else None
+        return InputError(
+            f"push to {repo}: the hub refuses it, and nothing was changed",
+            found=reason(cause) + (f", {first_line(ValueError(said))}" if said else ""),
+            do="push a smaller model, or ask the hub for more room" if status == 413 else "change what it refuses",
         )
     return RunError(
         f"push to {repo}: broke off, and the repository has all of it or nothing: {reason(cause)}",

@@ -122,8 +122,8 @@ class Repository:
                 check_listed(stored, self.files[name], name)
                 stored.replace(target)
             except SourceError as error:
-                reason = str(error) if name in str(error) else f"{name}: {error}"
-                raise _why(url, self.repo, self.kind) or SourceError(reason) from error
+                what = str(error) if name in str(error) else f"{name}: {error}"
+                raise _why(url, self.repo, self.kind) or SourceError(what) from error
             finally:
                 stored.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # a part of a file is in it, for the next try

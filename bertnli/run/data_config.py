@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
-from bertnli.run.data_source import DIALECT, DataSet, LabelNames, Source, TrainingSet, check_dialect, titles
+from bertnli.run.data_source import DIALECT, DataSet, LabelNames, Source, TrainingSet, check_dialect, titled
 from bertnli.run.section import Positive, Section, Text
 
 
@@ -146,17 +146,18 @@ class Data(Section):
         if given is None or isinstance(given, Holdout):
             return ()
         sets = given if isinstance(given, tuple) else (given,)
-        names = [one if isinstance(one, str) else one.path or one.name for one in sets]
-        return tuple(
-            self._source(file, f"data.{file}.{number}" if isinstance(given, tuple) else f"data.{file}", one, title)
-            for number, (one, title) in enumerate(zip(sets, titles(names), strict=True))
+        return titled(
+            [
+                self._source(file, f"data.{file}.{number}" if isinstance(given, tuple) else f"data.{file}", one)
+                for number, one in enumerate(sets)
+            ]
         )
 
-    def _source(self, file: File, key: str, given: str | DataSet, title: str) -> Source:
+    def _source(self, file: File, key: str, given: str | DataSet) -> Source:
         """The source of one data set; `key` is its key in the run file."""
         columns, label_names, dialect = self.columns_of(file), self.label_names_of(file), self.dialect_of(file)
         if isinstance(given, str):
-            return Source(key, given, columns, label_names, dialect, title)
+            return Source(key, given, columns, label_names, dialect)
         told = {name: value for name in DIALECT if (value := getattr(given, name)) is not None}
         weighted = given if isinstance(given, TrainingSet) else None
         return Source(
@@ -165,10 +166,9 @@ class Data(Section):
             columns if given.columns is None else given.columns,
             label_names if given.label_names is None else given.label_names,
             replace(dialect, **told),
-            title,
-            "name" if given.path is None else "path",
-            weighted.weight if weighted else 1.0,
-            weighted.max_pairs if weighted else None,
+            of="name" if given.path is None else "path",
+            weight=weighted.weight if weighted else 1.0,
+            max_pairs=weighted.max_pairs if weighted else None,
         )
 
     def columns_of(self, file: File) -> Columns:

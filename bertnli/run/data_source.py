@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from types import NoneType
 from typing import Annotated, Any, Literal
@@ -97,7 +98,7 @@ class Source:
     """A data set as it is to be read, with the keys of `data` that it does not give itself.
 
     key: in the run file, such as `data.train` or, in a list, `data.train.1`. name: as the user wrote it. title: a short
-    name that no other set of the same list has. of: `path` or `name` if the user said which of these it is.
+    name that no other set of the same list has (`titled`). of: `path` or `name` if the user said which of these it is.
     """
 
     key: str
@@ -122,15 +123,25 @@ class Source:
         return file, self.columns, self.label_names, self.dialect
 
 
-def titles(names: list[str]) -> list[str]:
-    """A short name for each data set: the file's name if no other set has it, otherwise the whole path; a number
-    tells two readings of the same file apart."""
-    short = [PurePath(name).name or name for name in names]
-    return told_apart([name if short.count(one) > 1 else one for name, one in zip(names, short, strict=True)])
+def titled(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The data sets of a list, each with its title: the file's name, or if another set has it the whole path. If one
+    file is read in several ways, what this one says of it follows, as in `x.tsv (label gold)`, or else a number."""
+    short = [PurePath(one.name).name or one.name for one in sources]
+    names = [one.name if short.count(name) > 1 else name for one, name in zip(sources, short, strict=True)]
+    ways = [_way(one) for one in sources]
+    found = []
+    for name, way in zip(names, ways, strict=True):
+        same = [other for other, named in zip(ways, names, strict=True) if named == name]
+        own = [part for part in way if not all(part in other for other in same)]
+        found.append(f"{name} ({', '.join(own)})" if own else name)
+    numbers = [found[: place + 1].count(title) if found.count(title) > 1 else 0 for place, title in enumerate(found)]
+    return tuple(
+        replace(one, title=f"{title} ({number})" if number else title)
+        for one, title, number in zip(sources, found, numbers, strict=True)
+    )
 
 
-def told_apart(names: list[str]) -> list[str]:
-    """The names, with a number behind each that is there several times."""
-    return [
-        f"{one} ({names[: place + 1].count(one)})" if names.count(one) > 1 else one for place, one in enumerate(names)
-    ]
+def _way(source: Source) -> list[str]:
+    """How a data set is read, in words."""
+    said = {**asdict(source.columns), "max_pairs": source.max_pairs}
+    return [f"{what} {value}" for what, value in said.items() if value is not None]

@@ -30,7 +30,7 @@ from bertnli.model.kept_layers import with_layers
 from bertnli.model.pretrained import Pretrained
 from bertnli.run.config import RunConfig
 from bertnli.run.data_config import Holdout
-from bertnli.run.data_source import Source, told_apart
+from bertnli.run.data_source import Source
 from bertnli.run.folder import result_of, run_of, step_of
 from bertnli.run.mistakes import refuse
 from bertnli.run.run_file import load_run
@@ -44,7 +44,7 @@ AnyCorpus = Corpus | PooledCorpus
 @dataclass(frozen=True)
 class EvaluationSet:
     """The pairs of a data set, or those held out of the training data, on which the model is measured. name: as the
-    user wrote it, with a number if another set has the same."""
+    user wrote it, or the set's title if another set has the same name."""
 
     name: str
     corpus: AnyCorpus
@@ -234,8 +234,9 @@ def load_data(config: RunConfig, source: Pretrained, say: Callable[[str], None])
             ) from None
         name = f"held out of {', '.join(one.name for one in sources)}"
         evaluations[name] = EvaluationSet(name, corpus, held_out)
-    names = told_apart([one.name for one, _ in others])
-    for (one, its_corpus), name in zip(others, names, strict=True):
+    names = [one.name for one, _ in others]
+    for one, its_corpus in others:
+        name = one.title if names.count(one.name) > 1 else one.name
         evaluations[one.title] = EvaluationSet(name, its_corpus, np.arange(len(its_corpus)))
         if any(_same_rows(its_corpus, trained) for trained in corpora):
             say(f"warning: {one.key}: {one.name} is in data.train, too: it says nothing about pairs not trained on")

@@ -26,7 +26,8 @@ from bertnli.data import unfit_rows
 from bertnli.data.batches import Indices
 from bertnli.data.labels import LabelTable
 from bertnli.data.outputs import Outputs
-from bertnli.data.pairs import PairFile, Row
+from bertnli.data.pair_rows import Row
+from bertnli.data.pairs import PairFile
 from bertnli.evaluation.data_sets import open_set
 from bertnli.evaluation.evaluate import Predictor, outputs_of, tokenizer_of
 from bertnli.evaluation.metrics import softmax

@@ -16,7 +16,7 @@ from bertnli.evaluation.data_sets import LabelledSet
 from bertnli.families.folder_config import folder_config
 from bertnli.model.pretrained import Pretrained
 from bertnli.report.licences import UNKNOWN, LicenceInfo
-from bertnli_export import bundle, hub_layout, runtime, sentences, triton
+from bertnli_export import bundle, hub_layout, manifest, new_bundle, runtime, sentences, triton
 from bertnli_export.devices import CPU, Device, choose_device
 from bertnli_export.graphs import graph as graphs
 from bertnli_export.graphs import opset17
@@ -61,7 +61,7 @@ def export_bundle(
     `bertnli verify` has passed on a host that has one.
 
     Returns the summary: `bundle`, `precision`, `fused_attention`, `layers`, and the parity figures (see
-    `bundle.Parity`), or `parity` None with `reason` and `next`, what to do; of the hub's layout also those of int8 by
+    `manifest.Parity`), or `parity` None with `reason` and `next`, what to do; of the hub's layout also those of int8 by
     `int8_…`, and a `note` of what other programs do otherwise. Raises InputError for what is wrong before the start;
     RunError if a graph cannot be made, is not fused, or does not compute what the checkpoint computes. After an error
     nothing is left.
@@ -69,21 +69,21 @@ def export_bundle(
     _check_arguments(source, precision, layout, opset)
     if layout == "triton":
         out = out / triton.NAME
-    bundle.check_target(out, force=force)
+    new_bundle.check_target(out, force=force)
     config, tokenizer = source.config, source.tokenizer
     rows = None if verify_data is None else RealRows.read(verify_data, config.outputs, tokenizer)
 
     exporter = _Exporter(source, terms, allow_unfused, rows)
     try:
-        with bundle.new_bundle(out, force=force) as folder:
+        with new_bundle.new_bundle(out, force=force) as folder:
             tokenizer.save(folder)
-            bundle.write_json(folder / bundle.CONFIG, folder_config(config, tokenizer))
-            exporter.reference.save(folder / bundle.PARITY)
-            files = hub_layout.GRAPHS if layout == "hub" else {precision: bundle.MODEL}
+            manifest.write_json(folder / manifest.CONFIG, folder_config(config, tokenizer))
+            exporter.reference.save(folder / manifest.PARITY)
+            files = hub_layout.GRAPHS if layout == "hub" else {precision: manifest.MODEL}
             main, *others = (exporter.write(folder / name, each, layout, opset) for each, name in files.items())
             if layout == "triton":
                 triton.arrange_files(folder, config.outputs, precision)
-            bundle.write_manifest(
+            manifest.write_manifest(
                 folder,
                 precision=precision,
                 opset=main.opset,
@@ -97,11 +97,11 @@ def export_bundle(
                 temperature=source.temperature,
                 tokenizer_fingerprint=tokenizer.fingerprint,
                 attention=main.attention,
-                origin=bundle.Origin(
+                origin=manifest.Origin(
                     sha256=source.sha256, name=name, revision=source.revision, family=config.family, **asdict(terms)
                 ),
                 parity=main.parity,
-                versions=bundle.versions(_VERSIONS),
+                versions=manifest.versions(_VERSIONS),
                 others={Path(files[other.precision]).name: other.section() for other in others},
             )
     except OSError as error:
@@ -132,14 +132,14 @@ class _Written:
 
     precision: str
     opset: int
-    attention: bundle.Attention
-    parity: bundle.Parity | None
+    attention: manifest.Attention
+    parity: manifest.Parity | None
     reason: str | None
 
-    def section(self) -> bundle.OtherGraph:
+    def section(self) -> manifest.OtherGraph:
         assert self.parity is not None, "int8 runs on every host"
         about = {"precision": self.precision, "opset": self.opset, "attention": self.attention, "parity": self.parity}
-        return bundle.OtherGraph.model_validate(about)
+        return manifest.OtherGraph.model_validate(about)
 
 
 class _Exporter:
@@ -173,7 +173,7 @@ class _Exporter:
         return _Written(precision, opset_of(graph), attention, parity, reason)
 
 
-def _figures(parity: bundle.Parity, problem_type: ProblemType) -> dict[str, Any]:
+def _figures(parity: manifest.Parity, problem_type: ProblemType) -> dict[str, Any]:
     """Those that have a meaning for the model's outputs."""
     without = {
         "single_label_classification": {"score_error"},
@@ -226,7 +226,7 @@ def _parity_device(precision: str) -> tuple[Device | None, str | None]:
     return None, "no NVIDIA GPU that this process may use"
 
 
-def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> bundle.Attention:
+def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> manifest.Attention:
     fused = sum(operators.values())
     if fused < layers and not allow_unfused:
         raise RunError(
@@ -235,14 +235,14 @@ def _attention(operators: dict[str, int], layers: int, allow_unfused: bool) -> b
             expected=f"{layers}, one for each layer",
             do="install the versions in constraints.txt, or accept a slower bundle with --allow-unfused",
         )
-    return bundle.Attention(fused=fused, layers=layers, operators=operators)
+    return manifest.Attention(fused=fused, layers=layers, operators=operators)
 
 
 def _metadata(source: Pretrained, precision: str, terms: LicenceInfo) -> dict[str, str]:
     """For the graph's own metadata: entries of the manifest, in case the file is separated from it."""
     tokenizer = source.tokenizer
     about = {
-        "versions": bundle.versions(_VERSIONS),
+        "versions": manifest.versions(_VERSIONS),
         "labels": source.config.labels,
         "problem_type": source.config.problem_type,
         "activation": source.config.output_activation,

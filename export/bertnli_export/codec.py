@@ -15,7 +15,8 @@ import numpy as np
 
 from bertnli.data.labels import UNKNOWN, LabelTable
 from bertnli.data.outputs import Outputs
-from bertnli.data.pairs import Chunk, PairFile, RawChunk
+from bertnli.data.pair_rows import Chunk, RawChunk
+from bertnli.data.pairs import PairFile
 from bertnli_export.encoders import Encoder, RowResult
 from bertnli_export.expansion import Expansion, Texts
 from bertnli_export.label_counts import LabelCounts

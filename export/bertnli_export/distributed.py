@@ -26,10 +26,12 @@ from bertnli.common.urls import is_url
 from bertnli.data.dialect import Dialect
 from bertnli.data.pairs import Columns
 from bertnli.fetch.remote_files import passing_copy
-from bertnli_export.bundle import Bundle, check_outside, versions
+from bertnli_export.bundle import Bundle
 from bertnli_export.devices import DEVICES
 from bertnli_export.expansion import Expansion
 from bertnli_export.label_counts import LabelCounts
+from bertnli_export.manifest import versions
+from bertnli_export.new_bundle import check_outside
 from bertnli_export.output_file import BusyError
 from bertnli_export.partitions import Partition, find_partitions
 from bertnli_export.ray_cluster import affinity, choose_nodes, connected, cores_each, name_of, ray_reason

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bertnli.common.encodings import with_escapes
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.data.dialect import USUAL
-from bertnli.data.pairs import Chunk, PairFile, Row
+from bertnli.data.pair_rows import Chunk, Row
+from bertnli.data.pairs import PairFile
 from bertnli.data.records import JsonCells
 from bertnli_export.parquet_schema import ARROW, storable, with_columns
 from bertnli_export.score_columns import ScoreColumns

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bertnli.common.errors import InputError
 from bertnli.data.tokenizer import PairTokenizer
-from bertnli_export.bundle import MODEL, QUANTIZED
+from bertnli_export.manifest import MODEL, QUANTIZED
 
 GRAPHS = {"fp32": f"onnx/{MODEL}", "int8": f"onnx/{QUANTIZED}"}
 """The file of each precision. A bundle's manifest describes the first, and the second among its `others`."""

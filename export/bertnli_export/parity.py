@@ -28,9 +28,9 @@ from bertnli.data.tokenizer import PairTokenizer
 from bertnli.evaluation.activations import activate
 from bertnli.evaluation.data_sets import LabelledSet
 from bertnli_export import sentences
-from bertnli_export.bundle import Parity
 from bertnli_export.devices import CPU, Device
 from bertnli_export.interface import INPUTS
+from bertnli_export.manifest import Parity
 from bertnli_export.scorer import Logits, length_batches, run_batches
 from bertnli_export.session import Session
 

@@ -27,7 +27,7 @@ from bertnli.common.cores import usable_cores
 from bertnli.common.errors import BertnliError, RunError
 from bertnli.common.progress import say
 from bertnli.common.signals import exit_text
-from bertnli.data.pairs import RawChunk
+from bertnli.data.pair_rows import RawChunk
 from bertnli_export.codec import Codec, ScoredChunk
 from bertnli_export.devices import Device
 from bertnli_export.scoring_setup import ScoringSetup

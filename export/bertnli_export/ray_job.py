@@ -17,8 +17,9 @@ from bertnli.common.errors import BertnliError, InputError
 from bertnli.common.progress import say
 from bertnli.common.urls import is_url
 from bertnli.fetch.remote_files import StoredFile
-from bertnli_export.bundle import Bundle, versions
+from bertnli_export.bundle import Bundle
 from bertnli_export.devices import Device
+from bertnli_export.manifest import versions
 from bertnli_export.ray_cluster import affinity, name_of, ray_reason
 from bertnli_export.remote_bundle import manifest_sha256
 from bertnli_export.score import VERSIONS

@@ -13,7 +13,7 @@ from bertnli.common.locks import held
 from bertnli.common.progress import say
 from bertnli.common.urls import has_secret, redact
 from bertnli.fetch.remote_files import local_copy
-from bertnli_export.bundle import MANIFEST, manifest_bytes, parse_manifest
+from bertnli_export.manifest import MANIFEST, manifest_bytes, parse_manifest
 
 
 def local_bundle(url: str, *, fresh: bool = False) -> Path:

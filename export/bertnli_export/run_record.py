@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class RunRecord:
         for part in _CONTENT if content_only else fingerprint:
             before, now = self.fingerprint.get(part, {}), fingerprint[part]
             changed += [
-                f"{part}: {key} was {_shortened(before.get(key))}, is {_shortened(now.get(key))}"
+                "{}: {} was {}, is {}".format(part, key, *_shortened(before.get(key), now.get(key)))
                 for key in {**before, **now}
                 if before.get(key) != now.get(key)
             ]
@@ -186,6 +186,11 @@ def resume(output: Path, fingerprint: Fingerprint) -> RunRecord:
     return record
 
 
-def _shortened(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 20 else shortened(text, 12)
+def _shortened(*values: object) -> Iterator[str]:
+    """Different values as text; of long ones the beginning, or what follows a beginning that they have in common."""
+    texts = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
+    differ = (at for at, signs in enumerate(zip(*texts, strict=False)) if len(set(signs)) > 1)
+    common = next(differ, min(map(len, texts)))
+    begin = common - 4 if common >= 12 else 0
+    for text in texts:
+        yield text if len(text) <= 20 else "…" * (begin > 0) + shortened(text[begin:], 12)

@@ -21,10 +21,11 @@ from bertnli.common.urls import is_url
 from bertnli.data.dialect import USUAL, Dialect
 from bertnli.data.pairs import Columns, PairFile
 from bertnli.fetch.resolve import resolve_data, shown_name
-from bertnli_export.bundle import check_outside, versions
 from bertnli_export.codec import Codec
 from bertnli_export.devices import CPU, Device, choose_devices
 from bertnli_export.expansion import Expansion
+from bertnli_export.manifest import versions
+from bertnli_export.new_bundle import check_outside
 from bertnli_export.output_file import check_output
 from bertnli_export.pool import Pool
 from bertnli_export.remote_output import RemoteOutput, to_urls

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import compress, islice
@@ -181,6 +181,9 @@ class Scorer:
 
     def iter(self, pairs: Iterable[Any], expansion: Expansion | None = None) -> Iterator[Score]:
         """`score` as a stream: takes and gives `CHUNK` pairs at a time, so memory does not grow with their number."""
+        if isinstance(pairs, str | bytes | Mapping):  # their characters or keys would be scored
+            items = "texts" if expansion is not None and expansion.reads_texts else "pairs"
+            raise InputError("what to score", found=repr(pairs)[:80], expected=f"a list of {items}")
         if expansion is not None:
             yield from expansion.iter(self, pairs)
             return
@@ -249,10 +252,15 @@ class Scorer:
 
 def two_texts(pairs: Sequence[Any]) -> tuple[list[str], list[str]]:
     """Premises and hypotheses. Raises InputError for a pair that is not two things."""
-    for pair in pairs:
-        if isinstance(pair, str) or len(pair) != 2:
-            raise InputError("a pair to score", found=repr(pair)[:80], expected="a premise and a hypothesis")
+    check_twos(pairs, "a pair to score", "a premise and a hypothesis")
     return [premise for premise, _ in pairs], [hypothesis for _, hypothesis in pairs]
+
+
+def check_twos(items: Sequence[Any], what: str, expected: str) -> None:
+    """Raise InputError for the first item that is not two things in their order. A map would give its keys."""
+    for item in items:
+        if isinstance(item, str | bytes | Mapping | Set) or not hasattr(item, "__len__") or len(item) != 2:
+            raise InputError(what, found=repr(item)[:80], expected=expected)
 
 
 def score_of(labels: Sequence[str], prediction: Prediction, values: Sequence[float], truncated: bool) -> Score:

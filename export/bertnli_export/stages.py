@@ -13,7 +13,7 @@ from queue import Full, Queue
 from threading import Event, Thread
 from typing import Protocol, TypeVar
 
-from bertnli.data.pairs import RawChunk
+from bertnli.data.pair_rows import RawChunk
 from bertnli_export.codec import Codec, ScoredChunk, Task
 from bertnli_export.expansion import submit
 from bertnli_export.scorer import Scorer, Scores

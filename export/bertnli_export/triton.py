@@ -22,8 +22,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bertnli.data.outputs import Outputs
-from bertnli_export.bundle import LABELS, MODEL
 from bertnli_export.interface import INPUTS, OUTPUT
+from bertnli_export.manifest import LABELS, MODEL
 
 NAME = "nli"  # of the model's folder in the model repository
 

@@ -14,7 +14,7 @@ from bertnli.common.urls import is_url
 from bertnli.data.columns import Columns
 from bertnli.data.dialect import Dialect
 from bertnli.evaluation.data_sets import open_set
-from bertnli_export.bundle import MANIFEST, PARITY, update_manifest
+from bertnli_export.manifest import MANIFEST, PARITY, update_manifest
 from bertnli_export.parity import Differences, Reference, compare, to_parity
 from bertnli_export.remote_bundle import local_bundle
 from bertnli_export.scorer import Scorer

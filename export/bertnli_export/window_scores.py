@@ -63,12 +63,12 @@ class Windows(Expansion):
     def __post_init__(self) -> None:
         if self.over not in get_args(Over):
             raise InputError("--over", found=repr(self.over), expected=" or ".join(get_args(Over)))
-        if self.stride < 0:
-            raise InputError("--stride", found=str(self.stride), expected="a number of tokens, 0 or more")
+        if type(self.stride) is not int or self.stride < 0:
+            raise InputError("--stride", found=repr(self.stride), expected="a number of tokens, 0 or more")
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"windows": f"of the premise, {self.stride} tokens in common, {self.over}"}
+        return {"windows": "premise", "stride": self.stride, "over": self.over}
 
     def rows_in_chunk(self, pairs: int) -> int:
         return max(1, pairs // _WINDOWS)

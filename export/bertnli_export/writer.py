@@ -30,7 +30,8 @@ from bertnli.common.errors import InputError
 from bertnli.common.progress import say
 from bertnli.data.formats import Format, format_of
 from bertnli.data.outputs import Outputs
-from bertnli.data.pairs import Chunk, PairFile
+from bertnli.data.pair_rows import Chunk
+from bertnli.data.pairs import PairFile
 from bertnli.data.parquet import types_lost
 from bertnli_export.encoders import ENCODERS, Encoder, ParquetEncoder, RowResult
 from bertnli_export.output_file import PartialFile, StandardOutput, writing

@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 
 from bertnli.common.encodings import read_text
 from bertnli.common.errors import InputError, first_line
+from bertnli.common.printable import shortened
 from bertnli.data.columns import finder, listed
 from bertnli.data.outputs import Outputs
 from bertnli.data.records import is_text, json_type
 from bertnli.evaluation.activations import activate
 from bertnli_export.expansion import Expanded, Expansion, Texts
 from bertnli_export.score_columns import Extra, ScoreColumns
-from bertnli_export.scorer import Prediction, Score, Scores, score_of
+from bertnli_export.scorer import Prediction, Score, Scores, check_twos, score_of
 
 if TYPE_CHECKING:
     from bertnli.data.pairs import PairFile
@@ -63,34 +64,39 @@ class ZeroShot(Expansion):
     reads_texts = True
 
     def __post_init__(self) -> None:
-        if self.template.count("{}") != 1 or set(self.template.replace("{}", "")) & set("{}"):
+        whole = is_text(self.template) and "\0" not in self.template
+        if not whole or self.template.count("{}") != 1 or set(self.template.replace("{}", "")) & set("{}"):
             expected = "a text with {} in place of the label"
             raise InputError("--hypothesis-template", found=repr(self.template), expected=expected)
-        if (self.labels is None) == (self.column is None):
-            raise InputError(_OPTION, found=repr(self.labels), expected="labels, or a column of labels")
+        if (self.labels is None) == (self.column is None) or isinstance(self.labels, str):
+            raise InputError(_OPTION, found=repr(self.labels), expected="a list of labels, or a column of labels")
         if self.labels is not None and (fault := _fault(self.labels)):
             raise InputError(f"{_OPTION} {self.source}".strip(), found=fault, do="fix the labels")
 
     @classmethod
     def read(cls, given: str, template: str = TEMPLATE, multi_label: bool = False) -> ZeroShot:
-        """The value of the option: a file with a label in each line, labels with commas between them, or a column.
+        """The value of the option: a file with a label in each line, labels with commas between them, or a column. The
+        labels of a file, and those given, may also be a JSON list.
 
-        Raises InputError for a file that cannot be read.
+        Raises InputError for a file that cannot be read, and for what is no such list of labels.
         """
-        labels: Sequence[str] | None = None
-        try:
-            if _is_file(given):
-                lines = read_text(given).split("\n")
-                labels = [line.strip() for line in (lines[:-1] if not lines[-1] else lines)]
-        except (OSError, ValueError) as error:
-            raise InputError(f"{_OPTION} {given}: cannot be read ({first_line(error)})") from None
-        if labels is None and "," in given:
-            labels = [part.strip() for part in next(csv.reader([given], skipinitialspace=True))]
+        labels: Sequence[Any] | None = None
+        if _is_file(given):
+            labels = _labels_in_file(given)
+        elif given.lstrip().startswith("[") or "," in given:
+            try:
+                labels = _given_labels(given)
+            except ValueError as error:
+                do = "write a JSON list, or a file with a label in each line"
+                raise InputError(f"{_OPTION} {shortened(given, 40)}: {first_line(error)}", do=do) from None
         own: dict[str, Any] = {"column": given} if labels is None else {"labels": tuple(labels)}
         return cls(**own, template=template, multi_label=multi_label, source=given)
 
     def for_file(self, file: PairFile) -> ZeroShot:
         column = finder(file.fields)(self.source or self.column or "")
+        if self.labels is None and column == file.columns.premise:
+            found = f"the column of the texts in {file.name}"
+            raise InputError(f"{_OPTION} {self.column}", found=found, expected="another column, with the labels")
         if self.labels is not None:
             if column is not None:
                 raise InputError(
@@ -100,10 +106,13 @@ class ZeroShot(Expansion):
                 )
             return self
         if column is None:
+            first = "the first object of " if file.format == "jsonl" else ""
+            do = 'of one label make a JSON list: ["sport"]'
             raise InputError(
                 f"{_OPTION} {self.column}",
-                found=f"no such file, and no such column in {file.name}, which has {listed(file.fields)}",
+                found=f"no such file, and no such column in {first}{file.name}, which has {listed(file.fields)}",
                 expected="a file with a label in each line, labels with commas between them, or a column",
+                do=do + ("; if later objects have the column, give it to the first one too" if first else ""),
             )
         return replace(self, column=column)
 
@@ -122,7 +131,8 @@ class ZeroShot(Expansion):
             return []
         if self.labels is None:
             return [f"note: the candidate labels of a row are in column {self.column!r}"]
-        return [f"note: {len(self.labels)} candidate labels: {listed(self.labels, 5)}"]
+        number = "1 candidate label" if len(self.labels) == 1 else f"{len(self.labels)} candidate labels"
+        return [f"note: {number}: {listed(self.labels, 5)}"]
 
     def rows_in_chunk(self, pairs: int) -> int:
         return max(1, pairs // (len(self.labels) if self.labels is not None else _LABELS))
@@ -164,7 +174,6 @@ class ZeroShot(Expansion):
     def reduce(self, expanded: Expanded, logits: NDArray[np.float32], setup: ScoringSetup) -> Scores:
         entailment, contradiction = entailment_and_contradiction(setup.bundle.outputs)
         exact = logits.astype(np.float64)
-        of_label, against = exact[:, entailment], exact[:, entailment] - exact[:, contradiction]
         width = 1 if self.labels is None else 1 + len(self.labels)
         values = np.full((len(expanded.counts), width), np.nan)
         predictions: list[Prediction] = [None] * len(values)
@@ -175,7 +184,7 @@ class ZeroShot(Expansion):
             if row in expanded.refused or not np.isfinite(exact[pairs]).all():
                 continue
             alone = self.multi_label or len(labels) == 1
-            margins = (against if alone else of_label)[pairs]
+            margins = exact[pairs, entailment] - (exact[pairs, contradiction] if alone else 0.0)
             scores = activate(margins[None], "sigmoid" if alone else "softmax", setup.temperature)[0]
             order = np.argsort(-margins, kind="stable").tolist()  # of the margins: rounding changes no label
             predictions[row] = labels[order[0]]
@@ -190,12 +199,9 @@ class ZeroShot(Expansion):
         """Texts, or without `labels` pairs of a text and its list of labels."""
         if self.labels is not None:
             return Texts(list(items), list(items), None)
-        if wrong := [item for item in items if isinstance(item, str) or len(item) != 2]:
-            raise InputError(
-                "a text to classify", found=repr(wrong[0])[:80], expected="a text and its candidate labels"
-            )
+        check_twos(items, "a text to classify", "a text and its candidate labels")
         texts = [text for text, _ in items]
-        return Texts(texts, texts, [labels if isinstance(labels, str) else list(labels) for _, labels in items])
+        return Texts(texts, texts, [list(one) if isinstance(one, tuple) else one for _, one in items])
 
     def score_of(self, outputs: Outputs, item: Any, scores: Scores, row: int) -> Score:
         if self.labels is not None:
@@ -231,13 +237,53 @@ def _is_file(name: str) -> bool:
         return False
 
 
+def _labels_in_file(name: str) -> Sequence[Any]:
+    """A label in each line; or a JSON list, as which a name in .json is read."""
+    try:
+        text = read_text(name)
+        if name.lower().endswith(".json") or text.lstrip().startswith("["):
+            try:
+                return _json_list(text)
+            except ValueError:
+                if name.lower().endswith(".json"):
+                    raise ValueError("no JSON list") from None
+    except (OSError, ValueError) as error:
+        do = f"write the file {name} again, as UTF-8 text with a label in each line"
+        raise InputError(f"{_OPTION} {name}: cannot be read ({first_line(error)})", do=do) from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        if "\t" in line.strip():
+            expected = "a label in each line, and nothing else"
+            raise InputError(f"{_OPTION} {name}: line {number}", found="a tab", expected=expected)
+    return [line.strip() for line in (lines[:-1] if not lines[-1] else lines)]
+
+
+def _given_labels(given: str) -> list[Any]:
+    """Labels with commas between them, or a JSON list. Raises ValueError that says what is wrong."""
+    if given.strip().startswith("[") and given.strip().endswith("]"):
+        return _json_list(given)
+    if "\n" in given or "\r" in given:
+        raise ValueError("there is a line end in it")
+    try:
+        return [part.strip() for part in next(csv.reader([given], skipinitialspace=True, strict=True))]
+    except csv.Error as error:
+        raise ValueError(f"its quotes do not enclose labels ({error})") from None
+
+
+def _json_list(text: str) -> list[Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise ValueError("the candidate labels begin with [ and are no JSON list")
+    return found
+
+
 def _labels_of(cell: Any) -> list[str]:
     """The candidate labels in a cell. Raises ValueError that says what is wrong with it."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
-        try:
-            cell = json.loads(cell)
-        except ValueError:
-            raise ValueError("the candidate labels begin with [ and are no JSON list") from None
+        cell = _json_list(cell)
     if isinstance(cell, str):
         used = [one for one in _SEPARATORS if one in cell]
         if len(used) > 1:
@@ -254,10 +300,10 @@ def _fault(labels: Sequence[Any]) -> str:
     """What is wrong with candidate labels; empty if nothing is."""
     if not labels:
         return "none"
-    for label in labels:
+    for number, label in enumerate(labels, 1):
         if not is_text(label) or "\0" in label:
             return f"a label that is not text: {label!r}"[:80]
         if not label.strip():
-            return "an empty label"
+            return f"an empty label, number {number}"
     [(most, times)] = Counter(label.strip() for label in labels).most_common(1)
     return f"{most!r} {times} times" if times > 1 else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from bertnli_export.scorer import Scorer
-from huggingface_hub import metadata_load
+from huggingface_hub import constants, metadata_load
 
 from bertnli.commands.push import push
 from bertnli.common.errors import InputError, RunError
@@ -105,7 +105,9 @@ def test_other_files_of_the_repository_are_named_and_removed_only_on_request(hub
     assert "model.onnx" not in hub.commits(REPO)[-1].files and ".gitattributes" in hub.commits(REPO)[-1].files
 
 
-@pytest.mark.parametrize(("where", "status"), [("/storage/", 500), ("/storage/", None), ("/commit/", 500)])
+@pytest.mark.parametrize(
+    ("where", "status"), [("/storage/", 500), ("/storage/", None), ("/storage/", 403), ("/commit/", 500)]
+)
 def test_a_push_that_breaks_off_leaves_no_half_commit_and_can_be_given_again(hub, model, where, status) -> None:
     for _ in range(2):  # huggingface_hub tries some requests again by itself
         hub.fails = _Forever({where: status})
@@ -117,6 +119,21 @@ def test_a_push_that_breaks_off_leaves_no_half_commit_and_can_be_given_again(hub
     assert push(str(model), REPO)["new"]
     assert len(hub.commits(REPO)) == 2
     assert where == "/storage/" or len(hub.uploads) == before, "what was uploaded is uploaded again"
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "message"),
+    [
+        ("/storage/", 413, "found HTTP 413 Request Entity Too Large; push a smaller model, or ask the hub"),
+        ("/commit/", 400, "found HTTP 400 Bad Request, as told; change what it refuses"),
+        ("/repos/create", 402, "found HTTP 402 Payment Required, as told"),
+        ("/commit/", 422, "found HTTP 422 Unprocessable Entity, as told"),
+    ],
+)
+def test_what_the_hub_refuses_is_not_to_be_given_again(hub, model, where, status, message) -> None:
+    hub.fails = _Forever({where: status})
+    with pytest.raises(InputError, match=f"org/name: the hub refuses it, and nothing was changed; {message}"):
+        push(str(model), REPO)
 
 
 def test_what_another_pushed_in_the_meantime_stays(hub, model) -> None:
@@ -183,6 +200,36 @@ def test_a_token_that_is_missing_or_not_accepted(model, tmp_path, monkeypatch, t
             push(str(model), REPO)
         assert serving.repositories == {}
     assert "hf_anotherSecret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("HF_HUB_OFFLINE", True, "HF_HUB_OFFLINE is set, so the hub may not be asked; unset it"),
+        ("ENDPOINT", "hub.example", "HF_ENDPOINT; found 'hub.example'; expected https://"),
+        ("HF_TOKEN", "hf_é", "`hf auth login`; found characters that no token has; set HF_TOKEN"),
+    ],
+)
+def test_settings_with_which_no_push_can_succeed(hub, model, monkeypatch, name, value, message) -> None:
+    if name == "HF_TOKEN":
+        monkeypatch.setenv(name, value)
+    else:
+        monkeypatch.setattr(constants, name, value)
+    with pytest.raises(InputError, match=f"push to org/name: .*{message}") as raised:
+        push(str(model), REPO)
+    assert hub.requests == [] and "é" not in str(raised.value)
+
+
+def test_a_branch_needs_a_name(hub, model) -> None:
+    with pytest.raises(InputError, match="--revision; found ''; expected a branch's name"):
+        push(str(model), REPO, revision="")
+
+
+def test_d2l_weights_of_the_book_are_pushed_as_a_bundle(hub, tmp_path) -> None:
+    (tmp_path / "vocab.json").write_text("[]")
+    with pytest.raises(InputError, match=r"do not say their architecture; .*bertnli export \S+ OUT --arch bert.small"):
+        push(str(tmp_path), REPO)
+    assert hub.requests == []
 
 
 def test_no_permission_is_named(hub, model) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bertnli_export.bundle import update_manifest
+from bertnli_export.manifest import update_manifest
 
 from bertnli import cli
 from bertnli.common.errors import InputError

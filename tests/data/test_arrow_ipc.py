@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError, RunError
+from bertnli.data.arrow_ipc import ipc_tables
 from bertnli.data.arrow_values import json_values
 from bertnli.data.pairs import PairFile
 from tests.support.arrow_columns import Column, columns
@@ -142,8 +143,45 @@ def test_a_stream_that_was_cut_off_is_no_shorter_one(tmp_path: Path) -> None:
         path.write_bytes(whole[:-missing])
         with pytest.raises(RunError, match=message):
             list(PairFile(path).chunks(2))
+    path.write_bytes(whole * 2)  # as `cat a.arrow b.arrow` makes it: Arrow reads the first one
+    with pytest.raises(RunError, match=r"beyond row 4: something follows the Arrow stream.*; write all rows into one"):
+        list(PairFile(path).chunks(2))
     write_stream(path, TABLE.slice(0, 0))
     assert list(PairFile(path).rows()) == []
+
+
+def test_streams_from_before_arrow_0_15(tmp_path: Path) -> None:
+    options = pa.ipc.IpcWriteOptions(metadata_version=pa.ipc.MetadataVersion.V4, use_legacy_format=True)
+    with pa.ipc.new_stream(tmp_path / "a.arrow", TABLE.schema, options=options) as writer:
+        writer.write_table(TABLE)
+    assert len(list(PairFile(tmp_path / "a.arrow").rows())) == 5
+    (tmp_path / "a.arrow").write_bytes((tmp_path / "a.arrow").read_bytes()[:-4])
+    with pytest.raises(RunError, match="it lacks the end of an Arrow stream"):
+        list(PairFile(tmp_path / "a.arrow").rows())
+
+
+@pytest.mark.parametrize("write", [write_file, write_stream])
+def test_columns_that_nobody_needs_are_not_read(tmp_path: Path, write: Callable[..., None]) -> None:
+    write(tmp_path / "a.arrow", TABLE)
+    with (tmp_path / "a.arrow").open("rb") as file:
+        [batch] = ipc_tables([file], 5, ["label", "premise"])
+    assert set(batch.schema.names) == {"label", "premise"}
+
+
+def test_text_in_runs_and_columns_without_a_form(tmp_path: Path) -> None:
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 5], pa.int32()), pa.array(["p", None]))
+    table = pa.table({"premise": runs, "hypothesis": ["b"] * 5, "x": runs})
+    write_stream(tmp_path / "a.arrow", table)
+    file = PairFile(tmp_path / "a.arrow")
+    assert [row.premise for row in file.rows()] == ["p", "p", None, None, None]
+    assert [record["x"] for chunk in file.chunks(2) for record in file.values(chunk) if record] == ["p", "p"] + [
+        None
+    ] * 3
+    union = pa.UnionArray.from_dense(pa.array([0, 0], pa.int8()), pa.array([0, 1], pa.int32()), [pa.array([1, 2])])
+    write_stream(tmp_path / "b.arrow", pa.table({"premise": ["a", "b"], "hypothesis": ["a", "b"], "x": union}))
+    file = PairFile(tmp_path / "b.arrow")
+    with pytest.raises(RunError, match="cannot be text: a union has no such form; remove that column"):
+        file.values(next(file.chunks(2)))
 
 
 def test_damage_is_an_error_and_never_other_memory(tmp_path: Path) -> None:
@@ -189,9 +227,15 @@ def test_a_folder_with_several_splits_names_them(tmp_path: Path) -> None:
     for split in ("train", "test"):
         save_to_disk(tmp_path / "all" / split, TABLE)
     (tmp_path / "all" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    with pytest.raises(InputError, match=f"several splits; found train, test; .*as in {tmp_path}/all/train"):
+    with pytest.raises(InputError, match=f"a saved DatasetDict; found the splits train, test; .*{tmp_path}/all/train"):
         PairFile(tmp_path / "all")
     assert len(list(PairFile(tmp_path / "all" / "test").rows())) == 5
+    for splits in ("[]", '"train"', "null"):
+        (tmp_path / "all" / "dataset_dict.json").write_text(f'{{"splits": {splits}}}')
+        with pytest.raises(InputError, match=r"found no splits in its dataset_dict\.json"):
+            PairFile(tmp_path / "all")
+    (tmp_path / "all" / "dataset_dict.json").write_text('{"splits": ["test"]}')
+    assert len(list(PairFile(tmp_path / "all").rows())) == 5
 
 
 def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
@@ -212,8 +256,28 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
 def test_files_of_a_folder_must_agree_and_stay(tmp_path: Path) -> None:
     save_to_disk(tmp_path / "a", TABLE)
     write_stream(tmp_path / "a" / "data-00002-of-00003.arrow", TABLE.drop_columns(["more"]))
-    with pytest.raises(RunError, match=r"beyond row 0: .*00002.* has other columns"):
+    with pytest.raises(
+        RunError,
+        match=r"beyond row 0: data-00002-of-00003.arrow: it is not as .*columns are 'premise', 'hypothesis', 'l",
+    ):
         list(PairFile(tmp_path / "a").rows())
+    other = TABLE.set_column(0, "premise", TABLE["premise"].cast(pa.large_string()))
+    write_stream(tmp_path / "a" / "data-00002-of-00003.arrow", other)
+    with pytest.raises(
+        RunError, match=r"00002.* column 'premise' is of type large_string, theirs of string; make it as"
+    ):
+        list(PairFile(tmp_path / "a").rows())
+    save_to_disk(tmp_path / "b", WITH_CLASSES)
+    write_stream(tmp_path / "b" / "data-00001-of-00003.arrow", TABLE)  # without names: not other ones
+    assert len(list(PairFile(tmp_path / "b").rows())) == 8
+    swapped = json.dumps(FEATURES).replace("entailment", "x").replace("neutral", "entailment").replace("x", "neutral")
+    write_stream(tmp_path / "b" / "data-00001-of-00003.arrow", TABLE.replace_schema_metadata({"huggingface": swapped}))
+    with pytest.raises(RunError, match=r"00001.* its column 'label' has other class names"):
+        list(PairFile(tmp_path / "b").rows())
+    (tmp_path / "a" / "data-00002-of-00003.arrow").write_bytes(b"")
+    with pytest.raises(RunError, match=r"beyond row 0: data-00002-of-00003.arrow: "):
+        list(PairFile(tmp_path / "a").rows())
+    write_stream(tmp_path / "a" / "data-00002-of-00003.arrow", TABLE.drop_columns(["more"]))
     file = PairFile(tmp_path / "a")
     before = file.sha256()
     write_stream(tmp_path / "a" / "data-00002-of-00003.arrow", TABLE)

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.data import formats, json_array
+from bertnli.data import formats, json_array, pairs
 from bertnli.data.json_array import is_array, lines_of_array
 from bertnli.data.pairs import PairFile
 from tests.support.pair_files import pack, pairs_of
@@ -74,8 +74,9 @@ def test_what_programs_write_is_read(tmp_path: Path, name: str, indent: int | st
     assert file.notes == [f"note: {path}: a JSON array; row 1 is its first element"]
 
 
-def test_a_pipe_may_hold_an_array() -> None:
-    text = json.dumps([{"premise": "a", "hypothesis": "b", "label": "neutral"}] * 3, indent=1)
+@pytest.mark.parametrize(("indent", "end"), [(1, ""), (None, "\n"), (None, "\r\n \n")])
+def test_a_pipe_may_hold_an_array(indent: int | None, end: str) -> None:
+    text = json.dumps([{"premise": "a", "hypothesis": "b", "label": "neutral"}] * 3, indent=indent) + end
     program = "from bertnli.data.pairs import PairFile; print(len(list(PairFile('-', format='json').rows())))"
     done = subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True, check=False)
     assert done.stdout == "3\n", done.stderr
@@ -93,6 +94,8 @@ def test_a_pipe_may_hold_an_array() -> None:
         (b'[{"premise": 1}]\n{', False, False),
         (b'[]\n{"premise": "a"}\n', True, False),
         (b'["a", "b"]\n["c", "d"]\n', True, False),
+        (b'[null, {"premise": 1}]\n', True, True),
+        (b'[INFO] reading\n{"premise": "a"}\n', True, False),
         (b'{"premise": ["a"]}\n', True, False),
         (b"", True, False),
     ],
@@ -142,6 +145,32 @@ def test_bad_elements_keep_their_place(tmp_path: Path) -> None:
         (6, "not valid UTF-8"),
         (7, None),
     ]
+
+
+def test_a_carriage_return_inside_an_element_is_a_blank_of_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'[{"premise":\r"a", "hypothesis": "b"}]')
+    [row] = PairFile(tmp_path / "a.json").rows()
+    assert row.raw == '{"premise": "a", "hypothesis": "b"}'
+
+
+def test_a_long_element_is_not_looked_at_with_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, real = list[int](), json_array._Array.elements
+    monkeypatch.setattr(json_array._Array, "elements", lambda self, data: looks.append(len(data)) or real(self, data))
+    text = json.dumps([{"premise": "a " * 50_000, "hypothesis": "b"}]).encode()
+    assert b"".join(lines_of_array(text[at : at + 100] for at in range(0, len(text), 100))) == text[1:-1] + b"\n"
+    assert len(looks) < 30 and sum(looks) == len(text)
+
+
+@pytest.mark.parametrize("more", [b"", PAIR.encode()])
+def test_one_line_that_fills_a_block_is_an_array_unless_something_is_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
+    line = f"[{PAIR}]\n".encode()
+    (tmp_path / "a.json").write_bytes(line + more)
+    monkeypatch.setattr(formats, "BLOCK", len(line))
+    monkeypatch.setattr(pairs, "BLOCK", len(line))
+    found = [row.error for row in PairFile(tmp_path / "a.json").rows()]
+    assert found == (["a list, expected a JSON object", None] if more else [None])
 
 
 def test_an_array_without_pairs_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from bertnli.common.errors import RunError
 from bertnli.data import formats
-from bertnli.data.pairs import PairFile, Row
+from bertnli.data.pair_rows import Row
+from bertnli.data.pairs import PairFile
 
 GOOD = '{"premise": "a", "hypothesis": "b", "label": 1}'
 LINES = [

@@ -9,7 +9,8 @@ import pytest
 
 from bertnli.common.errors import RunError
 from bertnli.data import records
-from bertnli.data.pairs import PairFile, Row
+from bertnli.data.pair_rows import Row
+from bertnli.data.pairs import PairFile
 from tests.support.pair_files import (
     pairs_of,
     rows_of,

@@ -112,6 +112,13 @@ def test_a_text_that_is_not_read_to_its_end_counts_as_truncated(
         assert (spans[0][0], spans[-1][1]) == ((0, 100) if side == "right" else (80, 179))
 
 
+def test_a_window_of_blanks_alone_has_no_characters(tmp_path: Path) -> None:
+    ours = PairTokenizer.from_folder(folder_of("BPE", tmp_path))
+    found = encode_windows(ours, ["a" + " " * 90 + "b"], ["do"], 0)  # every blank is a token
+    assert [end - begin for begin, end in found.characters] == [1, 0, 1]
+    assert found.characters[1][0] <= found.characters[2][0]
+
+
 def test_no_pairs_and_no_text(tmp_path: Path) -> None:
     ours = PairTokenizer.from_folder(folder_of("WordPiece", tmp_path))
     assert len(encode_windows(ours, [], [], 4).encoded) == 0

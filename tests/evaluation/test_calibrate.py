@@ -11,7 +11,8 @@ import pytest
 import scipy.optimize
 import scipy.special
 from bertnli_export.build import export_bundle
-from bertnli_export.bundle import Bundle, update_manifest
+from bertnli_export.bundle import Bundle
+from bertnli_export.manifest import update_manifest
 from bertnli_export.scorer import Scorer
 from bertnli_export.verify import verify
 from numpy.typing import NDArray

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bertnli_export import bundle as bundles
+from bertnli_export import new_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.scorer import Scorer
 from hypothesis import given, settings
@@ -155,12 +155,12 @@ def test_a_graph_with_another_number_of_labels_is_refused(bundle) -> None:
 
 
 def test_a_bundle_appears_whole_or_not_at_all(tmp_path) -> None:
-    with pytest.raises(KeyError), bundles.new_bundle(tmp_path / "out") as folder:
+    with pytest.raises(KeyError), new_bundle.new_bundle(tmp_path / "out") as folder:
         (folder / "model.onnx").write_text("half")
         assert not (tmp_path / "out").exists()
         raise KeyError
     assert list(tmp_path.iterdir()) == []
-    with bundles.new_bundle(tmp_path / "deep" / "out") as folder:
+    with new_bundle.new_bundle(tmp_path / "deep" / "out") as folder:
         (folder / "model.onnx").write_text("whole")
         assert not (tmp_path / "deep" / "out").exists()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
@@ -168,6 +168,6 @@ def test_a_bundle_appears_whole_or_not_at_all(tmp_path) -> None:
 
 def test_an_empty_folder_is_taken(tmp_path) -> None:
     (tmp_path / "out").mkdir()
-    with bundles.new_bundle(tmp_path / "out") as folder:
+    with new_bundle.new_bundle(tmp_path / "out") as folder:
         (folder / "a").touch()
     assert (tmp_path / "out" / "a").exists()

@@ -16,7 +16,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from bertnli_export import distributed, ray_cluster
-from bertnli_export.bundle import Bundle, versions
+from bertnli_export.bundle import Bundle
 from bertnli_export.devices import CPU
 from bertnli_export.distributed import (
     Partition,
@@ -26,6 +26,7 @@ from bertnli_export.distributed import (
     _Result,
     find_partitions,
 )
+from bertnli_export.manifest import versions
 from bertnli_export.output_file import partial_path
 from bertnli_export.ray_job import Job
 from bertnli_export.score import VERSIONS, score_file

@@ -17,9 +17,11 @@ import onnx
 import onnxruntime
 import pytest
 from bertnli_export.binding import BoundSession
-from bertnli_export.bundle import Bundle, check_target, update_manifest
+from bertnli_export.bundle import Bundle
 from bertnli_export.devices import CPU
 from bertnli_export.graph_file import check_graph
+from bertnli_export.manifest import update_manifest
+from bertnli_export.new_bundle import check_target
 from bertnli_export.parity import Reference
 from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer

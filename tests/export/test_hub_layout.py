@@ -16,9 +16,10 @@ import pytest
 from bertnli_export import build, hub_layout
 from bertnli_export.binding import BoundSession
 from bertnli_export.build import export_bundle
-from bertnli_export.bundle import Bundle, update_manifest
+from bertnli_export.bundle import Bundle
 from bertnli_export.devices import CPU
 from bertnli_export.interface import INPUTS
+from bertnli_export.manifest import update_manifest
 from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer
 from bertnli_export.session import Session

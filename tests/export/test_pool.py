@@ -28,7 +28,8 @@ from bertnli_export.stages import InProcess
 from bertnli_export.writer import open_writer
 
 from bertnli.common.errors import InputError, RunError
-from bertnli.data.pairs import PairFile, RawChunk
+from bertnli.data.pair_rows import RawChunk
+from bertnli.data.pairs import PairFile
 from tests.conftest import command_line, environment
 from tests.support import tiny
 

@@ -129,6 +129,21 @@ def test_what_changed_in_between_is_named(tmp_path, finished, change, message) -
     assert (summary["rows"], summary["resumed_at"]) == (2 * CHUNK, 0)
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (3, 4, "x was 3, is 4"),
+        ("a" * 30, "b", "x was aaaaaaaaaaaa…, is b"),
+        ("This example is {}.", "This example is about {}.", "x was This example is {}., is … is about {}…"),
+        (["sport", "politics", "art"], ["sport", "politics", "arts"], 'x was …"art"], is …"arts"]'),
+        ("a" * 40, "a" * 41, "x was …aaaa, is …aaaaa"),
+    ],
+)
+def test_a_message_shows_where_two_long_options_differ(before, now, message) -> None:
+    record = RunRecord(None, {"options": {"x": before}})
+    assert record.changes({"options": {"x": now}}) == f"options: {message}"
+
+
 def test_versions_and_device_matter_only_until_it_is_finished(tmp_path, monkeypatch) -> None:
     file = write(tmp_path / "in.tsv", tiny.snli_rows(2 * CHUNK))
     with pytest.raises(Stop):

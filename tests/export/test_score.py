@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bertnli_export.bundle import update_manifest
+from bertnli_export.manifest import update_manifest
 from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer
 

@@ -57,9 +57,12 @@ def test_iter_is_score_as_a_stream(scorer) -> None:
 
 def test_the_scorer_says_what_is_no_pair(scorer) -> None:
     assert scorer.score([]) == []
-    for bad in [("a",), "ab", ("a", "b", "c")]:
+    for bad in [("a",), "ab", ("a", "b", "c"), 5, {"premise": "a", "hypothesis": "b"}, {"a", "b"}, b"ab"]:
         with pytest.raises(InputError, match="expected a premise and a hypothesis"):
             scorer.score([("a", "b"), bad])
+    for bad in ("ab", {"premise": ["a"], "hypothesis": ["b"]}):
+        with pytest.raises(InputError, match=r"what to score; found .*; expected a list of pairs"):
+            scorer.score(bad)
     with pytest.raises(InputError, match="expected text"):
         scorer.score([("a", None)])
     with pytest.raises(InputError, match="surrogate"):

@@ -163,8 +163,12 @@ def test_workers_write_the_same_and_a_stopped_run_goes_on(tmp_path) -> None:
     score_file(tiny.bundle(), source, tmp_path / "two.tsv", workers=2, **options)
     with pytest.raises(Stop):
         score_file(tiny.bundle(), source, out, progress=stop_after(3), **options)
-    for other in (Windows(STRIDE + 1), Windows(STRIDE, "mean"), None):
-        with pytest.raises(InputError, match="options: windows was "):
+    for other, message in (
+        (Windows(STRIDE + 1), f"stride was {STRIDE}, is {STRIDE + 1}"),
+        (Windows(STRIDE, "mean"), "over was max, is mean"),
+        (None, f"windows was premise, is null; options: stride was {STRIDE}, is null"),
+    ):
+        with pytest.raises(InputError, match=f"unfinished run cannot continue .options: {message}"):
             score_file(tiny.bundle(), source, out, **{**options, "expansion": other})
     assert score_file(tiny.bundle(), source, out, **options)["resumed_at"] == 2 * CHUNK // 8
     assert out.read_bytes() == (tmp_path / "two.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
@@ -196,6 +200,12 @@ def test_a_partition_on_ray(tmp_path) -> None:
     partitions = find_partitions(source, tmp_path / "out")
     with pytest.raises(InputError, match="--stride; found 44"):  # before any node is asked
         score_partitions(tiny.bundle(), partitions, tmp_path / "out", "local", expansion=Windows(44))
+
+
+@pytest.mark.parametrize("stride", ["3", 3.5, True, None, -1])
+def test_a_stride_is_a_number_of_tokens(stride: Any) -> None:
+    with pytest.raises(InputError, match=f"--stride; found {stride!r}; expected a number of tokens"):
+        Windows(stride)
 
 
 @pytest.mark.parametrize(

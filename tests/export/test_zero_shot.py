@@ -16,6 +16,7 @@ import pytest
 import torch
 from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer
+from bertnli_export.session import Session
 from bertnli_export.zero_shot import TEMPLATE, ZeroShot, entailment_and_contradiction
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -226,6 +227,23 @@ def test_a_temperature_divides_the_logits_and_changes_no_label(tmp_path) -> None
         assert ratios[0] == pytest.approx(3 * ratios[1], abs=1e-3)
 
 
+def test_scores_that_are_no_numbers_are_an_error_of_their_row(tmp_path, monkeypatch) -> None:
+    real = Session.logits
+
+    def logits(self: Session, *inputs: Any) -> np.ndarray:
+        found = real(self, *inputs)
+        if inputs[0].shape[1] == LENGTH:  # of the text that is cut
+            found[0] = -np.inf
+        return found
+
+    monkeypatch.setattr(Session, "logits", logits)
+    source, out = write(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS]), tmp_path / "out.jsonl"
+    score_file(Scorer(tiny.bundle(), "cpu"), source, out, expansion=ZeroShot(LABELS))
+    found = read(out)
+    assert [row["error"] for row in found] == [*[None] * (len(TEXTS) - 1), "the model's scores are not finite numbers"]
+    assert (found[-1]["label"], found[-1]["p_football"]) == (None, None)
+
+
 def test_in_python_the_scores_are_those_of_a_file(tmp_path) -> None:
     source = write(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS])
     expansion, scorer = ZeroShot(LABELS, multi_label=True), Scorer(tiny.bundle(), "cpu")
@@ -239,6 +257,11 @@ def test_in_python_the_scores_are_those_of_a_file(tmp_path) -> None:
         scorer.score([5], expansion)
     with pytest.raises(InputError, match="a pair to score: candidate labels: an empty label"):
         scorer.score([("a", ["b"]), ("a", ["b", ""])], ZeroShot(column="any"))
+    with pytest.raises(InputError, match=r"what to score; found 'A man.'; expected a list of texts"):
+        scorer.score("A man.", expansion)
+    for wrong in (5, {"text": "a", "labels": ["b"]}, ("a", None)):
+        with pytest.raises(InputError, match=r"a text to classify; found|no candidate labels; found"):
+            scorer.score([wrong], ZeroShot(column="any"))
 
 
 # --- options
@@ -274,27 +297,65 @@ def test_what_the_option_says(tmp_path, monkeypatch) -> None:
     assert ZeroShot.read("topics.txt").labels == ("sports", "politics, and war")
     assert ZeroShot.read('a, "b, c"').labels == ("a", "b, c")
     assert len(ZeroShot.read(",".join(map(str, range(2000)))).labels or ()) == 2000
+    assert ZeroShot.read('["sports"]').labels == ("sports",)
+    assert ZeroShot.read(' ["a, b", "[c]"] ').labels == ("a, b", "[c]")
     assert (ZeroShot.read("topics").labels, ZeroShot.read("topics").column) == (None, "topics")
     for content, message in (("a\n\nb\n", "an empty label"), ("", "none"), ("a\nb\na\n", "'a' 2 times")):
         (tmp_path / "bad.txt").write_text(content)
         with pytest.raises(InputError, match=f"--candidate-labels bad.txt; found {message}"):
             ZeroShot.read("bad.txt")
-    with pytest.raises(InputError, match="found an empty label"):
+    with pytest.raises(InputError, match="found an empty label, number 2"):
         ZeroShot.read("a,,b")
+    for given, message in (
+        ("a,b\nc", "there is a line end in it; write a JSON list, or a file"),
+        ('a,"b', "its quotes do not enclose labels"),
+        ('"a" b,c', "its quotes do not enclose labels"),
+        ("['a', 'b']", "no JSON list"),
+        ("[" * 100_000 + ",]", "no JSON list"),
+    ):
+        with pytest.raises(InputError, match=f"(?s)--candidate-labels .*{message}"):
+            ZeroShot.read(given)
     (tmp_path / "bad.txt").write_bytes("é\n".encode("utf-16"))
     with pytest.raises(InputError, match=r"cannot be read .*UTF-16"):
         ZeroShot.read("bad.txt")
-    for template in ("This is it.", "{} is {}", "{0}", "{label} {}"):
+    with pytest.raises(InputError, match="found 'ab'; expected a list of labels"):
+        ZeroShot("ab")  # type: ignore[arg-type]  # its characters are no labels
+    for template in ("This is it.", "{} is {}", "{0}", "{label} {}", "\0 {}", "\udcff {}", None):
         with pytest.raises(InputError, match="--hypothesis-template; found"):
-            ZeroShot(("a",), template=template)
+            ZeroShot(("a",), template=template)  # type: ignore[arg-type]
     assert ZeroShot(("a",)).template == TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "a\rb, c\r", ("a", "b, c")),  # as old Macs end lines
+        ("a.txt", '["a", "b, c"]\n', ("a", "b, c")),
+        ("a.json", '[\n  "a",\n  "b, c"\n]', ("a", "b, c")),
+        ("a.txt", "[other]\nb, c", ("[other]", "b, c")),
+        ("a.json", '{"labels": ["a"]}', "cannot be read .no JSON list"),
+        ("a.txt", "id\tlabel\n1\tsport\n", "line 1; found a tab; expected a label in each line, and nothing else"),
+        ("a.txt", "[1, 2]", "found a label that is not text: 1"),
+    ],
+)
+def test_files_of_labels(tmp_path, name: str, content: str, expected: tuple[str, ...] | str) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    if isinstance(expected, tuple):
+        assert ZeroShot.read(str(tmp_path / name)).labels == expected
+    else:
+        with pytest.raises(InputError, match=f"--candidate-labels .*{name}.*{expected}"):
+            ZeroShot.read(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--candidate-labels", "topics.txt"], "topics.txt: found labels, and a column of this name in in.jsonl"),
-        (["--candidate-labels", "nothing"], "no such file, and no such column in in.jsonl, which has 'text', 'topics"),
+        (
+            ["--candidate-labels", "nothing"],
+            "no such column in the first object of in.jsonl, which has 'text', 'topics",
+        ),
+        (["--candidate-labels", "text"], "text: found the column of the texts in in.jsonl; expected another column"),
         (
             ["--candidate-labels", "a,b", "--label", "topics.txt"],
             "--hypothesis, --label; found also --candidate-labels",

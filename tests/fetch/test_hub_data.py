@@ -80,6 +80,34 @@ def test_a_split_of_several_files_with_its_own_class_names(hub: StandIn) -> None
     ] or "one/train-0.parquet" not in hub.resolved("datasets/org/nli")
 
 
+def with_columns(*names: str) -> bytes:
+    table = pq.read_table(io.BytesIO(rows([0])))
+    stream = io.BytesIO()
+    pq.write_table(table.select(list(names)) if len(names) < 4 else table.append_column("more", table["label"]), stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (with_columns("label", "hypothesis", "premise"), None),
+        (with_columns("premise", "label"), "columns 'premise', 'label', not 'premise', 'hypothesis', 'label'"),
+        (with_columns("premise", "hypothesis", "label", "more"), "columns .*'more', not 'premise'"),
+        (rows([0], names=NAMES[::-1]), "other class names of column 'label'"),
+        (rows([0], names=None), None),
+        (rows([0]).replace(b"PAR1", b"PAR9"), "Parquet magic bytes not found"),
+    ],
+)
+def test_files_of_a_split_that_are_not_alike(hub: StandIn, second: bytes, message: str | None) -> None:
+    files = {"two/train-0.parquet": rows([1]), "two/train-1.parquet": second}
+    hub.add_model("datasets/org/nli", files, card=card(config("two", "train")))
+    if message is None:
+        assert pairs("hf:org/nli:train") == [("premise 0", 0), ("premise 0", 2)]
+    else:
+        with pytest.raises(InputError, match=f"cannot be joined: train-1.parquet: {message}.*download its files"):
+            fetch("hf:org/nli:train")
+
+
 def test_the_only_config_and_the_default_one_need_no_name(hub: StandIn) -> None:
     files = {"a/train-0.parquet": rows([1]), "b/train-0.parquet": rows([2])}
     hub.add_model("datasets/org/only", files, card=card(config("a", "train")))

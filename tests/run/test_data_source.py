@@ -69,9 +69,20 @@ def test_evaluation_sets_have_keys_of_their_own(tmp_path: Path) -> None:
     assert (dev.key, dev.name, test.key, test.columns.label) == ("data.eval.0", "snli-dev", "data.eval.1", "gold")
 
 
-def test_the_same_file_read_in_two_ways_has_two_names(tmp_path: Path) -> None:
-    found = sources(tmp_path, "data.train=[x.tsv, {path: x.tsv, columns: {hypothesis: other}}]")
-    assert [one.title for one in found] == ["x.tsv (1)", "x.tsv (2)"]
+@pytest.mark.parametrize(
+    ("sets", "titles"),
+    [
+        ("x.tsv, {path: x.tsv, columns: {hypothesis: other}}", ["x.tsv", "x.tsv (hypothesis other)"]),
+        (
+            "{path: a/x.tsv, columns: {premise: p, label: one}}, {path: a/x.tsv, columns: {premise: p, label: two}}",
+            ["a/x.tsv (label one)", "a/x.tsv (label two)"],
+        ),
+        ("x.tsv, {path: x.tsv, max_pairs: 5}, y.tsv", ["x.tsv", "x.tsv (max_pairs 5)", "y.tsv"]),
+        ("x.tsv, {path: x.tsv, label_names: {a: neutral}}", ["x.tsv (1)", "x.tsv (2)"]),
+    ],
+)
+def test_the_same_file_read_in_two_ways_has_two_names(tmp_path: Path, sets: str, titles: list[str]) -> None:
+    assert [one.title for one in sources(tmp_path, f"data.train=[{sets}]")] == titles
 
 
 @pytest.mark.parametrize(

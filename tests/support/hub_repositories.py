@@ -117,7 +117,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 if status is None:
                     self.close_connection = True
                     return
-                self.reply({"error": "as told"}, status)
+                self.reply({"error": "as told"}, status)  # huggingface_hub shows it as the server's message
                 return
             if path.startswith("/storage/"):  # an address with a signature, which needs no token
                 hub.stored[path.removeprefix("/storage/")] = body

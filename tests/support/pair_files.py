@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertnli.data.pairs import PairFile, Row
+from bertnli.data.pair_rows import Row
+from bertnli.data.pairs import PairFile
 
 SNLI = ("entailment", "neutral", "contradiction")
 PAIRS = [

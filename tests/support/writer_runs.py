@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from bertnli_export.writer import RowResult, open_writer
 
 from bertnli.data.outputs import Outputs
-from bertnli.data.pairs import Chunk, PairFile
+from bertnli.data.pair_rows import Chunk
+from bertnli.data.pairs import PairFile
 
 LABELS = ("entailment", "neutral")
 

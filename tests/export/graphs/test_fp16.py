@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from bertnli_export import bundle as bundles
 from bertnli_export import devices, parity, score, verify
+from bertnli_export import manifest as manifests
 from bertnli_export.build import export_bundle
 from bertnli_export.bundle import Bundle
 from bertnli_export.devices import Device
@@ -358,7 +358,7 @@ def test_it_scores_once_verify_has_passed_on_a_gpu(unverified, source, tmp_path,
     assert parity.lengths == (3, 48)
     unchanged = Bundle.open(unverified, unverified=True).manifest.model_copy(update={"parity": None})
     assert (
-        unchanged.model_dump_json() == bundles.Manifest.model_validate_json(before["manifest.json"]).model_dump_json()
+        unchanged.model_dump_json() == manifests.Manifest.model_validate_json(before["manifest.json"]).model_dump_json()
     )
 
     data = tmp_path / "rows.jsonl"
@@ -391,7 +391,7 @@ def test_a_manifest_that_cannot_be_written_is_named(unverified, monkeypatch) -> 
         raise OSError(30, "Read-only file system")
 
     stand_in_gpu(monkeypatch)
-    monkeypatch.setattr(bundles, "write_text", full)
+    monkeypatch.setattr(manifests, "write_text", full)
     with pytest.raises(RunError, match=r"manifest\.json: cannot be written: Read-only file system"):
         verify.verify(unverified)
 
