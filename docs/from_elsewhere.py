@@ -40,7 +40,7 @@ def page() -> str:
         parts.append(f"## Options of `bertnli {command}`\n\n| there | here |\n| --- | --- |\n{rows}")
     parts.append(
         "Options may be written with hyphens or underscores: `--max-length` and `--max_length`. `bertnli train`,\n"
-        "`bertnli launch` and `python -m bertnli.train` answer the names of the first tables, too; `--set` takes them.\n"
+        "`bertnli launch` and `python -m bertnli.train` answer the names of the first tables; `--set` takes them.\n"
     )
     return "\n".join(parts)
 
