@@ -39,8 +39,8 @@ def page() -> str:
         rows = "".join(f"| `{'-' if len(name) == 1 else '--'}{name}` | {do} |\n" for name, do in options.items())
         parts.append(f"## Options of `bertnli {command}`\n\n| there | here |\n| --- | --- |\n{rows}")
     parts.append(
-        "Options may be written with hyphens or underscores: `--max-length` and `--max_length`. `bertnli train` and\n"
-        "`bertnli launch` answer the names of the first tables too, which `--set` takes.\n"
+        "Options may be written with hyphens or underscores: `--max-length` and `--max_length`. `bertnli train`,\n"
+        "`bertnli launch` and `python -m bertnli.train` answer the names of the first tables; `--set` takes them.\n"
     )
     return "\n".join(parts)
 

@@ -78,7 +78,8 @@ def test_a_file_of_no_rows(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     file = PairFile(tmp_path / name)
     assert list(file.rows()) == list(file.rows()) == list(file.chunks(3)) == []
-    with pytest.raises(InputError, match=r"the file is empty|no label column"):
+    expected = "no row in it" if "json" in name else "no label column"  # a table has columns without rows, too
+    with pytest.raises(InputError, match=expected):
         list(read_labelled(file, ["entailment", "neutral"]))
 
 
