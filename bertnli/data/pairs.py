@@ -218,7 +218,7 @@ class PairFile:
         """
         head = stream.look(first, longest=BLOCK)
         while may_be_array(head) and not stream.all_seen:
-            head = stream.look(len(head) + 1, longest=BLOCK)
+            head = stream.look(len(head) + 1, longest=len(head))
         self._is_array = is_array(head, stream.all_seen)
         if self._is_array:
             self._notes.append(f"note: {self.name}: a JSON array; row 1 is its first element")

@@ -162,15 +162,21 @@ def test_a_long_element_is_not_looked_at_with_each_block(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("more", [b"", PAIR.encode()])
-def test_one_line_that_fills_a_block_is_an_array_unless_something_is_below(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: bytes
+@pytest.mark.parametrize("block", [1.0, 0.6, 0.3])  # of the line
+def test_one_line_that_fills_blocks_is_an_array_unless_something_is_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: bytes, block: float
 ) -> None:
     line = f"[{PAIR}]\n".encode()
     (tmp_path / "a.json").write_bytes(line + more)
-    monkeypatch.setattr(formats, "BLOCK", len(line))
-    monkeypatch.setattr(pairs, "BLOCK", len(line))
-    found = [row.error for row in PairFile(tmp_path / "a.json").rows()]
-    assert found == (["a list, expected a JSON object", None] if more else [None])
+    monkeypatch.setattr(formats, "BLOCK", int(len(line) * block))
+    monkeypatch.setattr(pairs, "BLOCK", int(len(line) * block))
+    file = tmp_path / "a.json"
+    if more and block < 0.5:  # more than a block in a line: it is an array before anything below it was seen
+        with pytest.raises((InputError, RunError), match="something follows the JSON array"):
+            list(PairFile(file).rows())
+    else:
+        found = [row.error for row in PairFile(file).rows()]
+        assert found == (["a list, expected a JSON object", None] if more else [None])
 
 
 def test_an_array_without_pairs_is_refused(tmp_path: Path) -> None:
