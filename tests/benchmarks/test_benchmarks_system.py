@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import evidence, gpu
 from benchmarks.accuracy import accuracy
+from benchmarks.busy import ALONE, busy, name_of
 from benchmarks.memory import memory
 from benchmarks.table import table
 from benchmarks.targets import targets
@@ -65,6 +66,22 @@ def test_the_gpu_script_runs_from_end_to_end(model: Path, rows: Path, tmp_path: 
     for result in found.values():
         assert table(result) in done.stdout
     assert not (tmp_path / "untouched").exists()
+
+
+def test_a_busy_machine(model: Path, rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    result = busy(folder, str(model), str(rows), str(rows), 64, (1,), 1, lambda line: None)
+    assert {ALONE, name_of(1)} <= {*result["places"]}
+    assert len(result["places"]) + len(result["not_measured"]) == 3
+    for task, usual in (("training", "trainer-defaults"), ("scoring", "cross-encoder")):
+        peers = {peer["name"]: peer for peer in result["tasks"][task]["peers"]}
+        assert {"bertnli", usual} <= {*peers}
+        assert peers["bertnli"]["per_second"][name_of(1)]["median"] > 0
+        if "skipped" not in peers[usual]:
+            assert peers[usual]["bertnli_over_it"].keys() == result["places"].keys()
+    assert len(targets(result)) == 4
+    assert "| bertnli score, fp32 bundle |" in table(result)
 
 
 def test_memory_of_real_trainings(model: Path, rows: Path, tmp_path: Path) -> None:
