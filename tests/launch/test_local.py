@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from bertnli_launch import local
 
 from bertnli import cli
 from bertnli.common.errors import InputError
+from bertnli.common.gpus import Gpus
 from bertnli.common.network import free_port
 from tests.conftest import SOURCES, environment
 from tests.support import tiny
@@ -126,11 +128,24 @@ def test_a_rank_without_a_device_says_so_once_and_ends_the_job(tmp_path):
 
 
 def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "find_gpus", lambda: Gpus(1))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr(local, "run", lambda *_: pytest.fail("a rank was started"))
     (tmp_path / "run.yaml").write_text(RUN)
     with pytest.raises(InputError, match="--ranks; found 3; expected at most 1"):
         cli.train(str(tmp_path / "run.yaml"), ranks=3)
+
+
+def test_torch_is_not_loaded_to_count_gpus_that_the_driver_does_not_have(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setattr(cli, "find_gpus", lambda: Gpus(0))
+    monkeypatch.setattr(cli, "_torch_devices", lambda: pytest.fail("torch was loaded"))
+    monkeypatch.setattr(local, "run", lambda ranks, _: started.append(ranks) or 0)
+    (tmp_path / "run.yaml").write_text(RUN)
+    with pytest.raises(typer.Exit):
+        cli.train(str(tmp_path / "run.yaml"), ranks=3)
+    assert started == [3]
 
 
 def test_a_rank_that_was_killed_is_told(tmp_path):
