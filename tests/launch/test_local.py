@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from bertnli_launch import local
 
 from bertnli import cli
@@ -133,6 +134,18 @@ def test_more_ranks_than_devices_are_refused_before_any_is_started(tmp_path, mon
     (tmp_path / "run.yaml").write_text(RUN)
     with pytest.raises(InputError, match="--ranks; found 3; expected at most 1"):
         cli.train(str(tmp_path / "run.yaml"), ranks=3)
+
+
+def test_torch_is_not_loaded_to_count_gpus_that_the_driver_does_not_have(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setattr(cli, "find_gpus", lambda: Gpus(0))
+    monkeypatch.setattr(cli, "_torch_devices", lambda: pytest.fail("torch was loaded"))
+    monkeypatch.setattr(local, "run", lambda ranks, _: started.append(ranks) or 0)
+    (tmp_path / "run.yaml").write_text(RUN)
+    with pytest.raises(typer.Exit):
+        cli.train(str(tmp_path / "run.yaml"), ranks=3)
+    assert started == [3]
 
 
 def test_a_rank_that_was_killed_is_told(tmp_path):
