@@ -164,14 +164,16 @@ class Packed:
 
     lengths: tokens of each pair. On a CPU neighbours of similar length share a call, so a batch sorted by length needs
     few calls. cu_seqlens: int32 `[pairs + 1]`, 0 and the cumulative lengths, as varlen kernels take them: pair i has
-    the tokens cu_seqlens[i] to cu_seqlens[i + 1] - 1. max_seqlen: the longest of `lengths`.
+    the tokens cu_seqlens[i] to cu_seqlens[i + 1] - 1. max_seqlen: the longest of `lengths`. spare: so many tokens
+    behind the last pair's are no pair's, and nothing attends to them.
     """
 
-    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu"):
+    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu", spare: int = 0):
         sizes = torch.as_tensor(lengths)
         cu_seqlens = F.pad(sizes.cumsum(0), (1, 0))
         starts = cu_seqlens[:-1].repeat_interleave(sizes)
-        self.positions = copy_async(torch.arange(int(cu_seqlens[-1])) - starts, device)
+        self.positions = copy_async(F.pad(torch.arange(int(cu_seqlens[-1])) - starts, (0, spare)), device)
+        self.spare = spare
         self.cu_seqlens = copy_async(cu_seqlens.int(), device)
         self.max_seqlen = self.longest = max(lengths)
         self._sizes, self._device = sizes, device
@@ -189,11 +191,11 @@ class Packed:
         if only_window and self.max_seqlen <= _LONG:
             return buckets.attend(qkv, self.buckets, dropout, rule.window)
         with torch.autocast("cpu", enabled=False):
-            return torch.cat([_attend_bucket(qkv, bucket, dropout, rule) for bucket in self.buckets])
+            return self._with_spare(torch.cat([_attend_bucket(qkv, bucket, dropout, rule) for bucket in self.buckets]))
 
     def _attend_padded(self, qkv: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         mask, places = self._padding
-        return Padded(mask).attend(self._pad(qkv), dropout, rule).flatten(0, 1)[places]
+        return self._with_spare(Padded(mask).attend(self._pad(qkv), dropout, rule).flatten(0, 1)[places])
 
     def first(self, hidden: Tensor) -> Tensor:
         return hidden[self.cu_seqlens[:-1]]
@@ -204,7 +206,7 @@ class Packed:
 
     def neighbours(self, hidden: Tensor, width: int) -> Tensor:
         mask, places = self._padding
-        return Padded(mask).neighbours(self._pad(hidden), width).flatten(0, 1)[places]
+        return self._with_spare(Padded(mask).neighbours(self._pad(hidden), width).flatten(0, 1)[places])
 
     def attend_first(self, query: Tensor, key_value: Tensor, dropout: float, rule: ScoreRule = PLAIN) -> Tensor:
         rule = rule.within(self.max_seqlen)
@@ -229,13 +231,27 @@ class Packed:
     def _pad(self, x: Tensor) -> Tensor:
         """`[tokens, …]` to `[pairs, length, …]`, zero at padding."""
         mask, places = self._padding
+        x = x[: len(x) - self.spare]
         return x.new_zeros(mask.numel(), *x.shape[1:]).index_copy(0, places, x).unflatten(0, mask.shape)
+
+    def _with_spare(self, x: Tensor) -> Tensor:
+        """`[tokens of the pairs, …]` to `[tokens, …]`, zero at the spare ones."""
+        return F.pad(x, (*(0, 0) * (x.dim() - 1), 0, self.spare)) if self.spare else x
 
 
 def to_device(batch: PackedBatch, device: torch.device) -> tuple[Tensor, Tensor, Packed]:
-    """The model's three inputs for a packed batch. The copy to a GPU overlaps with its work on earlier batches."""
-    input_ids, token_type_ids = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.token_type_ids)
-    return copy_async(input_ids, device), copy_async(token_type_ids, device), Packed(batch.lengths.tolist(), device)
+    """The model's three inputs for a packed batch. The copy to a GPU overlaps with its work on earlier batches.
+
+    On a CPU up to 31 spare tokens, of id 0, round the number of tokens up.
+    """
+    spare = -len(batch.input_ids) % _CPU_MULTIPLE if device.type == "cpu" else 0
+    ids = [F.pad(torch.from_numpy(each), (0, spare)) for each in (batch.input_ids, batch.token_type_ids)]
+    return copy_async(ids[0], device), copy_async(ids[1], device), Packed(batch.lengths.tolist(), device, spare)
+
+
+_CPU_MULTIPLE = 32
+"""The number of tokens on a CPU is a multiple of it. oneDNN makes a kernel for each number of rows of each product, and
+without rounding nearly every step has another number of tokens."""
 
 
 def copy_async(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -92,7 +92,8 @@ def make_buckets(lengths: Sequence[int]) -> list[Bucket]:
 def attend(qkv: Tensor, buckets: Sequence[Bucket], dropout: float, window: int | None) -> Tensor:
     """Scaled dot-product attention within each pair: `[tokens, 3, heads, head_size]` to `[tokens, heads, head_size]`.
 
-    dropout: probability. window: how many tokens to each side a token attends to; None: all.
+    dropout: probability. window: how many tokens to each side a token attends to; None: all. Tokens behind the last
+    bucket's are no pair's: their result is zero.
     """
     attended: Tensor = _BucketedAttention.apply(qkv, buckets, dropout, window)
     return attended
@@ -113,6 +114,7 @@ class _BucketedAttention(torch.autograd.Function):
         cells = [bucket.pairs * heads * bucket.length**2 for bucket in buckets]
         mask, ctx.dropout_scale = dropout.keep([sum(cells)], probability, torch.float32) if probability else (None, 1.0)
         mixed = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
+        mixed[buckets[-1].tokens.stop :] = 0
         used = []
         for bucket, keep in zip(buckets, _split(mask, cells), strict=True):
             filled = bucket.fill(qkv)
@@ -134,6 +136,7 @@ class _BucketedAttention(torch.autograd.Function):
         mask, *used = ctx.saved_tensors
         heads, size = gradient.shape[1:]
         grad_qkv = gradient.new_empty(len(gradient), 3, heads, size)
+        grad_qkv[ctx.buckets[-1].tokens.stop :] = 0
         scale = size**-0.5
         for bucket, keep, filled, weights in zip(
             ctx.buckets, _split(mask, ctx.cells), used[::2], used[1::2], strict=True

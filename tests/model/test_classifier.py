@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bertnli.common.errors import RunError
+from bertnli.data.batches import PackedBatch
 from bertnli.data.labels import SNLI_ORDER
 from bertnli.families.config import Head, ModelConfig, Rotary
 from bertnli.families.d2l import D2L_ARCHITECTURES
 from bertnli.model import dropout, pretrained
-from bertnli.model.attention import Packed
+from bertnli.model.attention import Packed, to_device
 from bertnli.model.classifier import PairClassifier
 from bertnli.model.keymaps import from_foreign, to_foreign
 from bertnli.model.predictor import TorchPredictor
@@ -29,7 +30,7 @@ from bertnli.train.flops import needed_flop, training_flop
 from bertnli.train.parameter_groups import freeze
 from tests.conftest import ROOT
 from tests.support import tiny
-from tests.support.batch_layouts import ALL, LAYOUTS, batch, packed, padded
+from tests.support.batch_layouts import ALL, LAYOUTS, batch, packed, padded, rounded
 
 REFERENCE = ROOT / "tests" / "reference"
 SMALL = ModelConfig(
@@ -173,6 +174,26 @@ def test_packed_puts_pairs_of_like_length_together() -> None:
     assert sizes([20] * 40) == [(40, 20)]  # any number of one length
     assert sizes([20] * 7 + [21] * 9) == [(8, 21), (8, 21)]  # eight that are not
     assert Packed([8, 8]).buckets[0].bias is None and Packed([8, 9]).buckets[0].bias is not None
+
+
+@pytest.mark.parametrize("small", [SMALL, SMALL_MODERNBERT, SMALL_MEAN], ids=["bert", "modernbert", "modernbert, mean"])
+def test_spare_tokens_are_zero_and_not_what_the_memory_held(small: ModelConfig) -> None:
+    """What is no number stays one, times a gradient of zero. Here torch fills new memory with such."""
+    model = lively(PairClassifier(small)).train()
+    torch.use_deterministic_algorithms(True)
+    try:
+        rounded(model, *batch([3, 7, 4])).square().sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", 64), ("meta", 41)])
+def test_the_number_of_tokens_is_rounded_up_on_a_cpu_alone(device: str, tokens: int) -> None:
+    """So oneDNN has a kernel for it already; a GPU's kernels take any number."""
+    made = PackedBatch(np.arange(41), np.zeros(41, np.int64), np.array([5, 7, 29]))
+    ids, types, layout = to_device(made, torch.device(device))
+    assert ids.shape == types.shape == layout.positions.shape == (tokens,)
 
 
 def test_packed_attention_drops_weights_and_sends_gradients_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,12 @@ def packed(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -
     return model(ids[mask], segments[mask], Packed(mask.sum(1).tolist()))
 
 
+def rounded(model: PairClassifier, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
+    """Packed, with spare tokens behind the last pair, as `to_device` adds them on a CPU."""
+    spare = (F.pad(x[mask], (0, 5), value=1) for x in (ids, segments))
+    return model(*spare, Packed(mask.sum(1).tolist(), spare=5))
+
+
 def varlen_reference(
     query: Tensor,
     key: Tensor,
@@ -73,5 +79,5 @@ def without_a_kernel(model: PairClassifier, ids: Tensor, segments: Tensor, mask:
         return packed(model, ids, segments, mask)
 
 
-ALL = (padded, packed, on_a_gpu, without_a_kernel)
+ALL = (padded, packed, rounded, on_a_gpu, without_a_kernel)
 LAYOUTS = pytest.mark.parametrize("layout", ALL)
