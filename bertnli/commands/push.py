@@ -9,6 +9,7 @@ from bertnli.common.errors import InputError
 from bertnli.common.files import existing_path
 from bertnli.common.installed import need
 from bertnli.common.urls import is_url, redact
+from bertnli.families.d2l import D2L_ARCHITECTURES
 from bertnli.fetch import hub_push, model_hub
 from bertnli.run.folder import result_of, run_of
 
@@ -82,7 +83,7 @@ def of_model(folder: Path) -> dict[str, Path | bytes]:
             f"push: {folder}",
             found="d2l weights as the book has them, which do not say their architecture",
             expected="the model folder of a run, or a bundle",
-            do=f"export it, and push that: bertnli export {folder} OUT --arch bert.small",
+            do=f"export it, and push that: bertnli export {folder} OUT --arch {' or '.join(D2L_ARCHITECTURES)}",
         )
     need("torch", "train")
     from bertnli.model import pretrained

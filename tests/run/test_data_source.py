@@ -77,7 +77,10 @@ def test_evaluation_sets_have_keys_of_their_own(tmp_path: Path) -> None:
             "{path: a/x.tsv, columns: {premise: p, label: one}}, {path: a/x.tsv, columns: {premise: p, label: two}}",
             ["a/x.tsv (label one)", "a/x.tsv (label two)"],
         ),
-        ("x.tsv, {path: x.tsv, max_pairs: 5}, y.tsv", ["x.tsv", "x.tsv (max_pairs 5)", "y.tsv"]),
+        (
+            "x.tsv, {path: x.tsv, max_pairs: 5, columns: {label: gold}}, y.tsv",
+            ["x.tsv", "x.tsv (label gold, max_pairs 5)", "y.tsv"],
+        ),
         ("x.tsv, {path: x.tsv, label_names: {a: neutral}}", ["x.tsv (1)", "x.tsv (2)"]),
     ],
 )

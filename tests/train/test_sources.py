@@ -122,9 +122,9 @@ def test_two_readings_of_an_evaluation_file_are_both_in_the_report(run: Any, ran
     assert first["macro_f1"] != second["macro_f1"]
     card, report = ((tmp_path / "run" / name).read_text() for name in ("model/README.md", "report.html"))
     for text in (card, report):
-        assert "train.jsonl (1)" in text and "train.jsonl (2)" in text and "weights of the labels" in text
+        assert "train.jsonl (premise sentence2, hypothesis sentence1)" in text and "weights of the labels" in text
         assert f"entailment {summary['label_weights']['entailment']:.4g}" in text
-    assert f"{first['macro_f1']:.4f} on 394 pairs, {rows} (1)" in report
+    assert f"{first['macro_f1']:.4f} on 394 pairs, {rows}" in report
     assert report.index("Macro F1") < report.index("Training")
 
 
