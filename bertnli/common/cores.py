@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 # How long an OpenMP thread of torch spins at a barrier before it sleeps: iterations (libgomp), ms (LLVM, Intel).
-_SPIN = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+_SPIN = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 _SPIN_SET_BY_USER = ("OMP_WAIT_POLICY", *_SPIN)
 
 

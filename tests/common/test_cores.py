@@ -41,7 +41,7 @@ def told(program: str, **variables: str) -> str:
 )
 def test_threads_spin_briefly_unless_the_user_says_otherwise(start):
     program = f"import sys; sys.argv[1:] = ['fetch', '--list']\n{start}\n{LOAD}"
-    assert told(program) == "1000"
+    assert told(program) == "10000"
     assert told(program, GOMP_SPINCOUNT="77") == "77"
     assert told(program, OMP_WAIT_POLICY="passive") == "0"
 
@@ -49,4 +49,4 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(start):
 def test_whatever_openmp_torch_was_built_with():
     given: dict[str, str] = {}
     spin_briefly(given)
-    assert given == {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+    assert given == {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
