@@ -245,8 +245,10 @@ def to_device(batch: PackedBatch, device: torch.device) -> tuple[Tensor, Tensor,
     On a CPU up to 31 spare tokens, of id 0, round the number of tokens up.
     """
     spare = -len(batch.input_ids) % _CPU_MULTIPLE if device.type == "cpu" else 0
-    ids = [F.pad(torch.from_numpy(each), (0, spare)) for each in (batch.input_ids, batch.token_type_ids)]
-    return copy_async(ids[0], device), copy_async(ids[1], device), Packed(batch.lengths.tolist(), device, spare)
+    ids, types = (torch.from_numpy(each) for each in (batch.input_ids, batch.token_type_ids))
+    if spare:
+        ids, types = F.pad(ids, (0, spare)), F.pad(types, (0, spare))
+    return copy_async(ids, device), copy_async(types, device), Packed(batch.lengths.tolist(), device, spare)
 
 
 _CPU_MULTIPLE = 32
