@@ -85,10 +85,7 @@ def _every_command(
 @app.command(epilog="Example: bertnli demo --out runs/demo")
 def demo(
     out: Annotated[
-        Path,
-        typer.Option(
-            parser=folder_here, metavar="DIR", help="Folder for the run, the bundle, the scores and the report."
-        ),
+        Path, typer.Option(callback=folder_here, help="Folder for the run, the bundle, the scores and the report.")
     ] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
@@ -108,9 +105,7 @@ def fetch(
             autocompletion=_fetchable,
         ),
     ] = None,
-    to: Annotated[
-        Path | None, typer.Option(parser=folder_here, metavar="DIR", help="Also copy it into this folder.")
-    ] = None,
+    to: Annotated[Path | None, typer.Option(callback=folder_here, help="Also copy it into this folder.")] = None,
     source: Annotated[
         str | None, typer.Option("--from", help="Take it from this file, folder or file's URL (https://, s3://, …).")
     ] = None,
@@ -281,7 +276,7 @@ def evaluate(
     ],
     report: Annotated[
         Path | None,
-        typer.Option(parser=folder_here, metavar="DIR", help="Write report.html and evaluation.json into this folder."),
+        typer.Option(callback=folder_here, help="Write report.html and evaluation.json into this folder."),
     ] = None,
     calibrate: Annotated[
         str | None,
@@ -354,7 +349,7 @@ def export(
             metavar="MODEL", help="A model folder, run, checkpoint or d2l zip; a hub id; or a name for fetch."
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", parser=folder_here, help="The bundle's folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", callback=folder_here, help="The bundle's folder.")],
     precision: Annotated[str, typer.Option(help="fp32 (CPU and GPU), int8 (CPU) or fp16 (GPU).")] = "fp32",
     layout: Annotated[
         str,

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bertnli.common.errors import InputError
-from bertnli.common.urls import is_url, redact
 
 
-def folder_here(given: str | os.PathLike[str]) -> Path:
-    """A parser for a folder that is written. Raises InputError for a URL, of which pathlib would make a folder here."""
-    name = os.fspath(given)
-    if is_url(name):
-        do = "give one, and copy it there afterwards"
-        raise InputError(redact(name), found="a URL", expected="a folder here", do=do)
-    return Path(name)
+def folder_here(parameter: typer.CallbackParam, folder: Path | None) -> Path | None:
+    """A callback for a folder that is written. Raises InputError for a URL, which would be a folder of that name here.
+
+    pathlib keeps one slash of `s3://bucket/out`.
+    """
+    if folder is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)) and not folder.parent.exists():
+        name = f"--{parameter.name}" if parameter.param_type_name == "option" else str(parameter.name).upper()
+        raise InputError(name, found="a URL", expected="a folder here", do="give one, and copy it there afterwards")
+    return folder
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on the last line.")]

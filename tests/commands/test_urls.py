@@ -113,16 +113,16 @@ def test_no_message_shows_what_may_be_secret(command: str, message: str) -> None
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "name"),
     [
-        "export model s3://bucket/out",
-        "fetch snli --to s3://bucket/out",
-        "eval model data --report s3://me:secret@bucket/out",
-        "demo --out s3://bucket/out",
+        ("export model s3://bucket/out", "OUT"),
+        ("fetch snli --to gs://bucket/out", "--to"),
+        ("eval model data --report az://bucket/out", "--report"),
+        ("demo --out s3://bucket/out", "--out"),
     ],
 )
-def test_a_folder_that_is_written_is_here(command: str) -> None:
-    with pytest.raises(InputError, match=r"^s3://bucket/out; found a URL; expected a folder here; give one, and copy"):
+def test_a_folder_that_is_written_is_here(command: str, name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name}; found a URL; expected a folder here; give one, and copy it there"):
         run(*command.split())
 
 
