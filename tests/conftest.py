@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,10 +55,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # xdist's workers inherit the name, and so does a pytest that a test starts: only who chose it removes the bundle.
-    if tiny.RUN not in os.environ:
-        os.environ[tiny.RUN] = uuid.uuid4().hex[:8]
-        config.add_cleanup(tiny.remove_bundle)
+    config.add_cleanup(tiny.begin_run())  # xdist's workers are within the run of the process that started them
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import random
 import shutil
 import sys
@@ -40,7 +39,7 @@ def main() -> int:
     began, failed = time.monotonic(), 0
     folder = Path(tempfile.mkdtemp(prefix="bertnli-faults-"))
     print(f"in {folder}, first seed {seed}", flush=True)
-    os.environ.setdefault(tiny.RUN, f"faults-{os.getpid()}")
+    end_run = tiny.begin_run()
     Command(folder, "--help").end()  # the server of the forked processes loads the libraries
     made: dict[str, Kind] = {}
     names = [options.kind] if options.kind else list(KINDS)
@@ -64,7 +63,7 @@ def main() -> int:
         print(f"{name} {seed + number}: {'; '.join(notes)}", flush=True)
         shutil.rmtree(place)
     print(f"{number} trials, {failed} failed", flush=True)
-    tiny.remove_bundle()
+    end_run()
     if not failed:
         shutil.rmtree(folder)
     return int(failed > 0)

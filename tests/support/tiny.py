@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -222,7 +223,18 @@ def bundle() -> Path:
     return folder / "bundle"
 
 
-def remove_bundle() -> None:
+def begin_run() -> Callable[[], None]:
+    """Name this run of the tests. Returns what removes its bundle in the end.
+
+    A run within another one, as a test starts it, has the other's name and bundle, and removes nothing.
+    """
+    if RUN in os.environ:
+        return lambda: None
+    os.environ[RUN] = uuid.uuid4().hex[:8]
+    return _remove_bundle
+
+
+def _remove_bundle() -> None:
     folder = Path(tempfile.gettempdir(), f"tiny-bundle-{os.environ[RUN]}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.with_suffix(".lock").unlink(missing_ok=True)
