@@ -48,10 +48,12 @@ def known(found: Mapping[str, Any]) -> dict[str, str]:
     return {name: shown(found[key]) for key, name in NAMES.items() if key in found}
 
 
-def cut(found: Mapping[str, Any]) -> Iterator[str]:
-    """How many pairs were longer than the model reads, if there are any."""
-    if number := found.get("truncated"):
-        yield f"  {number:,} pairs are longer than {found['max_length']} tokens, and were cut"
+def cut(found: Mapping[str, Any]) -> str:
+    """How many pairs were longer than the model reads, and how a bundle reads them whole; empty if there are none."""
+    if not (number := found.get("truncated")):
+        return ""
+    windows = "" if found.get("premises") == "not read" else "; score --windows premise reads whole premises"
+    return f"{number:,} pairs are longer than {found['max_length']} tokens, and were cut{windows}"
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -62,7 +64,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     left_out = {label: rows["left out"] for label, rows in found["rows_by_label"].items() if rows["left out"]}
     if left_out:
         yield "  rows left out: " + ", ".join(f"{rows:,} {label}" for label, rows in left_out.items())
-    yield from cut(found)
+    if pairs_cut := cut(found):
+        yield f"  {pairs_cut}"
     others = known({key: value for key, value in found.items() if key != main and value is not None})
     yield "; ".join(
         [*(f"{name}: {value}" for name, value in others.items()), f"{found['pairs_per_second']:.0f} pairs/s"]

@@ -46,6 +46,7 @@ def write_report(
         label_order_warning=summary.label_order_warning,
         slice_titles=slices.TITLES,
         number_figures=number_lines.known,
+        pairs_cut=number_lines.cut,
         evaluations=evaluations,
         rows_by_label=rows_by_label,
         sources=sources,

@@ -41,7 +41,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     left_out = {label: rows["left out"] for label, rows in found["rows_by_label"].items() if rows["left out"]}
     if left_out:
         yield "  rows left out: " + ", ".join(f"{rows:,} {label}" for label, rows in left_out.items())
-    yield from number_lines.cut(found)
+    if pairs_cut := number_lines.cut(found):
+        yield f"  {pairs_cut}"
     yield f"log loss: {found['loss']:.4f}; macro F1: {found['macro_f1']:.4f}; {found['pairs_per_second']:.0f} pairs/s"
     yield f"calibration: ECE {found['ece']:.4f}; Brier score {found['brier']:.4f}"
     if found["temperature"] != 1:

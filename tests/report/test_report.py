@@ -239,6 +239,7 @@ def test_what_eval_finds_is_on_the_page(tmp_path: Path, text: str) -> None:
     changed = [{**example, "other": "c"} for example in one["examples"]["wrong"][:2]]
     one["against"] = {**evaluation(["c", "b", text]), "model": text, "changed": 1300, "changed_examples": changed}
     one["against"] |= {"only_this_right": 70, "only_other_right": 50, "p_value": 0.0825}
+    one |= {"truncated": 1200, "max_length": 128}
     page = Page(written(tmp_path, evaluations={"dev": one}))
     shown = " ".join(text.split())
     assert page.text("h3")[:6] == [
@@ -260,6 +261,7 @@ def test_what_eval_finds_is_on_the_page(tmp_path: Path, text: str) -> None:
         "annotators who gave the gold label accuracy 95% interval 3 of 5 2 rows",
         "1,300 predictions differ: only this model is right on 70 rows, only the other on 50.",
         "p = 0.0825",
+        "1,200 pairs are longer than 128 tokens, and were cut; score --windows premise reads whole premises.",
     ):
         assert words in everything, words
     assert page.text("dl", "dt").count("The other") == 2 and not page.all("script")
