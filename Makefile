@@ -19,17 +19,14 @@ test: $(VENV)/test.stamp
 test-bench: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -q -n auto -m 'bench and not system' $(PYTEST_ARGS)
 
-# Two files at a time, in the order of their names (by default the file with one test, the demo, would be last and alone),
-# then the tests that make hosts (5: pytest found none of those that PYTEST_ARGS asks for).
-# These tests make hosts of their own on one machine, which needs root. As root, missing packages are installed; otherwise
-# the tests are skipped and say why.
+# Three files at a time on two cores: the tests that make hosts of their own on one machine, one after the other, wait more
+# than they compute. They need root. As root, missing packages are installed; otherwise the tests are skipped and say why.
 SYSTEM_PACKAGES := gcc binutils openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin chromium chromium-driver
 
 test-system: $(VENV)/test.stamp
 	@if [ "$$(id -u)" = 0 ] && ! dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SYSTEM_PACKAGES); fi
-	$(BIN)/python -m pytest -q -m system -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --ignore tests/launch $(PYTEST_ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -q -m system --durations=15 tests/launch $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -q -m system -n 3 --dist loadgroup --no-loadscope-reorder --durations=15 $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

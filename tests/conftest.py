@@ -29,7 +29,7 @@ _EVERY_PROFILE: dict[str, Any] = {
     "suppress_health_check": [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
 }
 hypothesis.settings.register_profile("quick", max_examples=15, derandomize=True, **_EVERY_PROFILE)
-hypothesis.settings.register_profile("many", max_examples=100, derandomize=True, **_EVERY_PROFILE)
+hypothesis.settings.register_profile("many", max_examples=50, derandomize=True, **_EVERY_PROFILE)
 hypothesis.settings.register_profile("explore", max_examples=500, **_EVERY_PROFILE)
 hypothesis.settings.load_profile("quick")
 
@@ -56,6 +56,15 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(tiny.begin_run())  # xdist's workers are within the run of the process that started them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With --dist loadgroup the tests of a file are for one worker, and so are all that make hosts of their own, which
+    have the same names. What takes longest begins first."""
+    for item in items:
+        place = item.path.relative_to(ROOT / "tests")
+        item.add_marker(pytest.mark.xdist_group("hosts" if place.parts[0] == "launch" else str(place)))
+    items.sort(key=lambda item: (item.path.parent.name != "launch", item.path.name != "test_demo_system.py"))
 
 
 @pytest.fixture
