@@ -1,7 +1,7 @@
 """A large model teaches a small one: every second block of MiniLM, with and without the whole model as its teacher.
 
-The teacher has learned from more pairs than the students, as one that was made before. The two students of a seed differ
-in `teacher:` alone. Training, export and scoring are the commands that a user gives.
+The teacher has learned from more pairs than the students, as one has that was made before. The two students of a seed
+differ in `teacher:` alone. Training, export and scoring are the commands that a user gives.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PRECISIONS = ("fp32", "int8")
 def distill(
     folder: Path, model: str, data: str, test: str, pairs: int, seeds: Sequence[int], rounds: int, say: Say
 ) -> dict[str, Any]:
-    """Train the teacher on TEACHER_PAIRS times `pairs` rows of `data`, and each student on the same
-    `pairs` rows. Evaluate on all of `test`, and score it `rounds` times with the teacher and a student in turn."""
+    """Train the teacher on TEACHER_PAIRS times `pairs` rows of `data`, and each student on the same `pairs` rows.
+    Evaluate on all of `test`, and score it `rounds` times with the teacher and a student in turn."""
     given = work.sample(folder, model, data, pairs, BATCH_SIZE, seed=0)
     base = {"model": str(given.model), "data": {"train": str(given.rows)}, **SETTINGS}
     for_teacher = {"train": data, "max_train_pairs": TEACHER_PAIRS * pairs}
