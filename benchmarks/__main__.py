@@ -28,6 +28,7 @@ from benchmarks.evidence import evidence
 from benchmarks.long_row import long_row
 from benchmarks.memory import memory
 from benchmarks.ranks import ranks
+from benchmarks.reported import PAIRS, reported
 from benchmarks.score_memory import score_memory
 from benchmarks.score_processes import ROWS, score_processes
 from benchmarks.shapes import SHAPES
@@ -38,7 +39,7 @@ from bertnli.common.errors import BertnliError
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
 SCORING = ("scoring-base", "long-row", "start-up", "score-memory", "score-processes")
-FULL = (*DEFAULT, *SCORING, "busy", "tokenise", "ranks", "memory", "accuracy", "evidence", "distill")
+FULL = (*DEFAULT, "reported", *SCORING, "busy", "tokenise", "ranks", "memory", "accuracy", "evidence", "distill")
 SETS = (*FULL, "shapes", "gpu")
 
 _BEGAN = time.monotonic()
@@ -100,6 +101,8 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
         effort = replace(effort, seeds=options.seeds)
     if name == "training":
         yield sets.training(folder, batch_size, effort, _say)
+    elif name == "reported":
+        yield reported(folder, sets.MODEL, sets.TRAIN_DATA, PAIRS, effort.processes, _say)
     elif name == "scoring":
         yield sets.scoring(folder, options.model, effort, _say)
     elif name == "scoring-base":

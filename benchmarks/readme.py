@@ -6,6 +6,7 @@ benchmarks/README.md has the table of every record; README.md has the few rows t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,15 @@ def between(page: str) -> str:
 
 
 def headlines(results: Path) -> str:
-    """A table of at most six rows: bertnli's figure, and that of the peer it is compared with."""
+    """A table of at most six rows: bertnli's figure, and that of the peer it is compared with.
+
+    Where the same was measured in two ways, the one in which bertnli does less well.
+    """
     rows, machines = [], []
-    for name, rows_of in _HEADLINES.items():
-        if (path := results / f"{name}.json").exists():
-            record = json.loads(path.read_text(encoding="utf-8"))
+    for names, rows_of in _HEADLINES.items():
+        paths = [path for name in names if (path := results / f"{name}.json").exists()]
+        if paths:
+            record = min((json.loads(path.read_text(encoding="utf-8")) for path in paths), key=_over_trainer)
             if found := list(rows_of(record))[: MOST_HEADLINES - len(rows)]:
                 rows += found
                 machines.append(hardware(record))
@@ -93,6 +98,12 @@ def _accuracy(result: Json) -> Iterator[str]:
 _TRAINER = "transformers Trainer, its best settings"
 
 
+def _over_trainer(result: Json) -> float:
+    """Infinite where it was not compared."""
+    over = _peers(result).get("trainer-best", {}).get(f"{OURS}_over_it", {}) if "peers" in result else {}
+    return float(over.get("median", math.inf))
+
+
 def _rates(what: str, result: Json, name: str, other: str) -> str:
     """Nothing in place of a peer that was skipped."""
     ours, theirs = (_peers(result).get(one) for one in (name, other))
@@ -114,13 +125,13 @@ def _peers(result: Json) -> dict[str, Json]:
     return {peer["name"]: peer for peer in result["peers"] if "skipped" not in peer and peer["unit"] == "pairs"}
 
 
-_HEADLINES: dict[str, Callable[[Json], Iterator[str]]] = {
-    "gpu-training-256": _training,
-    "gpu-scoring": _gpu_scoring,
-    "training-32": _training,
-    "training-256": _training,
-    "scoring": _scoring,
-    "accuracy": _accuracy,
+_HEADLINES: dict[tuple[str, ...], Callable[[Json], Iterator[str]]] = {
+    ("gpu-training-256",): _training,
+    ("gpu-scoring",): _gpu_scoring,
+    ("training-32", "reported-32"): _training,
+    ("training-256",): _training,
+    ("scoring",): _scoring,
+    ("accuracy",): _accuracy,
 }
 
 PAGES: dict[str, Callable[[Path], str]] = {

@@ -44,8 +44,8 @@ class Effort:
     memory_rows, score_rows: the two file sizes that are compared, in training and in scoring. long_row_rows: rows
     around the long one. starts: timed starts of the command. evidence_pairs: pairs that the models for `evidence` and
     `distill` train on. busy_pairs, loops: pairs of one timed run on a busy machine, at most, and the numbers of busy
-    loops a core. patience: seconds that may be spent on waiting for a quiet machine. every_peer: also the peers
-    that no target needs (see `training_peers`, `scoring_peers`).
+    loops a core. processes: how often each program of `reported` runs. patience: seconds that may be spent on waiting
+    for a quiet machine. every_peer: also the peers that no target needs (see `training_peers`, `scoring_peers`).
     """
 
     training_pairs: int
@@ -62,6 +62,7 @@ class Effort:
     every_peer: bool
     busy_pairs: int
     loops: tuple[int, ...]
+    processes: int
     patience: float = 60.0
 
 
@@ -80,6 +81,7 @@ SHORT = Effort(
     every_peer=False,
     busy_pairs=1024,
     loops=(1, 2),
+    processes=3,
     patience=20.0,
 )
 FULL = Effort(
@@ -97,6 +99,7 @@ FULL = Effort(
     every_peer=True,
     busy_pairs=1024,
     loops=(1, 2, 4),
+    processes=10,
 )
 
 

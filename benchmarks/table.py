@@ -17,6 +17,7 @@ Json = Mapping[str, Any]
 _TITLES = {
     "training-32": "Training, batch 32",
     "training-256": "Training, batch 256",
+    "reported-32": "Training, batch 32, as each program reports its own speed",
     "scoring": "Scoring a file",
     "scoring-base": "Scoring with a model of BERT-base's shape",
     "gpu-checks": "A GPU: what it computes",
@@ -107,6 +108,15 @@ def _peers(result: Json) -> list[str]:
     if times:
         lines += ["", f"Time of {OURS}'s step over the plain loop's: {'; '.join(times)}."]
     return lines + _matmul_peak(peaks) + _skipped(result)
+
+
+def _reported(result: Json) -> list[str]:
+    lines = grid(("how", _RATE, f"speed-up by {OURS}"))
+    lines += [
+        f"| {peer['about']} | {spread(peer['per_second'])} | {faster(peer, OURS)} |" for peer in _rated(result, "pairs")
+    ]
+    how = "each run is a process of its own, and trains once on these rows"
+    return [*lines, "", f"`train_samples_per_second` of the Trainer, `pairs_per_second` of `bertnli train`; {how}."]
 
 
 def _scoring(result: Json) -> list[str]:
@@ -358,6 +368,7 @@ def _gpu_run(result: Json) -> list[str]:
 
 
 _BODIES: dict[str, Callable[[Json], list[str]]] = {
+    "reported": _reported,
     "scoring": _scoring,
     "shape-scoring": _scoring,
     "gpu-scoring": _scoring,
