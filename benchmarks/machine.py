@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ def describe() -> dict[str, Any]:
     """Date, command, commit, machine and library versions, for the head of a result."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks", *_measuring(sys.argv[1:])]),
         **commit(),
         "machine": machine(),
         "versions": {"python": platform.python_version(), **installed(_LIBRARIES)},
@@ -70,6 +72,14 @@ def _processor() -> str:
 
 def _gpus() -> list[str]:
     return _output("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader").splitlines()
+
+
+def _measuring(arguments: Sequence[str]) -> list[str]:
+    """Those that say what is measured, without folders of this machine."""
+    folders = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    folders.add_argument("--results")
+    folders.add_argument("--from")
+    return folders.parse_known_args(arguments)[1]
 
 
 def _output(*command: str) -> str:

@@ -71,6 +71,11 @@ def test_the_record_says_what_was_measured_where_and_with_what(result: dict[str,
     assert "share_of_peak" not in peak
 
 
+def test_the_record_names_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "busy", "--results", "/home/me/found", "--full", "--from=/mnt/x"])
+    assert machine.describe()["command"] == "python -m benchmarks busy --full"
+
+
 def test_the_table_is_made_of_the_record(result: dict[str, Any], tmp_path: Path) -> None:
     lines = table(result).splitlines()
     end = lines.index("| target | wanted | measured |  |")
