@@ -58,12 +58,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(tiny.begin_run())  # xdist's workers are within the run of the process that started them
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With --dist loadfile all tests that make hosts are for one worker, because their hosts have the same names."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesAndHosts(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "hosts" if file.startswith("tests/launch/") else file
+
+    return FilesAndHosts(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With --dist loadgroup the tests of a file are for one worker, and so are all that make hosts of their own, which
-    have the same names. What takes longest begins first."""
-    for item in items:
-        place = item.path.relative_to(ROOT / "tests")
-        item.add_marker(pytest.mark.xdist_group("hosts" if place.parts[0] == "launch" else str(place)))
+    """What takes longest begins first."""
     items.sort(key=lambda item: (item.path.parent.name != "launch", item.path.name != "test_demo_system.py"))
 
 

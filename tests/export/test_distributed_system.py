@@ -198,35 +198,44 @@ def until(met: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     return found
 
 
-def holder(partition: Path, pids: Sequence[int]) -> int | None:
-    """The process, one of `pids`, that is writing the partition."""
-    for pid in pids:
+def writers(partitions: Sequence[Path]) -> dict[int, Path]:
+    """The workers that are writing one of the partitions, and which."""
+    files, found = {str(partial_path(partition)): partition for partition in partitions}, {}
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(file.path == str(partial_path(partition)) for file in psutil.Process(pid).open_files()):
-                return pid
-    return None
+            if process.name().startswith("ray::"):
+                for file in process.open_files():
+                    if file.path in files:
+                        found[process.pid] = files[file.path]
+    return found
 
 
 def in_the_middle(output: Path, node: Node | None = None) -> tuple[int, Path]:
     """The process, one of `node` if given, that is in the middle of a big partition, and the partition.
 
-    What it has done is on disk: it was stopped until its next checkpoint was due, however fast the machine is. Workers
-    of the other node are stopped meanwhile, so that they leave it a partition.
+    What it has done is on disk: it was stopped until its next checkpoint was due, however fast the machine is. The
+    others are stopped meanwhile, so that they leave it a partition, and so that there is another if it was faster.
     """
-    others: set[int] = set()
+    big, stopped = [output / name for name in NAMES[:3]], set[int]()
+
+    def send(pid: int, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
     def middle() -> tuple[int, Path] | None:
-        for partition in (output / name for name in NAMES[:3]):
-            if not (pid := holder(partition, psutil.pids())):
+        driver = _commands[-1]
+        assert driver.poll() is None, driver.communicate()
+        writing = writers(big)
+        for pid in writing:
+            send(pid, signal.SIGSTOP)
+            stopped.add(pid)
+        for pid, partition in writing.items():
+            if node is not None and pid not in node.pids():
                 continue
-            with contextlib.suppress(ProcessLookupError):  # it was faster
-                os.kill(pid, signal.SIGSTOP)
-                if node is not None and pid not in node.pids():
-                    others.add(pid)
-                    continue
-                time.sleep(CHECKPOINT_SECONDS)
-                os.kill(pid, signal.SIGCONT)
-            while holder(partition, [pid]):
+            time.sleep(CHECKPOINT_SECONDS)
+            send(pid, signal.SIGCONT)
+            stopped.discard(pid)
+            while pid in writers([partition]):
                 if _rows_on_disk(partition):
                     return pid, partition
                 time.sleep(0.01)
@@ -235,9 +244,8 @@ def in_the_middle(output: Path, node: Node | None = None) -> tuple[int, Path]:
     try:
         found: tuple[int, Path] = until(middle, "a partition in the middle")
     finally:
-        for pid in others:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        for pid in stopped:
+            send(pid, signal.SIGCONT)
     return found
 
 
@@ -286,7 +294,7 @@ def test_a_killed_worker_changes_nothing(parts, tmp_path, head, join) -> None:
     pid, partition = in_the_middle(output)
     os.kill(pid, signal.SIGKILL)
     rows = _rows_on_disk(partition)
-    until(lambda: holder(partition, [other for other in psutil.pids() if other != pid]), "another worker")
+    until(lambda: writers([partition]).keys() - {pid}, "another worker")
     assert _rows_on_disk(partition) >= rows > 0  # it resumed
     out, said = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
