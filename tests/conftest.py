@@ -60,7 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With --dist loadfile all tests that make hosts are for one worker, because their hosts have the same names."""
+    """With --dist loadfile all tests that make hosts are for one worker: two sets of hosts on two cores would be slow,
+    and a slow host can look like a dead one."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
