@@ -2,112 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.dataset
 import pytest
-from bertnli_export.output_file import partial_path
 from bertnli_export.run_record import record_path
-from bertnli_export.score import CHECKPOINT_SECONDS, score_file
+from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer
 from bertnli_export.window_scores import Windows
 
 from bertnli.common.gpus import find_gpus
 from tests.conftest import SOURCES, environment
 from tests.support import tiny
+from tests.support.ray_nodes import RAY_ENVIRONMENT, Node, ask_for_the_middle, cluster, in_the_middle
 from tests.support.scored_files import read, write
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
-# A token would be kept in the home folder, and used by every Ray that is started afterwards.
-RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-BIG = 15_000  # rows: work for some seconds
+BIG = 9_000  # rows, of several chunks, and more than a MB
 NAMES = ("big.parquet", "big.csv", "big.jsonl", "nested/small.tsv", "small.csv", "small.parquet")
 
-
-class Node:
-    """A node of one CPU: a session of processes of its own."""
-
-    def __init__(
-        self, name: str, *arguments: str, hidden: Path | None = None, environment_: dict[str, str] | None = None
-    ):
-        """hidden: a folder in which this node sees nothing."""
-        command = (
-            []
-            if hidden is None
-            else ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {hidden} && exec "$@"', "sh"]
-        )
-        command += [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
-        command += ["--node-name", name, "--object-store-memory", "100000000", *arguments]
-        self.process = subprocess.Popen(
-            command,
-            env=environment(**RAY_ENVIRONMENT, **(environment_ or {})),
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        said = ""
-        for line in self.process.stdout:
-            said += line
-            if "Ray runtime started" in line:
-                return
-        raise AssertionError(said)
-
-    def pids(self) -> list[int]:
-        found = []
-        for pid in psutil.pids():
-            with contextlib.suppress(ProcessLookupError):
-                if os.getsid(pid) == self.process.pid:
-                    found.append(pid)
-        return found
-
-    @property
-    def raylet(self) -> psutil.Process:
-        [found] = [child for child in psutil.Process(self.process.pid).children() if child.name() == "raylet"]
-        return found
-
-    def end(self) -> None:
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
-
-
 Join = Callable[..., Node]
-
-
-@contextlib.contextmanager
-def cluster(name: str, *arguments: str, **environment_: str) -> Iterator[str]:
-    """The address of a cluster of one node."""
-    folder, port = tempfile.mkdtemp(prefix="ray-"), free_port()  # a longer name would be too long for the sockets in it
-    ports = ("--port", port, "--ray-client-server-port", free_port(), "--include-dashboard=false")
-    node = Node(name, "--head", *ports, "--temp-dir", folder, *arguments, environment_=environment_)
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        node.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -190,74 +114,14 @@ def check_like_alone(parts: Path, output: Path) -> None:
     assert not list(output.rglob("_bertnli*"))
 
 
-def until(met: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := met()):
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
-    return found
-
-
-def writers(partitions: Sequence[Path]) -> dict[int, Path]:
-    """The workers that are writing one of the partitions, and which."""
-    files, found = {str(partial_path(partition)): partition for partition in partitions}, {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.name().startswith("ray::"):
-                for file in process.open_files():
-                    if file.path in files:
-                        found[process.pid] = files[file.path]
-    return found
-
-
-def in_the_middle(output: Path, node: Node | None = None) -> tuple[int, Path]:
-    """The process, one of `node` if given, that is in the middle of a big partition, and the partition.
-
-    What it has done is on disk: it was stopped until its next checkpoint was due, however fast the machine is. The
-    others are stopped meanwhile, so that they leave it a partition, and so that there is another if it was faster.
-    """
-    big, stopped = [output / name for name in NAMES[:3]], set[int]()
-
-    def send(pid: int, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    def middle() -> tuple[int, Path] | None:
-        driver = _commands[-1]
-        assert driver.poll() is None, driver.communicate()
-        writing = writers(big)
-        for pid in writing:
-            send(pid, signal.SIGSTOP)
-            stopped.add(pid)
-        for pid, partition in writing.items():
-            if node is not None and pid not in node.pids():
-                continue
-            time.sleep(CHECKPOINT_SECONDS)
-            send(pid, signal.SIGCONT)
-            stopped.discard(pid)
-            while pid in writers([partition]):
-                if _rows_on_disk(partition):
-                    return pid, partition
-                time.sleep(0.01)
-        return None
-
-    try:
-        found: tuple[int, Path] = until(middle, "a partition in the middle")
-    finally:
-        for pid in stopped:
-            send(pid, signal.SIGCONT)
-    return found
-
-
-def _rows_on_disk(partition: Path) -> int:
-    record = record_path(partition)
-    return int(json.loads(record.read_text())["counts"]["rows"]) if record.exists() else 0
+def record(partition: Path) -> dict[str, Any]:
+    return dict(json.loads(record_path(partition).read_text()))
 
 
 def test_two_nodes_write_what_one_machine_writes(parts, tmp_path, head, join) -> None:
-    second = join()
+    ask_for_the_middle(tmp_path / "out", join())  # the first node does not finish all before the second one starts
     driver = start(parts / "in", tmp_path / "out", head)
-    in_the_middle(tmp_path / "out", second)  # so that the first node does not finish all before the second one starts
+    in_the_middle(tmp_path / "out", driver).go_on()
     out, said = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
     summary = json.loads(out.splitlines()[-1])
@@ -290,24 +154,26 @@ def test_two_nodes_write_what_one_machine_writes(parts, tmp_path, head, join) ->
 def test_a_killed_worker_changes_nothing(parts, tmp_path, head, join) -> None:
     join()
     output = tmp_path / "out"
+    ask_for_the_middle(output)
     driver = start(parts / "in", output, head)
-    pid, partition = in_the_middle(output)
+    pid, partition = in_the_middle(output, driver)
+    rows = record(partition)["counts"]["rows"]
     os.kill(pid, signal.SIGKILL)
-    rows = _rows_on_disk(partition)
-    until(lambda: writers([partition]).keys() - {pid}, "another worker")
-    assert _rows_on_disk(partition) >= rows > 0  # it resumed
     out, said = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
     assert json.loads(out.splitlines()[-1])["rows"] == 3 * BIG + 3 * 3000
+    assert record(partition)["summary"]["resumed_at"] == rows > 0
     check_like_alone(parts, output)
 
 
 def test_a_killed_node_changes_nothing(parts, tmp_path, head, join) -> None:
     second = join()
     output = tmp_path / "out"
+    ask_for_the_middle(output, second)
     driver = start(parts / "in", output, head)
-    in_the_middle(output, second)
+    stopped = in_the_middle(output, driver)
     second.raylet.kill()
+    stopped.go_on()
     out, said = driver.communicate(timeout=500)
     assert driver.returncode == 0, said
     assert json.loads(out.splitlines()[-1])["rows"] == 3 * BIG + 3 * 3000
@@ -316,9 +182,10 @@ def test_a_killed_node_changes_nothing(parts, tmp_path, head, join) -> None:
 
 def test_a_head_that_dies_is_named(parts, tmp_path) -> None:
     output = tmp_path / "out"
+    ask_for_the_middle(output)
     with cluster("alone") as address:
         driver = start(parts / "in", output, address)
-        in_the_middle(output)
+        in_the_middle(output, driver)
     _, said = driver.communicate(timeout=50)  # Ray's own patience is 60 seconds
     assert driver.returncode == 1
     assert f"--ray {address}: the cluster's head no longer answers" in said
@@ -332,9 +199,11 @@ def test_a_head_that_dies_is_named(parts, tmp_path) -> None:
 def test_a_stopped_command_goes_on(parts, tmp_path, head, join, number) -> None:
     join()
     output = tmp_path / "out"
+    ask_for_the_middle(output)
     driver = start(parts / "in", output, head)
-    in_the_middle(output)
+    stopped = in_the_middle(output, driver)
     driver.send_signal(number)
+    stopped.go_on()
     _, said = driver.communicate(timeout=60)
     if number == signal.SIGTERM:
         assert driver.returncode == 143, said

@@ -20,10 +20,10 @@ from bertnli_export.graphs import fp16
 
 from bertnli.model import pretrained
 from tests.conftest import environment
-from tests.export.test_distributed_system import cluster
 from tests.model.test_families import ROWS as ROW_OF_FAMILY
 from tests.model.test_families import ours_of, theirs_of
 from tests.support import tiny
+from tests.support.ray_nodes import cluster
 from tests.support.stub_cuda import build as stub
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import SOURCES
-from tests.export.test_distributed_system import RAY_ENVIRONMENT, cluster
 from tests.support import tiny
+from tests.support.ray_nodes import RAY_ENVIRONMENT, cluster
 from tests.support.scored_files import score, write
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]  # it installs packages, and waits for stalls

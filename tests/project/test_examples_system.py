@@ -13,8 +13,8 @@ from bertnli_export.score import score_file
 
 from bertnli.run.folder import read_metrics
 from tests.conftest import ROOT, environment
-from tests.export.test_distributed_system import RAY_ENVIRONMENT
 from tests.support import tiny
+from tests.support.ray_nodes import RAY_ENVIRONMENT
 from tests.support.scored_files import read, write
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
