@@ -11,6 +11,7 @@ python -m benchmarks table --readme           # make the tables in benchmarks/RE
 from __future__ import annotations
 
 import argparse
+import itertools
 import signal
 import sys
 import tempfile
@@ -40,7 +41,7 @@ RESULTS = Path(__file__).parent / "results"
 DEFAULT = ("training", "scoring")
 SCORING = ("scoring-base", "long-row", "start-up", "score-memory", "score-processes")
 FULL = (*DEFAULT, "reported", *SCORING, "busy", "tokenise", "ranks", "memory", "accuracy", "evidence", "distill")
-SETS = (*FULL, "shapes", "gpu")
+SETS = (*FULL, "shapes", "shapes-training", "gpu")
 
 _BEGAN = time.monotonic()
 
@@ -54,6 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="more pairs and rounds: hours on two cores for all sets")
     parser.add_argument("--model", help="for scoring: a folder or a name (default: MiniLM trained on 8,000 pairs)")
     parser.add_argument("--shape", action="append", choices=list(SHAPES), help="for shapes (default: all)")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        action="append",
+        choices=sets.SHAPE_TOKENS,
+        help="of a pair, about; for shapes (default: all)",
+    )
     parser.add_argument("--patience", type=float, help="seconds that a set may wait for a quiet machine")
     parser.add_argument("--seeds", type=int, help="for accuracy and distill: how many trainings of each kind")
     parser.add_argument("--results", type=Path, help="folder of the records (default: benchmarks/results)")
@@ -108,11 +116,11 @@ def _measure(name: str, folder: Path, batch_size: int, options: Any) -> Iterator
     elif name == "scoring-base":
         yield sets.scoring_base(folder, effort, _say)
     elif name == "shapes":
-        for shape in options.shape or SHAPES:
-            for tokens in sets.SHAPE_TOKENS:
-                yield sets.shape_scoring(_inside(folder, f"{shape}-{tokens}"), shape, tokens, effort, _say)
-            if shape in sets.TRAINED_SHAPES:
-                yield sets.shape_training(_inside(folder, f"{shape}-training"), shape, effort, _say)
+        for shape, tokens in itertools.product(options.shape or SHAPES, options.tokens or sets.SHAPE_TOKENS):
+            yield sets.shape_scoring(_inside(folder, f"{shape}-{tokens}"), shape, tokens, effort, _say)
+    elif name == "shapes-training":
+        for shape in options.shape or sets.TRAINED_SHAPES:
+            yield sets.shape_training(_inside(folder, f"{shape}-training"), shape, effort, _say)
     elif name == "long-row":
         yield long_row(folder, sets.MODEL, sets.TEST_DATA, effort.long_row_rows, effort.rounds, effort.patience, _say)
     elif name == "start-up":
