@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, work
-from benchmarks.harness import Say, Unavailable, stopwatch
+from benchmarks.harness import Say
+from benchmarks.peer import Unavailable, stopwatch
 from benchmarks.peers.bertnli_train import train
 from benchmarks.peers.transformers_trainer import TransformersTrainer
 from benchmarks.work import Work

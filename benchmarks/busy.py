@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, work
-from benchmarks.harness import Measured, Peer, Run, Say, Unavailable, Worker, ready, spread
+from benchmarks.harness import Measured, Say, ready, spread
+from benchmarks.peer import Peer, Run, Unavailable
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.peers.bertnli_train import BertnliTrain
 from benchmarks.peers.cross_encoder import CrossEncoderPredict
 from benchmarks.peers.transformers_trainer import TransformersTrainer
+from benchmarks.worker import Worker
 from bertnli.common.cores import usable_cores
 
 ALONE = "alone"

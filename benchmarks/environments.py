@@ -14,7 +14,7 @@ import sys
 import venv
 from pathlib import Path
 
-from benchmarks.harness import Unavailable
+from benchmarks.peer import Unavailable
 from benchmarks.work import kept
 from bertnli.fetch.cache import lock
 

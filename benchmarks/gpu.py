@@ -30,7 +30,8 @@ from typing import Any
 from benchmarks import machine, sets, work
 from benchmarks.accuracy import evaluate
 from benchmarks.gpu_checks import Check, attention, fp16, fp16_bundle, losses, reduced_precision, waits
-from benchmarks.harness import Peer, Say
+from benchmarks.harness import Say
+from benchmarks.peer import Peer
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.peers.bertnli_train import BertnliTrain, train
 from benchmarks.peers.compiled import TorchCompiled

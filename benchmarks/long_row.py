@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks import machine, work
-from benchmarks.harness import Peer, Run, Say, measure, spread, stopwatch
+from benchmarks.harness import Say, measure, spread
+from benchmarks.peer import Peer, Run, stopwatch
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.work import MAX_LENGTH
 

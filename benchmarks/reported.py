@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, work
-from benchmarks.harness import Say, Unavailable, spread
+from benchmarks.harness import Say, spread
+from benchmarks.peer import Unavailable
 from benchmarks.peers.bertnli_train import train
 from benchmarks.peers.transformers_trainer import TransformersTrainer
 from benchmarks.sets import OURS

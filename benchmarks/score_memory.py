@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, work
-from benchmarks.harness import Say, end_children
+from benchmarks.harness import Say
 from benchmarks.memory import Peak, mib
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.start_up import score_command
 from benchmarks.work import Work
+from benchmarks.worker import end_children
 from bertnli.common.errors import RunError
 
 TINY = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import stopwatch
+from benchmarks.peer import stopwatch
 
 
 def seconds_by_stage(scorer: Any, rows: Path) -> dict[str, float]:

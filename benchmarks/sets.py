@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmarks import machine, work
 from benchmarks.fine_tuned import fine_tuned, weights_sha256
-from benchmarks.harness import Measured, Peer, Say, measure, ratios
+from benchmarks.harness import Measured, Say, measure, ratios
+from benchmarks.peer import Peer
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.peers.bertnli_train import BertnliTrain
 from benchmarks.peers.cross_encoder import CrossEncoderPredict

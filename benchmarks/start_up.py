@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from benchmarks import machine, work
-from benchmarks.harness import Say, spread, stopwatch
+from benchmarks.harness import Say, spread
+from benchmarks.peer import stopwatch
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.peers.bertnli_train import end
 from bertnli.common.errors import RunError

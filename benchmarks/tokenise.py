@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import work
-from benchmarks.harness import Peer, Run, Unavailable, stopwatch
+from benchmarks.peer import Peer, Run, Unavailable, stopwatch
 from benchmarks.peers import hf
 from benchmarks.work import MAX_LENGTH, Work
 

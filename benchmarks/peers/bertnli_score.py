@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.harness import Unavailable
+from benchmarks.peer import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring
 from benchmarks.scoring_stages import seconds_by_stage
 from bertnli.common.errors import BertnliError

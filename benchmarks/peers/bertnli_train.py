@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 import yaml
 
-from benchmarks.harness import Peer, Run, end_children
+from benchmarks.peer import Peer, Run
 from benchmarks.work import Work
+from benchmarks.worker import end_children
 from bertnli.common.errors import RunError
 
 _POLL = 0.02  # seconds between two checks of metrics.jsonl; each takes time from the cores that are measured

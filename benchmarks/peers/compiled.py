@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Unavailable
+from benchmarks.peer import Unavailable
 from benchmarks.peers import hf
 from benchmarks.peers.onnx_graph import Batch, Tokenised
 from bertnli.common.installed import installed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import environments
-from benchmarks.harness import Unavailable
+from benchmarks.peer import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring
 from bertnli.common.installed import installed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.harness import Unavailable
+from benchmarks.peer import Unavailable
 from benchmarks.work import Work
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness import Peer, Run, stopwatch
+from benchmarks.peer import Peer, Run, stopwatch
 from benchmarks.work import Work
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Unavailable
+from benchmarks.peer import Unavailable
 from benchmarks.peers import hf
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring, by_length, softmax
 from bertnli.common.cores import usable_cores

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import environments
-from benchmarks.harness import Unavailable
+from benchmarks.peer import Unavailable
 from benchmarks.peers.onnx_graph import Batch, Batches, Tokenised
 from bertnli.common.installed import installed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from benchmarks.harness import Peer, Run
+from benchmarks.peer import Peer, Run
 from benchmarks.peers import hf
 from benchmarks.work import Work
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Unavailable
+from benchmarks.peer import Unavailable
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring, by_length
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Peer, Run, difference, stopwatch
+from benchmarks.peer import Peer, Run, difference, stopwatch
 from benchmarks.work import Work
 
 Pairs = Sequence[tuple[str, str]]

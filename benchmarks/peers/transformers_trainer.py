@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness import Peer, Run, Unavailable
+from benchmarks.peer import Peer, Run, Unavailable
 from benchmarks.peers import hf
 from benchmarks.work import Work
 

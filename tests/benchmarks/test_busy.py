@@ -16,7 +16,8 @@ import pytest
 
 from benchmarks import busy, machine
 from benchmarks.busy import ALONE, InPlaces, in_places, limited, name_of, record, spinning
-from benchmarks.harness import Measured, Run, Unavailable
+from benchmarks.harness import Measured
+from benchmarks.peer import Run, Unavailable
 from benchmarks.table import table
 from benchmarks.targets import targets
 from tests.conftest import environment

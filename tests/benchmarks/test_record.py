@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import machine, sets, work
 from benchmarks.__main__ import main
-from benchmarks.harness import Measured, Run, ratios, spread
+from benchmarks.harness import Measured, ratios, spread
+from benchmarks.peer import Run
 from benchmarks.peers.bertnli_train import BertnliTrain
 from benchmarks.peers.peak import MatrixPeak
 from benchmarks.table import table, tables

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from benchmarks import environments, fine_tuned, machine, sets, work
-from benchmarks.harness import Measured, Run, Unavailable, measure
+from benchmarks.harness import Measured, measure
 from benchmarks.long_row import long_row
+from benchmarks.peer import Run, Unavailable
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.peers.cross_encoder import CrossEncoderPredict
 from benchmarks.peers.onnx_graph import OnnxRuntimeDynamic, TransformersExporter

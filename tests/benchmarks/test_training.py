@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import work
-from benchmarks.harness import Peer
+from benchmarks.peer import Peer
 from benchmarks.peers.bertnli_train import BertnliTrain
 from benchmarks.peers.plain_loop import PlainLoop
 from bertnli.train.flops import block_weights

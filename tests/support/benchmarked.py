@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Measured, Peer, Run, Unavailable, measure
+from benchmarks.harness import Measured, measure
+from benchmarks.peer import Peer, Run, Unavailable
 from tests.support import tiny
 
 
@@ -34,6 +36,8 @@ class StandIn(Peer):
 
     def check(self) -> list[float]:
         np.ones(self.check_memory, np.uint8)
+        if self.fails_in == "memory":
+            os.kill(os.getpid(), signal.SIGKILL)
         return list(self.figures)
 
     def prepare(self) -> None:
