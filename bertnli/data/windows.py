@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from bertnli.data.encoded import Encoded
 from bertnli.data.tokenizer import PairTokenizer
 
+MOST_WINDOWS = 4096
+"""Of a premise. More are only reached where the hypothesis leaves hardly more tokens than the stride: then each window
+has a few new tokens, and a long premise would take as much memory as thousands of rows."""
+
 
 class WindowedPairs(NamedTuple):
     """The windows of pairs, each pair's together and in the order of its text."""
 
     encoded: Encoded  # a pair is a window of a premise with the hypothesis
-    counts: NDArray[np.int64]  # [pairs], their windows: 1 or more; 0 if the hypothesis leaves no room for them
+    counts: NDArray[np.int64]  # [pairs], their windows: 1 to MOST_WINDOWS; 0 if the hypothesis leaves no room for them
     truncated: NDArray[np.bool_]  # [pairs], a sentence has more characters than are read
     characters: list[tuple[int, int]]  # [windows], where its text, without outer blanks, begins and ends in the premise
 
@@ -38,6 +42,7 @@ def encode_windows(tokenizer: PairTokenizer, premises: list[str], hypotheses: li
     fits = len_p <= size
     further = -(-(len_p - size) // np.maximum(step, 1))  # windows after the first one
     counts = np.where(fits, 1, np.where(step > 0, 1 + further, 0))
+    counts[counts > MOST_WINDOWS] = 0
 
     pair = np.repeat(np.arange(len(counts)), counts)  # [windows]
     nth = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)

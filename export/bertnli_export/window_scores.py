@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bertnli.common.errors import InputError
 from bertnli.data.outputs import Outputs
-from bertnli.data.windows import encode_windows
+from bertnli.data.windows import MOST_WINDOWS, encode_windows
 from bertnli.evaluation.activations import activate
 from bertnli_export.expansion import Expanded, Expansion, Texts
 from bertnli_export.score_columns import Extra, ScoreColumns
@@ -91,7 +91,7 @@ class Windows(Expansion):
         found = encode_windows(tokenizer, texts.premises, texts.hypotheses, self.stride)
         reason = (
             f"the hypothesis leaves too few of the {tokenizer.max_length} tokens of a pair for windows of the premise "
-            f"that have {self.stride} in common"
+            f"that have {self.stride} in common (of {MOST_WINDOWS:,} windows at most)"
         )
         refused = dict.fromkeys(np.flatnonzero(found.counts == 0).tolist(), reason)
         return Expanded(found.encoded, found.counts, found.truncated, refused, found.characters)

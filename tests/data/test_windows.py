@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from bertnli.common.errors import InputError
 from bertnli.data import tokenizer as tokenizers
 from bertnli.data.tokenizer import PairTokenizer
-from bertnli.data.windows import WindowedPairs, encode_windows
+from bertnli.data.windows import MOST_WINDOWS, WindowedPairs, encode_windows
 from tests.support import tiny
 from tests.support.family_vocabularies import byte_level, unigram
 
@@ -124,3 +124,14 @@ def test_no_pairs_and_no_text(tmp_path: Path) -> None:
     assert len(encode_windows(ours, [], [], 4).encoded) == 0
     with pytest.raises(InputError, match="premise of pair 0; found a lone surrogate"):
         encode_windows(ours, ["\ud800"], ["a"], 4)
+
+
+def test_a_premise_has_so_many_windows_at_most(tmp_path: Path) -> None:
+    """A window with one new token after another would take the memory of thousands of rows."""
+    tokenizer = PairTokenizer.from_folder(folder_of("WordPiece", tmp_path))
+    hypothesis = "a " * (tokenizer.room - 33)  # leaves 33 tokens, of which 32 are the stride
+    most = MOST_WINDOWS + 32  # tokens of a premise: a window for each new one
+    pairs = [("two " * most, hypothesis), ("two " * (most + 1), hypothesis), ("a dog", "a dog")]
+    found = encode_windows(tokenizer, *map(list, zip(*pairs, strict=True)), 32)
+    assert found.counts.tolist() == [MOST_WINDOWS, 0, 1]
+    assert len(found.encoded) == MOST_WINDOWS + 1
