@@ -10,17 +10,17 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
+from bertnli.common.network import free_port
 from tests.conftest import SOURCES, environment
 from tests.support.stopping_worker import ASKED
 
@@ -79,16 +79,14 @@ class Node:
         self.process.wait()
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
-
-
 @contextlib.contextmanager
 def cluster(name: str, *arguments: str, **environment_: str) -> Iterator[str]:
     """The address of a cluster of one node."""
-    folder, port = tempfile.mkdtemp(prefix="ray-"), free_port()  # a longer name would be too long for the sockets in it
-    ports = ("--port", port, "--ray-client-server-port", free_port(), "--include-dashboard=false")
+    folder, port = (
+        tempfile.mkdtemp(prefix="ray-"),
+        str(free_port()),
+    )  # a longer name would be too long for the sockets in it
+    ports = ("--port", port, "--ray-client-server-port", str(free_port()), "--include-dashboard=false")
     node = Node(name, "--head", *ports, "--temp-dir", folder, *arguments, environment_=environment_)
     try:
         yield f"127.0.0.1:{port}"
@@ -104,7 +102,8 @@ class Stopped(NamedTuple):
     partition: Path
 
     def go_on(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # Ray has ended it with its command
+            os.kill(self.pid, signal.SIGCONT)
 
 
 def ask_for_the_middle(output: Path, node: Node | None = None) -> None:
@@ -116,7 +115,8 @@ def ask_for_the_middle(output: Path, node: Node | None = None) -> None:
 def in_the_middle(output: Path, driver: subprocess.Popen[str]) -> Stopped:
     """Wait for the worker that `ask_for_the_middle` was for. driver: the command that scores."""
 
-    def stopped() -> Stopped | None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         assert driver.poll() is None, driver.communicate()
         for file in output.parent.glob(f"{ASKED}.*"):
             pid = int(file.suffix[1:])
@@ -124,15 +124,5 @@ def in_the_middle(output: Path, driver: subprocess.Popen[str]) -> Stopped:
                 partition = Path(file.read_text())
                 file.unlink()
                 return Stopped(pid, partition)
-        return None
-
-    found: Stopped = until(stopped, "a worker in the middle of a partition")
-    return found
-
-
-def until(met: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := met()):
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
         time.sleep(0.05)
-    return found
+    raise AssertionError("no worker came to the middle of a partition")
