@@ -82,10 +82,8 @@ class Node:
 @contextlib.contextmanager
 def cluster(name: str, *arguments: str, **environment_: str) -> Iterator[str]:
     """The address of a cluster of one node."""
-    folder, port = (
-        tempfile.mkdtemp(prefix="ray-"),
-        str(free_port()),
-    )  # a longer name would be too long for the sockets in it
+    folder = tempfile.mkdtemp(prefix="ray-")  # a longer name would be too long for the sockets in it
+    port = str(free_port())
     ports = ("--port", port, "--ray-client-server-port", str(free_port()), "--include-dashboard=false")
     node = Node(name, "--head", *ports, "--temp-dir", folder, *arguments, environment_=environment_)
     try:
