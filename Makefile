@@ -21,7 +21,8 @@ test-bench: $(VENV)/test.stamp
 
 # Three files at a time on two cores: the tests that make hosts of their own on one machine, one after the other, wait more
 # than they compute. They need root. As root, missing packages are installed; otherwise the tests are skipped and say why.
-SYSTEM_PACKAGES := gcc binutils openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin chromium chromium-driver
+SYSTEM_PACKAGES := gcc binutils openssh-server pdsh iproute2 faketime slurm-wlm munge openmpi-bin qemu-user \
+	chromium chromium-driver
 
 test-system: $(VENV)/test.stamp
 	@if [ "$$(id -u)" = 0 ] && ! dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then \

@@ -16,7 +16,7 @@ from bertnli.common.errors import InputError, RunError, first_line
 from bertnli_export.binding import BoundSession
 from bertnli_export.devices import Device, no_cuda, preload_cuda
 from bertnli_export.graph_file import check_graph
-from bertnli_export.interface import INPUTS, OUTPUT
+from bertnli_export.interface import INPUTS, OUTPUT, SATURATION_CHECK
 from bertnli_export.runtime import check_runtime
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _CUDA_OPTIONS = {
     "use_tf32": "0",  # TF32 products keep 10 bits of the mantissa: fp32 would not be fp32
     "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: shapes are few and come again
 }
+EXACT_INT8 = ("session.x64quantprecision", "1")
+"""int8 products by a kernel that never saturates, and is slower where the usual one does not saturate either."""
 
 
 class DeviceError(RunError):
@@ -59,7 +61,11 @@ class Session:
         self._bound = BoundSession(self._session, device, self.outputs, self._inputs) if bound else None
         self._threads = ThreadPoolExecutor(threads if self._bound is None else 1)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self._try_out()
+        first = self._try_out()
+        if device.kind == "cpu" and self._may_saturate(first):
+            del self._session  # its memory, before another one is loaded
+            self._session = _open_session(model, device, EXACT_INT8)
+            self._try_out()
 
     def submit(self, inputs: Sequence[NDArray[np.int64]]) -> Future[NDArray[np.float32]]:
         """`logits` as a future, so that the device goes from one batch to the next without waiting for the caller."""
@@ -100,11 +106,17 @@ class Session:
             )
         return result
 
-    def _try_out(self) -> None:
-        """Run a first small batch. What fails on a CPU is the graph; on a GPU it may be the device."""
+    def _may_saturate(self, first: NDArray[np.float32]) -> bool:
+        """Whether this CPU's int8 products are wrong, by the logits of a first batch; also True for an int8 graph that
+        does not check it, which bundles of earlier versions have."""
+        is_int8 = self.metadata.get("bertnli.precision", "int8") == "int8"
+        return is_int8 and (f"bertnli.{SATURATION_CHECK}" not in self.metadata or bool(np.isnan(first).any()))
+
+    def _try_out(self) -> NDArray[np.float32]:
+        """The logits of a first small batch. What fails on a CPU is the graph; on a GPU it may be the device."""
         ids = np.zeros((2, 5), np.int64)
         try:
-            self.logits(ids, np.ones_like(ids), ids)
+            return self.logits(ids, np.ones_like(ids), ids)
         except DeviceError as error:
             if self.device.kind == "cuda":
                 raise
@@ -113,7 +125,8 @@ class Session:
             ) from error
 
 
-def _open_session(model: Path, device: Device) -> onnxruntime.InferenceSession:
+def _open_session(model: Path, device: Device, *entries: tuple[str, str]) -> onnxruntime.InferenceSession:
+    """`entries`: further keys and values for the session's configuration."""
     import onnxruntime as ort
 
     check_runtime()
@@ -124,6 +137,8 @@ def _open_session(model: Path, device: Device) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3  # errors
     # No file is below a device: a second barrier behind `check_graph`. Before 1.31 it is one for models in memory only.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    for key, value in entries:
+        options.add_session_config_entry(key, value)
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.kind == "cuda":
         preload_cuda(ort)

@@ -22,7 +22,7 @@ from bertnli_export.interface import INPUTS
 from bertnli_export.manifest import update_manifest
 from bertnli_export.score import score_file
 from bertnli_export.scorer import Scorer
-from bertnli_export.session import Session
+from bertnli_export.session import EXACT_INT8, Session
 from bertnli_export.verify import verify
 
 from bertnli.commands import model_argument
@@ -71,7 +71,9 @@ def logits(bundle: Path, graph: str) -> np.ndarray:
     tokenizer = transformers.AutoTokenizer.from_pretrained(bundle)
     inputs = tokenizer(*map(list, zip(*PAIRS, strict=True)), padding=True, truncation=True, return_tensors="np")
     assert len(set(inputs["attention_mask"].sum(1).tolist())) > 1, "no padding in it"
-    session = onnxruntime.InferenceSession(str(bundle / graph), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*EXACT_INT8)
+    session = onnxruntime.InferenceSession(str(bundle / graph), options, providers=["CPUExecutionProvider"])
     return session.run(["logits"], dict(inputs))[0]
 
 

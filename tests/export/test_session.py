@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from bertnli_export.build import export_bundle
 from bertnli_export.devices import CPU, Device
-from bertnli_export.session import Session
+from bertnli_export.session import EXACT_INT8, Session
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import InputError, RunError
+from bertnli.model import pretrained
 from tests.support import tiny
 
 MODEL = "model.onnx"
@@ -134,3 +136,51 @@ def test_a_run_that_fails_is_one_message() -> None:
         RunError, match=r"ONNX Runtime failed on a batch of 1 x 3 tokens .CPU.*indices element out of data"
     ):
         opened.logits(*batch([2, 70_000, 3]))
+
+
+def open_on_a_cpu(monkeypatch, model: Path, *, saturates: bool) -> list[bool]:
+    """Whether each of the sessions that one `Session` opened has exact products, on such a CPU."""
+    real, exact = onnxruntime.InferenceSession, []
+
+    class OnThatCpu(real):
+        def __init__(self, path: str, options: onnxruntime.SessionOptions, **more: object):
+            super().__init__(path, options, **more)
+            try:
+                self.exact = options.get_session_config_entry(EXACT_INT8[0]) == "1"
+            except RuntimeError:  # it was not set
+                self.exact = False
+            exact.append(self.exact)
+
+        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            (logits,) = super().run(names, inputs)
+            return [logits * np.nan if saturates and not self.exact else np.nan_to_num(logits)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnThatCpu)
+    assert np.isfinite(Session(model, CPU).logits(*batch([2, 7, 3]))).all()
+    return exact
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    export_bundle(pretrained.load(tiny.hf_folder(folder / "model")), folder / "bundle", precision="int8")
+    return folder / "bundle" / MODEL
+
+
+def test_int8_products_are_exact_where_the_graph_shows_that_they_saturate(int8, monkeypatch) -> None:
+    assert open_on_a_cpu(monkeypatch, int8, saturates=True) == [False, True]
+
+
+def test_the_faster_products_are_kept_where_they_are_exact(int8, monkeypatch) -> None:
+    assert open_on_a_cpu(monkeypatch, int8, saturates=False) == [False]
+    assert open_on_a_cpu(monkeypatch, tiny.bundle() / MODEL, saturates=False) == [False]  # fp32
+
+
+def test_an_int8_graph_without_the_check_has_exact_products_on_every_cpu(int8, tmp_path, monkeypatch) -> None:
+    graph = onnx.load(int8)
+    kept = [entry for entry in graph.metadata_props if "saturation" not in entry.key]
+    assert len(kept) == len(graph.metadata_props) - 1
+    del graph.metadata_props[:]
+    graph.metadata_props.extend(kept)
+    onnx.save_model(graph, tmp_path / MODEL)
+    assert open_on_a_cpu(monkeypatch, tmp_path / MODEL, saturates=False) == [False, True]

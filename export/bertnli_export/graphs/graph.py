@@ -16,11 +16,12 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from bertnli.common.errors import InputError, RunError, first_line
 from bertnli.model.attention import Padded
 from bertnli.model.classifier import PairClassifier
-from bertnli_export.graphs.exported_model import ExportedClassifier, for_export
+from bertnli_export.graphs.exported_model import for_export
 from bertnli_export.interface import INPUTS, OUTPUT
 
 OPSET = 23  # the first that has Attention
@@ -36,10 +37,10 @@ _FIX = "install the versions in constraints.txt"
 _LARGEST = 2**31 - 2**20  # bytes of weights: protobuf's limit of a file, less some room for the graph
 
 
-def export_graph(model: PairClassifier, form: ExportedClassifier | None = None) -> onnx.ModelProto:
+def export_graph(model: PairClassifier, form: nn.Module | None = None) -> onnx.ModelProto:
     """The graph of `model`, with dynamic batch and length, checked by onnx's checker.
 
-    form: the model as `for_export` makes it; default: that of fp32.
+    form: the module that is exported, with the three inputs; default: what `for_export` makes for fp32.
 
     Raises InputError if the weights do not fit one file, RunError if torch cannot export the model or if the graph has
     other inputs, outputs or axes than a bundle's.

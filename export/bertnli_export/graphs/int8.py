@@ -10,13 +10,16 @@ the first tokens: there are so few of them that fp32 costs nothing.
     q            = QuantizeLinear(x, scale, 128)                      uint8, one scale per row
     y            = MatMulIntegerToFloat(q, weight) * scale + bias     int32 sums, scaled per channel to float
 
-The activations are uint8 with zero point 128 instead of int8, because ONNX Runtime's fast kernel takes uint8.
+The activations are uint8 with zero point 128 instead of int8, because ONNX Runtime's fast kernel takes uint8. On some
+CPUs that kernel is wrong; the graph checks it (saturation.py).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -26,7 +29,9 @@ from bertnli.model.classifier import PairClassifier
 from bertnli_export.graphs.centering import centre
 from bertnli_export.graphs.exported_model import for_export
 from bertnli_export.graphs.folded_positions import with_folded_positions
-from bertnli_export.graphs.graph import OPSET, export_graph
+from bertnli_export.graphs.graph import OPSET, add_metadata, export_graph
+from bertnli_export.graphs.saturation import SaturationCheck
+from bertnli_export.interface import SATURATION_CHECK
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class InputRange:
     zero: int = 128
     lowest: float | None = None
 
+
+_WEIGHT = 1  # of MatMulIntegerToFloat's inputs
 
 # Outputs of an activation function are nearly all above 0, so most of the 256 steps are there. GELU's minimum is
 # -0.17004.
@@ -51,7 +58,11 @@ def export_int8(model: PairClassifier, typical: Encoded) -> onnx.ModelProto:
     """
     after = _AFTER_ACTIVATION[model.config.activation]
     model = centre(with_folded_positions(model), typical)
-    return export_graph(model, for_export(model, Int8Linear, lambda layer: Int8Linear(layer, after)))
+    form = for_export(model, Int8Linear, lambda layer: Int8Linear(layer, after))
+    graph = export_graph(model, SaturationCheck(form))
+    _unsigned_where_shared(graph.graph)
+    add_metadata(graph, {SATURATION_CHECK: "in the graph"})
+    return graph
 
 
 class Int8Linear(nn.Module):
@@ -104,3 +115,23 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """`[outputs, inputs]` in int8, and the scale of each output `[outputs]`: weight = int8 x scale."""
     scale = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
     return (weight / scale[:, None]).round().to(torch.int8), scale
+
+
+def _unsigned_where_shared(graph: onnx.GraphProto) -> None:
+    """Make uint8 with zero point 128 of weights that several products share, as ALBERT's layers do.
+
+    These are exact on every CPU, and slower on those with VNNI. ONNX Runtime (1.31) cannot load int8 weights that are
+    shared with the option that makes them exact (see saturation.py).
+    """
+    products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
+    uses = Counter(node.input[_WEIGHT] for node in products)
+    zero = onnx.numpy_helper.from_array(np.array(128, np.uint8), "weight_zero_point")
+    for tensor in graph.initializer:
+        if uses[tensor.name] > 1:
+            signed = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(signed.view(np.uint8) ^ 128, tensor.name))
+    shared = [node for node in products if uses[node.input[_WEIGHT]] > 1]
+    for node in shared:
+        node.input.append(zero.name)
+    if shared:
+        graph.initializer.append(zero)

@@ -95,7 +95,7 @@ def test_int8_is_near_and_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     graph = export_int8(model, None)  # type: ignore[arg-type]  # nothing is centred
     assert fused_attention(graph) == {"Attention": 2}
     products = sum(node.op_type == "MatMulIntegerToFloat" for node in graph.graph.node)
-    assert products == 2 * 6, "query, key, value, output, and two of the feed-forward network"
+    assert products == 2 * 6 + 1, "query, key, value, output, two of the feed-forward network; the check for saturation"
     runs = session(graph, tmp_path)
     inputs = batch([9, 30, 31, 30, 4], 31)
     together = runs.logits(*inputs)
