@@ -33,16 +33,8 @@ class Worker:
         self._connection, theirs = Pipe()
         with theirs:
             script = "import sys; from benchmarks.worker import serve; serve(*sys.argv[1:])"
-            path = os.pathsep.join(
-                filter(
-                    None,
-                    (
-                        str(_ROOT),
-                        *dict.fromkeys(str(package.parent) for package in packages()),
-                        os.environ.get("PYTHONPATH"),
-                    ),
-                )
-            )
+            folders = dict.fromkeys([str(_ROOT), *(str(package.parent) for package in packages())])
+            path = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
             self._process = subprocess.Popen(
                 [python, "-c", script, str(theirs.fileno()), str(log)],
                 pass_fds=[theirs.fileno()],

@@ -204,8 +204,9 @@ def test_a_signal_is_told_as_one_wherever_it_comes(tmp_path, model, data, monkey
 
 
 def test_version(command):
-    done = command("--version")
-    assert (done.returncode, done.stdout) == (0, f"bertnli {installed.__version__}\n")
+    module = [sys.executable, "-m", "bertnli", "--version"]
+    for done in (command("--version"), subprocess.run(module, env=environment(), capture_output=True, text=True)):
+        assert (done.returncode, done.stdout) == (0, f"bertnli {installed.__version__}\n")
 
 
 def wait_until_caught(pid: int, number: int) -> None:
