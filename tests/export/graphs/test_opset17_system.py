@@ -40,9 +40,11 @@ import numpy as np
 import onnxruntime
 
 onnxruntime.set_default_logger_severity(3)
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.x64quantprecision", "1")
 folder = sys.argv[1]
 for name in sys.argv[2:]:
-    session = onnxruntime.InferenceSession(f"{folder}/{name}.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(f"{folder}/{name}.onnx", options, providers=["CPUExecutionProvider"])
     np.save(f"{folder}/{name}.npy", session.run(["logits"], dict(np.load(f"{folder}/{name}.npz")))[0])
 print(onnxruntime.__version__)
 """
