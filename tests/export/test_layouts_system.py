@@ -56,16 +56,19 @@ print(json.dumps([transformers.__version__, model.config.id2label, direct, piped
 
 _HUB_LAYOUT = """
 import json, sys
+import onnxruntime
 from optimum.onnxruntime import ORTModelForSequenceClassification
 from sentence_transformers import CrossEncoder
 from transformers import AutoTokenizer
 
+exact = onnxruntime.SessionOptions()
+exact.add_session_config_entry("session.x64quantprecision", "1")
 answers = []
 for folder, pairs in json.loads(sys.stdin.read()):
     inputs = AutoTokenizer.from_pretrained(folder)(
         *map(list, zip(*pairs)), padding=True, truncation=True, return_tensors="np"
     )
-    for options in ({}, {"file_name": "model_quantized.onnx"}):
+    for options in ({}, {"file_name": "model_quantized.onnx", "session_options": exact}):
         optimum = ORTModelForSequenceClassification.from_pretrained(folder, **options)(**inputs).logits
         options["provider"] = "CPUExecutionProvider"  # by default the first, which may be a GPU's
         encoder = CrossEncoder(folder, backend="onnx", model_kwargs=options)

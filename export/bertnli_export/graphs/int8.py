@@ -60,7 +60,7 @@ def export_int8(model: PairClassifier, typical: Encoded) -> onnx.ModelProto:
     model = centre(with_folded_positions(model), typical)
     form = for_export(model, Int8Linear, lambda layer: Int8Linear(layer, after))
     graph = export_graph(model, SaturationCheck(form))
-    _unsigned_where_shared(graph.graph)
+    _add_weight_zero_points(graph.graph)
     add_metadata(graph, {SATURATION_CHECK: "in the graph"})
     return graph
 
@@ -117,21 +117,20 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
-def _unsigned_where_shared(graph: onnx.GraphProto) -> None:
-    """Make uint8 with zero point 128 of weights that several products share, as ALBERT's layers do.
+def _add_weight_zero_points(graph: onnx.GraphProto) -> None:
+    """Give each product the zero point of its weights, and weights of several products, as ALBERT's layers have, uint8.
 
-    These are exact on every CPU, and slower on those with VNNI. ONNX Runtime (1.31) cannot load int8 weights that are
-    shared with the option that makes them exact (see saturation.py).
+    Both are for the option that makes products exact (saturation.py). With it ONNX Runtime 1.31 cannot load int8 weights
+    that are shared, and 1.16 ends the process where a product has no zero point of its own. Products of uint8 are exact
+    on every CPU, and slower on those with VNNI.
     """
+    weights = {tensor.name: tensor for tensor in graph.initializer}
     products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
     uses = Counter(node.input[_WEIGHT] for node in products)
-    zero = onnx.numpy_helper.from_array(np.array(128, np.uint8), "weight_zero_point")
-    for tensor in graph.initializer:
-        if uses[tensor.name] > 1:
-            signed = onnx.numpy_helper.to_array(tensor)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(signed.view(np.uint8) ^ 128, tensor.name))
-    shared = [node for node in products if uses[node.input[_WEIGHT]] > 1]
-    for node in shared:
-        node.input.append(zero.name)
-    if shared:
-        graph.initializer.append(zero)
+    for name in (name for name, count in uses.items() if count > 1):
+        signed = onnx.numpy_helper.to_array(weights[name])
+        weights[name].CopyFrom(onnx.numpy_helper.from_array(signed.view(np.uint8) ^ 128, name))
+    for number, node in enumerate(products):
+        zero = np.array(0, np.int8) if uses[node.input[_WEIGHT]] == 1 else np.array(128, np.uint8)
+        node.input.append(f"weight_zero_point_{number}")
+        graph.initializer.append(onnx.numpy_helper.from_array(zero, node.input[-1]))
