@@ -120,9 +120,9 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 def _add_weight_zero_points(graph: onnx.GraphProto) -> None:
     """Give each product the zero point of its weights, and weights of several products, as ALBERT's layers have, uint8.
 
-    Both are for the option that makes products exact (saturation.py). With it ONNX Runtime 1.31 cannot load int8 weights
-    that are shared, and 1.16 ends the process where a product has no zero point of its own. Products of uint8 are exact
-    on every CPU, and slower on those with VNNI.
+    Both are for the option that makes products exact (saturation.py). With it ONNX Runtime 1.31 cannot load int8
+    weights that are shared, and 1.16 ends the process where a product has no zero point of its own. Products of uint8
+    weights are exact on every CPU, and slower on those with VNNI.
     """
     weights = {tensor.name: tensor for tensor in graph.initializer}
     products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
