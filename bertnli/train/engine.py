@@ -55,6 +55,7 @@ class ProcessGroup:
     """
 
     def __init__(self) -> None:
+        self._linear = nn.functional.linear
         if "RANK" not in os.environ:
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
         if os.environ["WORLD_SIZE"] == "1":  # nobody else is to be met, at whatever address the environment has
@@ -138,6 +139,7 @@ class ProcessGroup:
             raise error if error is not None and not any(failed[: self.rank]) else ReportedElsewhere("by another rank")
 
     def close(self) -> None:
+        nn.functional.linear = self._linear  # ZeRO-3 replaces it for all models of the process
         if dist.is_initialized():
             dist.destroy_process_group()
 
