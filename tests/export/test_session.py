@@ -10,14 +10,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from bertnli_export.build import export_bundle
 from bertnli_export.devices import CPU, Device
+from bertnli_export.graphs.graph import add_metadata
+from bertnli_export.interface import SATURATION_CHECK
 from bertnli_export.session import EXACT_INT8, Session
 
 from bertnli.common.cores import usable_cores
 from bertnli.common.errors import InputError, RunError
-from bertnli.model import pretrained
 from tests.support import tiny
+from tests.support.bundles import without_metadata
 
 MODEL = "model.onnx"
 
@@ -160,11 +161,13 @@ def open_on_a_cpu(monkeypatch, model: Path, *, saturates: bool) -> list[bool]:
     return exact
 
 
-@pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("int8")
-    export_bundle(pretrained.load(tiny.hf_folder(folder / "model")), folder / "bundle", precision="int8")
-    return folder / "bundle" / MODEL
+@pytest.fixture
+def int8(tmp_path: Path) -> Path:
+    """A graph that says it is in int8 and has the check."""
+    graph = without_metadata(tiny.bundle() / MODEL)
+    add_metadata(graph, {"precision": "int8", SATURATION_CHECK: "in the graph"})
+    onnx.save_model(graph, tmp_path / "int8.onnx")
+    return tmp_path / "int8.onnx"
 
 
 def test_int8_products_are_exact_where_the_graph_shows_that_they_saturate(int8, monkeypatch) -> None:
@@ -177,10 +180,7 @@ def test_the_faster_products_are_kept_where_they_are_exact(int8, monkeypatch) ->
 
 
 def test_an_int8_graph_without_the_check_has_exact_products_on_every_cpu(int8, tmp_path, monkeypatch) -> None:
-    graph = onnx.load(int8)
-    kept = [entry for entry in graph.metadata_props if "saturation" not in entry.key]
-    assert len(kept) == len(graph.metadata_props) - 1
-    del graph.metadata_props[:]
-    graph.metadata_props.extend(kept)
+    graph = without_metadata(int8)
+    add_metadata(graph, {"precision": "int8"})
     onnx.save_model(graph, tmp_path / MODEL)
     assert open_on_a_cpu(monkeypatch, tmp_path / MODEL, saturates=False) == [False, True]

@@ -21,6 +21,7 @@ from bertnli_export.graphs import int8
 from bertnli_export.graphs.centering import centre
 from bertnli_export.graphs.graph import torch_logits
 from bertnli_export.graphs.int8 import InputRange, Int8Linear, export_int8
+from bertnli_export.interface import SATURATION_CHECK
 from bertnli_export.scorer import Scorer, run_batches
 from bertnli_export.session import EXACT_INT8, Session
 from torch import Tensor, nn
@@ -75,6 +76,8 @@ def test_every_product_of_the_blocks_is_int8_and_attention_is_fused(bundle: Path
     assert count["MatMulIntegerToFloat"] == 6 + 2 + 1
     assert count["Attention"] == 2
     assert count["MatMul"] + count["Gemm"] == 4 + 2  # the last block's over first tokens; pooler and classifier
+    opened = Scorer(bundle, "cpu").session
+    assert opened.metadata["bertnli.precision"] == "int8" and f"bertnli.{SATURATION_CHECK}" in opened.metadata
     manifest = Bundle.open(bundle).manifest
     assert manifest.precision == "int8" and manifest.parity is not None
     assert manifest.parity.max_logit_difference_allowed is None

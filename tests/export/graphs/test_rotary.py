@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,14 @@ def random_model(config: ModelConfig) -> PairClassifier:
     return model
 
 
+@cache
+def graph_of_full(precision: str) -> onnx.ModelProto:
+    model = random_model(FULL)
+    if precision == "fp32":
+        return export_graph(model)
+    return export_int8(model, None)  # type: ignore[arg-type]  # nothing is centred
+
+
 def batch(lengths: list[int], width: int) -> tuple[Any, ...]:
     ids = np.random.default_rng(0).integers(1, 50, (len(lengths), width))
     mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)
@@ -79,7 +88,7 @@ def session(graph: onnx.ModelProto, folder: Path) -> Session:
 @EACH
 def test_fp32_computes_what_the_model_computes_at_every_length(config: ModelConfig, tmp_path: Path) -> None:
     model = random_model(config)
-    graph = export_graph(model)
+    graph = graph_of_full("fp32") if config is FULL else export_graph(model)
     assert fused_attention(graph) == {"Attention": 2}
     operators = Counter(node.op_type for node in graph.graph.node)
     assert operators["RotaryEmbedding"] == 4 - (config is PLAIN), "the first token's query is not turned"
@@ -92,7 +101,7 @@ def test_fp32_computes_what_the_model_computes_at_every_length(config: ModelConf
 
 def test_int8_is_near_and_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     model = random_model(FULL)
-    graph = export_int8(model, None)  # type: ignore[arg-type]  # nothing is centred
+    graph = graph_of_full("int8")
     assert fused_attention(graph) == {"Attention": 2}
     products = sum(node.op_type == "MatMulIntegerToFloat" for node in graph.graph.node)
     assert products == 2 * 6 + 1, "query, key, value, output, two of the feed-forward network; the check for saturation"
@@ -106,9 +115,8 @@ def test_int8_is_near_and_does_not_depend_on_the_batch(tmp_path: Path) -> None:
 
 
 def test_without_padding_a_pair_has_the_same_logits_alone_to_the_last_bit(tmp_path: Path) -> None:
-    model = random_model(FULL)
-    for graph in (export_graph(model), export_int8(model, None)):  # type: ignore[arg-type]  # nothing is centred
-        runs = session(graph, tmp_path)
+    for precision in ("fp32", "int8"):
+        runs = session(graph_of_full(precision), tmp_path)
         for length in (3, 31, 64):
             inputs = batch([length] * 3, length)
             alone = [runs.logits(*(part[row : row + 1] for part in inputs)) for row in range(3)]
