@@ -7,8 +7,13 @@ where their interfaces have different names, so each rank asks its own host's ro
 
 from __future__ import annotations
 
+import os
+import random
 import socket
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+
+from bertnli.common.errors import RunError
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 
@@ -53,10 +58,22 @@ def interface_to(address: str) -> str | None:
 
 
 def free_port() -> int:
-    """A TCP port of this host on which no process listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of this host for a job's master, that no process has now; nor the one 10,000 below, for its watchers.
+
+    Both are below 32,768, where Linux begins to take ports for outgoing connections: one may come at any moment.
+    Raises RunError if there is none.
+    """
+    for port in random.Random(os.urandom(8)).sample(range(20_000, 29_000), 1_000):
+        if _is_free(port) and _is_free(port - 10_000):
+            return port
+    raise RunError("no port of this host is free, of 1,000 from 20,000 to 28,999", do="end what has them")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("", port))
+        return True
+    return False
 
 
 def source_address(address: str) -> str | None:

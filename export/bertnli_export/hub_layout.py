@@ -43,7 +43,10 @@ def check(tokenizer: PairTokenizer, precision: str) -> None:
 
 def notes(tokenizer: PairTokenizer, temperature: float) -> list[str]:
     """For the user: where the scores of other programs differ from bertnli's, and why."""
-    found = []
+    found = [
+        "on an x86 CPU without VNNI the int8 graph gives NaN in other programs, unless they set the session option "
+        "session.x64quantprecision to 1"
+    ]
     if temperature != 1:
         found.append(f"other programs do not divide the logits by the temperature, {temperature:g}; the labels agree")
     rule = tokenizer.settings.truncation

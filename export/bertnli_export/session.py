@@ -27,7 +27,7 @@ _CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: shapes are few and come again
 }
 EXACT_INT8 = ("session.x64quantprecision", "1")
-"""int8 products by a kernel that never saturates, and is slower where the usual one does not saturate either."""
+"""int8 products by a kernel that is exact on every CPU; one with VNNI has a faster kernel that is exact too."""
 
 
 class DeviceError(RunError):
@@ -61,8 +61,8 @@ class Session:
         self._bound = BoundSession(self._session, device, self.outputs, self._inputs) if bound else None
         self._threads = ThreadPoolExecutor(threads if self._bound is None else 1)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        first = self._try_out()
-        if device.kind == "cpu" and self._may_saturate(first):
+        self._check_saturation_check()
+        if np.isnan(self._try_out()).any() and device.kind == "cpu":
             del self._session  # its memory, before another one is loaded
             self._session = _open_session(model, device, EXACT_INT8)
             self._try_out()
@@ -106,11 +106,13 @@ class Session:
             )
         return result
 
-    def _may_saturate(self, first: NDArray[np.float32]) -> bool:
-        """Whether this CPU's int8 products are wrong, by the logits of a first batch; also True for an int8 graph that
-        does not check it, which bundles of earlier versions have."""
-        is_int8 = self.metadata.get("bertnli.precision", "int8") == "int8"
-        return is_int8 and (f"bertnli.{SATURATION_CHECK}" not in self.metadata or bool(np.isnan(first).any()))
+    def _check_saturation_check(self) -> None:
+        """Raise InputError for an int8 graph that does not check its products (see graphs/saturation.py)."""
+        if self.metadata.get("bertnli.precision") == "int8" and f"bertnli.{SATURATION_CHECK}" not in self.metadata:
+            raise InputError(
+                f"{self._model}: an int8 graph of an earlier version, whose scores are wrong on some CPUs",
+                do="export it again",
+            )
 
     def _try_out(self) -> NDArray[np.float32]:
         """The logits of a first small batch. What fails on a CPU is the graph; on a GPU it may be the device."""

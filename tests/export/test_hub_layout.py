@@ -46,7 +46,7 @@ def hub_bundle(tiny_source: pretrained.Pretrained, tmp_path_factory: pytest.Temp
     assert (summary["precision"], summary["label_flips"]) == ("fp32", 0)
     assert 0 < summary["int8_max_logit_difference"] < 0.5
     assert summary["int8_max_company_difference"] < 1e-5  # in batches with padding
-    assert "note" not in summary
+    assert summary["note"].startswith("on an x86 CPU without VNNI")
     return out
 
 
@@ -178,10 +178,11 @@ def test_what_the_layout_cannot_be_made_of_is_refused_first(tiny_source, d2l_sou
 
 def test_what_other_programs_do_otherwise_is_said(tiny_source) -> None:
     tokenizer = tiny_source.tokenizer
-    assert hub_layout.notes(tokenizer, 1.0) == []
-    assert hub_layout.notes(tokenizer, 1.5) == [
+    (always,) = hub_layout.notes(tokenizer, 1.0)
+    assert "int8 graph gives NaN" in always and EXACT_INT8[0] in always
+    assert hub_layout.notes(tokenizer, 1.5)[1:] == [
         "other programs do not divide the logits by the temperature, 1.5; the labels agree"
     ]
-    assert hub_layout.notes(tokenizer.changed(None, "only_first", 64), 1.0) == [
+    assert hub_layout.notes(tokenizer.changed(None, "only_first", 64), 1.0)[1:] == [
         "other programs cut pairs that are too long as longest_first does, bertnli as only_first does"
     ]

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,23 @@ from tests.conftest import environment
 from tests.support import tiny
 
 
+@contextmanager
+def process_group() -> Iterator[training.ProcessGroup]:
+    before = dict(os.environ)
+    joined = training.ProcessGroup()
+    try:
+        yield joined
+    finally:
+        joined.close()
+        for name in os.environ.keys() - before.keys():  # RANK and the like: a later test would be taken for a rank
+            del os.environ[name]
+
+
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[training.ProcessGroup]:
     """One process group for all runs of a module: a process can join only one."""
-    before = dict(os.environ)
-    joined = training.ProcessGroup()
-    yield joined
-    joined.close()
-    for name in os.environ.keys() - before.keys():  # RANK and the like: a later test would be taken for a rank
-        del os.environ[name]
+    with process_group() as joined:
+        yield joined
 
 
 @pytest.fixture

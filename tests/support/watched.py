@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 import subprocess
 import sys
@@ -40,9 +39,8 @@ WAITS = "while True: time.sleep(0.1)\n"  # as in a collective operation: no prog
 MOVES = "while True: beat('step'); time.sleep(0.1)\n"
 
 
-@functools.cache
 def slowdown() -> float:
-    """1 on a quiet machine; on a busy one, how many times longer it takes to start a process."""
+    """1 on a quiet machine; on a busy one, how many times longer it takes to start a process now."""
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", "import bertnli.watch.watcher"], env=environment(), check=True)
     return max(1.0, (time.monotonic() - started) / 0.4)
@@ -74,8 +72,9 @@ class Job:
         }
         self.variables = {name: value for name, value in {**own, **(variables or {})}.items() if value is not None}
         self.options = options  # of subprocess.Popen, for rank 0's watcher
-        self.heartbeat, self.stall = 0.2 * slowdown(), 2.0 * slowdown()
-        self.times = " ".join(str(seconds * slowdown()) for seconds in (0.2, 0.2, 1.5, 2.0))
+        slow = slowdown()
+        self.heartbeat, self.stall = 0.2 * slow, 3.0 * slow
+        self.times = " ".join(str(seconds * slow) for seconds in (0.2, 0.2, 1.5, 2.0))
         self.folder, self.stall_timeout = folder, self.stall if stalls else 60.0
         self.watchers = [self.start(number, script) for number, script in enumerate(scripts)]
 

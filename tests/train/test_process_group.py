@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from bertnli.common.network import free_port
 from bertnli.train import engine, process
 from bertnli.train.own_gpu import gpu_id, own_gpu
 from tests.conftest import environment
-from tests.support.runs import train
+from tests.support.runs import process_group, train
 
 JOIN = """
 import os, sys
@@ -107,13 +106,8 @@ def test_each_launchers_option_for_the_rank_on_this_host_is_accepted():
 
 def test_what_zero_3_replaces_for_all_models_is_put_back(tmp_path, run):
     """Its own linear layers: other models of the process would be computed and exported by them."""
-    before, environ = torch.nn.functional.linear, dict(os.environ)
-    group = engine.ProcessGroup()
-    try:
+    before = torch.nn.functional.linear
+    with process_group() as group:
         train(run("zero3", zero_stage=3, max_steps=1), group)
         assert torch.nn.functional.linear is not before
-    finally:
-        group.close()
-        for name in os.environ.keys() - environ.keys():
-            del os.environ[name]
     assert torch.nn.functional.linear is before

@@ -29,7 +29,7 @@ from bertnli.model.classifier import PairClassifier
 from bertnli_export.graphs.centering import centre
 from bertnli_export.graphs.exported_model import for_export
 from bertnli_export.graphs.folded_positions import with_folded_positions
-from bertnli_export.graphs.graph import OPSET, add_metadata, export_graph
+from bertnli_export.graphs.graph import OPSET, add_metadata, check, export_graph
 from bertnli_export.graphs.saturation import SaturationCheck
 from bertnli_export.interface import SATURATION_CHECK
 
@@ -61,6 +61,7 @@ def export_int8(model: PairClassifier, typical: Encoded) -> onnx.ModelProto:
     form = for_export(model, Int8Linear, lambda layer: Int8Linear(layer, after))
     graph = export_graph(model, SaturationCheck(form))
     _add_weight_zero_points(graph.graph)
+    check(graph, len(model.config.labels))
     add_metadata(graph, {SATURATION_CHECK: "in the graph"})
     return graph
 
@@ -118,19 +119,21 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add_weight_zero_points(graph: onnx.GraphProto) -> None:
-    """Give each product the zero point of its weights, and weights of several products, as ALBERT's layers have, uint8.
+    """Each product gets a zero point of its own. Weights that several products share (ALBERT's) become uint8.
 
     Both are for the option that makes products exact (saturation.py). With it ONNX Runtime 1.31 cannot load int8
-    weights that are shared, and 1.16 ends the process where a product has no zero point of its own. Products of uint8
-    weights are exact on every CPU, and slower on those with VNNI.
+    weights that are shared, and 1.24 ends the process at a product without a zero point. Products of uint8 weights are
+    exact on every CPU, and slower on those with VNNI. Where all weights are uint8, so are the check's.
     """
     weights = {tensor.name: tensor for tensor in graph.initializer}
     products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
     uses = Counter(node.input[_WEIGHT] for node in products)
-    for name in (name for name, count in uses.items() if count > 1):
+    shared = {name for name, count in uses.items() if count > 1}
+    unsigned = set(uses) if len(uses) == len(shared) + 1 else shared  # the one besides is the check's
+    for name in unsigned:
         signed = onnx.numpy_helper.to_array(weights[name])
         weights[name].CopyFrom(onnx.numpy_helper.from_array(signed.view(np.uint8) ^ 128, name))
     for number, node in enumerate(products):
-        zero = np.array(0, np.int8) if uses[node.input[_WEIGHT]] == 1 else np.array(128, np.uint8)
+        zero = np.array(128, np.uint8) if node.input[_WEIGHT] in unsigned else np.array(0, np.int8)
         node.input.append(f"weight_zero_point_{number}")
         graph.initializer.append(onnx.numpy_helper.from_array(zero, node.input[-1]))

@@ -39,8 +39,8 @@ class SaturationCheck(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         logits = self.form(input_ids, attention_mask, token_type_ids)
-        # Any token clipped to 255 is 255. Were it a constant, ONNX Runtime would compute the product while it loads
-        # the graph, before it chooses the kernel.
+        # Any token clipped to 255 is 255. With a constant, ONNX Runtime would compute the product while it loads the
+        # graph, before it chooses the kernel.
         largest = input_ids[:1, :1].clamp(_LARGEST_INPUT, _LARGEST_INPUT).to(torch.uint8)
         product = torch.onnx.ops.symbolic(
             "com.microsoft::MatMulIntegerToFloat",

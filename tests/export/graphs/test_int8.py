@@ -20,8 +20,8 @@ from bertnli_export.devices import CPU
 from bertnli_export.graphs import int8
 from bertnli_export.graphs.centering import centre
 from bertnli_export.graphs.graph import torch_logits
-from bertnli_export.graphs.int8 import InputRange, Int8Linear, export_int8
-from bertnli_export.interface import SATURATION_CHECK
+from bertnli_export.graphs.int8 import InputRange, Int8Linear, _add_weight_zero_points, export_int8
+from bertnli_export.interface import INPUTS, SATURATION_CHECK
 from bertnli_export.scorer import Scorer, run_batches
 from bertnli_export.session import EXACT_INT8, Session
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from bertnli.model.blocks import ACTIVATIONS
 from bertnli.model.pretrained import Pretrained
 from tests.model.test_families import ROWS, inputs_of, ours_of, theirs_of
 from tests.support import tiny
-from tests.support.bundles import rows_file
+from tests.support.bundles import rows_file, without_metadata
 from tests.support.int8_in_torch import Int8InTorch, in_int8, logits_of
 
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in tiny.snli_rows(70)]
@@ -104,7 +104,7 @@ def test_labels_hardly_change(source: Pretrained, bundle: Path) -> None:
     assert changed <= 0.05 * len(premises)  # random weights decide on little
 
 
-def test_a_layer_after_each_kind_of_input(tmp_path: Path) -> None:
+def test_a_layer_after_each_kind_of_input() -> None:
     """Rows of zeros and huge values stay numbers; others are as they are written down."""
     ranges = list(dict.fromkeys([InputRange(), *int8._AFTER_ACTIVATION.values()]))
 
@@ -120,10 +120,11 @@ def test_a_layer_after_each_kind_of_input(tmp_path: Path) -> None:
     layers = [nn.Linear(8, 4) for _ in ranges]
     rows = torch.stack([torch.zeros(8), torch.full((8,), 3e4), torch.linspace(0, 1, 8), *torch.rand(20, 8)])
     program = torch.onnx.export(Layers().eval(), (rows,), dynamo=True, opset_version=23, verbose=False)
-    program.save(tmp_path / "layers.onnx")
+    graph = program.model_proto
+    _add_weight_zero_points(graph.graph)
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(*EXACT_INT8)
-    outputs = onnxruntime.InferenceSession(tmp_path / "layers.onnx", options).run(None, {"x": rows.numpy()})
+    outputs = onnxruntime.InferenceSession(graph.SerializeToString(), options).run(None, {"x": rows.numpy()})
     assert len(outputs) == len(ranges) == 3
     for found, values, layer in zip(outputs, ranges, layers, strict=True):
         expected = layer(rows).detach().numpy()
@@ -133,7 +134,7 @@ def test_a_layer_after_each_kind_of_input(tmp_path: Path) -> None:
         np.testing.assert_allclose(found / largest, Int8InTorch(layer, values)(rows).detach() / largest, atol=1e-5)
 
 
-def test_weights_that_several_layers_share_are_there_once_and_exact_on_every_cpu(tmp_path: Path) -> None:
+def test_weights_that_several_layers_share_are_there_once_and_exact_on_every_cpu() -> None:
     """ONNX Runtime fails to load int8 weights of several products where it makes them exact."""
     row = next(row for row in ROWS if row.model_type == "albert")
     theirs = theirs_of(row.config(num_hidden_layers=4))
@@ -146,12 +147,25 @@ def test_weights_that_several_layers_share_are_there_once_and_exact_on_every_cpu
     weights = {tensor.name: tensor for tensor in graph.graph.initializer}
     uses = Counter(node.input[1] for node in products)
     assert sorted(uses.values()) == [1, 3, 3, 3, 3, 4, 4]  # the check; the last layer has key and value in int8 only
-    for name, count in uses.items():
-        assert weights[name].data_type == (onnx.TensorProto.INT8 if count == 1 else onnx.TensorProto.UINT8)
-    onnx.save_model(graph, tmp_path / "albert.onnx")
+    assert {weights[name].data_type for name in uses} == {onnx.TensorProto.UINT8}
     batch = [ids.numpy(), mask.long().numpy(), np.zeros_like(ids)]
-    found = Session(tmp_path / "albert.onnx", CPU).logits(*batch)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*EXACT_INT8)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
+    (found,) = session.run(None, dict(zip(INPUTS, batch, strict=True)))
     np.testing.assert_allclose(found, logits_of(in_int8(centre(model, pairs)))(*batch), atol=0.01)
+
+
+def test_a_wrong_product_makes_every_logit_nan(bundle: Path, tmp_path: Path) -> None:
+    graph = onnx.load(bundle / "model.onnx")
+    (check,) = (tensor for tensor in graph.graph.initializer if tensor.name == "weight")
+    weights = onnx.numpy_helper.to_array(check).copy()
+    assert np.all(weights == 127)
+    weights[3, 0] = 126  # as if two products had been limited
+    check.CopyFrom(onnx.numpy_helper.from_array(weights, check.name))
+    onnx.save_model(graph, tmp_path / "wrong.onnx")
+    ids = np.ones((2, 5), np.int64)
+    assert np.isnan(Session(tmp_path / "wrong.onnx", CPU).logits(ids, ids, ids)).all()
 
 
 # --- the gate
@@ -219,7 +233,5 @@ def test_int8_of_each_activation() -> None:
 
 
 def test_export_int8_is_the_same_file_again(source: Pretrained, bundle: Path) -> None:
-    again, kept = export_int8(source.build(), typical(source)), onnx.load(bundle / "model.onnx")
-    for graph in (again, kept):
-        del graph.metadata_props[:]  # to which the export adds its own
-    assert again.SerializeToString() == kept.SerializeToString()
+    again = export_int8(source.build(), typical(source))
+    assert again.SerializeToString() == without_metadata(bundle / "model.onnx").SerializeToString()

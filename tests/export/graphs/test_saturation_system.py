@@ -54,7 +54,7 @@ def on_a_cpu_without_vnni(script: str, bundle: Path) -> Any:
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=500,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
