@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import psutil
 
 from bertnli.common.installed import installed
 
+_CPUINFO = Path("/proc/cpuinfo")
 _ROOT = Path(__file__).resolve().parent.parent
 _LIBRARIES = (
     *("torch", "deepspeed", "transformers", "accelerate", "sentence-transformers", "tokenizers", "numpy"),
@@ -39,12 +41,22 @@ def machine() -> dict[str, Any]:
     """The processor, the cores that this process may use, the memory, the system, and the GPUs if there are any."""
     found: dict[str, Any] = {
         "cpu": _processor(),
+        "vnni": has_vnni(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
     }
     gpus = _gpus()
     return found | ({"gpus": gpus} if gpus else {})
+
+
+def has_vnni() -> bool:
+    """Whether the processor sums products of 8 bits in 32, by Linux's list of what it can."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        return False
+    return flags is not None and not {"avx_vnni", "avx512_vnni"}.isdisjoint(flags[1].split())
 
 
 def commit() -> dict[str, Any]:
@@ -60,7 +72,7 @@ def _processor() -> str:
     names = ("model name", "cpu family", "model")
     found: dict[str, str] = {}
     try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        for line in _CPUINFO.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip() in names:
                 found.setdefault(key.strip(), value.strip())

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import environments
-from benchmarks.peers.onnx_graph import Batch, Tokenised
-from bertnli.common.cores import usable_cores
+from benchmarks.peers.onnx_graph import Batch, Tokenised, session_options
 from bertnli.common.installed import installed
 
 OPTIMIZATION = "O2"
@@ -39,7 +38,6 @@ class OptimumOnnx(Tokenised):
         return {**how, "versions": versions}
 
     def load(self) -> None:
-        import onnxruntime as ort
         from optimum.onnxruntime import (  # type: ignore[import-not-found]
             ORTModelForSequenceClassification,
         )
@@ -48,11 +46,9 @@ class OptimumOnnx(Tokenised):
         path = self.work.folder / self.name
         if not path.exists():
             self._export(path)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
         (file,) = path.glob("*.onnx")
         self._model = ORTModelForSequenceClassification.from_pretrained(
-            path, file_name=file.name, provider="CPUExecutionProvider", session_options=options
+            path, file_name=file.name, provider="CPUExecutionProvider", session_options=session_options(self.precision)
         )
 
     def logits(self, batch: Batch) -> NDArray[np.floating]:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from bertnli_export.session import EXACT_INT8
 
 from benchmarks import environments, fine_tuned, machine, sets, work
 from benchmarks.harness import Measured, measure
@@ -25,7 +26,7 @@ from benchmarks.long_row import long_row
 from benchmarks.peer import Run, Unavailable
 from benchmarks.peers.bertnli_score import BertnliScore
 from benchmarks.peers.cross_encoder import CrossEncoderPredict
-from benchmarks.peers.onnx_graph import OnnxRuntimeDynamic, TransformersExporter
+from benchmarks.peers.onnx_graph import OnnxRuntimeDynamic, TransformersExporter, session_options
 from benchmarks.peers.peak import MatrixPeak
 from benchmarks.peers.pipeline import TransformersPipeline
 from benchmarks.peers.scoring import Pairs, Probabilities, Scoring, by_length
@@ -119,6 +120,20 @@ def test_fp32_peers_compute_what_transformers_computes(
     written = list(map(json.loads, (given.folder / f"{peer.name}-check.jsonl").read_text().splitlines()))
     assert [row["sentence1"] for row in written] == [row["sentence1"] for row in given.read()]
     assert [row["prediction"] for row in written] == best
+
+
+@pytest.mark.parametrize(("flags", "exact"), [("avx2 avx512f", True), ("avx2 avx_vnni", False)])
+def test_int8_peers_have_exact_products_too_where_the_usual_ones_are_wrong(flags, exact, tmp_path, monkeypatch) -> None:
+    (tmp_path / "cpuinfo").write_text(f"model name\t: x\nflags\t\t: fpu {flags} fma\n")
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    key, value = EXACT_INT8
+    for precision, wanted in (("int8", exact), ("fp32", False)):
+        options = session_options(precision)
+        if wanted:
+            assert options.get_session_config_entry(key) == value
+        else:
+            with pytest.raises(RuntimeError):
+                options.get_session_config_entry(key)
 
 
 @pytest.mark.parametrize("make", [lambda given: TransformersExporter(given, "int8"), OnnxRuntimeDynamic])
