@@ -49,9 +49,7 @@ def test_files_of_others_train_as_the_same_keys_do(run, tmp_path):
         by_keys, by_file = tmp_path / f"{name}-keys", tmp_path / f"{name}-file"
         assert len(losses(by_file)) == 3 and losses(by_file) == pytest.approx(losses(by_keys), rel=1e-5)
         for key, weight in weights(by_keys).items():  # an optimizer on the host, alone, rounds in another order
-            if key.endswith(
-                "key.bias"
-            ):  # softmax cancels it: its gradient is what rounding leaves, and AdamW scales that up
+            if key.endswith("key.bias"):  # softmax cancels it: AdamW scales up what rounding leaves of its gradient
                 continue
             torch.testing.assert_close(weights(by_file)[key], weight, rtol=1e-4, atol=1e-6)
 
