@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -52,11 +51,7 @@ def machine() -> dict[str, Any]:
 
 def has_vnni() -> bool:
     """Whether the processor sums products of 8 bits in 32, by Linux's list of what it can."""
-    try:
-        flags = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(errors="replace"), re.MULTILINE)
-    except OSError:
-        return False
-    return flags is not None and not {"avx_vnni", "avx512_vnni"}.isdisjoint(flags[1].split())
+    return not {"avx_vnni", "avx512_vnni"}.isdisjoint(_cpuinfo().get("flags", "").split())
 
 
 def commit() -> dict[str, Any]:
@@ -69,17 +64,20 @@ def commit() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    names = ("model name", "cpu family", "model")
-    found: dict[str, str] = {}
-    try:
-        for line in _CPUINFO.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in names:
-                found.setdefault(key.strip(), value.strip())
-    except OSError:
+    found = _cpuinfo()
+    if not found:
         return platform.processor() or "unknown"
     # Virtual machines often give the maker's name only; family and model identify the generation.
     return f"{found.get('model name', 'unknown')} (family {found.get('cpu family')}, model {found.get('model')})"
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says about the first processor; empty on other systems."""
+    try:
+        first, *_ = _CPUINFO.read_text(errors="replace").split("\n\n")
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def _gpus() -> list[str]:

@@ -61,7 +61,7 @@ class Session:
         self._bound = BoundSession(self._session, device, self.outputs, self._inputs) if bound else None
         self._threads = ThreadPoolExecutor(threads if self._bound is None else 1)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self._check_saturation_check()
+        self._refuse_unchecked_int8()
         if np.isnan(self._try_out()).any() and device.kind == "cpu":
             del self._session  # its memory, before another one is loaded
             self._session = _open_session(model, device, EXACT_INT8)
@@ -106,7 +106,7 @@ class Session:
             )
         return result
 
-    def _check_saturation_check(self) -> None:
+    def _refuse_unchecked_int8(self) -> None:
         """Raise InputError for an int8 graph that does not check its products (see graphs/saturation.py)."""
         if self.metadata.get("bertnli.precision") == "int8" and f"bertnli.{SATURATION_CHECK}" not in self.metadata:
             raise InputError(
