@@ -12,6 +12,9 @@ TORCH_SPEC ?=
 demo: $(VENV)/demo.stamp
 	$(BIN)/bertnli demo --out runs/demo
 
+# Where this is set, each of the tests' thousand processes would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Some tests only wait for a time limit, so there is one worker more than cores.
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -q -n $$(($$(env -u OMP_NUM_THREADS nproc) + 1)) $(PYTEST_ARGS)

@@ -6,7 +6,7 @@ All other code that depends on ranks takes `rank` and `world` as arguments, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -31,9 +31,11 @@ from torch import Tensor, nn
 from bertnli.common.errors import InputError, ReportedElsewhere, RunError, first_line
 from bertnli.common.network import free_port, with_port
 from bertnli.model.attention import copy_async
+from bertnli.model.classifier import PairClassifier
 from bertnli.run.config import RunConfig
 from bertnli.train.allocator import keep_freed_memory
 from bertnli.train.eager_adamw import eager_adamw
+from bertnli.train.embedding_gradient import clip_gradients, make_sparse
 from bertnli.train.own_gpu import gpu_id, own_gpu
 from bertnli.train.parameter_groups import parameter_groups
 from bertnli.train.pending_sum import PendingSum
@@ -183,15 +185,18 @@ class Engine:
         # The learning rate is 0 until `step`: some of DeepSpeed's wrappers take a step with zero gradients in set-up.
         adamw = eager_adamw(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=adamw, config=settings)
-        if group.world == 1 and settings["zero_optimization"]["stage"] == 0:
+        alone = group.world == 1 and settings["zero_optimization"]["stage"] == 0
+        if alone:
             # It would copy all gradients into a buffer and back, to sum them over one rank.
             self._engine.enable_backward_allreduce = False
         self._adamw = adamw if self._optimizer is adamw else self._optimizer.optimizer
         # At ZeRO-0 in fp32 and bf16 DeepSpeed clips one parameter after the other: 300 kernels and two waits for
         # BERT-base. The gradients are the same on all ranks by then, so each clips them by itself.
-        self._engine.clip_fp32_gradients = partial(
-            nn.utils.clip_grad_norm_, trained, settings["gradient_clipping"], foreach=True
-        )
+        clip: Callable[..., object] = partial(nn.utils.clip_grad_norm_, foreach=True)
+        if alone and self._optimizer is adamw and group.device.type == "cpu" and isinstance(model, PairClassifier):
+            clip = clip_gradients
+            make_sparse(model.embeddings.token, adamw)
+        self._engine.clip_fp32_gradients = partial(clip, trained, settings["gradient_clipping"])
         self._make_state()
         self._scaler, self._lowest_scale = self._find_scaler()
 

@@ -67,15 +67,20 @@ def matmul_peak(hidden: int, wide: int, precision: str, device: torch.device, se
 
     hidden, wide: the model's hidden_size and intermediate_size. seconds: how long each shape is measured.
     """
-    layers = [(hidden, 3 * hidden), (hidden, hidden), (hidden, wide), (wide, hidden)]
-    shapes = [(tokens, inner, outer) for tokens in TOKENS[device.type] for inner, outer in layers]
-    shapes += [(size, size, size) for size in SQUARE[device.type]]
     generator = torch.Generator(device).manual_seed(0)  # the global generator's numbers stay those of the run
 
     def operand(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, generator=generator).to(DTYPES[precision])
 
+    shapes = product_shapes(hidden, wide, device.type)
     return max(_rate(operand(tokens, inner), operand(outer, inner), seconds) for tokens, inner, outer in shapes)
+
+
+def product_shapes(hidden: int, wide: int, device: str) -> list[tuple[int, int, int]]:
+    """The products that the peak is looked for among, each as (tokens, in, out)."""
+    layers = [(hidden, 3 * hidden), (hidden, hidden), (hidden, wide), (wide, hidden)]
+    of_layers = [(tokens, inner, outer) for tokens in TOKENS[device] for inner, outer in layers]
+    return of_layers + [(size, size, size) for size in SQUARE[device]]
 
 
 def _rate(x: torch.Tensor, weight: torch.Tensor, seconds: float) -> float:

@@ -13,8 +13,9 @@ from benchmarks import machine, sets, work
 from benchmarks.__main__ import main
 from benchmarks.harness import Measured, ratios, spread
 from benchmarks.peer import Run
+from benchmarks.peers import peak
 from benchmarks.peers.bertnli_train import BertnliTrain
-from benchmarks.peers.peak import MatrixPeak
+from benchmarks.peers.peak import MatrixPeak, onnxruntime_peak
 from benchmarks.table import table, tables
 from benchmarks.targets import Target, targets
 from tests.support.benchmarked import StandIn, measured
@@ -41,6 +42,21 @@ def result(tmp_path: Path) -> dict[str, Any]:
     found[1].peer.whole_last_block = False  # as our own are
     head = {"name": "training-32", "kind": "training", **machine.describe(), "work": given.to_json("snli-100k")}
     return head | sets.record(found, given)
+
+
+@pytest.mark.parametrize(("precision", "found"), [("fp32", 3e11), ("bf16", 2e11)])
+def test_the_peak_is_that_of_the_faster_library(tmp_path: Path, monkeypatch: Any, precision: str, found: float) -> None:
+    """ONNX Runtime has products in fp32 alone."""
+    monkeypatch.setattr("bertnli.train.flops.matmul_peak", lambda *_: 2e11)
+    monkeypatch.setattr(peak, "onnxruntime_peak", lambda *_: 3e11)
+    given = work.Work(tmp_path, tmp_path, tmp_path / "rows.jsonl", 640, 25.0, 1.25e9, 1e9, batch_size=32)
+    one = MatrixPeak(given, precision)
+    one._sizes = 64, 128
+    assert one.run(1).done == found
+
+
+def test_onnxruntime_multiplies() -> None:
+    assert onnxruntime_peak([(64, 32, 32), (64, 64, 64)], seconds=0.01) > 1e6
 
 
 def test_the_record_says_what_was_measured_where_and_with_what(result: dict[str, Any], tmp_path: Path) -> None:

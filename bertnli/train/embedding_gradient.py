@@ -1,0 +1,63 @@
+"""The gradient of the token embeddings in a process that trains alone on a CPU: only the rows that a step looks up.
+
+A step of 32 pairs looks up some 400 of BERT's 30,522 rows. torch's dense gradient has all of them: it is filled with
+zeros, summed for clipping and scaled: 4% of MiniLM's step, 7% of DeBERTa-v3-small's. AdamW alone needs every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def make_sparse(embedding: nn.Embedding, optimizer: Optimizer) -> None:
+    """Make the gradient of `embedding` sparse until `optimizer.step()`, which gets it as a dense one.
+
+    The dense one is kept between steps, all zeros: a step fills the rows that it looked up and zeroes them again. So
+    the optimizer computes what it computes with torch's dense gradient. A frozen embedding stays as it is.
+    """
+    weight, step = embedding.weight, optimizer.step
+    if not weight.requires_grad:
+        return
+    embedding.sparse = True
+    dense = torch.zeros_like(weight, requires_grad=False)
+
+    @torch.no_grad()
+    def step_on_dense(*arguments: Any, **options: Any) -> Any:
+        if weight.grad is None:
+            return step(*arguments, **options)
+        rows, values = _parts(weight.grad.coalesce())
+        weight.grad = dense.index_copy_(0, rows, values)
+        result = step(*arguments, **options)
+        dense.index_fill_(0, rows, 0)
+        weight.grad = None
+        return result
+
+    optimizer.step = step_on_dense  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scale all gradients by one factor, so that the norm of all together is at most `max_norm`.
+
+    This is torch's `clip_grad_norm_`, which refuses sparse gradients, for sparse ones too.
+    """
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # a row that was looked up twice counts as the sum of both
+            gradients.append(_parts(parameter.grad)[1])
+        elif parameter.grad is not None:
+            gradients.append(parameter.grad)
+    factor = (max_norm / (nn.utils.get_total_norm(gradients, foreach=True) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def _parts(coalesced: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that a sparse gradient has, int64 `[rows]`, and their values `[rows, size]`; both share its memory."""
+    return coalesced.indices()[0], coalesced.values()
