@@ -21,7 +21,7 @@ test: $(VENV)/test.stamp
 
 # The benchmarks' own tests: nothing is measured in earnest.
 test-bench: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -q -n auto -m 'bench and not system' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto -m 'bench and not system' tests/benchmarks $(PYTEST_ARGS)
 
 # Three files at a time on two cores: the tests that make hosts of their own on one machine, one after the other, wait more
 # than they compute. They need root. As root, missing packages are installed; otherwise the tests are skipped and say why.
@@ -30,7 +30,7 @@ SYSTEM_PACKAGES := gcc binutils openssh-server pdsh iproute2 faketime slurm-wlm 
 
 test-system: $(VENV)/test.stamp
 	@if [ "$$(id -u)" = 0 ] && ! dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SYSTEM_PACKAGES); fi
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES); fi
 	$(BIN)/python -m pytest -q -m system -n 3 --dist loadfile --no-loadscope-reorder --durations=15 $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp

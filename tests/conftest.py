@@ -29,7 +29,7 @@ _EVERY_PROFILE: dict[str, Any] = {
     "suppress_health_check": [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
 }
 hypothesis.settings.register_profile("quick", max_examples=15, derandomize=True, **_EVERY_PROFILE)
-hypothesis.settings.register_profile("many", max_examples=50, derandomize=True, **_EVERY_PROFILE)
+hypothesis.settings.register_profile("many", max_examples=30, derandomize=True, **_EVERY_PROFILE)
 hypothesis.settings.register_profile("explore", max_examples=500, **_EVERY_PROFILE)
 hypothesis.settings.load_profile("quick")
 

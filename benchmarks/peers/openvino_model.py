@@ -76,7 +76,12 @@ class OpenVino(Tokenised):
         import openvino as ov
         from optimum.intel import OVModelForSequenceClassification  # type: ignore[import-not-found]
 
-        model = OVModelForSequenceClassification.from_pretrained(self.work.model, export=True, compile=False)
+        try:
+            model = OVModelForSequenceClassification.from_pretrained(self.work.model, export=True, compile=False)
+        except ValueError as error:  # ModernBERT
+            if "unsupported architecture" not in str(error):
+                raise
+            raise Unavailable(f"optimum-intel: {str(error).partition(',')[0]}") from None
         model.save_pretrained(path.parent)
         if self.precision == "int8":
             quantized = nncf.quantize(

@@ -65,6 +65,7 @@ class Session:
         if np.isnan(self._try_out()).any() and device.kind == "cpu":
             del self._session  # its memory, before another one is loaded
             self._session = _open_session(model, device, EXACT_INT8)
+            self.description += ", slower int8 (no VNNI)"
             self._try_out()
 
     def submit(self, inputs: Sequence[NDArray[np.int64]]) -> Future[NDArray[np.float32]]:

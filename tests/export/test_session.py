@@ -139,8 +139,8 @@ def test_a_run_that_fails_is_one_message() -> None:
         opened.logits(*batch([2, 70_000, 3]))
 
 
-def open_on_a_cpu(monkeypatch, model: Path, *, saturates: bool) -> list[bool]:
-    """Whether each of the sessions that one `Session` opened has exact products, on such a CPU."""
+def open_on_a_cpu(monkeypatch, model: Path, *, saturates: bool) -> tuple[list[bool], str]:
+    """Whether each of the sessions that one `Session` opened has exact products, on such a CPU; its description."""
     real, exact = onnxruntime.InferenceSession, []
 
     class OnThatCpu(real):
@@ -157,8 +157,9 @@ def open_on_a_cpu(monkeypatch, model: Path, *, saturates: bool) -> list[bool]:
             return [logits * np.nan if saturates and not self.exact else logits]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", OnThatCpu)
-    assert np.isfinite(Session(model, CPU).logits(*batch([2, 7, 3]))).all()
-    return exact
+    opened = Session(model, CPU, threads=2)
+    assert np.isfinite(opened.logits(*batch([2, 7, 3]))).all()
+    return exact, opened.description
 
 
 @pytest.fixture
@@ -171,12 +172,14 @@ def int8(tmp_path: Path) -> Path:
 
 
 def test_int8_products_are_exact_where_the_graph_shows_that_they_saturate(int8, monkeypatch) -> None:
-    assert open_on_a_cpu(monkeypatch, int8, saturates=True) == [False, True]
+    exact, description = open_on_a_cpu(monkeypatch, int8, saturates=True)
+    assert exact == [False, True]
+    assert description == "CPU, 2 threads, slower int8 (no VNNI)"
 
 
 def test_the_faster_products_are_kept_where_they_are_exact(int8, monkeypatch) -> None:
-    assert open_on_a_cpu(monkeypatch, int8, saturates=False) == [False]
-    assert open_on_a_cpu(monkeypatch, tiny.bundle() / MODEL, saturates=False) == [False]  # fp32
+    for model in (int8, tiny.bundle() / MODEL):  # and fp32
+        assert open_on_a_cpu(monkeypatch, model, saturates=False) == ([False], "CPU, 2 threads")
 
 
 def test_an_int8_graph_without_the_check_is_refused(tmp_path) -> None:
