@@ -40,7 +40,7 @@ class PlainLoop(Loop):
         from bertnli.data.corpus import prepare
         from bertnli.data.pairs import PairFile
         from bertnli.model import pretrained
-        from bertnli.train.embedding_gradient import make_sparse
+        from bertnli.train.embedding_gradient import clip_gradients, make_sparse
         from bertnli.train.micro_batch_size import CPU_TOKENS, MOST
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,8 +54,10 @@ class PlainLoop(Loop):
         kept = [parameter for parameter in self.model.parameters() if parameter.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=self.work.learning_rate, fused=True)
+        self.clip = torch.nn.utils.clip_grad_norm_
         if self.device.type == "cpu":
             make_sparse(self.model.embeddings.token, self.optimizer)
+            self.clip = clip_gradients
         self.stream, self.steps = Stream(len(self.corpus), self.work.batch_size, seed=0), 0
 
     def step(self) -> float:
@@ -66,7 +68,6 @@ class PlainLoop(Loop):
 
         from bertnli.data.batches import assign_to_ranks, pack
         from bertnli.model.attention import to_device
-        from bertnli.train.embedding_gradient import clip_gradients
 
         torch.manual_seed(np.random.SeedSequence([0, self.steps, 0]).generate_state(1)[0])
         chosen = self.stream.step(self.steps)
@@ -78,7 +79,7 @@ class PlainLoop(Loop):
             loss = F.cross_entropy(logits, labels, reduction="sum")
             (loss / len(chosen)).backward()
             loss_sum += loss.detach()
-        clip_gradients(self.model.parameters(), self.max_grad_norm)
+        self.clip(self.model.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.steps += 1

@@ -24,13 +24,15 @@ def make_sparse(embedding: nn.Embedding, optimizer: Optimizer) -> None:
     if not weight.requires_grad:
         return
     embedding.sparse = True
+    # torch would keep every token's gradient until the end of the step, however many micro-batches it has.
+    weight.register_post_accumulate_grad_hook(_sum_rows)
     dense = torch.zeros_like(weight, requires_grad=False)
 
     @torch.no_grad()
     def step_on_dense(*arguments: Any, **options: Any) -> Any:
         if weight.grad is None:
             return step(*arguments, **options)
-        rows, values = _parts(weight.grad.coalesce())
+        rows, values = _parts(weight.grad)
         weight.grad = dense.index_copy_(0, rows, values)
         result = step(*arguments, **options)
         dense.index_fill_(0, rows, 0)
@@ -44,20 +46,23 @@ def make_sparse(embedding: nn.Embedding, optimizer: Optimizer) -> None:
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """Scale all gradients by one factor, so that the norm of all together is at most `max_norm`.
 
-    This is torch's `clip_grad_norm_`, which refuses sparse gradients, for sparse ones too.
+    This is torch's `clip_grad_norm_`, which refuses sparse gradients, for those of `make_sparse` too.
     """
     gradients = []
     for parameter in parameters:
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # a row that was looked up twice counts as the sum of both
-            gradients.append(_parts(parameter.grad)[1])
-        elif parameter.grad is not None:
-            gradients.append(parameter.grad)
+        if parameter.grad is not None:
+            gradients.append(_parts(parameter.grad)[1] if parameter.grad.is_sparse else parameter.grad)
     factor = (max_norm / (nn.utils.get_total_norm(gradients, foreach=True) + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factor)
 
 
-def _parts(coalesced: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows that a sparse gradient has, int64 `[rows]`, and their values `[rows, size]`; both share its memory."""
-    return coalesced.indices()[0], coalesced.values()
+def _sum_rows(weight: Tensor) -> None:
+    """Make one row of all those of the same token."""
+    assert weight.grad is not None
+    weight.grad = weight.grad.coalesce()
+
+
+def _parts(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens that a sparse gradient has, int64 `[rows]`, and their rows `[rows, size]`; both share its memory."""
+    return gradient.indices()[0], gradient.values()

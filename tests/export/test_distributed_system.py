@@ -28,7 +28,7 @@ from tests.support.scored_files import read, write
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
-BIG = 9_000  # rows, of several chunks, and more than a MB
+SMALL, BIG = 2_000, 6_000  # rows; the big ones have several chunks, and more than 512 KiB
 NAMES = ("big.parquet", "big.csv", "big.jsonl", "nested/small.tsv", "small.csv", "small.parquet")
 
 Join = Callable[..., Node]
@@ -61,7 +61,7 @@ def parts(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
     (folder / "in" / "nested").mkdir(parents=True)
     for seed, name in enumerate(NAMES):
-        rows = tiny.snli_rows(3000, seed=seed) * (BIG // 3000 if "big" in name else 1)
+        rows = tiny.snli_rows(SMALL, seed=seed) * (BIG // SMALL if "big" in name else 1)
         rows[7] = rows[7] | {"sentence2": ""}
         write(folder / "in" / name, rows)
     scorer = Scorer(tiny.bundle(), "cpu", 1)
@@ -127,7 +127,7 @@ def test_two_nodes_write_what_one_machine_writes(parts, tmp_path, head, join) ->
     summary = json.loads(out.splitlines()[-1])
     check_like_alone(parts, tmp_path / "out")
     assert (summary["partitions"], summary["nodes"], summary["errors"]) == (6, 2, 6)
-    assert summary["rows"] == 3 * BIG + 3 * 3000
+    assert summary["rows"] == 3 * BIG + 3 * SMALL
     assert summary["already_finished"] is False
     assert summary["pairs_per_second"] > 0 < summary["load_seconds"]
     assert summary["output"] == str(tmp_path / "out")
@@ -148,7 +148,7 @@ def test_two_nodes_write_what_one_machine_writes(parts, tmp_path, head, join) ->
     # a reader of the folder sees the partitions and nothing else
     score(parts / "in" / "*.parquet", tmp_path / "parquet", head)
     table = pyarrow.dataset.dataset(tmp_path / "parquet", format="parquet").to_table()
-    assert table.num_rows == BIG + 3000 and "prediction" in table.column_names
+    assert table.num_rows == BIG + SMALL and "prediction" in table.column_names
 
 
 def test_a_killed_worker_changes_nothing(parts, tmp_path, head, join) -> None:
@@ -161,7 +161,7 @@ def test_a_killed_worker_changes_nothing(parts, tmp_path, head, join) -> None:
     os.kill(pid, signal.SIGKILL)
     out, said = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
-    assert json.loads(out.splitlines()[-1])["rows"] == 3 * BIG + 3 * 3000
+    assert json.loads(out.splitlines()[-1])["rows"] == 3 * BIG + 3 * SMALL
     assert record(partition)["summary"]["resumed_at"] == rows > 0
     check_like_alone(parts, output)
 
@@ -176,7 +176,7 @@ def test_a_killed_node_changes_nothing(parts, tmp_path, head, join) -> None:
     stopped.go_on()
     out, said = driver.communicate(timeout=500)
     assert driver.returncode == 0, said
-    assert json.loads(out.splitlines()[-1])["rows"] == 3 * BIG + 3 * 3000
+    assert json.loads(out.splitlines()[-1])["rows"] == 3 * BIG + 3 * SMALL
     check_like_alone(parts, output)
 
 
@@ -191,7 +191,7 @@ def test_a_head_that_dies_is_named(parts, tmp_path) -> None:
     assert f"--ray {address}: the cluster's head no longer answers" in said
     assert "give the same command again, without --restart: what is done is kept" in said
     with cluster("alone") as address:
-        assert score(parts / "in", output, address)["rows"] == 3 * BIG + 3 * 3000
+        assert score(parts / "in", output, address)["rows"] == 3 * BIG + 3 * SMALL
     check_like_alone(parts, output)
 
 
@@ -210,7 +210,7 @@ def test_a_stopped_command_goes_on(parts, tmp_path, head, join, number) -> None:
         assert "of 6 partitions are finished; give the same command again, without --restart, to continue" in said
         assert "Traceback" not in said
     summary = score(parts / "in", output, head)  # at once, while workers of the first may still be there
-    assert summary["rows"] == 3 * BIG + 3 * 3000
+    assert summary["rows"] == 3 * BIG + 3 * SMALL
     check_like_alone(parts, output)
 
 
@@ -244,7 +244,7 @@ def test_strict_stops_at_a_bad_row(parts, tmp_path, head) -> None:
 def test_a_full_disk_is_one_message_and_gone_on_with(parts, tmp_path, head) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", output], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", output], check=True)
     try:
         said = score(parts / "in" / "big.csv", output, head, code=1)
         assert "big.csv on node first" in said and "No space left on device" in said and "make room there" in said
@@ -331,7 +331,7 @@ def test_a_gpu_that_cannot_be_used_is_an_error_and_not_the_cpu(parts, tmp_path, 
 def test_a_cluster_of_its_own_and_windows(parts, tmp_path) -> None:
     options = ["--windows", "premise", "--stride", "4", "--over", "mean"]
     summary = score(parts / "in" / "small.*", tmp_path / "out", "local", *options)
-    assert (summary["rows"], summary["nodes"]) == (6000, 1)
+    assert (summary["rows"], summary["nodes"]) == (2 * SMALL, 1)
     source, alone = parts / "in" / "small.csv", tmp_path / "alone.csv"
     score_file(Scorer(tiny.bundle(), "cpu", 1), source, alone, expansion=Windows(4, "mean"))
     assert (tmp_path / "out" / "small.csv").read_bytes() == alone.read_bytes()

@@ -150,9 +150,21 @@ def bucket(proxy: Proxy, tmp_path: Path) -> bytes:
 
 def run(proxy: Proxy, site: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`bertnli score`; without arguments, of the bucket's input."""
-    environment = {
-        **os.environ,
-        **RAY_ENVIRONMENT,
+    given = arguments or (str(tiny.bundle()), "s3://bucket/in/pairs.tsv", "s3://bucket/out/scores.tsv")
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, "score", *given, "--device", "cpu", "--json"],
+        env={**os.environ, **RAY_ENVIRONMENT, **with_bucket(proxy, site, tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def with_bucket(proxy: Proxy, site: Path, tmp_path: Path) -> dict[str, str]:
+    """What is to be in a process's environment."""
+    return {
         "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(site)]),
         "BERTNLI_CACHE": str(tmp_path / "cache"),
         "AWS_ACCESS_KEY_ID": "key",
@@ -160,16 +172,6 @@ def run(proxy: Proxy, site: Path, tmp_path: Path, *arguments: str) -> subprocess
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": proxy.url,
     }
-    given = arguments or (str(tiny.bundle()), "s3://bucket/in/pairs.tsv", "s3://bucket/out/scores.tsv")
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, "score", *given, "--device", "cpu", "--json"],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_a_server_that_fails_cuts_off_and_stalls(proxy: Proxy, site: Path, tmp_path: Path, bucket: bytes) -> None:
@@ -226,31 +228,32 @@ def test_a_folder_over_ray(proxy: Proxy, site: Path, tmp_path: Path, bucket: byt
         assert ask(proxy, "PUT", f"/bucket/parts/{name}", file.read_bytes())[0] == 200
     for name in ("parts/", "parts/sub/", "parts/empty/", "parts/_SUCCESS"):
         assert ask(proxy, "PUT", f"/bucket/{name}", b"")[0] == 200
-    arguments = ["s3://bucket/models/nli", "s3://bucket/parts", "s3://bucket/scores", "--ray", "local"]
-    done = run(proxy, site, tmp_path, *arguments)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout.splitlines()[-1])
-    assert (summary["rows"], summary["partitions"], summary["output"]) == (1500, 3, "s3://bucket/scores")
-    records = ("_a.tsv.run.json", "_b.parquet.run.json", "sub/_c.jsonl.run.json")
-    assert keys(proxy, "scores/") == sorted([*names, *records]), "no probe is left"
-    for name in names:
-        assert ask(proxy, "GET", f"/bucket/scores/{name}") == (200, (tmp_path / "alone" / name).read_bytes())
-    kept = [ask(proxy, "GET", f"/bucket/scores/{name}")[1].decode() for name in records]
-    kept += [path.read_text(errors="replace") for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    assert not [text for text in (done.stdout, done.stderr, *kept) if SECRET in text]
-    assert not list((tmp_path / "cache" / "remote").glob("*/a.tsv")), "the inputs would fill a node's disk"
+    urls = ["s3://bucket/models/nli", "s3://bucket/parts", "s3://bucket/scores"]
+    with cluster("alone", **with_bucket(proxy, site, tmp_path)) as address:
+        done = run(proxy, site, tmp_path, *urls, "--ray", address)
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout.splitlines()[-1])
+        assert (summary["rows"], summary["partitions"], summary["output"]) == (1500, 3, "s3://bucket/scores")
+        records = ("_a.tsv.run.json", "_b.parquet.run.json", "sub/_c.jsonl.run.json")
+        assert keys(proxy, "scores/") == sorted([*names, *records]), "no probe is left"
+        for name in names:
+            assert ask(proxy, "GET", f"/bucket/scores/{name}") == (200, (tmp_path / "alone" / name).read_bytes())
+        kept = [ask(proxy, "GET", f"/bucket/scores/{name}")[1].decode() for name in records]
+        kept += [path.read_text(errors="replace") for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        assert not [text for text in (done.stdout, done.stderr, *kept) if SECRET in text]
+        assert not list((tmp_path / "cache" / "remote").glob("*/a.tsv")), "the inputs would fill a node's disk"
 
-    shutil.rmtree(tmp_path / "cache")  # as on another machine
-    again = run(proxy, site, tmp_path, *arguments)
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout.splitlines()[-1])["already_finished"] is True
-    ask(proxy, "PUT", "/bucket/scores/gone.tsv", b"x")
-    foreign = run(proxy, site, tmp_path, *arguments)
-    assert foreign.returncode == 2, foreign.stderr
-    assert "s3://bucket/scores/gone.tsv: no partition of the input has this output" in foreign.stderr
+        shutil.rmtree(tmp_path / "cache")  # as on another machine
+        again = run(proxy, site, tmp_path, *urls, "--ray", address)
+        assert again.returncode == 0, again.stderr
+        assert json.loads(again.stdout.splitlines()[-1])["already_finished"] is True
+        ask(proxy, "PUT", "/bucket/scores/gone.tsv", b"x")
+        foreign = run(proxy, site, tmp_path, *urls, "--ray", address)
+        assert foreign.returncode == 2, foreign.stderr
+        assert "s3://bucket/scores/gone.tsv: no partition of the input has this output" in foreign.stderr
 
     with cluster("alone", PYTHONPATH=SOURCES) as address:
-        lacking = run(proxy, site, tmp_path, *arguments[:2], "s3://bucket/others", "--ray", address)
+        lacking = run(proxy, site, tmp_path, *urls[:2], "s3://bucket/others", "--ray", address)
     assert lacking.returncode == 2, lacking.stderr
     assert re.search(r"node alone \(.*\): s3://bucket/\S+: needs s3fs, which is not installed", lacking.stderr)
     assert keys(proxy, "others/") == []

@@ -31,7 +31,10 @@ def train_small_model(sparse: bool, max_norm: float | None) -> list[Tensor]:
         for tokens in step:
             output = model["linear"](model["table"](torch.tensor(tokens, dtype=torch.int64)))
             output.square().sum().backward()
-        assert model["table"].weight.grad.is_sparse == sparse
+        gradient = model["table"].weight.grad
+        assert gradient.is_sparse == sparse
+        if sparse:  # a row for each token, not for each place where it stands
+            assert gradient.indices()[0].tolist() == sorted({token for tokens in step for token in tokens})
         if max_norm is not None:
             clip = clip_gradients if sparse else nn.utils.clip_grad_norm_
             clip(model.parameters(), max_norm)
