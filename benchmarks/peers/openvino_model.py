@@ -81,7 +81,7 @@ class OpenVino(Tokenised):
         except ValueError as error:  # ModernBERT
             if "unsupported architecture" not in str(error):
                 raise
-            raise Unavailable(f"optimum-intel: {str(error).partition(',')[0]}") from None
+            raise Unavailable(f"optimum-intel: {str(error).partition(', but')[0]}") from None
         model.save_pretrained(path.parent)
         if self.precision == "int8":
             quantized = nncf.quantize(
