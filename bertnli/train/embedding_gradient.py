@@ -1,7 +1,7 @@
 """The gradient of the token embeddings in a process that trains alone on a CPU: only the rows that a step looks up.
 
-A step of 32 SNLI pairs looks up some 280 of BERT's 30,522 rows. torch's dense gradient has all of them: it is filled with
-zeros, summed for clipping and scaled: 4% of MiniLM's step, 7% of DeBERTa-v3-small's. AdamW alone needs every row.
+A step of 32 SNLI pairs looks up some 280 of BERT's 30,522 rows. torch's dense gradient has all of them: they are filled
+with zeros, summed for clipping and scaled: 4% of MiniLM's step, 7% of DeBERTa-v3-small's. AdamW alone needs every row.
 """
 
 from __future__ import annotations
