@@ -49,7 +49,9 @@ def headlines(results: Path) -> str:
                 rows += found
                 machines.append(hardware(record))
     lines = [*grid(("", OURS, "compared with", "", f"speed-up by {OURS}")), *rows]
-    return "\n".join([*lines, "", f"Measured on {'; '.join(dict.fromkeys(machines))}."])
+    different = list(dict.fromkeys(machines))
+    apart = " Each row is from one of these machines: do not compare rows." if len(different) > 1 else ""
+    return "\n".join([*lines, "", f"Measured on {'; '.join(different)}.{apart}"])
 
 
 def _split(page: str, name: str) -> tuple[str, str, str]:

@@ -155,6 +155,7 @@ def test_a_set_that_was_not_measured_has_no_row(tmp_path):
     shutil.copy(RESULTS / "training-256.json", tmp_path)
     lines = readme.headlines(tmp_path).splitlines()
     assert len(lines) == 5 and lines[2].startswith("| training, batch 256, pairs/s | ")
+    assert "do not compare rows" not in lines[-1]
 
 
 def test_a_gpus_figures_come_first(tmp_path):
@@ -164,6 +165,7 @@ def test_a_gpus_figures_come_first(tmp_path):
     row = "| 41,000 (41,000 to 41,000) | about slow | 5,000 (5,000 to 5,000) | 8.20 (1.00 to 1.00) x |"
     assert lines[2] == f"| scoring a file, fp16, pairs/s {row}"
     assert len(lines) == 2 + readme.MOST_HEADLINES + 2 and lines[-1].startswith("Measured on NVIDIA H200; ")
+    assert lines[-1].endswith("Each row is from one of these machines: do not compare rows.")
 
 
 def test_what_was_not_measured_is_said():
