@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from benchmarks.peer import Peer, Run
 from benchmarks.peers import hf
+from benchmarks.peers.onnx_graph import session_options
 from benchmarks.work import Work
-from bertnli.common.cores import usable_cores
 
 _SECONDS = 0.25  # for each shape
 
@@ -75,9 +75,9 @@ def _onnxruntime_rate(tokens: int, inner: int, outer: int, seconds: float) -> fl
     product = helper.make_node("MatMul", ["x", "weight"], ["y"])
     graph = helper.make_graph([product], "product", ends[:1], ends[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), session_options("fp32"), providers=["CPUExecutionProvider"]
+    )
     session.run(None, {"x": x})
     count, started = 0, time.perf_counter()
     while (took := time.perf_counter() - started) < seconds:

@@ -32,7 +32,7 @@ def make_sparse(embedding: nn.Embedding, optimizer: Optimizer) -> None:
     def step_on_dense(*arguments: Any, **options: Any) -> Any:
         if weight.grad is None:
             return step(*arguments, **options)
-        rows, values = _parts(weight.grad)
+        rows, values = _parts(weight.grad.coalesce())  # a gradient that was clipped is not marked as summed
         weight.grad = dense.index_copy_(0, rows, values)
         result = step(*arguments, **options)
         dense.index_fill_(0, rows, 0)
@@ -46,15 +46,12 @@ def make_sparse(embedding: nn.Embedding, optimizer: Optimizer) -> None:
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """Scale all gradients by one factor, so that the norm of all together is at most `max_norm`.
 
-    This is torch's `clip_grad_norm_`, which refuses sparse gradients, for those of `make_sparse` too.
+    This is torch's `clip_grad_norm_`, whose norm refuses sparse gradients, for those of `make_sparse` too.
     """
-    gradients = []
-    for parameter in parameters:
-        if parameter.grad is not None:
-            gradients.append(_parts(parameter.grad)[1] if parameter.grad.is_sparse else parameter.grad)
-    factor = (max_norm / (nn.utils.get_total_norm(gradients, foreach=True) + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
+    parameters = list(parameters)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    parts = [_parts(gradient)[1] if gradient.is_sparse else gradient for gradient in gradients]
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, nn.utils.get_total_norm(parts, foreach=True))
 
 
 def _sum_rows(weight: Tensor) -> None:
